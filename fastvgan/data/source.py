@@ -1,0 +1,38 @@
+"""What every source of clips gives to the trainer."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+
+class Clips(NamedTuple):
+    """One batch of clips.
+
+    video: uint8 (N, T, H, W, C), C = 1 (grey) or 3 (RGB).
+    caption: int64 (N,), index into the source's `captions`, or None where the source has none.
+    label: int64 (N,), index into the source's `classes`, or None where the source has none.
+    """
+
+    video: torch.Tensor
+    caption: torch.Tensor | None = None
+    label: torch.Tensor | None = None
+
+
+class Source(Protocol):
+    """A training set of clips of one size, with its conditions held as indices into tables."""
+
+    captions: Sequence[str]
+    """The distinct captions; empty where the source has none."""
+    classes: Sequence[str]
+    """The class names; empty where the source has none."""
+    size: int
+    """How many clips make an epoch."""
+
+    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Clips]:
+        """Endless batches, from batch number `start` on.
+
+        Batch k is a function of (seed, k) alone, so that a resumed run goes on with the very next batch. Every epoch
+        is a new shuffle; batches are always full and may cross the end of an epoch.
+        """
+        ...
