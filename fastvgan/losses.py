@@ -1,0 +1,54 @@
+"""The objectives, as plain functions of logits.
+
+Each gives the discriminator's loss from logits on real and generated clips, and the generator's from logits on
+generated ones; all tensors (N,), all results scalars in float32.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+
+class Objective(NamedTuple):
+    """A game: what a real clip costs D, what a clip to be rejected costs D, and what a generated one costs G."""
+
+    real: Callable[[torch.Tensor], torch.Tensor]
+    fake: Callable[[torch.Tensor], torch.Tensor]
+    generator: Callable[[torch.Tensor], torch.Tensor]
+
+
+def cross_entropy_real(logits: torch.Tensor) -> torch.Tensor:
+    """−E[log σ(logits)]: binary cross entropy against the target 1."""
+    return F.softplus(-logits.float()).mean()
+
+
+def cross_entropy_fake(logits: torch.Tensor) -> torch.Tensor:
+    """−E[log(1 − σ(logits))]: binary cross entropy against the target 0."""
+    return F.softplus(logits.float()).mean()
+
+
+def minimax_generator(logits: torch.Tensor) -> torch.Tensor:
+    """E[log(1 − σ(logits))], which G minimises in the game of Goodfellow et al. 2014, equation 1."""
+    return -F.softplus(logits.float()).mean()
+
+
+OBJECTIVES = {
+    "nonsaturating": Objective(cross_entropy_real, cross_entropy_fake, cross_entropy_real),
+    "minimax": Objective(cross_entropy_real, cross_entropy_fake, minimax_generator),
+}
+
+
+def discriminator_loss(
+    objective: Objective, real: torch.Tensor, fake: torch.Tensor, wrong: torch.Tensor | None = None
+) -> torch.Tensor:
+    """D's loss from logits on real clips, generated clips, and real clips under a wrong condition.
+
+    With `wrong` it is the matching-aware loss of Reed et al. 2016 (GAN-CLS): the two kinds of clip to be rejected count
+    half each.
+    """
+    rejected = objective.fake(fake)
+    if wrong is not None:
+        rejected = (rejected + objective.fake(wrong)) / 2
+    return objective.real(real) + rejected

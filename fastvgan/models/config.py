@@ -1,0 +1,64 @@
+"""What defines a network."""
+
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import Field, field_validator
+
+from fastvgan.settings import Settings
+
+ConditionName = Literal["text", "class", "image", "none"]
+# What the model learns from the data is no flag.
+Hidden = tyro.conf.Suppress
+
+
+class ModelConfig(Settings):
+    """The network's family and sizes."""
+
+    family: Literal["conv3d", "recurrent"] = "conv3d"
+    """3D convolutions, or a ConvLSTM over frames."""
+    condition: tuple[ConditionName, ...] = ("text",)
+    """What the clip follows: text, class, image (its first frame), several of them, or none."""
+    frames: int = Field(16, ge=4, le=64)
+    """Frames in a clip, 4 to 64."""
+    height: int = 16
+    """Height in pixels, a power of two from 16 to 128."""
+    width: int = 16
+    """Width in pixels, a power of two from 16 to 128."""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for colour."""
+    latent: int = Field(100, ge=2)
+    """How many noise values drive a clip (recurrent family: each frame)."""
+    base_width: int = Field(64, ge=1)
+    """Feature maps beside the clip itself; they double with each halving of the size, up to 8 times."""
+    vocabulary: Annotated[tuple[str, ...], Hidden] = ()
+    """Words of the training captions; filled in from the data."""
+    caption_length: Annotated[int, Hidden] = Field(0, ge=0)
+    """Words in the longest training caption; filled in from the data."""
+    class_names: Annotated[tuple[str, ...], Hidden] = ()
+    """Classes of the training data; filled in from the data."""
+
+    @field_validator("height", "width")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value not in (16, 32, 64, 128):
+            raise ValueError("must be a power of two from 16 to 128")
+        return value
+
+    @field_validator("condition")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parts = tuple(sorted(part for part in value if part != "none"))
+        if len(set(parts)) < len(parts) or (parts and "none" in value):
+            raise ValueError("names each part once, or none alone")
+        return parts
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Word indices in use: the words, padding and unknown."""
+        return len(self.vocabulary) + 2
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)

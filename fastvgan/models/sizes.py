@@ -1,0 +1,57 @@
+"""How a clip's size grows from the first feature map to the output, one layer at a time."""
+
+import math
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    """One layer of a generator, from a smaller to a larger size; read backwards, one of a discriminator.
+
+    small, large: (T, H, W) before and after. kernel, stride, padding: of the convolution between them, each (T, H, W).
+    """
+
+    small: tuple[int, int, int]
+    large: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: tuple[int, int, int]
+
+
+def stages(frames: int, height: int, width: int, temporal: bool = True) -> list[Stage]:
+    """The layers from at most 4x4x4 up to (frames, height, width).
+
+    Each dimension is halved, rounding up, until it is at most 4; the dimension that needs most halvings sets the number
+    of layers, and one that needs fewer grows in the last of them. Even sizes grow by (kernel 4, stride 2, padding 1) as
+    in DCGAN, odd ones by (3, 2, 1), and a size that stays has (3, 1, 1). With temporal=False the time dimension is left
+    alone, by (1, 1, 0).
+    """
+    chains = [_halvings(height), _halvings(width)]
+    chains.insert(0, _halvings(frames) if temporal else [frames])
+    count = max(len(chain) for chain in chains) - 1
+    chains = [[chain[0]] * (count + 1 - len(chain)) + chain for chain in chains]
+    sizes = list(zip(*chains, strict=True))
+    return [_stage(small, large, temporal) for small, large in zip(sizes, sizes[1:], strict=False)]
+
+
+def _halvings(size: int) -> list[int]:
+    chain = [size]
+    while chain[0] > 4:
+        chain.insert(0, math.ceil(chain[0] / 2))
+    return chain
+
+
+def _stage(small, large, temporal) -> Stage:
+    rules = []
+    for axis, (before, after) in enumerate(zip(small, large, strict=True)):
+        if axis == 0 and not temporal:
+            rules.append((1, 1, 0))
+        elif after == 2 * before:
+            rules.append((4, 2, 1))
+        else:
+            rules.append((3, 2, 1) if after > before else (3, 1, 1))
+    return Stage(small, large, *zip(*rules, strict=True))
+
+
+def features(count: int, width: int) -> list[int]:
+    """Channels of `count` feature maps, the largest map first: width, twice that, and so on up to 8 times."""
+    return [min(width * 2**i, 8 * width) for i in range(count)]
