@@ -1,0 +1,156 @@
+"""A trained generator as one file, and the same file as something to call."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastvgan.data.captions import Vocabulary
+from fastvgan.errors import UserError
+from fastvgan.models import Condition, ModelConfig, build_generator
+from fastvgan.pixels import to_float, to_uint8
+from fastvgan.tensor_file import read_tensors, save_tensors
+
+EXPORTED = Path("export") / "generator.safetensors"
+
+
+def export(generator: torch.nn.Module, config: ModelConfig, path: Path) -> None:
+    """Write a generator's weights with its configuration to a .safetensors file, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_tensors(generator.state_dict(), temporary, {"fastvgan": config.model_dump_json()})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerator":
+    """The generator of a run folder (its newest checkpoint's average) or of an exported .safetensors file.
+
+    Raises:
+        UserError: nothing is there, or it is truncated, foreign, or no generator of this library.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / EXPORTED).is_file():
+            raise UserError(f"{path} holds no generator ({EXPORTED} is missing); name a run folder that has saved one")
+        path = path / EXPORTED
+    tensors, metadata = read_tensors(path)
+    if "fastvgan" not in metadata:
+        raise UserError(f"{path} is no generator of fastvgan: its header holds no configuration; name another file")
+    try:
+        config = ModelConfig.model_validate_json(metadata["fastvgan"])
+        network = build_generator(config)
+        network.load_state_dict(tensors)
+    except (UserError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} does not fit this version of fastvgan ({reason}); export it again") from error
+    return VideoGenerator(network.to(device).eval().requires_grad_(False), config)
+
+
+class VideoGenerator:
+    """A trained generator, ready to make clips; `load` gives one.
+
+    `network` is the torch.nn.Module, called as network(z, c); `config` its `ModelConfig`.
+    """
+
+    def __init__(self, network: torch.nn.Module, config: ModelConfig):
+        self.network = network
+        self.config = config
+        self.vocabulary = Vocabulary(config.vocabulary, config.caption_length)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        text: str | None = None,
+        image: "str | Path | np.ndarray | None" = None,
+        label: str | int | None = None,
+        n: int = 1,
+        seed: int = 0,
+        frames: int | None = None,
+    ) -> torch.Tensor:
+        """Make n clips.
+
+        Args:
+            text: a caption, for a model that follows text. Words it was not trained on have no effect.
+            image: the first frame, for a model that follows one: a file, or uint8 (H, W, C) or (H, W).
+            label: a class by name or index, for a model that follows classes.
+            n: how many clips. seed: of the noise; the same seed gives the same clips.
+            frames: length, for the recurrent family; the 3D-convolutional one makes clips of the training length.
+
+        Returns:
+            uint8 (n, T, H, W, C) on the CPU.
+
+        Raises:
+            UserError: a condition the model needs is missing, one it does not know is given, or a value is not usable.
+        """
+        if n < 1:
+            raise UserError(f"n is how many clips to make, at least 1, not {n}")
+        if frames is not None and frames < 1:
+            raise UserError(f"frames is the length of a clip, at least 1, not {frames}")
+        if frames not in (None, self.config.frames) and self.config.family != "recurrent":
+            raise UserError(
+                f"a {self.config.family} model makes clips of {self.config.frames} frames only, not {frames}; "
+                "train one of the recurrent family for other lengths"
+            )
+        condition = self._condition(text, image, label)
+        generator = torch.Generator().manual_seed(seed)
+        noise = self.network.noise(n, generator, frames)
+        clips = [self._clips(z, condition) for z in noise.split(64)]
+        return torch.cat(clips)
+
+    def _clips(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
+        device = next(self.network.parameters()).device
+        if condition is not None:
+            parts = (None if part is None else part.to(device).expand(len(z), *part.shape[1:]) for part in condition)
+            condition = Condition(*parts)
+        return to_uint8(self.network(z.to(device), condition))
+
+    def _condition(self, text, image, label) -> Condition | None:
+        given = {"text": text, "image": image, "class": label}
+        for name, value in given.items():
+            flag = {"class": "label"}.get(name, name)
+            if value is None and name in self.config.condition:
+                raise UserError(f"this model follows {name}: give {flag}")
+            if value is not None and name not in self.config.condition:
+                follows = " and ".join(self.config.condition) or "no condition"
+                raise UserError(f"{flag} was given, but this model follows {follows}; leave it out")
+        if not self.config.condition:
+            return None
+        return Condition(
+            text=None if text is None else self._words(text),
+            label=None if label is None else torch.tensor([self._class(label)]),
+            image=None if image is None else self._image(image),
+        )
+
+    def _words(self, text: str) -> torch.Tensor:
+        self.vocabulary.unknown(text)
+        return self.vocabulary.encode([text])
+
+    def _class(self, label: str | int) -> int:
+        names = list(self.config.class_names)
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if isinstance(label, int) and 0 <= label < len(names):
+            return label
+        raise UserError(f"there is no class {label!r}; the classes are {', '.join(names)}")
+
+    def _image(self, image) -> torch.Tensor:
+        """A frame as (1, C, H, W) in [-1, 1], its middle cut to the model's shape."""
+        try:
+            picture = Image.open(image) if isinstance(image, str | Path) else Image.fromarray(image)
+            picture = picture.convert("L" if self.config.channels == 1 else "RGB")
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(f"cannot read {image!s:.200} as a picture ({error}); give a PNG or JPEG file") from error
+        height, width = self.config.height, self.config.width
+        scale = max(height / picture.height, width / picture.width)
+        size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        picture = picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+        pixels = torch.from_numpy(np.array(picture)).view(1, height, width, -1)
+        return to_float(pixels[:, None], torch.device("cpu"))[:, :, 0]

@@ -1,0 +1,137 @@
+"""What defines a run: the model, the data and the training, with presets; read from a file, a preset or flags."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field
+
+from fastvgan.errors import UserError
+from fastvgan.models.config import ModelConfig
+from fastvgan.settings import Settings
+
+
+class DataConfig(Settings):
+    """Where the clips come from."""
+
+    data: str = "digits"
+    """`digits` (captioned moving digits, ships with the package) or a folder of video files."""
+    stride: int = Field(1, ge=1)
+    """Every how many frames of a file one is taken."""
+    max_bad: float = Field(0.5, ge=0, le=1)
+    """A folder with more than this share of unreadable files is refused."""
+    workers: int = Field(1, ge=0)
+    """Processes that decode video files beside the trainer; 0 decodes in the trainer itself."""
+
+
+class TrainingConfig(Settings):
+    """How the two networks are trained."""
+
+    objective: Literal["nonsaturating", "minimax"] = "nonsaturating"
+    """The game the two networks play; `minimax` is the textbook form."""
+    matching_aware: bool = True
+    """Show D real clips under a wrong condition, to be rejected (only where there is a condition)."""
+    steps: int | None = Field(None, ge=1)
+    """Steps to train, each an update of D and of G; overrides --epochs."""
+    epochs: int = Field(100, ge=1)
+    """Passes over the data, where --steps is not given."""
+    batch_size: int = Field(64, ge=2)
+    """Clips in a step."""
+    lr_generator: float = Field(2e-4, gt=0)
+    """Adam's learning rate for G."""
+    lr_discriminator: float = Field(2e-4, gt=0)
+    """Adam's learning rate for D."""
+    lr_decay: float = Field(0.0, ge=0, le=1)
+    """Over this last share of the steps both learning rates fall linearly to zero."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates, for both."""
+    ema: float = Field(0.99, ge=0, lt=1)
+    """Decay a step of the averaged generator, the one that makes the samples."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of convolutions and matrix products; `auto` takes bf16 where the device has instructions for it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    seed: int = Field(0, ge=0)
+    """Of everything random."""
+    sample_every: int = Field(200, ge=1)
+    """Steps from one grid of samples to the next."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps from one checkpoint to the next."""
+    keep: int = Field(2, ge=1)
+    """How many of the newest checkpoints stay."""
+    log_every: int = Field(10, ge=1)
+    """Steps from one line of metrics to the next."""
+
+
+class RunConfig(Settings):
+    """Everything that defines a run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML, which `read_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# Ten minutes on two cores: twice the usual learning rates, settling at the end, and an average of a shorter memory.
+_QUICK = TrainingConfig(steps=1500, lr_generator=4e-4, lr_discriminator=4e-4, lr_decay=0.4, ema=0.98)
+
+PRESETS: dict[str, RunConfig] = {
+    "digits": RunConfig(training=_QUICK),
+    "digits-recurrent": RunConfig(model=ModelConfig(family="recurrent", base_width=32), training=_QUICK),
+    "reference": RunConfig(
+        model=ModelConfig(condition=(), base_width=128), training=TrainingConfig(matching_aware=False, epochs=100)
+    ),
+}
+
+# What may differ when a run is taken up again: where and how long it trains, and what it writes, not what it computes.
+_FREE = {"steps", "epochs", "device", "sample_every", "checkpoint_every", "keep", "log_every", "workers", "max_bad"}
+
+
+def preset(name: str) -> RunConfig:
+    """The preset of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}; take one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def read_config(path: Path) -> RunConfig:
+    """A configuration from a YAML file, as --print-config and a run folder's config.yaml show it.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds a key or a value that is not allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings; `--print-config` prints a file to start from")
+    try:
+        return RunConfig.model_validate(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What two configurations of one run disagree on, "model.height is 16 there and 32 here", save what may change."""
+    found = []
+    for part in ("model", "data", "training"):
+        before, after = getattr(old, part).model_dump(), getattr(new, part).model_dump()
+        for key in before:
+            if key not in _FREE and before[key] != after[key]:
+                found.append(f"{part}.{key} is {_short(before[key])} there and {_short(after[key])} here")
+    return found
+
+
+def _short(value) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,33 @@
+"""Which device and which precision a run takes, and what it says of them."""
+
+import torch
+
+from fastvgan.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: cuda was asked for and this torch sees no GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; take --device cpu, or install a CUDA torch")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of convolutions and matrix products for `auto`, `fp32` or `bf16`.
+
+    `auto` takes bfloat16 where the device has instructions for it: without them it is emulated and slower.
+    """
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32

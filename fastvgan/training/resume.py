@@ -1,0 +1,49 @@
+"""Where a run begins: in a new folder, or after the last complete checkpoint of an old one."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fastvgan.errors import UserError
+from fastvgan.training import checkpoint
+from fastvgan.training.config import RunConfig, read_config
+from fastvgan.training.run_folder import new_run, newest_run
+
+
+class Start(NamedTuple):
+    """folder: the run folder to write. checkpoint: what to go on from, or None. saved: its configuration, or None."""
+
+    folder: Path
+    checkpoint: Path | None = None
+    saved: RunConfig | None = None
+
+
+def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
+    """What --run-dir and --resume mean.
+
+    Args:
+        name: what a new folder under runs/ is called after.
+        run_dir: the folder to write, or None for one under runs/.
+        resume: None to begin anew, "auto" for the last complete checkpoint of the folder (without `run_dir`, of the
+            newest run under runs/) or a beginning if there is none, or the path of a checkpoint or run folder.
+
+    Raises:
+        UserError: the folder already holds a run that would be overwritten, or `resume` names no checkpoint.
+    """
+    if resume is None:
+        if run_dir is not None and (run_dir / "config.yaml").exists():
+            raise UserError(f"{run_dir} already holds a run; go on with it by --resume auto, or name another --run-dir")
+        return Start(run_dir or new_run(name))
+    if resume == "auto":
+        folder = run_dir or newest_run() or new_run(name)
+        found = checkpoint.complete(folder / "checkpoints")
+        return Start(folder, found[-1], read_config(folder / "config.yaml")) if found else Start(folder)
+    path = Path(resume)
+    if (path / "config.yaml").is_file():
+        found = checkpoint.complete(path / "checkpoints")
+        if not found:
+            raise UserError(f"{path} has no complete checkpoint to go on from; train into another --run-dir")
+        path = found[-1]
+    elif not path.is_dir():
+        raise UserError(f"--resume {resume}: there is no such folder; give `auto`, a run folder or a checkpoint folder")
+    old = path.resolve().parents[1]
+    return Start(run_dir or old, path, read_config(old / "config.yaml"))

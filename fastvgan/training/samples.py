@@ -1,0 +1,73 @@
+"""The grids of samples that a run saves as it goes, always of the same noise and conditions."""
+
+from pathlib import Path
+
+import torch
+
+from fastvgan.data.source import Clips, Source
+from fastvgan.models import Condition
+from fastvgan.pixels import to_float, to_uint8
+from fastvgan.training.conditions import Conditions
+from fastvgan.training.step import AdversarialStep, settle_statistics
+from fastvgan.video import grid, strip_grid, write_still, write_video
+
+_SHOWN, _POOL, _ROUNDS = 16, 128, 4
+
+
+class Samples:
+    """Fixed noise and conditions, and what the averaged generator makes of them.
+
+    The conditions are those of clips drawn from the source; of these, some with captions no two alike (as far as there
+    are enough) are shown, and all serve to settle the statistics of the averaged generator.
+    """
+
+    def __init__(self, source: Source, conditions: Conditions, step: AdversarialStep, seed: int):
+        self._step = step
+        generator = torch.Generator().manual_seed(seed)
+        device = conditions.device
+        batches = source.batches(_POOL, seed)
+        clips = next(batches)
+        batches.close()
+        self._pool = conditions.right(clips, to_float(clips.video, device))
+        self._pool_noise = [step.ema.noise(_POOL, generator).to(device) for _ in range(_ROUNDS)]
+        shown = _distinct(clips)[:_SHOWN]
+        self._noise = step.ema.noise(_SHOWN, generator).to(device)
+        self._condition = self._pool and Condition(*(None if part is None else part[shown] for part in self._pool))
+        self._labels = _labels(source, clips, conditions.parts, shown)
+
+    def settle(self) -> None:
+        """Bring the averaged generator's batch norm statistics up to its weights; before it is used or saved."""
+        with self._step.autocast:
+            settle_statistics(self._step.ema, ((z, self._pool) for z in self._pool_noise))
+
+    def save(self, folder: Path, number: int) -> Path:
+        """Write step-N.gif and step-N.png to the folder; gives the path of the latter.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        with torch.no_grad(), self._step.autocast:
+            videos = to_uint8(self._step.ema(self._noise, self._condition))
+        write_video(folder / f"step-{number:06d}.gif", grid(videos, self._labels))
+        still = folder / f"step-{number:06d}.png"
+        write_still(still, strip_grid(videos, self._labels))
+        return still
+
+
+def _distinct(clips: Clips) -> list[int]:
+    key = clips.caption if clips.caption is not None else clips.label
+    if key is None:
+        return list(range(len(clips.video)))
+    seen, first, rest = set(), [], []
+    for i, value in enumerate(key.tolist()):
+        (rest if value in seen else first).append(i)
+        seen.add(value)
+    return first + rest
+
+
+def _labels(source: Source, clips: Clips, parts: tuple[str, ...], rows: list[int]) -> list[str] | None:
+    if "text" in parts:
+        return [source.captions[i] for i in clips.caption[rows].tolist()]
+    if "class" in parts:
+        return [source.classes[i] for i in clips.label[rows].tolist()]
+    return None

@@ -1,0 +1,162 @@
+"""Generating from a run: by Python, and by `python -m fastvgan.generate`."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from command import run as command_run
+from PIL import Image
+from safetensors.torch import save_file
+
+import fastvgan
+from fastvgan.errors import UserError
+from fastvgan.export import export
+from fastvgan.models import ModelConfig, build_generator
+
+KNOWN = {
+    "vocabulary": ("a", "green", "moving", "red"),
+    "caption_length": 4,
+    "class_names": ("cat", "dog"),
+    "base_width": 2,
+    "latent": 4,
+}
+
+
+def make(path, **values):
+    model = ModelConfig(**{**KNOWN, "condition": ("text",), **values})
+    torch.manual_seed(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network = build_generator(model)
+    # Large weights, so that conditions show in eight bits.
+    for parameter in network.parameters():
+        parameter.data.mul_(3)
+    export(network, model, path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    make(tmp_path / "run" / "export" / "generator.safetensors")
+    return tmp_path / "run"
+
+
+def test_the_same_seed_gives_the_same_clips(run):
+    generator = fastvgan.load(run)
+    clips = generator.generate(text="a red", n=3, seed=5)
+    assert clips.shape == (3, 16, 16, 16, 3) and clips.dtype == torch.uint8
+    assert torch.equal(
+        clips, fastvgan.load(run / "export" / "generator.safetensors").generate(text="A RED!", n=3, seed=5)
+    )
+    assert not torch.equal(clips, generator.generate(text="a red", n=3, seed=6))
+    assert not torch.equal(clips, generator.generate(text="a green", n=3, seed=5))
+    assert not torch.equal(clips[0], clips[1])
+    assert len(generator.generate(text="red", n=130)) == 130
+
+
+def test_every_condition_at_once_and_any_length(tmp_path):
+    path = make(tmp_path / "g.safetensors", family="recurrent", condition=("text", "class", "image"), channels=1)
+    generator = fastvgan.load(path)
+    image = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    clips = generator.generate(text="a red", image=image, label="dog", frames=33)
+    assert clips.shape == (1, 33, 16, 16, 1)
+    assert torch.equal(clips, generator.generate(text="a red", image=image, label=1, frames=33))
+    assert not torch.equal(clips, generator.generate(text="a red", image=image, label=0, frames=33))
+    assert not torch.equal(clips, generator.generate(text="a red", image=255 - image, label=1, frames=33))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "this model follows text: give text"),
+        ({"text": "zebra"}, "no word of the caption 'zebra' was in the training captions; known words: a, green"),
+        ({"text": "a", "label": "dog"}, "label was given, but this model follows text"),
+        ({"text": "a", "n": 0}, "n is how many"),
+        ({"text": "a", "frames": 8}, "makes clips of 16 frames only, not 8"),
+    ],
+)
+def test_unusable_arguments(run, arguments, sentence):
+    with pytest.raises(UserError) as raised:
+        fastvgan.load(run).generate(**arguments)
+    assert sentence in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_unusable_image_and_class(tmp_path):
+    generator = fastvgan.load(make(tmp_path / "g.safetensors", condition=("class", "image")))
+    image = np.zeros((4, 4), np.uint8)
+    with pytest.raises(UserError, match="no class 'bird'; the classes are cat, dog"):
+        generator.generate(label="bird", image=image)
+    (tmp_path / "x.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"x\.png as a picture"):
+        generator.generate(label="cat", image=tmp_path / "x.png")
+
+
+def test_files_that_are_no_generator(tmp_path, run):
+    good = (run / "export" / "generator.safetensors").read_bytes()
+    (tmp_path / "cut").write_bytes(good[:-9])
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign")
+    save_file({"x": torch.zeros(1)}, tmp_path / "other", {"fastvgan": ModelConfig(**KNOWN).model_dump_json()})
+    save_file({"x": torch.zeros(1)}, tmp_path / "newer", {"fastvgan": '{"new_setting": 1}'})
+    (tmp_path / "empty").mkdir()
+    for name, sentence in {
+        "cut": "truncated",
+        "foreign": "no generator of fastvgan",
+        "other": "does not fit",
+        "newer": "new_setting is not a setting",
+        "empty": "holds no generator",
+        "missing": "does not exist",
+    }.items():
+        with pytest.raises(UserError, match=sentence) as raised:
+            fastvgan.load(tmp_path / name)
+        assert name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def command(*arguments, cwd):
+    return command_run("fastvgan.generate", *arguments, cwd=cwd)
+
+
+def test_command_writes_each_format(tmp_path, run):
+    for name in ("x.mp4", "x.gif", "x.png"):
+        done = command("--run", run, "--text", "a red zebra", "--n", 2, "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "without effect: zebra" in done.stdout and name in done.stdout
+    with av.open(tmp_path / "x.mp4") as file:
+        assert sum(1 for _ in file.decode(video=0)) == 16
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 16
+    with Image.open(tmp_path / "x.png") as still:
+        assert still.width > 16 * 16
+
+
+def test_command_takes_the_newest_run(tmp_path, run):
+    (tmp_path / "runs").mkdir()
+    (run / "config.yaml").write_text("{}")
+    run.rename(tmp_path / "runs" / "digits-1")
+    done = command("--text", "a red", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "generated.gif").is_file(), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--text", "zebra"], "no word of the caption 'zebra'"),
+        (["--text", "red", "--out", "x.txt"], "x.txt"),
+        (["--text", "red", "--out", "no/such/folder/x.gif"], "no/such/folder"),
+        (["--text", "red", "--out", "/proc/x.gif"], "/proc/x.gif"),
+        (["--text", "red", "--nonsense"], "there is no flag --nonsense"),
+        (["--text", "red", "--n", "0"], "n should be greater than or equal to 1"),
+        (["--text", "red", "--run", "missing"], "missing does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(tmp_path, run, arguments, sentence):
+    before = sorted(tmp_path.rglob("*"))
+    arguments = arguments if "--run" in arguments else [*arguments, "--run", run]
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and sentence in last and "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_run_at_all(tmp_path):
+    done = command("--text", "red", cwd=tmp_path)
+    assert done.returncode == 2 and "there is no run under runs/" in done.stderr

@@ -1,0 +1,163 @@
+"""The step against the textbook loop in stock PyTorch, the average, and the statistics that go with it."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny
+from torch import nn
+
+from fastvgan.models import Condition
+from fastvgan.training.config import PRESETS
+from fastvgan.training.step import AdversarialStep, settle_statistics
+
+CPU = torch.device("cpu")
+
+
+def reference_step(objective):
+    preset = PRESETS["reference"]
+    model = preset.model.model_copy(update={"base_width": 4, "latent": 5})
+    training = preset.training.model_copy(update={"objective": objective, "lr_generator": 1e-3})
+    step = AdversarialStep(model, training, CPU, torch.float32)
+    for network in (step.generator, step.discriminator, step.ema):
+        network.double()
+    return step
+
+
+def stock_networks(step):
+    generator = nn.Sequential(
+        nn.ConvTranspose3d(5, 8, 4, 1, 0, bias=False), nn.BatchNorm3d(8), nn.ReLU(),
+        nn.ConvTranspose3d(8, 4, 4, 2, 1, bias=False), nn.BatchNorm3d(4), nn.ReLU(),
+        nn.ConvTranspose3d(4, 3, 4, 2, 1, bias=False), nn.Tanh(),
+    ).double()  # fmt: skip
+    discriminator = nn.Sequential(
+        nn.Conv3d(3, 4, 4, 2, 1, bias=False), nn.LeakyReLU(0.2),
+        nn.Conv3d(4, 8, 4, 2, 1, bias=False), nn.BatchNorm3d(8), nn.LeakyReLU(0.2),
+        nn.Conv3d(8, 1, 4, 1, 0, bias=False),
+    ).double()  # fmt: skip
+    for ours, stock in ((step.generator, generator), (step.discriminator, discriminator)):
+        stock.load_state_dict(dict(zip(stock.state_dict(), ours.state_dict().values(), strict=True)))
+    return generator, discriminator
+
+
+@pytest.mark.parametrize("objective", ["nonsaturating", "minimax"])
+def test_five_steps_equal_the_textbook_loop(objective):
+    """One pass of G for both updates, and D without weight gradients in G's, must change nothing."""
+    step = reference_step(objective)
+    generator, discriminator = stock_networks(step)
+    g_optimizer = torch.optim.Adam(generator.parameters(), 1e-3, (0.5, 0.999))
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, (0.5, 0.999))
+    bce = F.binary_cross_entropy_with_logits
+    draw = torch.Generator().manual_seed(0)
+    ones, zeros = torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    for number in range(5):
+        real = torch.rand(4, 3, 16, 16, 16, generator=draw, dtype=torch.float64) * 2 - 1
+        z = torch.randn(4, 5, generator=draw, dtype=torch.float64)
+        result = step(number, real, z, None, None)
+
+        noise = z[:, :, None, None, None]
+        d_optimizer.zero_grad()
+        d_loss = bce(discriminator(real).flatten(), ones) + bce(
+            discriminator(generator(noise).detach()).flatten(), zeros
+        )
+        d_loss.backward()
+        d_optimizer.step()
+        g_optimizer.zero_grad()
+        logits = discriminator(generator(noise)).flatten()
+        g_loss = bce(logits, ones) if objective == "nonsaturating" else -bce(logits, zeros)
+        g_loss.backward()
+        g_optimizer.step()
+        torch.testing.assert_close(result.d_loss.double(), d_loss.detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(result.g_loss.double(), g_loss.detach(), rtol=1e-5, atol=1e-5)
+    # Losses are computed in float32, so weights agree to that.
+    for ours, stock in ((step.generator, generator), (step.discriminator, discriminator)):
+        for mine, theirs in zip(ours.parameters(), stock.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def make(parts=("text",), family="conv3d"):
+    known = {"vocabulary": tuple("abc"), "caption_length": 2, "class_names": ("x", "y"), "condition": parts}
+    config = tiny({**known, "family": family})
+    step = AdversarialStep(config.model, config.training, CPU, torch.float32)
+    real = torch.rand(4, 3, 16, 16, 16) * 2 - 1
+    right = Condition(torch.randint(0, 5, (4, 2)), torch.randint(0, 2, (4,)), real[:, :, 0])
+    return step, real, right
+
+
+@pytest.mark.parametrize("part", ["text", "label", "image"])
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_the_wrong_condition_enters_d_s_loss(part, family):
+    step, real, right = make(("text", "class", "image"), family)
+    wrong = right._replace(**{part: getattr(right, part).roll(1, 0)})
+    z = step.generator.noise(4)
+    first = copy.deepcopy(step)(0, real, z, right, wrong)
+    again = copy.deepcopy(step)(0, real, z, right, right)
+    without = copy.deepcopy(step)(0, real, z, right, None)
+    assert first.d_loss != again.d_loss and without.d_loss != again.d_loss
+    discriminator = copy.deepcopy(step).discriminator
+    with torch.no_grad():
+        fake = step.generator(z, right)
+        real_logits, fake_logits = discriminator(real, right), discriminator(fake, right)
+        wrong_logits = discriminator(real, wrong)
+    expected = F.softplus(-real_logits).mean() + (F.softplus(fake_logits).mean() + F.softplus(wrong_logits).mean()) / 2
+    torch.testing.assert_close(first.d_loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_average_follows_its_rule():
+    step, real, right = make()
+    expected = [p.clone() for p in step.generator.parameters()]
+    for number in range(3):
+        step(number, real, step.generator.noise(4), right, None)
+        decay = min(0.99, (1 + number) / (10 + number))
+        expected = [
+            decay * e + (1 - decay) * p.detach() for e, p in zip(expected, step.generator.parameters(), strict=True)
+        ]
+    for mine, theirs in zip(step.ema.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+        assert not mine.requires_grad
+
+
+def test_g_s_update_leaves_no_gradient_in_d_and_d_trainable():
+    step, real, right = make()
+    z = step.generator.noise(4)
+    other = copy.deepcopy(step)
+    other.objective = other.objective._replace(generator=lambda logits: 1e3 * logits.sum())
+    for each in (step, other):
+        each(0, real, z, right, None)
+        assert all(p.requires_grad for p in each.discriminator.parameters())
+    for mine, theirs in zip(step.discriminator.parameters(), other.discriminator.parameters(), strict=True):
+        assert mine.grad.abs().sum() > 0 and torch.equal(mine.grad, theirs.grad)
+
+
+def test_settled_statistics_are_those_of_the_batches():
+    network = nn.Sequential(nn.BatchNorm3d(3, momentum=0.3), nn.ReLU(), nn.BatchNorm3d(3))
+    batches = [torch.randn(4, 3, 2, 2, 2) * 2 + 1 for _ in range(3)]
+
+    class Called(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, z, c):
+            return self.inner(z)
+
+    settle_statistics(Called(), [(x, None) for x in batches])
+    per_channel = [x.transpose(0, 1).flatten(1) for x in batches]
+    torch.testing.assert_close(network[0].running_mean, torch.stack([x.mean(1) for x in per_channel]).mean(0))
+    torch.testing.assert_close(network[0].running_var, torch.stack([x.var(1) for x in per_channel]).mean(0))
+    assert network[0].momentum == 0.3 and not network[0].training
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_bfloat16_autocast_stays_near_float32(family):
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        config = tiny({"condition": (), "family": family, "base_width": 8})
+        step = AdversarialStep(config.model, config.training, CPU, precision)
+        real = torch.rand(8, 3, 16, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        z = step.generator.noise(8, torch.Generator().manual_seed(2))
+        losses.append(torch.stack([torch.stack(step(k, real, z, None, None)[:2]) for k in range(10)]))
+        assert all(p.dtype == torch.float32 for p in step.generator.parameters())
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0.1)

@@ -1,0 +1,23 @@
+"""A run so small that a step takes milliseconds, for tests of everything around the step."""
+
+import torch
+
+from fastvgan.training.config import PRESETS, RunConfig
+
+FLAGS = ["--base-width", "2", "--batch-size", "4", "--latent", "4", "--log-every", "2", "--precision", "fp32"]
+
+
+def tiny(model=None, **training) -> RunConfig:
+    """The digits preset with two feature maps, four clips in a batch and no step count of its own."""
+    values = PRESETS["digits"].model_dump()
+    small = {"steps": 6, "batch_size": 4, "log_every": 2, "precision": "fp32", "sample_every": 100, "lr_decay": 0.0}
+    values["model"] |= {"base_width": 2, "latent": 4, **(model or {})}
+    values["training"] |= {**small, **training}
+    return RunConfig.model_validate(values)
+
+
+def weights(step) -> dict[str, torch.Tensor]:
+    """All weights, averages, statistics and moments of an `AdversarialStep`, by name."""
+    from fastvgan.training.checkpoint import _tensors
+
+    return {name: tensor.clone() for name, tensor in _tensors(step).items()}
