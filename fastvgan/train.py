@@ -82,7 +82,7 @@ def _train(config: RunConfig, start: Start, dry_run: bool) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     trainer = Trainer(config, start)
     if dry_run:
-        print(trainer.describe())
+        print("\n".join([trainer.describe(), *trainer.source.remarks]))
         return 0
     status = trainer.run()
     samples = sorted((start.folder / "samples").glob("*.png"))

@@ -9,8 +9,10 @@ import numpy as np
 
 _LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
 _SEEK_BEYOND = 64  # frames; nearer ones are reached by decoding from the start
-# A playlist or a concat script disguised as a video must not make FFmpeg open anything but the file itself.
-_OPTIONS = {"protocol_whitelist": "file"}
+# Containers that hold their frames themselves: a playlist or a concat script disguised as a video must not make FFmpeg
+# open anything but the file itself.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,ogg,asf,flv"
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 
 av.logging.set_level(av.logging.PANIC)  # FFmpeg's own words on stderr name no file; the exceptions serve
 

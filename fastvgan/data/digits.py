@@ -42,6 +42,7 @@ class DigitsSource:
     """
 
     classes = tuple(str(digit) for digit in range(10))
+    remarks = ()
 
     def __init__(self, frames=16, height=16, width=16, channels=3, split="train"):
         self.shape = (frames, height, width, channels)

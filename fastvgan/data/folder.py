@@ -72,10 +72,7 @@ class FolderSource:
         good, bad = _probe_all(entries)
         self.rejected += bad
         self.notes = [note for entry, found in good if (note := self._short(entry, found))]
-        for item in self.rejected:
-            logger.warning("%s: %s; left out", item.name, item.reason)
-        for note in self.notes:
-            logger.warning(note)
+        self.remarks = [*(f"{item.name}: {item.reason}; left out" for item in self.rejected), *self.notes]
         _check_share(folder, len(entries), bad, max_bad)
         self.captions = list(dict.fromkeys(caption for entry, _ in good for caption in entry.captions))
         self.classes = sorted({entry.label for entry, _ in good if entry.label is not None})

@@ -28,6 +28,8 @@ class Source(Protocol):
     """The class names; empty where the source has none."""
     size: int
     """How many clips make an epoch."""
+    remarks: Sequence[str]
+    """What was left out or is treated otherwise than one may think, and why; a sentence a file."""
 
     def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Clips]:
         """Endless batches, from batch number `start` on.

@@ -28,6 +28,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has = torch.cpu.get_capabilities()
-        fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+        # Younger than the oldest torch that is supported; there float32 is taken, which is never wrong.
+        has = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
     return torch.bfloat16 if fast else torch.float32

@@ -81,6 +81,8 @@ class Trainer:
         run_folder = RunFolder(self.folder, self.config, self.done)
         for line in self.describe().splitlines():
             logger.info(line)
+        for remark in self.source.remarks:
+            logger.warning(remark)
         if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
             logger.warning("no matching-aware term: the data has one condition only, so none that is wrong")
         batches = self.source.batches(self.batch_size, self.config.training.seed, self.done)
