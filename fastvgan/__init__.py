@@ -1,0 +1,50 @@
+"""Video-generating GANs, from noise or from a sentence, and the fast layers they are made of."""
+
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+class _CheckoutKernels:
+    """Finds `fastvgan_kernels` in the folder kernels/ of the checkout that this package was imported from.
+
+    Started from the root of a checkout, Python imports this package from there, also where an installed one exists;
+    the operations have to be of the same sources. What a checkout may lack is the compiled extension, so that the
+    installed package's folder is a second place to look.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "fastvgan_kernels":
+            return None
+        installed = importlib.machinery.PathFinder.find_spec(name)
+        elsewhere = list(installed.submodule_search_locations or []) if installed is not None else []
+        places = dict.fromkeys([str(self.folder), *elsewhere])
+        return importlib.util.spec_from_file_location(
+            name, self.folder / "__init__.py", submodule_search_locations=list(places)
+        )
+
+
+def _bind_checkout() -> None:
+    root = Path(__file__).resolve().parent.parent
+    # Beside an installed package there may be someone else's "kernels": a checkout has its project file too.
+    is_checkout = (root / "pyproject.toml").is_file() and (root / "kernels" / "extension.py").is_file()
+    if is_checkout and not any(type(finder).__name__ == "_CheckoutKernels" for finder in sys.meta_path):
+        sys.meta_path.insert(0, _CheckoutKernels(root / "kernels"))
+
+
+_bind_checkout()
+
+
+def __getattr__(name: str):
+    # Loaded when asked for: `import fastvgan` alone must not import torch.
+    if name in ("load", "VideoGenerator"):
+        from fastvgan import export
+
+        return getattr(export, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,279 @@
+"""Layers over the operations of fastvgan_kernels, usable in any network.
+
+`ConvTranspose3d` and `Conv3d` take torch.nn's arguments and state_dict, `BatchNormAct3d` BatchNorm3d's. Every layer
+has an `impl` argument that names the implementation of its operations ("auto" unless told).
+"""
+
+import math
+
+import torch
+from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Conv3d(nn.Conv3d):
+    """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, any padding_mode.
+
+    Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels.
+    """
+
+    def __init__(self, *args, impl: str = "auto", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.impl = impl
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        x, padding = self._pad(x)
+        return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
+
+    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """What conv_down cannot pad itself: other values than zeros, and "same" for an even kernel."""
+        if self.padding_mode == "zeros":
+            if not isinstance(self.padding, str):
+                return x, self.padding
+            before = self._reversed_padding_repeated_twice[::-1]  # (right, left) a dimension, first dimension first
+            if before[0::2] == before[1::2]:
+                return x, tuple(before[0::2])
+            return functional.pad(x, self._reversed_padding_repeated_twice), (0, 0, 0)
+        return functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0, 0)
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """torch.nn.ConvTranspose3d on `conv_up`: the same arguments, state_dict and results.
+
+    Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels. `output_size` chooses among the sizes
+    that a stride allows.
+    """
+
+    def __init__(self, *args, impl: str = "auto", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.impl = impl
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        output_padding = self.output_padding
+        if output_size is not None:
+            output_padding = self._output_padding(
+                x, output_size, self.stride, self.padding, self.kernel_size, 3, self.dilation
+            )
+        batch = x.unsqueeze(0) if x.dim() == 4 else x
+        y = conv_up(
+            batch,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            output_padding,
+            self.dilation,
+            self.groups,
+            self.impl,
+        )
+        return y.squeeze(0) if x.dim() == 4 else y
+
+
+class BatchNormAct3d(nn.BatchNorm3d):
+    """torch.nn.BatchNorm3d and an activation in one operation, `norm_act`.
+
+    Takes BatchNorm3d's arguments and state_dict, and:
+
+    Args:
+        activation: "none", "relu", "leaky_relu" or "tanh".
+        negative_slope: of leaky_relu.
+        impl: the implementation of norm_act.
+    """
+
+    def __init__(self, *args, activation: str = "none", negative_slope: float = 0.01, impl: str = "auto", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.activation = activation
+        self.negative_slope = negative_slope
+        self.impl = impl
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        tracks = self.running_mean is not None
+        # Without running statistics the batch's own serve in evaluation too, as in torch.nn.
+        training = self.training or not tracks
+        update = self.training and self.track_running_stats
+        return norm_act(
+            x,
+            self.weight,
+            self.bias,
+            self.running_mean if update or not training else None,
+            self.running_var if update or not training else None,
+            training,
+            self._count_batch() if update else 0.0,
+            self.eps,
+            self.activation,
+            self.negative_slope,
+            self.impl,
+        )
+
+    def _count_batch(self) -> float:
+        """Count this batch; its share in the running statistics, which for momentum=None is one over the count."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                return 1.0 / float(self.num_batches_tracked)
+        return 0.0 if self.momentum is None else self.momentum
+
+    def extra_repr(self) -> str:
+        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
+        return f"{super().extra_repr()}, activation={self.activation}{slope}"
+
+
+class _NormAct(nn.Module):
+    """A convolution without bias, `conv`, and BatchNormAct3d, `norm`."""
+
+    conv: nn.Module
+    norm: BatchNormAct3d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class ConvNormAct3d(_NormAct):
+    """Conv3d without bias, batch normalisation and an activation; submodules `conv` and `norm`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as Conv3d.
+        activation, negative_slope, eps, momentum: as BatchNormAct3d.
+        impl: the implementation of both operations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        *,
+        activation: str = "relu",
+        negative_slope: float = 0.01,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        impl: str = "auto",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        place = {"impl": impl, "device": device, "dtype": dtype}
+        self.conv = Conv3d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode, **place
+        )
+        self.norm = BatchNormAct3d(
+            out_channels, eps, momentum, activation=activation, negative_slope=negative_slope, **place
+        )
+
+
+class ConvTransposeNormAct3d(_NormAct):
+    """ConvTranspose3d without bias, batch normalisation and an activation; submodules `conv` and `norm`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation: as ConvTranspose3d.
+        activation, negative_slope, eps, momentum: as BatchNormAct3d.
+        impl: the implementation of both operations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        output_padding=0,
+        groups: int = 1,
+        dilation=1,
+        *,
+        activation: str = "relu",
+        negative_slope: float = 0.01,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        impl: str = "auto",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        place = {"impl": impl, "device": device, "dtype": dtype}
+        self.conv = ConvTranspose3d(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, False, dilation, **place
+        )
+        self.norm = BatchNormAct3d(
+            out_channels, eps, momentum, activation=activation, negative_slope=negative_slope, **place
+        )
+
+
+class _ConvLSTMBase(nn.Module):
+    """The parameters of a convolutional LSTM: weight_ih (4C, C_in, k, k), weight_hh (4C, C, k, k), bias (4C,)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        bias: bool = True,
+        *,
+        impl: str = "auto",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+        if len(size) != 2 or any(k < 1 or k % 2 == 0 for k in size):
+            raise ValueError(f"kernel_size must be an odd integer or two, not {kernel_size!r}")
+        self.in_channels, self.hidden_channels, self.kernel_size, self.impl = in_channels, hidden_channels, size, impl
+        gates, place = 4 * hidden_channels, {"device": device, "dtype": dtype}
+        self.weight_ih = nn.Parameter(torch.empty(gates, in_channels, *size, **place))
+        self.weight_hh = nn.Parameter(torch.empty(gates, hidden_channels, *size, **place))
+        self.register_parameter("bias", nn.Parameter(torch.empty(gates, **place)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform within ± one over the root of a gate's recurrent fan-in: torch.nn.LSTM's rule for kernel size 1."""
+        bound = 1 / math.sqrt(self.hidden_channels * math.prod(self.kernel_size))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def extra_repr(self) -> str:
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}{bias}"
+
+
+class ConvLSTMCell(_ConvLSTMBase):
+    """One step of a convolutional LSTM (Shi et al. 2015, without peepholes), on `conv_lstm_cell`.
+
+    Args:
+        in_channels, hidden_channels: C_in and C.
+        kernel_size: odd, one or two integers.
+        bias: whether the gates have one.
+        impl: the implementation of the operation.
+    """
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """x (N, C_in, H, W) and the state (h, c), each (N, C, H, W) or zeros when None, to the next (h, c)."""
+        if state is None:
+            zeros = x.new_zeros(x.shape[0], self.hidden_channels, *x.shape[2:])
+            state = zeros, zeros.to(torch.promote_types(x.dtype, torch.float32))
+        return conv_lstm_cell(x, *state, self.weight_ih, self.weight_hh, self.bias, self.impl)
+
+
+class ConvLSTM(_ConvLSTMBase):
+    """A convolutional LSTM over a sequence (Shi et al. 2015, without peepholes), on `conv_lstm`.
+
+    Args:
+        in_channels, hidden_channels: C_in and C.
+        kernel_size: odd, one or two integers.
+        bias: whether the gates have one.
+        impl: the implementation of the operation.
+    """
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (N, C_in, T, H, W) and a state (h, c) or None, to the output (N, C, T, H, W) and the last (h, c)."""
+        h0, c0 = (None, None) if state is None else state
+        output, h, c = conv_lstm(x, h0, c0, self.weight_ih, self.weight_hh, self.bias, self.impl)
+        return output, (h, c)

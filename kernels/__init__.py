@@ -1,0 +1,20 @@
+"""Operations for video GANs: each one public function over one or more implementations.
+
+Every operation takes any batch, any size, non-contiguous and channels-last tensors, has gradients of every order and
+works under torch.compile, autocast and torch.func. `implementations()` says what serves each and why.
+"""
+
+from .choice import implementations
+from .conv import conv_down, conv_up, conv_weight_grad
+from .conv_lstm import conv_lstm, conv_lstm_cell
+from .norm_act import norm_act
+
+__all__ = [
+    "conv_down",
+    "conv_lstm",
+    "conv_lstm_cell",
+    "conv_up",
+    "conv_weight_grad",
+    "implementations",
+    "norm_act",
+]

@@ -1,0 +1,26 @@
+"""Checks that more than one operation makes of its arguments."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def integers(name: str, value: int | Sequence[int], count: int, least: int) -> list[int]:
+    """One integer a spatial dimension, from one for all or one for each."""
+    values = [value] * count if isinstance(value, int) else list(value)
+    if len(values) != count or any(v < least for v in values):
+        raise ValueError(f"{name} must be an integer or {count} integers of at least {least}, not {value!r}")
+    return values
+
+
+def same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Raise unless the tensors are floating-point, on one device and, outside autocast, of one dtype."""
+    if not first.is_floating_point():
+        raise TypeError(f"{first_name} must be of a floating-point dtype, not {first.dtype}")
+    for name, other in others.items():
+        if other is None:
+            continue
+        if other.device != first.device:
+            raise ValueError(f"{name} is on {other.device} but {first_name} on {first.device}")
+        if other.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
+            raise TypeError(f"{name} is {other.dtype} but {first_name} {first.dtype}")

@@ -1,0 +1,181 @@
+"""Picks the implementation of an operation and says why: the only place where that is decided.
+
+`impl="auto"` takes the first implementation, in order of measured preference for the device, that does not refuse
+the input. A named one that refuses is an error with every reason. The environment variable FASTVGAN_IMPL is a
+preference for the whole process: where it cannot serve, auto's order does, and that is told once.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+NAMES = ("auto", "reference", "cpp", "cuda", "triton")
+ENVIRONMENT = "FASTVGAN_IMPL"
+
+# The one device type that an implementation is for; the reference is for all.
+_DEVICE_OF = {"cpp": "cpu", "cuda": "cuda", "triton": "cuda"}
+
+_logger = logging.getLogger("fastvgan_kernels")
+_told: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute an operation.
+
+    Args:
+        functions: the module that computes it, handed to the operation's kernel.
+        refusal: why it does not take this input, or None when it does.
+        held_back: device type → why auto does not take it there though it could run.
+        missing: why it can take no input at all (not built), or None.
+    """
+
+    functions: Any
+    refusal: Callable[[torch.Tensor], str | None] = lambda x: None
+    held_back: dict[str, str] | None = None
+    missing: Callable[[], str | None] = lambda: None
+
+
+# Operation → name → implementation, in auto's order of preference; the reference, which takes everything, is last.
+_registry: dict[str, dict[str, Implementation]] = {}
+
+
+def register(operation: str, **implementations: Implementation) -> None:
+    """Make an operation's implementations known, best first."""
+    assert set(implementations) <= set(NAMES[1:]) and list(implementations)[-1] == "reference"
+    _registry[operation] = implementations
+
+
+def pick(operation: str, impl: str, x: torch.Tensor) -> Any:
+    """The functions that shall compute `operation` on `x`.
+
+    Raises:
+        ValueError: `impl` or FASTVGAN_IMPL is no implementation's name, or the named `impl` cannot take `x`.
+    """
+    if impl != "auto":
+        return _named(operation, impl, x)
+    preferred = _preference()
+    if preferred != "auto":
+        refusal = _refusal(operation, preferred, x)
+        if refusal is None:
+            return _registry[operation][preferred].functions
+        _tell_preference(operation, preferred, refusal, x)
+    return _automatic(operation, x).functions
+
+
+def check_name(impl: str) -> None:
+    """Raise ValueError unless `impl` is one of NAMES."""
+    if impl not in NAMES:
+        raise ValueError(f"impl must be one of {', '.join(NAMES)}, not {impl!r}")
+
+
+def implementations() -> dict[str, dict[str, Any]]:
+    """What there is, what is chosen on each device of this machine, and why.
+
+    Returns:
+        operation → {"implementations": {name: "available" or the reason it is not},
+        "chosen": {device type: {"impl": name, "why": sentence}}}, for float32 input.
+    """
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    probes = {device: torch.empty((2, 2, 2, 2, 2), device=device) for device in devices}
+    return {
+        operation: {
+            "implementations": {name: _availability(operation, name, probes) for name in NAMES[1:]},
+            "chosen": {device: _explain(operation, probe) for device, probe in probes.items()},
+        }
+        for operation in _registry
+    }
+
+
+def _preference() -> str:
+    name = os.environ.get(ENVIRONMENT) or "auto"
+    if name not in NAMES:
+        raise ValueError(f"{ENVIRONMENT} must be one of {', '.join(NAMES)}, not {name!r}")
+    return name
+
+
+def _refusal(operation: str, name: str, x: torch.Tensor) -> str | None:
+    implementation = _registry[operation].get(name)
+    if implementation is None:
+        return f"{operation} has no {name} implementation yet"
+    return implementation.missing() or implementation.refusal(x)
+
+
+def _named(operation: str, impl: str, x: torch.Tensor) -> Any:
+    check_name(impl)
+    if _refusal(operation, impl, x) is None:
+        return _registry[operation][impl].functions
+    states = (f"{name}: {_refusal(operation, name, x) or 'can run'}" for name in NAMES[1:])
+    raise ValueError(f"{operation} cannot run with impl={impl!r}. {'; '.join(states)}")
+
+
+def _automatic(operation: str, x: torch.Tensor) -> Implementation:
+    for name, implementation in _registry[operation].items():
+        if not _is_for(name, x) or x.device.type in (implementation.held_back or ()):
+            continue
+        missing = implementation.missing()
+        if missing is not None:
+            _tell_missing(missing)
+        if missing is None and implementation.refusal(x) is None:
+            return implementation
+    raise AssertionError("the reference takes everything")
+
+
+def _is_for(name: str, x: torch.Tensor) -> bool:
+    return _DEVICE_OF.get(name, x.device.type) == x.device.type
+
+
+def _tell_preference(operation: str, name: str, refusal: str, x: torch.Tensor) -> None:
+    implementation = _registry[operation].get(name)
+    if implementation is not None and implementation.missing() is not None:
+        _tell_missing(refusal)
+    elif x.dtype != torch.float64:  # float64 is the reference's by design
+        chosen = _name_of(operation, _automatic(operation, x))
+        _tell(f"{ENVIRONMENT}={name} cannot serve {operation}, so {chosen} does: {refusal}")
+
+
+def _tell_missing(reason: str) -> None:
+    _tell(f"compiled operations cannot serve, so others do in their place: {reason}")
+
+
+def _tell(sentence: str) -> None:
+    if sentence not in _told:
+        _told.add(sentence)
+        _logger.warning(sentence)
+
+
+def _name_of(operation: str, implementation: Implementation) -> str:
+    return next(name for name, other in _registry[operation].items() if other is implementation)
+
+
+def _availability(operation: str, name: str, probes: dict[str, torch.Tensor]) -> str:
+    refusals = [_refusal(operation, name, probe) for probe in probes.values()]
+    if None in refusals:
+        return "available"
+    if name == "cuda" and "cuda" not in probes and name in _registry[operation]:
+        return _registry[operation][name].missing() or "no CUDA device is available"
+    return refusals[-1]
+
+
+def _explain(operation: str, x: torch.Tensor) -> dict[str, str]:
+    preferred = _preference()
+    if preferred != "auto" and _refusal(operation, preferred, x) is None:
+        return {"impl": preferred, "why": f"{ENVIRONMENT}={preferred}"}
+    passed_over, chosen = [], "reference"
+    for name, implementation in _registry[operation].items():
+        if not _is_for(name, x):
+            continue
+        held_back = (implementation.held_back or {}).get(x.device.type)
+        reason = implementation.missing() or implementation.refusal(x) or held_back
+        if reason is None:
+            chosen = name
+            break
+        passed_over.append(f"{name}: {reason}")
+    why = "; ".join(passed_over) or ("preferred" if chosen != "reference" else "the only implementation")
+    if preferred != "auto":
+        why = f"{ENVIRONMENT}={preferred} cannot serve: {_refusal(operation, preferred, x)}; {why}"
+    return {"impl": chosen, "why": why}

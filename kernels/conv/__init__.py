@@ -1,0 +1,315 @@
+"""The three bilinear operations that carry both networks. Each one's derivatives are the other two.
+
+    conv_down         y = conv(x, w)          dx by conv_up, dw by conv_weight_grad
+    conv_up           y = convᵀ(x, w)         dx by conv_down, dw by conv_weight_grad
+    conv_weight_grad  dw of either            d large by conv_up, d small by conv_down
+
+so that gradients of every order come for free. For 1, 2 or 3 spatial dimensions, written `*L` for the sizes of the
+large side (a convolution's input, a transposed one's output) and `*S` for those of the small side.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import choice, layout
+from ..arguments import integers, same_kind
+from ..dispatch import autocasts, define, differentiable
+from . import reference
+
+for _operation in ("conv_up", "conv_down", "conv_weight_grad"):
+    choice.register(_operation, reference=choice.Implementation(reference))
+
+Sizes = int | Sequence[int]
+
+
+def conv_up(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Transposed convolution, as torch.nn.functional.conv_transpose1d, 2d and 3d.
+
+    Args:
+        x: (N, C_in, *S), 1 to 3 spatial dimensions, any floating-point dtype.
+        weight: (C_in, C_out / groups, *kernel), as torch.nn.ConvTranspose3d keeps it, of x's dtype.
+        bias: (C_out,) or None.
+        stride, padding, output_padding, dilation: one integer, or one for each spatial dimension; output_padding
+            must be smaller than the stride or the dilation.
+        groups: the number of blocked connections from input to output channels.
+        impl: "auto" or an implementation's name.
+
+    Returns:
+        (N, C_out, *L), L = (S - 1)·stride - 2·padding + dilation·(kernel - 1) + output_padding + 1, channels-last
+        where x or weight is.
+
+    Raises:
+        ValueError: sizes that do not fit, or a named implementation that cannot run.
+        TypeError: dtypes that are not floating-point or differ.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
+    """
+    dims = _check(x, weight, bias, groups, impl, inputs=weight.shape[0], outputs=weight.shape[1] * groups)
+    stride, padding = integers("stride", stride, dims, 1), integers("padding", padding, dims, 0)
+    dilation = integers("dilation", dilation, dims, 1)
+    output_padding = integers("output_padding", output_padding, dims, 0)
+    for extra, s, d in zip(output_padding, stride, dilation, strict=True):
+        if extra >= max(s, d):
+            raise ValueError(f"output_padding {extra} must be smaller than the stride {s} or the dilation {d}")
+    size = _large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    if min(size) < 1:
+        raise ValueError(f"padding {padding} leaves nothing of an input of size {tuple(x.shape[2:])}")
+    return _conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl)
+
+
+def conv_down(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Convolution, as torch.nn.functional.conv1d, 2d and 3d.
+
+    Args:
+        x: (N, C_in, *L), 1 to 3 spatial dimensions, any floating-point dtype.
+        weight: (C_out, C_in / groups, *kernel), as torch.nn.Conv3d keeps it, of x's dtype.
+        bias: (C_out,) or None.
+        stride, padding, dilation: one integer, or one for each spatial dimension.
+        groups: the number of blocked connections from input to output channels.
+        impl: "auto" or an implementation's name.
+
+    Returns:
+        (N, C_out, *S), S = ⌊(L + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1, channels-last where x or
+        weight is.
+
+    Raises:
+        ValueError: sizes that do not fit, or a named implementation that cannot run.
+        TypeError: dtypes that are not floating-point or differ.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 2.
+    """
+    dims = _check(x, weight, bias, groups, impl, inputs=weight.shape[1] * groups, outputs=weight.shape[0])
+    stride, padding = integers("stride", stride, dims, 1), integers("padding", padding, dims, 0)
+    dilation = integers("dilation", dilation, dims, 1)
+    if weight.shape[0] % groups:
+        raise ValueError(f"the {weight.shape[0]} output channels do not divide into {groups} groups")
+    if min(_small(x.shape[2:], weight.shape[2:], stride, padding, dilation)) < 1:
+        raise ValueError(
+            f"an input of size {tuple(x.shape[2:])} with padding {padding} is smaller than the kernel "
+            f"{tuple(weight.shape[2:])} with dilation {dilation}"
+        )
+    return _conv_down(x, weight, bias, stride, padding, dilation, groups, impl)
+
+
+def conv_weight_grad(
+    large: torch.Tensor,
+    small: torch.Tensor,
+    kernel_size: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """The gradient of the weight of a convolution or of a transposed one.
+
+        dw[a, b, j] = Σ over n, i of small[n, a, i] · large[n, b, i·stride - padding + j·dilation]
+
+    Args:
+        large: (N, C_large, *L): x of conv_down, the gradient of the output of conv_up.
+        small: (N, C_small, *S): the gradient of the output of conv_down, x of conv_up.
+        kernel_size: one integer, or one for each spatial dimension.
+        stride, padding, dilation, groups: those of that convolution.
+        impl: "auto" or an implementation's name.
+
+    Returns:
+        (C_small, C_large / groups, *kernel_size), channels-last where large or small is.
+
+    Raises:
+        ValueError: sizes that do not fit, or a named implementation that cannot run.
+        TypeError: dtypes that are not floating-point or differ.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
+    """
+    choice.check_name(impl)
+    same_kind("large", large, small=small)
+    dims = large.dim() - 2
+    if dims not in (1, 2, 3) or small.dim() != large.dim() or small.shape[0] != large.shape[0]:
+        raise ValueError(f"large {tuple(large.shape)} and small {tuple(small.shape)} must be (N, C, 1 to 3 sizes)")
+    if groups < 1 or large.shape[1] % groups or small.shape[1] % groups:
+        raise ValueError(f"{large.shape[1]} and {small.shape[1]} channels do not divide into {groups} groups")
+    kernel_size = integers("kernel_size", kernel_size, dims, 1)
+    stride, padding = integers("stride", stride, dims, 1), integers("padding", padding, dims, 0)
+    dilation = integers("dilation", dilation, dims, 1)
+    for extra, s, d in zip(
+        _extra(large.shape[2:], small.shape[2:], kernel_size, stride, padding, dilation), stride, dilation, strict=True
+    ):
+        if not 0 <= extra < max(s, d):
+            raise ValueError(
+                f"no convolution of kernel {kernel_size}, stride {stride}, padding {padding} and dilation {dilation} "
+                f"takes size {tuple(large.shape[2:])} to {tuple(small.shape[2:])}"
+            )
+    return _conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, impl)
+
+
+def _check(x, weight, bias, groups, impl, inputs, outputs) -> int:
+    choice.check_name(impl)
+    same_kind("x", x, weight=weight, bias=bias)
+    if x.dim() not in (3, 4, 5) or weight.dim() != x.dim():
+        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} must have the same 1 to 3 spatial sizes")
+    if groups < 1 or inputs % groups:
+        raise ValueError(f"the {inputs} input channels do not divide into {groups} groups")
+    if x.shape[1] != inputs:
+        raise ValueError(f"x has {x.shape[1]} channels but the weight {tuple(weight.shape)} takes {inputs}")
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"bias must be of shape ({outputs},), not {tuple(bias.shape)}")
+    return x.dim() - 2
+
+
+def _small(large, kernel, stride, padding, dilation) -> list:
+    return [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(large, kernel, stride, padding, dilation, strict=True)
+    ]
+
+
+def _large(small, kernel, stride, padding, output_padding, dilation) -> list:
+    return [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1 + e
+        for n, k, s, p, e, d in zip(small, kernel, stride, padding, output_padding, dilation, strict=True)
+    ]
+
+
+def _extra(large, small, kernel, stride, padding, dilation) -> list:
+    """The output_padding with which conv_up goes from `small` to `large`."""
+    least = _large(small, kernel, stride, padding, [0] * len(stride), dilation)
+    return [n - m for n, m in zip(large, least, strict=True)]
+
+
+def _trim(x, sizes):
+    """Cut off what lies beyond `sizes`: conv_down goes past the small side where output_padding ≥ stride."""
+    for dim, size in enumerate(sizes, start=2):
+        if x.shape[dim] != size:
+            x = x.narrow(dim, 0, size)
+    return x
+
+
+def _up_kernel(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
+    functions = choice.pick("conv_up", impl, x)
+    y = functions.conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups)
+    return layout.in_format(y, layout.format_of(x, weight))
+
+
+def _up_fake(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
+    size = _large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    return layout.empty((x.shape[0], weight.shape[1] * groups, *size), x, layout.format_of(x, weight))
+
+
+def _down_kernel(x, weight, bias, stride, padding, dilation, groups, impl):
+    functions = choice.pick("conv_down", impl, x)
+    y = functions.conv_down(x, weight, bias, stride, padding, dilation, groups)
+    return layout.in_format(y, layout.format_of(x, weight))
+
+
+def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
+    size = _small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return layout.empty((x.shape[0], weight.shape[0], *size), x, layout.format_of(x, weight))
+
+
+def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, impl):
+    functions = choice.pick("conv_weight_grad", impl, large)
+    grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups)
+    return layout.in_format(grad, layout.format_of(large, small))
+
+
+def _weight_grad_fake(large, small, kernel_size, stride, padding, dilation, groups, impl):
+    shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
+    return layout.empty(shape, large, layout.format_of(large, small))
+
+
+_conv_up = define(
+    "conv_up(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] output_padding, "
+    "SymInt[] dilation, SymInt groups, str impl) -> Tensor",
+    _up_kernel,
+    _up_fake,
+)
+_conv_down = define(
+    "conv_down(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups, str impl) -> Tensor",
+    _down_kernel,
+    _down_fake,
+)
+_conv_weight_grad = define(
+    "conv_weight_grad(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
+    "SymInt[] dilation, SymInt groups, str impl) -> Tensor",
+    _weight_grad_kernel,
+    _weight_grad_fake,
+)
+
+
+def _save(ctx, args, outputs):
+    """Keep each of the first two arguments for the other's gradient, and only if that one is wanted."""
+    first, second = args[:2]
+    ctx.save_for_backward(first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None)
+    ctx.sizes = first.shape[2:], second.shape[2:]
+    ctx.rest = args[3:]  # without the bias or, of conv_weight_grad, the kernel size: that is the gradient's
+
+
+def _bias_grad(ctx, dy):
+    return dy.sum([0, *range(2, dy.dim())]) if ctx.needs_input_grad[2] else None
+
+
+def _up_backward(ctx, dy):
+    x, weight = ctx.saved_tensors
+    size, kernel = ctx.sizes
+    stride, padding, _, dilation, groups, impl = ctx.rest
+    dx = dweight = None
+    if ctx.needs_input_grad[0]:
+        dx = _trim(_conv_down(dy, weight, None, stride, padding, dilation, groups, impl), size)
+    if ctx.needs_input_grad[1]:
+        dweight = _conv_weight_grad(dy, x, kernel, stride, padding, dilation, groups, impl)
+    return dx, dweight, _bias_grad(ctx, dy), None, None, None, None, None, None
+
+
+def _down_backward(ctx, dy):
+    x, weight = ctx.saved_tensors
+    size, kernel = ctx.sizes
+    stride, padding, dilation, groups, impl = ctx.rest
+    dx = dweight = None
+    if ctx.needs_input_grad[0]:
+        extra = _extra(size, dy.shape[2:], kernel, stride, padding, dilation)
+        dx = _conv_up(dy, weight, None, stride, padding, extra, dilation, groups, impl)
+    if ctx.needs_input_grad[1]:
+        dweight = _conv_weight_grad(x, dy, kernel, stride, padding, dilation, groups, impl)
+    return dx, dweight, _bias_grad(ctx, dy), None, None, None, None, None
+
+
+def _weight_grad_backward(ctx, dweight):
+    large, small = ctx.saved_tensors
+    large_size, small_size = ctx.sizes
+    stride, padding, dilation, groups, impl = ctx.rest
+    dlarge = dsmall = None
+    if ctx.needs_input_grad[0]:
+        extra = _extra(large_size, small_size, dweight.shape[2:], stride, padding, dilation)
+        dlarge = _conv_up(small, dweight, None, stride, padding, extra, dilation, groups, impl)
+    if ctx.needs_input_grad[1]:
+        dsmall = _trim(_conv_down(large, dweight, None, stride, padding, dilation, groups, impl), small_size)
+    return dlarge, dsmall, None, None, None, None, None, None
+
+
+differentiable(_conv_up, _save, _up_backward)
+differentiable(_conv_down, _save, _down_backward)
+differentiable(_conv_weight_grad, _save, _weight_grad_backward)
+autocasts(_conv_up, (0, 1, 2))
+autocasts(_conv_down, (0, 1, 2))
+autocasts(_conv_weight_grad, (0, 1))

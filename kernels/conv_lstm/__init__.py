@@ -1,0 +1,207 @@
+"""The convolutional LSTM, as one step and as a sequence."""
+
+import torch
+
+from .. import choice, layout
+from ..arguments import same_kind
+from ..dispatch import autocasts, define, differentiable, differentiable_by
+from . import reference
+
+for _operation in ("conv_lstm_cell", "conv_lstm"):
+    choice.register(_operation, reference=choice.Implementation(reference))
+
+
+def conv_lstm(
+    x: torch.Tensor,
+    h0: torch.Tensor | None,
+    c0: torch.Tensor | None,
+    weight_ih: torch.Tensor,
+    weight_hh: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A convolutional LSTM over a sequence.
+
+        i, f, o = σ(W_ih ∗ x_t + W_hh ∗ h_{t-1} + b)   g = tanh(the same)
+        c_t = f · c_{t-1} + i · g                      h_t = o · tanh(c_t)
+
+    Args:
+        x: (N, C_in, T, H, W), T ≥ 1, any floating-point dtype.
+        h0: (N, C, H, W) of x's dtype, or None for zeros.
+        c0: (N, C, H, W) of x's dtype or float32, or None for zeros, in float32 at least.
+        weight_ih: (4C, C_in, k, k), gates in the order i, f, g, o, odd kernel sizes, which need not be equal.
+        weight_hh: (4C, C, k, k), likewise, of its own kernel sizes.
+        bias: (4C,) or None.
+        impl: "auto" or an implementation's name.
+
+    Returns:
+        output (N, C, T, H, W) of x's dtype, every h_t; the last h (N, C, H, W), a view of output; the last c, of
+        c0's dtype. Channels-last where x or weight_ih is.
+
+    Raises:
+        ValueError: shapes that do not fit, or a named implementation that cannot run.
+        TypeError: dtypes that are not floating-point or differ.
+
+    Source: Shi et al., "Convolutional LSTM Network", 2015, without the peephole connections.
+    """
+    h0, c0 = _check(x, h0, c0, weight_ih, weight_hh, bias, impl)
+    output, c = _conv_lstm(x, h0, c0, weight_ih, weight_hh, bias, impl)
+    return output, output[:, :, -1], c
+
+
+def conv_lstm_cell(
+    x: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor,
+    weight_ih: torch.Tensor,
+    weight_hh: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step of a convolutional LSTM: `conv_lstm` of a sequence of one.
+
+    Args:
+        x: (N, C_in, H, W), any floating-point dtype.
+        h: (N, C, H, W) of x's dtype.
+        c: (N, C, H, W) of x's dtype or float32.
+        weight_ih, weight_hh, bias, impl: as for conv_lstm.
+
+    Returns:
+        The new h and c, of x's and c's dtypes. Channels-last where x or weight_ih is.
+
+    Raises:
+        ValueError: shapes that do not fit, or a named implementation that cannot run.
+        TypeError: dtypes that are not floating-point or differ.
+
+    Source: Shi et al., "Convolutional LSTM Network", 2015, without the peephole connections.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"x must be (N, C, H, W), not {tuple(x.shape)}")
+    _, h, c = conv_lstm(x.unsqueeze(2), h, c, weight_ih, weight_hh, bias, impl)
+    return h, c
+
+
+def _check(x, h0, c0, weight_ih, weight_hh, bias, impl):
+    choice.check_name(impl)
+    same_kind("x", x, h=h0, weight_ih=weight_ih, weight_hh=weight_hh, bias=bias)
+    if x.dim() != 5 or x.shape[2] < 1:
+        raise ValueError(f"x must be (N, C, T, H, W) with at least one step, not {tuple(x.shape)}")
+    if weight_hh.dim() != 4 or weight_hh.shape[0] != 4 * weight_hh.shape[1]:
+        raise ValueError(f"weight_hh must be (4C, C, k, k), not {tuple(weight_hh.shape)}")
+    hidden = weight_hh.shape[1]
+    if weight_ih.dim() != 4 or tuple(weight_ih.shape[:2]) != (4 * hidden, x.shape[1]):
+        raise ValueError(f"weight_ih must be ({4 * hidden}, {x.shape[1]}, k, k), not {tuple(weight_ih.shape)}")
+    if any(size % 2 == 0 for size in (*weight_ih.shape[2:], *weight_hh.shape[2:])):
+        raise ValueError("the kernel sizes of a convolutional LSTM must be odd")
+    if bias is not None and bias.shape != (4 * hidden,):
+        raise ValueError(f"bias must be of shape ({4 * hidden},), not {tuple(bias.shape)}")
+    shape = (x.shape[0], hidden, *x.shape[3:])
+    h0 = x.new_zeros(shape) if h0 is None else h0
+    c0 = x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32)) if c0 is None else c0
+    for name, state in (("h", h0), ("c", c0)):
+        if state.shape != shape:
+            raise ValueError(f"{name} must be of shape {shape}, not {tuple(state.shape)}")
+    if c0.device != x.device or not c0.is_floating_point():
+        raise ValueError(f"c must be floating-point on {x.device}, not {c0.dtype} on {c0.device}")
+    return h0, c0
+
+
+def _formats(x, weight_ih):
+    """The memory formats of the sequences and of the states."""
+    if layout.format_of(x, weight_ih) is torch.contiguous_format:
+        return torch.contiguous_format, torch.contiguous_format
+    return torch.channels_last_3d, torch.channels_last
+
+
+def _forward_kernel(x, h0, c0, weight_ih, weight_hh, bias, impl):
+    functions = choice.pick("conv_lstm", impl, x)
+    sequence, state = _formats(x, weight_ih)
+    output, c, gates, cells = functions.forward(x, h0, c0, weight_ih, weight_hh, bias, sequence)
+    output, gates, cells = (layout.in_format(t, sequence) for t in (output, gates, cells))
+    return output, layout.in_format(c, state), gates, cells
+
+
+def _kernel(x, h0, c0, weight_ih, weight_hh, bias, impl):
+    return _forward_kernel(x, h0, c0, weight_ih, weight_hh, bias, impl)[:2]
+
+
+def _forward_fake(x, h0, c0, weight_ih, weight_hh, bias, impl):
+    n, _, t, height, width = x.shape
+    hidden, (sequence, state) = weight_hh.shape[1], _formats(x, weight_ih)
+    states = (n, hidden, t, height, width)
+    return (
+        layout.empty(states, x, sequence),
+        layout.empty((n, hidden, height, width), c0, state),
+        layout.empty((n, 4 * hidden, t, height, width), x, sequence),
+        layout.empty(states, c0, sequence),
+    )
+
+
+def _fake(x, h0, c0, weight_ih, weight_hh, bias, impl):
+    return _forward_fake(x, h0, c0, weight_ih, weight_hh, bias, impl)[:2]
+
+
+def _backward_kernel(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, output, gates, cells, wanted, impl):
+    functions = choice.pick("conv_lstm", impl, x)
+    sequence, _ = _formats(x, weight_ih)
+    grads = functions.backward(d_output, d_c, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, sequence)
+    formats = _gradient_formats(x, weight_ih, weight_hh)
+    return tuple(
+        x.new_empty(0) if grad is None else grad if grad.dim() < 4 else layout.in_format(grad, memory_format)
+        for grad, memory_format in zip(grads, formats, strict=True)
+    )
+
+
+def _backward_fake(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, output, gates, cells, wanted, impl):
+    likes = (x, h0, c0, weight_ih, weight_hh, weight_hh.new_empty(weight_hh.shape[0]))
+    formats = _gradient_formats(x, weight_ih, weight_hh)
+    return tuple(
+        layout.empty(like.shape, like, memory_format) if want else x.new_empty(0)
+        for like, memory_format, want in zip(likes, formats, wanted, strict=True)
+    )
+
+
+def _gradient_formats(x, weight_ih, weight_hh):
+    sequence, state = _formats(x, weight_ih)
+    return sequence, state, state, layout.format_of(weight_ih), layout.format_of(weight_hh), torch.contiguous_format
+
+
+def _backward_composite(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, _output, _gates, _cells, wanted, impl):
+    """Gates and cells are functions of the inputs here, so they are computed again."""
+    sequence, _ = _formats(x, weight_ih)
+    output, _, gates, cells = reference.forward(x, h0, c0, weight_ih, weight_hh, bias, sequence)
+    grads = reference.backward(d_output, d_c, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, sequence)
+    return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
+
+
+_ARGUMENTS = "Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? bias"
+_conv_lstm = define(f"conv_lstm({_ARGUMENTS}, str impl) -> (Tensor output, Tensor c)", _kernel, _fake)
+_conv_lstm_forward = define(
+    f"conv_lstm_forward({_ARGUMENTS}, str impl) -> (Tensor output, Tensor c, Tensor gates, Tensor cells)",
+    _forward_kernel,
+    _forward_fake,
+)
+_conv_lstm_backward = define(
+    f"conv_lstm_backward(Tensor? d_output, Tensor? d_c, {_ARGUMENTS}, Tensor output, Tensor gates, Tensor cells, "
+    "bool[] wanted, str impl) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _backward_kernel,
+    _backward_fake,
+)
+
+
+def _save(ctx, args, outputs):
+    *tensors, ctx.impl = args
+    output, c, gates, cells = outputs
+    ctx.save_for_backward(*tensors, output, gates, cells)
+    return output, c
+
+
+def _backward(ctx, d_output, d_c):
+    wanted = list(ctx.needs_input_grad[:6])
+    grads = _conv_lstm_backward(d_output, d_c, *ctx.saved_tensors, wanted, ctx.impl)
+    return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None
+
+
+differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward)
+differentiable_by(_conv_lstm_backward, _backward_composite)
+autocasts(_conv_lstm, positions=(0, 1, 3, 4, 5))

@@ -1,0 +1,180 @@
+"""Registers operations with torch: schema, kernel, fake kernel, autograd, autocast and vmap, at low call overhead.
+
+torch.library.custom_op does the same in one decorator but checks and wraps every call.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import _C
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+LIBRARY = torch.library.Library("fastvgan", "DEF")
+
+_AUTOCAST_KEYS = {device: getattr(_C.DispatchKey, f"Autocast{device.upper()}") for device in ("cpu", "cuda")}
+_ALL_AUTOCAST = _C.DispatchKeySet(_AUTOCAST_KEYS["cpu"]) | _C.DispatchKeySet(_AUTOCAST_KEYS["cuda"])
+
+
+class Operation:
+    """A registered operation, as its public function, other operations and backward call it.
+
+    Where there is nothing for torch's dispatcher to do, it is passed over: two steps through it and back into Python
+    cost more than all else that a call does.
+    """
+
+    def __init__(self, overload: torch._ops.OpOverload, kernel: Callable):
+        self.overload = overload
+        self.kernel = kernel
+        self.with_gradient: Callable | None = None
+
+    def __call__(self, *args):
+        if not _plain(args):
+            return self.overload(*args)
+        if _C._any_requires_grad(*args) and torch.is_grad_enabled():
+            return self.with_gradient(*args)
+        return self.kernel(*args)
+
+
+def _plain(args: tuple) -> bool:
+    """Whether nothing but plain tensors on a real device, without tracing, transform or autocast, is in play."""
+    if (
+        torch.compiler.is_compiling()
+        or _C._len_torch_dispatch_stack()
+        or _C._are_functorch_transforms_active()
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    for arg in args:
+        kind = type(arg)
+        if kind is torch.Tensor or kind is torch.nn.Parameter:
+            if not (arg.is_cpu or arg.is_cuda):
+                return False
+        elif isinstance(arg, torch.Tensor):
+            return False
+    return True
+
+
+def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
+    """Register `fastvgan::<schema>` with the kernel that serves every device, its fake kernel and a vmap rule.
+
+    Args:
+        schema: the operation's schema, without defaults (the dispatcher would strip arguments equal to them).
+        kernel: called with real tensors below autograd; it picks the implementation.
+        fake: returns empty tensors of the kernel's shapes, dtypes and strides.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastvgan::{name}", fake, lib=LIBRARY)
+    overload = getattr(torch.ops.fastvgan, name).default
+    torch.library.register_vmap(f"fastvgan::{name}", _map_one_by_one(overload), lib=LIBRARY)
+    return Operation(overload, kernel)
+
+
+def differentiable(op: Operation, save: Callable, backward: Callable, forward: Operation | None = None) -> None:
+    """Give `op` its gradient.
+
+    Args:
+        op: the operation, as `define` returned it.
+        save: `save(ctx, args, outputs)` keeps for backward what it needs; may return the outputs that the caller
+            shall see, when the forward operation returns more than `op` does.
+        backward: `backward(ctx, *grads)` returns one gradient or None for each argument. A gradient in `grads` is
+            None where that output was not used.
+        forward: the operation to run in place of `op` where a gradient is wanted (`op` itself when None).
+    """
+    forward = forward or op
+
+    def run_forward(ctx, *args):
+        ctx.set_materialize_grads(False)
+        ctx.count = len(args)
+        with _C._AutoDispatchBelowAutograd():
+            outputs = forward(*args)
+        seen = save(ctx, args, outputs)
+        return outputs if seen is None else seen
+
+    def run_backward(ctx, *grads):
+        if not any(grad is not None for grad in grads):
+            return (None,) * ctx.count
+        # As torch's own operations, backward computes in the dtypes of forward, in whichever context it is called.
+        with _C._ExcludeDispatchKeyGuard(_ALL_AUTOCAST):
+            return backward(ctx, *grads)
+
+    # The kernel below runs once for each level of torch.func's transforms, and autograd.Function, which wants to
+    # take all levels at once, refuses to be called there.
+    function = type(
+        f"{op.overload._opname}_autograd",
+        (torch.autograd.function._SingleLevelFunction,),
+        {"forward": staticmethod(run_forward), "backward": staticmethod(run_backward)},
+    )
+
+    def one_level(*args):
+        with enable_single_level_autograd_function():
+            return function.apply(*args)
+
+    op.with_gradient = function.apply
+    _register_autograd(op, one_level)
+
+
+def differentiable_by(op: Operation, composite: Callable) -> None:
+    """Let `composite`, the same out of differentiable operations, stand in for `op` where gradients are wanted.
+
+    This is how a backward operation gets derivatives of every order: a gradient of it is wanted only under
+    create_graph=True, and there a graph of plain operations is what is asked for.
+    """
+    op.with_gradient = composite
+    _register_autograd(op, composite)
+
+
+def _register_autograd(op: Operation, with_gradient: Callable) -> None:
+    overload = op.overload
+
+    def kernel(keyset, *args):
+        # Forward-mode differentiation is not implemented; torch says so there, and would drop the tangents below.
+        if (_C._any_requires_grad(*args) and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
+            return with_gradient(*args)
+        with _C._AutoDispatchBelowAutograd():
+            return overload.redispatch(keyset & _C._after_autograd_keyset, *args)
+
+    LIBRARY.impl(overload._opname, kernel, "Autograd", with_keyset=True)
+
+
+def autocasts(op: Operation, positions: tuple[int, ...]) -> None:
+    """Under autocast, cast the tensors at these argument positions to the autocast dtype (float64 stays)."""
+    for device, key in _AUTOCAST_KEYS.items():
+        LIBRARY.impl(op.overload._opname, _autocast_kernel(op.overload, device, key, positions), key.name)
+
+
+def _autocast_kernel(op, device, key, positions):
+    keyset = _C.DispatchKeySet(key)
+
+    def kernel(*args):
+        dtype = torch.get_autocast_dtype(device)
+        args = list(args)
+        for i in positions:
+            if args[i] is not None and args[i].dtype != torch.float64:
+                args[i] = args[i].to(dtype)
+        with _C._ExcludeDispatchKeyGuard(keyset):
+            return op(*args)
+
+    return kernel
+
+
+def _map_one_by_one(op):
+    """vmap's rule: one call an example, stacked. Right for every operation, and as fast as that many calls."""
+
+    def rule(info, in_dims, *args):
+        calls = []
+        for i in range(info.batch_size):
+            example = (
+                arg.select(dim, i) if isinstance(arg, torch.Tensor) and dim is not None else arg
+                for arg, dim in zip(args, in_dims, strict=True)
+            )
+            calls.append(op(*example))
+        if isinstance(calls[0], torch.Tensor):
+            return torch.stack(calls), 0
+        return tuple(torch.stack(outputs) for outputs in zip(*calls, strict=True)), (0,) * len(calls[0])
+
+    return rule

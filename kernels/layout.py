@@ -1,0 +1,38 @@
+"""The one rule for the memory format of results: channels-last where an input is, contiguous otherwise."""
+
+import torch
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def format_of(*tensors: torch.Tensor) -> torch.memory_format:
+    """The memory format of an operation's result: channels-last if any of these (N, C, *space) tensors is that.
+
+    Only the strides are asked: a channel stride of 1 says channels-last, also for a slice of a larger tensor or for
+    one channel. A tensor of spatial size 1 is both and says nothing, which is why the weight is asked too.
+    """
+    for x in tensors:
+        if x.dim() in _CHANNELS_LAST and x.stride(1) == 1 and x.shape[2:].numel() > 1:
+            return _CHANNELS_LAST[x.dim()]
+    return torch.contiguous_format
+
+
+def in_format(x: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
+    """`x` in that format, copied if need be, with the strides that torch.empty would give it.
+
+    A tensor of one channel counts as contiguous in both formats, whatever its channel stride; setting the stride
+    right is what lets the next operation's `format_of` see the format.
+    """
+    x = x.contiguous(memory_format=memory_format)
+    if x.shape[1] == 1 and x.dim() in _CHANNELS_LAST:
+        channels_last = memory_format is not torch.contiguous_format
+        stride = list(x.stride())
+        stride[1] = 1 if channels_last else max(x.shape[2:].numel(), 1)
+        if stride[1] != x.stride(1):
+            x = x.as_strided(x.shape, stride)
+    return x
+
+
+def empty(shape, like: torch.Tensor, memory_format: torch.memory_format, dtype: torch.dtype | None = None):
+    """An empty tensor in that format: what fake kernels return."""
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)

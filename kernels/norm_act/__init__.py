@@ -1,0 +1,194 @@
+"""Batch normalisation and an activation as one operation."""
+
+import torch
+
+from .. import choice, extension, layout
+from ..dispatch import define, differentiable, differentiable_by
+from . import compiled, reference
+from .reference import ACTIVATIONS, statistics_dtype
+
+
+class _Compiled:
+    """compiled.py with the activation's name for its code, as the reference has it."""
+
+    @staticmethod
+    def norm_act(x, weight, bias, mean, var, eps, activation, slope):
+        return compiled.norm_act(x, weight, bias, mean, var, eps, ACTIVATIONS.index(activation), slope)
+
+    @staticmethod
+    def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
+        code = ACTIVATIONS.index(activation)
+        return compiled.norm_act_backward(dy, x, weight, bias, mean, var, training, eps, code, slope)
+
+
+def norm_act(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Batch normalisation followed by an activation: activation((x - mean) / √(var + eps) · weight + bias).
+
+    Equivalent to `activation(torch.nn.functional.batch_norm(...))`, in one pass where an implementation can.
+
+    Args:
+        x: (N, C, *space), 0 to 3 spatial dimensions, any floating-point dtype.
+        weight, bias: (C,) or None for 1 and 0; float32 beside a half-precision x is fine.
+        running_mean, running_var: (C,). In training both may be None; given, they are updated in place with the
+            batch's mean and its unbiased variance. In evaluation they are the statistics.
+        training: normalise by the batch's own statistics.
+        momentum: the batch's share in the updated running statistics.
+        eps: added to the variance.
+        activation: "none", "relu", "leaky_relu" or "tanh".
+        negative_slope: of leaky_relu.
+        impl: "auto" or an implementation's name.
+
+    Returns:
+        y of x's shape, dtype and memory format. Statistics are computed in float32 at least.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown activation, one value a channel in training, no running
+            statistics in evaluation, or a named implementation that cannot run.
+        TypeError: x is not floating-point.
+
+    Source: Ioffe and Szegedy, "Batch Normalization", 2015.
+    """
+    _check(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    if training:
+        count = x.numel() // max(x.shape[1], 1)
+        if count == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+        y, mean, var = _norm_act(x, weight, bias, None, None, eps, activation, negative_slope, impl)
+        if running_mean is not None and count > 0:
+            _update(running_mean, running_var, mean, var, momentum, count)
+        return y
+    if running_mean is None:
+        raise ValueError("norm_act needs running_mean and running_var when it is not training")
+    return _norm_act(x, weight, bias, running_mean, running_var, eps, activation, negative_slope, impl)[0]
+
+
+@torch.no_grad()
+def _update(running_mean, running_var, mean, var, momentum, count):
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+
+
+def _check(x, activation, impl, **vectors):
+    choice.check_name(impl)
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating-point dtype, not {x.dtype}")
+    if not 2 <= x.dim() <= 5:
+        raise ValueError(f"x must be (N, C) and up to 3 sizes, not {tuple(x.shape)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    if (vectors["running_mean"] is None) != (vectors["running_var"] is None):
+        raise ValueError("running_mean and running_var must both be given or both be None")
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        if vector.shape != (x.shape[1],):
+            raise ValueError(f"{name} must be of shape ({x.shape[1]},), not {tuple(vector.shape)}")
+        if vector.device != x.device:
+            raise ValueError(f"{name} is on {vector.device} but x on {x.device}")
+
+
+def _kernel(x, weight, bias, mean, var, eps, activation, slope, impl):
+    memory_format = layout.format_of(x)
+    x = x.contiguous(memory_format=memory_format)
+    functions = choice.pick("norm_act", impl, x)
+    y, batch_mean, batch_var = functions.norm_act(x, weight, bias, mean, var, eps, activation, slope)
+    return layout.in_format(y, memory_format), batch_mean, batch_var
+
+
+def _fake(x, weight, bias, mean, var, eps, activation, slope, impl):
+    size, dtype = x.shape[1] if mean is None else 0, statistics_dtype(x)
+    y = layout.empty(x.shape, x, layout.format_of(x))
+    return y, x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
+
+
+def _backward_kernel(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
+    memory_format = layout.format_of(x)
+    x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
+    functions = choice.pick("norm_act", impl, x)
+    dx, dweight, dbias = functions.norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope)
+    return layout.in_format(dx, memory_format), *_as_parameters(dweight, dbias, weight, bias)
+
+
+def _backward_fake(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
+    dx = layout.empty(x.shape, x, layout.format_of(x))
+    gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
+    return dx, *_as_parameters(gradient, gradient.clone(), weight, bias)
+
+
+def _backward_composite(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
+    dx, dweight, dbias = reference.differentiable_backward(
+        dy, x, weight, bias, mean, var, training, eps, activation, slope
+    )
+    return dx, *_as_parameters(dweight, dbias, weight, bias)
+
+
+def _as_parameters(dweight, dbias, weight, bias):
+    """The gradients in the parameters' dtypes; where there is no parameter, as they are."""
+    return dweight.to((dweight if weight is None else weight).dtype), dbias.to((dbias if bias is None else bias).dtype)
+
+
+_norm_act = define(
+    "norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, float eps, str activation, "
+    "float slope, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    _kernel,
+    _fake,
+)
+_norm_act_backward = define(
+    "norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, bool training, "
+    "float eps, str activation, float slope, str impl) -> (Tensor dx, Tensor dweight, Tensor dbias)",
+    _backward_kernel,
+    _backward_fake,
+)
+
+
+def _save(ctx, args, outputs):
+    x, weight, bias, mean, var, *ctx.rest = args
+    ctx.training = mean is None
+    ctx.mark_non_differentiable(outputs[1], outputs[2])
+    ctx.save_for_backward(x, weight, bias, *(outputs[1:] if ctx.training else (mean, var)))
+
+
+def _backward(ctx, dy, _mean, _var):
+    grads = _norm_act_backward(dy, *ctx.saved_tensors, ctx.training, *ctx.rest)
+    wanted = (grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False))
+    return *wanted, None, None, None, None, None, None
+
+
+differentiable(_norm_act, _save, _backward)
+differentiable_by(_norm_act_backward, _backward_composite)
+
+
+def _no_cuda_part():
+    module = extension.load()
+    if module is None or module.with_cuda:
+        return extension.reason()
+    return f"the extension has no CUDA part: {extension.facts()['no_cuda'] or 'it was built without'}"
+
+
+choice.register(
+    "norm_act",
+    cpp=choice.Implementation(
+        _Compiled,
+        refusal=lambda x: compiled.refusal(x) if x.is_cpu else f"it is for the CPU, not for {x.device.type}",
+        missing=extension.reason,
+    ),
+    cuda=choice.Implementation(
+        _Compiled,
+        refusal=lambda x: compiled.refusal(x) if x.is_cuda else f"it is for CUDA devices, not for the {x.device.type}",
+        held_back={"cuda": f"has not been measured on a GPU yet; {choice.ENVIRONMENT}=cuda selects it"},
+        missing=_no_cuda_part,
+    ),
+    reference=choice.Implementation(reference),
+)

@@ -1,0 +1,96 @@
+"""norm_act in plain PyTorch: the definition of right, on every device and dtype."""
+
+import torch
+from torch.nn import functional
+
+ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
+
+
+def statistics_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype of the statistics: float32, or float64 for float64 input."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def norm_act(x, weight, bias, mean, var, eps, activation, slope):
+    """(y, mean, var); with mean and var None by the batch's own, which are then returned, else (0,) tensors."""
+    dtype, channels = statistics_dtype(x), x.shape[1]
+    training = mean is None
+    if training:
+        mean, var = x.new_zeros(channels, dtype=dtype), x.new_zeros(channels, dtype=dtype)
+    count = x.numel() // max(channels, 1)
+    if count == 0:
+        y = torch.empty_like(x)
+    else:
+        # With momentum 1 the running statistics become the batch's, the variance unbiased.
+        y = torch.native_batch_norm(x, _to(weight, dtype), _to(bias, dtype), mean, var, training, 1.0, eps)[0]
+        if training:
+            var = var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
+    y = _activate(y, activation, slope)
+    return (y, mean, var) if training else (y, mean.new_empty(0, dtype=dtype), mean.new_empty(0, dtype=dtype))
+
+
+def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
+    """(dx, dweight, dbias); mean and var are those that forward used."""
+    dtype = statistics_dtype(x)
+    mean, var = mean.to(dtype), var.to(dtype)
+    weight = mean.new_ones(x.shape[1]) if weight is None else weight.to(dtype)
+    if x.numel() == 0:
+        return torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+    if activation != "none":
+        z = torch.native_batch_norm(x, weight, _to(bias, dtype), mean, var, False, 0.0, eps)[0]
+        dy = _activation_backward(dy, z, activation, slope)
+    inverse = torch.rsqrt(var + eps)
+    return torch.ops.aten.native_batch_norm_backward(
+        dy, x, weight, mean, var, mean, inverse, training, eps, [True, True, True]
+    )
+
+
+def differentiable_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
+    """norm_act_backward out of plain differentiable operations; batch statistics are functions of x here."""
+    dtype = statistics_dtype(x)
+    shape, space = [1, -1] + [1] * (x.dim() - 2), [0, *range(2, x.dim())]
+    xs, count = x.to(dtype), max(x.numel() // max(x.shape[1], 1), 1)
+    if training:
+        mean, var = xs.mean(space), xs.var(space, correction=0)
+    inverse = torch.rsqrt(var.to(dtype) + eps)
+    normalised = (xs - mean.to(dtype).view(shape)) * inverse.view(shape)
+    scale = torch.ones_like(inverse) if weight is None else weight.to(dtype)
+    z = normalised * scale.view(shape)
+    if bias is not None:
+        z = z + bias.to(dtype).view(shape)
+    dz = dy.to(dtype) * _slope_at(z, activation, slope)
+    dweight, dbias = (dz * normalised).sum(space), dz.sum(space)
+    if training:
+        dz = dz - (dbias.view(shape) + normalised * dweight.view(shape)) / count
+    dx = dz * (scale * inverse).view(shape)
+    return dx.to(x.dtype), dweight, dbias
+
+
+def _to(tensor, dtype):
+    return None if tensor is None else tensor.to(dtype)
+
+
+def _activate(y, activation, slope):
+    """The activation, in place: y is norm_act's own."""
+    if activation == "relu":
+        return torch.relu_(y)
+    if activation == "leaky_relu":
+        return functional.leaky_relu_(y, slope)
+    return torch.tanh_(y) if activation == "tanh" else y
+
+
+def _activation_backward(dy, z, activation, slope):
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(dy, z, 0)
+    if activation == "leaky_relu":
+        return torch.ops.aten.leaky_relu_backward(dy, z, slope, False)
+    return torch.ops.aten.tanh_backward(dy, torch.tanh_(z))
+
+
+def _slope_at(z, activation, slope):
+    """The activation's derivative, differentiable where it is not constant."""
+    if activation == "relu":
+        return (z > 0).to(z.dtype)
+    if activation == "leaky_relu":
+        return torch.where(z > 0, 1.0, slope).to(z.dtype)
+    return 1 - torch.tanh(z).square() if activation == "tanh" else torch.ones_like(z)

@@ -1,0 +1,51 @@
+"""python -m fastvgan.info."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+OPERATIONS = {"conv_up", "conv_down", "conv_weight_grad", "norm_act", "conv_lstm_cell", "conv_lstm"}
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "fastvgan.info", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_json_has_versions_devices_extension_and_operations():
+    result = run("--json", FASTVGAN_IMPL="reference")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert set(found) == {"versions", "devices", "extension", "operations"}
+    assert {"python", "torch", "fastvgan", "triton", "dali"} <= set(found["versions"])
+    assert "cpu" in found["devices"]
+    assert set(found["operations"]) == OPERATIONS
+    assert found["operations"]["norm_act"]["chosen"]["cpu"]["impl"] == "reference"
+
+
+def test_without_the_extension_it_says_why():
+    result = run(FASTVGAN_IMPL="auto", FASTVGAN_DISABLE_EXTENSION="1")
+    assert result.returncode == 0, result.stderr
+    assert "norm_act on cpu: reference (cpp: FASTVGAN_DISABLE_EXTENSION=1 is set)" in result.stdout
+    for operation in OPERATIONS:
+        assert f"  {operation} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (["--verbose"], {}, "there is no flag --verbose"),
+        ([], {"FASTVGAN_IMPL": "fast"}, "FASTVGAN_IMPL must be one of auto, reference, cpp, cuda, triton, not 'fast'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(arguments, environment, sentence):
+    result = run(*arguments, **environment)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and sentence in result.stderr

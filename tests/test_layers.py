@@ -1,0 +1,202 @@
+"""fastvgan.layers against torch.nn."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fastvgan.layers import (
+    BatchNormAct3d,
+    Conv3d,
+    ConvLSTM,
+    ConvLSTMCell,
+    ConvNormAct3d,
+    ConvTranspose3d,
+    ConvTransposeNormAct3d,
+)
+
+CONV = [
+    {"kernel_size": 3},
+    {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False},
+    {"kernel_size": (1, 2, 3), "stride": (1, 2, 1), "padding": (0, 1, 1), "dilation": (1, 1, 2), "groups": 2},
+    {"kernel_size": 3, "padding": "same", "dilation": 2},
+    {"kernel_size": (2, 3, 4), "padding": "same"},
+    {"kernel_size": 3, "padding": "valid"},
+    {"kernel_size": 3, "padding": (1, 2, 1), "padding_mode": "reflect"},
+    {"kernel_size": (2, 3, 3), "padding": "same", "padding_mode": "replicate"},
+    {"kernel_size": 3, "padding": 1, "padding_mode": "circular", "stride": 2},
+]
+TRANSPOSED = [
+    {"kernel_size": 4},
+    {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "groups": 2},
+    {"kernel_size": (1, 2, 3), "stride": (1, 2, 3), "dilation": (2, 1, 1), "output_padding": (1, 0, 2)},
+]
+
+
+def assert_same(ours, stock, *inputs):
+    """The same outputs and gradients, and state_dicts that fit both ways."""
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    ours.load_state_dict(stock.state_dict())
+    other = copy.deepcopy(stock)
+    other.load_state_dict(ours.state_dict())
+    y, expected = ours(*inputs), stock(*inputs)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    weights = torch.randn_like(expected)
+    for module, output in ((ours, y), (stock, expected)):
+        module.zero_grad()
+        (output * weights).sum().backward()
+    for a, b in zip(ours.parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", CONV)
+@pytest.mark.parametrize("batched", [True, False])
+def test_conv3d_is_torchs(options, batched):
+    x = torch.randn(2, 4, 5, 6, 7)
+    assert_same(Conv3d(4, 6, **options), nn.Conv3d(4, 6, **options), x if batched else x[0])
+
+
+@pytest.mark.parametrize("options", TRANSPOSED)
+@pytest.mark.parametrize("batched", [True, False])
+def test_conv_transpose3d_is_torchs(options, batched):
+    x = torch.randn(2, 4, 2, 3, 4)
+    assert_same(ConvTranspose3d(4, 6, **options), nn.ConvTranspose3d(4, 6, **options), x if batched else x[0])
+
+
+def test_output_size_chooses_the_size():
+    options = {"kernel_size": 3, "stride": 2, "padding": 1}
+    ours, stock = ConvTranspose3d(2, 2, **options), nn.ConvTranspose3d(2, 2, **options)
+    x = torch.randn(1, 2, 3, 3, 3)
+    assert_same(ours, stock, x, [6, 5, 6])
+    assert ours(x, output_size=[6, 5, 6]).shape[2:] == (6, 5, 6)
+    with pytest.raises(ValueError, match="requested an output size"):
+        ours(x, output_size=[9, 9, 9])
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "tanh"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"momentum": 0.5, "eps": 1e-2}],
+)
+def test_batch_norm_act_is_torchs(activation, options):
+    ours = BatchNormAct3d(4, activation=activation, negative_slope=0.2, **options)
+    stock = nn.BatchNorm3d(4, **options)
+    act = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}[activation]
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    with torch.no_grad():
+        for parameter in stock.parameters():
+            parameter.normal_()
+    ours.load_state_dict(stock.state_dict())
+    for training in (True, True, False, True):
+        ours.train(training), stock.train(training)
+        x = torch.randn(3, 4, 2, 3, 3) * 3 + 1
+        torch.testing.assert_close(ours(x), act(stock(x)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.state_dict(), stock.state_dict(), rtol=1e-4, atol=1e-4)
+    stock.load_state_dict(ours.state_dict())
+
+
+def test_batch_norm_act_refuses_what_batch_norm_refuses():
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        BatchNormAct3d(2)(torch.randn(1, 2, 1, 1, 1))
+    with pytest.raises(ValueError, match="expected 5D input"):
+        BatchNormAct3d(2)(torch.randn(1, 2, 1, 1))
+
+
+def test_batch_norm_act_in_evaluation_without_updates_when_tracking_was_switched_off():
+    """torch.nn keeps, and then uses but does not update, statistics after track_running_stats is set to False."""
+    ours, stock = BatchNormAct3d(2), nn.BatchNorm3d(2)
+    ours.track_running_stats = stock.track_running_stats = False
+    x = torch.randn(2, 2, 2, 2, 2) + 1
+    for training in (True, False):
+        ours.train(training), stock.train(training)
+        torch.testing.assert_close(ours(x), stock(x))
+        torch.testing.assert_close(ours.state_dict(), stock.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("fused", "conv"),
+    [
+        (ConvNormAct3d, nn.Conv3d),
+        (ConvTransposeNormAct3d, nn.ConvTranspose3d),
+    ],
+)
+def test_chains_are_the_stock_chain(fused, conv):
+    ours = fused(3, 4, 4, 2, 1, activation="leaky_relu", negative_slope=0.2)
+    stock = nn.Sequential(conv(3, 4, 4, 2, 1, bias=False), nn.BatchNorm3d(4), nn.LeakyReLU(0.2))
+    assert [n for n, _ in ours.named_parameters()] == ["conv.weight", "norm.weight", "norm.bias"]
+    stock[0].load_state_dict(ours.conv.state_dict())
+    x = torch.randn(2, 3, 4, 4, 4)
+    torch.testing.assert_close(ours(x), stock(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.eval()(x), stock.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_conv_lstm_is_its_cell_step_by_step_and_goes_on_from_its_state():
+    lstm = ConvLSTM(3, 2, kernel_size=(3, 5))
+    cell = ConvLSTMCell(3, 2, kernel_size=(3, 5))
+    cell.load_state_dict(lstm.state_dict())
+    x = torch.randn(2, 3, 5, 4, 4)
+    output, (h, c) = lstm(x)
+    state = None
+    for t in range(5):
+        state = cell(x[:, :, t], state)
+        torch.testing.assert_close(state[0], output[:, :, t])
+    torch.testing.assert_close(state, (h, c))
+    first, middle = lstm(x[:, :, :2])
+    second, last = lstm(x[:, :, 2:], middle)
+    torch.testing.assert_close(torch.cat([first, second], 2), output)
+    torch.testing.assert_close(last, (h, c))
+
+
+def test_conv_lstm_options():
+    assert list(dict(ConvLSTM(1, 2, bias=False).named_parameters())) == ["weight_ih", "weight_hh"]
+    lstm = ConvLSTM(1, 2, kernel_size=1, dtype=torch.float64)
+    assert lstm.weight_ih.shape == (8, 1, 1, 1) and lstm.weight_hh.shape == (8, 2, 1, 1) and lstm.bias.shape == (8,)
+    assert lstm(torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64))[0].dtype == torch.float64
+    with pytest.raises(ValueError, match="odd"):
+        ConvLSTM(1, 2, kernel_size=2)
+
+
+def test_layers_train_under_autocast_in_channels_last():
+    model = nn.Sequential(
+        ConvTransposeNormAct3d(6, 4, 4),
+        ConvTransposeNormAct3d(4, 4, 4, 2, 1),
+        ConvTranspose3d(4, 1, 4, 2, 1, bias=False),
+        ConvNormAct3d(1, 4, 4, 2, 1),
+    ).to(memory_format=torch.channels_last_3d)
+    x, formats = torch.randn(2, 6, 1, 1, 1), []
+    for layer in model[:3]:
+        layer.register_forward_hook(lambda module, args, y: formats.append(y.stride(1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+    y.float().square().sum().backward()
+    assert y.dtype == torch.bfloat16 and formats == [1, 1, 1]
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_an_impl_that_cannot_run_says_so():
+    layer = Conv3d(1, 1, 1, impl="triton")
+    with pytest.raises(ValueError, match="conv_down cannot run with impl='triton'"):
+        layer(torch.zeros(1, 1, 1, 1, 1))
+
+
+def test_layers_survive_pickle_and_compile():
+    import io
+
+    model = ConvNormAct3d(2, 3, 3, padding=1)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    again = torch.load(buffer, weights_only=False)
+    x = torch.randn(2, 2, 3, 3, 3)
+    expected = model(x)
+    torch.testing.assert_close(again(x), expected)
+    torch._dynamo.reset()
+    model.norm.reset_running_stats()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    model(x)
+    torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(
+        compiled.state_dict()["_orig_mod.norm.running_mean"].isfinite().all(), torch.tensor(True)
+    )
