@@ -1,0 +1,362 @@
+// norm_act on the CPU. The arithmetic is in norm_act_loops.inc; here is how a tensor is cut into pieces.
+//
+// The cut depends on the shape alone, never on the number of threads, and partial results are added in its order: so
+// the same input gives the same bits whatever the threads do.
+#include "../norm_act.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <vector>
+
+#include "instruction_set.h"
+#include "norm_act_loops.h"
+
+namespace fastvgan {
+namespace cpu {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+std::vector<const Loops*> available_loops() {
+  std::vector<const Loops*> found;
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // F16C came before AVX2
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (bf16 && avx512bf16_loops() != nullptr) found.push_back(avx512bf16_loops());
+  if (avx512 && avx512_loops() != nullptr) found.push_back(avx512_loops());
+  if (avx2 && avx2_loops() != nullptr) found.push_back(avx2_loops());
+#endif
+  found.push_back(portable_loops());
+  return found;
+}
+
+const Loops*& current_loops() {
+  static const Loops* loops = available_loops().front();
+  return loops;
+}
+
+constexpr int64_t kPiece = 32 * 1024;      // values a piece: both x and dy of a piece fit the second-level cache
+constexpr int64_t kSerial = 32 * 1024;     // values below which a second thread costs more than it saves
+constexpr int64_t kTile = 512;             // columns a piece
+constexpr int64_t kShortRun = 64;          // shorter runs are handled as columns of their own
+constexpr int64_t kMinimumRows = 64;       // rows a piece, so that partial results stay few
+
+int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How a tensor is cut. Either into runs (one channel, consecutive values) or into columns: rows of `columns` values,
+// several times (channels * inner), so that few channels fill whole vectors too; what is left over after the last
+// whole row is a block of one shorter row.
+// A block gives a partial result for each of `width` columns (runs: channels).
+struct Plan {
+  int64_t channels, inner;
+  bool runs;
+  int64_t width = 0, blocks = 0;
+  int64_t rows = 0, block_rows = 0, tiles = 1, rest = 0;                // columns
+  int64_t batch = 0, group = 1, parts = 1, part = 0;                    // runs
+
+  explicit Plan(const Layout& layout) : channels(layout.channels), inner(layout.inner) {
+    runs = inner >= kShortRun;
+    if (runs) {
+      batch = layout.numel / (channels * inner);
+      parts = ceil_divide(inner, kPiece);
+      part = ceil_divide(inner, parts);
+      group = std::max<int64_t>(1, 2048 / inner);
+      width = channels;
+      blocks = ceil_divide(batch, group) * parts;
+      return;
+    }
+    const int64_t base = channels * inner;
+    int64_t fold = 1;
+    while (fold < 64 && (base * fold < 64 || (base * fold) % 16 != 0) && base * fold < kTile) fold *= 2;
+    width = base * fold;
+    rows = layout.numel / width;
+    rest = layout.numel % width;
+    tiles = ceil_divide(width, kTile);
+    block_rows = std::max(kMinimumRows, kPiece / std::min(width, kTile));
+    blocks = ceil_divide(rows, block_rows) + (rest > 0 ? 1 : 0);
+  }
+
+  bool is_rest(int64_t block) const { return !runs && rest > 0 && block == blocks - 1; }
+  int64_t width_of(int64_t block) const { return is_rest(block) ? rest : width; }
+  int64_t channel_of(int64_t column) const { return runs ? column : (column / inner) % channels; }
+  bool columns_are_channels() const { return width == channels; }
+
+  // Values of a column in a block.
+  int64_t count(int64_t block) const {
+    if (is_rest(block)) return 1;
+    if (!runs) return std::min(block_rows, rows - block * block_rows);
+    return runs_in(block) * length_of(block);
+  }
+  int64_t runs_in(int64_t block) const { return std::min(group, batch - block / parts * group); }
+  int64_t length_of(int64_t block) const { return std::min(part, inner - block % parts * part); }
+
+  // Calls visit(block, column, offset, Block) for each piece of columns, or of runs: rows are then the runs.
+  template <typename Visit>
+  void for_pieces(const Visit& visit) const {
+    const int64_t per_block = runs ? channels : tiles;
+    const int64_t pieces = blocks * per_block;
+    const int64_t piece = runs ? group * part : std::min(block_rows, rows + 1) * std::min(width, kTile);
+    torch::stable::parallel_for(0, pieces, std::max<int64_t>(1, kSerial / piece), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) visit_piece(i / per_block, i % per_block, visit);
+    });
+  }
+
+  // The same from the last to the first, which meets what an earlier pass left in the cache.
+  template <typename Visit>
+  void for_pieces_reversed(const Visit& visit) const {
+    const int64_t per_block = runs ? channels : tiles;
+    const int64_t pieces = blocks * per_block;
+    const int64_t piece = runs ? group * part : std::min(block_rows, rows + 1) * std::min(width, kTile);
+    torch::stable::parallel_for(0, pieces, std::max<int64_t>(1, kSerial / piece), [&](int64_t begin, int64_t end) {
+      for (int64_t i = end - 1; i >= begin; --i) visit_piece(i / per_block, i % per_block, visit);
+    });
+  }
+
+  template <typename Visit>
+  void visit_piece(int64_t block, int64_t i, const Visit& visit) const {
+    if (runs) {
+      const int64_t first = block / parts * group, start = block % parts * part;
+      const int64_t offset = (first * channels + i) * inner + start;
+      visit(block, i, offset, Block{runs_in(block), channels * inner, length_of(block)});
+      return;
+    }
+    const int64_t column = i * kTile, columns = std::min(kTile, width_of(block) - column);
+    if (columns <= 0) return;
+    const int64_t row = is_rest(block) ? rows : block * block_rows;
+    visit(block, column, row * width + column, Block{count(block), width, columns});
+  }
+};
+
+struct Data {
+  Storage storage;
+  int64_t size;  // bytes a value
+  template <typename P>
+  P* at(P* base, int64_t offset) const {
+    return reinterpret_cast<P*>(reinterpret_cast<uintptr_t>(base) + offset * size);
+  }
+};
+
+Data data_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return {Storage::kFloat, 4};
+    case ScalarType::BFloat16: return {Storage::kBFloat16, 2};
+    default: return {Storage::kFloat16, 2};
+  }
+}
+
+// As for columns, one pass about a centre near the mean: that of the first run's first values, 1/16 of them at least.
+void run_moments(Data data, const void* x, Block block, double* mean, double* deviations) {
+  const Loops& loops = *current_loops();
+  const int64_t first = std::min(block.columns, std::max<int64_t>(256, block.columns / 16));
+  double total = 0, sums[2] = {0, 0};
+  loops.run_sum(data.storage, x, Block{1, 0, first}, &total);
+  const float centre = static_cast<float>(total / first);
+  loops.run_deviations(data.storage, x, block, centre, sums);
+  const double count = static_cast<double>(block.rows) * block.columns;
+  const double rest = sums[0] / count;
+  *mean = centre + rest;
+  *deviations = sums[1] - count * rest * rest;
+}
+
+// Adds up partial results, block after block, into one value a channel.
+template <typename Term>
+std::vector<double> sum_blocks(const Plan& plan, const Term& term) {
+  std::vector<double> columns(plan.width, 0.0);
+  for (int64_t b = 0; b < plan.blocks; ++b) {
+    const int64_t width = plan.width_of(b);
+    for (int64_t j = 0; j < width; ++j) columns[j] += term(b, j);
+  }
+  if (plan.columns_are_channels()) return columns;
+  std::vector<double> channels(plan.channels, 0.0);
+  for (int64_t j = 0; j < plan.width; ++j) channels[plan.channel_of(j)] += columns[j];
+  return channels;
+}
+
+// A value a channel, repeated for each column.
+template <typename T>
+std::vector<T> expand(const Plan& plan, std::vector<T> channels) {
+  if (plan.columns_are_channels()) return channels;
+  std::vector<T> columns(plan.width);
+  for (int64_t j = 0; j < plan.width; ++j) columns[j] = channels[plan.channel_of(j)];
+  return columns;
+}
+
+// Mean and biased variance of each channel: each block about its own mean, then joined.
+// Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+void batch_moments(const Plan& plan, const Layout& layout, Data data, const void* x, float* mean, float* var) {
+  std::vector<double> means(plan.blocks * plan.width), deviations(plan.blocks * plan.width);
+  plan.for_pieces([&](int64_t block, int64_t column, int64_t offset, Block piece) {
+    double* to = &means[block * plan.width + column];
+    double* squares = &deviations[block * plan.width + column];
+    const void* from = data.at(x, offset);
+    if (plan.runs) return run_moments(data, from, piece, to, squares);
+    current_loops()->column_moments(data.storage, from, piece, to, squares);
+  });
+  const double count = static_cast<double>(layout.per_channel());
+  auto centre = sum_blocks(plan, [&](int64_t b, int64_t j) { return plan.count(b) * means[b * plan.width + j]; });
+  for (double& value : centre) value /= count;
+  const auto about = expand(plan, centre);
+  const auto total = sum_blocks(plan, [&](int64_t b, int64_t j) {
+    const double d = means[b * plan.width + j] - about[j];
+    return deviations[b * plan.width + j] + plan.count(b) * d * d;
+  });
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    mean[c] = static_cast<float>(centre[c]);
+    var[c] = static_cast<float>(std::max(total[c] / count, 0.0));  // in this order of arguments a NaN stays one
+  }
+}
+
+const float* values(const OptionalTensor& parameter) {
+  return parameter.has_value() ? static_cast<const float*>(parameter->const_data_ptr()) : nullptr;
+}
+
+// The normalisation's parameters, a value a column.
+struct Affine {
+  std::vector<float> mean, scale, shift, constant, slope;
+
+  Affine(const Plan& plan, const float* channel_mean, const float* var, const float* weight, const float* bias,
+         double eps) {
+    std::vector<float> scales(plan.channels), shifts(plan.channels);
+    for (int64_t c = 0; c < plan.channels; ++c) {
+      scales[c] = static_cast<float>((weight ? weight[c] : 1.0) / std::sqrt(var[c] + eps));
+      shifts[c] = bias ? bias[c] : 0.0f;
+    }
+    mean = expand(plan, std::vector<float>(channel_mean, channel_mean + plan.channels));
+    scale = expand(plan, std::move(scales));
+    shift = expand(plan, std::move(shifts));
+  }
+
+  Parameters at(int64_t column) const {
+    return {&mean[column], &scale[column], &shift[column], constant.empty() ? nullptr : &constant[column],
+            slope.empty() ? nullptr : &slope[column]};
+  }
+};
+
+Tensor vector_like(const Tensor& x, int64_t size) {
+  return torch::stable::new_empty(x, {size}, ScalarType::Float);
+}
+
+float* writable(const Tensor& vector) { return static_cast<float*>(vector.mutable_data_ptr()); }
+
+// Sums of g and g * (x - mean) for each channel.
+void gradient_sums(const Plan& plan, Data data, const void* dy, const void* x, const Affine& affine,
+                   int64_t activation, float leak, std::vector<double>& g, std::vector<double>& gx) {
+  std::vector<double> sums(plan.blocks * plan.width, 0.0), products(plan.blocks * plan.width, 0.0);
+  const Loops& loops = *current_loops();
+  plan.for_pieces([&](int64_t block, int64_t column, int64_t offset, Block piece) {
+    const int64_t to = block * plan.width + column;
+    if (!plan.runs) {
+      loops.column_gradient_sums(data.storage, data.at(dy, offset), data.at(x, offset), piece, affine.at(column),
+                                 activation, leak, &sums[to], &products[to]);
+      return;
+    }
+    double both[2] = {0, 0};
+    loops.run_gradient_sums(data.storage, data.at(dy, offset), data.at(x, offset), piece, affine.at(column), activation,
+                            leak, both);
+    sums[to] = both[0];
+    products[to] = both[1];
+  });
+  g = sum_blocks(plan, [&](int64_t b, int64_t j) { return sums[b * plan.width + j]; });
+  gx = sum_blocks(plan, [&](int64_t b, int64_t j) { return products[b * plan.width + j]; });
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Loops* loops : available_loops()) names.emplace_back(loops->name);
+  return names;
+}
+
+std::string instruction_set() { return current_loops()->name; }
+
+void use_instruction_set(const std::string& name) {
+  for (const Loops* loops : available_loops()) {
+    if (name == loops->name) {
+      current_loops() = loops;
+      return;
+    }
+  }
+  throw std::invalid_argument("no instruction set " + name + " here");
+}
+
+ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
+                      double eps, int64_t activation, double slope) {
+  const Layout layout = layout_of(x);
+  for (const auto& [parameter, name] : {std::pair(&weight, "weight"), {&bias, "bias"}, {&mean, "mean"}, {&var, "var"}}) {
+    check_parameter(*parameter, x, name);
+  }
+  const bool training = !mean.has_value();
+  STD_TORCH_CHECK(training == !var.has_value(), "norm_act: mean and var must be given both or neither");
+  const Tensor y = torch::stable::empty_like(x);
+  const Tensor batch_mean = vector_like(x, training ? layout.channels : 0);
+  const Tensor batch_var = vector_like(x, training ? layout.channels : 0);
+  if (layout.numel == 0) {
+    std::fill_n(writable(batch_mean), batch_mean.numel(), 0.0f);
+    std::fill_n(writable(batch_var), batch_var.numel(), 0.0f);
+    return {y, batch_mean, batch_var};
+  }
+  const Plan plan(layout);
+  const Data data = data_of(x);
+  const void* from = x.const_data_ptr();
+  void* to = y.mutable_data_ptr();
+  if (training) batch_moments(plan, layout, data, from, writable(batch_mean), writable(batch_var));
+  const Affine affine(plan, training ? writable(batch_mean) : values(mean), training ? writable(batch_var) : values(var),
+                      values(weight), values(bias), eps);
+  plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {
+    current_loops()->apply(data.storage, data.at(from, offset), data.at(to, offset), piece, affine.at(column), plan.runs,
+                           activation, static_cast<float>(slope));
+  });
+  return {y, batch_mean, batch_var};
+}
+
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
+                               Tensor var, bool training, double eps, int64_t activation, double slope) {
+  const Layout layout = layout_of(x);
+  check_like(dy, x);
+  for (const auto& [parameter, name] : {std::pair(weight, "weight"), {bias, "bias"}, {mean, "mean"}, {var, "var"}}) {
+    check_parameter(parameter, x, name);
+  }
+  const Tensor dx = torch::stable::empty_like(x);
+  const Tensor dweight = vector_like(x, layout.channels), dbias = vector_like(x, layout.channels);
+  if (layout.numel == 0) {
+    std::fill_n(writable(dweight), layout.channels, 0.0f);
+    std::fill_n(writable(dbias), layout.channels, 0.0f);
+    return {dx, dweight, dbias};
+  }
+  const Plan plan(layout);
+  const Data data = data_of(x);
+  const void *incoming = dy.const_data_ptr(), *from = x.const_data_ptr();
+  void* to = dx.mutable_data_ptr();
+  const float leak = static_cast<float>(slope);
+  const float* variance = values(var);
+  Affine affine(plan, values(mean), variance, values(weight), values(bias), eps);
+  std::vector<double> g, gx;
+  gradient_sums(plan, data, incoming, from, affine, activation, leak, g, gx);
+  std::vector<float> constant(layout.channels), slopes(layout.channels);
+  const double count = static_cast<double>(layout.per_channel());
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    const double inverse = 1 / std::sqrt(variance[c] + eps);
+    writable(dweight)[c] = static_cast<float>(gx[c] * inverse);
+    writable(dbias)[c] = static_cast<float>(g[c]);
+    constant[c] = static_cast<float>(g[c] / count);
+    slopes[c] = static_cast<float>(gx[c] * inverse * inverse / count);
+  }
+  affine.constant = expand(plan, std::move(constant));
+  affine.slope = expand(plan, std::move(slopes));
+  plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {
+    current_loops()->gradient(data.storage, data.at(incoming, offset), data.at(from, offset), data.at(to, offset), piece,
+                              affine.at(column), plan.runs, training, activation, leak);
+  });
+  return {dx, dweight, dbias};
+}
+
+}  // namespace cpu
+}  // namespace fastvgan

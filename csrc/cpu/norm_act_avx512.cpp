@@ -1,0 +1,16 @@
+// norm_act's loops for avx512; the build compiles this file alone with the flags for it.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define FASTVGAN_ISA avx512
+#define FASTVGAN_WIDTH 16
+#include "norm_act_loops.inc"
+
+namespace fastvgan {
+const Loops* avx512_loops() { return &avx512::kLoops; }
+}  // namespace fastvgan
+#else
+#include "norm_act_loops.h"
+
+namespace fastvgan {
+const Loops* avx512_loops() { return nullptr; }
+}  // namespace fastvgan
+#endif

@@ -1,0 +1,52 @@
+// The inner loops of norm_act on the CPU, as one table of functions for each instruction set.
+//
+// Two shapes of data. Columns: `rows` rows of `columns` values, `stride` apart, with parameters for each column.
+// Runs: the same, but all of one channel. All read x from memory once: a block is to fit the second-level
+// cache. Sums are kept in float32 over a few values and in float64 beyond that.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastvgan {
+
+enum class Storage { kFloat, kBFloat16, kFloat16 };
+
+// Parameters of the normalisation, of each column or (one value each) of a run: z = (x - mean) * scale + shift,
+// dx = scale * (g - constant - (x - mean) * slope).
+struct Parameters {
+  const float* mean;
+  const float* scale;
+  const float* shift;
+  const float* constant;
+  const float* slope;
+};
+
+struct Block {
+  int64_t rows;
+  int64_t stride;
+  int64_t columns;
+};
+
+struct Loops {
+  const char* name;
+  // mean and the sum of squared deviations from it
+  void (*column_moments)(Storage, const void* x, Block, double* mean, double* deviations);
+  void (*run_sum)(Storage, const void* x, Block, double* sum);  // adds the sum of x
+  void (*run_deviations)(Storage, const void* x, Block, float centre, double* sums);  // of x - centre and its square
+  void (*apply)(Storage, const void* x, void* y, Block, Parameters, bool run, int64_t activation, float leak);
+  // adds the sums of g and of g * (x - mean), with g = dy * activation'(z)
+  void (*column_gradient_sums)(Storage, const void* dy, const void* x, Block, Parameters, int64_t activation,
+                               float leak, double* g, double* gx);
+  void (*run_gradient_sums)(Storage, const void* dy, const void* x, Block, Parameters, int64_t activation, float leak,
+                            double* sums);
+  void (*gradient)(Storage, const void* dy, const void* x, void* dx, Block, Parameters, bool run, bool training,
+                   int64_t activation, float leak);
+};
+
+// Null where the compiler could not build for that instruction set.
+const Loops* portable_loops();
+const Loops* avx2_loops();
+const Loops* avx512_loops();
+const Loops* avx512bf16_loops();
+
+}  // namespace fastvgan

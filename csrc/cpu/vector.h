@@ -1,0 +1,152 @@
+// Vectors of floats on the compiler's vector extensions, and the conversions from and to storage types.
+// Included by translation units that are compiled for different instruction sets: everything lies in a namespace of
+// the instruction set (FASTVGAN_ISA), and no header that brings inline functions is included, because the linker
+// would keep one copy of such a function, possibly with instructions that the machine lacks.
+#pragma once
+
+#include <stdint.h>
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define FASTVGAN_INLINE static inline __attribute__((always_inline))
+#define FASTVGAN_MEMBER inline __attribute__((always_inline))
+
+namespace fastvgan {
+namespace FASTVGAN_ISA {
+
+constexpr int kWidth = FASTVGAN_WIDTH;
+
+typedef float Floats __attribute__((vector_size(4 * FASTVGAN_WIDTH)));
+typedef int32_t Ints __attribute__((vector_size(4 * FASTVGAN_WIDTH)));
+typedef uint32_t Words __attribute__((vector_size(4 * FASTVGAN_WIDTH)));
+typedef uint16_t Halves __attribute__((vector_size(2 * FASTVGAN_WIDTH)));
+
+struct BFloat16 { uint16_t bits; };
+struct Float16 { uint16_t bits; };
+
+FASTVGAN_INLINE Floats broadcast(float value) { return Floats{} + value; }
+FASTVGAN_INLINE Floats select(Ints condition, Floats yes, Floats no) { return condition ? yes : no; }
+// max(0, v), where a NaN stays one.
+FASTVGAN_INLINE Floats positive_part(Floats v) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v);  // the second operand where one is a NaN
+#elif defined(__AVX2__)
+  return (Floats)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v);
+#else
+  return v < 0.f ? Floats{} : v;
+#endif
+}
+
+template <typename V, typename P>
+FASTVGAN_INLINE V load_bits(const P* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+FASTVGAN_INLINE Floats load(const float* from) { return load_bits<Floats>(from); }
+FASTVGAN_INLINE void store(float* to, Floats v) { __builtin_memcpy(to, &v, sizeof(v)); }
+
+FASTVGAN_INLINE Floats load(const BFloat16* from) {
+  return (Floats)(__builtin_convertvector(load_bits<Halves>(from), Words) << 16);
+}
+
+#if defined(__AVX512BF16__)
+// The instruction takes numbers below 2^-126 for zero.
+FASTVGAN_INLINE void store(BFloat16* to, Floats v) {
+  const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+#else
+// Round to nearest even; a NaN keeps its upper bits and is made quiet, which rounding could turn into infinity.
+FASTVGAN_INLINE void store(BFloat16* to, Floats v) {
+  const Words bits = (Words)v;
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words quiet = (bits >> 16) | 0x40;
+  const Halves halves = __builtin_convertvector(v != v ? quiet : rounded, Halves);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+#endif
+
+#if defined(__AVX512F__)  // the forms without a mask make GCC 12 warn of its own header
+FASTVGAN_INLINE Floats load(const Float16* from) { return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from)); }
+FASTVGAN_INLINE void store(Float16* to, Floats v) {
+  const __m256i halves = _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+#elif defined(__F16C__)
+FASTVGAN_INLINE Floats load(const Float16* from) { return (Floats)_mm256_cvtph_ps(load_bits<__m128i>(from)); }
+FASTVGAN_INLINE void store(Float16* to, Floats v) {
+  const __m128i halves = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+#else
+// Source of both: Fabian Giesen, "Half to float done quic" and "float->half variants" (public domain).
+FASTVGAN_INLINE Floats load(const Float16* from) {
+  const Words bits = __builtin_convertvector(load_bits<Halves>(from), Words);
+  const Floats magnitude = (Floats)((bits & 0x7fff) << 13) * 0x1p112f;  // also makes subnormals right
+  const Words special = (Words)(magnitude >= broadcast(0x1p16f)) & 0x7f800000;  // infinity and NaN
+  return (Floats)((Words)magnitude | special | ((bits & 0x8000) << 16));
+}
+FASTVGAN_INLINE void store(Float16* to, Floats v) {
+  const Words sign = (Words)v & 0x80000000;
+  const Words bits = (Words)v ^ sign;
+  // Adding 1/2 makes the addition itself round a subnormal half into the lowest bits of the sum.
+  const Words subnormal = (Words)((Floats)bits + 0.5f) - 0x3f000000;
+  const Words normal = (bits - 0x38000000 + 0xfff + ((bits >> 13) & 1)) >> 13;
+  const Words finite_mask = (Words)(bits < (Words{} + 0x47800000));
+  const Words small = (Words)(bits < (Words{} + 0x38800000));
+  const Words nan = (Words)(bits > (Words{} + 0x7f800000));
+  const Words special = 0x7c00 | (nan & 0x200);
+  const Words finite = (small & subnormal) | (~small & normal);
+  const Words half = (finite_mask & finite) | (~finite_mask & special) | (sign >> 16);
+  const Halves halves = __builtin_convertvector(half, Halves);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+#endif
+
+template <typename T>
+FASTVGAN_INLINE Floats load_first(const T* from, int64_t count, T fill) {
+  T buffer[kWidth];
+  for (int i = 0; i < kWidth; ++i) buffer[i] = i < count ? from[i] : fill;
+  return load(buffer);
+}
+template <typename T>
+FASTVGAN_INLINE void store_first(T* to, int64_t count, Floats v) {
+  T buffer[kWidth];
+  store(buffer, v);
+  for (int i = 0; i < count; ++i) to[i] = buffer[i];
+}
+
+// Source: Cephes tanhf and expf (Moshier): a polynomial near 0, elsewhere 1 - 2 / (exp(2|x|) + 1).
+FASTVGAN_INLINE Floats tanh(Floats x) {
+  const Floats magnitude = (Floats)((Ints)x & 0x7fffffff);
+  const Floats clamped = select(magnitude > broadcast(10.f), broadcast(10.f), magnitude);
+  const Floats doubled = clamped + clamped;
+  const Floats shifted = doubled * 1.44269504088896341f + 0x1.8p23f;  // rounds to an integer in the lowest bits
+  const Floats n = shifted - 0x1.8p23f;
+  const Floats r = (doubled - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.f;
+  const Floats power = (Floats)(((Ints)shifted + 127) << 23);
+  const Floats large = 1.f - 2.f / (p * power + 1.f);
+  const Floats s = x * x;
+  Floats q = broadcast(-5.70498872745e-3f);
+  q = q * s + 2.06390887954e-2f;
+  q = q * s - 5.37397155531e-2f;
+  q = q * s + 1.33314422036e-1f;
+  q = q * s - 3.33332819422e-1f;
+  const Floats small = q * s * x + x;
+  const Floats signed_large = (Floats)((Ints)large | ((Ints)x & (Ints)((Words{} + 0x80000000))));
+  const Floats result = select(magnitude < broadcast(0.625f), small, signed_large);
+  return select(x != x, x, result);
+}
+
+}  // namespace FASTVGAN_ISA
+}  // namespace fastvgan

@@ -1,0 +1,71 @@
+// Registers the operations that kernels/ declares, and says how this file was built.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/instruction_set.h"
+#include "norm_act.h"
+
+// Raise it, and API_VERSION in kernels/extension.py with it, whenever a schema or the meaning of an operation changes.
+#define FASTVGAN_API_VERSION 1
+
+#ifndef FASTVGAN_TORCH_VERSION
+#define FASTVGAN_TORCH_VERSION "unknown"
+#endif
+#ifndef FASTVGAN_CUDA_VERSION
+#define FASTVGAN_CUDA_VERSION ""
+#endif
+#ifndef FASTVGAN_CUDA_ARCHS
+#define FASTVGAN_CUDA_ARCHS ""
+#endif
+
+STABLE_TORCH_LIBRARY_IMPL(fastvgan_compiled, CPU, m) {
+  m.impl("norm_act", TORCH_BOX(&fastvgan::cpu::norm_act));
+  m.impl("norm_act_backward", TORCH_BOX(&fastvgan::cpu::norm_act_backward));
+}
+
+#ifdef FASTVGAN_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(fastvgan_compiled, CUDA, m) {
+  m.impl("norm_act", TORCH_BOX(&fastvgan::cuda::norm_act));
+  m.impl("norm_act_backward", TORCH_BOX(&fastvgan::cuda::norm_act_backward));
+}
+#endif
+
+namespace {
+
+const char* compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "gcc " __VERSION__;
+#else
+  return "unknown";
+#endif
+}
+
+pybind11::object text_or_none(const char* text) {
+  if (*text == '\0') return pybind11::none();
+  return pybind11::str(text);
+}
+
+pybind11::dict facts() {
+  pybind11::dict facts;
+  facts["api_version"] = FASTVGAN_API_VERSION;
+  facts["torch"] = FASTVGAN_TORCH_VERSION;
+  facts["compiler"] = compiler();
+  facts["cuda"] = text_or_none(FASTVGAN_CUDA_VERSION);
+  facts["cuda_archs"] = text_or_none(FASTVGAN_CUDA_ARCHS);
+  facts["cpu_instruction_sets"] = fastvgan::cpu::instruction_sets();
+  facts["cpu_instruction_set"] = fastvgan::cpu::instruction_set();
+  return facts;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.attr("api_version") = FASTVGAN_API_VERSION;
+  m.attr("with_cuda") = *FASTVGAN_CUDA_VERSION != '\0';
+  m.def("facts", &facts, "How this extension was built and what it uses on this machine.");
+  m.def("use_instruction_set", &fastvgan::cpu::use_instruction_set, pybind11::arg("name"),
+        "Use that one of facts()['cpu_instruction_sets'] from now on.");
+}

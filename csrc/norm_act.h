@@ -1,0 +1,47 @@
+// Batch normalisation and an activation as one operation: what csrc/cpu and csrc/cuda implement.
+// The schemas, with shapes and dtypes, are in kernels/norm_act/compiled.py, which also makes inputs dense.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+namespace fastvgan {
+
+enum Activation : int64_t { kNone = 0, kRelu = 1, kLeakyRelu = 2, kTanh = 3 };
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
+
+// Where the channels lie in a dense tensor: element i belongs to channel (i / inner) % channels.
+// inner is 1 for channels innermost (channels_last), the spatial size for channels outermost (contiguous).
+struct Layout {
+  int64_t numel = 0;
+  int64_t channels = 0;
+  int64_t inner = 1;
+  int64_t per_channel() const { return channels > 0 ? numel / channels : 0; }
+};
+
+// Throws where x is neither layout, of another dtype or size than an operation takes.
+Layout layout_of(const Tensor& x);
+void check_like(const Tensor& dy, const Tensor& x);
+void check_parameter(const OptionalTensor& parameter, const Tensor& x, const char* name);
+
+namespace cpu {
+ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
+                      double eps, int64_t activation, double slope);
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
+                               Tensor var, bool training, double eps, int64_t activation, double slope);
+}  // namespace cpu
+
+namespace cuda {
+ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
+                      double eps, int64_t activation, double slope);
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
+                               Tensor var, bool training, double eps, int64_t activation, double slope);
+}  // namespace cuda
+
+}  // namespace fastvgan

@@ -1,0 +1,209 @@
+"""Builds the compiled operations (csrc/) with the package; pyproject.toml says the rest.
+
+Whatever goes wrong with the compiled part, the pure-Python package is installed and told why it is pure: see
+_build_info.json and kernels/extension.py. Environment variables:
+
+FASTVGAN_REQUIRE_EXTENSION=1   a failure is fatal instead
+FASTVGAN_BUILD_EXTENSION=0     do not build it
+FASTVGAN_BUILD_CUDA=0|1|auto   without the CUDA part, with it, or (auto) with it if torch has CUDA and nvcc is there
+TORCH_CUDA_ARCH_LIST           other GPU architectures than sm_80, sm_90 and sm_100
+CXX, CXXFLAGS, LDFLAGS         as usual
+"""
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, find_namespace_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_tools"))
+
+import toolchain  # noqa: E402
+from toolchain import NotBuildable  # noqa: E402
+
+SOURCES = sorted([*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")])
+CUDA_SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
+
+# A file with one of these suffixes is for processors that have it, and is asked for at run time.
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+_AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+INSTRUCTION_SETS = {"_avx2": _AVX2, "_avx512": _AVX512, "_avx512bf16": [*_AVX512, "-mavx512bf16"]}
+
+
+class BuildPython(build_py):
+    """Leaves nothing of an earlier build in build/: a module that is gone would be installed for ever."""
+
+    def run(self):
+        if not self.editable_mode:
+            for package in ("fastvgan", "fastvgan_kernels"):
+                shutil.rmtree(Path(self.build_lib) / package, ignore_errors=True)
+        super().run()
+
+
+class BuildExtension(build_ext):
+    """Compiles csrc/ if that can be done here, and records in _build_info.json what was done or why not."""
+
+    def run(self):
+        extension = self.extensions[0]
+        target = Path(self.get_ext_fullpath(extension.name)).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Never the result of an earlier build, which may have been for another torch.
+        target.unlink(missing_ok=True)
+        required = os.environ.get("FASTVGAN_REQUIRE_EXTENSION") == "1"
+        info = {"built": False, "api_version": _api_version()}
+        try:
+            info.update(self._build(target), built=True)
+        except Exception as error:
+            if required:
+                raise
+            info["reason"] = str(error) if isinstance(error, NotBuildable) else f"{type(error).__name__}: {error}"
+            print(f"fastvgan: the compiled extension is not built: {info['reason']}", file=sys.stderr)
+        (target.parent / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
+
+    def _build(self, target: Path) -> dict:
+        if os.environ.get("FASTVGAN_BUILD_EXTENSION") == "0":
+            raise NotBuildable("FASTVGAN_BUILD_EXTENSION=0 was set when it was installed")
+        if sys.platform == "win32":
+            raise NotBuildable("the extension is for Linux and macOS")
+        torch = toolchain.usable_torch()
+        if torch is None:
+            raise NotBuildable(f"no torch {'.'.join(map(str, toolchain.TORCH_FLOOR))} or newer when it was installed")
+        if not (torch.include / "torch/csrc/stable/library.h").is_file():
+            raise NotBuildable(f"torch {torch.version} is installed without its headers")
+        compiler = toolchain.find_compiler()
+        includes = [str(torch.include), toolchain.pybind11_include(), sysconfig.get_paths()["include"]]
+        temporary = Path(self.build_temp).resolve()
+        temporary.mkdir(parents=True, exist_ok=True)
+        cuda = _CudaPart(torch, temporary)
+        macros = [f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}", _text("TORCH_VERSION", torch.version)]
+        flags = [*macros, *cuda.macros, *(f"-I{folder}" for folder in includes)]
+        with ThreadPoolExecutor(_jobs()) as pool:
+            objects = list(pool.map(lambda source: _compile(compiler, flags, source, temporary), SOURCES))
+        _link(compiler, [*objects, *cuda.objects], [*cuda.link, f"-L{torch.lib}", "-ltorch_cpu"], target)
+        return {"torch": torch.version, "cuda": cuda.version, "cuda_archs": cuda.archs, "no_cuda": cuda.reason}
+
+
+class _CudaPart:
+    """The compiled .cu files and what goes with them, or the reason that there are none."""
+
+    def __init__(self, torch: toolchain.Torch, temporary: Path):
+        self.objects, self.macros, self.link = [], [], []
+        self.version = self.archs = self.reason = None
+        mode = os.environ.get("FASTVGAN_BUILD_CUDA", "auto")
+        if mode not in ("0", "1", "auto"):
+            raise NotBuildable(f"FASTVGAN_BUILD_CUDA must be 0, 1 or auto, not {mode!r}")
+        forced = mode == "1" or os.environ.get("FASTVGAN_REQUIRE_EXTENSION") == "1"
+        self.reason = "FASTVGAN_BUILD_CUDA=0 was set when it was installed" if mode == "0" else None
+        if mode == "auto":
+            self.reason = _why_no_cuda(torch)
+        if self.reason is not None:
+            return
+        try:
+            self._build(torch, temporary)
+        except NotBuildable as error:
+            if forced:
+                raise
+            self.objects, self.macros, self.link, self.version, self.archs = [], [], [], None, None
+            self.reason = str(error)
+
+    def _build(self, torch, temporary):
+        nvcc = toolchain.find_nvcc()
+        if nvcc is None:
+            raise NotBuildable("FASTVGAN_BUILD_CUDA=1, but there is no nvcc")
+        options = toolchain.cuda_archs(nvcc)
+        self.link = [str(nvcc.static_runtime()), "-ldl", "-lrt", "-lpthread"]
+        for source in CUDA_SOURCES:
+            target = temporary / f"{source.stem}.cu.o"
+            _run(
+                toolchain.nvcc_command(nvcc, torch.include, options, source, target), f"{source.name} does not compile"
+            )
+            self.objects.append(target)
+        self.version, self.archs = nvcc.version, toolchain.arch_names(options)
+        self.macros = ["-DFASTVGAN_WITH_CUDA", _text("CUDA_VERSION", self.version), _text("CUDA_ARCHS", self.archs)]
+
+
+def _why_no_cuda(torch: toolchain.Torch) -> str | None:
+    if torch.cuda is None:
+        return f"torch {torch.version} is without CUDA"
+    nvcc = toolchain.find_nvcc()
+    if nvcc is None:
+        return "no nvcc"
+    if nvcc.major > int(torch.cuda.split(".")[0]):
+        # The driver that serves this torch need not serve a newer CUDA.
+        return f"nvcc {nvcc.version} is newer than torch's CUDA {torch.cuda}; FASTVGAN_BUILD_CUDA=1 builds all the same"
+    return None
+
+
+def _compile(compiler: list[str], flags: list[str], source: Path, temporary: Path) -> Path:
+    target = temporary / f"{source.parent.name}-{source.stem}.o"
+    special = next((options for suffix, options in INSTRUCTION_SETS.items() if source.stem.endswith(suffix)), [])
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        special = []
+    user = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("CXXFLAGS", ""))
+    common = ["-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", *flags, *user]
+    # The compiler's own C++ standard first, because a newer torch may need a newer one than we would name. A compiler
+    # that does not know an instruction set leaves it out.
+    attempts = [special, [*special, "-std=c++20"], *([[]] if special else [])]
+    errors = []
+    for options in attempts:
+        try:
+            _run(
+                [*compiler, *common, *options, "-c", str(source), "-o", str(target)], f"{source.name} does not compile"
+            )
+            return target
+        except NotBuildable as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _link(compiler: list[str], objects: list[Path], libraries: list[str], target: Path) -> None:
+    shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-Wl,-s"]
+    user = shlex.split(os.environ.get("LDFLAGS", ""))
+    _run([*compiler, *shared, *map(str, objects), *libraries, *user, "-o", str(target)], "the extension does not link")
+
+
+def _run(command: list[str], complaint: str) -> None:
+    print(shlex.join(command), flush=True)
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    output = result.stdout + result.stderr
+    if result.returncode != 0:
+        print(output, file=sys.stderr)
+        lines = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines()[-1:] or [""]
+        raise NotBuildable(f"{complaint}: {lines[0].strip()[:300]}")
+
+
+def _text(name: str, value: str) -> str:
+    return f'-DFASTVGAN_{name}="{value}"'
+
+
+def _jobs() -> int:
+    return int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+
+
+def _api_version() -> int:
+    text = (ROOT / "csrc/extension.cpp").read_text()
+    return int(re.search(r"define FASTVGAN_API_VERSION (\d+)", text).group(1))
+
+
+def _packages() -> list[str]:
+    ours = find_namespace_packages(str(ROOT), include=["fastvgan", "fastvgan.*"], exclude=["*__pycache__*"])
+    kernels = find_namespace_packages(str(ROOT / "kernels"), exclude=["*__pycache__*"])
+    return [*ours, "fastvgan_kernels", *(f"fastvgan_kernels.{name}" for name in kernels)]
+
+
+setup(
+    packages=_packages(),
+    ext_modules=[Extension("fastvgan_kernels._C", [str(path.relative_to(ROOT)) for path in [*SOURCES, *CUDA_SOURCES]])],
+    cmdclass={"build_py": BuildPython, "build_ext": BuildExtension},
+)

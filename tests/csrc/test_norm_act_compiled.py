@@ -1,0 +1,262 @@
+"""The compiled norm_act on the CPU against float64 PyTorch, by the rule that its error is at most twice (gradients:
+three times) that of stock PyTorch in the same dtype, plus a few roundings."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+import fastvgan  # noqa: F401  binds a checkout's kernels/
+from fastvgan_kernels import extension
+from fastvgan_kernels.norm_act import compiled
+
+pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+ACTIVATIONS = ["none", "relu", "leaky_relu", "tanh"]
+EPS, SLOPE = 1e-5, 0.2
+NAMES = ("y", "mean", "var", "dx", "dweight", "dbias")
+
+
+@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
+def instruction_set(request):
+    facts = extension.facts()
+    if request.param not in facts["cpu_instruction_sets"]:
+        pytest.skip(f"this processor or build has no {request.param}")
+    extension.load().use_instruction_set(request.param)
+    yield request.param
+    extension.load().use_instruction_set(facts["cpu_instruction_set"])
+
+
+def poison(*tensors):
+    """Leave NaN where the allocator will put the results, so that a value never written is seen."""
+    for _ in range(2):
+        blocks = [torch.full_like(tensor, math.nan) for tensor in tensors]
+        del blocks
+
+
+def activate(z, activation):
+    if activation == "leaky_relu":
+        return functional.leaky_relu(z, SLOPE)
+    return z if activation == "none" else getattr(torch, activation)(z)
+
+
+def stock(dy, x, weight, bias, mean, var, activation, dtype):
+    """y, mean, var, dx, dweight, dbias by PyTorch, computed in `dtype`; parameters in float32 at least."""
+    wide = torch.promote_types(dtype, torch.float32)
+    x = x.to(dtype).detach().requires_grad_()
+    ones, zeros = torch.ones(x.shape[1], dtype=wide), torch.zeros(x.shape[1], dtype=wide)
+    weight = (ones if weight is None else weight.to(wide)).clone().requires_grad_()
+    bias = (zeros if bias is None else bias.to(wide)).clone().requires_grad_()
+    training = mean is None
+    count = x.numel() // x.shape[1]
+    mean, var = (zeros.clone(), ones.clone()) if training else (mean.to(wide), var.to(wide))
+    z = functional.batch_norm(x, mean, var, weight, bias, training, 1.0, EPS)
+    y = activate(z, activation)
+    grads = torch.autograd.grad(y, (x, weight, bias), dy.to(dtype))
+    biased = var * ((count - 1) / count)
+    return (y.detach(), mean if training else None, biased if training else None, *grads)
+
+
+def ours(dy, x, weight, bias, mean, var, activation):
+    code, training = ACTIVATIONS.index(activation), mean is None
+    poison(x)
+    y, batch_mean, batch_var = compiled.norm_act(x, weight, bias, mean, var, EPS, code, SLOPE)
+    assert batch_mean.numel() == batch_var.numel() == (x.shape[1] if training else 0)
+    statistics = (batch_mean, batch_var) if training else (mean, var)
+    poison(x)
+    grads = compiled.norm_act_backward(dy, x, weight, bias, *statistics, training, EPS, code, SLOPE)
+    return (y, *(statistics if training else (None, None)), *grads)
+
+
+def assert_accurate(mine, theirs, exact):
+    for name, a, b, right in zip(NAMES, mine, theirs, exact, strict=True):
+        if right is None:
+            assert a is None
+            continue
+        assert a.shape == right.shape, name
+        assert torch.isfinite(a).all(), name
+        scale = right.abs().max().item()
+        error, allowed = ((t.double() - right).abs().max().item() for t in (a, b))
+        unit = torch.finfo(a.dtype).eps
+        times = 3 if name.startswith("d") else 2
+        assert error <= times * allowed + 2 * unit * scale + 1e-6, f"{name}: {error} against {allowed} of stock"
+
+
+def lay_out(x, layout):
+    """x's values in that layout; "gaps" is neither of the dense ones."""
+    if layout == "channels_last":
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if layout == "gaps":
+        wide = torch.full((*x.shape[:-1], 2 * x.shape[-1] + 1), math.nan, dtype=x.dtype)
+        wide[..., 1::2] = x
+        return wide[..., 1::2]
+    return x.contiguous()
+
+
+def problem(shape, dtype, seed=0, affine=True, training=True, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    channels = shape[1]
+
+    def normal(*size):
+        return torch.randn(size, generator=generator)
+
+    x = (normal(*shape) * (1 + torch.arange(channels).reshape(-1, *[1] * (len(shape) - 2)) % 3) + offset).to(dtype)
+    dy = normal(*shape).to(dtype)
+    weight, bias = (normal(channels), normal(channels)) if affine else (None, None)
+    mean, var = (None, None) if training else (normal(channels) + offset, normal(channels).square() + 0.1)
+    return dy, x, weight, bias, mean, var
+
+
+def near_kink(exact_problem, offset):
+    """Where z is so small that rounding (of the mean, too) may put it on either side of an activation's kink."""
+    z = stock(*exact_problem, "none", torch.float64)[0]
+    return z.abs() < 1e-5 + 1e-6 * offset
+
+
+def check(shape, dtype, activation, layout, seed=0, offset=0.0, **options):
+    """Compare all results for one problem; `options` are problem's."""
+    dy, x, *parameters = problem(shape, dtype, seed, offset=offset, **options)
+    # At the kink the derivative jumps: no gradient flows in there, so that both sides are right.
+    dy = dy.masked_fill(near_kink((dy, x, *parameters), offset), 0)
+    exact = stock(dy, x, *parameters, activation, torch.float64)
+    x, dy = lay_out(x, layout), lay_out(dy, layout)
+    theirs = stock(dy, x, *parameters, activation, dtype)
+    mine = ours(dy, x, *parameters, activation)
+    assert_accurate(mine, theirs, exact)
+    for result in (mine[0], mine[3]):
+        assert result.dtype == dtype
+        assert result.is_contiguous() == (layout == "gaps" or x.is_contiguous()) or x.numel() == 0
+
+
+SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17])
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    batch=st.sampled_from([1, 2, 3, 5, 33]),
+    channels=st.sampled_from([1, 2, 3, 4, 7, 16, 17, 33, 64, 100, 128]),
+    space=st.lists(SIZES, max_size=3),
+    dtype=st.sampled_from(DTYPES),
+    activation=st.sampled_from(ACTIVATIONS),
+    layout=st.sampled_from(["contiguous", "channels_last", "gaps"]),
+    affine=st.booleans(),
+    training=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_any_shape(batch, channels, space, dtype, activation, layout, affine, training, seed):
+    count = batch * math.prod(space)
+    if count == 1 and training:
+        batch = 2
+    check((batch, channels, *space), dtype, activation, layout, seed, affine=affine, training=training)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_instruction_sets(instruction_set, dtype, activation, layout):
+    for shape in [(5, 35, 3, 7, 5), (3, 3, 4, 5, 6), (2, 70, 70)]:
+        for training in (True, False):
+            check(shape, dtype, activation, layout, training=training)
+
+
+@pytest.mark.parametrize("shape", [(2, 1500), (1, 3, 40, 45, 50), (700, 520), (1, 1, 100003), (9, 24, 5, 5, 5)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_several_pieces(shape, layout):
+    """Sizes at which a channel, a row or a run is cut into pieces."""
+    check(shape, torch.float32, "relu", layout)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(16, 24, 4, 8, 8), (64, 40, 2, 3, 3)])
+def test_large_mean(shape, layout):
+    check(shape, torch.float32, "leaky_relu", layout, offset=1e4)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_outlier_first(layout):
+    """A first value far from all others must not cost the precision of the variance."""
+    dy, x, *parameters = problem((32, 8, 4, 8, 8), torch.float32)
+    x[0, :, 0, 0, 0] = 1e6
+    mine = ours(lay_out(dy, layout), lay_out(x, layout), *parameters, "none")
+    exact = x.double().movedim(1, 0).flatten(1)
+    torch.testing.assert_close(mine[1].double(), exact.mean(1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(mine[2].double(), exact.var(1, correction=0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(64, 48, 6, 6, 6), (8, 3, 33, 32, 31), (128, 16, 3, 3, 3)])
+def test_same_bits_for_any_number_of_threads(shape, layout):
+    arguments = [t if t is None else lay_out(t, layout) if t.dim() > 1 else t for t in problem(shape, torch.float32)]
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for number in (1, 2, 3, 2):
+            torch.set_num_threads(number)
+            results.append(ours(*arguments, "tanh"))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4, 4), (2, 3, 0, 4, 4), (2, 0, 4), (0, 5)])
+def test_nothing_to_do(shape):
+    x = torch.empty(shape)
+    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, 1, SLOPE)
+    assert y.shape == x.shape and mean.eq(0).all() and var.eq(0).all() and mean.shape == (shape[1],)
+    dx, dweight, dbias = compiled.norm_act_backward(x, x, None, None, mean, var, True, EPS, 1, SLOPE)
+    assert dx.shape == x.shape and dweight.eq(0).all() and dbias.eq(0).all() and dbias.shape == (shape[1],)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_and_infinity_stay_visible(activation):
+    """As in PyTorch: what went wrong before is not hidden by an activation."""
+    x = torch.tensor([[math.nan, 1.0], [2.0, math.inf], [0.5, -1.0]])
+    code = ACTIVATIONS.index(activation)
+    y = compiled.norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, code, SLOPE)[0]
+    expected = activate(functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS), activation)
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, code, SLOPE)
+    assert torch.isnan(y).all() and torch.isnan(var).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_conversions(instruction_set, dtype):
+    """Every number of a half-precision dtype comes in right, and rounding out is to nearest even."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    # The bfloat16 instruction takes subnormal numbers for zero.
+    smallest = torch.finfo(dtype).tiny if instruction_set == "avx512bf16" and dtype == torch.bfloat16 else 0
+    numbers = bits[torch.isfinite(bits) & ((bits.abs() >= 4 * smallest) | (bits == 0))].reshape(-1, 1)
+    one, zero = torch.ones(1), torch.zeros(1)
+    y = compiled.norm_act(numbers, None, None, zero, one, 0.0, 0, SLOPE)[0]
+    assert torch.equal(y, numbers)
+    scaled = compiled.norm_act(numbers, torch.full((1,), 1 / 3), None, zero, one, 0.0, 0, SLOPE)[0]
+    assert torch.equal(scaled, (numbers.float() * torch.tensor(1 / 3)).to(dtype))
+
+
+def test_tanh_is_accurate(instruction_set):
+    x = torch.cat([torch.linspace(-12, 12, 100001), torch.logspace(-30, 2, 2001), torch.tensor([0.0, -0.0])])
+    y = compiled.norm_act(x.reshape(-1, 1), None, None, torch.zeros(1), torch.ones(1), 0.0, 3, SLOPE)[0].flatten()
+    right = torch.tanh(x.double())
+    assert ((y.double() - right).abs() <= 2e-7 * right.abs()).all()
+
+
+def test_other_dtypes_are_refused_with_a_reason():
+    x = torch.randn(2, 3, dtype=torch.float64)
+    assert "float64" in compiled.refusal(x)
+    with pytest.raises(TypeError, match="float64"):
+        compiled.norm_act(x, None, None, None, None, EPS, 0, SLOPE)
+    assert "meta" in compiled.refusal(torch.empty(2, 3, device="meta"))
+    assert compiled.refusal(x.float()) is None
+
+
+def test_wrong_sizes_are_refused():
+    x = torch.randn(2, 3, 4)
+    with pytest.raises(RuntimeError, match="weight"):
+        compiled.norm_act(x, torch.ones(4), None, None, None, EPS, 0, SLOPE)
+    with pytest.raises(ValueError, match="dy"):
+        compiled.norm_act_backward(x[:1], x, None, None, torch.zeros(3), torch.ones(3), False, EPS, 0, SLOPE)
