@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-import fastvgan_kernels
 import torch
 import tyro
-from fastvgan_kernels import extension
 
 import fastvgan
+import fastvgan_kernels
 from fastvgan.errors import UserError, run_command
+from fastvgan_kernels import extension
 
 
 def facts() -> dict[str, Any]:

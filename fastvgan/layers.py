@@ -7,9 +7,10 @@ has an `impl` argument that names the implementation of its operations ("auto" u
 import math
 
 import torch
-from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
 
 
 class Conv3d(nn.Conv3d):

@@ -6,10 +6,11 @@ With frames = height = width = 16, width 128 and no condition these are the netw
 import torch
 from torch import nn
 
-from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
+from fastvgan.layers import ConvTransposeNormAct3d
 from fastvgan.models.conditions import Condition, ConditionEncoder
-from fastvgan.models.head import ScoreHead, with_first_frame
-from fastvgan.models.sizes import features, stages
+from fastvgan.models.head import ScoreHead
+from fastvgan.models.sizes import stages
+from fastvgan.models.trunk import Decoder, Encoder
 
 
 class Generator(nn.Module):
@@ -23,17 +24,10 @@ class Generator(nn.Module):
         self.latent = config.latent
         self.condition = ConditionEncoder(config) if config.condition else None
         plan = stages(config.frames, config.height, config.width)
-        widths = features(len(plan), config.base_width)[::-1]
+        decoder = Decoder(config, plan)
         inputs = config.latent + (self.condition.out_dim if self.condition else 0)
-        self.first = ConvTransposeNormAct3d(inputs, widths[0], plan[0].small, activation="relu")
-        self.middle = nn.Sequential(
-            *(
-                ConvTransposeNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="relu")
-                for s, before, after in zip(plan, widths, widths[1:], strict=False)
-            )
-        )
-        last = plan[-1]
-        self.last = ConvTranspose3d(widths[-1], config.channels, last.kernel, last.stride, last.padding, bias=False)
+        self.first = ConvTransposeNormAct3d(inputs, decoder.in_channels, plan[0].small, activation="relu")
+        self.decoder = decoder
 
     def noise(self, n: int, generator: torch.Generator | None = None, frames: int | None = None) -> torch.Tensor:
         """Noise for n clips, float32 (n, latent) on the CPU; the number of frames is the model's own."""
@@ -44,8 +38,7 @@ class Generator(nn.Module):
             z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
         x = z[:, :, None, None, None]  # (N, latent + E, 1, 1, 1)
         x = self.first(x)  # (N, F, 4, 4, 4)
-        x = self.middle(x)  # (N, width, T/2, H/2, W/2)
-        return torch.tanh(self.last(x))  # (N, C, T, H, W)
+        return self.decoder(x)  # (N, C, T, H, W)
 
 
 class Discriminator(nn.Module):
@@ -57,27 +50,12 @@ class Discriminator(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.sees_image = "image" in config.condition
-        plan = stages(config.frames, config.height, config.width)[::-1]
-        widths = features(len(plan), config.base_width)
-        first = plan[0]
-        self.first = Conv3d(
-            config.channels * (1 + self.sees_image), widths[0], first.kernel, first.stride, first.padding, bias=False
-        )
-        self.activation = nn.LeakyReLU(0.2)
-        self.middle = nn.Sequential(
-            *(
-                ConvNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="leaky_relu", negative_slope=0.2)
-                for s, before, after in zip(plan[1:], widths, widths[1:], strict=False)
-            )
-        )
-        self.head = ScoreHead(config, widths[-1], plan[-1].small)
+        plan = stages(config.frames, config.height, config.width)
+        self.encoder = Encoder(config, plan)
+        self.head = ScoreHead(config, self.encoder.out_channels, plan[0].small)
 
     def features(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        if self.sees_image:
-            x = with_first_frame(x, c.image)  # (N, 2C, T, H, W)
-        x = self.activation(self.first(x))  # (N, width, T/2, H/2, W/2)
-        return self.middle(x)  # (N, F, 4, 4, 4)
+        return self.encoder(x, c)  # (N, F, 4, 4, 4)
 
     def score(self, h: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         return self.head(h, c)

@@ -30,8 +30,3 @@ class ScoreHead(nn.Module):
             fit = self.fit(h).flatten(1)  # (N, E)
             score = score + (fit.float() * self.condition(c).float()).sum(1) / fit.shape[1] ** 0.5
         return score
-
-
-def with_first_frame(x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """A clip (N, C, T, H, W) with a frame (N, C, H, W) laid beside each of its frames: (N, 2C, T, H, W)."""
-    return torch.cat([x, image.unsqueeze(2).expand_as(x).to(x.dtype)], 1)

@@ -6,10 +6,11 @@ Noise is split into content and motion as in MoCoGAN (Tulyakov et al. 2018); the
 import torch
 from torch import nn
 
-from fastvgan.layers import Conv3d, ConvLSTM, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
+from fastvgan.layers import ConvLSTM
 from fastvgan.models.conditions import Condition, ConditionEncoder
-from fastvgan.models.head import ScoreHead, with_first_frame
-from fastvgan.models.sizes import features, stages
+from fastvgan.models.head import ScoreHead
+from fastvgan.models.sizes import stages
+from fastvgan.models.trunk import Decoder, Encoder
 
 
 class Generator(nn.Module):
@@ -26,21 +27,13 @@ class Generator(nn.Module):
         self.motion = config.latent - self.content
         self.condition = ConditionEncoder(config) if config.condition else None
         plan = stages(config.frames, config.height, config.width, temporal=False)
-        widths = features(len(plan), config.base_width)[::-1]
-        self.map = (widths[0], *plan[0].small[1:])  # (F, h, w)
+        self.decoder = Decoder(config, plan)
+        self.map = (self.decoder.in_channels, *plan[0].small[1:])  # (F, h, w)
         cells = self.map[0] * self.map[1] * self.map[2]
         known = self.condition.out_dim if self.condition else 0
         self.start = nn.Linear(self.content + known, 2 * cells)
         self.step = nn.Linear(config.latent + known, cells)
-        self.lstm = ConvLSTM(widths[0], widths[0], kernel_size=3)
-        self.middle = nn.Sequential(
-            *(
-                ConvTransposeNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="relu")
-                for s, before, after in zip(plan, widths, widths[1:], strict=False)
-            )
-        )
-        last = plan[-1]
-        self.last = ConvTranspose3d(widths[-1], config.channels, last.kernel, last.stride, last.padding, bias=False)
+        self.lstm = ConvLSTM(self.map[0], self.map[0], kernel_size=3)
 
     def noise(self, n: int, generator: torch.Generator | None = None, frames: int | None = None) -> torch.Tensor:
         """Noise for n clips of `frames` frames (default: the training length), float32 (n, frames, latent), on the CPU.
@@ -62,8 +55,7 @@ class Generator(nn.Module):
         h, cell = torch.tanh(self.start(content)).view(n, 2, *self.map).unbind(1)  # (N, F, h, w) each
         x = torch.relu(self.step(z)).view(n, frames, *self.map).transpose(1, 2)  # (N, F, T, h, w)
         x, _ = self.lstm(x, (h.contiguous(), cell.contiguous()))  # (N, F, T, h, w)
-        x = self.middle(x)  # (N, width, T, H/2, W/2)
-        return torch.tanh(self.last(x))  # (N, C, T, H, W)
+        return self.decoder(x)  # (N, C, T, H, W)
 
 
 class Discriminator(nn.Module):
@@ -75,28 +67,14 @@ class Discriminator(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.sees_image = "image" in config.condition
-        plan = stages(config.frames, config.height, config.width, temporal=False)[::-1]
-        widths = features(len(plan), config.base_width)
-        first = plan[0]
-        self.first = Conv3d(
-            config.channels * (1 + self.sees_image), widths[0], first.kernel, first.stride, first.padding, bias=False
-        )
-        self.activation = nn.LeakyReLU(0.2)
-        self.middle = nn.Sequential(
-            *(
-                ConvNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="leaky_relu", negative_slope=0.2)
-                for s, before, after in zip(plan[1:], widths, widths[1:], strict=False)
-            )
-        )
-        self.lstm = ConvLSTM(widths[-1], widths[-1], kernel_size=3)
-        self.head = ScoreHead(config, widths[-1], (1, *plan[-1].small[1:]))
+        plan = stages(config.frames, config.height, config.width, temporal=False)
+        self.encoder = Encoder(config, plan)
+        channels = self.encoder.out_channels
+        self.lstm = ConvLSTM(channels, channels, kernel_size=3)
+        self.head = ScoreHead(config, channels, (1, *plan[0].small[1:]))
 
     def features(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        if self.sees_image:
-            x = with_first_frame(x, c.image)  # (N, 2C, T, H, W)
-        x = self.activation(self.first(x))  # (N, width, T, H/2, W/2)
-        x = self.middle(x)  # (N, F, T, h, w)
+        x = self.encoder(x, c)  # (N, F, T, h, w)
         _, (h, _) = self.lstm(x)  # (N, F, h, w)
         return h.unsqueeze(2)  # (N, F, 1, h, w)
 

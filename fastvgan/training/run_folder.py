@@ -7,11 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import fastvgan_kernels
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import fastvgan
+import fastvgan_kernels
 from fastvgan.errors import UserError
 from fastvgan.training.config import RunConfig
 

@@ -86,7 +86,7 @@ class AdversarialStep:
         on_real = discriminator.score(features, c)
         if wrong is None:
             return on_real, None
-        if discriminator.sees_image and wrong.image is not c.image:
+        if discriminator.encoder.sees_image and wrong.image is not c.image:
             features = discriminator.features(real, wrong)
         return on_real, discriminator.score(features, wrong)
 

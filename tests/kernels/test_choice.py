@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from fastvgan_kernels import choice, implementations, norm_act
 
 Implementation = choice.Implementation

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from fastvgan_kernels import conv_down, conv_up, conv_weight_grad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
+
+from fastvgan_kernels import conv_down, conv_up, conv_weight_grad
 
 DOWN = [functional.conv1d, functional.conv2d, functional.conv3d]
 UP = [functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d]

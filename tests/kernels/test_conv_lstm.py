@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from fastvgan_kernels import conv_lstm, conv_lstm_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
+
+from fastvgan_kernels import conv_lstm, conv_lstm_cell
 
 
 def naive(x, h, c, weight_ih, weight_hh, bias):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from fastvgan_kernels import norm_act
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
+
+from fastvgan_kernels import norm_act
 
 ACTIVATE = {
     "none": lambda y: y,

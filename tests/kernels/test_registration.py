@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, conv_weight_grad, norm_act
 
 OPS = torch.ops.fastvgan

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import fastvgan
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_FILES = ["pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "README.md"]
 BUILD_FOLDERS = ["build_tools", "csrc", "kernels", "fastvgan"]
@@ -152,6 +154,12 @@ def test_constraints_pin_what_is_required():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert all("==" in line for line in lines)
     assert {line.split("==")[0].lower() for line in lines} >= names - {"setuptools"}
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == fastvgan.__version__
+    assert "dynamic" not in project  # uv could not match the torch that it builds with
 
 
 def test_api_versions_agree():

@@ -1,0 +1,68 @@
+"""What the families share: the layers from the first feature map up to a clip, and from a clip down to the last one."""
+
+import torch
+from torch import nn
+
+from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
+from fastvgan.models.conditions import Condition
+from fastvgan.models.sizes import Stage, features
+
+
+class Decoder(nn.Module):
+    """Features (N, `in_channels`, t, h, w) of the plan's smallest size to a clip (N, C, T, H, W) in [-1, 1].
+
+    Args:
+        plan: the layers, smallest size first; all but the last have batch norm and ReLU.
+    """
+
+    def __init__(self, config, plan: list[Stage]):
+        super().__init__()
+        widths = features(len(plan), config.base_width)[::-1]
+        self.in_channels = widths[0]
+        layers = zip(plan, widths, widths[1:], strict=False)
+        self.middle = nn.Sequential(
+            *(
+                ConvTransposeNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="relu")
+                for s, before, after in layers
+            )
+        )
+        last = plan[-1]
+        self.last = ConvTranspose3d(widths[-1], config.channels, last.kernel, last.stride, last.padding, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.middle(x)  # (N, width, T or T/2, H/2, W/2)
+        return torch.tanh(self.last(x))  # (N, C, T, H, W)
+
+
+class Encoder(nn.Module):
+    """A clip (N, C, T, H, W) to features (N, `out_channels`, t, h, w) of the plan's smallest size.
+
+    Where the model follows a first frame, that is laid beside each frame of the clip.
+
+    Args:
+        plan: the layers of the generator, smallest size first; all but the one that sees the clip have batch norm.
+    """
+
+    def __init__(self, config, plan: list[Stage]):
+        super().__init__()
+        self.sees_image = "image" in config.condition
+        down = plan[::-1]
+        widths = features(len(down), config.base_width)
+        self.out_channels = widths[-1]
+        channels, first = config.channels * (1 + self.sees_image), down[0]
+        self.first = Conv3d(channels, widths[0], first.kernel, first.stride, first.padding, bias=False)
+        self.activation = nn.LeakyReLU(0.2)
+        layers = zip(down[1:], widths, widths[1:], strict=False)
+        self.middle = nn.Sequential(
+            *(
+                ConvNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="leaky_relu", negative_slope=0.2)
+                for s, before, after in layers
+            )
+        )
+
+    def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+        if self.sees_image:
+            image = c.image.unsqueeze(2).expand_as(x).to(x.dtype)
+            x = torch.cat([x, image], 1)  # (N, 2C, T, H, W)
+        x = self.activation(self.first(x))  # (N, width, T or T/2, H/2, W/2)
+        return self.middle(x)  # (N, F, t, h, w)
