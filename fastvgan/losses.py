@@ -40,6 +40,27 @@ OBJECTIVES = {
 }
 
 
+def diversity(clips: torch.Tensor, noise: torch.Tensor, target: float) -> torch.Tensor:
+    """How much clips of one condition differ for the difference of their noise, up to `target`; for G to maximise.
+
+    The term of Yang et al. 2019 (Diversity-Sensitive Conditional GAN, equation 3), in mean absolute differences.
+    Without it a generator that is told much can learn to ignore its noise.
+
+    Args:
+        clips, noise: (N, ...) each, clip i and clip i + ceil(N / 2) being of one condition.
+        target: beyond this ratio more difference is worth nothing. Pixels count from -1 to 1.
+
+    Returns:
+        The mean over the pairs, a scalar in float32.
+    """
+    pairs, second = len(clips) // 2, (len(clips) + 1) // 2
+
+    def apart(x):
+        return (x[:pairs] - x[second:]).abs().float().flatten(1).mean(1)
+
+    return (apart(clips) / apart(noise)).clamp(max=target).mean()
+
+
 def discriminator_loss(
     objective: Objective, real: torch.Tensor, fake: torch.Tensor, wrong: torch.Tensor | None = None
 ) -> torch.Tensor:

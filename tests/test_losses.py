@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastvgan.losses import OBJECTIVES, discriminator_loss
+from fastvgan.losses import OBJECTIVES, discriminator_loss, diversity
 
 
 @pytest.fixture
@@ -46,3 +46,18 @@ def test_huge_half_precision_logits_stay_finite(name):
     for loss in (objective.real, objective.fake, objective.generator):
         value = loss(logits)
         assert value.dtype == torch.float32 and torch.isfinite(value / 2)
+
+
+@pytest.mark.parametrize("n", [2, 5, 6])
+def test_diversity_is_the_mean_ratio_of_paired_distances(n):
+    draw = torch.Generator().manual_seed(0)
+    clips, noise = torch.randn(n, 3, 2, 2, 2, generator=draw), torch.randn(n, 7, generator=draw)
+    second = -(-n // 2)
+    ratios = []
+    for i in range(n // 2):
+        pixels = sum(abs(a - b) for a, b in zip(clips[i].flatten(), clips[second + i].flatten(), strict=True)) / 24
+        values = sum(abs(a - b) for a, b in zip(noise[i], noise[second + i], strict=True)) / 7
+        ratios.append(pixels / values)
+    torch.testing.assert_close(diversity(clips, noise, 1e9), torch.stack(ratios).mean())
+    assert diversity(clips, noise, 0.01) == pytest.approx(0.01)
+    assert diversity(clips[:1].repeat(n, 1, 1, 1, 1), noise, 1.0) == 0

@@ -67,7 +67,7 @@ struct Plan {
       batch = layout.numel / (channels * inner);
       parts = ceil_divide(inner, kPiece);
       part = ceil_divide(inner, parts);
-      group = std::max<int64_t>(1, 2048 / inner);
+      group = std::max<int64_t>(1, 512 / inner);  // few samples: they lie far apart in memory
       width = channels;
       blocks = ceil_divide(batch, group) * parts;
       return;
@@ -290,9 +290,10 @@ void use_instruction_set(const std::string& name) {
 ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
                       double eps, int64_t activation, double slope) {
   const Layout layout = layout_of(x);
-  for (const auto& [parameter, name] : {std::pair(&weight, "weight"), {&bias, "bias"}, {&mean, "mean"}, {&var, "var"}}) {
-    check_parameter(*parameter, x, name);
-  }
+  check_parameter(weight, x, "weight");
+  check_parameter(bias, x, "bias");
+  check_parameter(mean, x, "mean");
+  check_parameter(var, x, "var");
   const bool training = !mean.has_value();
   STD_TORCH_CHECK(training == !var.has_value(), "norm_act: mean and var must be given both or neither");
   const Tensor y = torch::stable::empty_like(x);
@@ -308,11 +309,12 @@ ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, Opti
   const void* from = x.const_data_ptr();
   void* to = y.mutable_data_ptr();
   if (training) batch_moments(plan, layout, data, from, writable(batch_mean), writable(batch_var));
-  const Affine affine(plan, training ? writable(batch_mean) : values(mean), training ? writable(batch_var) : values(var),
-                      values(weight), values(bias), eps);
+  const float* used_mean = training ? writable(batch_mean) : values(mean);
+  const float* used_var = training ? writable(batch_var) : values(var);
+  const Affine affine(plan, used_mean, used_var, values(weight), values(bias), eps);
   plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {
-    current_loops()->apply(data.storage, data.at(from, offset), data.at(to, offset), piece, affine.at(column), plan.runs,
-                           activation, static_cast<float>(slope));
+    current_loops()->apply(data.storage, data.at(from, offset), data.at(to, offset), piece, affine.at(column),
+                           plan.runs, activation, static_cast<float>(slope));
   });
   return {y, batch_mean, batch_var};
 }
@@ -321,9 +323,10 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
                                Tensor var, bool training, double eps, int64_t activation, double slope) {
   const Layout layout = layout_of(x);
   check_like(dy, x);
-  for (const auto& [parameter, name] : {std::pair(weight, "weight"), {bias, "bias"}, {mean, "mean"}, {var, "var"}}) {
-    check_parameter(parameter, x, name);
-  }
+  check_parameter(weight, x, "weight");
+  check_parameter(bias, x, "bias");
+  check_parameter(mean, x, "mean");
+  check_parameter(var, x, "var");
   const Tensor dx = torch::stable::empty_like(x);
   const Tensor dweight = vector_like(x, layout.channels), dbias = vector_like(x, layout.channels);
   if (layout.numel == 0) {
@@ -352,8 +355,8 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
   affine.constant = expand(plan, std::move(constant));
   affine.slope = expand(plan, std::move(slopes));
   plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {
-    current_loops()->gradient(data.storage, data.at(incoming, offset), data.at(from, offset), data.at(to, offset), piece,
-                              affine.at(column), plan.runs, training, activation, leak);
+    current_loops()->gradient(data.storage, data.at(incoming, offset), data.at(from, offset), data.at(to, offset),
+                              piece, affine.at(column), plan.runs, training, activation, leak);
   });
   return {dx, dweight, dbias};
 }

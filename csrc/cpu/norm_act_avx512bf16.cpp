@@ -1,5 +1,6 @@
 // norm_act's loops for avx512bf16; the build compiles this file alone with the flags for it.
-#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__) && \
+    defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FASTVGAN_ISA avx512bf16
 #define FASTVGAN_WIDTH 16
 #include "norm_act_loops.inc"

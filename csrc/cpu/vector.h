@@ -25,7 +25,7 @@ typedef uint16_t Halves __attribute__((vector_size(2 * FASTVGAN_WIDTH)));
 struct BFloat16 { uint16_t bits; };
 struct Float16 { uint16_t bits; };
 
-FASTVGAN_INLINE Floats broadcast(float value) { return Floats{} + value; }
+FASTVGAN_INLINE Floats broadcast(float value) { return value - Floats{}; }  // x - 0 is x, where 0 + x is not for -0
 FASTVGAN_INLINE Floats select(Ints condition, Floats yes, Floats no) { return condition ? yes : no; }
 // max(0, v), where a NaN stays one.
 FASTVGAN_INLINE Floats positive_part(Floats v) {
@@ -48,9 +48,18 @@ FASTVGAN_INLINE V load_bits(const P* from) {
 FASTVGAN_INLINE Floats load(const float* from) { return load_bits<Floats>(from); }
 FASTVGAN_INLINE void store(float* to, Floats v) { __builtin_memcpy(to, &v, sizeof(v)); }
 
-FASTVGAN_INLINE Floats load(const BFloat16* from) {
-  return (Floats)(__builtin_convertvector(load_bits<Halves>(from), Words) << 16);
+// GCC makes several instructions of the general form.
+FASTVGAN_INLINE Words widen(Halves v) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)v);
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32((__m128i)v);
+#else
+  return __builtin_convertvector(v, Words);
+#endif
 }
+
+FASTVGAN_INLINE Floats load(const BFloat16* from) { return (Floats)(widen(load_bits<Halves>(from)) << 16); }
 
 #if defined(__AVX512BF16__)
 // The instruction takes numbers below 2^-126 for zero.
@@ -70,7 +79,9 @@ FASTVGAN_INLINE void store(BFloat16* to, Floats v) {
 #endif
 
 #if defined(__AVX512F__)  // the forms without a mask make GCC 12 warn of its own header
-FASTVGAN_INLINE Floats load(const Float16* from) { return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from)); }
+FASTVGAN_INLINE Floats load(const Float16* from) {
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from));
+}
 FASTVGAN_INLINE void store(Float16* to, Floats v) {
   const __m256i halves = _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __builtin_memcpy(to, &halves, sizeof(halves));
@@ -84,7 +95,7 @@ FASTVGAN_INLINE void store(Float16* to, Floats v) {
 #else
 // Source of both: Fabian Giesen, "Half to float done quic" and "float->half variants" (public domain).
 FASTVGAN_INLINE Floats load(const Float16* from) {
-  const Words bits = __builtin_convertvector(load_bits<Halves>(from), Words);
+  const Words bits = widen(load_bits<Halves>(from));
   const Floats magnitude = (Floats)((bits & 0x7fff) << 13) * 0x1p112f;  // also makes subnormals right
   const Words special = (Words)(magnitude >= broadcast(0x1p16f)) & 0x7f800000;  // infinity and NaN
   return (Floats)((Words)magnitude | special | ((bits & 0x8000) << 16));

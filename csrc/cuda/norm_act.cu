@@ -4,8 +4,9 @@
 // write partial results, and a second kernel joins those of a channel. Two shapes of data, as on the CPU: columns
 // (channels innermost; several times C values a row, so that few channels fill a block too) and runs (channels
 // outermost).
-// Every thread reads whole vectors of up to 16 bytes where sizes and addresses allow it. The activation is a branch that
-// all threads take alike, which memory-bound kernels do not notice; as a template it would multiply their number by 4.
+// Every thread reads whole vectors of up to 16 bytes where sizes and addresses allow it. The activation is a branch
+// that all threads take alike, which memory-bound kernels do not notice; as a template it would multiply their number
+// by 4.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -31,6 +31,10 @@ class TrainingConfig(Settings):
     """The game the two networks play; `minimax` is the textbook form."""
     matching_aware: bool = True
     """Show D real clips under a wrong condition, to be rejected (only where there is a condition)."""
+    diversity: float = Field(0.0, ge=0)
+    """Weight of the term that makes clips of one condition differ (0: none; only where there is a condition)."""
+    diversity_target: float = Field(0.1, gt=0)
+    """Mean difference of pixels, which count from -1 to 1, for that of the noise, that is different enough."""
     steps: int | None = Field(None, ge=1)
     """Steps to train, each an update of D and of G; overrides --epochs."""
     epochs: int = Field(100, ge=1)
@@ -76,7 +80,8 @@ class RunConfig(Settings):
 
 
 # Ten minutes on two cores: twice the usual learning rates, settling at the end, and an average of a shorter memory.
-_QUICK = TrainingConfig(steps=1500, lr_generator=4e-4, lr_discriminator=4e-4, lr_decay=0.4, ema=0.98)
+# Without the diversity term all clips of a caption come out alike.
+_QUICK = TrainingConfig(steps=1500, lr_generator=4e-4, lr_discriminator=4e-4, lr_decay=0.4, ema=0.98, diversity=10.0)
 
 PRESETS: dict[str, RunConfig] = {
     "digits": RunConfig(training=_QUICK),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fastvgan.losses import OBJECTIVES, discriminator_loss
+from fastvgan.losses import OBJECTIVES, discriminator_loss, diversity
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
 from fastvgan.training.config import TrainingConfig
@@ -16,13 +16,15 @@ from fastvgan.training.config import TrainingConfig
 class StepResult(NamedTuple):
     """Scalars of one step, float32 tensors on the device.
 
-    Losses, and the mean probability that D gives each kind of clip of being a real one that fits.
+    Losses, the mean probability that D gives each kind of clip of being a real one that fits, and how much generated
+    clips differ (see `fastvgan.losses.diversity`; of one condition only where that term has a weight).
     """
 
     d_loss: torch.Tensor
     g_loss: torch.Tensor
     d_real: torch.Tensor
     d_fake: torch.Tensor
+    diversity: torch.Tensor
 
 
 class AdversarialStep:
@@ -46,6 +48,7 @@ class AdversarialStep:
         self._rates = config.lr_generator, config.lr_discriminator
         self.objective = OBJECTIVES[config.objective]
         self.decay = config.ema
+        self.diversity, self.diversity_target = config.diversity, config.diversity_target
         self.autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
     def __call__(
@@ -57,22 +60,24 @@ class AdversarialStep:
         the same clips.
         """
         discriminator = self.discriminator
+        told = _in_pairs(c) if self.diversity and c is not None else c
         with self.autocast:
-            fake = self.generator(z, c)
+            fake = self.generator(z, told)
             on_real, on_wrong = self._score_real(real, c, wrong)
-            on_fake = discriminator(fake.detach(), c)
+            on_fake = discriminator(fake.detach(), told)
             d_loss = discriminator_loss(self.objective, on_real, on_fake, on_wrong)
         _update(self.d_optimizer, d_loss)
 
         discriminator.requires_grad_(False)  # G's update needs the way through D, not D's weight gradients
         with self.autocast:
-            g_loss = self.objective.generator(discriminator(fake, c))
-        _update(self.g_optimizer, g_loss)
+            g_loss = self.objective.generator(discriminator(fake, told))
+            apart = diversity(fake, z, self.diversity_target)
+        _update(self.g_optimizer, g_loss - self.diversity * apart if c is not None else g_loss)
         discriminator.requires_grad_(True)
 
         self._average(number)
         probability = (torch.sigmoid(x.detach().float()).mean() for x in (on_real, on_fake))
-        return StepResult(d_loss.detach(), g_loss.detach(), *probability)
+        return StepResult(d_loss.detach(), g_loss.detach(), *probability, apart.detach())
 
     def set_rates(self, share: float) -> None:
         """Bring both learning rates to this share of what the configuration says."""
@@ -95,6 +100,13 @@ class AdversarialStep:
         # The average must not hold on to the first, untrained weights: a shorter memory in the first steps.
         decay = min(self.decay, (1 + number) / (10 + number))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
+
+
+def _in_pairs(c: Condition) -> Condition:
+    """The conditions of the batch's first half, twice over, so that two generated clips share each."""
+    return Condition(
+        *(None if part is None else torch.cat([part[: (len(part) + 1) // 2]] * 2)[: len(part)] for part in c)
+    )
 
 
 def _update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def python(code, cwd, *options, **environment):
     command = [sys.executable, *options, "-c", code]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+    inherited = {name: value for name, value in os.environ.items() if name != extension.DISABLE}
+    return subprocess.run(command, cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True)
 
 
 def fake_checkout(folder, info):

@@ -104,6 +104,21 @@ def test_the_wrong_condition_enters_d_s_loss(part, family):
     torch.testing.assert_close(first.d_loss, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
+    step, real, right = make(("text", "class", "image"))
+    z = step.generator.noise(4)
+    told = []
+    step.generator.register_forward_pre_hook(lambda module, inputs: told.append(inputs[1]))
+    plain, diverse = copy.deepcopy(step), copy.deepcopy(step)
+    diverse.diversity = 5.0
+    before = plain(0, real, z, right, None), diverse(0, real, z, right, None)
+    for part, mine, paired in zip(right, told[0], told[1], strict=True):
+        assert torch.equal(part, mine) and torch.equal(part[:2], paired[:2]) and torch.equal(part[:2], paired[2:])
+    assert 0 < before[1].diversity < 0.1
+    weights = [torch.cat([p.flatten() for p in each.generator.parameters()]) for each in (plain, diverse)]
+    assert not torch.equal(*weights)
+
+
 def test_the_average_follows_its_rule():
     step, real, right = make()
     expected = [p.clone() for p in step.generator.parameters()]

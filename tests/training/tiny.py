@@ -10,7 +10,15 @@ FLAGS = ["--base-width", "2", "--batch-size", "4", "--latent", "4", "--log-every
 def tiny(model=None, **training) -> RunConfig:
     """The digits preset with two feature maps, four clips in a batch and no step count of its own."""
     values = PRESETS["digits"].model_dump()
-    small = {"steps": 6, "batch_size": 4, "log_every": 2, "precision": "fp32", "sample_every": 100, "lr_decay": 0.0}
+    small = {
+        "steps": 6,
+        "batch_size": 4,
+        "log_every": 2,
+        "precision": "fp32",
+        "sample_every": 100,
+        "lr_decay": 0.0,
+        "diversity": 0.0,
+    }
     values["model"] |= {"base_width": 2, "latent": 4, **(model or {})}
     values["training"] |= {**small, **training}
     return RunConfig.model_validate(values)
