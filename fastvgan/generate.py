@@ -45,10 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"there is no flag {unknown[0]}; --help lists them")
 
     from fastvgan.export import load
-    from fastvgan.training.device import pick_device
+    from fastvgan.training.device import pick_device, pick_implementations
     from fastvgan.training.run_folder import newest_run
     from fastvgan.video import enlarge, grid, strip_grid, write_still, write_video
 
+    pick_implementations()
     run = parsed.run or newest_run()
     if run is None:
         raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")

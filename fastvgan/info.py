@@ -10,8 +10,8 @@ import torch
 import tyro
 
 import fastvgan
-import fastvgan_kernels
 from fastvgan.errors import UserError, run_command
+from fastvgan.training.device import pick_implementations
 from fastvgan_kernels import extension
 
 
@@ -21,10 +21,7 @@ def facts() -> dict[str, Any]:
     Raises:
         UserError: FASTVGAN_IMPL names no implementation.
     """
-    try:
-        operations = fastvgan_kernels.implementations()
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    operations = pick_implementations()
     return {
         "versions": _versions(),
         "devices": _devices(),

@@ -157,6 +157,14 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path, run, arguments, senten
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_unknown_implementation_in_the_environment(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("FASTVGAN_IMPL", "nonsense")
+    for module, arguments in [("generate", ["--run", run, "--text", "red"]), ("train", []), ("info", [])]:
+        done = command_run(f"fastvgan.{module}", *arguments, cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert done.stderr.strip().splitlines()[-1].startswith("error: FASTVGAN_IMPL must be one of auto, reference")
+
+
 def test_no_run_at_all(tmp_path):
     done = command("--text", "red", cwd=tmp_path)
     assert done.returncode == 2 and "there is no run under runs/" in done.stderr

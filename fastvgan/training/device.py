@@ -1,7 +1,10 @@
-"""Which device and which precision a run takes, and what it says of them."""
+"""Which device, precision and implementations a command takes."""
+
+from typing import Any
 
 import torch
 
+import fastvgan_kernels
 from fastvgan.errors import UserError
 
 
@@ -32,3 +35,15 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         has = getattr(torch.cpu, "get_capabilities", dict)()
         fast = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
     return torch.bfloat16 if fast else torch.float32
+
+
+def pick_implementations() -> dict[str, Any]:
+    """What `fastvgan_kernels.implementations` says.
+
+    Raises:
+        UserError: the environment variable FASTVGAN_IMPL names no implementation.
+    """
+    try:
+        return fastvgan_kernels.implementations()
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -11,9 +11,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import fastvgan
-import fastvgan_kernels
 from fastvgan.errors import UserError
 from fastvgan.training.config import RunConfig
+from fastvgan.training.device import pick_implementations
 
 logger = logging.getLogger("fastvgan")
 RUNS = Path("runs")
@@ -92,7 +92,7 @@ def environment() -> dict:
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "implementations": fastvgan_kernels.implementations(),
+        "implementations": pick_implementations(),
     }
 
 

@@ -19,7 +19,7 @@ from fastvgan.pixels import to_float
 from fastvgan.training import checkpoint
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.config import RunConfig, differences
-from fastvgan.training.device import pick_device, pick_precision
+from fastvgan.training.device import pick_device, pick_implementations, pick_precision
 from fastvgan.training.resume import Start
 from fastvgan.training.run_folder import RunFolder
 from fastvgan.training.samples import Samples
@@ -43,6 +43,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, start: Start):
         self.folder = start.folder
+        pick_implementations()
         self.device = pick_device(config.training.device)
         self.precision = pick_precision(config.training.precision, self.device)
         self.source: Source = open_source(config.data, config.model)
