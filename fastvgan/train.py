@@ -57,17 +57,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _start_from(given: list[str]) -> tuple[RunConfig, Start]:
     """The settings that flags then override, and where the run begins.
 
-    These four flags decide the defaults of all others, so they are read before the rest.
+    These flags decide the defaults of all others and the run folder's name, so they are read before the rest.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("preset", "config", "run-dir", "resume"):
+    for flag in ("preset", "config", "data", "run-dir", "resume"):
         first.add_argument(f"--{flag}", f"--{flag.replace('-', '_')}", nargs="?")
     known, _ = first.parse_known_args(given)
     if known.preset and known.config:
         raise UserError("--preset and --config both say what to start from; give one of them")
     config = Path(known.config) if known.config else None
     base = read_config(config) if config else preset(known.preset or _DEFAULT)
-    name = config.stem if config else known.preset or _DEFAULT
+    name = config.stem if config else known.preset or Path(known.data or "").name or _DEFAULT
     start = find_start(name, Path(known.run_dir) if known.run_dir else None, known.resume)
     if start.saved and not (known.preset or config):
         base = start.saved

@@ -19,9 +19,9 @@ logger = logging.getLogger("fastvgan")
 RUNS = Path("runs")
 
 
-def newest_run(name: str | None = None) -> Path | None:
-    """The run folder under ./runs that was written to last (of those called name-N), or None."""
-    runs = [path.parent for path in RUNS.glob(f"{name or '*'}-*/config.yaml")]
+def newest_run() -> Path | None:
+    """The run folder under ./runs that was begun or taken up last, or None."""
+    runs = [path.parent for path in RUNS.glob("*-*/config.yaml")]
     return max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime, default=None)
 
 
