@@ -83,7 +83,11 @@ def assert_accurate(mine, theirs, exact):
         error, allowed = ((t.double() - right).abs().max().item() for t in (a, b))
         unit = torch.finfo(a.dtype).eps
         times = 3 if name.startswith("d") else 2
-        assert error <= times * allowed + 2 * unit * scale + 1e-6, f"{name}: {error} against {allowed} of stock"
+        floor = 2 * unit * scale + 1e-6
+        if name in ("dweight", "dbias"):
+            # A sum of so many rounded terms of order 1 errs by this much; stock may be nearer by chance.
+            floor += unit * math.sqrt(mine[0].numel() / right.numel())
+        assert error <= times * allowed + floor, f"{name}: {error} against {allowed} of stock"
 
 
 def lay_out(x, layout):
