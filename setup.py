@@ -82,7 +82,8 @@ class BuildExtension(build_ext):
         if not (torch.include / "torch/csrc/stable/library.h").is_file():
             raise NotBuildable(f"torch {torch.version} is installed without its headers")
         compiler = toolchain.find_compiler()
-        includes = [str(torch.include), toolchain.pybind11_include(), sysconfig.get_paths()["include"]]
+        # pybind11 first: an older torch has a copy of its own, which refuses to be used beside the stable ABI.
+        includes = [toolchain.pybind11_include(), str(torch.include), sysconfig.get_paths()["include"]]
         temporary = Path(self.build_temp).resolve()
         temporary.mkdir(parents=True, exist_ok=True)
         cuda = _CudaPart(torch, temporary)
