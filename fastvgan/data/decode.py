@@ -95,7 +95,7 @@ def _decode(path: Path, found: Probe, first: int, last: int) -> dict[int, av.Vid
 
 
 def _seek_to(found: Probe, first: int) -> int:
-    """The frame to decode from: two key frames back, since frames right after one may refer to what is before it."""
+    """The frame to decode from: two key frames back, since a demuxer that seeks by decoding time may land late."""
     if first < _SEEK_BEYOND or found.pts is None:
         return 0
     back = bisect.bisect_right(found.keys, first) - 2
