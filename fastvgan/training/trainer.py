@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fastvgan.data import open_source
 from fastvgan.data.source import Source
@@ -104,7 +105,8 @@ class Trainer:
     def _loop(self, batches: Iterator, run_folder: RunFolder, samples: Samples) -> None:
         training = self.config.training
         meter = Meter(self.batch_size)
-        with tqdm(total=self.steps, initial=self.done, unit="step", dynamic_ncols=True, mininterval=1) as bar:
+        bar = tqdm(total=self.steps, initial=self.done, unit="step", dynamic_ncols=True, mininterval=1)
+        with bar, logging_redirect_tqdm():  # what is told meanwhile gets a line of its own
             while self.done < self.steps and self._stop is None:
                 with meter.waiting():
                     clips = next(batches)
