@@ -20,19 +20,17 @@ def with_data(model: ModelConfig, source: Source) -> ModelConfig:
         if not source.captions:
             raise UserError(
                 "the data has no captions, and the model follows text: put clip.txt beside each clip or a captions.csv "
-                "in the folder, or train without text by `--condition` with nothing behind it"
+                "in the folder, or train without text by --condition none"
             )
         vocabulary = Vocabulary.of(source.captions)
         if not vocabulary.words:
-            raise UserError(
-                "the captions of the data hold not one word; write words, or train with `--condition` empty"
-            )
+            raise UserError("the captions of the data hold not one word; write words, or train with --condition none")
         learned |= {"vocabulary": tuple(vocabulary.words), "caption_length": vocabulary.length}
     if "class" in model.condition:
         if not source.classes:
             raise UserError(
                 "the data has no classes, and the model follows a class: put the clips of each class into a folder of "
-                "its own, or train without classes by `--condition` with nothing behind it"
+                "its own, or train without classes by --condition none"
             )
         learned["class_names"] = tuple(source.classes)
     return model.model_copy(update=learned)
