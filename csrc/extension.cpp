@@ -3,11 +3,12 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/library.h>
 
+#include "conv.h"
 #include "cpu/instruction_set.h"
 #include "norm_act.h"
 
 // Raise it, and API_VERSION in kernels/extension.py with it, whenever a schema or the meaning of an operation changes.
-#define FASTVGAN_API_VERSION 1
+#define FASTVGAN_API_VERSION 2
 
 #ifndef FASTVGAN_TORCH_VERSION
 #define FASTVGAN_TORCH_VERSION "unknown"
@@ -20,6 +21,9 @@
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(fastvgan_compiled, CPU, m) {
+  m.impl("conv_up", TORCH_BOX(&fastvgan::cpu::conv_up));
+  m.impl("conv_down", TORCH_BOX(&fastvgan::cpu::conv_down));
+  m.impl("conv_weight_grad", TORCH_BOX(&fastvgan::cpu::conv_weight_grad));
   m.impl("norm_act", TORCH_BOX(&fastvgan::cpu::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fastvgan::cpu::norm_act_backward));
 }

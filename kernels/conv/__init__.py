@@ -12,13 +12,17 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import choice, layout
+from .. import choice, extension, layout
 from ..arguments import integers, same_kind
 from ..dispatch import autocasts, define, differentiable
-from . import reference
+from . import compiled, reference
 
 for _operation in ("conv_up", "conv_down", "conv_weight_grad"):
-    choice.register(_operation, reference=choice.Implementation(reference))
+    choice.register(
+        _operation,
+        cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason),
+        reference=choice.Implementation(reference),
+    )
 
 Sizes = int | Sequence[int]
 

@@ -1,0 +1,607 @@
+// conv_up and conv_down on the CPU: each output gathers what reaches it, so that neither inserted zeros nor padding are
+// multiplied, nor anything is added up in memory. The arithmetic is in conv_tiles.inc.
+//
+// A tile's rows ("lanes") are the same output of several samples or, of few samples, neighbouring outputs along the
+// last dimension. Its columns are output channels; where a transposed convolution has few of them, also the outputs
+// that the same inputs reach (`fold`).
+//
+// The work is cut by the shape alone, never by the number of threads, so that statistics do not depend on it.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "../conv.h"
+#include "conv_packing.h"
+
+namespace fastvgan {
+namespace cpu {
+namespace {
+
+constexpr int64_t kManyLanes = 8;             // samples from which on they alone make good tiles
+constexpr int64_t kLargestPlane = 1 << 20;    // words of a packed plane beyond which rows of outputs are the lanes
+constexpr int64_t kUnits = 16;                // pieces of work to have at least: threads then finish at about one time
+
+// One spatial dimension of a convolution that reads `in` values and writes `out`.
+struct Line {
+  int64_t in, out, kernel, stride, padding, dilation;
+  bool up;
+};
+
+struct Reach {
+  int64_t from, tap;
+};
+typedef std::vector<std::vector<Reach>> Reaches;  // of each output that is visited
+
+int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -ceil_divide(-a, b); }
+
+// The inputs that reach output o, each by its tap.
+std::vector<Reach> reach_of(const Line& line, int64_t o) {
+  std::vector<Reach> reach;
+  for (int64_t tap = 0; tap < line.kernel; ++tap) {
+    const int64_t to = line.up ? o + line.padding - tap * line.dilation : o * line.stride - line.padding +
+                                                                               tap * line.dilation;
+    if (line.up && to % line.stride != 0) continue;
+    const int64_t from = line.up ? to / line.stride : to;
+    if (from >= 0 && from < line.in) reach.push_back({from, tap});
+  }
+  return reach;
+}
+
+// How the outputs along one dimension are visited: output `position` is to be found at step * position + start + f,
+// f < fold, f-th column group.
+struct Visit {
+  int64_t fold = 1;
+  int64_t taps = 0;               // of the packed weights
+  std::vector<int64_t> positions;  // in the order in which they are visited
+  Reaches reaches;                // likewise
+};
+
+Visit visit_outputs(const Line& line, bool fold) {
+  Visit visit;
+  if (fold) {
+    visit.fold = line.stride;
+    visit.taps = ceil_divide(line.kernel, line.stride);
+    for (int64_t block = 0; block * line.stride - line.padding < line.out; ++block) {
+      std::vector<Reach> reach;
+      for (int64_t m = 0; m < visit.taps; ++m) {
+        if (block - m >= 0 && block - m < line.in) reach.push_back({block - m, m});
+      }
+      visit.positions.push_back(block * line.stride - line.padding);
+      visit.reaches.push_back(std::move(reach));
+    }
+    return visit;
+  }
+  visit.taps = line.kernel;
+  const int64_t phases = line.up ? std::min(line.stride, line.out) : 1;
+  for (int64_t phase = 0; phase < phases; ++phase) {  // outputs that use the same taps after each other
+    for (int64_t o = phase; o < line.out; o += phases) {
+      visit.positions.push_back(o);
+      visit.reaches.push_back(reach_of(line, o));
+    }
+  }
+  return visit;
+}
+
+// What a tile's lanes are, along the last dimension: lane (n, q) is sample n's output q * step + position.
+struct Lanes {
+  bool across = false;      // whether neighbouring outputs are lanes
+  int64_t outputs = 1;      // of a sample
+  int64_t step = 0;
+  int64_t slots = 0;        // packed words for each input row: its columns, or (across) one for each tap
+  std::vector<int64_t> in_offset;  // across: input column of lane q and slot j is q * in_step + in_offset[j]
+  int64_t in_step = 0;
+};
+
+// Turns the last dimension's visit into one of lanes.
+Lanes lanes_across(const Line& line, Visit& visit) {
+  Lanes lanes;
+  lanes.across = true;
+  lanes.slots = visit.taps;
+  lanes.in_step = line.up ? 1 : line.stride;
+  lanes.step = line.up ? line.stride : 1;
+  const bool folded = visit.fold > 1;
+  const int64_t phases = line.up && !folded ? std::min(line.stride, line.out) : 1;
+  lanes.outputs = folded ? static_cast<int64_t>(visit.positions.size()) : ceil_divide(line.out, lanes.step);
+  visit.positions.clear();
+  for (int64_t phase = 0; phase < phases; ++phase) visit.positions.push_back(folded ? -line.padding : phase);
+  visit.reaches.assign(phases, {});
+  for (int64_t tap = 0; tap < visit.taps; ++tap) {
+    // Output of the first input (up), or input of the first output.
+    const int64_t first = folded ? tap * line.stride : tap * line.dilation - line.padding;
+    const int64_t steps = floor_divide(first, line.stride);
+    lanes.in_offset.push_back(line.up ? -steps : first);
+    const int64_t phase = line.up ? first - steps * line.stride : 0;
+    if (phase < phases) visit.reaches[phase].push_back({tap, tap});
+  }
+  return lanes;
+}
+
+struct Problem {
+  bool up;
+  int64_t batch, groups, in_channels, out_channels;  // channels of a group
+  Line lines[3];
+  Volume x, y, weight;
+  int64_t weight_in, weight_out, weight_group;  // elements from one channel, or group, of the weight to the next
+  Stored storage;
+  Prologue prologue;
+  Epilogue epilogue;
+  const float* bias;
+  bool statistics;
+};
+
+// Of a unit of work: a number for each panel, the others for each column.
+struct Moments {
+  std::vector<float> number, mean, deviations;
+};
+
+class Gather {
+ public:
+  explicit Gather(const Problem& problem) : p(problem), t(tiles()) {
+    pairs = t.pairs && p.storage.element == Element::kBFloat16;
+    width = kVectors * t.width;
+    words = ceil_divide(p.in_channels, pairs ? 2 : 1);
+    choose_folds();
+    for (int d = 0; d < 3; ++d) visits[d] = visit_outputs(p.lines[d], folds[d]);
+    fold = visits[0].fold * visits[1].fold * visits[2].fold;
+    columns = p.out_channels * fold;
+    panels = ceil_divide(columns, width);
+    taps = visits[0].taps * visits[1].taps * visits[2].taps;
+    choose_lanes();
+    choose_units();
+  }
+
+  void run(float* mean, float* var);
+
+ private:
+  const Problem& p;
+  const Tiles& t;
+  bool pairs;
+  int64_t width, words;
+  bool folds[3] = {false, false, false};
+  Visit visits[3];
+  int64_t fold, columns, panels, taps;
+  Lanes lanes;
+  int64_t rows = 0, lane_tiles = 0, ring = 1;
+  int64_t spans = 1, panel_parts = 1, units = 1;  // spans of the first dimension
+  Scratch<Word> weights;
+  Scratch<float> biases;
+  std::vector<Moments> moments;
+
+  struct Unit;
+
+  // Fold as long as a panel is not full. Taps that a folded kernel lacks are zeros, so a kernel smaller than the
+  // stride, or a dilated one, is left as it is.
+  void choose_folds() {
+    if (!p.up || p.statistics) return;
+    int64_t total = p.out_channels;
+    for (int d = 2; d >= 0; --d) {
+      const Line& line = p.lines[d];
+      if (line.stride == 1 || line.dilation != 1 || line.kernel < line.stride) continue;
+      if (total * line.stride > width) continue;
+      total *= line.stride;
+      folds[d] = true;
+    }
+  }
+
+  void choose_lanes() {
+    const Line& last = p.lines[2];
+    const int64_t plane = p.lines[1].in * last.in * words * std::min(p.batch, t.most_rows);
+    if (p.batch < kManyLanes || plane > kLargestPlane) {
+      lanes = lanes_across(last, visits[2]);
+    } else {
+      lanes.slots = last.in;
+    }
+    const int64_t count = p.batch * lanes.outputs;
+    rows = best_rows(count, t.most_rows);
+    lane_tiles = ceil_divide(count, rows);
+  }
+
+  void choose_units() {
+    const Visit& first = visits[0];
+    const int64_t outputs = static_cast<int64_t>(first.positions.size());
+    spans = std::min(outputs, std::max<int64_t>(1, ceil_divide(kUnits, lane_tiles * p.groups)));
+    panel_parts = std::min(panels, std::max<int64_t>(1, ceil_divide(kUnits, lane_tiles * p.groups * spans)));
+    units = p.groups * lane_tiles * spans * panel_parts;
+    for (const auto& reach : first.reaches) {
+      if (reach.empty()) continue;
+      const auto ends = std::minmax_element(reach.begin(), reach.end(),
+                                            [](const Reach& a, const Reach& b) { return a.from < b.from; });
+      ring = std::max(ring, ends.second->from - ends.first->from + 1);
+    }
+  }
+
+  int64_t panel_size() const { return taps * words * width; }
+  int64_t columns_of(int64_t panel) const { return std::min(width, columns - panel * width); }
+
+  // Where the elements of one column's taps lie: the weight's tap of a folded one, or -1 where there is none.
+  std::vector<int64_t> tap_offsets(int64_t column) const {
+    std::vector<int64_t> offsets;
+    int64_t phase[3];
+    int64_t f = column / p.out_channels;
+    for (int d = 2; d >= 0; --d) {
+      phase[d] = f % visits[d].fold;
+      f /= visits[d].fold;
+    }
+    for (int64_t m0 = 0; m0 < visits[0].taps; ++m0) {
+      for (int64_t m1 = 0; m1 < visits[1].taps; ++m1) {
+        for (int64_t m2 = 0; m2 < visits[2].taps; ++m2) {
+          const int64_t m[3] = {m0, m1, m2};
+          int64_t offset = 0;
+          for (int d = 0; d < 3 && offset >= 0; ++d) {
+            const int64_t tap = m[d] * visits[d].fold + phase[d];
+            offset = tap < p.lines[d].kernel ? offset + tap * p.weight.step[d] : -1;
+          }
+          offsets.push_back(offset);
+        }
+      }
+    }
+    return offsets;
+  }
+
+  const char* weight_at(int64_t offset) const {
+    return static_cast<const char*>(p.weight.data) + offset * p.storage.size;
+  }
+
+  // weights[group][panel][tap][word][width]
+  void pack_weights() {
+    weights = Scratch<Word>(p.groups * panels * panel_size());
+    const int64_t parts = std::min<int64_t>(words, 8);
+    torch::stable::parallel_for(0, p.groups * panels * parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t part = i % parts, panel = i / parts % panels, group = i / parts / panels;
+        pack_panel(group, panel, part * words / parts, (part + 1) * words / parts);
+      }
+    });
+  }
+
+  void pack_panel(int64_t group, int64_t panel, int64_t first, int64_t last) {
+    Word* to = weights.get() + (group * panels + panel) * panel_size();
+    const int64_t base = group * p.weight_group, count = columns_of(panel), per = pairs ? 2 : 1;
+    if (p.weight_out == 1 && fold == 1) {
+      const auto offsets = tap_offsets(0);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        for (int64_t word = first; word < last; ++word) {
+          const int64_t channel = word * per;
+          const int64_t at = base + offsets[tap] + channel * p.weight_in + panel * width;
+          const bool second = pairs && channel + 1 < p.in_channels;
+          Word* into = to + (tap * words + word) * width;
+          t.interleave(p.storage.element, pairs, weight_at(at), second ? weight_at(at + p.weight_in) : nullptr, count,
+                       into);
+          std::fill(into + count, into + width, 0);
+        }
+      }
+      return;
+    }
+    pack_columns(to, base, panel, count, first, last);
+  }
+
+  // The same where the weight's input channels, or its taps, lie side by side.
+  void pack_columns(Word* to, int64_t base, int64_t panel, int64_t count, int64_t first, int64_t last) const {
+    const int64_t per = pairs ? 2 : 1, channels = std::min(last * per, p.in_channels) - first * per;
+    std::vector<std::vector<int64_t>> offsets;
+    for (int64_t c = 0; c < count; ++c) {
+      const int64_t column = panel * width + c;
+      offsets.push_back(tap_offsets(column));
+      for (int64_t& offset : offsets.back()) {
+        if (offset >= 0) offset += base + column % p.out_channels * p.weight_out;
+      }
+    }
+    if (p.weight_in == 1) return pack_from_channels(to, offsets, count, first, channels);
+    for (int64_t word = first; word < last; ++word) {
+      for (int64_t c = 0; c < width; ++c) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const int64_t at = c < count ? offsets[c][tap] : -1;
+          to[(tap * words + word) * width + c] = at < 0 ? 0 : word_at(at, word);
+        }
+      }
+    }
+  }
+
+  void pack_from_channels(Word* to, const std::vector<std::vector<int64_t>>& offsets, int64_t count, int64_t first,
+                          int64_t channels) const {
+    constexpr int64_t kRows = 4;  // divides every width, so that what is left of a panel is null rows
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      for (int64_t c = 0; c < width; c += kRows) {
+        const void* from[kRows];
+        for (int64_t r = 0; r < kRows; ++r) {
+          const int64_t at = c + r < count ? offsets[c + r][tap] : -1;
+          from[r] = at < 0 ? nullptr : weight_at(at + first * (pairs ? 2 : 1));
+        }
+        t.pack_rows(p.storage.element, pairs, from, kRows, channels, Prologue{},
+                    to + (tap * words + first) * width + c, width);
+      }
+    }
+  }
+
+  Word word_at(int64_t at, int64_t word) const {
+    Word result = 0;
+    if (!pairs) {
+      t.interleave(p.storage.element, false, weight_at(at + word * p.weight_in), nullptr, 1, &result);
+      return result;
+    }
+    const auto bits = [&](int64_t channel) {
+      return Word{*reinterpret_cast<const uint16_t*>(weight_at(at + channel * p.weight_in))};
+    };
+    result = bits(2 * word);
+    if (2 * word + 1 < p.in_channels) result |= bits(2 * word + 1) << 16;
+    return result;
+  }
+
+  // A value for each column of each panel.
+  void expand_bias() {
+    if (p.bias == nullptr) return;
+    biases = Scratch<float>(p.groups * panels * width);
+    for (int64_t i = 0; i < p.groups * panels * width; ++i) {
+      const int64_t group = i / (panels * width), column = i % (panels * width);
+      biases[i] = column < columns ? p.bias[group * p.out_channels + column % p.out_channels] : 0;
+    }
+  }
+
+  // Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+  void join_moments(float* mean, float* var) const {
+    for (int64_t c = 0; c < p.groups * p.out_channels; ++c) {
+      const int64_t group = c / p.out_channels, column = c % p.out_channels;
+      double number = 0, centre = 0, deviations = 0;
+      for (int64_t u = 0; u < units; ++u) {
+        const Moments& part = moments[u];
+        const int64_t at = column - panel_begin(u % panel_parts) * width;
+        if (group_of(u) != group || at < 0 || at >= static_cast<int64_t>(part.mean.size())) continue;
+        const double added = part.number[at / width], total = number + added, apart = part.mean[at] - centre;
+        if (added == 0) continue;
+        centre += apart * added / total;
+        deviations += part.deviations[at] + apart * apart * number * added / total;
+        number = total;
+      }
+      mean[c] = static_cast<float>(centre);
+      var[c] = static_cast<float>(deviations / number);
+    }
+  }
+
+  int64_t group_of(int64_t unit) const { return unit / (panel_parts * spans * lane_tiles); }
+  int64_t panel_begin(int64_t part) const { return part * panels / panel_parts; }
+};
+
+// What one thread works with.
+struct Gather::Unit {
+  Gather& g;
+  int64_t group = 0, lane_tile = 0, panel_first = 0, panel_end = 0;
+  int64_t sample[kMostRows], output[kMostRows];  // of each lane; sample -1: none
+  int64_t plane_size;
+  Scratch<Word> planes;
+  std::vector<int64_t> held;  // the plane in each place of the ring
+  std::vector<Segment> segments;
+  std::vector<int64_t> starts;
+  Moments* moments = nullptr;
+  alignas(64) float tile[kMostRows * kWidestPanel];
+
+  explicit Unit(Gather& gather)
+      : g(gather),
+        plane_size(g.p.lines[1].in * g.lanes.slots * g.words * g.rows),
+        planes(g.ring * plane_size),
+        held(g.ring) {}
+
+  void run(int64_t index) {
+    const int64_t part = index % g.panel_parts;
+    const int64_t span = index / g.panel_parts % g.spans;
+    lane_tile = index / g.panel_parts / g.spans % g.lane_tiles;
+    group = g.group_of(index);
+    panel_first = g.panel_begin(part);
+    panel_end = g.panel_begin(part + 1);
+    for (int64_t r = 0; r < g.rows; ++r) {
+      const int64_t lane = lane_tile * g.rows + r;
+      sample[r] = lane < g.p.batch * g.lanes.outputs ? lane / g.lanes.outputs : -1;
+      output[r] = lane % g.lanes.outputs;
+    }
+    std::fill(held.begin(), held.end(), -1);
+    if (g.p.statistics) {
+      moments = &g.moments[index];
+      const int64_t channels = (panel_end - panel_first) * g.width;
+      moments->number.assign(panel_end - panel_first, 0);
+      moments->mean.assign(channels, 0);
+      moments->deviations.assign(channels, 0);
+    }
+    const int64_t outputs = static_cast<int64_t>(g.visits[0].positions.size());
+    for (int64_t i = span * outputs / g.spans; i < (span + 1) * outputs / g.spans; ++i) run_plane(i);
+  }
+
+  void run_plane(int64_t first) {
+    find_segments(first);
+    const Visit &middle = g.visits[1], &last = g.visits[2];
+    const int64_t rest = static_cast<int64_t>(last.positions.size());
+    const int64_t count = static_cast<int64_t>(middle.positions.size()) * rest;
+    for (int64_t panel = panel_first; panel < panel_end; ++panel) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t at[3] = {g.visits[0].positions[first], middle.positions[i / rest], last.positions[i % rest]};
+        run_tile(panel, at, &segments[starts[i]], starts[i + 1] - starts[i]);
+      }
+    }
+  }
+
+  // Those of every tile of a plane of outputs, after the planes of inputs that they need are packed.
+  void find_segments(int64_t first) {
+    const Visit &middle = g.visits[1], &last = g.visits[2];
+    for (const Reach& reach : g.visits[0].reaches[first]) pack_plane(reach.from);
+    segments.clear();
+    starts.assign(1, 0);
+    for (const auto& rows_reached : middle.reaches) {
+      for (const auto& columns_reached : last.reaches) {
+        add_segments(g.visits[0].reaches[first], rows_reached, columns_reached);
+        starts.push_back(static_cast<int64_t>(segments.size()));
+      }
+    }
+    segments.push_back({0, 0, 0});  // so that there is a first one
+  }
+
+  void add_segments(const std::vector<Reach>& planes_reached, const std::vector<Reach>& rows_reached,
+                    const std::vector<Reach>& columns_reached) {
+    const size_t begin = segments.size();
+    for (const Reach& u : planes_reached) {
+      for (const Reach& v : rows_reached) {
+        for (const Reach& w : columns_reached) {
+          const int64_t slot = (u.from % g.ring * g.p.lines[1].in + v.from) * g.lanes.slots + w.from;
+          const int64_t tap = (u.tap * g.visits[1].taps + v.tap) * g.visits[2].taps + w.tap;
+          const Segment next{slot * g.words * g.rows, tap * g.words * g.width, g.words};
+          if (segments.size() > begin) {
+            Segment& before = segments.back();
+            if (before.a + before.length * g.rows == next.a && before.b + before.length * g.width == next.b) {
+              before.length += next.length;
+              continue;
+            }
+          }
+          segments.push_back(next);
+        }
+      }
+    }
+  }
+
+  void pack_plane(int64_t plane) {
+    if (held[plane % g.ring] == plane) return;
+    held[plane % g.ring] = plane;
+    const Line &middle = g.p.lines[1], &last = g.p.lines[2];
+    const Volume& x = g.p.x;
+    const int64_t channel = group * g.p.in_channels;
+    Prologue prologue = g.p.prologue;
+    if (prologue.scale != nullptr) prologue.scale += channel, prologue.shift += channel;
+    Word* to = planes.get() + plane % g.ring * plane_size;
+    for (int64_t h = 0; h < middle.in; ++h) {
+      for (int64_t slot = 0; slot < g.lanes.slots; ++slot, to += g.words * g.rows) {
+        const void* from[kMostRows];
+        for (int64_t r = 0; r < g.rows; ++r) {
+          const int64_t w = g.lanes.across ? output[r] * g.lanes.in_step + g.lanes.in_offset[slot] : slot;
+          const bool inside = sample[r] >= 0 && w >= 0 && w < last.in;
+          const int64_t offset = sample[r] * x.sample + plane * x.step[0] + h * x.step[1] + w * x.step[2] + channel;
+          from[r] = inside ? static_cast<const char*>(x.data) + offset * g.p.storage.size : nullptr;
+        }
+        g.t.pack_rows(g.p.storage.element, g.pairs, from, g.rows, g.p.in_channels, prologue, to, g.rows);
+      }
+    }
+  }
+
+  void run_tile(int64_t panel, const int64_t at[3], const Segment* first, int64_t count) {
+    const int64_t columns = g.columns_of(panel), index = group * g.panels + panel;
+    const int64_t vectors = columns <= g.t.width ? 1 : kVectors;
+    g.t.multiply(g.pairs, g.rows, vectors, planes.get(), g.rows, g.weights.get() + index * g.panel_size(), first, count,
+                 tile, false);
+    void* places[kMostRows * kWidestPanel];
+    find_places(panel, at, places);
+    Epilogue epilogue = g.p.epilogue;
+    epilogue.bias = g.p.bias == nullptr ? nullptr : &g.biases[index * g.width];
+    if (moments != nullptr) {
+      const int64_t own = panel - panel_first, channel = own * g.width;
+      g.t.add_moments(tile, places, g.rows, columns, epilogue.bias, &moments->number[own], &moments->mean[channel],
+                      &moments->deviations[channel]);
+    }
+    g.t.store_rows(g.p.storage.element, tile, places, g.rows, g.fold, g.fold == 1 ? columns : g.p.out_channels,
+                   epilogue);
+  }
+
+  // Where each lane's outputs go, one for each fold; null outside.
+  void find_places(int64_t panel, const int64_t at[3], void** places) const {
+    const Volume& y = g.p.y;
+    const int64_t channel = group * g.p.out_channels + panel * g.width;
+    for (int64_t r = 0; r < g.rows; ++r) {
+      const int64_t column = at[2] + output[r] * g.lanes.step;
+      for (int64_t f0 = at[0]; f0 < at[0] + g.visits[0].fold; ++f0) {
+        for (int64_t f1 = at[1]; f1 < at[1] + g.visits[1].fold; ++f1) {
+          for (int64_t f2 = column; f2 < column + g.visits[2].fold; ++f2) {
+            const int64_t offset = sample[r] * y.sample + f0 * y.step[0] + f1 * y.step[1] + f2 * y.step[2] + channel;
+            const bool inside = sample[r] >= 0 && f0 >= 0 && f0 < g.p.lines[0].out && f1 >= 0 &&
+                                f1 < g.p.lines[1].out && f2 >= 0 && f2 < g.p.lines[2].out;
+            *places++ = inside ? static_cast<char*>(y.data) + offset * g.p.storage.size : nullptr;
+          }
+        }
+      }
+    }
+  }
+};
+
+void Gather::run(float* mean, float* var) {
+  pack_weights();
+  expand_bias();
+  moments.resize(p.statistics ? units : 0);
+  torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
+    Unit unit(*this);
+    for (int64_t i = begin; i < end; ++i) unit.run(i);
+  });
+  if (p.statistics) join_moments(mean, var);
+}
+
+const float* floats(const OptionalTensor& values, int64_t count) {
+  if (!values.has_value()) return nullptr;
+  STD_TORCH_CHECK(values->scalar_type() == torch::headeronly::ScalarType::Float && values->numel() == count &&
+                      values->is_contiguous(),
+                  "conv: bias, scale, shift, mean and var must be dense float32, one value a channel");
+  return static_cast<const float*>(values->const_data_ptr());
+}
+
+struct Options {
+  const OptionalTensor &bias, &scale, &shift;
+  int64_t in_activation;
+  double in_slope;
+  int64_t activation;
+  double slope;
+  const OptionalTensor &mean, &var;
+};
+
+void gather(bool up, const ConvShape& shape, const Tensor& x, const Tensor& weight, const Tensor& y,
+            const Options& options) {
+  check_weight(shape, weight);
+  Problem p;
+  p.up = up;
+  p.batch = shape.batch;
+  p.groups = shape.groups;
+  p.in_channels = up ? shape.small_channels : shape.large_channels;
+  p.out_channels = up ? shape.large_channels : shape.small_channels;
+  const Three &in = up ? shape.small : shape.large, &out = up ? shape.large : shape.small;
+  for (int d = 0; d < 3; ++d) {
+    p.lines[d] = {in[d], out[d], shape.kernel[d], shape.stride[d], shape.padding[d], shape.dilation[d], up};
+  }
+  p.x = volume_of(x);
+  p.y = volume_of(y);
+  p.weight = volume_of(weight);
+  STD_TORCH_CHECK((p.x.channel == 1 || x.size(1) == 1) && (p.y.channel == 1 || y.size(1) == 1),
+                  "conv: the channels of x and y must lie side by side");
+  STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "conv: the dtypes differ");
+  p.weight_in = up ? p.weight.sample : p.weight.channel;
+  p.weight_out = up ? p.weight.channel : p.weight.sample;
+  p.weight_group = shape.small_channels * p.weight.sample;
+  p.storage = storage_of(x);
+  const int64_t inputs = p.in_channels * p.groups, outputs = p.out_channels * p.groups;
+  p.prologue = {floats(options.scale, inputs), floats(options.shift, inputs), options.in_activation,
+                static_cast<float>(options.in_slope)};
+  STD_TORCH_CHECK((p.prologue.scale == nullptr) == (p.prologue.shift == nullptr), "conv: scale and shift go together");
+  p.bias = floats(options.bias, outputs);
+  p.epilogue = {nullptr, options.activation, static_cast<float>(options.slope)};
+  float* mean = const_cast<float*>(floats(options.mean, outputs));
+  float* var = const_cast<float*>(floats(options.var, outputs));
+  STD_TORCH_CHECK((mean == nullptr) == (var == nullptr), "conv: mean and var go together");
+  p.statistics = mean != nullptr;
+  if (shape.batch == 0 || outputs == 0) {
+    std::fill_n(mean, mean == nullptr ? 0 : outputs, NAN);
+    std::fill_n(var, var == nullptr ? 0 : outputs, NAN);
+    return;
+  }
+  Gather(p).run(mean, var);
+}
+
+}  // namespace
+
+void conv_up(Tensor x, Tensor weight, OptionalTensor bias, Sizes stride, Sizes padding, Sizes dilation, int64_t groups,
+             OptionalTensor scale, OptionalTensor shift, int64_t in_activation, double in_slope, int64_t activation,
+             double slope, Tensor y, OptionalTensor mean, OptionalTensor var) {
+  const ConvShape shape = conv_shape(y, x, kernel_size_of(weight), stride, padding, dilation, groups);
+  gather(true, shape, x, weight, y, {bias, scale, shift, in_activation, in_slope, activation, slope, mean, var});
+}
+
+void conv_down(Tensor x, Tensor weight, OptionalTensor bias, Sizes stride, Sizes padding, Sizes dilation,
+               int64_t groups, OptionalTensor scale, OptionalTensor shift, int64_t in_activation, double in_slope,
+               int64_t activation, double slope, Tensor y, OptionalTensor mean, OptionalTensor var) {
+  const ConvShape shape = conv_shape(x, y, kernel_size_of(weight), stride, padding, dilation, groups);
+  gather(false, shape, x, weight, y, {bias, scale, shift, in_activation, in_slope, activation, slope, mean, var});
+}
+
+}  // namespace cpu
+}  // namespace fastvgan

@@ -1,0 +1,69 @@
+// What the convolutions on the CPU share: memory for packed matrices, and how elements become words.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "conv_tiles.h"
+
+namespace fastvgan {
+namespace cpu {
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of the tiles that `count` of them are cut into: full tiles before large ones.
+inline int64_t best_rows(int64_t count, int64_t most) {
+  int64_t best = std::min(count, most);
+  double best_share = 0;
+  for (int64_t candidate = best; candidate >= std::min(count, (most + 1) / 2); --candidate) {
+    const double share = static_cast<double>(count) / (ceil_divide(count, candidate) * candidate);
+    if (share > best_share + 0.005) best = candidate, best_share = share;
+  }
+  return best;
+}
+
+// Uninitialised, on the boundary of a cache line.
+template <typename T>
+class Scratch {
+ public:
+  Scratch() = default;
+  explicit Scratch(int64_t size) : data_(allocate(size)) {}
+  T* get() const { return data_.get(); }
+  T& operator[](int64_t i) const { return data_.get()[i]; }
+
+ private:
+  struct Free {
+    void operator()(T* data) const { std::free(data); }
+  };
+  static T* allocate(int64_t size) {
+    void* data = nullptr;
+    if (posix_memalign(&data, 64, std::max<size_t>(64, size * sizeof(T))) != 0) throw std::bad_alloc();
+    return static_cast<T*>(data);
+  }
+  std::unique_ptr<T, Free> data_;
+};
+
+struct Stored {
+  Element element;
+  int64_t size;  // bytes an element
+};
+
+inline Stored storage_of(const torch::stable::Tensor& x) {
+  using torch::headeronly::ScalarType;
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return {Element::kFloat, 4};
+    case ScalarType::BFloat16: return {Element::kBFloat16, 2};
+    case ScalarType::Half: return {Element::kFloat16, 2};
+    default: STD_TORCH_CHECK(false, "conv: tensors must be float32, bfloat16 or float16");
+  }
+}
+
+}  // namespace cpu
+}  // namespace fastvgan

@@ -1,0 +1,70 @@
+// The inner loops of the convolutions on the CPU, as one table of functions for each instruction set.
+//
+// All three are products of a matrix that is read a value at a time (its rows are the tile's rows) with one that is
+// read in vectors (a panel: kVectors of them side by side). Both are packed beforehand into 32-bit words: a float, or
+// two bfloat16 that are multiplied and added in one instruction.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastvgan {
+
+enum class Element { kFloat, kBFloat16, kFloat16 };
+
+constexpr int kVectors = 2;       // vectors in a panel
+constexpr int kMostRows = 13;     // 13 rows of 2 vectors and what they are made of fill 32 registers
+constexpr int kWidestPanel = 32;  // words
+
+typedef uint32_t Word;
+
+// `length` consecutive products, which begin at these words of the two matrices.
+struct Segment {
+  int64_t a, b, length;
+};
+
+// What a row of inputs goes through before it is packed: activation(x * scale + shift), or nothing.
+struct Prologue {
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  int64_t activation = 0;
+  float slope = 0;
+};
+
+struct Epilogue {
+  const float* bias = nullptr;  // a value for each of the panel's columns
+  int64_t activation = 0;
+  float slope = 0;
+};
+
+struct Tiles {
+  const char* name;
+  int64_t width;      // floats in a vector
+  int64_t most_rows;  // of a tile
+  bool pairs;         // whether two bfloat16 make a word; else every element becomes a float
+  // out[rows][kVectors * width] (+)= the sum over all segments
+  void (*multiply)(bool pairs, int64_t rows, int64_t vectors, const Word* a, int64_t a_step, const Word* b,
+                   const Segment* segments, int64_t count, float* out, bool accumulate);
+  // to[k * step + r] = word k of row r (a null row is zeros); `channels` elements a row, the last word filled with 0
+  void (*pack_rows)(Element, bool pairs, const void* const* rows, int64_t count, int64_t channels, Prologue, Word* to,
+                    int64_t step);
+  // to[c] = the elements c of first and of second (or null: 0) as a pair, or (not pairs) element c of first
+  void (*interleave)(Element, bool pairs, const void* first, const void* second, int64_t channels, Word* to);
+  // A tile's rows, through the epilogue, to their places (null: nowhere): piece p of row r, `columns` long, goes to
+  // places[r * pieces + p]
+  void (*store_rows)(Element, const float* tile, void* const* places, int64_t count, int64_t pieces, int64_t columns,
+                     Epilogue);
+  // Adds a tile's rows (of a null place: left out) to the count, mean and sum of squared deviations of each column
+  void (*add_moments)(const float* tile, void* const* places, int64_t count, int64_t columns, const float* bias,
+                      float* number, float* mean, float* deviations);
+};
+
+// Null where the compiler could not build for that instruction set.
+const Tiles* portable_tiles();
+const Tiles* avx2_tiles();
+const Tiles* avx512_tiles();
+const Tiles* avx512bf16_tiles();
+
+// Those of the instruction set in use.
+const Tiles& tiles();
+
+}  // namespace fastvgan

@@ -1,0 +1,291 @@
+// conv_weight_grad on the CPU: for each tap the product of the small side with the part of the large side that it
+// meets, summed over positions and samples. The arithmetic is in conv_tiles.inc.
+//
+// Both sides are packed with the samples innermost: for every tap they are then read in runs, without a column buffer.
+// A tile's rows are small channels and its columns large ones; where the large side has too few channels to fill a
+// vector, its rows are the taps along the last dimension and the large channels, which lie side by side in memory, and
+// its columns the small ones.
+//
+// The work is cut by the shape alone and each sum has one order, so that the result does not depend on the number of
+// threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../conv.h"
+#include "conv_packing.h"
+
+namespace fastvgan {
+namespace cpu {
+namespace {
+
+constexpr int64_t kMostRuns = 16;   // words of a run: samples, or pairs of them
+constexpr int64_t kSteps = 2048;    // products in a block: a tile's rows and columns of it stay in the cache
+constexpr int64_t kUnits = 16;      // pieces of work to have at least: threads then finish at about one time
+
+class WeightGrad {
+ public:
+  WeightGrad(const ConvShape& shape, const Tensor& large, const Tensor& small, const Tensor& grad)
+      : s(shape), t(tiles()), large_(volume_of(large)), small_(volume_of(small)), grad_(volume_of(grad)) {
+    storage = storage_of(large);
+    pairs = t.pairs && storage.element == Element::kBFloat16;
+    width = kVectors * t.width;
+    lines = s.large_channels <= t.width / 2;
+    const bool taps_in_rows = lines && s.dilation[2] == 1;
+    const int64_t line_rows = s.large_channels * (taps_in_rows ? s.kernel[2] : 1);
+    rows_all = lines ? line_rows : s.small_channels;
+    columns_all = lines ? s.small_channels : s.large_channels;
+    taps = s.kernel[0] * s.kernel[1] * (taps_in_rows ? 1 : s.kernel[2]);
+    rows = best_rows(rows_all, t.most_rows);
+    row_tiles = ceil_divide(rows_all, rows);
+    panels = ceil_divide(columns_all, width);
+    line = (s.small[2] - 1) * s.stride[2] + (s.kernel[2] - 1) * s.dilation[2] + 1;
+    row_parts = std::min(row_tiles, ceil_divide(kUnits, s.groups * panels * taps));
+  }
+
+  void run() {
+    const int64_t per = pairs ? 2 : 1, words = ceil_divide(s.batch, per);
+    const int64_t blocks = std::max<int64_t>(1, ceil_divide(words, kMostRuns));
+    runs = ceil_divide(words, blocks);
+    sums = Scratch<float>(s.groups * panels * taps * row_tiles * rows * width);
+    allocate();
+    for (int64_t block = 0; block < blocks; ++block) {
+      first_sample = block * runs * per;
+      last_sample = std::min(s.batch, first_sample + runs * per);
+      length = ceil_divide(std::max<int64_t>(0, last_sample - first_sample), per);
+      pack();
+      multiply(block > 0);
+    }
+    write();
+  }
+
+ private:
+  const ConvShape& s;
+  const Tiles& t;
+  Volume large_, small_, grad_;
+  Stored storage;
+  bool pairs, lines;
+  int64_t width, rows_all, columns_all, taps, rows, row_tiles, panels;
+  int64_t line;  // columns of a padded line of the large side
+  int64_t row_parts;
+  int64_t runs = 0, length = 0, first_sample = 0, last_sample = 0;
+  Scratch<Word> left, right;  // rows and columns
+  Scratch<float> sums;        // [group][panel][tap][row tile][rows][width]
+
+  static int64_t places(const Three& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
+  int64_t large_lines() const { return s.large[0] * s.large[1]; }
+
+  // rows as tiles: [group][row tile][position of the small side][run][rows], or lines: [group][line][run][line]
+  // columns: [group][panel][position][run][width]
+  int64_t left_size() const {
+    return lines ? large_lines() * runs * line * s.large_channels : row_tiles * places(s.small) * runs * rows;
+  }
+  int64_t right_size() const { return panels * places(lines ? s.small : s.large) * runs * width; }
+
+  void allocate() {
+    left = Scratch<Word>(s.groups * left_size() + kMostRows);  // a tile's last rows may reach beyond the last line
+    right = Scratch<Word>(s.groups * right_size());
+    std::fill_n(left.get() + s.groups * left_size(), kMostRows, 0);
+  }
+
+  const void* at(const Volume& x, int64_t sample, int64_t position, const Three& sizes, int64_t channel) const {
+    if (sample >= last_sample) return nullptr;
+    const int64_t w = position % sizes[2], h = position / sizes[2] % sizes[1], d = position / sizes[2] / sizes[1];
+    const int64_t offset = sample * x.sample + d * x.step[0] + h * x.step[1] + w * x.step[2] + channel;
+    return static_cast<const char*>(x.data) + offset * storage.size;
+  }
+
+  void interleave(const Volume& x, int64_t run, int64_t position, const Three& sizes, int64_t channel, int64_t count,
+                  Word* to) const {
+    const int64_t sample = first_sample + run * (pairs ? 2 : 1);
+    const void* second = pairs ? at(x, sample + 1, position, sizes, channel) : nullptr;
+    t.interleave(storage.element, pairs, at(x, sample, position, sizes, channel), second, count, to);
+  }
+
+  void pack() {
+    const Three& sizes = lines ? s.small : s.large;
+    const Volume& columns = lines ? small_ : large_;
+    const int64_t count = places(sizes);
+    torch::stable::parallel_for(0, s.groups * count, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) pack_columns(columns, sizes, i / count, i % count);
+    });
+    const int64_t left_count = lines ? large_lines() : places(s.small);
+    torch::stable::parallel_for(0, s.groups * left_count, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        lines ? pack_line(i / left_count, i % left_count) : pack_rows(i / left_count, i % left_count);
+      }
+    });
+  }
+
+  void pack_columns(const Volume& x, const Three& sizes, int64_t group, int64_t position) const {
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int64_t count = std::min(width, columns_all - panel * width);
+      Word* to = right.get() + group * right_size() + (panel * places(sizes) + position) * runs * width;
+      for (int64_t run = 0; run < length; ++run, to += width) {
+        interleave(x, run, position, sizes, group * columns_all + panel * width, count, to);
+        std::fill(to + count, to + width, 0);
+      }
+    }
+  }
+
+  void pack_rows(int64_t group, int64_t position) const {
+    for (int64_t tile = 0; tile < row_tiles; ++tile) {
+      const int64_t count = std::min(rows, rows_all - tile * rows);
+      Word* to = left.get() + group * left_size() + (tile * places(s.small) + position) * runs * rows;
+      for (int64_t run = 0; run < length; ++run, to += rows) {
+        interleave(small_, run, position, s.small, group * rows_all + tile * rows, count, to);
+        std::fill(to + count, to + rows, 0);
+      }
+    }
+  }
+
+  void pack_line(int64_t group, int64_t number) const {
+    const int64_t channels = s.large_channels;
+    const bool at_once = s.groups == 1 && large_.step[2] == channels;
+    const int64_t begin = std::min(s.padding[2], line), end = std::min(line, s.padding[2] + s.large[2]);
+    for (int64_t run = 0; run < length; ++run) {
+      Word* to = left.get() + group * left_size() + (number * runs + run) * line * channels;
+      std::fill(to, to + begin * channels, 0);
+      for (int64_t w = begin; w < end;) {
+        const int64_t count = at_once ? end - w : 1, position = number * s.large[2] + w - s.padding[2];
+        interleave(large_, run, position, s.large, group * channels, count * channels, to + w * channels);
+        w += count;
+      }
+      if (end < line) std::fill(to + std::max(begin, end) * channels, to + line * channels, 0);
+    }
+  }
+
+  // The products of one tap with one panel, in blocks of rows of positions.
+  void multiply(bool accumulate) {
+    const int64_t units = s.groups * panels * taps * row_parts;
+    const int64_t block = std::max<int64_t>(1, kSteps / std::max<int64_t>(1, s.small[2] * length));
+    torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
+      std::vector<Segment> segments;
+      for (int64_t i = begin; i < end; ++i) {
+        for (int64_t first = 0; first < s.small[0] * s.small[1]; first += block) {
+          multiply_block(i, first, std::min(s.small[0] * s.small[1], first + block), accumulate || first > 0, segments);
+        }
+      }
+    });
+  }
+
+  void multiply_block(int64_t unit, int64_t first, int64_t last, bool accumulate, std::vector<Segment>& segments) const {
+    const int64_t part = unit % row_parts, product = unit / row_parts;
+    const int64_t tap = product % taps, panel = product / taps % panels, group = product / taps / panels;
+    find_segments(tap, first, last, segments);
+    const Word* a = left.get() + group * left_size();
+    const Word* b = right.get() + group * right_size() + panel * places(lines ? s.small : s.large) * runs * width;
+    const int64_t vectors = columns_all - panel * width <= t.width ? 1 : kVectors;
+    const int64_t a_step = lines ? line * s.large_channels : rows;
+    for (int64_t tile = part * row_tiles / row_parts; tile < (part + 1) * row_tiles / row_parts; ++tile) {
+      const int64_t start = lines ? tile * rows : tile * places(s.small) * runs * rows;
+      const int64_t count = std::min(rows, rows_all - tile * rows);
+      t.multiply(pairs, count, vectors, a + start, a_step, b, segments.data(), static_cast<int64_t>(segments.size()),
+                 sums.get() + (product * row_tiles + tile) * rows * width, accumulate);
+    }
+  }
+
+  // The tap's place along each dimension.
+  Three tap_at(int64_t tap) const {
+    const int64_t last = taps / (s.kernel[0] * s.kernel[1]);
+    return {tap / last / s.kernel[1], tap / last % s.kernel[1], tap % last};
+  }
+
+  void find_segments(int64_t tap, int64_t first, int64_t last, std::vector<Segment>& segments) const {
+    segments.clear();
+    const Three j = tap_at(tap);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t d = i / s.small[1] * s.stride[0] - s.padding[0] + j[0] * s.dilation[0];
+      const int64_t h = i % s.small[1] * s.stride[1] - s.padding[1] + j[1] * s.dilation[1];
+      if (d < 0 || d >= s.large[0] || h < 0 || h >= s.large[1]) continue;
+      const int64_t number = d * s.large[1] + h;
+      for (int64_t w = 0; w < s.small[2]; ++w) {
+        const int64_t padded = w * s.stride[2] + j[2] * s.dilation[2], column = padded - s.padding[2];
+        const int64_t position = i * s.small[2] + w;
+        if (lines) {
+          const int64_t a = (number * runs * line + padded) * s.large_channels;
+          segments.push_back({a, position * runs * width, length});
+        } else if (column >= 0 && column < s.large[2]) {
+          const int64_t b = (number * s.large[2] + column) * runs * width;
+          segments.push_back({position * runs * rows, b, length});
+        }
+      }
+    }
+  }
+
+  char* grad_at(int64_t small_channel, int64_t large_channel, const Three& tap) const {
+    const int64_t offset = small_channel * grad_.sample + large_channel * grad_.channel + tap[0] * grad_.step[0] +
+                           tap[1] * grad_.step[1] + tap[2] * grad_.step[2];
+    return static_cast<char*>(grad_.data) + offset * storage.size;
+  }
+
+  void write() const {
+    torch::stable::parallel_for(0, s.groups * panels * row_tiles, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t tile = i % row_tiles, panel = i / row_tiles % panels, group = i / row_tiles / panels;
+        lines || grad_.channel != 1 ? write_elements(group, panel, tile) : write_rows(group, panel, tile);
+      }
+    });
+  }
+
+  const float* sums_of(int64_t group, int64_t panel, int64_t tap, int64_t tile) const {
+    return sums.get() + (((group * panels + panel) * taps + tap) * row_tiles + tile) * rows * width;
+  }
+
+  void write_rows(int64_t group, int64_t panel, int64_t tile) const {
+    const int64_t count = std::min(rows, rows_all - tile * rows), columns = std::min(width, columns_all - panel * width);
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      void* to[kMostRows];
+      for (int64_t r = 0; r < count; ++r) {
+        to[r] = grad_at(group * s.small_channels + tile * rows + r, panel * width, tap_at(tap));
+      }
+      t.store_rows(storage.element, sums_of(group, panel, tap, tile), to, count, 1, columns, Epilogue{});
+    }
+  }
+
+  // The same for any layout. Row after row, so that what is read stays in the cache over all taps.
+  void write_elements(int64_t group, int64_t panel, int64_t tile) const {
+    const int64_t count = std::min(rows, rows_all - tile * rows), columns = std::min(width, columns_all - panel * width);
+    Scratch<char> converted(taps * width * storage.size);
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        void* to = converted.get() + tap * width * storage.size;
+        t.store_rows(storage.element, sums_of(group, panel, tap, tile) + r * width, &to, 1, 1, columns, Epilogue{});
+      }
+      for (int64_t c = 0; c < columns; ++c) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          Three j = tap_at(tap);
+          const int64_t row = tile * rows + r, column = panel * width + c;
+          if (lines) j[2] += row / s.large_channels;
+          char* to = lines ? grad_at(group * s.small_channels + column, row % s.large_channels, j)
+                           : grad_at(group * s.small_channels + row, column, j);
+          const char* from = converted.get() + (tap * width + c) * storage.size;
+          storage.size == 4 ? copy<uint32_t>(from, to) : copy<uint16_t>(from, to);
+        }
+      }
+    }
+  }
+
+  template <typename T>
+  static void copy(const char* from, char* to) {
+    *reinterpret_cast<T*>(to) = *reinterpret_cast<const T*>(from);
+  }
+};
+
+}  // namespace
+
+void conv_weight_grad(Tensor large, Tensor small, Sizes stride, Sizes padding, Sizes dilation, int64_t groups,
+                      Tensor grad) {
+  const ConvShape shape = conv_shape(large, small, kernel_size_of(grad), stride, padding, dilation, groups);
+  check_weight(shape, grad);
+  STD_TORCH_CHECK((large.stride(1) == 1 || large.size(1) == 1) && (small.stride(1) == 1 || small.size(1) == 1),
+                  "conv: the channels of large and small must lie side by side");
+  STD_TORCH_CHECK(grad.scalar_type() == large.scalar_type(), "conv: the dtypes differ");
+  if (grad.numel() == 0) return;
+  WeightGrad(shape, large, small, grad).run();
+}
+
+}  // namespace cpu
+}  // namespace fastvgan
