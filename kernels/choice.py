@@ -32,12 +32,15 @@ class Implementation:
         refusal: why it does not take this input, or None when it does.
         held_back: device type → why auto does not take it there though it could run.
         missing: why it can take no input at all (not built), or None.
+        slower: called with the operation's arguments: why auto leaves this problem to the next one, though it could be
+            taken, as measured; or None.
     """
 
     functions: Any
     refusal: Callable[[torch.Tensor], str | None] = lambda x: None
     held_back: dict[str, str] | None = None
     missing: Callable[[], str | None] = lambda: None
+    slower: Callable[..., str | None] = lambda *args: None
 
 
 # Operation → name → implementation, in auto's order of preference; the reference, which takes everything, is last.
@@ -50,8 +53,8 @@ def register(operation: str, **implementations: Implementation) -> None:
     _registry[operation] = implementations
 
 
-def pick(operation: str, impl: str, x: torch.Tensor) -> Any:
-    """The functions that shall compute `operation` on `x`.
+def pick(operation: str, impl: str, x: torch.Tensor, *rest: Any) -> Any:
+    """The functions that shall compute `operation` on `x` and, where speed depends on them, its other arguments.
 
     Raises:
         ValueError: `impl` or FASTVGAN_IMPL is no implementation's name, or the named `impl` cannot take `x`.
@@ -64,7 +67,7 @@ def pick(operation: str, impl: str, x: torch.Tensor) -> Any:
         if refusal is None:
             return _registry[operation][preferred].functions
         _tell_preference(operation, preferred, refusal, x)
-    return _automatic(operation, x).functions
+    return _automatic(operation, x, *rest).functions
 
 
 def check_name(impl: str) -> None:
@@ -113,14 +116,14 @@ def _named(operation: str, impl: str, x: torch.Tensor) -> Any:
     raise ValueError(f"{operation} cannot run with impl={impl!r}. {'; '.join(states)}")
 
 
-def _automatic(operation: str, x: torch.Tensor) -> Implementation:
+def _automatic(operation: str, x: torch.Tensor, *rest: Any) -> Implementation:
     for name, implementation in _registry[operation].items():
         if not _is_for(name, x) or x.device.type in (implementation.held_back or ()):
             continue
         missing = implementation.missing()
         if missing is not None:
             _tell_missing(missing)
-        if missing is None and implementation.refusal(x) is None:
+        if missing is None and implementation.refusal(x) is None and not (rest and implementation.slower(x, *rest)):
             return implementation
     raise AssertionError("the reference takes everything")
 

@@ -21,8 +21,9 @@ namespace cpu {
 namespace {
 
 constexpr int64_t kManyLanes = 8;             // samples from which on they alone make good tiles
-constexpr int64_t kLargestPlane = 1 << 20;    // words of a packed plane beyond which rows of outputs are the lanes
-constexpr int64_t kUnits = 16;                // pieces of work to have at least: threads then finish at about one time
+constexpr int64_t kLargestPlane = 1 << 20;    // values of a packed plane beyond which rows of outputs are the lanes
+constexpr int64_t kFewChannels = 8;           // up to which taps count as channels
+constexpr int64_t kUnits = 8;                 // pieces of work to have at least: threads then finish at about one time
 
 // One spatial dimension of a convolution that reads `in` values and writes `out`.
 struct Line {
@@ -142,14 +143,15 @@ class Gather {
   explicit Gather(const Problem& problem) : p(problem), t(tiles()) {
     pairs = t.pairs && p.storage.element == Element::kBFloat16;
     width = kVectors * t.width;
-    words = ceil_divide(p.in_channels, pairs ? 2 : 1);
     choose_folds();
     for (int d = 0; d < 3; ++d) visits[d] = visit_outputs(p.lines[d], folds[d]);
+    channels = p.in_channels;
     fold = visits[0].fold * visits[1].fold * visits[2].fold;
     columns = p.out_channels * fold;
     panels = ceil_divide(columns, width);
-    taps = visits[0].taps * visits[1].taps * visits[2].taps;
     choose_lanes();
+    choose_lines();
+    taps = visits[0].taps * visits[1].taps * visits[2].taps;
     choose_units();
   }
 
@@ -159,7 +161,10 @@ class Gather {
   const Problem& p;
   const Tiles& t;
   bool pairs;
-  int64_t width, words;
+  int64_t width;
+  bool merged = false;             // whether the taps along the last dimension count as channels
+  int64_t channels, words;         // of a tap
+  int64_t slot_words, line_words;  // packed: from one input column, or row, to the next
   bool folds[3] = {false, false, false};
   Visit visits[3];
   int64_t fold, columns, panels, taps;
@@ -188,7 +193,7 @@ class Gather {
 
   void choose_lanes() {
     const Line& last = p.lines[2];
-    const int64_t plane = p.lines[1].in * last.in * words * std::min(p.batch, t.most_rows);
+    const int64_t plane = p.lines[1].in * last.in * p.in_channels * std::min(p.batch, t.most_rows);
     if (p.batch < kManyLanes || plane > kLargestPlane) {
       lanes = lanes_across(last, visits[2]);
     } else {
@@ -197,6 +202,34 @@ class Gather {
     const int64_t count = p.batch * lanes.outputs;
     rows = best_rows(count, t.most_rows);
     lane_tiles = ceil_divide(count, rows);
+  }
+
+  // Of few input channels, those of all taps along the last dimension, which lie side by side in memory, make up full
+  // words, and a line of them is packed at once. A word must not reach into the next window: its 0 times a NaN is one.
+  void choose_lines() {
+    const Line& last = p.lines[2];
+    const int64_t per = pairs ? 2 : 1;
+    merged = !p.up && p.in_channels <= kFewChannels && p.groups == 1 && p.x.step[2] == p.in_channels &&
+             last.dilation == 1 && !lanes.across && p.prologue.scale == nullptr && p.prologue.activation == 0 &&
+             last.kernel * p.in_channels % per == 0 && last.stride * p.in_channels % per == 0;
+    words = ceil_divide(channels, per);
+    slot_words = words;
+    line_words = words * lanes.slots;
+    if (!merged) return;
+    channels = last.kernel * p.in_channels;
+    words = channels / per;
+    slot_words = 1;
+    line_words = padded_line() / per;
+    visits[2].taps = 1;
+    for (int64_t i = 0; i < last.out; ++i) {
+      visits[2].reaches[i] = {{visits[2].positions[i] * last.stride * p.in_channels / per, 0}};
+    }
+  }
+
+  // Elements of a line with its padding.
+  int64_t padded_line() const {
+    const Line& last = p.lines[2];
+    return ((last.out - 1) * last.stride + last.kernel) * p.in_channels;
   }
 
   void choose_units() {
@@ -241,6 +274,12 @@ class Gather {
     return offsets;
   }
 
+  // From the weight's first element of a tap to that of an input channel.
+  int64_t channel_offset(int64_t channel) const {
+    if (!merged) return channel * p.weight_in;
+    return channel / p.in_channels * p.weight.step[2] + channel % p.in_channels * p.weight_in;
+  }
+
   const char* weight_at(int64_t offset) const {
     return static_cast<const char*>(p.weight.data) + offset * p.storage.size;
   }
@@ -264,12 +303,11 @@ class Gather {
       const auto offsets = tap_offsets(0);
       for (int64_t tap = 0; tap < taps; ++tap) {
         for (int64_t word = first; word < last; ++word) {
-          const int64_t channel = word * per;
-          const int64_t at = base + offsets[tap] + channel * p.weight_in + panel * width;
-          const bool second = pairs && channel + 1 < p.in_channels;
+          const int64_t at = base + offsets[tap] + panel * width, channel = word * per;
+          const void* one = weight_at(at + channel_offset(channel));
+          const void* other = pairs && channel + 1 < channels ? weight_at(at + channel_offset(channel + 1)) : nullptr;
           Word* into = to + (tap * words + word) * width;
-          t.interleave(p.storage.element, pairs, weight_at(at), second ? weight_at(at + p.weight_in) : nullptr, count,
-                       into);
+          t.interleave(p.storage.element, pairs, one, other, count, into);
           std::fill(into + count, into + width, 0);
         }
       }
@@ -280,7 +318,7 @@ class Gather {
 
   // The same where the weight's input channels, or its taps, lie side by side.
   void pack_columns(Word* to, int64_t base, int64_t panel, int64_t count, int64_t first, int64_t last) const {
-    const int64_t per = pairs ? 2 : 1, channels = std::min(last * per, p.in_channels) - first * per;
+    const int64_t part = std::min(last * (pairs ? 2 : 1), channels) - first * (pairs ? 2 : 1);
     std::vector<std::vector<int64_t>> offsets;
     for (int64_t c = 0; c < count; ++c) {
       const int64_t column = panel * width + c;
@@ -289,7 +327,7 @@ class Gather {
         if (offset >= 0) offset += base + column % p.out_channels * p.weight_out;
       }
     }
-    if (p.weight_in == 1) return pack_from_channels(to, offsets, count, first, channels);
+    if (p.weight_in == 1 && !merged) return pack_from_channels(to, offsets, count, first, part);
     for (int64_t word = first; word < last; ++word) {
       for (int64_t c = 0; c < width; ++c) {
         for (int64_t tap = 0; tap < taps; ++tap) {
@@ -301,7 +339,7 @@ class Gather {
   }
 
   void pack_from_channels(Word* to, const std::vector<std::vector<int64_t>>& offsets, int64_t count, int64_t first,
-                          int64_t channels) const {
+                          int64_t part) const {
     constexpr int64_t kRows = 4;  // divides every width, so that what is left of a panel is null rows
     for (int64_t tap = 0; tap < taps; ++tap) {
       for (int64_t c = 0; c < width; c += kRows) {
@@ -310,7 +348,7 @@ class Gather {
           const int64_t at = c + r < count ? offsets[c + r][tap] : -1;
           from[r] = at < 0 ? nullptr : weight_at(at + first * (pairs ? 2 : 1));
         }
-        t.pack_rows(p.storage.element, pairs, from, kRows, channels, Prologue{},
+        t.pack_rows(p.storage.element, pairs, from, kRows, part, Prologue{},
                     to + (tap * words + first) * width + c, width);
       }
     }
@@ -319,14 +357,14 @@ class Gather {
   Word word_at(int64_t at, int64_t word) const {
     Word result = 0;
     if (!pairs) {
-      t.interleave(p.storage.element, false, weight_at(at + word * p.weight_in), nullptr, 1, &result);
+      t.interleave(p.storage.element, false, weight_at(at + channel_offset(word)), nullptr, 1, &result);
       return result;
     }
     const auto bits = [&](int64_t channel) {
-      return Word{*reinterpret_cast<const uint16_t*>(weight_at(at + channel * p.weight_in))};
+      return Word{*reinterpret_cast<const uint16_t*>(weight_at(at + channel_offset(channel)))};
     };
     result = bits(2 * word);
-    if (2 * word + 1 < p.in_channels) result |= bits(2 * word + 1) << 16;
+    if (2 * word + 1 < channels) result |= bits(2 * word + 1) << 16;
     return result;
   }
 
@@ -371,6 +409,7 @@ struct Gather::Unit {
   int64_t sample[kMostRows], output[kMostRows];  // of each lane; sample -1: none
   int64_t plane_size;
   Scratch<Word> planes;
+  Scratch<char> padded;  // merged: the lines about to be packed
   std::vector<int64_t> held;  // the plane in each place of the ring
   std::vector<Segment> segments;
   std::vector<int64_t> starts;
@@ -379,8 +418,9 @@ struct Gather::Unit {
 
   explicit Unit(Gather& gather)
       : g(gather),
-        plane_size(g.p.lines[1].in * g.lanes.slots * g.words * g.rows),
+        plane_size(g.p.lines[1].in * g.line_words * g.rows),
         planes(g.ring * plane_size),
+        padded(g.merged ? g.rows * g.padded_line() * g.p.storage.size : 0),
         held(g.ring) {}
 
   void run(int64_t index) {
@@ -441,9 +481,10 @@ struct Gather::Unit {
     for (const Reach& u : planes_reached) {
       for (const Reach& v : rows_reached) {
         for (const Reach& w : columns_reached) {
-          const int64_t slot = (u.from % g.ring * g.p.lines[1].in + v.from) * g.lanes.slots + w.from;
+          const int64_t line = u.from % g.ring * g.p.lines[1].in + v.from;
+          const int64_t at = line * g.line_words + w.from * g.slot_words;
           const int64_t tap = (u.tap * g.visits[1].taps + v.tap) * g.visits[2].taps + w.tap;
-          const Segment next{slot * g.words * g.rows, tap * g.words * g.width, g.words};
+          const Segment next{at * g.rows, tap * g.words * g.width, g.words};
           if (segments.size() > begin) {
             Segment& before = segments.back();
             if (before.a + before.length * g.rows == next.a && before.b + before.length * g.width == next.b) {
@@ -467,6 +508,11 @@ struct Gather::Unit {
     if (prologue.scale != nullptr) prologue.scale += channel, prologue.shift += channel;
     Word* to = planes.get() + plane % g.ring * plane_size;
     for (int64_t h = 0; h < middle.in; ++h) {
+      if (g.merged) {
+        pack_line(plane, h, to);
+        to += g.line_words * g.rows;
+        continue;
+      }
       for (int64_t slot = 0; slot < g.lanes.slots; ++slot, to += g.words * g.rows) {
         const void* from[kMostRows];
         for (int64_t r = 0; r < g.rows; ++r) {
@@ -478,6 +524,23 @@ struct Gather::Unit {
         g.t.pack_rows(g.p.storage.element, g.pairs, from, g.rows, g.p.in_channels, prologue, to, g.rows);
       }
     }
+  }
+
+  void pack_line(int64_t plane, int64_t h, Word* to) const {
+    const Volume& x = g.p.x;
+    const int64_t size = g.padded_line() * g.p.storage.size, voxel = g.p.in_channels * g.p.storage.size;
+    const int64_t before = g.p.lines[2].padding * voxel;
+    const int64_t inside = std::min(g.p.lines[2].in * voxel, size - before);
+    const void* from[kMostRows];
+    for (int64_t r = 0; r < g.rows; ++r) {
+      char* line = padded.get() + r * size;
+      from[r] = sample[r] < 0 ? nullptr : line;
+      if (sample[r] < 0) continue;
+      const int64_t offset = sample[r] * x.sample + plane * x.step[0] + h * x.step[1];
+      std::fill(line, line + size, 0);
+      if (inside > 0) std::copy_n(static_cast<const char*>(x.data) + offset * g.p.storage.size, inside, line + before);
+    }
+    g.t.pack_rows(g.p.storage.element, g.pairs, from, g.rows, g.padded_line(), Prologue{}, to, g.rows);
   }
 
   void run_tile(int64_t panel, const int64_t at[3], const Segment* first, int64_t count) {
@@ -562,8 +625,7 @@ void gather(bool up, const ConvShape& shape, const Tensor& x, const Tensor& weig
   p.x = volume_of(x);
   p.y = volume_of(y);
   p.weight = volume_of(weight);
-  STD_TORCH_CHECK((p.x.channel == 1 || x.size(1) == 1) && (p.y.channel == 1 || y.size(1) == 1),
-                  "conv: the channels of x and y must lie side by side");
+  STD_TORCH_CHECK(side_by_side(x) && side_by_side(y), "conv: the channels of x and y must lie side by side");
   STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "conv: the dtypes differ");
   p.weight_in = up ? p.weight.sample : p.weight.channel;
   p.weight_out = up ? p.weight.channel : p.weight.sample;

@@ -65,5 +65,9 @@ inline Stored storage_of(const torch::stable::Tensor& x) {
   }
 }
 
+inline bool side_by_side(const torch::stable::Tensor& x) {
+  return x.numel() == 0 || x.size(1) == 1 || x.stride(1) == 1;
+}
+
 }  // namespace cpu
 }  // namespace fastvgan

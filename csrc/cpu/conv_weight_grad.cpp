@@ -280,7 +280,7 @@ void conv_weight_grad(Tensor large, Tensor small, Sizes stride, Sizes padding, S
                       Tensor grad) {
   const ConvShape shape = conv_shape(large, small, kernel_size_of(grad), stride, padding, dilation, groups);
   check_weight(shape, grad);
-  STD_TORCH_CHECK((large.stride(1) == 1 || large.size(1) == 1) && (small.stride(1) == 1 || small.size(1) == 1),
+  STD_TORCH_CHECK(side_by_side(large) && side_by_side(small),
                   "conv: the channels of large and small must lie side by side");
   STD_TORCH_CHECK(grad.scalar_type() == large.scalar_type(), "conv: the dtypes differ");
   if (grad.numel() == 0) return;

@@ -117,6 +117,31 @@ FASTVGAN_INLINE void store(Float16* to, Floats v) {
 }
 #endif
 
+// The first `count` values, after them `fill`; and the reverse.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+FASTVGAN_INLINE __mmask16 first(int64_t count) { return (__mmask16)((1u << count) - 1); }
+FASTVGAN_INLINE __m256i load_halves(const void* from, int64_t count, uint16_t fill) {
+  return _mm256_mask_loadu_epi16(_mm256_set1_epi16((short)fill), first(count), from);
+}
+FASTVGAN_INLINE Floats load_first(const float* from, int64_t count, float fill) {
+  return (Floats)_mm512_mask_loadu_ps((__m512)broadcast(fill), first(count), from);
+}
+FASTVGAN_INLINE Floats load_first(const BFloat16* from, int64_t count, BFloat16 fill) {
+  return (Floats)(widen((Halves)load_halves(from, count, fill.bits)) << 16);
+}
+FASTVGAN_INLINE Floats load_first(const Float16* from, int64_t count, Float16 fill) {
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_halves(from, count, fill.bits));
+}
+FASTVGAN_INLINE void store_first(float* to, int64_t count, Floats v) {
+  _mm512_mask_storeu_ps(to, first(count), (__m512)v);
+}
+template <typename T>
+FASTVGAN_INLINE void store_first(T* to, int64_t count, Floats v) {
+  T buffer[kWidth];
+  store(buffer, v);
+  _mm256_mask_storeu_epi16(to, first(count), load_bits<__m256i>(buffer));
+}
+#else
 template <typename T>
 FASTVGAN_INLINE Floats load_first(const T* from, int64_t count, T fill) {
   T buffer[kWidth];
@@ -129,6 +154,7 @@ FASTVGAN_INLINE void store_first(T* to, int64_t count, Floats v) {
   store(buffer, v);
   for (int i = 0; i < count; ++i) to[i] = buffer[i];
 }
+#endif
 
 // Source: Cephes tanhf and expf (Moshier): a polynomial near 0, elsewhere 1 - 2 / (exp(2|x|) + 1).
 FASTVGAN_INLINE Floats tanh(Floats x) {

@@ -15,12 +15,16 @@ import torch
 from .. import choice, extension, layout
 from ..arguments import integers, same_kind
 from ..dispatch import autocasts, define, differentiable
-from . import compiled, reference
+from . import compiled, measured, reference
 
-for _operation in ("conv_up", "conv_down", "conv_weight_grad"):
+for _operation, _slower in {
+    "conv_up": measured.conv_up_slower,
+    "conv_down": measured.conv_down_slower,
+    "conv_weight_grad": measured.conv_weight_grad_slower,
+}.items():
     choice.register(
         _operation,
-        cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason),
+        cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason, slower=_slower),
         reference=choice.Implementation(reference),
     )
 
@@ -209,7 +213,7 @@ def _trim(x, sizes):
 
 
 def _up_kernel(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
-    functions = choice.pick("conv_up", impl, x)
+    functions = choice.pick("conv_up", impl, x, weight, stride)
     y = functions.conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -220,7 +224,7 @@ def _up_fake(x, weight, bias, stride, padding, output_padding, dilation, groups,
 
 
 def _down_kernel(x, weight, bias, stride, padding, dilation, groups, impl):
-    functions = choice.pick("conv_down", impl, x)
+    functions = choice.pick("conv_down", impl, x, weight, stride)
     y = functions.conv_down(x, weight, bias, stride, padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -231,7 +235,7 @@ def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
 
 
 def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, impl):
-    functions = choice.pick("conv_weight_grad", impl, large)
+    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, groups)
     grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups)
     return layout.in_format(grad, layout.format_of(large, small))
 

@@ -4,9 +4,11 @@ Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16; sums are kept in
 memory there, so a contiguous tensor is rearranged first.
 """
 
+from dataclasses import dataclass
+
 import torch
 
-from .. import extension
+from .. import extension, layout
 from ..norm_act.reference import ACTIVATIONS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -36,39 +38,82 @@ def refusal(x: torch.Tensor) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """What is computed along with a convolution: activation(conv(in_activation(x · scale + shift)) + bias).
+
+    Args:
+        scale, shift: (C_in,), both or neither; what reaches over the border is 0, as the padding of what they give.
+        in_activation, activation: "none", "relu", "leaky_relu" or "tanh".
+        in_slope, slope: leaky_relu's below 0.
+        statistics: whether the mean and biased variance of each output channel, before the activation, are wanted.
+    """
+
+    scale: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+    in_activation: str = "none"
+    in_slope: float = 0.0
+    activation: str = "none"
+    slope: float = 0.0
+    statistics: bool = False
+
+
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
     """Transposed convolution; arguments as fastvgan_kernels.conv_up, with one integer a spatial dimension."""
-    geometry = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
-    size = [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, e, d in geometry]
-    y = _empty(x, (x.shape[0], weight.shape[1] * groups, *size))
-    _gather(torch.ops.fastvgan_compiled.conv_up, x, weight, bias, stride, padding, dilation, groups, y)
-    return y
+    return conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, Fusion())[0]
 
 
 def conv_down(x, weight, bias, stride, padding, dilation, groups):
     """Convolution; arguments as fastvgan_kernels.conv_down, with one integer a spatial dimension."""
+    return conv_down_fused(x, weight, bias, stride, padding, dilation, groups, Fusion())[0]
+
+
+def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
+    """conv_up and what `fusion` says.
+
+    Returns:
+        y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
+    """
+    geometry = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
+    size = [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, e, d in geometry]
+    shape = (x.shape[0], weight.shape[1] * groups, *size)
+    return _gather("conv_up", x, weight, bias, stride, padding, dilation, groups, fusion, shape)
+
+
+def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
+    """conv_down and what `fusion` says; returns as conv_up_fused."""
     geometry = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry]
-    y = _empty(x, (x.shape[0], weight.shape[0], *size))
-    _gather(torch.ops.fastvgan_compiled.conv_down, x, weight, bias, stride, padding, dilation, groups, y)
-    return y
+    shape = (x.shape[0], weight.shape[0], *size)
+    return _gather("conv_down", x, weight, bias, stride, padding, dilation, groups, fusion, shape)
 
 
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups):
     """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension."""
-    grad = large.new_empty((small.shape[1], large.shape[1] // groups, *kernel_size))
+    shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
+    grad = layout.empty(shape, large, layout.format_of(large, small))
     torch.ops.fastvgan_compiled.conv_weight_grad(
         _side_by_side(large), _side_by_side(small), stride, padding, dilation, groups, grad
     )
     return grad
 
 
-def _gather(operation, x, weight, bias, stride, padding, dilation, groups, y):
-    bias = None if bias is None else bias.to(torch.float32).contiguous()
-    none = ACTIVATIONS.index("none")
-    operation(
-        _side_by_side(x), weight, bias, stride, padding, dilation, groups, None, None, none, 0, none, 0, y, None, None
+def _gather(name, x, weight, bias, stride, padding, dilation, groups, fusion, shape):
+    y = _empty(x, shape)
+    bias, scale, shift = map(_floats, (bias, fusion.scale, fusion.shift))
+    mean = var = None
+    if fusion.statistics:
+        mean, var = x.new_empty((2, shape[1]), dtype=torch.float32).unbind()
+    getattr(torch.ops.fastvgan_compiled, name)(
+        *(_side_by_side(x), weight, bias, stride, padding, dilation, groups, scale, shift),
+        *(ACTIVATIONS.index(fusion.in_activation), fusion.in_slope),
+        *(ACTIVATIONS.index(fusion.activation), fusion.slope, y, mean, var),
     )
+    return y, mean, var
+
+
+def _floats(vector: torch.Tensor | None) -> torch.Tensor | None:
+    return None if vector is None else vector.to(torch.float32).contiguous()
 
 
 def _side_by_side(x: torch.Tensor) -> torch.Tensor:
