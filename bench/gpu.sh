@@ -10,4 +10,5 @@ FASTVGAN_REQUIRE_EXTENSION=1 python3 -m pip install --no-deps --no-build-isolati
 python3 -m fastvgan.info --json >"$OUT/info.json" || status=1
 python3 -m pytest -m gpu -q 2>&1 | tee "$OUT/gpu-tests.txt" || status=1
 python3 -m pytest bench --benchmark-only --benchmark-json="$OUT/benchmarks.json" 2>&1 | tee "$OUT/benchmarks.txt" || status=1
+python3 bench/report.py --from "$OUT/benchmarks.json" --out "$OUT" 2>&1 | tee "$OUT/report.txt" || status=1
 exit $status

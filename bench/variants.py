@@ -1,22 +1,129 @@
-"""The ways stock PyTorch can be made to run a module, to measure ours against the best of them."""
+"""The ways PyTorch can be made to run something, and how a benchmark names, checks and times each of them."""
+
+import copy
+import math
+import time
 
 import torch
+from memory import level_allocator
+from torch import nn
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 STOCK = [f"{mode}-{layout}" for mode in ("eager", "compile") for layout in FORMATS]
-
-
-def stock(module: torch.nn.Module, variant: str, x: torch.Tensor):
-    """A stock module and its input as the variant asks, "eager-contiguous" and so on."""
-    mode, layout = variant.split("-")
-    module = module.to(memory_format=FORMATS[layout])
-    return (torch.compile(module) if mode == "compile" else module), x.contiguous(memory_format=FORMATS[layout])
+# For groups that hold both dtypes, because a user picks the fastest of all: "fp32-eager-contiguous" and so on.
+STOCK_OF_ALL_DTYPES = [f"{dtype}-{variant}" for dtype in DTYPES for variant in STOCK]
 
 
 def device() -> torch.device:
     """Where benchmarks run: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def stock(module: nn.Module, variant: str, x: torch.Tensor):
+    """A stock module and its input as the variant asks, "eager-contiguous" and so on."""
+    mode, layout = variant.split("-")
+    return in_mode(in_layout(module, FORMATS[layout]), mode), x.contiguous(memory_format=FORMATS[layout])
+
+
+def in_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """The module with its weights in the layout, which of a 2D convolution is that of its dimensions."""
+    flat = torch.channels_last if layout is torch.channels_last_3d else layout
+    for parameter in module.parameters():
+        if parameter.dim() in (4, 5):
+            parameter.data = parameter.data.contiguous(memory_format=layout if parameter.dim() == 5 else flat)
+    return module
+
+
+def in_mode(function, mode: str):
+    """The function or module as it is ("eager"), or compiled for the one shape that it will see."""
+    return torch.compile(function, dynamic=False) if mode == "compile" else function
+
+
+def autocast(dtype: str):
+    """What a user writes around a model of float32 parameters to compute in the dtype."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bf16")
+
+
+def forward_backward(module: nn.Module, x: torch.Tensor, dy: torch.Tensor, autocast_to: str = "fp32"):
+    """A function that gives the module's output and the gradients of its input and parameters."""
+    x = x.detach().requires_grad_()
+    if x.is_contiguous(memory_format=torch.channels_last_3d):
+        dy = dy.contiguous(memory_format=torch.channels_last_3d)
+    parameters = list(module.parameters())
+
+    def run():
+        with autocast(autocast_to):
+            y = module(x)
+        return (y.detach(), *torch.autograd.grad(y, (x, *parameters), dy))
+
+    return run
+
+
+def load_in_order(mine: nn.Module, theirs: nn.Module) -> nn.Module:
+    """Give our module the state of a stock one of the same layers under other names."""
+    mine.load_state_dict(dict(zip(mine.state_dict(), theirs.state_dict().values(), strict=True)))
+    return mine
+
+
+def in_float64(module: nn.Module) -> nn.Module:
+    """A copy of the module that computes in float64."""
+    return copy.deepcopy(module).double()
+
+
+def away_from_kink(dy: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """dy, but zero where the exact value before a (leaky) ReLU is so near zero that rounding decides its slope.
+
+    There either slope is right, and one element that rounds the other way would hide or fake an error of a gradient.
+    """
+    near = max(32 * torch.finfo(dy.dtype).eps, 1e-4)  # stock's float32 mean of 2¹⁸ values is off by 1e-5
+    return dy.masked_fill(before.abs() < near, 0)
+
+
+def assert_as_accurate(ours, stock, exact, factor):
+    """Our error against float64 is at most `factor` times the stock one's, or a few units in the last place.
+
+    A benchmark calls this before it times: a fast wrong answer is no result.
+    """
+    # A wrong reference would excuse everything. Sums over a batch, and all that is computed in bf16 under autocast
+    # though its own dtype is float32, are off by more than a few units.
+    plausible = max(torch.finfo(value.dtype).eps for value in ours) ** 0.5
+    for mine, theirs, right in zip(ours, stock, exact, strict=True):
+        scale = right.abs().max()
+        mine_off, theirs_off = ((value.double() - right).abs().max() / scale for value in (mine, theirs))
+        assert theirs_off < plausible, f"stock is off by {theirs_off:.2g} of the largest value"
+        allowed = factor * theirs_off + 4 * torch.finfo(mine.dtype).eps
+        assert mine_off <= allowed, f"ours is off by {mine_off:.2g}, stock by {theirs_off:.2g}"
+
+
+def describe(benchmark, group: str, variant: str, dtype: str, **facts) -> None:
+    """Put a benchmark into its group, and note what the report needs to know of it.
+
+    Args:
+        group: one problem, of which each variant is a solution; those of ours are named "ours…".
+        dtype: that it computes in, "fp32" or "bf16".
+        facts: of one call "flops", by the usual formula; "needed_flops", without products with padding; "bytes".
+    """
+    benchmark.group = group
+    benchmark.extra_info.update(variant=variant, dtype=dtype, **facts)
+
+
+def timed(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
+    """Time the function for about so many seconds, in 5 to 50 rounds, after warm-up; once where timing is off."""
+    run = synchronised(function)
+    rounds = 1
+    if benchmark.enabled:
+        level_allocator()
+        # The first calls compile, and compile anew where something else wants gradients than the first time.
+        warm = [_seconds(run) for _ in range(3)]
+        rounds = min(50, max(fewest, math.ceil(seconds / min(warm))))
+    benchmark.pedantic(run, rounds=rounds)
+
+
+def _seconds(run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def synchronised(function):
@@ -31,12 +138,6 @@ def synchronised(function):
     return run
 
 
-def assert_as_accurate(ours, stock, exact, factor):
-    """Our error against float64 is at most `factor` times the stock one's, or a few units in the last place.
-
-    A benchmark calls this before it times: a fast wrong answer is no result.
-    """
-    for mine, theirs, right in zip(ours, stock, exact, strict=True):
-        scale = right.abs().max()
-        mine_off, theirs_off = ((value.double() - right).abs().max() / scale for value in (mine, theirs))
-        assert mine_off <= factor * theirs_off + 4 * torch.finfo(mine.dtype).eps, (mine_off, theirs_off)
+def bytes_of(*tensors: torch.Tensor) -> int:
+    """The memory that reading or writing each tensor once moves."""
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -23,6 +23,7 @@ namespace {
 constexpr int64_t kManyLanes = 8;             // samples from which on they alone make good tiles
 constexpr int64_t kLargestPlane = 1 << 20;    // values of a packed plane beyond which rows of outputs are the lanes
 constexpr int64_t kFewChannels = 8;           // up to which taps count as channels
+constexpr int64_t kLongest = 256;             // words of a segment: what is added up at once
 constexpr int64_t kUnits = 8;                 // pieces of work to have at least: threads then finish at about one time
 
 // One spatial dimension of a convolution that reads `in` values and writes `out`.
@@ -484,18 +485,26 @@ struct Gather::Unit {
           const int64_t line = u.from % g.ring * g.p.lines[1].in + v.from;
           const int64_t at = line * g.line_words + w.from * g.slot_words;
           const int64_t tap = (u.tap * g.visits[1].taps + v.tap) * g.visits[2].taps + w.tap;
-          const Segment next{at * g.rows, tap * g.words * g.width, g.words};
-          if (segments.size() > begin) {
-            Segment& before = segments.back();
-            if (before.a + before.length * g.rows == next.a && before.b + before.length * g.width == next.b) {
-              before.length += next.length;
-              continue;
-            }
+          for (int64_t k = 0; k < g.words; k += kLongest) {
+            const int64_t length = std::min(kLongest, g.words - k);
+            add_segment({(at + k) * g.rows, (tap * g.words + k) * g.width, length}, begin);
           }
-          segments.push_back(next);
         }
       }
     }
+  }
+
+  // As a part of the one before where it goes on in both matrices.
+  void add_segment(Segment next, size_t begin) {
+    if (segments.size() > begin) {
+      Segment& before = segments.back();
+      if (before.a + before.length * g.rows == next.a && before.b + before.length * g.width == next.b &&
+          before.length + next.length <= kLongest) {
+        before.length += next.length;
+        return;
+      }
+    }
+    segments.push_back(next);
   }
 
   void pack_plane(int64_t plane) {

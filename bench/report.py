@@ -1,0 +1,98 @@
+"""Run the benchmarks and report how ours compares to stock PyTorch and to what the machine can do at most."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the checkout's package, as `python -m` would take it
+
+from plot import plot  # noqa: E402
+from summary import as_text, summarise  # noqa: E402
+
+from fastvgan.errors import UserError, run_command  # noqa: E402
+
+
+@dataclass
+class Arguments:
+    """Run the benchmarks, print a table, and write the results and a plot of the ratios.
+
+    Of a whole run these go to bench/results/ and docs/; of a part (--only) nowhere unless --out says where.
+    """
+
+    source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FILE.json")] = None
+    """Report this file, written by `pytest bench --benchmark-only --benchmark-json=FILE.json`, and run nothing."""
+    only: str | None = None
+    """Run only the benchmarks that match, as pytest's -k; the ceilings are measured in any case."""
+    out: Path | None = None
+    """Folder for the results and the plot."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parsed, unknown = tyro.cli(Arguments, prog="python bench/report.py", args=arguments, return_unknown_args=True)
+    if unknown:
+        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    if parsed.source and parsed.only:
+        raise UserError("--from reports what was run, --only says what to run; give one of them")
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        source = parsed.source
+        if source is None:
+            source = Path(folder, "benchmarks.json")
+            failed = _run(source, parsed.only)
+            if not source.exists():
+                raise UserError("pytest ended without results: see above")
+        summary = _read(source)
+    print(as_text(summary))
+    if parsed.out or not (parsed.only or failed):
+        _write(summary, parsed.out or ROOT / "bench" / "results", parsed.out or ROOT / "docs")
+    if failed:
+        print("some benchmarks failed: the table is without them", file=sys.stderr)
+    return int(failed)
+
+
+def _run(target: Path, only: str | None) -> bool:
+    """Run the benchmarks; whether any failed."""
+    command = [sys.executable, "-m", "pytest", "-q", "bench", "--benchmark-only", f"--benchmark-json={target}"]
+    command += ["--benchmark-columns=median,iqr,rounds"]
+    if only:
+        command += ["-k", f"({only}) or test_ceilings"]
+    return subprocess.run(command, cwd=ROOT).returncode != 0
+
+
+def _read(source: Path) -> dict[str, Any]:
+    try:
+        summary = summarise(json.loads(source.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"there are no results in {source}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source} is not what pytest-benchmark writes for these benchmarks: {error!r}") from error
+    if not summary["groups"] and not summary["ceilings"]:
+        raise UserError(f"{source} holds no benchmarks")
+    return summary
+
+
+def _write(summary: dict[str, Any], results: Path, pictures: Path) -> None:
+    machine = summary["machine"]
+    name = re.sub(r"\W+", "-", machine["device"].lower()).strip("-")
+    results.mkdir(parents=True, exist_ok=True)
+    file = results / f"{name}-{machine['cores']}-cores.json"
+    file.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"wrote {file}")
+    try:
+        picture = pictures / f"bench-{name}.png"
+        plot(summary, picture)
+        print(f"wrote {picture}")
+    except ImportError as error:
+        print(f"no plot: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_command(main)

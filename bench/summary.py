@@ -1,0 +1,139 @@
+"""From pytest-benchmark's JSON to what is worth keeping: a group's medians, its ratio and its share of the ceilings."""
+
+from typing import Any
+
+from targets import is_ours, verdicts
+
+CEILINGS = "ceilings"
+
+
+def summarise(data: dict[str, Any]) -> dict[str, Any]:
+    """The machine, its ceilings and every group, as plain values for JSON; no name or path of the machine.
+
+    Raises:
+        KeyError: the file is not of these benchmarks.
+    """
+    machine = data["machine_info"]["fastvgan"]
+    groups: dict[str, list] = {}
+    for benchmark in data["benchmarks"]:
+        groups.setdefault(benchmark["group"], []).append(benchmark)
+    ceilings = _ceilings(groups.pop(CEILINGS, []))
+    return {
+        "machine": machine,
+        "commit": data["commit_info"].get("id"),
+        "uncommitted_changes": data["commit_info"].get("dirty"),
+        "date": data["datetime"][:10],
+        "ceilings": ceilings,
+        "groups": {name: _group(name, benchmarks, ceilings) for name, benchmarks in groups.items()},
+    }
+
+
+def _ceilings(benchmarks: list[dict]) -> dict[str, float]:
+    """GFLOP/s a dtype ("gemm fp32") and GB/s ("copy", "copy in cache"), each the best median."""
+    found: dict[str, float] = {}
+    for benchmark in benchmarks:
+        facts = benchmark["extra_info"]
+        name = f"gemm {facts['dtype']}" if facts["ceiling"] == "gemm" else facts["ceiling"]
+        rate = facts.get("flops", facts.get("bytes")) / benchmark["stats"]["median"] / 1e9
+        found[name] = max(found.get(name, 0), round(rate, 1))
+    return found
+
+
+def _group(name: str, benchmarks: list[dict], ceilings: dict[str, float]) -> dict[str, Any]:
+    variants = {b["extra_info"]["variant"]: _variant(b) for b in benchmarks}
+    best = {
+        side: min((n for n in variants if is_ours(n) == side), key=lambda n: variants[n]["median_ms"], default=None)
+        for side in (True, False)
+    }
+    group: dict[str, Any] = {"stock": best[False], "ours": best[True], "variants": variants}
+    if best[True] and best[False]:
+        group["ratio"] = round(variants[best[False]]["median_ms"] / variants[best[True]]["median_ms"], 3)
+    facts = next((b["extra_info"] for b in benchmarks if b["extra_info"]["variant"] == best[True]), None)
+    if facts:
+        group["dtype"] = facts["dtype"]
+        group |= _rates(facts, variants[best[True]]["median_ms"] / 1e3, ceilings)
+    group["targets"] = verdicts(name, group)
+    # A difference within the noise is none: half of the rounds of one of the two lie further apart than 5%.
+    compared = [variants[n] for n in best.values() if n]
+    group["noisy"] = any(v["iqr_ms"] > 0.05 * v["median_ms"] for v in compared)
+    return group
+
+
+def _variant(benchmark: dict) -> dict[str, Any]:
+    stats = benchmark["stats"]
+    found = {
+        "median_ms": round(stats["median"] * 1e3, 4),
+        "iqr_ms": round(stats["iqr"] * 1e3, 4),
+        "rounds": stats["rounds"],
+    }
+    if benchmark["extra_info"].get("peak_bytes"):
+        found["peak_bytes"] = benchmark["extra_info"]["peak_bytes"]
+    return found
+
+
+def _rates(facts: dict, seconds: float, ceilings: dict[str, float]) -> dict[str, Any]:
+    """Ours: "flops" and "bytes" a call and a second, and the share of the ceiling, for which padding does not count."""
+    rates: dict[str, Any] = {}
+    kinds = (("flops", "gflops", "gemm", f"gemm {facts['dtype']}"), ("bytes", "gbytes", "copy", "copy"))
+    for count, rate, short, ceiling in kinds:
+        if count in facts:
+            peak_seconds = ceilings.get(ceiling, 0) * 1e9 * seconds
+            rates[count] = facts[count]
+            rates[f"{rate}_per_s"] = round(facts[count] / seconds / 1e9, 1)
+            if ceiling in ceilings:
+                rates[f"share_of_{short}"] = round(facts.get(f"needed_{count}", facts[count]) / peak_seconds, 3)
+                if f"needed_{count}" in facts:
+                    rates[f"share_of_{short}_by_usual_count"] = round(facts[count] / peak_seconds, 3)
+    return rates
+
+
+def as_text(summary: dict[str, Any]) -> str:
+    """The table for a terminal, a line a group."""
+    machine = summary["machine"]
+    head = f"{machine['device']}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}"
+    ceilings = ", ".join(
+        f"{name} {rate:g} {'GFLOP/s' if name.startswith('gemm') else 'GB/s'}"
+        for name, rate in summary["ceilings"].items()
+    )
+    rows = [("", "best stock", "ms", "ours", "ms", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "wanted")]
+    rows += [_row(name, group) for name, group in summary["groups"].items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in (2, 4, 5, 6, 7, 8, 9) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    targets = [target for group in summary["groups"].values() for target in group["targets"]]
+    met = f"{sum(target['met'] for target in targets)} of {len(targets)} targets met"
+    notes = "~: noisy (interquartile range above 5% of the median). GFLOP/s by the usual count, GEMM without padding."
+    return "\n".join([head, f"ceilings: {ceilings or 'not measured'}", "", *lines, "", notes, met])
+
+
+def _row(name: str, group: dict) -> tuple[str, ...]:
+    def cell(value, form):
+        return "" if value is None else format(value, form)
+
+    def median(side):
+        return cell(group["variants"][group[side]]["median_ms"] if group[side] else None, ".2f")
+
+    return (
+        name,
+        group["stock"] or "",
+        median("stock"),
+        group["ours"] or "",
+        median("ours"),
+        cell(group.get("ratio"), ".2f") + ("~" if group["noisy"] else " "),
+        cell(group.get("gflops_per_s"), ".0f"),
+        cell(group.get("share_of_gemm"), ".0%"),
+        cell(group.get("gbytes_per_s"), ".1f"),
+        cell(group.get("share_of_copy"), ".0%"),
+        "; ".join(map(_target, group["targets"])),
+    )
+
+
+def _target(target: dict) -> str:
+    sign = "≤" if target["at_most"] else "≥"
+    outcome = "met" if target["met"] else "MISSED"
+    return f"{target['value']:.2f} {target['what']} ({sign} {target['bound']:g}): {outcome}"

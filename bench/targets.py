@@ -1,0 +1,88 @@
+"""What the project wants of each benchmark. The one place: change a target here."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Group = dict[str, Any]  # as summary.py makes it
+
+
+@dataclass(frozen=True)
+class Target:
+    """For every group whose name matches `groups`: the measured value of `what`, at least or at most `bound`."""
+
+    groups: str
+    what: str
+    bound: float
+    measure: Callable[[Group], float | None]
+    at_most: bool = False
+
+    def verdict(self, name: str, group: Group) -> dict[str, Any] | None:
+        """What was measured against what was wanted, or None where this says nothing of the group."""
+        if not re.search(self.groups, name):
+            return None
+        value = self.measure(group)
+        if value is None:
+            return None
+        met = value <= self.bound if self.at_most else value >= self.bound
+        return {"what": self.what, "value": round(value, 3), "bound": self.bound, "at_most": self.at_most, "met": met}
+
+
+def faster_than(pattern: str = "") -> Callable[[Group], float | None]:
+    """Median of the best stock variant whose name matches, by that of ours."""
+
+    def measure(group):
+        theirs = [v["median_ms"] for n, v in group["variants"].items() if re.search(pattern, n) and not is_ours(n)]
+        return min(theirs) / group["variants"][group["ours"]]["median_ms"] if theirs and group["ours"] else None
+
+    return measure
+
+
+def share(ceiling: str) -> Callable[[Group], float | None]:
+    """Of the measured ceiling, "gemm" or "copy"."""
+    return lambda group: group.get(f"share_of_{ceiling}")
+
+
+def times_floor(group: Group) -> float | None:
+    """Our time by that of the same FLOPs in GEMMs at their peak."""
+    reached = group.get("share_of_gemm_by_usual_count")  # as the floor of 0.41 s was counted
+    return 1 / reached if reached else None
+
+
+def memory(group: Group) -> float | None:
+    """Our best variant's peak by the lowest of any stock variant."""
+    peaks = {n: v["peak_bytes"] for n, v in group["variants"].items() if v.get("peak_bytes")}
+    theirs = [peak for name, peak in peaks.items() if not is_ours(name)]
+    return peaks[group["ours"]] / min(theirs) if theirs and group["ours"] in peaks else None
+
+
+def is_ours(variant: str) -> bool:
+    return variant.startswith("ours")
+
+
+BEST, PLAIN = faster_than(), faster_than("^fp32-eager-contiguous$")
+MIDDLE = r"^(ConvTranspose3d (256→128|128→64)|Conv3d 128→256) from .*(forward|gradient)"
+TARGETS = [
+    Target(MIDDLE, "of GEMM", 0.85, share("gemm")),
+    Target(r"^ConvTranspose3d 128→3 .*forward", "x best stock", 3, BEST),
+    Target(r"^Conv3d 3→128 .*data gradient", "x best stock", 3, BEST),
+    Target(r"^BatchNorm3d .*, forward \+ backward", "x best stock", 2.5, BEST),
+    Target(r"^BatchNorm3d .*, forward, ", "of copy", 0.85, share("copy")),
+    Target(r"^ConvTranspose3d \+ .* 256→128", "x best stock", 1.25, BEST),
+    Target(r"^ConvTranspose3d \+ .* 128→64", "x best stock", 1.35, BEST),
+    Target(r"^Conv3d \+ .* 128→256", "x best stock", 1.35, BEST),
+    Target(r"^ConvLSTM ", "x eager loop", 2, faster_than("^eager-")),
+    Target(r"^generator ", "x plain fp32", 3, PLAIN),
+    Target(r"^generator ", "x best stock", 1.5, BEST),
+    Target(r"^train step", "x plain fp32", 2.5, PLAIN),
+    Target(r"^train step", "x best stock", 1.5, BEST),
+    Target(r"^train step", "x GEMM floor", 1.3, times_floor, at_most=True),
+    Target(r"^train step", "x stock's peak memory", 0.7, memory, at_most=True),
+]
+
+
+def verdicts(name: str, group: Group) -> list[dict[str, Any]]:
+    """All targets that speak of a group."""
+    found = (target.verdict(name, group) for target in TARGETS)
+    return [verdict for verdict in found if verdict is not None]

@@ -1,0 +1,24 @@
+"""What this machine can do at most, measured in the session of everything else: GEMM a dtype, and copying memory."""
+
+import pytest
+import torch
+from variants import DTYPES, bytes_of, describe, device, timed
+
+MEGABYTES = {"copy": 256, "copy in cache": 8}
+
+
+@pytest.mark.parametrize("size", [1024, 2048, 4096])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gemm(benchmark, dtype, size):
+    a, b = (torch.randn(size, size, device=device(), dtype=DTYPES[dtype]) for _ in range(2))
+    describe(benchmark, "ceilings", f"gemm {size} {dtype}", dtype, flops=2 * size**3, ceiling="gemm")
+    timed(benchmark, lambda: torch.mm(a, b))
+
+
+@pytest.mark.parametrize("kind", MEGABYTES)
+def test_copy(benchmark, kind):
+    source = torch.ones(MEGABYTES[kind] * 2**20 // 4, device=device())
+    target = torch.zeros_like(source)
+    describe(benchmark, "ceilings", kind, "fp32", bytes=bytes_of(source, target), ceiling=kind)
+    timed(benchmark, lambda: target.copy_(source))
+    assert torch.equal(source, target)

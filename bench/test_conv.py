@@ -1,0 +1,113 @@
+"""Each pass of each convolution of the reference networks apart: forward, data gradient, weight gradient.
+
+Ours are `conv_up`, `conv_down` and `conv_weight_grad`; stock PyTorch's gradients are aten's convolution_backward asked
+for one of them alone. All are compared with float64 over the whole batch.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from networks import BATCH, conv_flops, share_inside
+from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, timed
+
+from fastvgan_kernels import conv_down, conv_up, conv_weight_grad
+
+KERNEL, STRIDE, PADDING = 4, 2, 1
+ALL = ("forward", "data gradient", "weight gradient")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A (transposed) convolution of kernel 4, stride 2, padding 1 over a cube."""
+
+    inputs: int
+    outputs: int
+    size: int
+    transposed: bool = False
+    tanh: bool = False
+    passes: tuple[str, ...] = ALL
+
+    def __str__(self):
+        kind = "ConvTranspose3d" if self.transposed else "Conv3d"
+        return f"{kind} {self.inputs}→{self.outputs} from {self.size}³"
+
+
+LAYERS = {
+    "up-256-128": Layer(256, 128, 4, transposed=True),
+    "up-128-64": Layer(128, 64, 8, transposed=True),
+    "down-128-256": Layer(128, 256, 8),
+    "last-128-3": Layer(128, 3, 8, transposed=True, tanh=True, passes=("forward", "data gradient")),
+    "first-3-128": Layer(3, 128, 16),
+}
+CASES = [
+    pytest.param(layer, which, id=f"{name}-{which.replace(' ', '-')}")
+    for name, layer in LAYERS.items()
+    for which in layer.passes
+]
+
+
+def problem(layer, dtype, layout):
+    """x, weight and dy, of size 1 before and after."""
+    torch.manual_seed(0)
+    small = layer.size if layer.transposed else layer.size // 2
+    channels = (layer.inputs, layer.outputs) if layer.transposed else (layer.outputs, layer.inputs)
+    fan_in = layer.inputs * KERNEL**3 / (STRIDE**3 if layer.transposed else 1)
+    x = torch.randn(BATCH, layer.inputs, *[layer.size] * 3)
+    weight = torch.randn(*channels, *[KERNEL] * 3) / fan_in**0.5
+    dy = torch.randn(BATCH, layer.outputs, *[2 * small if layer.transposed else small] * 3)
+    flops = conv_flops(BATCH, [small] * 3, weight.shape)
+    needed = round(flops * share_inside(2 * small, small, KERNEL, STRIDE, PADDING) ** 3)
+    tensors = [t.to(device(), dtype).contiguous(memory_format=layout) for t in (x, weight, dy)]
+    return tensors, {"flops": flops, "needed_flops": needed}
+
+
+def stock_pass(layer, which):
+    geometry = [STRIDE] * 3, [PADDING] * 3, [1] * 3, layer.transposed, [0] * 3, 1
+
+    def forward(x, weight, dy):
+        y = torch.convolution(x, weight, None, *geometry)
+        return torch.tanh(y) if layer.tanh else y
+
+    def data_gradient(x, weight, dy):
+        return torch.ops.aten.convolution_backward(dy, x, weight, None, *geometry, [True, False, False])[0]
+
+    def weight_gradient(x, weight, dy):
+        return torch.ops.aten.convolution_backward(dy, x, weight, None, *geometry, [False, True, False])[1]
+
+    return {"forward": forward, "data gradient": data_gradient, "weight gradient": weight_gradient}[which]
+
+
+def our_pass(layer, which):
+    there, back = (conv_up, conv_down) if layer.transposed else (conv_down, conv_up)
+
+    def forward(x, weight, dy):
+        y = there(x, weight, None, STRIDE, PADDING)
+        return torch.tanh(y) if layer.tanh else y
+
+    def data_gradient(x, weight, dy):
+        return back(dy, weight, None, STRIDE, PADDING)
+
+    def weight_gradient(x, weight, dy):
+        large, small = (dy, x) if layer.transposed else (x, dy)
+        return conv_weight_grad(large, small, KERNEL, STRIDE, PADDING)
+
+    return {"forward": forward, "data gradient": data_gradient, "weight gradient": weight_gradient}[which]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", [*STOCK, "ours-channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layer, which", CASES)
+def test_conv(benchmark, layer, which, dtype, variant):
+    mode, layout = variant.split("-")
+    tensors, flops = problem(layer, DTYPES[dtype], FORMATS[layout])
+    # x, weight and dy each have the shape of an operand or of the result, whichever pass it is.
+    describe(benchmark, f"{layer}, {which}, {dtype}", variant, dtype, **flops, bytes=bytes_of(*tensors))
+    if mode == "ours":
+        run, theirs = our_pass(layer, which), stock_pass(layer, which)
+        exact = theirs(*(t.double() for t in tensors))
+        assert_as_accurate([run(*tensors)], [theirs(*tensors)], [exact], 2 if which == "forward" else 3)
+    else:
+        run = in_mode(stock_pass(layer, which), mode)
+    timed(benchmark, lambda: run(*tensors))

@@ -1,0 +1,98 @@
+"""A convolutional LSTM over 16 steps, forward and backward: `ConvLSTM` against the plain loop over one convolution."""
+
+import pytest
+import torch
+from networks import BATCH, conv_flops, share_inside
+from torch import nn
+from variants import (
+    DTYPES,
+    FORMATS,
+    STOCK,
+    assert_as_accurate,
+    describe,
+    device,
+    forward_backward,
+    in_float64,
+    in_layout,
+    stock,
+    timed,
+)
+
+from fastvgan.layers import ConvLSTM
+
+STEPS, SIZE, CHANNELS, KERNEL = 16, 16, 64, 3
+
+
+class PlainConvLSTM(nn.Module):
+    """As tutorials write it; its cell state is of x's dtype, which under autocast is faster than ours of float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.Conv2d(2 * CHANNELS, 4 * CHANNELS, KERNEL, padding=KERNEL // 2)
+
+    def forward(self, x):
+        h = c = x.new_zeros(x.shape[0], CHANNELS, *x.shape[3:])
+        outputs = []
+        for frame in x.unbind(2):
+            i, f, g, o = self.gates(torch.cat((frame, h), 1)).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            outputs.append(h)
+        return torch.stack(outputs, 2)
+
+
+class OutputOnly(nn.Module):
+    """Ours with the one output that is compared, and its two weights in one, as the plain loop has them."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self.lstm = ConvLSTM(CHANNELS, CHANNELS, KERNEL).to(device())
+        weight_ih, weight_hh = plain.gates.weight.detach().split(CHANNELS, 1)
+        self.lstm.load_state_dict({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": plain.gates.bias.detach()})
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+def check(plain, x, dy, dtype):
+    """Against float64 on a few clips, whose gradients would take minutes for all; against stock float32 on all.
+
+    The recurrence never mixes clips, so that the few run the same code; what the batch adds is which clip is where
+    and the sum of the weight gradients over all, which float32 tells well enough from a wrong one.
+    """
+    # In the layout of ours, for oneDNN's sums depend on it: in float32 they are six times worse in channels_last.
+    plain = in_layout(plain, FORMATS["channels_last"])
+    few = slice(0, BATCH, BATCH // 2)
+    mine, theirs = (forward_backward(m, x[few], dy[few], dtype)() for m in (OutputOnly(plain), plain))
+    exact = forward_backward(in_float64(plain), x[few].double(), dy[few].double())()
+    assert_as_accurate(joined(mine), theirs, exact, 3)
+    mine, theirs = forward_backward(OutputOnly(plain), x, dy, dtype)(), forward_backward(plain, x.float(), dy.float())()
+    for ours, right in zip(joined(mine), theirs, strict=True):
+        off = (ours.float() - right).abs().max() / right.abs().max()
+        assert off < {"fp32": 2e-5, "bf16": 5e-2}[dtype], f"off by {off:.2g} over the whole batch"
+
+
+def joined(results):
+    """Our output and gradients of x, both weights and the bias, with the weights' in one."""
+    y, dx, weight_ih, weight_hh, bias = results
+    return y, dx, torch.cat((weight_ih, weight_hh), 1), bias
+
+
+@pytest.mark.parametrize("variant", [*STOCK, "ours-channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_conv_lstm(benchmark, dtype, variant):
+    torch.manual_seed(0)
+    plain = PlainConvLSTM().to(device())
+    x = torch.randn(BATCH, CHANNELS, STEPS, SIZE, SIZE, device=device(), dtype=DTYPES[dtype])
+    dy = torch.randn_like(x)
+    flops = 3 * STEPS * conv_flops(BATCH, (SIZE, SIZE), plain.gates.weight.shape)
+    inside = share_inside(SIZE, SIZE, KERNEL, 1, KERNEL // 2) ** 2
+    group = f"ConvLSTM {CHANNELS}→{CHANNELS}, {STEPS} steps of {SIZE}x{SIZE}, forward + backward, {dtype}"
+    describe(benchmark, group, variant, dtype, flops=flops, needed_flops=round(flops * inside))
+    if variant.startswith("ours"):
+        x = x.contiguous(memory_format=FORMATS["channels_last"])
+        check(plain, x, dy, dtype)
+        module = OutputOnly(plain)
+    else:
+        module, x = stock(plain, variant, x)
+    timed(benchmark, forward_backward(module, x, dy, dtype))

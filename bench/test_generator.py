@@ -1,0 +1,57 @@
+"""The trained generator of the preset `reference` making 64 clips: ours against the textbook's in stock PyTorch."""
+
+import pytest
+import torch
+from networks import BATCH, generator, layer_flops
+from variants import (
+    DTYPES,
+    STOCK_OF_ALL_DTYPES,
+    assert_as_accurate,
+    autocast,
+    describe,
+    device,
+    in_float64,
+    load_in_order,
+    stock,
+    timed,
+)
+
+from fastvgan.models import build_generator
+from fastvgan.training.config import PRESETS
+
+
+def trained():
+    """A stock generator with the batch statistics of its own activations, as training leaves it."""
+    torch.manual_seed(0)
+    network = generator().to(device())
+    z = torch.randn(BATCH, 100, 1, 1, 1, device=device())
+    with torch.no_grad():
+        for _ in range(10):
+            network(z)
+    return network.eval(), z
+
+
+def runner(network, z, dtype):
+    @torch.inference_mode()
+    def run():
+        with autocast(dtype):
+            return network(z)
+
+    return run
+
+
+@pytest.mark.parametrize("variant", [*STOCK_OF_ALL_DTYPES, "ours-fp32", "ours-bf16"])
+def test_generator_reference(benchmark, variant):
+    dtype = next(name for name in DTYPES if name in variant)
+    reference, z = trained()
+    flops, needed = (sum(layer_flops(generator(), *z.shape, needed=needed)) for needed in (False, True))
+    group = "generator in evaluation, preset reference, batch 64"
+    describe(benchmark, group, variant, dtype, flops=flops, needed_flops=needed)
+    if variant.startswith("ours"):
+        network = load_in_order(build_generator(PRESETS["reference"].model).to(device()), reference).eval()
+        run = runner(network, z.flatten(1), dtype)
+        exact = in_float64(reference)(z.double()).detach()
+        assert_as_accurate([run()], [runner(reference, z, dtype)()], [exact], 2)
+    else:
+        run = runner(*stock(reference, variant.removeprefix(f"{dtype}-"), z), dtype)
+    timed(benchmark, run)
