@@ -13,6 +13,15 @@ from torch.nn import functional
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
 
 
+def __getattr__(name: str):
+    # fuse.py is built from the layers here, so that it can only be imported after them.
+    if name in ("fuse", "FuseReport", "FuseEntry", "FusedActivation"):
+        from fastvgan import fuse
+
+        return getattr(fuse, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class Conv3d(nn.Conv3d):
     """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, any padding_mode.
 
@@ -23,10 +32,10 @@ class Conv3d(nn.Conv3d):
         super().__init__(*args, **kwargs)
         self.impl = impl
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 4:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        x, padding = self._pad(x)
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 4:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        x, padding = self._pad(input)
         return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -52,13 +61,13 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         super().__init__(*args, **kwargs)
         self.impl = impl
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         output_padding = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(
-                x, output_size, self.stride, self.padding, self.kernel_size, 3, self.dilation
+                input, output_size, self.stride, self.padding, self.kernel_size, 3, self.dilation
             )
-        batch = x.unsqueeze(0) if x.dim() == 4 else x
+        batch = input.unsqueeze(0) if input.dim() == 4 else input
         y = conv_up(
             batch,
             self.weight,
@@ -70,7 +79,7 @@ class ConvTranspose3d(nn.ConvTranspose3d):
             self.groups,
             self.impl,
         )
-        return y.squeeze(0) if x.dim() == 4 else y
+        return y.squeeze(0) if input.dim() == 4 else y
 
 
 class BatchNormAct3d(nn.BatchNorm3d):
@@ -90,14 +99,14 @@ class BatchNormAct3d(nn.BatchNorm3d):
         self.negative_slope = negative_slope
         self.impl = impl
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._check_input_dim(x)
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
         tracks = self.running_mean is not None
         # Without running statistics the batch's own serve in evaluation too, as in torch.nn.
         training = self.training or not tracks
         update = self.training and self.track_running_stats
         return norm_act(
-            x,
+            input,
             self.weight,
             self.bias,
             self.running_mean if update or not training else None,
