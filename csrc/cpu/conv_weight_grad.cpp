@@ -49,14 +49,19 @@ class WeightGrad {
     const int64_t per = pairs ? 2 : 1, words = ceil_divide(s.batch, per);
     const int64_t blocks = std::max<int64_t>(1, ceil_divide(words, kMostRuns));
     runs = ceil_divide(words, blocks);
+    block_lines = std::clamp<int64_t>(kSteps / std::max<int64_t>(1, s.small[2] * runs), 1, small_lines());
     sums = Scratch<float>(s.groups * panels * taps * row_tiles * rows * width);
     allocate();
     for (int64_t block = 0; block < blocks; ++block) {
       first_sample = block * runs * per;
       last_sample = std::min(s.batch, first_sample + runs * per);
       length = ceil_divide(std::max<int64_t>(0, last_sample - first_sample), per);
-      pack();
-      multiply(block > 0);
+      pack_large();
+      for (first_line = 0; first_line < small_lines(); first_line += block_lines) {
+        last_line = std::min(small_lines(), first_line + block_lines);
+        pack_small();
+        multiply(block > 0 || first_line > 0);
+      }
     }
     write();
   }
@@ -70,19 +75,24 @@ class WeightGrad {
   int64_t width, rows_all, columns_all, taps, rows, row_tiles, panels;
   int64_t line;  // columns of a padded line of the large side
   int64_t row_parts;
-  int64_t runs = 0, length = 0, first_sample = 0, last_sample = 0;
+  int64_t runs = 0, length = 0, first_sample = 0, last_sample = 0;  // of a block of samples
+  int64_t block_lines = 1, first_line = 0, last_line = 0;           // of the small side, in a block
   Scratch<Word> left, right;  // rows and columns
   Scratch<float> sums;        // [group][panel][tap][row tile][rows][width]
 
   static int64_t places(const Three& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
   int64_t large_lines() const { return s.large[0] * s.large[1]; }
+  int64_t small_lines() const { return s.small[0] * s.small[1]; }
+  int64_t block_positions() const { return block_lines * s.small[2]; }
 
   // rows as tiles: [group][row tile][position of the small side][run][rows], or lines: [group][line][run][line]
   // columns: [group][panel][position][run][width]
+  // Of the small side only a block's positions.
   int64_t left_size() const {
-    return lines ? large_lines() * runs * line * s.large_channels : row_tiles * places(s.small) * runs * rows;
+    return lines ? large_lines() * runs * line * s.large_channels : row_tiles * block_positions() * runs * rows;
   }
-  int64_t right_size() const { return panels * places(lines ? s.small : s.large) * runs * width; }
+  int64_t right_size() const { return panels * column_positions() * runs * width; }
+  int64_t column_positions() const { return lines ? block_positions() : places(s.large); }
 
   void allocate() {
     left = Scratch<Word>(s.groups * left_size() + kMostRows);  // a tile's last rows may reach beyond the last line
@@ -104,25 +114,29 @@ class WeightGrad {
     t.interleave(storage.element, pairs, at(x, sample, position, sizes, channel), second, count, to);
   }
 
-  void pack() {
-    const Three& sizes = lines ? s.small : s.large;
-    const Volume& columns = lines ? small_ : large_;
-    const int64_t count = places(sizes);
+  void pack_large() {
+    const int64_t count = lines ? large_lines() : places(s.large);
     torch::stable::parallel_for(0, s.groups * count, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) pack_columns(columns, sizes, i / count, i % count);
-    });
-    const int64_t left_count = lines ? large_lines() : places(s.small);
-    torch::stable::parallel_for(0, s.groups * left_count, 16, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        lines ? pack_line(i / left_count, i % left_count) : pack_rows(i / left_count, i % left_count);
+        lines ? pack_line(i / count, i % count) : pack_columns(large_, s.large, i / count, i % count, 0);
       }
     });
   }
 
-  void pack_columns(const Volume& x, const Three& sizes, int64_t group, int64_t position) const {
+  void pack_small() {
+    const int64_t start = first_line * s.small[2], count = last_line * s.small[2] - start;
+    torch::stable::parallel_for(0, s.groups * count, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t group = i / count, position = start + i % count;
+        lines ? pack_columns(small_, s.small, group, position, start) : pack_rows(group, position, start);
+      }
+    });
+  }
+
+  void pack_columns(const Volume& x, const Three& sizes, int64_t group, int64_t position, int64_t start) const {
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t count = std::min(width, columns_all - panel * width);
-      Word* to = right.get() + group * right_size() + (panel * places(sizes) + position) * runs * width;
+      Word* to = right.get() + group * right_size() + (panel * column_positions() + position - start) * runs * width;
       for (int64_t run = 0; run < length; ++run, to += width) {
         interleave(x, run, position, sizes, group * columns_all + panel * width, count, to);
         std::fill(to + count, to + width, 0);
@@ -130,10 +144,10 @@ class WeightGrad {
     }
   }
 
-  void pack_rows(int64_t group, int64_t position) const {
+  void pack_rows(int64_t group, int64_t position, int64_t start) const {
     for (int64_t tile = 0; tile < row_tiles; ++tile) {
       const int64_t count = std::min(rows, rows_all - tile * rows);
-      Word* to = left.get() + group * left_size() + (tile * places(s.small) + position) * runs * rows;
+      Word* to = left.get() + group * left_size() + (tile * block_positions() + position - start) * runs * rows;
       for (int64_t run = 0; run < length; ++run, to += rows) {
         interleave(small_, run, position, s.small, group * rows_all + tile * rows, count, to);
         std::fill(to + count, to + rows, 0);
@@ -157,30 +171,25 @@ class WeightGrad {
     }
   }
 
-  // The products of one tap with one panel, in blocks of rows of positions.
   void multiply(bool accumulate) {
     const int64_t units = s.groups * panels * taps * row_parts;
-    const int64_t block = std::max<int64_t>(1, kSteps / std::max<int64_t>(1, s.small[2] * length));
     torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
       std::vector<Segment> segments;
-      for (int64_t i = begin; i < end; ++i) {
-        for (int64_t first = 0; first < s.small[0] * s.small[1]; first += block) {
-          multiply_block(i, first, std::min(s.small[0] * s.small[1], first + block), accumulate || first > 0, segments);
-        }
-      }
+      for (int64_t i = begin; i < end; ++i) multiply_unit(i, accumulate, segments);
     });
   }
 
-  void multiply_block(int64_t unit, int64_t first, int64_t last, bool accumulate, std::vector<Segment>& segments) const {
+  // The products of one tap with one panel.
+  void multiply_unit(int64_t unit, bool accumulate, std::vector<Segment>& segments) const {
     const int64_t part = unit % row_parts, product = unit / row_parts;
     const int64_t tap = product % taps, panel = product / taps % panels, group = product / taps / panels;
-    find_segments(tap, first, last, segments);
+    find_segments(tap, segments);
     const Word* a = left.get() + group * left_size();
-    const Word* b = right.get() + group * right_size() + panel * places(lines ? s.small : s.large) * runs * width;
+    const Word* b = right.get() + group * right_size() + panel * column_positions() * runs * width;
     const int64_t vectors = columns_all - panel * width <= t.width ? 1 : kVectors;
     const int64_t a_step = lines ? line * s.large_channels : rows;
     for (int64_t tile = part * row_tiles / row_parts; tile < (part + 1) * row_tiles / row_parts; ++tile) {
-      const int64_t start = lines ? tile * rows : tile * places(s.small) * runs * rows;
+      const int64_t start = lines ? tile * rows : tile * block_positions() * runs * rows;
       const int64_t count = std::min(rows, rows_all - tile * rows);
       t.multiply(pairs, count, vectors, a + start, a_step, b, segments.data(), static_cast<int64_t>(segments.size()),
                  sums.get() + (product * row_tiles + tile) * rows * width, accumulate);
@@ -193,17 +202,17 @@ class WeightGrad {
     return {tap / last / s.kernel[1], tap / last % s.kernel[1], tap % last};
   }
 
-  void find_segments(int64_t tap, int64_t first, int64_t last, std::vector<Segment>& segments) const {
+  void find_segments(int64_t tap, std::vector<Segment>& segments) const {
     segments.clear();
     const Three j = tap_at(tap);
-    for (int64_t i = first; i < last; ++i) {
+    for (int64_t i = first_line; i < last_line; ++i) {
       const int64_t d = i / s.small[1] * s.stride[0] - s.padding[0] + j[0] * s.dilation[0];
       const int64_t h = i % s.small[1] * s.stride[1] - s.padding[1] + j[1] * s.dilation[1];
       if (d < 0 || d >= s.large[0] || h < 0 || h >= s.large[1]) continue;
       const int64_t number = d * s.large[1] + h;
       for (int64_t w = 0; w < s.small[2]; ++w) {
         const int64_t padded = w * s.stride[2] + j[2] * s.dilation[2], column = padded - s.padding[2];
-        const int64_t position = i * s.small[2] + w;
+        const int64_t position = (i - first_line) * s.small[2] + w;
         if (lines) {
           const int64_t a = (number * runs * line + padded) * s.large_channels;
           segments.push_back({a, position * runs * width, length});

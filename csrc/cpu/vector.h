@@ -156,14 +156,11 @@ FASTVGAN_INLINE void store_first(T* to, int64_t count, Floats v) {
 }
 #endif
 
-// Source: Cephes tanhf and expf (Moshier): a polynomial near 0, elsewhere 1 - 2 / (exp(2|x|) + 1).
-FASTVGAN_INLINE Floats tanh(Floats x) {
-  const Floats magnitude = (Floats)((Ints)x & 0x7fffffff);
-  const Floats clamped = select(magnitude > broadcast(10.f), broadcast(10.f), magnitude);
-  const Floats doubled = clamped + clamped;
-  const Floats shifted = doubled * 1.44269504088896341f + 0x1.8p23f;  // rounds to an integer in the lowest bits
+// For |x| up to 88. Source: Cephes expf (Moshier).
+FASTVGAN_INLINE Floats exp(Floats x) {
+  const Floats shifted = x * 1.44269504088896341f + 0x1.8p23f;  // rounds to an integer in the lowest bits
   const Floats n = shifted - 0x1.8p23f;
-  const Floats r = (doubled - n * 0.693359375f) + n * 2.12194440e-4f;
+  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Floats p = broadcast(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -171,8 +168,14 @@ FASTVGAN_INLINE Floats tanh(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.f;
-  const Floats power = (Floats)(((Ints)shifted + 127) << 23);
-  const Floats large = 1.f - 2.f / (p * power + 1.f);
+  return p * (Floats)(((Ints)shifted + 127) << 23);
+}
+
+// Source: Cephes tanhf (Moshier): a polynomial near 0, elsewhere 1 - 2 / (exp(2|x|) + 1).
+FASTVGAN_INLINE Floats tanh(Floats x) {
+  const Floats magnitude = (Floats)((Ints)x & 0x7fffffff);
+  const Floats clamped = select(magnitude > broadcast(10.f), broadcast(10.f), magnitude);
+  const Floats large = 1.f - 2.f / (exp(clamped + clamped) + 1.f);
   const Floats s = x * x;
   Floats q = broadcast(-5.70498872745e-3f);
   q = q * s + 2.06390887954e-2f;

@@ -2,13 +2,17 @@
 
 import torch
 
-from .. import choice, layout
+from .. import choice, extension, layout
 from ..arguments import same_kind
 from ..dispatch import autocasts, define, differentiable, differentiable_by
-from . import reference
+from . import compiled, reference
 
 for _operation in ("conv_lstm_cell", "conv_lstm"):
-    choice.register(_operation, reference=choice.Implementation(reference))
+    choice.register(
+        _operation,
+        cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason),
+        reference=choice.Implementation(reference),
+    )
 
 
 def conv_lstm(

@@ -13,7 +13,7 @@ from ..conv import conv_down, conv_up, conv_weight_grad
 def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     """(output, last cell, gates, cells) of the whole sequence."""
     hidden, accumulate = h.shape[1], torch.promote_types(x.dtype, torch.float32)
-    pad_ih, pad_hh = _same(weight_ih), _same(weight_hh)
+    pad_ih, pad_hh = padding_of(weight_ih), padding_of(weight_hh)
     inputs = conv_down(x, weight_ih.unsqueeze(2), bias, padding=[0, *pad_ih])  # (N, 4C, T, H, W), all steps at once
     outputs, gates, cells = [], [], []
     for step in inputs.unbind(2):
@@ -38,7 +38,7 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
         memory_format: of the sequences made here.
     """
     accumulate, steps = torch.promote_types(x.dtype, torch.float32), x.shape[2]
-    pad_ih, pad_hh = _same(weight_ih), _same(weight_hh)
+    pad_hh = padding_of(weight_hh)
     dh = None if d_output is None else torch.zeros_like(h0)
     dc = torch.zeros_like(c0, dtype=accumulate) if d_cell is None else d_cell.to(accumulate)
     before = [c0, *cells.unbind(2)]
@@ -58,6 +58,13 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
         if t > 0 or wanted[1]:
             dh = conv_up(d_gates[t], weight_hh, padding=pad_hh)
     d_pre = _stack(d_gates, memory_format)
+    dx, d_ih, d_hh, d_bias = gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format)
+    return dx, dh if wanted[1] else None, dc.to(c0.dtype) if wanted[2] else None, d_ih, d_hh, d_bias
+
+
+def gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format):
+    """Those of x, weight_ih, weight_hh and the bias, from those of all steps' gates before their activations."""
+    pad_ih, pad_hh = padding_of(weight_ih), padding_of(weight_hh)
     dx = d_ih = d_hh = d_bias = None
     if wanted[0]:
         dx = conv_up(d_pre, weight_ih.unsqueeze(2), padding=[0, *pad_ih])
@@ -68,10 +75,11 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
         d_hh = conv_weight_grad(states, d_pre, [1, *weight_hh.shape[2:]], padding=[0, *pad_hh]).squeeze(2)
     if wanted[5]:
         d_bias = d_pre.sum([0, 2, 3, 4])
-    return dx, dh if wanted[1] else None, dc.to(c0.dtype) if wanted[2] else None, d_ih, d_hh, d_bias
+    return dx, d_ih, d_hh, d_bias
 
 
-def _same(weight):
+def padding_of(weight):
+    """What keeps the size under an odd kernel."""
     return [size // 2 for size in weight.shape[2:]]
 
 

@@ -1,0 +1,150 @@
+"""The compiled ConvLSTM on the CPU against float64, by the rule that its error is at most twice (gradients: three
+times) that of the reference in the same dtype, plus a few roundings."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastvgan  # noqa: F401  binds a checkout's kernels/
+from fastvgan_kernels import conv_lstm, extension
+
+pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+NAMES = ("output", "h", "c", "dx", "dh0", "dc0", "dweight_ih", "dweight_hh", "dbias")
+
+
+@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
+def instruction_set(request):
+    facts = extension.facts()
+    if request.param not in facts["cpu_instruction_sets"]:
+        pytest.skip(f"this processor or build has no {request.param}")
+    extension.load().use_instruction_set(request.param)
+    yield request.param
+    extension.load().use_instruction_set(facts["cpu_instruction_set"])
+
+
+def poison(*sizes):
+    """Leave NaN where the allocator will put the results, so that a value never written is seen."""
+    for _ in range(2):
+        blocks = [torch.full((size,), math.nan) for size in sizes]
+        del blocks
+
+
+def problem(n, inputs, hidden, steps, size, dtype, wide_cell=False, layout="channels_last"):
+    x = torch.randn(n, inputs, steps, *size).to(dtype)
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    elif layout == "sliced":
+        x = torch.stack([x, torch.full_like(x, math.nan)], -1).flatten(-2)[..., ::2]
+    h, c = (
+        torch.randn(n, hidden, *size).to(dtype),
+        torch.randn(n, hidden, *size).to(torch.float32 if wide_cell else dtype),
+    )
+    weights = [torch.randn(4 * hidden, count, 3, 3).to(dtype) / (3 * count**0.5) for count in (inputs, hidden)]
+    return [x, h, c, *weights, torch.randn(4 * hidden).to(dtype)]
+
+
+def run(tensors, grads, impl):
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    outputs = conv_lstm(*leaves, impl=impl)
+    used = [(y, g.to(y.dtype)) for y, g in zip(outputs, grads, strict=True) if g is not None]
+    ys, gs = zip(*used, strict=True)
+    return (*outputs, *torch.autograd.grad(ys, leaves, gs, allow_unused=True))
+
+
+def assert_accurate(mine, theirs, exact):
+    for name, a, b, right in zip(NAMES, mine, theirs, exact, strict=True):
+        if right is None:
+            assert a is None
+            continue
+        assert a.shape == right.shape and a.dtype == b.dtype, name
+        if right.numel() == 0:
+            continue
+        rounding = torch.finfo(a.dtype).eps * right.abs().max()
+        error, allowed = (a.double() - right).abs().max(), (b.double() - right).abs().max()
+        assert error <= (3 if name.startswith("d") else 2) * allowed + 4 * rounding, (name, error, allowed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_is_near_that_of_the_reference(instruction_set, dtype):
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.integers(0, 3),
+        st.integers(1, 3),
+        st.sampled_from([1, 3, 16, 21]),
+        st.integers(1, 4),
+        st.tuples(st.integers(1, 5), st.integers(1, 5)),
+        st.booleans(),
+        st.sampled_from(["channels_last", "contiguous", "sliced"]),
+        st.sampled_from(["all", "output", "cell"]),
+        st.integers(0, 2**32 - 1),
+    )
+    def check(n, inputs, hidden, steps, size, wide_cell, layout, used, seed):
+        torch.manual_seed(seed)
+        tensors = problem(n, inputs, hidden, steps, size, dtype, wide_cell, layout)
+        shapes = [(n, hidden, steps, *size), (n, hidden, *size), (n, hidden, *size)]
+        wanted = {"all": (1, 1, 1), "output": (1, 0, 0), "cell": (0, 0, 1)}[used]
+        grads = [torch.randn(shape) if want else None for shape, want in zip(shapes, wanted, strict=True)]
+        exact = run([t.double() for t in tensors], grads, "reference")
+        poison(*(t.numel() for t in exact[:1]), 4 * exact[0].numel())
+        assert_accurate(run(tensors, grads, "cpp"), run(tensors, grads, "reference"), exact)
+
+    check()
+
+
+def test_gates_saturate_and_nan_spreads(instruction_set):
+    x, h, c, *weights = problem(1, 1, 17, 2, (2, 2), torch.float32)
+    weights = [weight * 1e4 for weight in weights]
+    c *= 1e4
+    torch.testing.assert_close(
+        conv_lstm(x, h, c, *weights, impl="cpp"), conv_lstm(x, h, c, *weights, impl="reference"), rtol=1e-5, atol=1e-6
+    )
+    c[0, 4, 1, 1] = math.nan
+    mine, right = (conv_lstm(x, h, c, *weights, impl=impl) for impl in ("cpp", "reference"))
+    assert all(torch.equal(a.isnan(), b.isnan()) for a, b in zip(mine, right, strict=True))
+
+
+def test_gates_are_exact_to_a_few_roundings_over_their_range(instruction_set):
+    pre = torch.linspace(-95, 95, 1901)
+    zeros = torch.zeros(1, 1901, 1, 1)
+    bias = torch.cat([pre, pre, pre.flip(0), torch.full_like(pre, 90.0)])
+    weight = torch.zeros(4 * 1901, 1901, 1, 1)
+    c = torch.full_like(zeros, 1e3)
+    mine = conv_lstm(zeros.unsqueeze(2), zeros, c, weight, weight, bias, impl="cpp")[2].flatten()
+    pre = pre.double()
+    right = pre.sigmoid() * 1e3 + pre.sigmoid() * pre.flip(0).tanh()
+    torch.testing.assert_close(mine.double(), right, rtol=1e-6, atol=1e-30)
+
+
+def test_a_cell_of_another_dtype_keeps_it():
+    x, h, c, *weights = problem(2, 2, 3, 2, (3, 3), torch.bfloat16)
+    for dtype in (torch.float64, torch.float16):
+        mine, right = (conv_lstm(x, h, c.to(dtype), *weights, impl=impl) for impl in ("cpp", "reference"))
+        assert mine[2].dtype == dtype
+        torch.testing.assert_close(mine[0], right[0], rtol=2e-2, atol=2e-2)
+
+
+def test_the_same_bits_whatever_the_threads():
+    torch.manual_seed(0)
+    maps = lambda channels: torch.randn(3, 9, 70, channels).movedim(-1, 1)  # noqa: E731
+    inputs, recurrent, c, d_output = maps(84), maps(84), maps(21), maps(21)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            h, c_next, d_c, gates, d_pre = (
+                *(torch.full_like(c, math.nan) for _ in range(2)),
+                c.clone(),
+                *(torch.full_like(inputs, math.nan) for _ in range(2)),
+            )
+            torch.ops.fastvgan_compiled.conv_lstm_update(inputs, recurrent, c, h, c_next, gates)
+            torch.ops.fastvgan_compiled.conv_lstm_update_backward(d_output, None, gates, c, c_next, d_c, d_pre)
+            results.append((h, c_next, gates, d_c, d_pre))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(results[0], other, strict=True))
