@@ -15,6 +15,7 @@
 
 #include "../conv.h"
 #include "conv_packing.h"
+#include "loops.h"
 
 namespace fastvgan {
 namespace cpu {
@@ -141,7 +142,7 @@ struct Moments {
 
 class Gather {
  public:
-  explicit Gather(const Problem& problem) : p(problem), t(tiles()) {
+  explicit Gather(const Problem& problem) : p(problem), t(loops().conv) {
     pairs = t.pairs && p.storage.element == Element::kBFloat16;
     width = kVectors * t.width;
     choose_folds();

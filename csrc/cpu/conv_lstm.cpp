@@ -6,25 +6,15 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <string>
 
-#include "conv_lstm_loops.h"
 #include "conv_packing.h"
-#include "instruction_set.h"
+#include "loops.h"
 
 namespace fastvgan {
 namespace cpu {
 namespace {
 
 constexpr int64_t kSerial = 4096;  // values below which a second thread costs more than it saves
-
-const ConvLstmLoops& loops() {
-  const std::string name = instruction_set();
-  if (name == "avx512bf16") return *avx512bf16_conv_lstm_loops();
-  if (name == "avx512") return *avx512_conv_lstm_loops();
-  if (name == "avx2") return *avx2_conv_lstm_loops();
-  return *portable_conv_lstm_loops();
-}
 
 // A tensor (N, channels, H, W) whose channels lie side by side.
 struct Map {
@@ -74,7 +64,7 @@ void conv_lstm_update(Tensor inputs, Tensor recurrent, Tensor c, Tensor h_next, 
   for_rows(c, [&](int64_t n, int64_t y) {
     const UpdatePositions row{from.at(n, y), from_h.at(n, y), before.at(n, y),
                               h.at(n, y),    after.at(n, y),  kept.at(n, y)};
-    loops().update(element, cell, row, c.size(3), channels);
+    loops().conv_lstm.update(element, cell, row, c.size(3), channels);
   });
 }
 
@@ -89,7 +79,7 @@ void conv_lstm_update_backward(OptionalTensor d_output, OptionalTensor d_h, Tens
   for_rows(c, [&](int64_t n, int64_t y) {
     const UpdateBackwardPositions row{outer.at(n, y), inner.at(n, y), kept.at(n, y), before.at(n, y),
                                       after.at(n, y), dc.at(n, y),    to.at(n, y)};
-    loops().update_backward(element, cell, row, c.size(3), channels);
+    loops().conv_lstm.update_backward(element, cell, row, c.size(3), channels);
   });
 }
 

@@ -1,9 +1,9 @@
-// The inner loops of the convolutional LSTM on the CPU, as one table of functions for each instruction set.
+// The inner loops of the convolutional LSTM on the CPU, as a table of functions.
 #pragma once
 
 #include <stdint.h>
 
-#include "conv_tiles.h"
+#include "element.h"
 
 namespace fastvgan {
 
@@ -28,11 +28,5 @@ struct ConvLstmLoops {
   // d_pre from the gates, and d_c of the step before in place
   void (*update_backward)(Element, Element cell, UpdateBackwardPositions, int64_t count, int64_t channels);
 };
-
-// Null where the compiler could not build for that instruction set.
-const ConvLstmLoops* portable_conv_lstm_loops();
-const ConvLstmLoops* avx2_conv_lstm_loops();
-const ConvLstmLoops* avx512_conv_lstm_loops();
-const ConvLstmLoops* avx512bf16_conv_lstm_loops();
 
 }  // namespace fastvgan

@@ -11,12 +11,11 @@
 #include <memory>
 #include <new>
 
-#include "conv_tiles.h"
+#include "large_pages.h"
+#include "storage.h"
 
 namespace fastvgan {
 namespace cpu {
-
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Rows of the tiles that `count` of them are cut into: full tiles before large ones.
 inline int64_t best_rows(int64_t count, int64_t most) {
@@ -45,25 +44,11 @@ class Scratch {
   static T* allocate(int64_t size) {
     void* data = nullptr;
     if (posix_memalign(&data, 64, std::max<size_t>(64, size * sizeof(T))) != 0) throw std::bad_alloc();
+    prefer_large_pages(data, size * sizeof(T));
     return static_cast<T*>(data);
   }
   std::unique_ptr<T, Free> data_;
 };
-
-struct Stored {
-  Element element;
-  int64_t size;  // bytes an element
-};
-
-inline Stored storage_of(const torch::stable::Tensor& x) {
-  using torch::headeronly::ScalarType;
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return {Element::kFloat, 4};
-    case ScalarType::BFloat16: return {Element::kBFloat16, 2};
-    case ScalarType::Half: return {Element::kFloat16, 2};
-    default: STD_TORCH_CHECK(false, "conv: tensors must be float32, bfloat16 or float16");
-  }
-}
 
 inline bool side_by_side(const torch::stable::Tensor& x) {
   return x.numel() == 0 || x.size(1) == 1 || x.stride(1) == 1;

@@ -1,4 +1,4 @@
-// The inner loops of the convolutions on the CPU, as one table of functions for each instruction set.
+// The inner loops of the convolutions on the CPU, as a table of functions.
 //
 // All three are products of a matrix that is read a value at a time (its rows are the tile's rows) with one that is
 // read in vectors (a panel: kVectors of them side by side). Both are packed beforehand into 32-bit words: a float, or
@@ -7,9 +7,9 @@
 
 #include <stdint.h>
 
-namespace fastvgan {
+#include "element.h"
 
-enum class Element { kFloat, kBFloat16, kFloat16 };
+namespace fastvgan {
 
 constexpr int kVectors = 2;       // vectors in a panel
 constexpr int kMostRows = 13;     // 13 rows of 2 vectors and what they are made of fill 32 registers
@@ -37,7 +37,6 @@ struct Epilogue {
 };
 
 struct Tiles {
-  const char* name;
   int64_t width;      // floats in a vector
   int64_t most_rows;  // of a tile
   bool pairs;         // whether two bfloat16 make a word; else every element becomes a float
@@ -57,14 +56,5 @@ struct Tiles {
   void (*add_moments)(const float* tile, void* const* places, int64_t count, int64_t columns, const float* bias,
                       float* number, float* mean, float* deviations);
 };
-
-// Null where the compiler could not build for that instruction set.
-const Tiles* portable_tiles();
-const Tiles* avx2_tiles();
-const Tiles* avx512_tiles();
-const Tiles* avx512bf16_tiles();
-
-// Those of the instruction set in use.
-const Tiles& tiles();
 
 }  // namespace fastvgan

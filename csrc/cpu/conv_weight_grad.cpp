@@ -16,6 +16,7 @@
 
 #include "../conv.h"
 #include "conv_packing.h"
+#include "loops.h"
 
 namespace fastvgan {
 namespace cpu {
@@ -28,7 +29,7 @@ constexpr int64_t kUnits = 16;      // pieces of work to have at least: threads 
 class WeightGrad {
  public:
   WeightGrad(const ConvShape& shape, const Tensor& large, const Tensor& small, const Tensor& grad)
-      : s(shape), t(tiles()), large_(volume_of(large)), small_(volume_of(small)), grad_(volume_of(grad)) {
+      : s(shape), t(loops().conv), large_(volume_of(large)), small_(volume_of(small)), grad_(volume_of(grad)) {
     storage = storage_of(large);
     pairs = t.pairs && storage.element == Element::kBFloat16;
     width = kVectors * t.width;

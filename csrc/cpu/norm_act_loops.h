@@ -1,4 +1,4 @@
-// The inner loops of norm_act on the CPU, as one table of functions for each instruction set.
+// The inner loops of norm_act on the CPU, as a table of functions.
 //
 // Two shapes of data. Columns: `rows` rows of `columns` values, `stride` apart, with parameters for each column.
 // Runs: the same, but all of one channel. All read x from memory once: a block is to fit the second-level
@@ -7,9 +7,9 @@
 
 #include <stdint.h>
 
-namespace fastvgan {
+#include "element.h"
 
-enum class Storage { kFloat, kBFloat16, kFloat16 };
+namespace fastvgan {
 
 // Parameters of the normalisation, of each column or (one value each) of a run: z = (x - mean) * scale + shift,
 // dx = scale * (g - constant - (x - mean) * slope).
@@ -21,32 +21,29 @@ struct Parameters {
   const float* slope;
 };
 
+constexpr int64_t kTile = 512;  // columns a block has at most, unless they are a run
+
 struct Block {
   int64_t rows;
   int64_t stride;
   int64_t columns;
 };
 
-struct Loops {
-  const char* name;
+struct NormActLoops {
   // mean and the sum of squared deviations from it
-  void (*column_moments)(Storage, const void* x, Block, double* mean, double* deviations);
-  void (*run_sum)(Storage, const void* x, Block, double* sum);  // adds the sum of x
-  void (*run_deviations)(Storage, const void* x, Block, float centre, double* sums);  // of x - centre and its square
-  void (*apply)(Storage, const void* x, void* y, Block, Parameters, bool run, int64_t activation, float leak);
+  void (*column_moments)(Element, const void* x, Block, double* mean, double* deviations);
+  void (*run_sum)(Element, const void* x, Block, double* sum);  // adds the sum of x
+  void (*run_deviations)(Element, const void* x, Block, float centre, double* sums);  // of x - centre and its square
+  // streamed: past the caches; rows are then aligned to 64 bytes
+  void (*apply)(Element, const void* x, void* y, Block, Parameters, bool run, int64_t activation, float leak,
+                bool streamed);
   // adds the sums of g and of g * (x - mean), with g = dy * activation'(z)
-  void (*column_gradient_sums)(Storage, const void* dy, const void* x, Block, Parameters, int64_t activation,
+  void (*column_gradient_sums)(Element, const void* dy, const void* x, Block, Parameters, int64_t activation,
                                float leak, double* g, double* gx);
-  void (*run_gradient_sums)(Storage, const void* dy, const void* x, Block, Parameters, int64_t activation, float leak,
+  void (*run_gradient_sums)(Element, const void* dy, const void* x, Block, Parameters, int64_t activation, float leak,
                             double* sums);
-  void (*gradient)(Storage, const void* dy, const void* x, void* dx, Block, Parameters, bool run, bool training,
-                   int64_t activation, float leak);
+  void (*gradient)(Element, const void* dy, const void* x, void* dx, Block, Parameters, bool run, bool training,
+                   int64_t activation, float leak, bool streamed);
 };
-
-// Null where the compiler could not build for that instruction set.
-const Loops* portable_loops();
-const Loops* avx2_loops();
-const Loops* avx512_loops();
-const Loops* avx512bf16_loops();
 
 }  // namespace fastvgan

@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #endif
 
+#include "element.h"
+
 #define FASTVGAN_INLINE static inline __attribute__((always_inline))
 #define FASTVGAN_MEMBER inline __attribute__((always_inline))
 
@@ -24,6 +26,14 @@ typedef uint16_t Halves __attribute__((vector_size(2 * FASTVGAN_WIDTH)));
 
 struct BFloat16 { uint16_t bits; };
 struct Float16 { uint16_t bits; };
+
+// Calls visit with the element's type.
+template <typename Visit>
+FASTVGAN_INLINE void with_element(Element element, Visit visit) {
+  if (element == Element::kFloat) return visit(float{});
+  if (element == Element::kBFloat16) return visit(BFloat16{});
+  visit(Float16{});
+}
 
 FASTVGAN_INLINE Floats broadcast(float value) { return value - Floats{}; }  // x - 0 is x, where 0 + x is not for -0
 FASTVGAN_INLINE Floats select(Ints condition, Floats yes, Floats no) { return condition ? yes : no; }
@@ -115,6 +125,27 @@ FASTVGAN_INLINE void store(Float16* to, Floats v) {
   const Halves halves = __builtin_convertvector(half, Halves);
   __builtin_memcpy(to, &halves, sizeof(halves));
 }
+#endif
+
+// Stores past the caches to memory aligned to the vector, where the instruction set can.
+#if defined(__AVX2__)
+FASTVGAN_INLINE void stream_bits(void* to, __m128i v) { _mm_stream_si128((__m128i*)to, v); }
+FASTVGAN_INLINE void stream_bits(void* to, __m256i v) { _mm256_stream_si256((__m256i*)to, v); }
+#if defined(__AVX512F__)
+FASTVGAN_INLINE void stream_bits(void* to, __m512i v) { _mm512_stream_si512((__m512i*)to, v); }
+#endif
+template <typename T>
+FASTVGAN_INLINE void stream(T* to, Floats v) {
+  typedef long long Bits __attribute__((vector_size(sizeof(T) * FASTVGAN_WIDTH), may_alias));
+  alignas(64) T values[kWidth];
+  store(values, v);
+  stream_bits(to, *(Bits*)values);
+}
+FASTVGAN_INLINE void end_streaming() { _mm_sfence(); }
+#else
+template <typename T>
+FASTVGAN_INLINE void stream(T* to, Floats v) { store(to, v); }
+FASTVGAN_INLINE void end_streaming() {}
 #endif
 
 // The first `count` values, after them `fill`; and the reverse.

@@ -1,17 +1,17 @@
-// The convolutions' tiles for avx512bf16; the build compiles this file alone with the flags for it.
+// The inner loops for avx512bf16; the build compiles this file alone with the flags for it.
 #if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__) && \
     defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FASTVGAN_ISA avx512bf16
 #define FASTVGAN_WIDTH 16
-#include "conv_tiles.inc"
+#include "loops.inc"
 
 namespace fastvgan {
-const Tiles* avx512bf16_tiles() { return &avx512bf16::kTiles; }
+const Loops* avx512bf16_loops() { return &avx512bf16::kLoops; }
 }  // namespace fastvgan
 #else
-#include "conv_tiles.h"
+#include "loops.h"
 
 namespace fastvgan {
-const Tiles* avx512bf16_tiles() { return nullptr; }
+const Loops* avx512bf16_loops() { return nullptr; }
 }  // namespace fastvgan
 #endif

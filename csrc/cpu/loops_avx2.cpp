@@ -1,14 +1,14 @@
-// norm_act's loops for avx2; the build compiles this file alone with the flags for it.
+// The inner loops for avx2; the build compiles this file alone with the flags for it.
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define FASTVGAN_ISA avx2
 #define FASTVGAN_WIDTH 8
-#include "norm_act_loops.inc"
+#include "loops.inc"
 
 namespace fastvgan {
 const Loops* avx2_loops() { return &avx2::kLoops; }
 }  // namespace fastvgan
 #else
-#include "norm_act_loops.h"
+#include "loops.h"
 
 namespace fastvgan {
 const Loops* avx2_loops() { return nullptr; }

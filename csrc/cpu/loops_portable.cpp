@@ -1,7 +1,7 @@
-// norm_act's loops for any machine that the compiler builds for: SSE2 on x86-64, NEON on ARM64.
+// The inner loops for any machine that the compiler builds for: SSE2 on x86-64, NEON on ARM64.
 #define FASTVGAN_ISA portable
 #define FASTVGAN_WIDTH 4
-#include "norm_act_loops.inc"
+#include "loops.inc"
 
 namespace fastvgan {
 const Loops* portable_loops() { return &portable::kLoops; }

@@ -1,0 +1,56 @@
+#include "instruction_set.h"
+
+#include <stdexcept>
+
+#include "loops.h"
+
+namespace fastvgan {
+namespace {
+
+std::vector<const Loops*> available_loops() {
+  std::vector<const Loops*> found;
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // F16C came before AVX2
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (bf16 && avx512bf16_loops() != nullptr) found.push_back(avx512bf16_loops());
+  if (avx512 && avx512_loops() != nullptr) found.push_back(avx512_loops());
+  if (avx2 && avx2_loops() != nullptr) found.push_back(avx2_loops());
+#endif
+  found.push_back(portable_loops());
+  return found;
+}
+
+const Loops*& current() {
+  static const Loops* loops = available_loops().front();
+  return loops;
+}
+
+}  // namespace
+
+const Loops& loops() { return *current(); }
+
+namespace cpu {
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Loops* loops : available_loops()) names.emplace_back(loops->name);
+  return names;
+}
+
+std::string instruction_set() { return loops().name; }
+
+void use_instruction_set(const std::string& name) {
+  for (const Loops* loops : available_loops()) {
+    if (name == loops->name) {
+      current() = loops;
+      return;
+    }
+  }
+  throw std::invalid_argument("no instruction set " + name + " here");
+}
+
+}  // namespace cpu
+}  // namespace fastvgan
