@@ -1,5 +1,9 @@
 """The compiled convolutions on the CPU against float64 PyTorch, by the rule that their error is at most twice
-(weight gradients: three times) that of stock PyTorch in the same dtype, plus a few roundings."""
+(weight gradients: three times) that of stock PyTorch in the same dtype, plus a few roundings.
+
+Stock PyTorch in half precision stands for this: its float32 result, rounded. That is at least as accurate, and stock's
+own half-precision convolutions are wrong or crash for some of these shapes on processors with AMX (torch 2.13).
+"""
 
 import math
 import random
@@ -95,6 +99,15 @@ def double(x):
     return None if x is None else x.double()
 
 
+def single(x):
+    return None if x is None else x.float()
+
+
+def stock(operation, case, dtype):
+    """As accurate as stock PyTorch can be in the dtype."""
+    return operation(case, reference, single).to(dtype)
+
+
 def assert_accurate(mine, theirs, exact, factor):
     """Error at most `factor` times stock's and 4 roundings, each as a root mean square and at its largest."""
     assert mine.shape == exact.shape and mine.dtype == theirs.dtype
@@ -115,7 +128,7 @@ def test_error_is_near_that_of_stock_pytorch(instruction_set, operation, factor,
         case = Case(seed, dtype)
         exact = operation(case, reference, double)
         poison(exact.numel(), 2 * exact.numel())
-        assert_accurate(operation(case, compiled, lambda x: x), operation(case, reference, lambda x: x), exact, factor)
+        assert_accurate(operation(case, compiled, lambda x: x), stock(operation, case, dtype), exact, factor)
 
     check()
 
@@ -135,7 +148,7 @@ def test_the_networks_shapes(instruction_set, dtype, batch, small_channels, larg
     case.weight = torch.randn(small_channels, large_channels, 4, 4, 4).to(dtype)
     for operation, factor in ((Case.up, 2), (Case.down, 2), (Case.weight_grad, 3)):
         exact = operation(case, reference, double)
-        assert_accurate(operation(case, compiled, lambda x: x), operation(case, reference, lambda x: x), exact, factor)
+        assert_accurate(operation(case, compiled, lambda x: x), stock(operation, case, dtype), exact, factor)
 
 
 def fused_in_float64(x, weight, bias, fusion):
