@@ -186,8 +186,8 @@ def test_several_pieces(shape, layout):
     check(shape, torch.float32, "relu", layout)
 
 
-# From 24 MB that a pass reads and writes on, results go past the caches where rows are aligned. Aligned columns, with and
-# without a shorter last row; aligned runs, whole and in parts; and rows that are not aligned.
+# From 24 MB that a pass reads and writes on, results go past the caches where rows are aligned. Aligned columns, with
+# and without a shorter last row; aligned runs, whole and in parts; and rows that are not aligned.
 STREAMED = [
     ((33, 32, 15, 15, 17), "channels_last"),
     ((7, 5, 50, 50, 47), "channels_last"),
