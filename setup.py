@@ -38,7 +38,13 @@ CUDA_SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
 # A file with one of these suffixes is for processors that have it, and is asked for at run time.
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-INSTRUCTION_SETS = {"_avx2": _AVX2, "_avx512": _AVX512, "_avx512bf16": [*_AVX512, "-mavx512bf16"]}
+_AVX512BF16 = [*_AVX512, "-mavx512bf16"]
+INSTRUCTION_SETS = {
+    "_avx2": _AVX2,
+    "_avx512": _AVX512,
+    "_avx512bf16": _AVX512BF16,
+    "_amx": [*_AVX512BF16, "-mamx-tile", "-mamx-bf16"],
+}
 
 
 class BuildPython(build_py):

@@ -144,6 +144,7 @@ class Gather {
  public:
   explicit Gather(const Problem& problem) : p(problem), t(loops().conv) {
     pairs = t.pairs && p.storage.element == Element::kBFloat16;
+    blocks = pairs ? t.blocks : nullptr;
     width = kVectors * t.width;
     choose_folds();
     for (int d = 0; d < 3; ++d) visits[d] = visit_outputs(p.lines[d], folds[d]);
@@ -163,9 +164,11 @@ class Gather {
   const Problem& p;
   const Tiles& t;
   bool pairs;
+  const BlockTiles* blocks;  // null: products of words
   int64_t width;
   bool merged = false;             // whether the taps along the last dimension count as channels
-  int64_t channels, words;         // of a tap
+  int64_t channels, used_words;    // of a tap
+  int64_t words;                   // with the zeros that fill a block
   int64_t slot_words, line_words;  // packed: from one input column, or row, to the next
   bool folds[3] = {false, false, false};
   Visit visits[3];
@@ -195,14 +198,15 @@ class Gather {
 
   void choose_lanes() {
     const Line& last = p.lines[2];
-    const int64_t plane = p.lines[1].in * last.in * p.in_channels * std::min(p.batch, t.most_rows);
-    if (p.batch < kManyLanes || plane > kLargestPlane) {
+    const int64_t most_rows = blocks ? kMostRows : t.most_rows;
+    const int64_t plane = p.lines[1].in * last.in * p.in_channels * std::min(p.batch, most_rows);
+    if (p.batch < (blocks ? kBlock : kManyLanes) || plane > kLargestPlane) {
       lanes = lanes_across(last, visits[2]);
     } else {
       lanes.slots = last.in;
     }
     const int64_t count = p.batch * lanes.outputs;
-    rows = best_rows(count, t.most_rows);
+    rows = blocks ? best_blocks(count) : best_rows(count, t.most_rows);
     lane_tiles = ceil_divide(count, rows);
   }
 
@@ -213,18 +217,18 @@ class Gather {
     const int64_t per = pairs ? 2 : 1;
     merged = !p.up && p.in_channels <= kFewChannels && p.groups == 1 && p.x.step[2] == p.in_channels &&
              last.dilation == 1 && !lanes.across && p.prologue.scale == nullptr && p.prologue.activation == 0 &&
-             last.kernel * p.in_channels % per == 0 && last.stride * p.in_channels % per == 0;
-    words = ceil_divide(channels, per);
-    slot_words = words;
-    line_words = words * lanes.slots;
+             (blocks || (last.kernel * p.in_channels % per == 0 && last.stride * p.in_channels % per == 0));
+    if (merged) channels = last.kernel * p.in_channels;
+    used_words = ceil_divide(channels, per);
+    words = blocks ? ceil_divide(used_words, kBlock) * kBlock : used_words;
+    if (merged) lanes.slots = last.out;  // windows, which blocks do not share
+    slot_words = merged && !blocks ? 1 : words;
+    line_words = merged && !blocks ? padded_line() / per : words * lanes.slots;
     if (!merged) return;
-    channels = last.kernel * p.in_channels;
-    words = channels / per;
-    slot_words = 1;
-    line_words = padded_line() / per;
     visits[2].taps = 1;
     for (int64_t i = 0; i < last.out; ++i) {
-      visits[2].reaches[i] = {{visits[2].positions[i] * last.stride * p.in_channels / per, 0}};
+      const int64_t window = visits[2].positions[i];
+      visits[2].reaches[i] = {{blocks ? window : window * last.stride * p.in_channels / per, 0}};
     }
   }
 
@@ -289,13 +293,22 @@ class Gather {
   // weights[group][panel][tap][word][width]
   void pack_weights() {
     weights = Scratch<Word>(p.groups * panels * panel_size());
-    const int64_t parts = std::min<int64_t>(words, 8);
+    const int64_t parts = std::min<int64_t>(used_words, 8);
     torch::stable::parallel_for(0, p.groups * panels * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t part = i % parts, panel = i / parts % panels, group = i / parts / panels;
-        pack_panel(group, panel, part * words / parts, (part + 1) * words / parts);
+        pack_panel(group, panel, part * used_words / parts, (part + 1) * used_words / parts);
+        if (part == 0) fill_panel(group, panel);
       }
     });
+  }
+
+  // What a panel's blocks have beyond the channels.
+  void fill_panel(int64_t group, int64_t panel) {
+    Word* to = weights.get() + (group * panels + panel) * panel_size();
+    for (int64_t tap = 0; tap < taps; ++tap, to += words * width) {
+      std::fill(to + used_words * width, to + words * width, 0);
+    }
   }
 
   void pack_panel(int64_t group, int64_t panel, int64_t first, int64_t last) {
@@ -508,6 +521,12 @@ struct Gather::Unit {
     segments.push_back(next);
   }
 
+  // `words` for each of the rows.
+  void pack_rows(const void* const* from, int64_t channels, Prologue prologue, Word* to) const {
+    if (g.blocks) return g.blocks->pack_rows(from, g.rows, channels, prologue, to);
+    g.t.pack_rows(g.p.storage.element, g.pairs, from, g.rows, channels, prologue, to, g.rows);
+  }
+
   void pack_plane(int64_t plane) {
     if (held[plane % g.ring] == plane) return;
     held[plane % g.ring] = plane;
@@ -531,7 +550,7 @@ struct Gather::Unit {
           const int64_t offset = sample[r] * x.sample + plane * x.step[0] + h * x.step[1] + w * x.step[2] + channel;
           from[r] = inside ? static_cast<const char*>(x.data) + offset * g.p.storage.size : nullptr;
         }
-        g.t.pack_rows(g.p.storage.element, g.pairs, from, g.rows, g.p.in_channels, prologue, to, g.rows);
+        pack_rows(from, g.p.in_channels, prologue, to);
       }
     }
   }
@@ -550,14 +569,26 @@ struct Gather::Unit {
       std::fill(line, line + size, 0);
       if (inside > 0) std::copy_n(static_cast<const char*>(x.data) + offset * g.p.storage.size, inside, line + before);
     }
-    g.t.pack_rows(g.p.storage.element, g.pairs, from, g.rows, g.padded_line(), Prologue{}, to, g.rows);
+    if (!g.blocks) return pack_rows(from, g.padded_line(), Prologue{}, to);
+    const int64_t step = g.p.lines[2].stride * voxel;
+    for (int64_t window = 0; window < g.lanes.slots; ++window, to += g.words * g.rows) {
+      const void* at[kMostRows];
+      for (int64_t r = 0; r < g.rows; ++r) {
+        at[r] = from[r] == nullptr ? nullptr : static_cast<const char*>(from[r]) + window * step;
+      }
+      pack_rows(at, g.channels, Prologue{}, to);
+    }
+  }
+
+  void multiply(int64_t vectors, const Word* b, const Segment* first, int64_t count) {
+    if (g.blocks) return g.blocks->multiply(g.rows, vectors, planes.get(), b, first, count, tile, false);
+    g.t.multiply(g.pairs, g.rows, vectors, planes.get(), g.rows, b, first, count, tile, false);
   }
 
   void run_tile(int64_t panel, const int64_t at[3], const Segment* first, int64_t count) {
     const int64_t columns = g.columns_of(panel), index = group * g.panels + panel;
     const int64_t vectors = columns <= g.t.width ? 1 : kVectors;
-    g.t.multiply(g.pairs, g.rows, vectors, planes.get(), g.rows, g.weights.get() + index * g.panel_size(), first, count,
-                 tile, false);
+    multiply(vectors, g.weights.get() + index * g.panel_size(), first, count);
     void* places[kMostRows * kWidestPanel];
     find_places(panel, at, places);
     Epilogue epilogue = g.p.epilogue;
@@ -597,6 +628,7 @@ void Gather::run(float* mean, float* var) {
   moments.resize(p.statistics ? units : 0);
   torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
     Unit unit(*this);
+    const UseOfBlocks use(blocks);
     for (int64_t i = begin; i < end; ++i) unit.run(i);
   });
   if (p.statistics) join_moments(mean, var);

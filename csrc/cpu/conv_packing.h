@@ -11,6 +11,7 @@
 #include <memory>
 #include <new>
 
+#include "conv_tiles.h"
 #include "large_pages.h"
 #include "storage.h"
 
@@ -27,6 +28,28 @@ inline int64_t best_rows(int64_t count, int64_t most) {
   }
   return best;
 }
+
+// The same of tiles of whole blocks: the larger ones, unless they would be mostly empty.
+inline int64_t best_blocks(int64_t count) {
+  const int64_t small = ceil_divide(count, kBlock) * kBlock, large = ceil_divide(count, kMostRows) * kMostRows;
+  return small * 5 < large * 4 ? kBlock : kMostRows;
+}
+
+// A thread's use of products by blocks, from here to the end of the scope.
+class UseOfBlocks {
+ public:
+  explicit UseOfBlocks(const BlockTiles* blocks) : blocks_(blocks) {
+    if (blocks_ != nullptr) blocks_->begin();
+  }
+  ~UseOfBlocks() {
+    if (blocks_ != nullptr) blocks_->end();
+  }
+  UseOfBlocks(const UseOfBlocks&) = delete;
+  UseOfBlocks& operator=(const UseOfBlocks&) = delete;
+
+ private:
+  const BlockTiles* blocks_;
+};
 
 // Uninitialised, on the boundary of a cache line.
 template <typename T>

@@ -12,8 +12,9 @@
 namespace fastvgan {
 
 constexpr int kVectors = 2;       // vectors in a panel
-constexpr int kMostRows = 13;     // 13 rows of 2 vectors and what they are made of fill 32 registers
+constexpr int kMostRows = 32;     // of a tile
 constexpr int kWidestPanel = 32;  // words
+constexpr int64_t kBlock = 16;    // words of a row, and rows of a register, that an instruction for blocks takes
 
 typedef uint32_t Word;
 
@@ -36,6 +37,21 @@ struct Epilogue {
   float slope = 0;
 };
 
+// Products of bfloat16 by an instruction that takes whole blocks of them. A tile's rows are packed in blocks of kBlock
+// words, [block][row][kBlock], and there are 16 or 32 rows. Segments are multiples of kBlock long.
+struct BlockTiles {
+  // Of each thread, before its first product and after its last.
+  void (*begin)();
+  void (*end)();
+  // out[rows][kWidestPanel] (+)= the sum over all segments
+  void (*multiply)(int64_t rows, int64_t vectors, const Word* a, const Word* b, const Segment* segments, int64_t count,
+                   float* out, bool accumulate);
+  // Rows (a null one is zeros) of `channels` elements, the last block filled with zeros
+  void (*pack_rows)(const void* const* rows, int64_t count, int64_t channels, Prologue, Word* to);
+  // to[j * kBlock + i] = from[i * step + j] for i < count, after them zeros; j < kBlock
+  void (*transpose)(const Word* from, int64_t step, int64_t count, Word* to);
+};
+
 struct Tiles {
   int64_t width;      // floats in a vector
   int64_t most_rows;  // of a tile
@@ -55,6 +71,7 @@ struct Tiles {
   // Adds a tile's rows (of a null place: left out) to the count, mean and sum of squared deviations of each column
   void (*add_moments)(const float* tile, void* const* places, int64_t count, int64_t columns, const float* bias,
                       float* number, float* mean, float* deviations);
+  const BlockTiles* blocks;  // null without such an instruction
 };
 
 }  // namespace fastvgan

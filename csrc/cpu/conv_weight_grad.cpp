@@ -24,6 +24,7 @@ namespace {
 
 constexpr int64_t kMostRuns = 16;   // words of a run: samples, or pairs of them
 constexpr int64_t kSteps = 2048;    // products in a block: a tile's rows and columns of it stay in the cache
+constexpr int64_t kBlockSteps = 512;  // the same of products of whole blocks
 constexpr int64_t kUnits = 16;      // pieces of work to have at least: threads then finish at about one time
 
 class WeightGrad {
@@ -32,6 +33,7 @@ class WeightGrad {
       : s(shape), t(loops().conv), large_(volume_of(large)), small_(volume_of(small)), grad_(volume_of(grad)) {
     storage = storage_of(large);
     pairs = t.pairs && storage.element == Element::kBFloat16;
+    blocks = pairs && s.batch >= kBlock ? t.blocks : nullptr;  // of fewer samples a run is a small part of a block
     width = kVectors * t.width;
     lines = s.large_channels <= t.width / 2;
     const bool taps_in_rows = lines && s.dilation[2] == 1;
@@ -39,7 +41,7 @@ class WeightGrad {
     rows_all = lines ? line_rows : s.small_channels;
     columns_all = lines ? s.small_channels : s.large_channels;
     taps = s.kernel[0] * s.kernel[1] * (taps_in_rows ? 1 : s.kernel[2]);
-    rows = best_rows(rows_all, t.most_rows);
+    rows = blocks ? best_blocks(rows_all) : best_rows(rows_all, t.most_rows);
     row_tiles = ceil_divide(rows_all, rows);
     panels = ceil_divide(columns_all, width);
     line = (s.small[2] - 1) * s.stride[2] + (s.kernel[2] - 1) * s.dilation[2] + 1;
@@ -48,20 +50,21 @@ class WeightGrad {
 
   void run() {
     const int64_t per = pairs ? 2 : 1, words = ceil_divide(s.batch, per);
-    const int64_t blocks = std::max<int64_t>(1, ceil_divide(words, kMostRuns));
-    runs = ceil_divide(words, blocks);
-    block_lines = std::clamp<int64_t>(kSteps / std::max<int64_t>(1, s.small[2] * runs), 1, small_lines());
+    const int64_t parts = std::max<int64_t>(1, ceil_divide(words, kMostRuns));
+    runs = blocks ? kBlock : ceil_divide(words, parts);
+    const int64_t steps = blocks ? kBlockSteps : kSteps;
+    block_lines = std::clamp<int64_t>(steps / std::max<int64_t>(1, s.small[2] * runs), 1, small_lines());
     sums = Scratch<float>(s.groups * panels * taps * row_tiles * rows * width);
     allocate();
-    for (int64_t block = 0; block < blocks; ++block) {
-      first_sample = block * runs * per;
+    for (int64_t part = 0; part < parts; ++part) {
+      first_sample = part * runs * per;
       last_sample = std::min(s.batch, first_sample + runs * per);
       length = ceil_divide(std::max<int64_t>(0, last_sample - first_sample), per);
       pack_large();
       for (first_line = 0; first_line < small_lines(); first_line += block_lines) {
         last_line = std::min(small_lines(), first_line + block_lines);
         pack_small();
-        multiply(block > 0 || first_line > 0);
+        multiply(part > 0 || first_line > 0);
       }
     }
     write();
@@ -73,6 +76,7 @@ class WeightGrad {
   Volume large_, small_, grad_;
   Stored storage;
   bool pairs, lines;
+  const BlockTiles* blocks;  // null: products of words
   int64_t width, rows_all, columns_all, taps, rows, row_tiles, panels;
   int64_t line;  // columns of a padded line of the large side
   int64_t row_parts;
@@ -87,6 +91,7 @@ class WeightGrad {
   int64_t block_positions() const { return block_lines * s.small[2]; }
 
   // rows as tiles: [group][row tile][position of the small side][run][rows], or lines: [group][line][run][line]
+  // of blocks: [group][row tile][position of the small side][rows][run], or lines: [group][line][line][run]
   // columns: [group][panel][position][run][width]
   // Of the small side only a block's positions.
   int64_t left_size() const {
@@ -96,9 +101,10 @@ class WeightGrad {
   int64_t column_positions() const { return lines ? block_positions() : places(s.large); }
 
   void allocate() {
-    left = Scratch<Word>(s.groups * left_size() + kMostRows);  // a tile's last rows may reach beyond the last line
+    const int64_t beyond = kMostRows * (blocks ? kBlock : 1);  // a tile's last rows may reach beyond the last line
+    left = Scratch<Word>(s.groups * left_size() + beyond);
     right = Scratch<Word>(s.groups * right_size());
-    std::fill_n(left.get() + s.groups * left_size(), kMostRows, 0);
+    std::fill_n(left.get() + s.groups * left_size(), beyond, 0);
   }
 
   const void* at(const Volume& x, int64_t sample, int64_t position, const Three& sizes, int64_t channel) const {
@@ -142,26 +148,50 @@ class WeightGrad {
         interleave(x, run, position, sizes, group * columns_all + panel * width, count, to);
         std::fill(to + count, to + width, 0);
       }
+      if (blocks) std::fill_n(to, (runs - length) * width, 0);
     }
   }
 
   void pack_rows(int64_t group, int64_t position, int64_t start) const {
+    alignas(64) Word packed[kBlock * kMostRows];
     for (int64_t tile = 0; tile < row_tiles; ++tile) {
       const int64_t count = std::min(rows, rows_all - tile * rows);
-      Word* to = left.get() + group * left_size() + (tile * block_positions() + position - start) * runs * rows;
+      Word* place = left.get() + group * left_size() + (tile * block_positions() + position - start) * runs * rows;
+      Word* to = blocks ? packed : place;
       for (int64_t run = 0; run < length; ++run, to += rows) {
         interleave(small_, run, position, s.small, group * rows_all + tile * rows, count, to);
         std::fill(to + count, to + rows, 0);
+      }
+      if (blocks) {
+        for (int64_t r = 0; r < rows; r += kBlock) blocks->transpose(packed + r, rows, length, place + r * kBlock);
       }
     }
   }
 
   void pack_line(int64_t group, int64_t number) const {
+    const int64_t size = line * s.large_channels;
+    Word* place = left.get() + group * left_size() + number * runs * size;
+    if (!blocks) return pack_line(group, number, place);
+    const int64_t whole = size / kBlock * kBlock;
+    Scratch<Word> packed(length * size + kBlock);  // the last block is read to its end
+    std::fill_n(packed.get() + length * size, kBlock, 0);
+    pack_line(group, number, packed.get());
+    for (int64_t i = 0; i < whole; i += kBlock) {
+      blocks->transpose(packed.get() + i, size, length, place + i * kBlock);
+    }
+    if (whole == size) return;
+    alignas(64) Word last[kBlock * kBlock];
+    blocks->transpose(packed.get() + whole, size, length, last);
+    std::copy_n(last, (size - whole) * kBlock, place + whole * kBlock);
+  }
+
+  // [run][line]
+  void pack_line(int64_t group, int64_t number, Word* place) const {
     const int64_t channels = s.large_channels;
     const bool at_once = s.groups == 1 && large_.step[2] == channels;
     const int64_t begin = std::min(s.padding[2], line), end = std::min(line, s.padding[2] + s.large[2]);
     for (int64_t run = 0; run < length; ++run) {
-      Word* to = left.get() + group * left_size() + (number * runs + run) * line * channels;
+      Word* to = place + run * line * channels;
       std::fill(to, to + begin * channels, 0);
       for (int64_t w = begin; w < end;) {
         const int64_t count = at_once ? end - w : 1, position = number * s.large[2] + w - s.padding[2];
@@ -176,6 +206,7 @@ class WeightGrad {
     const int64_t units = s.groups * panels * taps * row_parts;
     torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
       std::vector<Segment> segments;
+      const UseOfBlocks use(blocks);
       for (int64_t i = begin; i < end; ++i) multiply_unit(i, accumulate, segments);
     });
   }
@@ -190,10 +221,14 @@ class WeightGrad {
     const int64_t vectors = columns_all - panel * width <= t.width ? 1 : kVectors;
     const int64_t a_step = lines ? line * s.large_channels : rows;
     for (int64_t tile = part * row_tiles / row_parts; tile < (part + 1) * row_tiles / row_parts; ++tile) {
-      const int64_t start = lines ? tile * rows : tile * block_positions() * runs * rows;
-      const int64_t count = std::min(rows, rows_all - tile * rows);
-      t.multiply(pairs, count, vectors, a + start, a_step, b, segments.data(), static_cast<int64_t>(segments.size()),
-                 sums.get() + (product * row_tiles + tile) * rows * width, accumulate);
+      const int64_t start = lines ? tile * rows * (blocks ? runs : 1) : tile * block_positions() * runs * rows;
+      const int64_t count = std::min(rows, rows_all - tile * rows), length = static_cast<int64_t>(segments.size());
+      float* to = sums.get() + (product * row_tiles + tile) * rows * width;
+      if (blocks) {
+        blocks->multiply(rows, vectors, a + start, b, segments.data(), length, to, accumulate);
+      } else {
+        t.multiply(pairs, count, vectors, a + start, a_step, b, segments.data(), length, to, accumulate);
+      }
     }
   }
 
@@ -215,11 +250,12 @@ class WeightGrad {
         const int64_t padded = w * s.stride[2] + j[2] * s.dilation[2], column = padded - s.padding[2];
         const int64_t position = (i - first_line) * s.small[2] + w;
         if (lines) {
-          const int64_t a = (number * runs * line + padded) * s.large_channels;
-          segments.push_back({a, position * runs * width, length});
+          const int64_t in_line = padded * s.large_channels * (blocks ? runs : 1);
+          const int64_t a = number * runs * line * s.large_channels + in_line;
+          segments.push_back({a, position * runs * width, blocks ? runs : length});
         } else if (column >= 0 && column < s.large[2]) {
           const int64_t b = (number * s.large[2] + column) * runs * width;
-          segments.push_back({position * runs * rows, b, length});
+          segments.push_back({position * runs * rows, b, blocks ? runs : length});
         }
       }
     }

@@ -7,8 +7,8 @@
 namespace fastvgan {
 namespace cpu {
 
-// Those that both the build and this processor have, best first: of "avx512bf16", "avx512",
-// "avx2" and "portable".
+// Those that both the build and this processor have, best first: of "amx", "avx512bf16", "avx512", "avx2" and
+// "portable".
 std::vector<std::string> instruction_sets();
 std::string instruction_set();
 // For tests and measurements; throws std::invalid_argument for one that is not available.

@@ -19,6 +19,7 @@ const Loops* portable_loops();
 const Loops* avx2_loops();
 const Loops* avx512_loops();
 const Loops* avx512bf16_loops();
+const Loops* amx_loops();
 
 // Those of the instruction set in use.
 const Loops& loops();

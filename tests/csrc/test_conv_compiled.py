@@ -1,8 +1,8 @@
 """The compiled convolutions on the CPU against float64 PyTorch, by the rule that their error is at most twice
 (weight gradients: three times) that of stock PyTorch in the same dtype, plus a few roundings.
 
-Stock PyTorch in half precision stands for this: its float32 result, rounded. That is at least as accurate, and stock's
-own half-precision convolutions are wrong or crash for some of these shapes on processors with AMX (torch 2.13).
+For stock PyTorch stands its own float32 result without oneDNN, rounded. That is at least as accurate in half precision,
+and oneDNN's convolutions are wrong or crash for some of these shapes on processors with AMX (torch 2.13).
 """
 
 import math
@@ -22,7 +22,7 @@ from fastvgan_kernels.conv.compiled import Fusion
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
+INSTRUCTION_SETS = ["amx", "avx512bf16", "avx512", "avx2", "portable"]
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
@@ -105,7 +105,8 @@ def single(x):
 
 def stock(operation, case, dtype):
     """As accurate as stock PyTorch can be in the dtype."""
-    return operation(case, reference, single).to(dtype)
+    with torch.backends.mkldnn.flags(enabled=False):
+        return operation(case, reference, single).to(dtype)
 
 
 def assert_accurate(mine, theirs, exact, factor):
