@@ -7,6 +7,7 @@ FASTVGAN_REQUIRE_EXTENSION=1   a failure is fatal instead
 FASTVGAN_BUILD_EXTENSION=0     do not build it
 FASTVGAN_BUILD_CUDA=0|1|auto   without the CUDA part, with it, or (auto) with it if torch has CUDA and nvcc is there
 TORCH_CUDA_ARCH_LIST           other GPU architectures than sm_80, sm_90 and sm_100
+FASTVGAN_DEBUG=1               keep symbols, for debuggers, profilers and sanitizers
 CXX, CXXFLAGS, LDFLAGS         as usual
 """
 
@@ -158,7 +159,8 @@ def _compile(compiler: list[str], flags: list[str], source: Path, temporary: Pat
     if platform.machine().lower() not in ("x86_64", "amd64"):
         special = []
     user = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("CXXFLAGS", ""))
-    common = ["-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", *flags, *user]
+    debug = ["-g", "-fno-omit-frame-pointer"] if _debug() else []
+    common = ["-O3", *debug, "-fPIC", "-fvisibility=hidden", "-fno-math-errno", *flags, *user]
     # The compiler's own C++ standard first, because a newer torch may need a newer one than we would name. A compiler
     # that does not know an instruction set leaves it out.
     attempts = [special, [*special, "-std=c++20"], *([[]] if special else [])]
@@ -175,7 +177,7 @@ def _compile(compiler: list[str], flags: list[str], source: Path, temporary: Pat
 
 
 def _link(compiler: list[str], objects: list[Path], libraries: list[str], target: Path) -> None:
-    shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-Wl,-s"]
+    shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", *([] if _debug() else ["-Wl,-s"])]
     user = shlex.split(os.environ.get("LDFLAGS", ""))
     _run([*compiler, *shared, *map(str, objects), *libraries, *user, "-o", str(target)], "the extension does not link")
 
@@ -192,6 +194,10 @@ def _run(command: list[str], complaint: str) -> None:
 
 def _text(name: str, value: str) -> str:
     return f'-DFASTVGAN_{name}="{value}"'
+
+
+def _debug() -> bool:
+    return os.environ.get("FASTVGAN_DEBUG") == "1"
 
 
 def _jobs() -> int:

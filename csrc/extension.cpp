@@ -6,10 +6,11 @@
 #include "conv.h"
 #include "conv_lstm.h"
 #include "cpu/instruction_set.h"
+#include "cpu/large_pages.h"
 #include "norm_act.h"
 
 // Raise it, and API_VERSION in kernels/extension.py with it, whenever a schema or the meaning of an operation changes.
-#define FASTVGAN_API_VERSION 2
+#define FASTVGAN_API_VERSION 3
 
 #ifndef FASTVGAN_TORCH_VERSION
 #define FASTVGAN_TORCH_VERSION "unknown"
@@ -75,4 +76,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("facts", &facts, "How this extension was built and what it uses on this machine.");
   m.def("use_instruction_set", &fastvgan::cpu::use_instruction_set, pybind11::arg("name"),
         "Use that one of facts()['cpu_instruction_sets'] from now on.");
+  m.def(
+      "prefer_large_pages",
+      [](uintptr_t address, size_t bytes) {
+        fastvgan::cpu::prefer_large_pages(reinterpret_cast<void*>(address), bytes);
+      },
+      pybind11::arg("address"), pybind11::arg("bytes"), "Ask for large pages under memory that is not written yet.");
 }

@@ -23,6 +23,7 @@ namespace {
 
 constexpr int64_t kManyLanes = 8;             // samples from which on they alone make good tiles
 constexpr int64_t kLargestPlane = 1 << 20;    // values of a packed plane beyond which rows of outputs are the lanes
+constexpr int64_t kLargestPlaneOfBlocks = 1 << 18;  // which are wider, of 16-bit values
 constexpr int64_t kFewChannels = 8;           // up to which taps count as channels
 constexpr int64_t kLongest = 256;             // words of a segment: what is added up at once
 constexpr int64_t kUnits = 8;                 // pieces of work to have at least: threads then finish at about one time
@@ -176,6 +177,7 @@ class Gather {
   Lanes lanes;
   int64_t rows = 0, lane_tiles = 0, ring = 1;
   int64_t spans = 1, panel_parts = 1, units = 1;  // spans of the first dimension
+  std::vector<std::vector<int64_t>> offsets_of;  // of each fold: the weight's taps
   Scratch<Word> weights;
   Scratch<float> biases;
   std::vector<Moments> moments;
@@ -200,7 +202,7 @@ class Gather {
     const Line& last = p.lines[2];
     const int64_t most_rows = blocks ? kMostRows : t.most_rows;
     const int64_t plane = p.lines[1].in * last.in * p.in_channels * std::min(p.batch, most_rows);
-    if (p.batch < (blocks ? kBlock : kManyLanes) || plane > kLargestPlane) {
+    if (p.batch < (blocks ? kBlock : kManyLanes) || plane > (blocks ? kLargestPlaneOfBlocks : kLargestPlane)) {
       lanes = lanes_across(last, visits[2]);
     } else {
       lanes.slots = last.in;
@@ -255,11 +257,10 @@ class Gather {
   int64_t panel_size() const { return taps * words * width; }
   int64_t columns_of(int64_t panel) const { return std::min(width, columns - panel * width); }
 
-  // Where the elements of one column's taps lie: the weight's tap of a folded one, or -1 where there is none.
-  std::vector<int64_t> tap_offsets(int64_t column) const {
+  // Where the taps of one fold's columns lie in the weight: its tap for a folded one, or -1 where there is none.
+  std::vector<int64_t> tap_offsets(int64_t f) const {
     std::vector<int64_t> offsets;
     int64_t phase[3];
-    int64_t f = column / p.out_channels;
     for (int d = 2; d >= 0; --d) {
       phase[d] = f % visits[d].fold;
       f /= visits[d].fold;
@@ -292,12 +293,14 @@ class Gather {
 
   // weights[group][panel][tap][word][width]
   void pack_weights() {
+    for (int64_t f = 0; f < fold; ++f) offsets_of.push_back(tap_offsets(f));
     weights = Scratch<Word>(p.groups * panels * panel_size());
-    const int64_t parts = std::min<int64_t>(used_words, 8);
+    const int64_t unit = blocks ? kBlock : 1, cut = ceil_divide(used_words, unit);
+    const int64_t parts = std::min<int64_t>(cut, 8);
     torch::stable::parallel_for(0, p.groups * panels * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t part = i % parts, panel = i / parts % panels, group = i / parts / panels;
-        pack_panel(group, panel, part * used_words / parts, (part + 1) * used_words / parts);
+        pack_panel(group, panel, part * cut / parts * unit, std::min(used_words, (part + 1) * cut / parts * unit));
         if (part == 0) fill_panel(group, panel);
       }
     });
@@ -315,7 +318,7 @@ class Gather {
     Word* to = weights.get() + (group * panels + panel) * panel_size();
     const int64_t base = group * p.weight_group, count = columns_of(panel), per = pairs ? 2 : 1;
     if (p.weight_out == 1 && fold == 1) {
-      const auto offsets = tap_offsets(0);
+      const auto& offsets = offsets_of[0];
       for (int64_t tap = 0; tap < taps; ++tap) {
         for (int64_t word = first; word < last; ++word) {
           const int64_t at = base + offsets[tap] + panel * width, channel = word * per;
@@ -333,39 +336,43 @@ class Gather {
 
   // The same where the weight's input channels, or its taps, lie side by side.
   void pack_columns(Word* to, int64_t base, int64_t panel, int64_t count, int64_t first, int64_t last) const {
-    const int64_t part = std::min(last * (pairs ? 2 : 1), channels) - first * (pairs ? 2 : 1);
-    std::vector<std::vector<int64_t>> offsets;
+    const int64_t* taps_of[kWidestPanel];
+    int64_t first_of[kWidestPanel];
     for (int64_t c = 0; c < count; ++c) {
       const int64_t column = panel * width + c;
-      offsets.push_back(tap_offsets(column));
-      for (int64_t& offset : offsets.back()) {
-        if (offset >= 0) offset += base + column % p.out_channels * p.weight_out;
-      }
+      taps_of[c] = offsets_of[column / p.out_channels].data();
+      first_of[c] = base + column % p.out_channels * p.weight_out;
     }
-    if (p.weight_in == 1 && !merged) return pack_from_channels(to, offsets, count, first, part);
-    for (int64_t word = first; word < last; ++word) {
-      for (int64_t c = 0; c < width; ++c) {
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          const int64_t at = c < count ? offsets[c][tap] : -1;
-          to[(tap * words + word) * width + c] = at < 0 ? 0 : word_at(at, word);
-        }
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      int64_t at[kWidestPanel];  // of each column's first channel; -1: no such tap
+      for (int64_t c = 0; c < width; ++c) at[c] = c < count && taps_of[c][tap] >= 0 ? first_of[c] + taps_of[c][tap] : -1;
+      if (p.weight_in == 1 && !merged) {
+        pack_from_channels(to + tap * words * width, at, first, last);
+        continue;
+      }
+      for (int64_t word = first; word < last; ++word) {
+        Word* into = to + (tap * words + word) * width;
+        for (int64_t c = 0; c < width; ++c) into[c] = at[c] < 0 ? 0 : word_at(at[c], word);
       }
     }
   }
 
-  void pack_from_channels(Word* to, const std::vector<std::vector<int64_t>>& offsets, int64_t count, int64_t first,
-                          int64_t part) const {
+  void pack_from_channels(Word* to, const int64_t at[], int64_t first, int64_t last) const {
     constexpr int64_t kRows = 4;  // divides every width, so that what is left of a panel is null rows
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      for (int64_t c = 0; c < width; c += kRows) {
-        const void* from[kRows];
-        for (int64_t r = 0; r < kRows; ++r) {
-          const int64_t at = c + r < count ? offsets[c + r][tap] : -1;
-          from[r] = at < 0 ? nullptr : weight_at(at + first * (pairs ? 2 : 1));
-        }
-        t.pack_rows(p.storage.element, pairs, from, kRows, part, Prologue{},
-                    to + (tap * words + first) * width + c, width);
+    const int64_t per = pairs ? 2 : 1, part = std::min(last * per, channels) - first * per;
+    const int64_t whole = blocks ? std::min(part / per, last - first) / kBlock * kBlock : 0;
+    const void* from[kWidestPanel];
+    for (int64_t c = 0; c < width; ++c) from[c] = at[c] < 0 ? nullptr : weight_at(at[c] + first * per);
+    for (int64_t c = 0; c < width && whole > 0; c += kBlock) {
+      for (int64_t k = 0; k < whole; k += kBlock) {
+        blocks->transpose_rows(from + c, k, to + (first + k) * width + c, width);
       }
+    }
+    if (whole * per >= part) return;
+    for (int64_t c = 0; c < width; ++c) from[c] = at[c] < 0 ? nullptr : weight_at(at[c] + (first + whole) * per);
+    for (int64_t c = 0; c < width; c += kRows) {
+      t.pack_rows(p.storage.element, pairs, from + c, kRows, part - whole * per, Prologue{},
+                  to + (first + whole) * width + c, width);
     }
   }
 
@@ -422,6 +429,7 @@ struct Gather::Unit {
   Gather& g;
   int64_t group = 0, lane_tile = 0, panel_first = 0, panel_end = 0;
   int64_t sample[kMostRows], output[kMostRows];  // of each lane; sample -1: none
+  int64_t place[kMostRows];                      // bytes from the first lane's output to each one's
   int64_t plane_size;
   Scratch<Word> planes;
   Scratch<char> padded;  // merged: the lines about to be packed
@@ -449,6 +457,7 @@ struct Gather::Unit {
       const int64_t lane = lane_tile * g.rows + r;
       sample[r] = lane < g.p.batch * g.lanes.outputs ? lane / g.lanes.outputs : -1;
       output[r] = lane % g.lanes.outputs;
+      place[r] = (sample[r] * g.p.y.sample + output[r] * g.lanes.step * g.p.y.step[2]) * g.p.storage.size;
     }
     std::fill(held.begin(), held.end(), -1);
     if (g.p.statistics) {
@@ -606,17 +615,32 @@ struct Gather::Unit {
   void find_places(int64_t panel, const int64_t at[3], void** places) const {
     const Volume& y = g.p.y;
     const int64_t channel = group * g.p.out_channels + panel * g.width;
-    for (int64_t r = 0; r < g.rows; ++r) {
-      const int64_t column = at[2] + output[r] * g.lanes.step;
-      for (int64_t f0 = at[0]; f0 < at[0] + g.visits[0].fold; ++f0) {
-        for (int64_t f1 = at[1]; f1 < at[1] + g.visits[1].fold; ++f1) {
-          for (int64_t f2 = column; f2 < column + g.visits[2].fold; ++f2) {
-            const int64_t offset = sample[r] * y.sample + f0 * y.step[0] + f1 * y.step[1] + f2 * y.step[2] + channel;
-            const bool inside = sample[r] >= 0 && f0 >= 0 && f0 < g.p.lines[0].out && f1 >= 0 &&
-                                f1 < g.p.lines[1].out && f2 >= 0 && f2 < g.p.lines[2].out;
-            *places++ = inside ? static_cast<char*>(y.data) + offset * g.p.storage.size : nullptr;
-          }
+    if (g.fold == 1) {
+      const int64_t offset = at[0] * y.step[0] + at[1] * y.step[1] + at[2] * y.step[2] + channel;
+      char* first = static_cast<char*>(y.data) + offset * g.p.storage.size;
+      for (int64_t r = 0; r < g.rows; ++r) {
+        const bool inside = sample[r] >= 0 && at[2] + output[r] * g.lanes.step < g.p.lines[2].out;
+        places[r] = inside ? first + place[r] : nullptr;
+      }
+      return;
+    }
+    // Of the folds, by what the lanes share; then of each lane by its own column.
+    int64_t offsets[kWidestPanel], columns[kWidestPanel], count = 0;
+    for (int64_t f0 = at[0]; f0 < at[0] + g.visits[0].fold; ++f0) {
+      for (int64_t f1 = at[1]; f1 < at[1] + g.visits[1].fold; ++f1) {
+        const bool inside = f0 >= 0 && f0 < g.p.lines[0].out && f1 >= 0 && f1 < g.p.lines[1].out;
+        for (int64_t f2 = at[2]; f2 < at[2] + g.visits[2].fold; ++f2, ++count) {
+          offsets[count] = (f0 * y.step[0] + f1 * y.step[1] + f2 * y.step[2] + channel) * g.p.storage.size;
+          columns[count] = inside ? f2 : INT64_MIN / 2;  // whatever the lane
         }
+      }
+    }
+    for (int64_t r = 0; r < g.rows; ++r, places += count) {
+      const int64_t further = output[r] * g.lanes.step;
+      for (int64_t f = 0; f < count; ++f) {
+        const int64_t column = columns[f] + further;
+        const bool inside = sample[r] >= 0 && column >= 0 && column < g.p.lines[2].out;
+        places[f] = inside ? static_cast<char*>(y.data) + place[r] + offsets[f] : nullptr;
       }
     }
   }

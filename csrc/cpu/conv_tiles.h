@@ -50,6 +50,8 @@ struct BlockTiles {
   void (*pack_rows)(const void* const* rows, int64_t count, int64_t channels, Prologue, Word* to);
   // to[j * kBlock + i] = from[i * step + j] for i < count, after them zeros; j < kBlock
   void (*transpose)(const Word* from, int64_t step, int64_t count, Word* to);
+  // to[j * step + i] = word first + j of row i (of a null one 0); i, j < kBlock
+  void (*transpose_rows)(const void* const* rows, int64_t first, Word* to, int64_t step);
 };
 
 struct Tiles {

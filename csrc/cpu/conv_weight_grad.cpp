@@ -23,8 +23,8 @@ namespace cpu {
 namespace {
 
 constexpr int64_t kMostRuns = 16;   // words of a run: samples, or pairs of them
-constexpr int64_t kSteps = 2048;    // products in a block: a tile's rows and columns of it stay in the cache
-constexpr int64_t kBlockSteps = 512;  // the same of products of whole blocks
+constexpr int64_t kSteps = 1024;    // products in a block: a tile's rows and columns of it stay in the cache
+constexpr int64_t kBlockSteps = 2048;  // the same of products of whole blocks
 constexpr int64_t kUnits = 16;      // pieces of work to have at least: threads then finish at about one time
 
 class WeightGrad {

@@ -125,4 +125,6 @@ def _side_by_side(x: torch.Tensor) -> torch.Tensor:
 
 def _empty(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     n, channels, *space = shape
-    return x.new_empty((n, *space, channels)).movedim(-1, 1)
+    y = x.new_empty((n, *space, channels))
+    extension.load().prefer_large_pages(y.data_ptr(), y.nbytes)
+    return y.movedim(-1, 1)
