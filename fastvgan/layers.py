@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastvgan import deferred
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
+from fastvgan_kernels.fused_conv import Geometry, Norm
+from fastvgan_kernels.norm_act import update_running
 
 
 def __getattr__(name: str):
@@ -38,6 +41,12 @@ class Conv3d(nn.Conv3d):
         x, padding = self._pad(input)
         return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
 
+    def geometry(self) -> Geometry | None:
+        """What fused_conv wants to know, or None where the padding is not of that kind."""
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return None
+        return Geometry(False, self.stride, self.padding, (0, 0, 0), self.dilation, self.groups)
+
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """What conv_down cannot pad itself: other values than zeros, and "same" for an even kernel."""
         if self.padding_mode == "zeros":
@@ -60,6 +69,10 @@ class ConvTranspose3d(nn.ConvTranspose3d):
     def __init__(self, *args, impl: str = "auto", **kwargs):
         super().__init__(*args, **kwargs)
         self.impl = impl
+
+    def geometry(self) -> Geometry:
+        """What fused_conv wants to know."""
+        return Geometry(True, self.stride, self.padding, self.output_padding, self.dilation, self.groups)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         output_padding = self.output_padding
@@ -119,6 +132,19 @@ class BatchNormAct3d(nn.BatchNorm3d):
             self.impl,
         )
 
+    def pending(self, mean: Tensor | None, var: Tensor | None, count: int) -> Norm:
+        """What forward would do to an input, without doing it.
+
+        Args:
+            mean, var: the input's own statistics (C,), the variance biased, of `count` values a channel: they bring
+                the running ones up to date, as forward would. Both None where the running ones are to be used.
+        """
+        training = mean is not None
+        if self.training and self.track_running_stats:
+            update_running(self.running_mean, self.running_var, mean, var, self._count_batch(), count)
+        statistics = (mean, var) if training else (self.running_mean, self.running_var)
+        return Norm(*statistics, self.weight, self.bias, training, self.eps, self.activation, self.negative_slope)
+
     def _count_batch(self) -> float:
         """Count this batch; its share in the running statistics, which for momentum=None is one over the count."""
         if self.num_batches_tracked is not None:
@@ -139,7 +165,7 @@ class _NormAct(nn.Module):
     norm: BatchNormAct3d
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        return deferred.value(deferred.conv_norm(self.conv, self.norm, x))
 
 
 class ConvNormAct3d(_NormAct):

@@ -69,7 +69,14 @@ def discriminator_loss(
     With `wrong` it is the matching-aware loss of Reed et al. 2016 (GAN-CLS): the two kinds of clip to be rejected count
     half each.
     """
-    rejected = objective.fake(fake)
-    if wrong is not None:
-        rejected = (rejected + objective.fake(wrong)) / 2
-    return objective.real(real) + rejected
+    return loss_on_real(objective, real, wrong) + loss_on_fake(objective, fake, wrong is not None)
+
+
+def loss_on_real(objective: Objective, real: torch.Tensor, wrong: torch.Tensor | None = None) -> torch.Tensor:
+    """The part of discriminator_loss that real clips have, under their own and under a wrong condition."""
+    return objective.real(real) if wrong is None else objective.real(real) + objective.fake(wrong) / 2
+
+
+def loss_on_fake(objective: Objective, fake: torch.Tensor, matching_aware: bool = False) -> torch.Tensor:
+    """The part of discriminator_loss that generated clips have."""
+    return objective.fake(fake) / 2 if matching_aware else objective.fake(fake)

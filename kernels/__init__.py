@@ -7,6 +7,7 @@ works under torch.compile, autocast and torch.func. `implementations()` says wha
 from .choice import implementations
 from .conv import conv_down, conv_up, conv_weight_grad
 from .conv_lstm import conv_lstm, conv_lstm_cell
+from .fused_conv import fused_conv
 from .norm_act import norm_act
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "conv_lstm_cell",
     "conv_up",
     "conv_weight_grad",
+    "fused_conv",
     "implementations",
     "norm_act",
 ]

@@ -6,6 +6,7 @@ With frames = height = width = 16, width 128 and no condition these are the netw
 import torch
 from torch import nn
 
+from fastvgan.deferred import chain
 from fastvgan.layers import ConvTransposeNormAct3d
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.head import ScoreHead
@@ -37,7 +38,7 @@ class Generator(nn.Module):
         if self.condition is not None:
             z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
         x = z[:, :, None, None, None]  # (N, latent + E, 1, 1, 1)
-        x = self.first(x)  # (N, F, 4, 4, 4)
+        x = chain([self.first], x)  # (N, F, 4, 4, 4)
         return self.decoder(x)  # (N, C, T, H, W)
 
 

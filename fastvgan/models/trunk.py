@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from fastvgan.deferred import Pending, chain, conv_act, value
 from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
 from fastvgan.models.conditions import Condition
 from fastvgan.models.sizes import Stage, features
@@ -29,9 +30,9 @@ class Decoder(nn.Module):
         last = plan[-1]
         self.last = ConvTranspose3d(widths[-1], config.channels, last.kernel, last.stride, last.padding, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.middle(x)  # (N, width, T or T/2, H/2, W/2)
-        return torch.tanh(self.last(x))  # (N, C, T, H, W)
+    def forward(self, x: torch.Tensor | Pending) -> torch.Tensor:
+        x = chain(self.middle, x)  # (N, width, T or T/2, H/2, W/2)
+        return conv_act(self.last, x, "tanh")  # (N, C, T, H, W)
 
 
 class Encoder(nn.Module):
@@ -51,7 +52,6 @@ class Encoder(nn.Module):
         self.out_channels = widths[-1]
         channels, first = config.channels * (1 + self.sees_image), down[0]
         self.first = Conv3d(channels, widths[0], first.kernel, first.stride, first.padding, bias=False)
-        self.activation = nn.LeakyReLU(0.2)
         layers = zip(down[1:], widths, widths[1:], strict=False)
         self.middle = nn.Sequential(
             *(
@@ -64,5 +64,5 @@ class Encoder(nn.Module):
         if self.sees_image:
             image = c.image.unsqueeze(2).expand_as(x).to(x.dtype)
             x = torch.cat([x, image], 1)  # (N, 2C, T, H, W)
-        x = self.activation(self.first(x))  # (N, width, T or T/2, H/2, W/2)
-        return self.middle(x)  # (N, F, t, h, w)
+        x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T or T/2, H/2, W/2)
+        return value(chain(self.middle, x))  # (N, F, t, h, w)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fastvgan.losses import OBJECTIVES, discriminator_loss, diversity
+from fastvgan.losses import OBJECTIVES, diversity, loss_on_fake, loss_on_real
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
 from fastvgan.training.config import TrainingConfig
@@ -41,9 +41,11 @@ class AdversarialStep:
         self.generator = generator.to(device)
         self.discriminator = discriminator.to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), config.lr_generator, betas=config.betas)
+        self.g_optimizer = torch.optim.Adam(
+            self.generator.parameters(), config.lr_generator, betas=config.betas, fused=True
+        )
         self.d_optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), config.lr_discriminator, betas=config.betas
+            self.discriminator.parameters(), config.lr_discriminator, betas=config.betas, fused=True
         )
         self._rates = config.lr_generator, config.lr_discriminator
         self.objective = OBJECTIVES[config.objective]
@@ -64,20 +66,28 @@ class AdversarialStep:
         with self.autocast:
             fake = self.generator(z, told)
             on_real, on_wrong = self._score_real(real, c, wrong)
+            d_loss_real = loss_on_real(self.objective, on_real, on_wrong)
+        # One backward pass each for real and generated clips: what the first one needs is free before the second.
+        self.d_optimizer.zero_grad(set_to_none=True)
+        d_loss_real.backward()
+        with self.autocast:
             on_fake = discriminator(fake.detach(), told)
-            d_loss = discriminator_loss(self.objective, on_real, on_fake, on_wrong)
-        _update(self.d_optimizer, d_loss)
+            d_loss_fake = loss_on_fake(self.objective, on_fake, on_wrong is not None)
+        d_loss_fake.backward()
+        self.d_optimizer.step()
 
         discriminator.requires_grad_(False)  # G's update needs the way through D, not D's weight gradients
         with self.autocast:
             g_loss = self.objective.generator(discriminator(fake, told))
             apart = diversity(fake, z, self.diversity_target)
-        _update(self.g_optimizer, g_loss - self.diversity * apart if c is not None else g_loss)
+        self.g_optimizer.zero_grad(set_to_none=True)
+        (g_loss - self.diversity * apart if c is not None else g_loss).backward()
+        self.g_optimizer.step()
         discriminator.requires_grad_(True)
 
         self._average(number)
         probability = (torch.sigmoid(x.detach().float()).mean() for x in (on_real, on_fake))
-        return StepResult(d_loss.detach(), g_loss.detach(), *probability, apart.detach())
+        return StepResult((d_loss_real + d_loss_fake).detach(), g_loss.detach(), *probability, apart.detach())
 
     def set_rates(self, share: float) -> None:
         """Bring both learning rates to this share of what the configuration says."""
@@ -107,12 +117,6 @@ def _in_pairs(c: Condition) -> Condition:
     return Condition(
         *(None if part is None else torch.cat([part[: (len(part) + 1) // 2]] * 2)[: len(part)] for part in c)
     )
-
-
-def _update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
 
 
 @torch.no_grad()

@@ -224,7 +224,7 @@ def _up_fake(x, weight, bias, stride, padding, output_padding, dilation, groups,
 
 
 def _down_kernel(x, weight, bias, stride, padding, dilation, groups, impl):
-    functions = choice.pick("conv_down", impl, x, weight, stride)
+    functions = choice.pick("conv_down", impl, x, weight, stride, padding, dilation)
     y = functions.conv_down(x, weight, bias, stride, padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -235,7 +235,7 @@ def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
 
 
 def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, impl):
-    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, groups)
+    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, stride, groups)
     grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups)
     return layout.in_format(grad, layout.format_of(large, small))
 

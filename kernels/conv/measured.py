@@ -1,8 +1,12 @@
 """Where stock PyTorch was measured to be faster than the compiled convolutions, so that auto takes it there.
 
-bench/test_conv.py measures both; the rules are for two cores with AVX-512 and bfloat16, and lean to stock where the two
-are within a few per cent. What the compiled ones are for: strided and transposed convolutions on batches, channels
-last, with kernels larger than 1; few channels of a transposed one's output; weight gradients.
+bench/test_conv.py measures both; the rules are for two cores with AVX-512 and bfloat16, with AMX or without, and lean to
+stock where the two are within a few per cent. What the compiled ones are for: strided and transposed convolutions on
+batches, channels last, with kernels larger than 1; few channels of a transposed one's output; weight gradients; and
+whatever stock PyTorch cannot be trusted with (stock_faults.py).
+
+The choice depends on shapes, strides and dtypes alone: a choice by timing would differ from run to run, and results with
+it in their last bits.
 """
 
 import math
@@ -10,8 +14,10 @@ import math
 import torch
 
 from .. import layout
+from . import stock_faults
 
 _CONTIGUOUS = "of contiguous tensors stock PyTorch is faster"
+_FLAT = "of contiguous tensors and in fewer than three strided dimensions stock PyTorch is faster"
 _SMALL = "of a problem as small stock PyTorch is faster"
 
 
@@ -22,23 +28,32 @@ def conv_up_slower(x: torch.Tensor, weight: torch.Tensor, stride: list[int]) -> 
         return "of a stride of 1 stock PyTorch is faster"
     if x.shape[1] < 16 and not single_voxel:
         return "of few input channels stock PyTorch is faster"
-    if outputs <= 8:
-        return None
-    if x.shape[0] < 8:
-        return _SMALL
-    if layout.format_of(x, weight) is torch.contiguous_format and (single_voxel or x.dtype != torch.bfloat16):
+    contiguous = layout.format_of(x, weight) is torch.contiguous_format
+    if contiguous and (x.dtype != torch.bfloat16 or (single_voxel and x.shape[0] < 16)) and (single_voxel or outputs > 8):
         return _CONTIGUOUS
+    if single_voxel:
+        return _SMALL if outputs > 8 and x.shape[0] < 8 else None
+    if outputs <= 8:
+        return _FLAT if contiguous and (x.dim() != 5 or min(stride) == 1) else None
+    if x.dim() != 5:
+        return _FLAT
+    if x.shape[0] < 8 or (outputs < 32 and (x.shape[0] < 16 or contiguous)):
+        return _SMALL
     return None
 
 
-def conv_down_slower(x: torch.Tensor, weight: torch.Tensor, stride: list[int]) -> str | None:
+def conv_down_slower(
+    x: torch.Tensor, weight: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> str | None:
     """Why auto leaves this convolution to stock PyTorch, or None."""
+    if stock_faults.conv_down_fails(x, weight, stride, padding, dilation):
+        return None
     outputs, inputs, *kernel = weight.shape
     if layout.format_of(x, weight) is torch.contiguous_format:
         return _CONTIGUOUS
     if max(stride) == 1 or math.prod(kernel) < 64 or x.dim() != 5:
         return "without a stride, or with few taps, stock PyTorch is faster"
-    if x.shape[0] < 16 or outputs < 64:
+    if x.shape[0] < 16 or outputs < (64 if x.dtype == torch.bfloat16 else 128):
         return _SMALL
     if inputs < 64 and not (1 < inputs <= 4 and x.dtype == torch.bfloat16):
         return "of few input channels stock PyTorch is faster"
@@ -46,17 +61,23 @@ def conv_down_slower(x: torch.Tensor, weight: torch.Tensor, stride: list[int]) -
 
 
 def conv_weight_grad_slower(
-    large: torch.Tensor, small: torch.Tensor, kernel_size: list[int], groups: int
+    large: torch.Tensor, small: torch.Tensor, kernel_size: list[int], stride: list[int], groups: int
 ) -> str | None:
     """Why auto leaves this weight gradient to stock PyTorch, or None."""
+    if stock_faults.conv_weight_grad_fails(large, small, stride):
+        return None
     outputs, inputs = small.shape[1] // groups, large.shape[1] // groups
     if math.prod(kernel_size) == 1:
         return "of a kernel of 1 stock PyTorch is faster"
-    if large.shape[0] < 4 or outputs < 32 or (inputs < 32 and large.shape[0] < 16):
+    if outputs < 32 or large.shape[0] < 16:
         return _SMALL
+    if inputs < 32 and small.shape[2:].numel() == 1:
+        return "of few channels and a single voxel stock PyTorch is faster"
     if layout.format_of(large, small) is torch.contiguous_format and not _fast_when_contiguous(large, small, inputs):
         return _CONTIGUOUS
-    if inputs < 32 and (large.dim() != 5 or (large.dtype != torch.bfloat16 and inputs > 8)):
+    if large.dtype != torch.bfloat16 and (inputs < 32 or large.dim() != 5):
+        return "in float32, of few channels or in fewer than three dimensions, stock PyTorch is faster"
+    if inputs < 32 and large.dim() != 5:
         return "of few channels stock PyTorch is faster"
     return None
 

@@ -1,11 +1,19 @@
-"""The three convolutions in plain PyTorch: the definition of right, on every device and dtype."""
+"""The three convolutions in plain PyTorch: the definition of right, on every device and dtype.
+
+What stock PyTorch cannot be trusted with (see stock_faults.py) is computed in float64, by its other code.
+"""
 
 import torch
 from torch.nn import functional
 
+from . import stock_faults
+
 
 def conv_down(x, weight, bias, stride, padding, dilation, groups):
     """Convolution; arguments as fastvgan_kernels.conv_down, with one integer a spatial dimension."""
+    if stock_faults.conv_down_fails(x, weight, stride, padding, dilation):
+        exact = (None if t is None else t.double() for t in (x, weight, bias))
+        return conv_down(*exact, stride, padding, dilation, groups).to(x.dtype)
     return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
 
@@ -16,6 +24,9 @@ def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
 
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups):
     """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension."""
+    if stock_faults.conv_weight_grad_fails(large, small, stride):
+        exact = conv_weight_grad(large.double(), small.double(), kernel_size, stride, padding, dilation, groups)
+        return exact.to(large.dtype)
     # convolution_backward wants a gradient of the size that the convolution of `large` has, which exceeds that of
     # `small` when an output_padding of a stride or more made `large`; zeros there change nothing.
     missing = []

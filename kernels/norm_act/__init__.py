@@ -65,17 +65,24 @@ def norm_act(
         count = x.numel() // max(x.shape[1], 1)
         if count == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
-        y, mean, var = _norm_act(x, weight, bias, None, None, eps, activation, negative_slope, impl)
+        y, mean, var = _norm_act(x, weight, bias, None, None, True, eps, activation, negative_slope, impl)
         if running_mean is not None and count > 0:
-            _update(running_mean, running_var, mean, var, momentum, count)
+            update_running(running_mean, running_var, mean, var, momentum, count)
         return y
     if running_mean is None:
         raise ValueError("norm_act needs running_mean and running_var when it is not training")
-    return _norm_act(x, weight, bias, running_mean, running_var, eps, activation, negative_slope, impl)[0]
+    return _norm_act(x, weight, bias, running_mean, running_var, False, eps, activation, negative_slope, impl)[0]
+
+
+def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
+    """norm_act by a fused_conv.Norm, whose statistics are known already, the batch's own ones included."""
+    mean, var, weight, bias, training, eps, activation, slope = norm
+    return _norm_act(x, weight, bias, mean, var, training, eps, activation, slope, impl)[0]
 
 
 @torch.no_grad()
-def _update(running_mean, running_var, mean, var, momentum, count):
+def update_running(running_mean, running_var, mean, var, momentum, count):
+    """Bring the running statistics nearer to a batch's mean and biased variance over `count` values."""
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
     running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 
@@ -99,7 +106,7 @@ def _check(x, activation, impl, **vectors):
             raise ValueError(f"{name} is on {vector.device} but x on {x.device}")
 
 
-def _kernel(x, weight, bias, mean, var, eps, activation, slope, impl):
+def _kernel(x, weight, bias, mean, var, training, eps, activation, slope, impl):
     memory_format = layout.format_of(x)
     x = x.contiguous(memory_format=memory_format)
     functions = choice.pick("norm_act", impl, x)
@@ -107,7 +114,7 @@ def _kernel(x, weight, bias, mean, var, eps, activation, slope, impl):
     return layout.in_format(y, memory_format), batch_mean, batch_var
 
 
-def _fake(x, weight, bias, mean, var, eps, activation, slope, impl):
+def _fake(x, weight, bias, mean, var, training, eps, activation, slope, impl):
     size, dtype = x.shape[1] if mean is None else 0, statistics_dtype(x)
     y = layout.empty(x.shape, x, layout.format_of(x))
     return y, x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
@@ -140,8 +147,8 @@ def _as_parameters(dweight, dbias, weight, bias):
 
 
 _norm_act = define(
-    "norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, float eps, str activation, "
-    "float slope, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    "norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, bool training, float eps, "
+    "str activation, float slope, str impl) -> (Tensor y, Tensor mean, Tensor var)",
     _kernel,
     _fake,
 )
@@ -154,16 +161,15 @@ _norm_act_backward = define(
 
 
 def _save(ctx, args, outputs):
-    x, weight, bias, mean, var, *ctx.rest = args
-    ctx.training = mean is None
+    x, weight, bias, mean, var, ctx.training, *ctx.rest = args
     ctx.mark_non_differentiable(outputs[1], outputs[2])
-    ctx.save_for_backward(x, weight, bias, *(outputs[1:] if ctx.training else (mean, var)))
+    ctx.save_for_backward(x, weight, bias, *(outputs[1:] if mean is None else (mean, var)))
 
 
 def _backward(ctx, dy, _mean, _var):
     grads = _norm_act_backward(dy, *ctx.saved_tensors, ctx.training, *ctx.rest)
     wanted = (grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False))
-    return *wanted, None, None, None, None, None, None
+    return *wanted, *[None] * 7
 
 
 differentiable(_norm_act, _save, _backward)

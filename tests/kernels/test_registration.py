@@ -33,8 +33,8 @@ def norm_act_samples():
         mean, var = torch.randn(4), torch.rand(4) + 0.5
         options = (1e-5, activation, 0.2, "auto")
         dy = randn(3, 4, 2, 3, 2, grad=False)
-        yield OPS.norm_act.default, (x, weight, bias, None, None, *options)
-        yield OPS.norm_act.default, (x, None, None, mean, var, *options)
+        yield OPS.norm_act.default, (x, weight, bias, None, None, True, *options)
+        yield OPS.norm_act.default, (x, None, None, mean, var, last, *options)
         yield OPS.norm_act_backward.default, (dy, x.detach(), weight.detach(), None, mean, var, True, *options)
 
 
@@ -51,13 +51,29 @@ def lstm_samples():
         yield OPS.conv_lstm_backward.default, arguments
 
 
-@pytest.mark.parametrize("samples", [conv_samples, norm_act_samples, lstm_samples])
+def fused_conv_samples():
+    two, one, zero = [2] * 3, [1] * 3, [0] * 3
+    for last in (False, True):
+        norm = torch.randn(4), torch.rand(4) + 0.5, randn(4), randn(4)
+        x, weight = randn(3, 4, 4, 4, 4, last=last), randn(4, 6, 4, 4, 4)
+        before, after = (last, 1e-5, "relu", 0.0), ("tanh", 0.0)
+        up, down = (True, two, one, zero, one, 1, "auto"), (False, two, one, zero, one, 2, "auto")
+        yield OPS.fused_conv.default, (x, *norm, weight, randn(6), *before, *after, True, *up)
+        none = None, None, None, None
+        weight = randn(6, 2, 4, 4, 4)
+        yield OPS.fused_conv.default, (x, *none, weight, None, *before, "leaky_relu", 0.2, False, *down)
+
+
+SAMPLES = [conv_samples, norm_act_samples, lstm_samples, fused_conv_samples]
+
+
+@pytest.mark.parametrize("samples", SAMPLES)
 def test_opcheck(samples):
     for op, arguments in samples():
         torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("samples", [conv_samples, norm_act_samples, lstm_samples])
+@pytest.mark.parametrize("samples", SAMPLES)
 def test_fake_strides_are_the_real_ones(samples):
     from torch._subclasses.fake_tensor import FakeTensorMode
 

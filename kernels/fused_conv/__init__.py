@@ -1,0 +1,206 @@
+"""A convolution with what surrounds it: the norm and activation before it, its own activation, its output's statistics.
+
+Between two convolutions an activation is then written once and read once: the first one leaves its raw output and the
+statistics of that, the second normalises and activates what it loads.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from .. import choice
+from ..arguments import same_kind
+from ..conv import compiled as conv_compiled
+from ..conv import conv_down, conv_up, conv_weight_grad
+from ..dispatch import autocasts, define, differentiable
+from ..layout import empty, format_of
+from ..norm_act import _norm_act, _norm_act_backward
+from ..norm_act.reference import ACTIVATIONS, statistics_dtype
+from . import compiled, reference
+
+
+class Geometry(NamedTuple):
+    """Of a convolution, or of a transposed one, with one integer for each spatial dimension."""
+
+    transposed: bool
+    stride: Sequence[int]
+    padding: Sequence[int]
+    output_padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int = 1
+
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> list[int]:
+        """What an input of that size gives."""
+        rows = zip(size, kernel, self.stride, self.padding, self.output_padding, self.dilation, strict=True)
+        if self.transposed:
+            return [(n - 1) * s - 2 * p + d * (k - 1) + 1 + e for n, k, s, p, e, d in rows]
+        return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, _, d in rows]
+
+
+class Norm(NamedTuple):
+    """Batch normalisation and an activation, to be computed on load.
+
+    mean, var: (C,) float32; weight, bias: (C,) or None. training: whether mean and var are the batch's own, through
+    which gradients then go. activation, slope: as norm_act's.
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    training: bool
+    eps: float
+    activation: str
+    slope: float
+
+
+_NO_NORM = (None, None, None, None, False, 0.0, "none", 0.0)
+
+
+def fused_conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    geometry: Geometry,
+    norm: Norm | None = None,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+    statistics: bool = False,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """activation(conv(norm(x)) + bias), and the mean and biased variance of each channel before that activation.
+
+    Args:
+        x, weight, bias: as for conv_down, or for conv_up where the geometry is transposed.
+        geometry: which convolution.
+        norm: of x, computed as it is loaded; None for x as it is.
+        activation: "none", "relu", "leaky_relu" or "tanh".
+        negative_slope: of leaky_relu, at least 0.
+        statistics: whether they are wanted. They are for a norm that follows, and take no gradient of their own: that
+            norm's gradient goes through them (`Norm.training`).
+        impl: "auto" or an implementation's name, which the convolution is asked for.
+
+    Returns:
+        y of x's dtype, channels-last where x or weight is; mean and var (C_out,) float32, or None and None.
+
+    Raises:
+        ValueError: an unknown activation, a negative slope, a norm that does not fit x.
+        TypeError: dtypes that are not floating-point or differ.
+    """
+    choice.check_name(impl)
+    same_kind("x", x, weight=weight, bias=bias)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    if activation == "leaky_relu" and negative_slope < 0:
+        raise ValueError(f"negative_slope must be at least 0 for the gradient to be told by the output: {negative_slope}")
+    if norm is not None and any(v is not None and v.shape != (x.shape[1],) for v in norm[:4]):
+        raise ValueError(f"the norm's vectors must be of shape ({x.shape[1]},)")
+    lists = (list(sizes) for sizes in geometry[1:5])
+    y, mean, var = _fused_conv(
+        *(x, *(norm or _NO_NORM)[:4], weight, bias, *(norm or _NO_NORM)[4:], activation, negative_slope, statistics),
+        *(geometry.transposed, *lists, geometry.groups, impl),
+    )
+    return (y, mean, var) if statistics else (y, None, None)
+
+
+def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -> bool:
+    """Whether the convolution is one that is compiled for this device, so that something is gained by fusing."""
+    return _functions(x, weight, geometry, impl) is compiled
+
+
+def _functions(x, weight, geometry, impl):
+    if geometry.transposed:
+        functions = choice.pick("conv_up", impl, x, weight, geometry.stride)
+    else:
+        functions = choice.pick("conv_down", impl, x, weight, geometry.stride, geometry.padding, geometry.dilation)
+    return compiled if functions is conv_compiled else reference
+
+
+# The arguments of the operation, in order: see `define` below.
+def _kernel(x, m, v, w, b, weight, bias, training, eps, in_act, in_slope, act, slope, statistics, *rest):
+    geometry, impl = Geometry(*rest[:-1]), rest[-1]
+    norm = None if m is None else Norm(m, v, w, b, training, eps, in_act, in_slope)
+    functions = _functions(x, weight, geometry, impl)
+    y, mean, var = functions.fused_conv(x, weight, bias, geometry, norm, act, slope, statistics, impl)
+    none = x.new_empty(0, dtype=statistics_dtype(x))
+    y = y.contiguous(memory_format=format_of(x, weight))
+    return (y, mean, var) if statistics else (y, none, none.clone())
+
+
+def _fake(x, m, v, w, b, weight, bias, training, eps, in_act, in_slope, act, slope, statistics, *rest):
+    geometry = Geometry(*rest[:-1])
+    channels = weight.shape[1] * geometry.groups if geometry.transposed else weight.shape[0]
+    size = geometry.output_size(x.shape[2:], weight.shape[2:])
+    y = empty((x.shape[0], channels, *size), x, format_of(x, weight))
+    count, dtype = channels if statistics else 0, statistics_dtype(x)
+    return y, x.new_empty(count, dtype=dtype), x.new_empty(count, dtype=dtype)
+
+
+_fused_conv = define(
+    "fused_conv(Tensor x, Tensor? in_mean, Tensor? in_var, Tensor? in_weight, Tensor? in_bias, Tensor weight, "
+    "Tensor? bias, bool in_training, float in_eps, str in_activation, float in_slope, str activation, float slope, "
+    "bool statistics, bool transposed, SymInt[] stride, SymInt[] padding, SymInt[] output_padding, "
+    "SymInt[] dilation, SymInt groups, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    _kernel,
+    _fake,
+)
+
+
+def _save(ctx, args, outputs):
+    x, m, v, w, b, weight, bias, *ctx.rest = args
+    ctx.mark_non_differentiable(outputs[1], outputs[2])
+    ctx.save_for_backward(x, m, v, w, b, weight, outputs[0] if ctx.rest[4] != "none" else None)
+
+
+def _backward(ctx, dy, _mean, _var):
+    x, m, v, w, b, weight, y = ctx.saved_tensors
+    training, eps, in_act, in_slope, act, slope, _, *rest = ctx.rest
+    geometry, impl = Geometry(*rest[:-1]), rest[-1]
+    wants_x, _, _, wants_w, wants_b, wants_weight, wants_bias = ctx.needs_input_grad[:7]
+    dy = _before_activation(dy, y, act, slope)
+    dx = dw = db = dweight = None
+    if wants_weight:
+        loaded = x
+        if m is not None:  # not kept: to compute it again costs less than to hold it
+            # For a second derivative the statistics must be functions of x.
+            mean, var = (None, None) if training and torch.is_grad_enabled() else (m, v)
+            loaded = _norm_act(x, w, b, mean, var, training, eps, in_act, in_slope, impl)[0]
+        dweight = _weight_gradient(loaded, dy, weight, geometry, impl)
+    if wants_x or wants_w or wants_b:
+        dx = _data_gradient(dy, weight, x, geometry, impl)
+        if m is not None:
+            dx, dw, db = _norm_act_backward(dx, x, w, b, m, v, training, eps, in_act, in_slope, impl)
+    dbias = dy.sum([0, *range(2, dy.dim())]) if wants_bias else None
+    grads = dx if wants_x else None, None, None, dw if wants_w else None, db if wants_b else None, dweight, dbias
+    return *grads, *[None] * len(ctx.rest)
+
+
+def _before_activation(dy, y, activation, slope):
+    """The gradient before the activation, from that after it and the output."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(dy, y, 0)
+    if activation == "leaky_relu":
+        return torch.ops.aten.leaky_relu_backward(dy, y, slope, True)
+    return torch.ops.aten.tanh_backward(dy, y) if activation == "tanh" else dy
+
+
+def _weight_gradient(x, dy, weight, g, impl):
+    large, small = (dy, x) if g.transposed else (x, dy)
+    return conv_weight_grad(large, small, list(weight.shape[2:]), g.stride, g.padding, g.dilation, g.groups, impl)
+
+
+def _data_gradient(dy, weight, x, g, impl):
+    if not g.transposed:
+        reached = g._replace(transposed=True, output_padding=[0] * len(g.stride))
+        size = reached.output_size(dy.shape[2:], weight.shape[2:])
+        extra = [n - m for n, m in zip(x.shape[2:], size, strict=True)]
+        return conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
+    dx = conv_down(dy, weight, None, g.stride, g.padding, g.dilation, g.groups, impl)
+    for axis, size in enumerate(x.shape[2:], 2):  # an output_padding of a stride or more gives one too many
+        dx = dx.narrow(axis, 0, size) if dx.shape[axis] != size else dx
+    return dx
+
+
+differentiable(_fused_conv, _save, _backward)
+autocasts(_fused_conv, (0, 5, 6))

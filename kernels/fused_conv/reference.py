@@ -1,0 +1,32 @@
+"""A convolution with what surrounds it out of the operations that there are: the definition of right."""
+
+import torch
+from torch.nn import functional
+
+from ..conv import conv_down, conv_up
+from ..norm_act import norm_act_with
+from ..norm_act.reference import statistics_dtype
+
+
+def fused_conv(x, weight, bias, geometry, norm, activation, slope, statistics, impl):
+    """(y, mean, var); arguments as the operation's, and mean and var None where no statistics are wanted."""
+    if norm is not None:
+        x = norm_act_with(x, norm, impl)
+    g = geometry
+    if g.transposed:
+        y = conv_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
+    else:
+        y = conv_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
+    mean = var = None
+    if statistics:
+        space = [0, *range(2, y.dim())]
+        var, mean = torch.var_mean(y.to(statistics_dtype(y)), space, correction=0)
+    return _activate(y, activation, slope), mean, var
+
+
+def _activate(y, activation, slope):
+    if activation == "relu":
+        return torch.relu(y)
+    if activation == "leaky_relu":
+        return functional.leaky_relu(y, slope)
+    return torch.tanh(y) if activation == "tanh" else y
