@@ -141,20 +141,26 @@ def _register_autograd(op: Operation, with_gradient: Callable) -> None:
     LIBRARY.impl(overload._opname, kernel, "Autograd", with_keyset=True)
 
 
-def autocasts(op: Operation, positions: tuple[int, ...]) -> None:
-    """Under autocast, cast the tensors at these argument positions to the autocast dtype (float64 stays)."""
+def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[int, ...] = ()) -> None:
+    """Under autocast, cast the tensors at these argument positions to the autocast dtype (float64 stays).
+
+    A float32 tensor at a position of float32_stays is left for the operation to convert: a weight, which is then neither
+    copied for backward nor given a gradient that has been rounded.
+    """
     for device, key in _AUTOCAST_KEYS.items():
-        LIBRARY.impl(op.overload._opname, _autocast_kernel(op.overload, device, key, positions), key.name)
+        kernel = _autocast_kernel(op.overload, device, key, positions, float32_stays)
+        LIBRARY.impl(op.overload._opname, kernel, key.name)
 
 
-def _autocast_kernel(op, device, key, positions):
+def _autocast_kernel(op, device, key, positions, float32_stays):
     keyset = _C.DispatchKeySet(key)
 
     def kernel(*args):
         dtype = torch.get_autocast_dtype(device)
         args = list(args)
         for i in positions:
-            if args[i] is not None and args[i].dtype != torch.float64:
+            stays = (torch.float64, torch.float32) if i in float32_stays else (torch.float64,)
+            if args[i] is not None and args[i].dtype not in stays:
                 args[i] = args[i].to(dtype)
         with _C._ExcludeDispatchKeyGuard(keyset):
             return op(*args)

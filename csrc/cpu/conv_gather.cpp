@@ -129,7 +129,7 @@ struct Problem {
   Line lines[3];
   Volume x, y, weight;
   int64_t weight_in, weight_out, weight_group;  // elements from one channel, or group, of the weight to the next
-  Stored storage;
+  Stored storage, weight_storage;  // the weight may be float where the others are half precision
   Prologue prologue;
   Epilogue epilogue;
   const float* bias;
@@ -288,7 +288,7 @@ class Gather {
   }
 
   const char* weight_at(int64_t offset) const {
-    return static_cast<const char*>(p.weight.data) + offset * p.storage.size;
+    return static_cast<const char*>(p.weight.data) + offset * p.weight_storage.size;
   }
 
   // weights[group][panel][tap][word][width]
@@ -325,7 +325,7 @@ class Gather {
           const void* one = weight_at(at + channel_offset(channel));
           const void* other = pairs && channel + 1 < channels ? weight_at(at + channel_offset(channel + 1)) : nullptr;
           Word* into = to + (tap * words + word) * width;
-          t.interleave(p.storage.element, pairs, one, other, count, into);
+          t.interleave(p.weight_storage.element, pairs, one, other, count, into);
           std::fill(into + count, into + width, 0);
         }
       }
@@ -365,28 +365,22 @@ class Gather {
     for (int64_t c = 0; c < width; ++c) from[c] = at[c] < 0 ? nullptr : weight_at(at[c] + first * per);
     for (int64_t c = 0; c < width && whole > 0; c += kBlock) {
       for (int64_t k = 0; k < whole; k += kBlock) {
-        blocks->transpose_rows(from + c, k, to + (first + k) * width + c, width);
+        blocks->transpose_rows(p.weight_storage.element, from + c, k, to + (first + k) * width + c, width);
       }
     }
     if (whole * per >= part) return;
     for (int64_t c = 0; c < width; ++c) from[c] = at[c] < 0 ? nullptr : weight_at(at[c] + (first + whole) * per);
     for (int64_t c = 0; c < width; c += kRows) {
-      t.pack_rows(p.storage.element, pairs, from + c, kRows, part - whole * per, Prologue{},
+      t.pack_rows(p.weight_storage.element, pairs, from + c, kRows, part - whole * per, Prologue{},
                   to + (first + whole) * width + c, width);
     }
   }
 
   Word word_at(int64_t at, int64_t word) const {
     Word result = 0;
-    if (!pairs) {
-      t.interleave(p.storage.element, false, weight_at(at + channel_offset(word)), nullptr, 1, &result);
-      return result;
-    }
-    const auto bits = [&](int64_t channel) {
-      return Word{*reinterpret_cast<const uint16_t*>(weight_at(at + channel_offset(channel)))};
-    };
-    result = bits(2 * word);
-    if (2 * word + 1 < channels) result |= bits(2 * word + 1) << 16;
+    const int64_t first = pairs ? 2 * word : word;
+    const void* second = pairs && first + 1 < channels ? weight_at(at + channel_offset(first + 1)) : nullptr;
+    t.interleave(p.weight_storage.element, pairs, weight_at(at + channel_offset(first)), second, 1, &result);
     return result;
   }
 
@@ -692,11 +686,13 @@ void gather(bool up, const ConvShape& shape, const Tensor& x, const Tensor& weig
   p.y = volume_of(y);
   p.weight = volume_of(weight);
   STD_TORCH_CHECK(side_by_side(x) && side_by_side(y), "conv: the channels of x and y must lie side by side");
-  STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "conv: the dtypes differ");
   p.weight_in = up ? p.weight.sample : p.weight.channel;
   p.weight_out = up ? p.weight.channel : p.weight.sample;
   p.weight_group = shape.small_channels * p.weight.sample;
   p.storage = storage_of(x);
+  p.weight_storage = storage_of(weight);
+  STD_TORCH_CHECK(p.weight_storage.element == p.storage.element || p.weight_storage.element == Element::kFloat,
+                  "conv: the dtypes differ");
   const int64_t inputs = p.in_channels * p.groups, outputs = p.out_channels * p.groups;
   p.prologue = {floats(options.scale, inputs), floats(options.shift, inputs), options.in_activation,
                 static_cast<float>(options.in_slope)};

@@ -50,8 +50,8 @@ struct BlockTiles {
   void (*pack_rows)(const void* const* rows, int64_t count, int64_t channels, Prologue, Word* to);
   // to[j * kBlock + i] = from[i * step + j] for i < count, after them zeros; j < kBlock
   void (*transpose)(const Word* from, int64_t step, int64_t count, Word* to);
-  // to[j * step + i] = word first + j of row i (of a null one 0); i, j < kBlock
-  void (*transpose_rows)(const void* const* rows, int64_t first, Word* to, int64_t step);
+  // to[j * step + i] = word first + j of row i (of a null one 0), bfloat16 or float; i, j < kBlock
+  void (*transpose_rows)(Element, const void* const* rows, int64_t first, Word* to, int64_t step);
 };
 
 struct Tiles {
@@ -61,10 +61,12 @@ struct Tiles {
   // out[rows][kVectors * width] (+)= the sum over all segments
   void (*multiply)(bool pairs, int64_t rows, int64_t vectors, const Word* a, int64_t a_step, const Word* b,
                    const Segment* segments, int64_t count, float* out, bool accumulate);
-  // to[k * step + r] = word k of row r (a null row is zeros); `channels` elements a row, the last word filled with 0
+  // to[k * step + r] = word k of row r (a null row is zeros); `channels` elements a row, the last word filled with 0;
+  // pairs are of bfloat16 or of float, which is rounded
   void (*pack_rows)(Element, bool pairs, const void* const* rows, int64_t count, int64_t channels, Prologue, Word* to,
                     int64_t step);
-  // to[c] = the elements c of first and of second (or null: 0) as a pair, or (not pairs) element c of first
+  // to[c] = the elements c of first and of second (or null: 0) as a pair, or (not pairs) element c of first; pairs are
+  // of bfloat16 or of float, which is rounded
   void (*interleave)(Element, bool pairs, const void* first, const void* second, int64_t channels, Word* to);
   // A tile's rows, through the epilogue, to their places (null: nowhere): piece p of row r, `columns` long, goes to
   // places[r * pieces + p]

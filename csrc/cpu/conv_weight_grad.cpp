@@ -32,6 +32,7 @@ class WeightGrad {
   WeightGrad(const ConvShape& shape, const Tensor& large, const Tensor& small, const Tensor& grad)
       : s(shape), t(loops().conv), large_(volume_of(large)), small_(volume_of(small)), grad_(volume_of(grad)) {
     storage = storage_of(large);
+    grad_storage = storage_of(grad);
     pairs = t.pairs && storage.element == Element::kBFloat16;
     blocks = pairs && s.batch >= kBlock ? t.blocks : nullptr;  // of fewer samples a run is a small part of a block
     width = kVectors * t.width;
@@ -74,7 +75,7 @@ class WeightGrad {
   const ConvShape& s;
   const Tiles& t;
   Volume large_, small_, grad_;
-  Stored storage;
+  Stored storage, grad_storage;
   bool pairs, lines;
   const BlockTiles* blocks;  // null: products of words
   int64_t width, rows_all, columns_all, taps, rows, row_tiles, panels;
@@ -264,7 +265,7 @@ class WeightGrad {
   char* grad_at(int64_t small_channel, int64_t large_channel, const Three& tap) const {
     const int64_t offset = small_channel * grad_.sample + large_channel * grad_.channel + tap[0] * grad_.step[0] +
                            tap[1] * grad_.step[1] + tap[2] * grad_.step[2];
-    return static_cast<char*>(grad_.data) + offset * storage.size;
+    return static_cast<char*>(grad_.data) + offset * grad_storage.size;
   }
 
   void write() const {
@@ -287,18 +288,18 @@ class WeightGrad {
       for (int64_t r = 0; r < count; ++r) {
         to[r] = grad_at(group * s.small_channels + tile * rows + r, panel * width, tap_at(tap));
       }
-      t.store_rows(storage.element, sums_of(group, panel, tap, tile), to, count, 1, columns, Epilogue{});
+      t.store_rows(grad_storage.element, sums_of(group, panel, tap, tile), to, count, 1, columns, Epilogue{});
     }
   }
 
   // The same for any layout. Row after row, so that what is read stays in the cache over all taps.
   void write_elements(int64_t group, int64_t panel, int64_t tile) const {
     const int64_t count = std::min(rows, rows_all - tile * rows), columns = std::min(width, columns_all - panel * width);
-    Scratch<char> converted(taps * width * storage.size);
+    Scratch<char> converted(taps * width * grad_storage.size);
     for (int64_t r = 0; r < count; ++r) {
       for (int64_t tap = 0; tap < taps; ++tap) {
-        void* to = converted.get() + tap * width * storage.size;
-        t.store_rows(storage.element, sums_of(group, panel, tap, tile) + r * width, &to, 1, 1, columns, Epilogue{});
+        void* to = converted.get() + tap * width * grad_storage.size;
+        t.store_rows(grad_storage.element, sums_of(group, panel, tap, tile) + r * width, &to, 1, 1, columns, Epilogue{});
       }
       for (int64_t c = 0; c < columns; ++c) {
         for (int64_t tap = 0; tap < taps; ++tap) {
@@ -307,8 +308,8 @@ class WeightGrad {
           if (lines) j[2] += row / s.large_channels;
           char* to = lines ? grad_at(group * s.small_channels + column, row % s.large_channels, j)
                            : grad_at(group * s.small_channels + row, column, j);
-          const char* from = converted.get() + (tap * width + c) * storage.size;
-          storage.size == 4 ? copy<uint32_t>(from, to) : copy<uint16_t>(from, to);
+          const char* from = converted.get() + (tap * width + c) * grad_storage.size;
+          grad_storage.size == 4 ? copy<uint32_t>(from, to) : copy<uint16_t>(from, to);
         }
       }
     }
@@ -328,7 +329,8 @@ void conv_weight_grad(Tensor large, Tensor small, Sizes stride, Sizes padding, S
   check_weight(shape, grad);
   STD_TORCH_CHECK(side_by_side(large) && side_by_side(small),
                   "conv: the channels of large and small must lie side by side");
-  STD_TORCH_CHECK(grad.scalar_type() == large.scalar_type(), "conv: the dtypes differ");
+  STD_TORCH_CHECK(grad.scalar_type() == large.scalar_type() || storage_of(grad).element == Element::kFloat,
+                  "conv: the dtypes differ");
   if (grad.numel() == 0) return;
   WeightGrad(shape, large, small, grad).run();
 }

@@ -167,7 +167,7 @@ def conv_weight_grad(
                 f"no convolution of kernel {kernel_size}, stride {stride}, padding {padding} and dilation {dilation} "
                 f"takes size {tuple(large.shape[2:])} to {tuple(small.shape[2:])}"
             )
-    return _conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, impl)
+    return _conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, False, impl)
 
 
 def _check(x, weight, bias, groups, impl, inputs, outputs) -> int:
@@ -234,15 +234,15 @@ def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
     return layout.empty((x.shape[0], weight.shape[0], *size), x, layout.format_of(x, weight))
 
 
-def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, impl):
+def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, in_float32, impl):
     functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, stride, groups)
-    grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups)
+    grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32)
     return layout.in_format(grad, layout.format_of(large, small))
 
 
-def _weight_grad_fake(large, small, kernel_size, stride, padding, dilation, groups, impl):
+def _weight_grad_fake(large, small, kernel_size, stride, padding, dilation, groups, in_float32, impl):
     shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
-    return layout.empty(shape, large, layout.format_of(large, small))
+    return layout.empty(shape, large, layout.format_of(large, small), torch.float32 if in_float32 else None)
 
 
 _conv_up = define(
@@ -259,7 +259,7 @@ _conv_down = define(
 )
 _conv_weight_grad = define(
     "conv_weight_grad(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
-    "SymInt[] dilation, SymInt groups, str impl) -> Tensor",
+    "SymInt[] dilation, SymInt groups, bool in_float32, str impl) -> Tensor",
     _weight_grad_kernel,
     _weight_grad_fake,
 )
@@ -270,6 +270,7 @@ def _save(ctx, args, outputs):
     first, second = args[:2]
     ctx.save_for_backward(first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None)
     ctx.sizes = first.shape[2:], second.shape[2:]
+    ctx.in_float32 = first.dtype != second.dtype  # under autocast a weight stays in float32, and so does its gradient
     ctx.rest = args[3:]  # without the bias or, of conv_weight_grad, the kernel size: that is the gradient's
 
 
@@ -285,7 +286,7 @@ def _up_backward(ctx, dy):
     if ctx.needs_input_grad[0]:
         dx = _trim(_conv_down(dy, weight, None, stride, padding, dilation, groups, impl), size)
     if ctx.needs_input_grad[1]:
-        dweight = _conv_weight_grad(dy, x, kernel, stride, padding, dilation, groups, impl)
+        dweight = _conv_weight_grad(dy, x, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
     return dx, dweight, _bias_grad(ctx, dy), None, None, None, None, None, None
 
 
@@ -298,26 +299,26 @@ def _down_backward(ctx, dy):
         extra = _extra(size, dy.shape[2:], kernel, stride, padding, dilation)
         dx = _conv_up(dy, weight, None, stride, padding, extra, dilation, groups, impl)
     if ctx.needs_input_grad[1]:
-        dweight = _conv_weight_grad(x, dy, kernel, stride, padding, dilation, groups, impl)
+        dweight = _conv_weight_grad(x, dy, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
     return dx, dweight, _bias_grad(ctx, dy), None, None, None, None, None
 
 
 def _weight_grad_backward(ctx, dweight):
     large, small = ctx.saved_tensors
     large_size, small_size = ctx.sizes
-    stride, padding, dilation, groups, impl = ctx.rest
+    stride, padding, dilation, groups, _, impl = ctx.rest
     dlarge = dsmall = None
     if ctx.needs_input_grad[0]:
         extra = _extra(large_size, small_size, dweight.shape[2:], stride, padding, dilation)
         dlarge = _conv_up(small, dweight, None, stride, padding, extra, dilation, groups, impl)
     if ctx.needs_input_grad[1]:
         dsmall = _trim(_conv_down(large, dweight, None, stride, padding, dilation, groups, impl), small_size)
-    return dlarge, dsmall, None, None, None, None, None, None
+    return dlarge, dsmall, None, None, None, None, None, None, None
 
 
 differentiable(_conv_up, _save, _up_backward)
 differentiable(_conv_down, _save, _down_backward)
 differentiable(_conv_weight_grad, _save, _weight_grad_backward)
-autocasts(_conv_up, (0, 1, 2))
-autocasts(_conv_down, (0, 1, 2))
+autocasts(_conv_up, (0, 1, 2), float32_stays=(1,))
+autocasts(_conv_down, (0, 1, 2), float32_stays=(1,))
 autocasts(_conv_weight_grad, (0, 1))

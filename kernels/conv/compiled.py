@@ -1,7 +1,7 @@
 """The convolutions in C++ (csrc/cpu): the schemas, and the functions that call them.
 
-Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16; sums are kept in float32. Channels lie side by side in
-memory there, so a contiguous tensor is rearranged first.
+Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16, and weights of that dtype or float32; sums are kept in
+float32. Channels lie side by side in memory there, so a contiguous tensor is rearranged first.
 """
 
 from dataclasses import dataclass
@@ -88,10 +88,11 @@ def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
     return _gather("conv_down", x, weight, bias, stride, padding, dilation, groups, fusion, shape)
 
 
-def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups):
+def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
     """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension."""
     shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
-    grad = layout.empty(shape, large, layout.format_of(large, small))
+    dtype = torch.float32 if in_float32 else large.dtype
+    grad = layout.empty(shape, large, layout.format_of(large, small), dtype)
     torch.ops.fastvgan_compiled.conv_weight_grad(
         _side_by_side(large), _side_by_side(small), stride, padding, dilation, groups, grad
     )

@@ -29,7 +29,11 @@ def conv_up_slower(x: torch.Tensor, weight: torch.Tensor, stride: list[int]) -> 
     if x.shape[1] < 16 and not single_voxel:
         return "of few input channels stock PyTorch is faster"
     contiguous = layout.format_of(x, weight) is torch.contiguous_format
-    if contiguous and (x.dtype != torch.bfloat16 or (single_voxel and x.shape[0] < 16)) and (single_voxel or outputs > 8):
+    if (
+        contiguous
+        and (x.dtype != torch.bfloat16 or (single_voxel and x.shape[0] < 16))
+        and (single_voxel or outputs > 8)
+    ):
         return _CONTIGUOUS
     if single_voxel:
         return _SMALL if outputs > 8 and x.shape[0] < 8 else None

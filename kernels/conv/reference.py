@@ -14,16 +14,19 @@ def conv_down(x, weight, bias, stride, padding, dilation, groups):
     if stock_faults.conv_down_fails(x, weight, stride, padding, dilation):
         exact = (None if t is None else t.double() for t in (x, weight, bias))
         return conv_down(*exact, stride, padding, dilation, groups).to(x.dtype)
-    return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+    return torch.convolution(x, weight.to(x.dtype), bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
     """Transposed convolution; arguments as fastvgan_kernels.conv_up, with one integer a spatial dimension."""
-    return torch.convolution(x, weight, bias, stride, padding, dilation, True, output_padding, groups)
+    return torch.convolution(x, weight.to(x.dtype), bias, stride, padding, dilation, True, output_padding, groups)
 
 
-def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups):
+def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
     """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension."""
+    if in_float32 and large.dtype != torch.float32:
+        grad = conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups)
+        return grad.float()
     if stock_faults.conv_weight_grad_fails(large, small, stride):
         exact = conv_weight_grad(large.double(), small.double(), kernel_size, stride, padding, dilation, groups)
         return exact.to(large.dtype)

@@ -12,7 +12,7 @@ import torch
 from .. import choice
 from ..arguments import same_kind
 from ..conv import compiled as conv_compiled
-from ..conv import conv_down, conv_up, conv_weight_grad
+from ..conv import _conv_down, _conv_up, _conv_weight_grad
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of
 from ..norm_act import _norm_act, _norm_act_backward
@@ -93,7 +93,9 @@ def fused_conv(
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     if activation == "leaky_relu" and negative_slope < 0:
-        raise ValueError(f"negative_slope must be at least 0 for the gradient to be told by the output: {negative_slope}")
+        raise ValueError(
+            f"negative_slope must be at least 0 for the gradient to be told by the output: {negative_slope}"
+        )
     if norm is not None and any(v is not None and v.shape != (x.shape[1],) for v in norm[:4]):
         raise ValueError(f"the norm's vectors must be of shape ({x.shape[1]},)")
     lists = (list(sizes) for sizes in geometry[1:5])
@@ -187,7 +189,9 @@ def _before_activation(dy, y, activation, slope):
 
 def _weight_gradient(x, dy, weight, g, impl):
     large, small = (dy, x) if g.transposed else (x, dy)
-    return conv_weight_grad(large, small, list(weight.shape[2:]), g.stride, g.padding, g.dilation, g.groups, impl)
+    in_float32 = weight.dtype != x.dtype
+    kernel = list(weight.shape[2:])
+    return _conv_weight_grad(large, small, kernel, g.stride, g.padding, g.dilation, g.groups, in_float32, impl)
 
 
 def _data_gradient(dy, weight, x, g, impl):
@@ -195,12 +199,12 @@ def _data_gradient(dy, weight, x, g, impl):
         reached = g._replace(transposed=True, output_padding=[0] * len(g.stride))
         size = reached.output_size(dy.shape[2:], weight.shape[2:])
         extra = [n - m for n, m in zip(x.shape[2:], size, strict=True)]
-        return conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
-    dx = conv_down(dy, weight, None, g.stride, g.padding, g.dilation, g.groups, impl)
+        return _conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
+    dx = _conv_down(dy, weight, None, g.stride, g.padding, g.dilation, g.groups, impl)
     for axis, size in enumerate(x.shape[2:], 2):  # an output_padding of a stride or more gives one too many
         dx = dx.narrow(axis, 0, size) if dx.shape[axis] != size else dx
     return dx
 
 
 differentiable(_fused_conv, _save, _backward)
-autocasts(_fused_conv, (0, 5, 6))
+autocasts(_fused_conv, (0, 5, 6), float32_stays=(5,))

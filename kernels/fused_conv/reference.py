@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from ..conv import conv_down, conv_up
+from ..conv import _conv_down, _conv_up
 from ..norm_act import norm_act_with
 from ..norm_act.reference import statistics_dtype
 
@@ -14,9 +14,9 @@ def fused_conv(x, weight, bias, geometry, norm, activation, slope, statistics, i
         x = norm_act_with(x, norm, impl)
     g = geometry
     if g.transposed:
-        y = conv_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
+        y = _conv_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
     else:
-        y = conv_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
+        y = _conv_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
     mean = var = None
     if statistics:
         space = [0, *range(2, y.dim())]

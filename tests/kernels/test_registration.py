@@ -21,7 +21,7 @@ def conv_samples():
         bias = randn(6)
         yield OPS.conv_down.default, (large, weight, bias, two, one, one, 2, "auto")
         yield OPS.conv_up.default, (small, weight, None, two, one, one, one, 2, "auto")
-        yield OPS.conv_weight_grad.default, (large, small, [4] * 3, two, one, one, 2, "auto")
+        yield OPS.conv_weight_grad.default, (large, small, [4] * 3, two, one, one, 2, last, "auto")
     one_channel = randn(2, 4, 4, 4, 1, grad=False).permute(0, 4, 1, 2, 3).requires_grad_()
     yield OPS.conv_down.default, (one_channel, randn(1, 1, 1, 1, 1), None, one, zero, one, 1, "auto")
     yield OPS.conv_up.default, (randn(0, 2, 5), randn(2, 1, 3), None, [1], [0], [1], [3], 1, "auto")
