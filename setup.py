@@ -177,11 +177,9 @@ def _compile(compiler: list[str], flags: list[str], source: Path, temporary: Pat
 
 
 def _link(compiler: list[str], objects: list[Path], libraries: list[str], target: Path) -> None:
-    shared = (
-        ["-bundle", "-undefined", "dynamic_lookup"]
-        if sys.platform == "darwin"
-        else ["-shared", *([] if _debug() else ["-Wl,-s"])]
-    )
+    shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
+    if sys.platform != "darwin" and not _debug():
+        shared.append("-Wl,-s")
     user = shlex.split(os.environ.get("LDFLAGS", ""))
     _run([*compiler, *shared, *map(str, objects), *libraries, *user, "-o", str(target)], "the extension does not link")
 

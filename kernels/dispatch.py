@@ -144,8 +144,8 @@ def _register_autograd(op: Operation, with_gradient: Callable) -> None:
 def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[int, ...] = ()) -> None:
     """Under autocast, cast the tensors at these argument positions to the autocast dtype (float64 stays).
 
-    A float32 tensor at a position of float32_stays is left for the operation to convert: a weight, which is then neither
-    copied for backward nor given a gradient that has been rounded.
+    A float32 tensor at a position of float32_stays is left for the operation to convert: a weight, which is then
+    neither copied for backward nor given a gradient that has been rounded.
     """
     for device, key in _AUTOCAST_KEYS.items():
         kernel = _autocast_kernel(op.overload, device, key, positions, float32_stays)

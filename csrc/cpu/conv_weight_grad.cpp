@@ -25,6 +25,7 @@ namespace {
 constexpr int64_t kMostRuns = 16;   // words of a run: samples, or pairs of them
 constexpr int64_t kSteps = 1024;    // products in a block: a tile's rows and columns of it stay in the cache
 constexpr int64_t kBlockSteps = 2048;  // the same of products of whole blocks
+constexpr int64_t kCached = 1 << 18;  // words of rows in a block from which on a tile of them goes over all taps first
 constexpr int64_t kUnits = 16;      // pieces of work to have at least: threads then finish at about one time
 
 class WeightGrad {
@@ -55,6 +56,7 @@ class WeightGrad {
     runs = blocks ? kBlock : ceil_divide(words, parts);
     const int64_t steps = blocks ? kBlockSteps : kSteps;
     block_lines = std::clamp<int64_t>(steps / std::max<int64_t>(1, s.small[2] * runs), 1, small_lines());
+    tiles_first = !lines && row_tiles * block_lines * s.small[2] * runs * rows > kCached;
     sums = Scratch<float>(s.groups * panels * taps * row_tiles * rows * width);
     allocate();
     for (int64_t part = 0; part < parts; ++part) {
@@ -81,6 +83,7 @@ class WeightGrad {
   int64_t width, rows_all, columns_all, taps, rows, row_tiles, panels;
   int64_t line;  // columns of a padded line of the large side
   int64_t row_parts;
+  bool tiles_first = false;  // whether a tile of rows, not of columns, is the one that stays in the cache
   int64_t runs = 0, length = 0, first_sample = 0, last_sample = 0;  // of a block of samples
   int64_t block_lines = 1, first_line = 0, last_line = 0;           // of the small side, in a block
   Scratch<Word> left, right;  // rows and columns
@@ -204,24 +207,35 @@ class WeightGrad {
   }
 
   void multiply(bool accumulate) {
-    const int64_t units = s.groups * panels * taps * row_parts;
+    const int64_t units = s.groups * panels * (tiles_first ? row_tiles : taps * row_parts);
     torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
       std::vector<Segment> segments;
       const UseOfBlocks use(blocks);
-      for (int64_t i = begin; i < end; ++i) multiply_unit(i, accumulate, segments);
+      for (int64_t i = begin; i < end; ++i) {
+        if (tiles_first) {
+          const int64_t tile = i % row_tiles;
+          for (int64_t tap = 0; tap < taps; ++tap) {
+            multiply_tiles(i / row_tiles * taps + tap, tile, tile + 1, accumulate, segments);
+          }
+        } else {
+          const int64_t part = i % row_parts;
+          const int64_t first = part * row_tiles / row_parts, last = (part + 1) * row_tiles / row_parts;
+          multiply_tiles(i / row_parts, first, last, accumulate, segments);
+        }
+      }
     });
   }
 
-  // The products of one tap with one panel.
-  void multiply_unit(int64_t unit, bool accumulate, std::vector<Segment>& segments) const {
-    const int64_t part = unit % row_parts, product = unit / row_parts;
+  // The products of some tiles of rows with one panel at one tap.
+  void multiply_tiles(int64_t product, int64_t first, int64_t last, bool accumulate,
+                      std::vector<Segment>& segments) const {
     const int64_t tap = product % taps, panel = product / taps % panels, group = product / taps / panels;
     find_segments(tap, segments);
     const Word* a = left.get() + group * left_size();
     const Word* b = right.get() + group * right_size() + panel * column_positions() * runs * width;
     const int64_t vectors = columns_all - panel * width <= t.width ? 1 : kVectors;
     const int64_t a_step = lines ? line * s.large_channels : rows;
-    for (int64_t tile = part * row_tiles / row_parts; tile < (part + 1) * row_tiles / row_parts; ++tile) {
+    for (int64_t tile = first; tile < last; ++tile) {
       const int64_t start = lines ? tile * rows * (blocks ? runs : 1) : tile * block_positions() * runs * rows;
       const int64_t count = std::min(rows, rows_all - tile * rows), length = static_cast<int64_t>(segments.size());
       float* to = sums.get() + (product * row_tiles + tile) * rows * width;

@@ -1,12 +1,12 @@
 """Where stock PyTorch was measured to be faster than the compiled convolutions, so that auto takes it there.
 
-bench/test_conv.py measures both; the rules are for two cores with AVX-512 and bfloat16, with AMX or without, and lean to
-stock where the two are within a few per cent. What the compiled ones are for: strided and transposed convolutions on
+bench/test_conv.py measures both; the rules are for two cores with AVX-512 and bfloat16, with AMX or without, and lean
+to stock where the two are within a few per cent. What the compiled ones are for: strided and transposed convolutions on
 batches, channels last, with kernels larger than 1; few channels of a transposed one's output; weight gradients; and
 whatever stock PyTorch cannot be trusted with (stock_faults.py).
 
-The choice depends on shapes, strides and dtypes alone: a choice by timing would differ from run to run, and results with
-it in their last bits.
+The choice depends on shapes, strides and dtypes alone: a choice by timing would differ from run to run, and results
+with it in their last bits.
 """
 
 import math
@@ -29,11 +29,8 @@ def conv_up_slower(x: torch.Tensor, weight: torch.Tensor, stride: list[int]) -> 
     if x.shape[1] < 16 and not single_voxel:
         return "of few input channels stock PyTorch is faster"
     contiguous = layout.format_of(x, weight) is torch.contiguous_format
-    if (
-        contiguous
-        and (x.dtype != torch.bfloat16 or (single_voxel and x.shape[0] < 16))
-        and (single_voxel or outputs > 8)
-    ):
+    slow_when_contiguous = x.dtype != torch.bfloat16 or (single_voxel and x.shape[0] < 16)
+    if contiguous and slow_when_contiguous and (single_voxel or outputs > 8):
         return _CONTIGUOUS
     if single_voxel:
         return _SMALL if outputs > 8 and x.shape[0] < 8 else None

@@ -11,8 +11,8 @@ import torch
 
 from .. import choice
 from ..arguments import same_kind
-from ..conv import compiled as conv_compiled
 from ..conv import _conv_down, _conv_up, _conv_weight_grad
+from ..conv import compiled as conv_compiled
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of
 from ..norm_act import _norm_act, _norm_act_backward

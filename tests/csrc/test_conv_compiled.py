@@ -7,6 +7,7 @@ and oneDNN's convolutions are wrong or crash for some of these shapes on process
 
 import math
 import random
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels import extension
-from fastvgan_kernels.conv import compiled, reference
+from fastvgan_kernels.conv import compiled, reference, stock_faults
 from fastvgan_kernels.conv.compiled import Fusion
 
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
@@ -105,7 +106,8 @@ def single(x):
 
 def stock(operation, case, dtype):
     """As accurate as stock PyTorch can be in the dtype."""
-    with torch.backends.mkldnn.flags(enabled=False):
+    never = {"conv_down_fails": lambda *_: False, "conv_weight_grad_fails": lambda *_: False}  # without oneDNN
+    with torch.backends.mkldnn.flags(enabled=False), mock.patch.multiple(stock_faults, **never):
         return operation(case, reference, single).to(dtype)
 
 
