@@ -17,7 +17,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAMES = ("output", "h", "c", "dx", "dh0", "dc0", "dweight_ih", "dweight_hh", "dbias")
 
 
-@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
+@pytest.fixture(params=["amx", "avx512bf16", "avx512", "avx2", "portable"])
 def instruction_set(request):
     facts = extension.facts()
     if request.param not in facts["cpu_instruction_sets"]:
@@ -66,7 +66,10 @@ def assert_accurate(mine, theirs, exact):
             continue
         rounding = torch.finfo(a.dtype).eps * right.abs().max()
         error, allowed = (a.double() - right).abs().max(), (b.double() - right).abs().max()
-        assert error <= (3 if name.startswith("d") else 2) * allowed + 4 * rounding, (name, error, allowed)
+        # The convolutions of small batches are stock's on both sides, but oneDNN's float32 sums are several times worse
+        # in one layout than in the other.
+        factor, roundings = (3, 16) if name.startswith("d") else (2, 4)
+        assert error <= factor * allowed + roundings * rounding, (name, error, allowed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

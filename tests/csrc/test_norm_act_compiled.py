@@ -24,7 +24,7 @@ EPS, SLOPE = 1e-5, 0.2
 NAMES = ("y", "mean", "var", "dx", "dweight", "dbias")
 
 
-@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
+@pytest.fixture(params=["amx", "avx512bf16", "avx512", "avx2", "portable"])
 def instruction_set(request):
     facts = extension.facts()
     if request.param not in facts["cpu_instruction_sets"]:
@@ -314,7 +314,7 @@ def test_conversions(instruction_set, dtype):
     """Every number of a half-precision dtype comes in right, and rounding out is to nearest even."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     # The bfloat16 instruction takes subnormal numbers for zero.
-    smallest = torch.finfo(dtype).tiny if instruction_set == "avx512bf16" and dtype == torch.bfloat16 else 0
+    smallest = torch.finfo(dtype).tiny if instruction_set in ("amx", "avx512bf16") and dtype == torch.bfloat16 else 0
     numbers = bits[torch.isfinite(bits) & ((bits.abs() >= 4 * smallest) | (bits == 0))].reshape(-1, 1)
     one, zero = torch.ones(1), torch.zeros(1)
     y = compiled.norm_act(numbers, None, None, zero, one, 0.0, 0, SLOPE)[0]
