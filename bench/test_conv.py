@@ -1,7 +1,7 @@
 """Each pass of each convolution of the reference networks apart: forward, data gradient, weight gradient.
 
-Ours are `conv_up`, `conv_down` and `conv_weight_grad`; stock PyTorch's gradients are aten's convolution_backward asked
-for one of them alone. All are compared with float64 over the whole batch.
+Ours are `conv_up`, `conv_down`, `conv_weight_grad` and, with tanh after it, `fused_conv`; stock PyTorch's gradients are
+aten's convolution_backward asked for one of them alone. All are compared with float64 over the whole batch.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,11 @@ import torch
 from networks import BATCH, conv_flops, share_inside
 from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, timed
 
-from fastvgan_kernels import conv_down, conv_up, conv_weight_grad
+from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, fused_conv
+from fastvgan_kernels.fused_conv import Geometry
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
+LAST = Geometry(True, [STRIDE] * 3, [PADDING] * 3, [0] * 3, [1] * 3)  # of the generator's last layer
 ALL = ("forward", "data gradient", "weight gradient")
 
 
@@ -82,8 +84,9 @@ def our_pass(layer, which):
     there, back = (conv_up, conv_down) if layer.transposed else (conv_down, conv_up)
 
     def forward(x, weight, dy):
-        y = there(x, weight, None, STRIDE, PADDING)
-        return torch.tanh(y) if layer.tanh else y
+        if layer.tanh:
+            return fused_conv(x, weight, None, LAST, activation="tanh")[0]
+        return there(x, weight, None, STRIDE, PADDING)
 
     def data_gradient(x, weight, dy):
         return back(dy, weight, None, STRIDE, PADDING)

@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fastvgan.call_sites import Call, Trace, Untraceable, has_forward, is_leaf, traces
+from fastvgan.deferred import FusedSequential
 
 ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh"}
 _CONVOLUTIONS = (nn.Conv3d, nn.ConvTranspose3d)
@@ -155,7 +156,7 @@ class _Calls:
         common = sum(1 for a, b in zip(first.inside, second.inside, strict=False) if a[0] == b[0])
         for _, module in (*first.inside[common:], *second.inside[common:]):
             # A Sequential is mere grouping; other modules' results mean something, and people use them.
-            if type(module) is not nn.Sequential:
+            if type(module) not in (nn.Sequential, FusedSequential):
                 return f"is in another module, {self._name(module)}, than the activation"
             if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in vars(module):
                 return f"is apart from the activation by {self._name(module)}, which has hooks"

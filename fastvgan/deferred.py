@@ -15,6 +15,7 @@ from torch.nn.modules import module as torch_module
 from fastvgan_kernels.fused_conv import Norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with
 
+ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -50,12 +51,14 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor |
     return Pending(y, norm.pending(mean, var, y.numel() // y.shape[1]))
 
 
-def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str, negative_slope: float = 0.0) -> Tensor:
-    """The convolution of x and an activation, "leaky_relu" or "tanh"."""
-    if _fuses(conv, _raw(x)):
+def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
+    """The convolution of x and an activation, "none", "relu", "leaky_relu" or "tanh"."""
+    if negative_slope >= 0 and _fuses(conv, _raw(x)):
         return _fused(conv, x, activation=activation, negative_slope=negative_slope)[0]
     y = conv(value(x))
-    return torch.tanh(y) if activation == "tanh" else nn.functional.leaky_relu(y, negative_slope)
+    if activation == "leaky_relu":
+        return nn.functional.leaky_relu(y, negative_slope)
+    return y if activation == "none" else getattr(torch, activation)(y)
 
 
 def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
@@ -63,6 +66,51 @@ def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
     for layer in layers:
         x = conv_norm(layer.conv, layer.norm, x) if _unwatched(layer) else layer(value(x))
     return x
+
+
+def sequential(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """x through modules one after the other, of which convolutions, norms and activations are computed together.
+
+    Those are fastvgan.layers' Conv3d and ConvTranspose3d, its BatchNormAct3d, and torch.nn's activations.
+    """
+    left = list(modules)
+    while left:
+        module = left.pop(0)
+        following = left[0] if left else None
+        if not _is_convolution(module):
+            if not (isinstance(x, Pending) and _is_nothing(module)):
+                x = module(value(x))
+        elif _named(following, "BatchNormAct3d"):
+            x = conv_norm(module, left.pop(0), x)
+        elif type(following) in ACTIVATIONS and _is_silent(following):
+            slope = getattr(left.pop(0), "negative_slope", 0.0)
+            x = conv_act(module, x, ACTIVATIONS[type(following)], slope)
+        else:
+            x = conv_act(module, x)
+    return value(x)
+
+
+class FusedSequential(nn.Sequential):
+    """A Sequential whose convolutions, batch norms and activations are computed together."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        # A compiler or tracer is shown the modules as they are.
+        if torch.compiler.is_compiling() or not isinstance(input, Tensor):
+            return super().forward(input)
+        return sequential(self, input)
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return _named(module, "Conv3d") or _named(module, "ConvTranspose3d")
+
+
+def _named(module: nn.Module | None, name: str) -> bool:
+    return type(module).__module__ == "fastvgan.layers" and type(module).__name__ == name
+
+
+def _is_nothing(module: nn.Module) -> bool:
+    """Whether it is what fuse leaves of an activation that the norm before it computes."""
+    return type(module).__name__ == "FusedActivation" and _is_silent(module)
 
 
 def _raw(x: Tensor | Pending) -> Tensor:
@@ -90,9 +138,13 @@ def _cast(x: Tensor) -> Tensor:
 
 def _unwatched(module: nn.Module) -> bool:
     """Whether nobody would notice that the module itself is not called."""
+    return type(module).__module__ == "fastvgan.layers" and _is_silent(module)
+
+
+def _is_silent(module: nn.Module) -> bool:
+    """Whether calling it runs nothing but the forward of its class."""
     return (
-        type(module).__module__ == "fastvgan.layers"
-        and "forward" not in vars(module)
+        "forward" not in vars(module)
         and not any(getattr(module, hooks) for hooks in _HOOKS)
         and not torch_module._has_any_global_hook()
     )

@@ -4,6 +4,7 @@ A layer is exchanged by giving the module that is there another class. It stays 
 parameters, buffers, hooks and attributes, wherever it is referred to.
 """
 
+import itertools
 import logging
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from fastvgan import chains
+from fastvgan import chains, deferred
+from fastvgan.deferred import FusedSequential
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
 from fastvgan_kernels import choice
 
@@ -96,8 +98,10 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
 
     nn.Conv3d and nn.ConvTranspose3d become fastvgan.layers', nn.BatchNorm3d becomes BatchNormAct3d. Where a ReLU,
     LeakyReLU or Tanh module always follows such a batch norm directly, and nothing else sees what is between them, the
-    batch norm computes it, and the activation becomes a FusedActivation, the identity. Every module stays the same
-    object under the same name, with its parameters, buffers, hooks, state_dict and mode. Results are the same.
+    batch norm computes it, and the activation becomes a FusedActivation, the identity. A Sequential in which one of
+    these convolutions stands before a batch norm or an activation becomes a FusedSequential, which computes them
+    together wherever no module in question has a hook. Every module stays the same object under the same name, with
+    its parameters, buffers, hooks, state_dict and mode. Results are the same.
 
     What follows what is read off each module's forward by torch.fx, in training and in evaluation; a module that cannot
     be traced is taken to call the Sequentials in it as a whole. Attributes that steer a forward must not be changed
@@ -178,7 +182,18 @@ class _Plan:
             return f"BatchNormAct3d({chains.setting(self.chains.activation_of[module])[0]})"
         if type(module) in _OURS and self.refusals[id(module)] is None:
             return f"fastvgan {_OURS[type(module)].__name__}"
-        return None
+        return "FusedSequential" if self._is_joined(module) else None
+
+    def _is_joined(self, module: nn.Module) -> bool:
+        """Whether it is a Sequential that can compute some of what is in it together."""
+        if type(module) is not nn.Sequential or "forward" in vars(module) or id(module) in self.closed:
+            return False
+        return any(
+            isinstance(first, nn.Conv3d | nn.ConvTranspose3d)
+            and self.refusals.get(id(first), "") is None
+            and (self.refusals.get(id(second), "") is None or type(second) in deferred.ACTIVATIONS)
+            for first, second in itertools.pairwise(module)
+        )
 
     def _remark(self, module: nn.Module) -> str:
         if module in self.chains.norms_of:
@@ -214,6 +229,7 @@ class _Plan:
         return is_norm and module not in self.chains.activation_of
 
     def apply(self, impl: str) -> None:
+        joined = [m for m in self.modules if self._is_joined(m)]
         exchanged = [m for m in self.modules if type(m) in _OURS and self.refusals[id(m)] is None]
         for module in exchanged:
             module.__class__ = _OURS[type(module)]
@@ -225,6 +241,8 @@ class _Plan:
         for activation in self.chains.norms_of:
             activation.activation, activation.fused_into = repr(activation), self._norm_names(activation)
             activation.__class__ = FusedActivation
+        for module in joined:
+            module.__class__ = FusedSequential
 
 
 def _refusal(module: nn.Module) -> str | None:

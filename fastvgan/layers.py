@@ -18,7 +18,7 @@ from fastvgan_kernels.norm_act import update_running
 
 def __getattr__(name: str):
     # fuse.py is built from the layers here, so that it can only be imported after them.
-    if name in ("fuse", "FuseReport", "FuseEntry", "FusedActivation"):
+    if name in ("fuse", "FuseReport", "FuseEntry", "FusedActivation", "FusedSequential"):
         from fastvgan import fuse
 
         return getattr(fuse, name)
