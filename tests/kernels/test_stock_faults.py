@@ -1,0 +1,120 @@
+"""What stock PyTorch's convolutions on the CPU get wrong, or end the process by, is known and computed otherwise.
+
+The shapes are ones that were seen to fail with torch 2.13. On a processor where stock PyTorch computes them right, the
+tests of results cannot fail; those of the rule can everywhere.
+"""
+
+import pytest
+import torch
+
+from fastvgan_kernels import conv_down, conv_weight_grad
+from fastvgan_kernels.conv import measured, reference, stock_faults
+
+# dtype, then the shapes of large, small and weight, then stride, padding, dilation and groups.
+FAILING = (torch.bfloat16, [33, 2, 11, 2], [33, 33, 5, 1], [33, 2, 3, 2], [2, 3], [0, 1], [1, 1], 1)
+DOWN = [
+    FAILING,
+    (torch.bfloat16, [14, 34, 3, 1], [14, 2, 1, 2], [2, 17, 1, 1], [3, 2], [0, 1], [1, 2], 2),
+    (torch.bfloat16, [1, 17, 1, 8, 10], [1, 17, 1, 2, 5], [17, 17, 2, 4, 3], [1, 3, 2], [2, 2, 3], [3, 2, 3], 1),
+    (torch.float32, [33, 2, 6, 15, 1], [33, 1, 3, 3, 2], [1, 2, 3, 3, 1], [2, 3, 2], [1, 0, 1], [1, 3, 3], 1),
+]
+WEIGHT_GRAD = [
+    FAILING,
+    (torch.bfloat16, [3, 1, 2], [3, 8, 2], [8, 1, 3], [3], [2], [1], 1),
+    (torch.bfloat16, [33, 17, 1], [33, 33, 2], [33, 17, 3], [2], [2], [1], 1),
+]
+ORDINARY = ([4, 8, 8, 8, 8], [4, 16, 4, 4, 4], [16, 8, 4, 4, 4], [2] * 3, [1] * 3, [1] * 3, 1)
+
+
+def tensors(dtype, *shapes):
+    return [torch.randn(shape).to(dtype) for shape in shapes]
+
+
+def poison(*tensors):
+    """Leave NaN where the allocator will put what is computed next, so that reading beyond a tensor is seen."""
+    blocks = [torch.full_like(t, float("nan")) for t in tensors for _ in range(2)]
+    del blocks
+
+
+def assert_within_2_percent(mine, exact):
+    assert mine.shape == exact.shape
+    assert (mine.double() - exact).abs().max() <= 0.02 * exact.abs().max()
+
+
+@pytest.mark.parametrize("case", DOWN, ids=str)
+def test_a_convolution_that_stock_gets_wrong_is_known_and_right(case):
+    dtype, large, _, weight, stride, padding, dilation, groups = case
+    x, w = tensors(dtype, large, weight)
+    args = stride, padding, dilation
+    assert stock_faults.conv_down_fails(x, w, *args)
+    assert measured.conv_down_slower(x, w, *args) is None  # whatever else it says of such a shape
+    exact = reference.conv_down(x.double(), w.double(), None, *args, groups)
+    poison(x, w, exact)
+    mine = reference.conv_down(x, w, None, *args, groups)
+    assert mine.dtype == dtype
+    assert_within_2_percent(mine, exact)
+    assert_within_2_percent(conv_down(x, w, None, *args, groups), exact)
+
+
+@pytest.mark.parametrize("case", WEIGHT_GRAD, ids=str)
+def test_a_weight_gradient_that_stock_gets_wrong_is_known_and_right(case):
+    dtype, large, small, weight, stride, padding, dilation, groups = case
+    x, y, w = tensors(dtype, large, small, weight)
+    args = weight[2:], stride, padding, dilation, groups
+    assert stock_faults.conv_weight_grad_fails(x, y, stride)
+    assert measured.conv_weight_grad_slower(x, y, weight[2:], stride, groups) is None
+    poison(x, y, w)
+    exact = reference.conv_weight_grad(x.double(), y.double(), *args)
+    for in_float32 in (False, True):
+        mine = reference.conv_weight_grad(x, y, *args, in_float32)
+        assert mine.dtype == (torch.float32 if in_float32 else dtype)
+        assert_within_2_percent(mine, exact)
+    assert_within_2_percent(conv_weight_grad(x, y, *args), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_networks_convolutions_are_left_to_stock(dtype):
+    large, small, weight, stride, padding, dilation, _ = ORDINARY
+    x, y, w = tensors(dtype, large, small, weight)
+    assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
+    assert not stock_faults.conv_weight_grad_fails(x, y, stride)
+
+
+def test_what_is_told_by_the_dtype():
+    """Few strided outputs are a fault of half precision alone, and of float64 there is none."""
+    _, large, small, weight, stride, padding, dilation, _ = FAILING
+    for dtype, fails in ((torch.bfloat16, True), (torch.float16, True), (torch.float32, False), (torch.float64, False)):
+        x, y, w = tensors(dtype, large, small, weight)
+        assert stock_faults.conv_down_fails(x, w, stride, padding, dilation) == fails
+        assert stock_faults.conv_weight_grad_fails(x, y, stride) == fails
+    _, large, _, weight, stride, padding, dilation, _ = DOWN[-1]
+    x, w = tensors(torch.float64, large, weight)
+    assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
+
+
+@pytest.mark.parametrize(
+    "size, kernel, stride, padding, dilation, fails",
+    [
+        (8, 4, 2, 1, 1, False),
+        (4, 3, 1, 2, 1, False),  # the first output sees one value
+        (4, 3, 1, 3, 1, True),  # the first output sees none
+        (1, 1, 2, 1, 1, True),  # neither does any output, and the one value none of them
+        (15, 3, 3, 0, 3, False),
+        (1, 2, 1, 1, 2, True),  # its two taps fall on either side of the one value
+        (3, 2, 1, 1, 2, False),
+    ],
+)
+def test_an_output_that_sees_nothing_but_padding_is_found(size, kernel, stride, padding, dilation, fails):
+    """By float32, for which there is no other rule; and as the convolution of ones tells."""
+    x, w = torch.ones(1, 1, 8, size), torch.ones(1, 1, 1, kernel)
+    args = [1, stride], [0, padding], [1, dilation]
+    sees = torch.nn.functional.conv2d(x.double(), w.double(), None, *args)
+    assert bool((sees == 0).any()) == fails
+    assert stock_faults.conv_down_fails(x, w, *args) == fails
+
+
+def test_other_devices_are_trusted():
+    _, large, small, weight, stride, padding, dilation, _ = FAILING
+    x, y, w = (torch.empty(shape, device="meta", dtype=torch.bfloat16) for shape in (large, small, weight))
+    assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
+    assert not stock_faults.conv_weight_grad_fails(x, y, stride)
