@@ -194,6 +194,33 @@ def test_a_single_value_a_channel_is_refused_as_batch_norm_refuses_it(impl):
     layer.eval()(x)
 
 
+@pytest.mark.parametrize("impl", ["reference"] + ["cpp"] * COMPILED)
+@pytest.mark.parametrize(
+    "kind, options, shape, message",
+    [
+        (ConvNormAct3d, {}, (2, 5, 4, 4, 4), "x has 5 channels"),
+        (ConvNormAct3d, {}, (2, 3, 2, 4, 4), "smaller than the kernel"),
+        (ConvNormAct3d, {}, (2, 3, 2, 2, 2), "smaller than the kernel"),
+        (ConvTransposeNormAct3d, {"padding": 4}, (2, 3, 2, 2, 2), "leaves nothing"),
+        (ConvTransposeNormAct3d, {"output_padding": 5}, (2, 3, 2, 2, 2), "output_padding 5 must be smaller"),
+    ],
+)
+def test_what_a_convolution_refuses_a_fused_one_refuses(kind, options, shape, message, impl):
+    with pytest.raises(ValueError, match=message):
+        kind(3, 4, 3, impl=impl, **options)(torch.randn(shape))
+
+
+def test_tracking_may_be_switched_on_for_a_norm_that_keeps_nothing():
+    """torch.nn then uses the batch's statistics still, and keeps none."""
+    conv, norm = (
+        Conv3d(3, 4, 3, bias=False, impl="cpp" if COMPILED else "auto"),
+        BatchNormAct3d(4, track_running_stats=False),
+    )
+    norm.track_running_stats = True
+    x = torch.randn(2, 3, 4, 4, 4)
+    torch.testing.assert_close(value(conv_norm(conv, norm, x)), norm(conv(x)), rtol=1e-4, atol=1e-4)
+
+
 STATISTICS = [{"momentum": None}, {"momentum": 0.3}, {"track_running_stats": False}, {"affine": False}, {"eps": 0.1}]
 
 

@@ -4,6 +4,10 @@ The shapes are ones that were seen to fail with torch 2.13. On a processor where
 tests of results cannot fail; those of the rule can everywhere.
 """
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -16,6 +20,8 @@ DOWN = [
     FAILING,
     (torch.bfloat16, [14, 34, 3, 1], [14, 2, 1, 2], [2, 17, 1, 1], [3, 2], [0, 1], [1, 2], 2),
     (torch.bfloat16, [1, 17, 1, 8, 10], [1, 17, 1, 2, 5], [17, 17, 2, 4, 3], [1, 3, 2], [2, 2, 3], [3, 2, 3], 1),
+    (torch.bfloat16, [20, 3, 1, 8, 8], [20, 17, 1, 8, 8], [17, 3, 3, 3, 3], [1] * 3, [1] * 3, [1] * 3, 1),  # one frame
+    (torch.bfloat16, [1, 6, 1, 8, 6], [1, 34, 2, 3, 3], [34, 3, 4, 3, 3], [1, 2, 2], [2, 1, 1], [1, 2, 1], 2),
     (torch.float32, [33, 2, 6, 15, 1], [33, 1, 3, 3, 2], [1, 2, 3, 3, 1], [2, 3, 2], [1, 0, 1], [1, 3, 3], 1),
 ]
 WEIGHT_GRAD = [
@@ -70,6 +76,32 @@ def test_a_weight_gradient_that_stock_gets_wrong_is_known_and_right(case):
         assert mine.dtype == (torch.float32 if in_float32 else dtype)
         assert_within_2_percent(mine, exact)
     assert_within_2_percent(conv_weight_grad(x, y, *args), exact)
+
+
+ENDS_THE_PROCESS = {
+    # Of the inputs of a transposed convolution some leave nothing: the one plane lies between its two taps.
+    "conv_up": """
+        x, w = torch.randn(20, 3, 1, 4, 4).bfloat16(), torch.randn(3, 17, 2, 3, 3).bfloat16()
+        run = lambda x, w: reference.conv_up(x, w, None, [1] * 3, [1] * 3, [0] * 3, [2, 1, 1], 1)
+    """,
+    # Padded by more than a stride: it writes beyond its memory.
+    "conv_weight_grad": """
+        x, w = torch.randn(20, 2, 4, 4, 4), torch.randn(20, 6, 4, 4, 4)
+        run = lambda x, w: reference.conv_weight_grad(x, w, [4, 3, 3], [2, 1, 1], [3, 1, 1], [1] * 3, 1)
+    """,
+}
+
+
+@pytest.mark.parametrize("operation", list(ENDS_THE_PROCESS))
+def test_what_would_end_the_process_is_computed_otherwise(operation):
+    """In a process of its own, and often: it depends on what lies beside the memory that is written to."""
+    lines = [line.strip() for line in ENDS_THE_PROCESS[operation].strip().splitlines()]
+    program = ["import torch, fastvgan", "from fastvgan_kernels.conv import reference", "torch.manual_seed(0)", *lines]
+    program += ["exact = run(x.double(), w.double())", "for _ in range(100):"]
+    program += ["    worst = (run(x, w) - exact).abs().max()", "    assert worst <= 0.02 * exact.abs().max(), worst"]
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", "\n".join(program)], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-500:]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
