@@ -42,7 +42,7 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor |
         conv: Conv3d or ConvTranspose3d of fastvgan.layers. norm: its BatchNormAct3d.
     """
     raw = _raw(x)
-    if not (_unwatched(norm) and _fuses(conv, raw)):
+    if not (_unwatched(norm) and norm.num_features == conv.out_channels and _fuses(conv, raw)):
         return norm(conv(value(x)))
     from_batch = norm.training or norm.running_mean is None
     y, mean, var = _fused(conv, x, statistics=from_batch)
@@ -53,6 +53,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor |
 
 def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
     """The convolution of x and an activation, "none", "relu", "leaky_relu" or "tanh"."""
+    if activation not in ("none", *ACTIVATIONS.values()):
+        raise ValueError(f"there is no activation {activation!r}")
     if negative_slope >= 0 and _fuses(conv, _raw(x)):
         return _fused(conv, x, activation=activation, negative_slope=negative_slope)[0]
     y = conv(value(x))

@@ -140,7 +140,7 @@ class BatchNormAct3d(nn.BatchNorm3d):
                 the running ones up to date, as forward would. Both None where the running ones are to be used.
         """
         training = mean is not None
-        if self.training and self.track_running_stats:
+        if self.training and self.track_running_stats and self.running_mean is not None:
             update_running(self.running_mean, self.running_var, mean, var, self._count_batch(), count)
         statistics = (mean, var) if training else (self.running_mean, self.running_var)
         return Norm(*statistics, self.weight, self.bias, training, self.eps, self.activation, self.negative_slope)

@@ -311,3 +311,18 @@ def test_every_mixture_of_layers_that_wait_and_layers_that_do_not():
         results.append([y, *(p.grad for p in layers.parameters()), *layers.buffers()])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-3, atol=1e-3)
+
+
+def test_sizes_that_do_not_fit_are_one_clear_error_fused_or_not():
+    last = {"memory_format": torch.channels_last_3d}
+    layer = ConvNormAct3d(64, 128, 4, 2, 0).to(**last)
+    for size in ((3, 3, 3), (5, 5, 3)):
+        with pytest.raises(ValueError, match="smaller than the kernel"):
+            layer(torch.randn(16, 64, *size).contiguous(**last))
+    with pytest.raises(ValueError, match="x has 63 channels but the weight"):
+        layer(torch.randn(16, 63, 8, 8, 8).contiguous(**last))
+    layer.norm = BatchNormAct3d(5)
+    with pytest.raises((ValueError, RuntimeError), match="5"):
+        layer(torch.randn(16, 64, 8, 8, 8).contiguous(**last))
+    with pytest.raises(ValueError, match="no activation 'gelu'"):
+        deferred.conv_act(layer.conv, torch.randn(16, 64, 8, 8, 8), "gelu")

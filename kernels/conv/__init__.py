@@ -63,6 +63,12 @@ def conv_up(
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
     """
+    sizes = check_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl)
+    return _conv_up(x, weight, bias, *sizes, groups, impl)
+
+
+def check_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl) -> tuple[list[int], ...]:
+    """conv_up's arguments, or its errors: stride, padding, output_padding and dilation, one integer a dimension."""
     dims = _check(x, weight, bias, groups, impl, inputs=weight.shape[0], outputs=weight.shape[1] * groups)
     stride, padding = integers("stride", stride, dims, 1), integers("padding", padding, dims, 0)
     dilation = integers("dilation", dilation, dims, 1)
@@ -73,7 +79,7 @@ def conv_up(
     size = _large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     if min(size) < 1:
         raise ValueError(f"padding {padding} leaves nothing of an input of size {tuple(x.shape[2:])}")
-    return _conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl)
+    return stride, padding, output_padding, dilation
 
 
 def conv_down(
@@ -106,6 +112,12 @@ def conv_down(
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 2.
     """
+    sizes = check_down(x, weight, bias, stride, padding, dilation, groups, impl)
+    return _conv_down(x, weight, bias, *sizes, groups, impl)
+
+
+def check_down(x, weight, bias, stride, padding, dilation, groups, impl) -> tuple[list[int], ...]:
+    """conv_down's arguments, or its errors: stride, padding and dilation, one integer a dimension."""
     dims = _check(x, weight, bias, groups, impl, inputs=weight.shape[1] * groups, outputs=weight.shape[0])
     stride, padding = integers("stride", stride, dims, 1), integers("padding", padding, dims, 0)
     dilation = integers("dilation", dilation, dims, 1)
@@ -116,7 +128,7 @@ def conv_down(
             f"an input of size {tuple(x.shape[2:])} with padding {padding} is smaller than the kernel "
             f"{tuple(weight.shape[2:])} with dilation {dilation}"
         )
-    return _conv_down(x, weight, bias, stride, padding, dilation, groups, impl)
+    return stride, padding, dilation
 
 
 def conv_weight_grad(
@@ -213,7 +225,7 @@ def _trim(x, sizes):
 
 
 def _up_kernel(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
-    functions = choice.pick("conv_up", impl, x, weight, stride)
+    functions = choice.pick("conv_up", impl, x, weight, stride, padding, output_padding, dilation)
     y = functions.conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -235,7 +247,7 @@ def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
 
 
 def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, in_float32, impl):
-    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, stride, groups)
+    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, stride, padding, groups)
     grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32)
     return layout.in_format(grad, layout.format_of(large, small))
 

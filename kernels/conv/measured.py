@@ -21,8 +21,17 @@ _FLAT = "of contiguous tensors and in fewer than three strided dimensions stock 
 _SMALL = "of a problem as small stock PyTorch is faster"
 
 
-def conv_up_slower(x: torch.Tensor, weight: torch.Tensor, stride: list[int]) -> str | None:
+def conv_up_slower(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+) -> str | None:
     """Why auto leaves this transposed convolution to stock PyTorch, or None."""
+    if stock_faults.conv_up_fails(x, weight, stride, padding, output_padding, dilation):
+        return None
     single_voxel, outputs = x.shape[2:].numel() == 1, weight.shape[1]
     if max(stride) == 1 and not single_voxel:
         return "of a stride of 1 stock PyTorch is faster"
@@ -62,10 +71,15 @@ def conv_down_slower(
 
 
 def conv_weight_grad_slower(
-    large: torch.Tensor, small: torch.Tensor, kernel_size: list[int], stride: list[int], groups: int
+    large: torch.Tensor,
+    small: torch.Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    groups: int,
 ) -> str | None:
     """Why auto leaves this weight gradient to stock PyTorch, or None."""
-    if stock_faults.conv_weight_grad_fails(large, small, stride):
+    if stock_faults.conv_weight_grad_fails(large, small, stride, padding):
         return None
     outputs, inputs = small.shape[1] // groups, large.shape[1] // groups
     if math.prod(kernel_size) == 1:

@@ -19,6 +19,9 @@ def conv_down(x, weight, bias, stride, padding, dilation, groups):
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
     """Transposed convolution; arguments as fastvgan_kernels.conv_up, with one integer a spatial dimension."""
+    if stock_faults.conv_up_fails(x, weight, stride, padding, output_padding, dilation):
+        exact = (None if t is None else t.double() for t in (x, weight, bias))
+        return conv_up(*exact, stride, padding, output_padding, dilation, groups).to(x.dtype)
     return torch.convolution(x, weight.to(x.dtype), bias, stride, padding, dilation, True, output_padding, groups)
 
 
@@ -27,7 +30,7 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
     if in_float32 and large.dtype != torch.float32:
         grad = conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups)
         return grad.float()
-    if stock_faults.conv_weight_grad_fails(large, small, stride):
+    if stock_faults.conv_weight_grad_fails(large, small, stride, padding):
         exact = conv_weight_grad(large.double(), small.double(), kernel_size, stride, padding, dilation, groups)
         return exact.to(large.dtype)
     # convolution_backward wants a gradient of the size that the convolution of `large` has, which exceeds that of

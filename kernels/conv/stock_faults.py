@@ -1,9 +1,12 @@
 """Where stock PyTorch's convolutions on the CPU are wrong or end the process, so that nothing here relies on them.
 
 Seen with torch 2.13 (oneDNN 3.12) on a processor with AMX, over some thousand random convolutions against float64:
-- a convolution of which some output sees nothing but padding may read beyond its memory (any dtype but float64);
+- a convolution of which some output sees nothing but padding, or a transposed one of which some input leaves nothing,
+  may read beyond its memory (any dtype but float64);
 - in half precision, a convolution that is strided along its last dimension and has one or two outputs there, or its
-  weight gradient, may come out as garbage.
+  weight gradient, may come out as garbage; so may a convolution over a single frame with padding in time;
+- in float32, the weight gradient in three dimensions may write beyond its memory where the first one is strided and
+  padded by more than the stride.
 """
 
 from functools import lru_cache
@@ -18,11 +21,23 @@ def conv_down_fails(x: torch.Tensor, weight: torch.Tensor, stride, padding, dila
     if not x.is_cpu or x.dtype == torch.float64:
         return False
     sizes = tuple(x.shape[2:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation)
-    return _sees_only_padding(*sizes) or (x.dtype != torch.float32 and _few_outputs(*sizes))
+    one_frame = x.dim() == 5 and x.shape[2] == 1 and padding[0] > 0
+    return _sees_only_padding(*sizes) or (x.dtype != torch.float32 and (one_frame or _few_outputs(*sizes)))
 
 
-def conv_weight_grad_fails(large: torch.Tensor, small: torch.Tensor, stride) -> bool:
+def conv_up_fails(x: torch.Tensor, weight: torch.Tensor, stride, padding, output_padding, dilation) -> bool:
+    """Whether stock PyTorch cannot be trusted with this transposed convolution."""
+    if not x.is_cpu or x.dtype == torch.float64:
+        return False
+    rows = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
+    large = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 + e for n, k, s, p, e, d in rows)
+    return _sees_only_padding(large, tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation))
+
+
+def conv_weight_grad_fails(large: torch.Tensor, small: torch.Tensor, stride, padding) -> bool:
     """Whether stock PyTorch cannot be trusted with this weight gradient."""
+    if large.is_cpu and large.dtype == torch.float32 and large.dim() == 5 and padding[0] > stride[0] > 1:
+        return True
     half = large.is_cpu and large.dtype not in (torch.float32, torch.float64)
     return half and stride[-1] > 1 and small.shape[-1] <= _FEW
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 
 from .. import choice
-from ..arguments import same_kind
-from ..conv import _conv_down, _conv_up, _conv_weight_grad
+from ..conv import _conv_down, _conv_up, _conv_weight_grad, check_down, check_up
 from ..conv import compiled as conv_compiled
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of
@@ -85,11 +84,15 @@ def fused_conv(
         y of x's dtype, channels-last where x or weight is; mean and var (C_out,) float32, or None and None.
 
     Raises:
-        ValueError: an unknown activation, a negative slope, a norm that does not fit x.
+        ValueError: sizes that do not fit, an unknown activation, a negative slope, a norm that does not fit x.
         TypeError: dtypes that are not floating-point or differ.
     """
-    choice.check_name(impl)
-    same_kind("x", x, weight=weight, bias=bias)
+    g = geometry
+    if g.transposed:
+        sizes = check_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
+    else:
+        stride, padding, dilation = check_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
+        sizes = stride, padding, [0] * len(stride), dilation
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     if activation == "leaky_relu" and negative_slope < 0:
@@ -98,10 +101,9 @@ def fused_conv(
         )
     if norm is not None and any(v is not None and v.shape != (x.shape[1],) for v in norm[:4]):
         raise ValueError(f"the norm's vectors must be of shape ({x.shape[1]},)")
-    lists = (list(sizes) for sizes in geometry[1:5])
     y, mean, var = _fused_conv(
         *(x, *(norm or _NO_NORM)[:4], weight, bias, *(norm or _NO_NORM)[4:], activation, negative_slope, statistics),
-        *(geometry.transposed, *lists, geometry.groups, impl),
+        *(g.transposed, *sizes, g.groups, impl),
     )
     return (y, mean, var) if statistics else (y, None, None)
 
@@ -113,7 +115,7 @@ def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -
 
 def _functions(x, weight, geometry, impl):
     if geometry.transposed:
-        functions = choice.pick("conv_up", impl, x, weight, geometry.stride)
+        functions = choice.pick("conv_up", impl, x, weight, *geometry[1:5])
     else:
         functions = choice.pick("conv_down", impl, x, weight, geometry.stride, geometry.padding, geometry.dilation)
     return compiled if functions is conv_compiled else reference

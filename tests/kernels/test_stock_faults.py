@@ -67,8 +67,8 @@ def test_a_weight_gradient_that_stock_gets_wrong_is_known_and_right(case):
     dtype, large, small, weight, stride, padding, dilation, groups = case
     x, y, w = tensors(dtype, large, small, weight)
     args = weight[2:], stride, padding, dilation, groups
-    assert stock_faults.conv_weight_grad_fails(x, y, stride)
-    assert measured.conv_weight_grad_slower(x, y, weight[2:], stride, groups) is None
+    assert stock_faults.conv_weight_grad_fails(x, y, stride, padding)
+    assert measured.conv_weight_grad_slower(x, y, weight[2:], stride, padding, groups) is None
     poison(x, y, w)
     exact = reference.conv_weight_grad(x.double(), y.double(), *args)
     for in_float32 in (False, True):
@@ -109,7 +109,7 @@ def test_the_networks_convolutions_are_left_to_stock(dtype):
     large, small, weight, stride, padding, dilation, _ = ORDINARY
     x, y, w = tensors(dtype, large, small, weight)
     assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
-    assert not stock_faults.conv_weight_grad_fails(x, y, stride)
+    assert not stock_faults.conv_weight_grad_fails(x, y, stride, padding)
 
 
 def test_what_is_told_by_the_dtype():
@@ -118,7 +118,7 @@ def test_what_is_told_by_the_dtype():
     for dtype, fails in ((torch.bfloat16, True), (torch.float16, True), (torch.float32, False), (torch.float64, False)):
         x, y, w = tensors(dtype, large, small, weight)
         assert stock_faults.conv_down_fails(x, w, stride, padding, dilation) == fails
-        assert stock_faults.conv_weight_grad_fails(x, y, stride) == fails
+        assert stock_faults.conv_weight_grad_fails(x, y, stride, padding) == fails
     _, large, _, weight, stride, padding, dilation, _ = DOWN[-1]
     x, w = tensors(torch.float64, large, weight)
     assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
@@ -149,4 +149,4 @@ def test_other_devices_are_trusted():
     _, large, small, weight, stride, padding, dilation, _ = FAILING
     x, y, w = (torch.empty(shape, device="meta", dtype=torch.bfloat16) for shape in (large, small, weight))
     assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
-    assert not stock_faults.conv_weight_grad_fails(x, y, stride)
+    assert not stock_faults.conv_weight_grad_fails(x, y, stride, padding)
