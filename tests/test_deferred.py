@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from fastvgan import deferred
 from fastvgan.deferred import Pending, chain, conv_act, conv_norm, value
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
 from fastvgan_kernels import extension

@@ -41,11 +41,10 @@ class AdversarialStep:
         self.generator = generator.to(device)
         self.discriminator = discriminator.to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.g_optimizer = torch.optim.Adam(
-            self.generator.parameters(), config.lr_generator, betas=config.betas, fused=True
-        )
+        # Not fused=True: on the CPU torch 2.13 then takes it, unchecked, that all tensors have one memory layout.
+        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), config.lr_generator, betas=config.betas)
         self.d_optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), config.lr_discriminator, betas=config.betas, fused=True
+            self.discriminator.parameters(), config.lr_discriminator, betas=config.betas
         )
         self._rates = config.lr_generator, config.lr_discriminator
         self.objective = OBJECTIVES[config.objective]
