@@ -15,7 +15,7 @@ import torch
 from .. import choice, extension, layout
 from ..arguments import integers, same_kind
 from ..dispatch import autocasts, define, differentiable
-from . import compiled, measured, reference
+from . import compiled, measured, reference, sizes
 
 for _operation, _slower in {
     "conv_up": measured.conv_up_slower,
@@ -63,8 +63,8 @@ def conv_up(
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
     """
-    sizes = check_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl)
-    return _conv_up(x, weight, bias, *sizes, groups, impl)
+    geometry = check_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl)
+    return _conv_up(x, weight, bias, *geometry, groups, impl)
 
 
 def check_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl) -> tuple[list[int], ...]:
@@ -76,7 +76,7 @@ def check_up(x, weight, bias, stride, padding, output_padding, dilation, groups,
     for extra, s, d in zip(output_padding, stride, dilation, strict=True):
         if extra >= max(s, d):
             raise ValueError(f"output_padding {extra} must be smaller than the stride {s} or the dilation {d}")
-    size = _large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     if min(size) < 1:
         raise ValueError(f"padding {padding} leaves nothing of an input of size {tuple(x.shape[2:])}")
     return stride, padding, output_padding, dilation
@@ -112,8 +112,8 @@ def conv_down(
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 2.
     """
-    sizes = check_down(x, weight, bias, stride, padding, dilation, groups, impl)
-    return _conv_down(x, weight, bias, *sizes, groups, impl)
+    geometry = check_down(x, weight, bias, stride, padding, dilation, groups, impl)
+    return _conv_down(x, weight, bias, *geometry, groups, impl)
 
 
 def check_down(x, weight, bias, stride, padding, dilation, groups, impl) -> tuple[list[int], ...]:
@@ -123,7 +123,7 @@ def check_down(x, weight, bias, stride, padding, dilation, groups, impl) -> tupl
     dilation = integers("dilation", dilation, dims, 1)
     if weight.shape[0] % groups:
         raise ValueError(f"the {weight.shape[0]} output channels do not divide into {groups} groups")
-    if min(_small(x.shape[2:], weight.shape[2:], stride, padding, dilation)) < 1:
+    if min(sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)) < 1:
         raise ValueError(
             f"an input of size {tuple(x.shape[2:])} with padding {padding} is smaller than the kernel "
             f"{tuple(weight.shape[2:])} with dilation {dilation}"
@@ -172,7 +172,10 @@ def conv_weight_grad(
     stride, padding = integers("stride", stride, dims, 1), integers("padding", padding, dims, 0)
     dilation = integers("dilation", dilation, dims, 1)
     for extra, s, d in zip(
-        _extra(large.shape[2:], small.shape[2:], kernel_size, stride, padding, dilation), stride, dilation, strict=True
+        sizes.extra(large.shape[2:], small.shape[2:], kernel_size, stride, padding, dilation),
+        stride,
+        dilation,
+        strict=True,
     ):
         if not 0 <= extra < max(s, d):
             raise ValueError(
@@ -196,34 +199,6 @@ def _check(x, weight, bias, groups, impl, inputs, outputs) -> int:
     return x.dim() - 2
 
 
-def _small(large, kernel, stride, padding, dilation) -> list:
-    return [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(large, kernel, stride, padding, dilation, strict=True)
-    ]
-
-
-def _large(small, kernel, stride, padding, output_padding, dilation) -> list:
-    return [
-        (n - 1) * s - 2 * p + d * (k - 1) + 1 + e
-        for n, k, s, p, e, d in zip(small, kernel, stride, padding, output_padding, dilation, strict=True)
-    ]
-
-
-def _extra(large, small, kernel, stride, padding, dilation) -> list:
-    """The output_padding with which conv_up goes from `small` to `large`."""
-    least = _large(small, kernel, stride, padding, [0] * len(stride), dilation)
-    return [n - m for n, m in zip(large, least, strict=True)]
-
-
-def _trim(x, sizes):
-    """Cut off what lies beyond `sizes`: conv_down goes past the small side where output_padding ≥ stride."""
-    for dim, size in enumerate(sizes, start=2):
-        if x.shape[dim] != size:
-            x = x.narrow(dim, 0, size)
-    return x
-
-
 def _up_kernel(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
     functions = choice.pick("conv_up", impl, x, weight, stride, padding, output_padding, dilation)
     y = functions.conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups)
@@ -231,7 +206,7 @@ def _up_kernel(x, weight, bias, stride, padding, output_padding, dilation, group
 
 
 def _up_fake(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
-    size = _large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     return layout.empty((x.shape[0], weight.shape[1] * groups, *size), x, layout.format_of(x, weight))
 
 
@@ -242,7 +217,7 @@ def _down_kernel(x, weight, bias, stride, padding, dilation, groups, impl):
 
 
 def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
-    size = _small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     return layout.empty((x.shape[0], weight.shape[0], *size), x, layout.format_of(x, weight))
 
 
@@ -296,7 +271,7 @@ def _up_backward(ctx, dy):
     stride, padding, _, dilation, groups, impl = ctx.rest
     dx = dweight = None
     if ctx.needs_input_grad[0]:
-        dx = _trim(_conv_down(dy, weight, None, stride, padding, dilation, groups, impl), size)
+        dx = sizes.trim(_conv_down(dy, weight, None, stride, padding, dilation, groups, impl), size)
     if ctx.needs_input_grad[1]:
         dweight = _conv_weight_grad(dy, x, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
     return dx, dweight, _bias_grad(ctx, dy), None, None, None, None, None, None
@@ -308,7 +283,7 @@ def _down_backward(ctx, dy):
     stride, padding, dilation, groups, impl = ctx.rest
     dx = dweight = None
     if ctx.needs_input_grad[0]:
-        extra = _extra(size, dy.shape[2:], kernel, stride, padding, dilation)
+        extra = sizes.extra(size, dy.shape[2:], kernel, stride, padding, dilation)
         dx = _conv_up(dy, weight, None, stride, padding, extra, dilation, groups, impl)
     if ctx.needs_input_grad[1]:
         dweight = _conv_weight_grad(x, dy, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
@@ -321,10 +296,10 @@ def _weight_grad_backward(ctx, dweight):
     stride, padding, dilation, groups, _, impl = ctx.rest
     dlarge = dsmall = None
     if ctx.needs_input_grad[0]:
-        extra = _extra(large_size, small_size, dweight.shape[2:], stride, padding, dilation)
+        extra = sizes.extra(large_size, small_size, dweight.shape[2:], stride, padding, dilation)
         dlarge = _conv_up(small, dweight, None, stride, padding, extra, dilation, groups, impl)
     if ctx.needs_input_grad[1]:
-        dsmall = _trim(_conv_down(large, dweight, None, stride, padding, dilation, groups, impl), small_size)
+        dsmall = sizes.trim(_conv_down(large, dweight, None, stride, padding, dilation, groups, impl), small_size)
     return dlarge, dsmall, None, None, None, None, None, None, None
 
 

@@ -10,6 +10,7 @@ import torch
 
 from .. import extension, layout
 from ..norm_act.reference import ACTIVATIONS
+from . import sizes
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -74,16 +75,14 @@ def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, gr
     Returns:
         y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
     """
-    geometry = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
-    size = [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, e, d in geometry]
+    size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     shape = (x.shape[0], weight.shape[1] * groups, *size)
     return _gather("conv_up", x, weight, bias, stride, padding, dilation, groups, fusion, shape)
 
 
 def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
     """conv_down and what `fusion` says; returns as conv_up_fused."""
-    geometry = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry]
+    size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     shape = (x.shape[0], weight.shape[0], *size)
     return _gather("conv_down", x, weight, bias, stride, padding, dilation, groups, fusion, shape)
 

@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import torch
 
+from . import sizes
+
 _FEW = 2
 
 
@@ -20,18 +22,20 @@ def conv_down_fails(x: torch.Tensor, weight: torch.Tensor, stride, padding, dila
     """Whether stock PyTorch cannot be trusted with this convolution."""
     if not x.is_cpu or x.dtype == torch.float64:
         return False
-    sizes = tuple(x.shape[2:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation)
+    geometry = tuple(x.shape[2:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation)
+    if _sees_only_padding(*geometry):
+        return True
     one_frame = x.dim() == 5 and x.shape[2] == 1 and padding[0] > 0
-    return _sees_only_padding(*sizes) or (x.dtype != torch.float32 and (one_frame or _few_outputs(*sizes)))
+    few_outputs = stride[-1] > 1 and sizes.small(*geometry)[-1] <= _FEW
+    return x.dtype != torch.float32 and (one_frame or few_outputs)
 
 
 def conv_up_fails(x: torch.Tensor, weight: torch.Tensor, stride, padding, output_padding, dilation) -> bool:
     """Whether stock PyTorch cannot be trusted with this transposed convolution."""
     if not x.is_cpu or x.dtype == torch.float64:
         return False
-    rows = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
-    large = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 + e for n, k, s, p, e, d in rows)
-    return _sees_only_padding(large, tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation))
+    large = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    return _sees_only_padding(tuple(large), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation))
 
 
 def conv_weight_grad_fails(large: torch.Tensor, small: torch.Tensor, stride, padding) -> bool:
@@ -42,21 +46,14 @@ def conv_weight_grad_fails(large: torch.Tensor, small: torch.Tensor, stride, pad
     return half and stride[-1] > 1 and small.shape[-1] <= _FEW
 
 
-def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _few_outputs(size, kernel, stride, padding, dilation) -> bool:
-    return stride[-1] > 1 and _outputs(size[-1], kernel[-1], stride[-1], padding[-1], dilation[-1]) <= _FEW
-
-
 @lru_cache(maxsize=4096)
 def _sees_only_padding(size, kernel, stride, padding, dilation) -> bool:
-    return any(map(_one_sees_only_padding, size, kernel, stride, padding, dilation))
+    outputs = sizes.small(size, kernel, stride, padding, dilation)
+    return any(map(_one_sees_only_padding, size, outputs, kernel, stride, padding, dilation))
 
 
-def _one_sees_only_padding(size: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+def _one_sees_only_padding(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
     if dilation == 1:
         return padding >= kernel
-    starts = (o * stride - padding for o in range(_outputs(size, kernel, stride, padding, dilation)))
+    starts = (o * stride - padding for o in range(outputs))
     return any(not any(0 <= start + j * dilation < size for j in range(kernel)) for start in starts)

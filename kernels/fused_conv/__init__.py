@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 
 from .. import choice
-from ..conv import _conv_down, _conv_up, _conv_weight_grad, check_down, check_up
+from ..conv import _conv_down, _conv_up, _conv_weight_grad, check_down, check_up, sizes
 from ..conv import compiled as conv_compiled
 from ..dispatch import autocasts, define, differentiable
-from ..layout import empty, format_of
+from ..layout import empty, format_of, in_format
 from ..norm_act import _norm_act, _norm_act_backward
 from ..norm_act.reference import ACTIVATIONS, statistics_dtype
 from . import compiled, reference
@@ -28,13 +28,6 @@ class Geometry(NamedTuple):
     output_padding: Sequence[int]
     dilation: Sequence[int]
     groups: int = 1
-
-    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> list[int]:
-        """What an input of that size gives."""
-        rows = zip(size, kernel, self.stride, self.padding, self.output_padding, self.dilation, strict=True)
-        if self.transposed:
-            return [(n - 1) * s - 2 * p + d * (k - 1) + 1 + e for n, k, s, p, e, d in rows]
-        return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, _, d in rows]
 
 
 class Norm(NamedTuple):
@@ -89,10 +82,10 @@ def fused_conv(
     """
     g = geometry
     if g.transposed:
-        sizes = check_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
+        lists = check_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
     else:
         stride, padding, dilation = check_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
-        sizes = stride, padding, [0] * len(stride), dilation
+        lists = stride, padding, [0] * len(stride), dilation
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     if activation == "leaky_relu" and negative_slope < 0:
@@ -103,7 +96,7 @@ def fused_conv(
         raise ValueError(f"the norm's vectors must be of shape ({x.shape[1]},)")
     y, mean, var = _fused_conv(
         *(x, *(norm or _NO_NORM)[:4], weight, bias, *(norm or _NO_NORM)[4:], activation, negative_slope, statistics),
-        *(g.transposed, *sizes, g.groups, impl),
+        *(g.transposed, *lists, g.groups, impl),
     )
     return (y, mean, var) if statistics else (y, None, None)
 
@@ -128,14 +121,17 @@ def _kernel(x, m, v, w, b, weight, bias, training, eps, in_act, in_slope, act, s
     functions = _functions(x, weight, geometry, impl)
     y, mean, var = functions.fused_conv(x, weight, bias, geometry, norm, act, slope, statistics, impl)
     none = x.new_empty(0, dtype=statistics_dtype(x))
-    y = y.contiguous(memory_format=format_of(x, weight))
+    y = in_format(y, format_of(x, weight))
     return (y, mean, var) if statistics else (y, none, none.clone())
 
 
 def _fake(x, m, v, w, b, weight, bias, training, eps, in_act, in_slope, act, slope, statistics, *rest):
-    geometry = Geometry(*rest[:-1])
-    channels = weight.shape[1] * geometry.groups if geometry.transposed else weight.shape[0]
-    size = geometry.output_size(x.shape[2:], weight.shape[2:])
+    g = Geometry(*rest[:-1])
+    channels, before = weight.shape[1] * g.groups if g.transposed else weight.shape[0], (x.shape[2:], weight.shape[2:])
+    if g.transposed:
+        size = sizes.large(*before, g.stride, g.padding, g.output_padding, g.dilation)
+    else:
+        size = sizes.small(*before, g.stride, g.padding, g.dilation)
     y = empty((x.shape[0], channels, *size), x, format_of(x, weight))
     count, dtype = channels if statistics else 0, statistics_dtype(x)
     return y, x.new_empty(count, dtype=dtype), x.new_empty(count, dtype=dtype)
@@ -167,9 +163,7 @@ def _backward(ctx, dy, _mean, _var):
     if wants_weight:
         loaded = x
         if m is not None:  # not kept: to compute it again costs less than to hold it
-            # For a second derivative the statistics must be functions of x.
-            mean, var = (None, None) if training and torch.is_grad_enabled() else (m, v)
-            loaded = _norm_act(x, w, b, mean, var, training, eps, in_act, in_slope, impl)[0]
+            loaded = _norm_act(x, w, b, m, v, training, eps, in_act, in_slope, impl)[0]
         dweight = _weight_gradient(loaded, dy, weight, geometry, impl)
     if wants_x or wants_w or wants_b:
         dx = _data_gradient(dy, weight, x, geometry, impl)
@@ -197,15 +191,12 @@ def _weight_gradient(x, dy, weight, g, impl):
 
 
 def _data_gradient(dy, weight, x, g, impl):
-    if not g.transposed:
-        reached = g._replace(transposed=True, output_padding=[0] * len(g.stride))
-        size = reached.output_size(dy.shape[2:], weight.shape[2:])
-        extra = [n - m for n, m in zip(x.shape[2:], size, strict=True)]
-        return _conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
-    dx = _conv_down(dy, weight, None, g.stride, g.padding, g.dilation, g.groups, impl)
-    for axis, size in enumerate(x.shape[2:], 2):  # an output_padding of a stride or more gives one too many
-        dx = dx.narrow(axis, 0, size) if dx.shape[axis] != size else dx
-    return dx
+    size, geometry = x.shape[2:], (g.stride, g.padding, g.dilation)
+    if g.transposed:
+        dx = _conv_down(dy, weight, None, *geometry, g.groups, impl)
+        return sizes.trim(dx, size)
+    extra = sizes.extra(size, dy.shape[2:], weight.shape[2:], *geometry)
+    return _conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
 
 
 differentiable(_fused_conv, _save, _backward)

@@ -1,11 +1,10 @@
 """A convolution with what surrounds it out of the operations that there are: the definition of right."""
 
 import torch
-from torch.nn import functional
 
 from ..conv import _conv_down, _conv_up
 from ..norm_act import norm_act_with
-from ..norm_act.reference import statistics_dtype
+from ..norm_act.reference import activate_, statistics_dtype
 
 
 def fused_conv(x, weight, bias, geometry, norm, activation, slope, statistics, impl):
@@ -21,12 +20,4 @@ def fused_conv(x, weight, bias, geometry, norm, activation, slope, statistics, i
     if statistics:
         space = [0, *range(2, y.dim())]
         var, mean = torch.var_mean(y.to(statistics_dtype(y)), space, correction=0)
-    return _activate(y, activation, slope), mean, var
-
-
-def _activate(y, activation, slope):
-    if activation == "relu":
-        return torch.relu(y)
-    if activation == "leaky_relu":
-        return functional.leaky_relu(y, slope)
-    return torch.tanh(y) if activation == "tanh" else y
+    return activate_(y, activation, slope), mean, var

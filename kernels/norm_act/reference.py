@@ -25,7 +25,7 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
         y = torch.native_batch_norm(x, _to(weight, dtype), _to(bias, dtype), mean, var, training, 1.0, eps)[0]
         if training:
             var = var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
-    y = _activate(y, activation, slope)
+    y = activate_(y, activation, slope)
     return (y, mean, var) if training else (y, mean.new_empty(0, dtype=dtype), mean.new_empty(0, dtype=dtype))
 
 
@@ -70,8 +70,8 @@ def _to(tensor, dtype):
     return None if tensor is None else tensor.to(dtype)
 
 
-def _activate(y, activation, slope):
-    """The activation, in place: y is norm_act's own."""
+def activate_(y, activation, slope):
+    """The activation, in place: y is the operation's own."""
     if activation == "relu":
         return torch.relu_(y)
     if activation == "leaky_relu":
