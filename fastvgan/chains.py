@@ -9,14 +9,13 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fastvgan.call_sites import Call, Trace, Untraceable, has_forward, is_leaf, traces
-from fastvgan.deferred import FusedSequential
+from fastvgan.deferred import HOOKS
+from fastvgan.fused_sequential import ACTIVATIONS, FusedSequential, setting
 
-ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh"}
 _CONVOLUTIONS = (nn.Conv3d, nn.ConvTranspose3d)
 _FUNCTIONS = {torch.relu, torch.relu_, torch.tanh, torch.tanh_, functional.relu, functional.relu_, functional.tanh}
 _FUNCTIONS |= {functional.leaky_relu, functional.leaky_relu_}
 _METHODS = {"relu", "relu_", "tanh", "tanh_"}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Refusal = Callable[[nn.Module], str | None]
 
@@ -57,11 +56,6 @@ def find(root: nn.Module, names: dict[int, str], closed: set[int], norm_refusal:
     """
     calls = _Calls(root, names, closed)
     return _settle(calls, names, norm_refusal)
-
-
-def setting(activation: nn.Module) -> tuple[str, float]:
-    """The name that norm_act has for an activation, and its slope."""
-    return ACTIVATIONS[type(activation)], getattr(activation, "negative_slope", 0.01)
 
 
 class _Calls:
@@ -158,7 +152,7 @@ class _Calls:
             # A Sequential is mere grouping; other modules' results mean something, and people use them.
             if type(module) not in (nn.Sequential, FusedSequential):
                 return f"is in another module, {self._name(module)}, than the activation"
-            if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in vars(module):
+            if any(getattr(module, hooks) for hooks in HOOKS) or "forward" in vars(module):
                 return f"is apart from the activation by {self._name(module)}, which has hooks"
         return None
 

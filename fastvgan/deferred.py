@@ -14,9 +14,9 @@ from torch.nn.modules import module as torch_module
 
 from fastvgan_kernels.fused_conv import Norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with
+from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 
-ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh"}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Pending(NamedTuple):
@@ -24,10 +24,11 @@ class Pending(NamedTuple):
 
     raw: Tensor
     norm: Norm
+    impl: str
 
     def value(self) -> Tensor:
         """What that gives."""
-        return norm_act_with(self.raw, self.norm)
+        return norm_act_with(self.raw, self.norm, self.impl)
 
 
 def value(x: Tensor | Pending) -> Tensor:
@@ -41,22 +42,27 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor |
     Args:
         conv: Conv3d or ConvTranspose3d of fastvgan.layers. norm: its BatchNormAct3d.
     """
-    raw = _raw(x)
-    if not (_unwatched(norm) and norm.num_features == conv.out_channels and _fuses(conv, raw)):
-        return norm(conv(value(x)))
+    # What is computed together is computed by one implementation.
+    fits = norm.num_features == conv.out_channels and norm.impl == conv.impl
     from_batch = norm.training or norm.running_mean is None
-    y, mean, var = _fused(conv, x, statistics=from_batch)
-    if from_batch and y.numel() // y.shape[1] < 2:
+    fused = _fused(conv, x, statistics=from_batch) if fits and is_unwatched(norm) else None
+    if fused is None:
+        return norm(conv(value(x)))
+    y, mean, var = fused
+    count = y.numel() // y.shape[1]
+    if from_batch and count < 2:
         return norm(y)  # which says that this is too little
-    return Pending(y, norm.pending(mean, var, y.numel() // y.shape[1]))
+    return Pending(y, norm.pending(mean, var, count), norm.impl)
 
 
 def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
     """The convolution of x and an activation, "none", "relu", "leaky_relu" or "tanh"."""
-    if activation not in ("none", *ACTIVATIONS.values()):
-        raise ValueError(f"there is no activation {activation!r}")
-    if negative_slope >= 0 and _fuses(conv, _raw(x)):
-        return _fused(conv, x, activation=activation, negative_slope=negative_slope)[0]
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    options = {"activation": activation, "negative_slope": negative_slope}
+    fused = _fused(conv, x, **options) if negative_slope >= 0 else None
+    if fused is not None:
+        return fused[0]
     y = conv(value(x))
     if activation == "leaky_relu":
         return nn.functional.leaky_relu(y, negative_slope)
@@ -66,69 +72,20 @@ def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", neg
 def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
     """x through ConvNormAct3d and ConvTransposeNormAct3d layers; what the last one gives may be pending."""
     for layer in layers:
-        x = conv_norm(layer.conv, layer.norm, x) if _unwatched(layer) else layer(value(x))
+        x = conv_norm(layer.conv, layer.norm, x) if is_unwatched(layer) else layer(value(x))
     return x
 
 
-def sequential(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """x through modules one after the other, of which convolutions, norms and activations are computed together.
-
-    Those are fastvgan.layers' Conv3d and ConvTranspose3d, its BatchNormAct3d, and torch.nn's activations.
-    """
-    left = list(modules)
-    while left:
-        module = left.pop(0)
-        following = left[0] if left else None
-        if not _is_convolution(module):
-            if not (isinstance(x, Pending) and _is_nothing(module)):
-                x = module(value(x))
-        elif _named(following, "BatchNormAct3d"):
-            x = conv_norm(module, left.pop(0), x)
-        elif type(following) in ACTIVATIONS and _is_silent(following):
-            slope = getattr(left.pop(0), "negative_slope", 0.0)
-            x = conv_act(module, x, ACTIVATIONS[type(following)], slope)
-        else:
-            x = conv_act(module, x)
-    return value(x)
-
-
-class FusedSequential(nn.Sequential):
-    """A Sequential whose convolutions, batch norms and activations are computed together."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        # A compiler or tracer is shown the modules as they are.
-        if torch.compiler.is_compiling() or not isinstance(input, Tensor):
-            return super().forward(input)
-        return sequential(self, input)
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return _named(module, "Conv3d") or _named(module, "ConvTranspose3d")
-
-
-def _named(module: nn.Module | None, name: str) -> bool:
-    return type(module).__module__ == "fastvgan.layers" and type(module).__name__ == name
-
-
-def _is_nothing(module: nn.Module) -> bool:
-    """Whether it is what fuse leaves of an activation that the norm before it computes."""
-    return type(module).__name__ == "FusedActivation" and _is_silent(module)
-
-
-def _raw(x: Tensor | Pending) -> Tensor:
-    return x.raw if isinstance(x, Pending) else x
-
-
-def _fused(conv, x, **options):
-    norm = x.norm if isinstance(x, Pending) else None
-    return fused_conv(_cast(_raw(x)), conv.weight, conv.bias, conv.geometry(), norm, impl=conv.impl, **options)
-
-
-def _fuses(conv: nn.Module, x: Tensor) -> bool:
+def _fused(conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """What fused_conv gives, or None where the modules are to be called one after the other."""
+    raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
     # A compiler is shown the plain modules, which it follows without a break.
-    if torch.compiler.is_compiling() or x.dim() != 5 or not _unwatched(conv) or conv.geometry() is None:
-        return False
-    return pays(_cast(x), conv.weight, conv.geometry(), conv.impl)
+    if torch.compiler.is_compiling() or raw.dim() != 5 or not is_unwatched(conv):
+        return None
+    geometry, raw = conv.geometry(), _cast(raw)
+    if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):
+        return None
+    return fused_conv(raw, conv.weight, conv.bias, geometry, norm, impl=conv.impl, **options)
 
 
 def _cast(x: Tensor) -> Tensor:
@@ -138,15 +95,15 @@ def _cast(x: Tensor) -> Tensor:
     return x
 
 
-def _unwatched(module: nn.Module) -> bool:
-    """Whether nobody would notice that the module itself is not called."""
-    return type(module).__module__ == "fastvgan.layers" and _is_silent(module)
+def is_unwatched(module: nn.Module) -> bool:
+    """Whether it is a layer of fastvgan.layers, and nobody would notice that it is not called itself."""
+    return type(module).__module__ == "fastvgan.layers" and is_silent(module)
 
 
-def _is_silent(module: nn.Module) -> bool:
+def is_silent(module: nn.Module) -> bool:
     """Whether calling it runs nothing but the forward of its class."""
     return (
         "forward" not in vars(module)
-        and not any(getattr(module, hooks) for hooks in _HOOKS)
+        and not any(getattr(module, hooks) for hooks in HOOKS)
         and not torch_module._has_any_global_hook()
     )

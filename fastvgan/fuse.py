@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from fastvgan import chains, deferred
-from fastvgan.deferred import FusedSequential
+from fastvgan import chains
+from fastvgan.fused_sequential import ACTIVATIONS, FusedActivation, FusedSequential, setting
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
 from fastvgan_kernels import choice
 
@@ -29,18 +29,6 @@ _OURS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.BatchNorm3d:
 _UNINITIALISED = "is not initialised yet: run the module once before"
 # What looks as if it could be exchanged.
 _ALIKE = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-
-
-class FusedActivation(nn.Identity):
-    """What an activation becomes once the batch norm before it computes it: the identity, under the same name.
-
-    Attributes:
-        activation: what it was.
-        fused_into: the name of that batch norm in the module given to `fuse`.
-    """
-
-    def extra_repr(self) -> str:
-        return f"{self.activation}, computed by {self.fused_into}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +167,7 @@ class _Plan:
         if module in self.chains.norms_of:
             return "FusedActivation"
         if module in self.chains.activation_of:
-            return f"BatchNormAct3d({chains.setting(self.chains.activation_of[module])[0]})"
+            return f"BatchNormAct3d({setting(self.chains.activation_of[module])[0]})"
         if type(module) in _OURS and self.refusals[id(module)] is None:
             return f"fastvgan {_OURS[type(module)].__name__}"
         return "FusedSequential" if self._is_joined(module) else None
@@ -191,7 +179,7 @@ class _Plan:
         return any(
             isinstance(first, nn.Conv3d | nn.ConvTranspose3d)
             and self.refusals.get(id(first), "") is None
-            and (self.refusals.get(id(second), "") is None or type(second) in deferred.ACTIVATIONS)
+            and (self.refusals.get(id(second), "") is None or type(second) in ACTIVATIONS)
             for first, second in itertools.pairwise(module)
         )
 
@@ -237,7 +225,7 @@ class _Plan:
             if isinstance(module, BatchNormAct3d):
                 module.activation, module.negative_slope = "none", 0.01
         for norm, activation in self.chains.activation_of.items():
-            norm.activation, norm.negative_slope = chains.setting(activation)
+            norm.activation, norm.negative_slope = setting(activation)
         for activation in self.chains.norms_of:
             activation.activation, activation.fused_into = repr(activation), self._norm_names(activation)
             activation.__class__ = FusedActivation

@@ -325,5 +325,25 @@ def test_sizes_that_do_not_fit_are_one_clear_error_fused_or_not():
     layer.norm = BatchNormAct3d(5)
     with pytest.raises((ValueError, RuntimeError), match="5"):
         layer(torch.randn(16, 64, 8, 8, 8).contiguous(**last))
-    with pytest.raises(ValueError, match="no activation 'gelu'"):
+    with pytest.raises(ValueError, match="not 'gelu'"):
         deferred.conv_act(layer.conv, torch.randn(16, 64, 8, 8, 8), "gelu")
+
+
+@pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+def test_a_norm_that_names_another_implementation_is_not_fused():
+    layer = ConvNormAct3d(64, 128, 4, 2, 1).to(memory_format=torch.channels_last_3d)
+    x = torch.randn(16, 64, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d)
+    assert isinstance(conv_norm(layer.conv, layer.norm, x), Pending)
+    layer.norm.impl = "reference"
+    assert isinstance(conv_norm(layer.conv, layer.norm, x), torch.Tensor)
+
+
+@pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+def test_autocast_converts_the_input_once(monkeypatch):
+    layer = ConvNormAct3d(64, 128, 4, 2, 1).to(memory_format=torch.channels_last_3d)
+    x, made = torch.randn(16, 64, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d), []
+    cast = deferred._cast
+    monkeypatch.setattr(deferred, "_cast", lambda x: made.append(x) or cast(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert len(made) == 1

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fastvgan import deferred
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, FusedActivation, FuseReport, fuse
-from fastvgan_kernels import extension
 
 
 def fused(module, **options):
@@ -853,40 +851,3 @@ def test_any_sequential_is_the_same(parts, seed):
         assume(False)  # an activation in place right after one that needs its output
     fuse(ours)
     assert_same(ours, stock, x, tolerance=1e-6)
-
-
-# --- large enough for the compiled convolutions ---
-
-
-def wide():
-    return nn.Sequential(
-        nn.ConvTranspose3d(20, 40, 4, 1, 0, bias=False), nn.BatchNorm3d(40), nn.ReLU(),
-        nn.ConvTranspose3d(40, 33, 4, 2, 1, bias=False), nn.BatchNorm3d(33), nn.LeakyReLU(0.1, inplace=True),
-        nn.ConvTranspose3d(33, 3, 4, 2, 1), nn.Tanh(),
-    ).to(memory_format=torch.channels_last_3d)  # fmt: skip
-
-
-@pytest.mark.parametrize("hooked", [None, "0", "1", "2", "3"])
-@pytest.mark.parametrize("training", [True, False])
-def test_a_sequential_computes_its_chains_together(monkeypatch, training, hooked):
-    stock = settle(wide()).train(training)
-    ours, calls, seen = fuse(copy.deepcopy(stock)), [], []
-    real = deferred.fused_conv
-    monkeypatch.setattr(
-        deferred, "fused_conv", lambda *args, **options: calls.append(args[1]) or real(*args, **options)
-    )
-    if hooked is not None:
-        ours.get_submodule(hooked).register_forward_hook(lambda *args: seen.append(args[2].shape))
-    x = torch.randn(20, 20, 1, 1, 1)
-    results = []
-    for model in (ours, stock):
-        model.zero_grad()
-        y = model(x)
-        y.square().sum().backward()
-        results.append([y, *(p.grad for p in model.parameters()), *model.buffers()])
-    for mine, theirs in zip(*results, strict=True):
-        # In the whole: single values near an activation's kink may go either way.
-        assert (mine - theirs).double().norm() <= 1e-3 * theirs.double().norm() + 1e-6
-    assert len(seen) == (hooked is not None)
-    if extension.load() is not None:
-        assert len(calls) == (3 if hooked in (None, "2") else 2)

@@ -168,6 +168,18 @@ def test_the_networks_shapes(instruction_set, dtype, batch, small_channels, larg
         )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_weight_gradient_whose_rows_outgrow_the_cache(instruction_set, dtype):
+    torch.manual_seed(0)
+    case = Case(0, dtype)
+    case.kernel, case.stride, case.padding, case.dilation, case.groups = [1, 3, 3], [1] * 3, [0, 1, 1], [1] * 3, 1
+    case.large = arrange(torch.randn(33, 40, 2, 9, 16).to(dtype), "channels_last")
+    case.small = arrange(torch.randn(33, 300, 2, 9, 16).to(dtype), "channels_last")
+    exact, terms = Case.weight_grad(case, reference, double), case.small[:, 0].numel()
+    mine = Case.weight_grad(case, compiled, lambda x: x)
+    assert_accurate(mine, stock(Case.weight_grad, case, dtype), exact, 3, terms)
+
+
 def fused_in_float64(x, weight, bias, fusion):
     if fusion.scale is not None:
         shape = (1, -1, 1, 1, 1)
