@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels import conv_lstm, extension
+from fastvgan_kernels.conv_lstm import compiled
 
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
 
@@ -151,3 +152,18 @@ def test_the_same_bits_whatever_the_threads():
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held", [1, 2, 3, 100])
+@pytest.mark.parametrize("batch", [2, 17])  # below and above what the compiled convolutions are for
+def test_backward_by_stretches_of_steps(monkeypatch, batch, held, dtype):
+    torch.manual_seed(0)
+    steps, size = 7, (5, 4)
+    tensors = problem(batch, 3, 4, steps, size, dtype, wide_cell=True)
+    monkeypatch.setattr(compiled, "_HELD", held * batch * 4 * 4 * math.prod(size) * tensors[0].element_size())
+    grads = [torch.randn(batch, 4, steps, *size), torch.randn(batch, 4, *size), torch.randn(batch, 4, *size)]
+    exact = run([t.double() for t in tensors], grads, "reference")
+    for name, mine, right in zip(NAMES, run(tensors, grads, "cpp"), exact, strict=True):
+        allowed = {torch.float32: 2e-5, torch.bfloat16: 3e-2}[dtype] * right.abs().max()
+        assert (mine.double() - right).abs().max() <= allowed, name
