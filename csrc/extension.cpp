@@ -26,8 +26,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastvgan_compiled, CPU, m) {
   m.impl("conv_up", TORCH_BOX(&fastvgan::cpu::conv_up));
   m.impl("conv_down", TORCH_BOX(&fastvgan::cpu::conv_down));
   m.impl("conv_weight_grad", TORCH_BOX(&fastvgan::cpu::conv_weight_grad));
-  m.impl("conv_lstm_update", TORCH_BOX(&fastvgan::cpu::conv_lstm_update));
-  m.impl("conv_lstm_update_backward", TORCH_BOX(&fastvgan::cpu::conv_lstm_update_backward));
+  m.impl("conv_lstm_steps", TORCH_BOX(&fastvgan::cpu::conv_lstm_steps));
+  m.impl("conv_lstm_steps_backward", TORCH_BOX(&fastvgan::cpu::conv_lstm_steps_backward));
   m.impl("norm_act", TORCH_BOX(&fastvgan::cpu::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fastvgan::cpu::norm_act_backward));
 }

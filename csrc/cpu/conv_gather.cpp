@@ -6,6 +6,8 @@
 // that the same inputs reach (`fold`).
 //
 // The work is cut by the shape alone, never by the number of threads, so that statistics do not depend on it.
+#include "conv_gather.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -13,9 +15,7 @@
 #include <cmath>
 #include <vector>
 
-#include "../conv.h"
 #include "conv_packing.h"
-#include "conv_visits.h"
 #include "loops.h"
 
 namespace fastvgan {
@@ -27,25 +27,15 @@ constexpr int64_t kLargestPlane = 1 << 20;    // values of a packed plane beyond
 constexpr int64_t kLargestPlaneOfBlocks = 1 << 18;  // which are wider, of 16-bit values
 constexpr int64_t kFewChannels = 8;           // up to which taps count as channels
 constexpr int64_t kLongest = 256;             // words of a segment: what is added up at once
+constexpr int64_t kMostTogether = 2;          // tiles that a sink takes at once
 constexpr int64_t kUnits = 8;                 // pieces of work to have at least: threads then finish at about one time
-
-struct Problem {
-  bool up;
-  int64_t batch, groups, in_channels, out_channels;  // channels of a group
-  Line lines[3];
-  Volume x, y, weight;
-  int64_t weight_in, weight_out, weight_group;  // elements from one channel, or group, of the weight to the next
-  Stored storage, weight_storage;  // the weight may be float where the others are half precision
-  Prologue prologue;
-  Epilogue epilogue;
-  const float* bias;
-  bool statistics;
-};
 
 // Of a unit of work: a number for each panel, the others for each column.
 struct Moments {
   std::vector<float> number, mean, deviations;
 };
+
+}  // namespace
 
 class Gather {
  public:
@@ -57,15 +47,18 @@ class Gather {
     for (int d = 0; d < 3; ++d) visits[d] = visit_outputs(p.lines[d], folds[d]);
     channels = p.in_channels;
     fold = visits[0].fold * visits[1].fold * visits[2].fold;
-    columns = p.out_channels * fold;
+    columns = p.order.empty() ? p.out_channels * fold : static_cast<int64_t>(p.order.size());
     panels = ceil_divide(columns, width);
     choose_lanes();
     choose_lines();
     taps = visits[0].taps * visits[1].taps * visits[2].taps;
     choose_units();
+    pack_weights();
+    expand_bias();
   }
 
-  void run(float* mean, float* var);
+  // To y, or of another x to the sink.
+  void run(float* mean, float* var, const TileSink* sink);
 
  private:
   const Problem& p;
@@ -93,7 +86,7 @@ class Gather {
   // Fold as long as a panel is not full. Taps that a folded kernel lacks are zeros, so a kernel smaller than the
   // stride, or a dilated one, is left as it is.
   void choose_folds() {
-    if (!p.up || p.statistics) return;
+    if (!p.up || p.statistics || p.sunk) return;
     int64_t total = p.out_channels;
     for (int d = 2; d >= 0; --d) {
       const Line& line = p.lines[d];
@@ -108,7 +101,7 @@ class Gather {
     const Line& last = p.lines[2];
     const int64_t most_rows = blocks ? kMostRows : t.most_rows;
     const int64_t plane = p.lines[1].in * last.in * p.in_channels * std::min(p.batch, most_rows);
-    if (p.batch < (blocks ? kBlock : kManyLanes) || plane > (blocks ? kLargestPlaneOfBlocks : kLargestPlane)) {
+    if (p.sunk || p.batch < (blocks ? kBlock : kManyLanes) || plane > (blocks ? kLargestPlaneOfBlocks : kLargestPlane)) {
       lanes = lanes_across(last, visits[2]);
     } else {
       lanes.slots = last.in;
@@ -123,7 +116,7 @@ class Gather {
   void choose_lines() {
     const Line& last = p.lines[2];
     const int64_t per = pairs ? 2 : 1;
-    merged = !p.up && p.in_channels <= kFewChannels && p.groups == 1 && p.x.step[2] == p.in_channels &&
+    merged = !p.up && !p.sunk && p.in_channels <= kFewChannels && p.groups == 1 && p.x.step[2] == p.in_channels &&
              last.dilation == 1 && !lanes.across && p.prologue.scale == nullptr && p.prologue.activation == 0 &&
              (blocks || (last.kernel * p.in_channels % per == 0 && last.stride * p.in_channels % per == 0));
     if (merged) channels = last.kernel * p.in_channels;
@@ -150,7 +143,8 @@ class Gather {
     const Visit& first = visits[0];
     const int64_t outputs = static_cast<int64_t>(first.positions.size());
     spans = std::min(outputs, std::max<int64_t>(1, ceil_divide(kUnits, lane_tiles * p.groups)));
-    panel_parts = std::min(panels, std::max<int64_t>(1, ceil_divide(kUnits, lane_tiles * p.groups * spans)));
+    panel_parts = std::min(panels / p.together,
+                           std::max<int64_t>(1, ceil_divide(kUnits, lane_tiles * p.groups * spans)));
     units = p.groups * lane_tiles * spans * panel_parts;
     for (const auto& reach : first.reaches) {
       if (reach.empty()) continue;
@@ -223,7 +217,7 @@ class Gather {
   void pack_panel(int64_t group, int64_t panel, int64_t first, int64_t last) {
     Word* to = weights.get() + (group * panels + panel) * panel_size();
     const int64_t base = group * p.weight_group, count = columns_of(panel), per = pairs ? 2 : 1;
-    if (p.weight_out == 1 && fold == 1) {
+    if (p.weight_out == 1 && fold == 1 && p.order.empty()) {
       const auto& offsets = offsets_of[0];
       for (int64_t tap = 0; tap < taps; ++tap) {
         for (int64_t word = first; word < last; ++word) {
@@ -246,12 +240,16 @@ class Gather {
     int64_t first_of[kWidestPanel];
     for (int64_t c = 0; c < count; ++c) {
       const int64_t column = panel * width + c;
-      taps_of[c] = offsets_of[column / p.out_channels].data();
-      first_of[c] = base + column % p.out_channels * p.weight_out;
+      const int64_t channel = p.order.empty() ? column % p.out_channels : p.order[column];
+      taps_of[c] = channel < 0 ? nullptr : offsets_of[p.order.empty() ? column / p.out_channels : 0].data();
+      first_of[c] = base + channel * p.weight_out;
     }
     for (int64_t tap = 0; tap < taps; ++tap) {
       int64_t at[kWidestPanel];  // of each column's first channel; -1: no such tap
-      for (int64_t c = 0; c < width; ++c) at[c] = c < count && taps_of[c][tap] >= 0 ? first_of[c] + taps_of[c][tap] : -1;
+      for (int64_t c = 0; c < width; ++c) {
+        const int64_t offset = c < count && taps_of[c] != nullptr ? taps_of[c][tap] : -1;
+        at[c] = offset < 0 ? -1 : first_of[c] + offset;
+      }
       if (p.weight_in == 1 && !merged) {
         pack_from_channels(to + tap * words * width, at, first, last);
         continue;
@@ -321,7 +319,7 @@ class Gather {
   }
 
   int64_t group_of(int64_t unit) const { return unit / (panel_parts * spans * lane_tiles); }
-  int64_t panel_begin(int64_t part) const { return part * panels / panel_parts; }
+  int64_t panel_begin(int64_t part) const { return part * (panels / p.together) / panel_parts * p.together; }
 };
 
 // What one thread works with.
@@ -337,14 +335,16 @@ struct Gather::Unit {
   std::vector<Segment> segments;
   std::vector<int64_t> starts;
   Moments* moments = nullptr;
-  alignas(64) float tile[kMostRows * kWidestPanel];
+  const TileSink* sink;
+  alignas(64) float tiles[kMostTogether * kTileSize];
 
-  explicit Unit(Gather& gather)
+  Unit(Gather& gather, const TileSink* results)
       : g(gather),
         plane_size(g.p.lines[1].in * g.line_words * g.rows),
         planes(g.ring * plane_size),
         padded(g.merged ? g.rows * g.padded_line() * g.p.storage.size : 0),
-        held(g.ring) {}
+        held(g.ring),
+        sink(results) {}
 
   void run(int64_t index) {
     const int64_t part = index % g.panel_parts;
@@ -376,10 +376,13 @@ struct Gather::Unit {
     const Visit &middle = g.visits[1], &last = g.visits[2];
     const int64_t rest = static_cast<int64_t>(last.positions.size());
     const int64_t count = static_cast<int64_t>(middle.positions.size()) * rest;
-    for (int64_t panel = panel_first; panel < panel_end; ++panel) {
+    for (int64_t panel = panel_first; panel < panel_end; panel += g.p.together) {
       for (int64_t i = 0; i < count; ++i) {
         const int64_t at[3] = {g.visits[0].positions[first], middle.positions[i / rest], last.positions[i % rest]};
-        run_tile(panel, at, &segments[starts[i]], starts[i + 1] - starts[i]);
+        for (int64_t k = 0; k < g.p.together; ++k) {
+          multiply(panel + k, &segments[starts[i]], starts[i + 1] - starts[i], tiles + k * kTileSize);
+        }
+        sink == nullptr ? store(panel, at) : hand_over(panel, at);
       }
     }
   }
@@ -489,25 +492,33 @@ struct Gather::Unit {
     }
   }
 
-  void multiply(int64_t vectors, const Word* b, const Segment* first, int64_t count) {
+  void multiply(int64_t panel, const Segment* first, int64_t count, float* tile) const {
+    const Word* b = g.weights.get() + (group * g.panels + panel) * g.panel_size();
+    const int64_t vectors = g.columns_of(panel) <= g.t.width ? 1 : kVectors;
     if (g.blocks) return g.blocks->multiply(g.rows, vectors, planes.get(), b, first, count, tile, false);
     g.t.multiply(g.pairs, g.rows, vectors, planes.get(), g.rows, b, first, count, tile, false);
   }
 
-  void run_tile(int64_t panel, const int64_t at[3], const Segment* first, int64_t count) {
+  void hand_over(int64_t panel, const int64_t at[3]) const {
+    for (int64_t r = 0, count; r < g.rows && sample[r] >= 0; r += count) {
+      const int64_t further = output[r] * g.lanes.step;
+      count = std::min(g.rows - r, g.lanes.across ? g.lanes.outputs - output[r] : g.p.batch - sample[r]);
+      sink->take(tiles + r * g.width, panel, {sample[r], {at[0], at[1], at[2] + further}, g.lanes.across, count});
+    }
+  }
+
+  void store(int64_t panel, const int64_t at[3]) {
     const int64_t columns = g.columns_of(panel), index = group * g.panels + panel;
-    const int64_t vectors = columns <= g.t.width ? 1 : kVectors;
-    multiply(vectors, g.weights.get() + index * g.panel_size(), first, count);
     void* places[kMostRows * kWidestPanel];
     find_places(panel, at, places);
     Epilogue epilogue = g.p.epilogue;
     epilogue.bias = g.p.bias == nullptr ? nullptr : &g.biases[index * g.width];
     if (moments != nullptr) {
       const int64_t own = panel - panel_first, channel = own * g.width;
-      g.t.add_moments(tile, places, g.rows, columns, epilogue.bias, &moments->number[own], &moments->mean[channel],
+      g.t.add_moments(tiles, places, g.rows, columns, epilogue.bias, &moments->number[own], &moments->mean[channel],
                       &moments->deviations[channel]);
     }
-    g.t.store_rows(g.p.storage.element, tile, places, g.rows, g.fold, g.fold == 1 ? columns : g.p.out_channels,
+    g.t.store_rows(g.p.storage.element, tiles, places, g.rows, g.fold, g.fold == 1 ? columns : g.p.out_channels,
                    epilogue);
   }
 
@@ -546,37 +557,29 @@ struct Gather::Unit {
   }
 };
 
-void Gather::run(float* mean, float* var) {
-  pack_weights();
-  expand_bias();
+void Gather::run(float* mean, float* var, const TileSink* sink) {
   moments.resize(p.statistics ? units : 0);
   torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
-    Unit unit(*this);
+    Unit unit(*this, sink);
     const UseOfBlocks use(blocks);
     for (int64_t i = begin; i < end; ++i) unit.run(i);
   });
   if (p.statistics) join_moments(mean, var);
 }
 
-const float* floats(const OptionalTensor& values, int64_t count) {
-  if (!values.has_value()) return nullptr;
-  STD_TORCH_CHECK(values->scalar_type() == torch::headeronly::ScalarType::Float && values->numel() == count &&
-                      values->is_contiguous(),
-                  "conv: bias, scale, shift, mean and var must be dense float32, one value a channel");
-  return static_cast<const float*>(values->const_data_ptr());
+GatheredConv::GatheredConv(Problem problem)
+    : problem_(std::move(problem)), gather_(std::make_unique<Gather>(problem_)) {}
+
+GatheredConv::~GatheredConv() = default;
+
+void GatheredConv::run(float* mean, float* var) { gather_->run(mean, var, nullptr); }
+
+void GatheredConv::run(const Volume& x, const TileSink& sink) {
+  problem_.x = x;
+  gather_->run(nullptr, nullptr, &sink);
 }
 
-struct Options {
-  const OptionalTensor &bias, &scale, &shift;
-  int64_t in_activation;
-  double in_slope;
-  int64_t activation;
-  double slope;
-  const OptionalTensor &mean, &var;
-};
-
-void gather(bool up, const ConvShape& shape, const Tensor& x, const Tensor& weight, const Tensor& y,
-            const Options& options) {
+Problem problem_of(bool up, const ConvShape& shape, const Tensor& x, const Tensor& weight, const Tensor& y) {
   check_weight(shape, weight);
   Problem p;
   p.up = up;
@@ -599,38 +602,7 @@ void gather(bool up, const ConvShape& shape, const Tensor& x, const Tensor& weig
   p.weight_storage = storage_of(weight);
   STD_TORCH_CHECK(p.weight_storage.element == p.storage.element || p.weight_storage.element == Element::kFloat,
                   "conv: the dtypes differ");
-  const int64_t inputs = p.in_channels * p.groups, outputs = p.out_channels * p.groups;
-  p.prologue = {floats(options.scale, inputs), floats(options.shift, inputs), options.in_activation,
-                static_cast<float>(options.in_slope)};
-  STD_TORCH_CHECK((p.prologue.scale == nullptr) == (p.prologue.shift == nullptr), "conv: scale and shift go together");
-  p.bias = floats(options.bias, outputs);
-  p.epilogue = {nullptr, options.activation, static_cast<float>(options.slope)};
-  float* mean = const_cast<float*>(floats(options.mean, outputs));
-  float* var = const_cast<float*>(floats(options.var, outputs));
-  STD_TORCH_CHECK((mean == nullptr) == (var == nullptr), "conv: mean and var go together");
-  p.statistics = mean != nullptr;
-  if (shape.batch == 0 || outputs == 0) {
-    std::fill_n(mean, mean == nullptr ? 0 : outputs, NAN);
-    std::fill_n(var, var == nullptr ? 0 : outputs, NAN);
-    return;
-  }
-  Gather(p).run(mean, var);
-}
-
-}  // namespace
-
-void conv_up(Tensor x, Tensor weight, OptionalTensor bias, Sizes stride, Sizes padding, Sizes dilation, int64_t groups,
-             OptionalTensor scale, OptionalTensor shift, int64_t in_activation, double in_slope, int64_t activation,
-             double slope, Tensor y, OptionalTensor mean, OptionalTensor var) {
-  const ConvShape shape = conv_shape(y, x, kernel_size_of(weight), stride, padding, dilation, groups);
-  gather(true, shape, x, weight, y, {bias, scale, shift, in_activation, in_slope, activation, slope, mean, var});
-}
-
-void conv_down(Tensor x, Tensor weight, OptionalTensor bias, Sizes stride, Sizes padding, Sizes dilation,
-               int64_t groups, OptionalTensor scale, OptionalTensor shift, int64_t in_activation, double in_slope,
-               int64_t activation, double slope, Tensor y, OptionalTensor mean, OptionalTensor var) {
-  const ConvShape shape = conv_shape(x, y, kernel_size_of(weight), stride, padding, dilation, groups);
-  gather(false, shape, x, weight, y, {bias, scale, shift, in_activation, in_slope, activation, slope, mean, var});
+  return p;
 }
 
 }  // namespace cpu

@@ -1,12 +1,16 @@
-// The convolutional LSTM's pointwise update on the CPU. The arithmetic is in conv_lstm_loops.inc; each value is computed
-// by itself, so that the threads do not matter.
+// The steps of a convolutional LSTM on the CPU: a step's pointwise update takes the tiles of its convolution while they
+// are in the cache (conv_gather.h). The arithmetic of the update is in conv_lstm_loops.inc; each value is computed by
+// itself, so that the threads do not matter.
 #include "../conv_lstm.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
+#include "conv_gather.h"
 #include "conv_packing.h"
 #include "loops.h"
 
@@ -15,6 +19,7 @@ namespace cpu {
 namespace {
 
 constexpr int64_t kSerial = 4096;  // values below which a second thread costs more than it saves
+constexpr int64_t kGates = 4;
 
 // A tensor (N, channels, H, W) whose channels lie side by side.
 struct Map {
@@ -33,17 +38,19 @@ struct Map {
     row = x.stride(2) * stored.size;
     step = x.stride(3) * stored.size;
   }
-  Positions at(int64_t n, int64_t h) const {
-    return {data == nullptr ? nullptr : data + n * sample + h * row, step};
+  // Of the two spatial dimensions of three, the first and the last are in use.
+  Positions at(const Run& run) const {
+    if (data == nullptr) return {nullptr, 0};
+    return {data + run.sample * sample + run.output[0] * row + run.output[2] * step, run.across ? step : sample};
   }
 };
 
 template <typename Visit>
 void for_rows(const Tensor& x, const Visit& visit) {
-  const int64_t height = x.size(2), values = std::max<int64_t>(1, x.size(1) * x.size(3));
+  const int64_t height = x.size(2), width = x.size(3), values = std::max<int64_t>(1, x.size(1) * width);
   torch::stable::parallel_for(0, x.size(0) * height, std::max<int64_t>(1, kSerial / values),
                               [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) visit(i / height, i % height);
+    for (int64_t i = begin; i < end; ++i) visit(Run{i / height, {i % height, 0, 0}, true, width});
   });
 }
 
@@ -53,34 +60,116 @@ Element cell_type(const Tensor& c, Element element) {
   return cell;
 }
 
-}  // namespace
-
-void conv_lstm_update(Tensor inputs, Tensor recurrent, Tensor c, Tensor h_next, Tensor c_next, Tensor gates) {
-  const int64_t channels = c.size(1);
-  const Element element = storage_of(inputs).element, cell = cell_type(c, element);
-  const Map from(inputs, c, 4 * channels, element), from_h(recurrent, c, 4 * channels, element);
-  const Map before(c, c, channels, cell), after(c_next, c, channels, cell), h(h_next, c, channels, element);
-  const Map kept(gates, c, 4 * channels, element);
-  for_rows(c, [&](int64_t n, int64_t y) {
-    const UpdatePositions row{from.at(n, y), from_h.at(n, y), before.at(n, y),
-                              h.at(n, y),    after.at(n, y),  kept.at(n, y)};
-    loops().conv_lstm.update(element, cell, row, c.size(3), channels);
-  });
+Tensor step_of(const Tensor& sequence, int64_t t) {
+  STD_TORCH_CHECK(sequence.dim() == 5, "conv_lstm: sequences must be (N, channels, T, H, W)");
+  return torch::stable::select(sequence, 2, t);
 }
 
-void conv_lstm_update_backward(OptionalTensor d_output, OptionalTensor d_h, Tensor gates, Tensor c, Tensor c_next,
-                               Tensor d_c, Tensor d_pre) {
-  const int64_t channels = c.size(1);
-  const Element element = storage_of(gates).element, cell = cell_type(c, element);
-  const Map kept(gates, c, 4 * channels, element), to(d_pre, c, 4 * channels, element);
-  const Map before(c, c, channels, cell), after(c_next, c, channels, cell), dc(d_c, c, channels, Element::kFloat);
-  const Map outer = d_output.has_value() ? Map(*d_output, c, channels, element) : Map();
-  const Map inner = d_h.has_value() ? Map(*d_h, c, channels, element) : Map();
-  for_rows(c, [&](int64_t n, int64_t y) {
-    const UpdateBackwardPositions row{outer.at(n, y), inner.at(n, y), kept.at(n, y), before.at(n, y),
-                                      after.at(n, y), dc.at(n, y),    to.at(n, y)};
-    loops().conv_lstm.update_backward(element, cell, row, c.size(3), channels);
-  });
+// With stride 1 and as much padding as keeps the size.
+ConvShape gate_conv(const Tensor& state, const Tensor& gates, const Tensor& weight) {
+  const Sizes kernel = kernel_size_of(weight), ones(2, 1);
+  return conv_shape(state, gates, kernel, ones, {kernel[0] / 2, kernel[1] / 2}, ones, 1);
+}
+
+// Two panels hold the four gates of the same channels, a vector each.
+std::vector<int64_t> gates_side_by_side(int64_t channels, int64_t width) {
+  std::vector<int64_t> order;
+  for (int64_t first = 0; first < channels; first += width) {
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      for (int64_t j = first; j < first + width; ++j) order.push_back(j < channels ? gate * channels + j : -1);
+    }
+  }
+  return order;
+}
+
+class Update : public TileSink {
+ public:
+  Update(const Tensor& c, const Tensor& h_next, const Tensor& c_next, const Tensor& gates)
+      : channels_(c.size(1)), element_(storage_of(gates).element), cell_(cell_type(c, element_)),
+        gates_(gates, c, kGates * channels_, element_), c_(c, c, channels_, cell_),
+        h_next_(h_next, c, channels_, element_), c_next_(c_next, c, channels_, cell_) {}
+
+  void take(const float* tiles, int64_t panel, const Run& run) const override {
+    const UpdatePositions at{gates_.at(run), c_.at(run), h_next_.at(run), c_next_.at(run)};
+    loops().conv_lstm.update(element_, cell_, at, tiles, run.count, channels_, panel / 2 * loops().conv.width);
+  }
+
+ private:
+  int64_t channels_;
+  Element element_, cell_;
+  Map gates_, c_, h_next_, c_next_;
+};
+
+class UpdateBackward : public TileSink {
+ public:
+  UpdateBackward(const OptionalTensor& d_output, const Tensor& gates, const Tensor& c, const Tensor& c_next,
+                 const Tensor& d_c, const Tensor& d_pre)
+      : channels_(c.size(1)), element_(storage_of(gates).element), cell_(cell_type(c, element_)),
+        gates_(gates, c, kGates * channels_, element_), c_(c, c, channels_, cell_),
+        c_next_(c_next, c, channels_, cell_), d_c_(d_c, c, channels_, Element::kFloat),
+        d_pre_(d_pre, c, kGates * channels_, element_) {
+    if (d_output.has_value()) d_output_ = Map(*d_output, c, channels_, element_);
+  }
+
+  void take(const float* tiles, int64_t panel, const Run& run) const override {
+    const int64_t width = kVectors * loops().conv.width, first = panel * width;
+    update(tiles, width, run, first, std::min(width, channels_ - first));
+  }
+  // Where no step follows.
+  void take_nothing(const Run& run) const { update(nullptr, 0, run, 0, channels_); }
+
+ private:
+  void update(const float* d_h, int64_t d_h_step, const Run& run, int64_t first, int64_t columns) const {
+    const UpdateBackwardPositions at{d_output_.at(run), gates_.at(run), c_.at(run),
+                                     c_next_.at(run),   d_c_.at(run),   d_pre_.at(run)};
+    loops().conv_lstm.update_backward(element_, cell_, at, d_h, d_h_step, run.count, channels_, first, columns);
+  }
+
+  int64_t channels_;
+  Element element_, cell_;
+  Map d_output_, gates_, c_, c_next_, d_c_, d_pre_;
+};
+
+}  // namespace
+
+void conv_lstm_steps(Tensor h, Tensor c, Tensor weight_hh, Tensor gates, Tensor output, Tensor cells) {
+  const Tensor first = step_of(gates, 0);
+  const ConvShape shape = gate_conv(h, first, weight_hh);
+  if (h.numel() == 0) return;
+  Problem problem = problem_of(false, shape, h, weight_hh, first);
+  problem.sunk = true;
+  problem.together = 2;
+  problem.order = gates_side_by_side(h.size(1), loops().conv.width);
+  GatheredConv conv(std::move(problem));
+  for (int64_t t = 0; t < gates.size(2); ++t) {
+    const Tensor before = t == 0 ? c : step_of(cells, t - 1), state = t == 0 ? h : step_of(output, t - 1);
+    conv.run(volume_of(state), Update(before, step_of(output, t), step_of(cells, t), step_of(gates, t)));
+  }
+}
+
+void conv_lstm_steps_backward(OptionalTensor d_output, OptionalTensor d_pre_after, Tensor gates, Tensor c,
+                              Tensor cells, Tensor weight_hh, Tensor d_c, Tensor d_pre) {
+  const int64_t steps = d_pre.size(2);
+  Tensor last = step_of(d_pre, steps - 1);
+  const Tensor d_h = torch::stable::narrow(last, 1, 0, c.size(1));  // as it would be, of the same dtype
+  const ConvShape shape = gate_conv(d_h, last, weight_hh);
+  if (c.numel() == 0) return;
+  Problem problem = problem_of(true, shape, last, weight_hh, d_h);
+  problem.sunk = true;
+  GatheredConv conv(std::move(problem));
+  for (int64_t t = steps - 1; t >= 0; --t) {
+    const Tensor before = t == 0 ? c : step_of(cells, t - 1);
+    OptionalTensor d_step;
+    if (d_output.has_value()) d_step = step_of(*d_output, t);
+    const UpdateBackward update(d_step, step_of(gates, t), before, step_of(cells, t), d_c, step_of(d_pre, t));
+    if (t + 1 < steps) {
+      conv.run(volume_of(step_of(d_pre, t + 1)), update);
+    } else if (d_pre_after.has_value()) {
+      conv.run(volume_of(*d_pre_after), update);
+    } else {
+      for_rows(c, [&](const Run& row) { update.take_nothing(row); });
+    }
+  }
 }
 
 }  // namespace cpu

@@ -14,19 +14,23 @@ struct Positions {
 };
 
 struct UpdatePositions {
-  Positions inputs, recurrent, c, h_next, c_next, gates;
+  Positions gates, c, h_next, c_next;
 };
 
 struct UpdateBackwardPositions {
-  Positions d_output, d_h, gates, c, c_next, d_c, d_pre;  // the first two may be null; d_c is float
+  Positions d_output, gates, c, c_next, d_c, d_pre;  // the first may be null; d_c is float
 };
 
 struct ConvLstmLoops {
-  // i, f, o = sigmoid(inputs + recurrent), g = tanh(...), in the order i, f, g, o; c_next = f * c + i * g;
-  // h_next = o * tanh(c_next). `cell` is the type of c and c_next.
-  void (*update)(Element, Element cell, UpdatePositions, int64_t count, int64_t channels);
-  // d_pre from the gates, and d_c of the step before in place
-  void (*update_backward)(Element, Element cell, UpdateBackwardPositions, int64_t count, int64_t channels);
+  // In place of the inputs' half of the gates, i, f, o = sigmoid(inputs + recurrent), g = tanh(...), in the order i, f,
+  // g, o; c_next = f * c + i * g; h_next = o * tanh(c_next). Of a vector of channels from `first` on, of which two tiles
+  // hold the recurrent half, a vector for each gate. `cell` is the type of c and c_next.
+  void (*update)(Element, Element cell, UpdatePositions, const float* recurrent, int64_t count, int64_t channels,
+                 int64_t first);
+  // d_pre from the gates, and d_c of the step before in place; of `columns` channels from `first` on, of which d_h is
+  // null or has rows a multiple of a vector long.
+  void (*update_backward)(Element, Element cell, UpdateBackwardPositions, const float* d_h, int64_t d_h_step,
+                          int64_t count, int64_t channels, int64_t first, int64_t columns);
 };
 
 }  // namespace fastvgan

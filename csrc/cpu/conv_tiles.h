@@ -14,6 +14,7 @@ namespace fastvgan {
 constexpr int kVectors = 2;       // vectors in a panel
 constexpr int kMostRows = 32;     // of a tile
 constexpr int kWidestPanel = 32;  // words
+constexpr int kTileSize = kMostRows * kWidestPanel;  // floats, at most
 constexpr int64_t kBlock = 16;    // words of a row, and rows of a register, that an instruction for blocks takes
 
 typedef uint32_t Word;

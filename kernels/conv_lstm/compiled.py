@@ -1,15 +1,15 @@
-"""The ConvLSTM with its pointwise part in C++ (csrc/cpu), around the convolutions.
+"""The ConvLSTM with its steps in C++ (csrc/cpu), between the convolutions that are of all steps at once.
 
-Both functions are as the reference's. States, gates and gradients of a step are written straight to their places in
-the sequences, channels innermost; tanh of the cell is computed again in backward. On batches the convolutions are the
-compiled ones, which take those places as they are, where others would copy each step.
+Both functions are as the reference's. A step's recurrent convolution and its pointwise update are one pass, forward and
+backward; states, gates and gradients are written straight to their places in the sequences, channels innermost; tanh of
+the cell is computed again in backward.
 """
 
 import torch
 
 from .. import extension
 from ..conv import _conv_weight_grad, conv_down, conv_up
-from ..conv.compiled import DTYPES, _empty, _side_by_side
+from ..conv.compiled import DTYPES, _empty, _side_by_side, conv_up_to
 from .reference import padding_of
 
 _BATCH = 16  # from which on the compiled convolutions fill their tiles
@@ -17,12 +17,11 @@ _HELD = 32 * 2**20  # bytes of the gates' gradients at once: blocks this small t
 
 _library = torch.library.Library("fastvgan_compiled", "FRAGMENT")
 _library.define(
-    "conv_lstm_update(Tensor inputs, Tensor recurrent, Tensor c, Tensor(a!) h_next, Tensor(b!) c_next, "
-    "Tensor(c!) gates) -> ()"
+    "conv_lstm_steps(Tensor h, Tensor c, Tensor weight_hh, Tensor(a!) gates, Tensor(b!) output, Tensor(c!) cells) -> ()"
 )
 _library.define(
-    "conv_lstm_update_backward(Tensor? d_output, Tensor? d_h, Tensor gates, Tensor c, Tensor c_next, "
-    "Tensor(a!) d_c, Tensor(b!) d_pre) -> ()"
+    "conv_lstm_steps_backward(Tensor? d_output, Tensor? d_pre_after, Tensor gates, Tensor c, Tensor cells, "
+    "Tensor weight_hh, Tensor(a!) d_c, Tensor(b!) d_pre) -> ()"
 )
 
 
@@ -45,21 +44,13 @@ def _as_cell(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     """(output, last cell, gates, cells) of the whole sequence."""
     n, hidden, height, width = h.shape
-    steps, pad_hh = x.shape[2], padding_of(weight_hh)
-    impl = _convolutions(x)
+    steps, dtype = x.shape[2], c.dtype
     pad_ih = [0, *padding_of(weight_ih)]
-    inputs = conv_down(_side_by_side(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl=impl)
-    output = _empty(x, (n, hidden, steps, height, width))
-    dtype, c = c.dtype, _as_cell(c, x)
-    cells = _empty(c, (n, hidden, steps, height, width))
-    inputs, h = _side_by_side(inputs), _side_by_side(h)
-    gates = inputs  # in place: what a step has read of them nobody needs again
-    for t in range(steps):
-        recurrent = _side_by_side(conv_down(h, weight_hh, padding=pad_hh, impl=impl))
-        h_next, c_next = output[:, :, t], cells[:, :, t]
-        torch.ops.fastvgan_compiled.conv_lstm_update(inputs[:, :, t], recurrent, c, h_next, c_next, gates[:, :, t])
-        h, c = h_next, c_next
-    return output, c.to(dtype, copy=True), gates, cells.to(dtype)
+    gates = conv_down(_side_by_side(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl=_convolutions(x))
+    gates, c = _side_by_side(gates), _as_cell(c, x)
+    output, cells = (_empty(t, (n, hidden, steps, height, width)) for t in (x, c))
+    torch.ops.fastvgan_compiled.conv_lstm_steps(_side_by_side(h), c, weight_hh, gates, output, cells)
+    return output, cells[:, :, -1].to(dtype, copy=True), gates, cells.to(dtype)
 
 
 def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, memory_format):
@@ -68,27 +59,26 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
     Those of the gates are held for a few steps at a time, which give their share of all other gradients at once.
     """
     n, hidden, height, width = h0.shape
-    steps, pad_hh = x.shape[2], padding_of(weight_hh)
-    gates, cells = _side_by_side(gates), _as_cell(cells, x)
+    steps, c0_dtype = x.shape[2], c0.dtype
+    gates, cells, c0 = _side_by_side(gates), _as_cell(cells, x), _as_cell(c0, x)
     d_output = None if d_output is None else _side_by_side(d_output.to(x.dtype))
     dc = _empty(x.new_empty(0, dtype=torch.float32), h0.shape)
     dc.zero_() if d_cell is None else dc.copy_(d_cell)
-    before, dh, impl = [_as_cell(c0, x), *cells.unbind(2)], None, _convolutions(x)
-    held = max(1, min(steps, _HELD // max(1, gates[:, :, :1].nbytes)))
-    d_pre = _empty(x, (n, 4 * hidden, held, height, width))
-    sums = _Gradients(x, h0, output, weight_ih, weight_hh, wanted, impl)
-    for t in range(steps - 1, -1, -1):
-        d_step = None if d_output is None else d_output[:, :, t]
-        first = t - t % held  # of the steps that are held together
-        place = d_pre[:, :, t - first]
-        torch.ops.fastvgan_compiled.conv_lstm_update_backward(
-            d_step, dh, gates[:, :, t], before[t], before[t + 1], dc, place
+    # At least two, because a step reads the gradient of the step after it, which lies in the first place.
+    held = min(steps, max(2, _HELD // max(1, gates[:, :, :1].nbytes)))
+    d_pre, after = _empty(x, (n, 4 * hidden, held, height, width)), None
+    sums = _Gradients(x, h0, output, weight_ih, weight_hh, wanted)
+    for first in range((steps - 1) // held * held, -1, -held):
+        last = min(first + held, steps)
+        d_steps = None if d_output is None else d_output[:, :, first:last]
+        before, place = c0 if first == 0 else cells[:, :, first - 1], d_pre[:, :, : last - first]
+        torch.ops.fastvgan_compiled.conv_lstm_steps_backward(
+            *(d_steps, after, gates[:, :, first:last], before, cells[:, :, first:last], weight_hh, dc, place)
         )
-        if t > 0 or wanted[1]:
-            dh = _side_by_side(conv_up(place, weight_hh, padding=pad_hh, impl=impl))
-        if t == first:
-            sums.add(d_pre[:, :, : min(held, steps - first)], first)
-    return sums.dx, dh if wanted[1] else None, dc.to(c0.dtype) if wanted[2] else None, *sums.parameters()
+        sums.add(place, first)
+        after = d_pre[:, :, 0]
+    dh = conv_up(after, weight_hh, padding=padding_of(weight_hh), impl=_convolutions(x)) if wanted[1] else None
+    return sums.dx, dh, dc.to(c0_dtype) if wanted[2] else None, *sums.parameters()
 
 
 def _convolutions(x: torch.Tensor) -> str:
@@ -98,11 +88,11 @@ def _convolutions(x: torch.Tensor) -> str:
 class _Gradients:
     """Those of x, the weights and the bias, added up from the gates' of one stretch of steps after the other."""
 
-    def __init__(self, x, h0, output, weight_ih, weight_hh, wanted, impl):
+    def __init__(self, x, h0, output, weight_ih, weight_hh, wanted):
         self.x, self.h0, self.output = _side_by_side(x), _side_by_side(h0), _side_by_side(output)
         self.weight_ih, self.kernels = weight_ih, [[1, *w.shape[2:]] for w in (weight_ih, weight_hh)]
         self.paddings = [[0, *padding_of(w)] for w in (weight_ih, weight_hh)]
-        self.wanted, self.impl = wanted, impl
+        self.wanted, self.impl = wanted, _convolutions(x)
         self.dx = _empty(x, x.shape) if wanted[0] else None
         self.sums = [None] * 3  # of the weights and the bias, float32
 
@@ -110,8 +100,7 @@ class _Gradients:
         """The share of the steps from `first` on, of which d_pre is the gradient of the gates."""
         last = first + d_pre.shape[2]
         if self.wanted[0]:
-            dx = conv_up(d_pre, self.weight_ih.unsqueeze(2), padding=self.paddings[0], impl=self.impl)
-            self.dx[:, :, first:last].copy_(dx)
+            self._add_dx(d_pre, self.dx[:, :, first:last])
         if self.wanted[3]:
             self._add(0, self._weight_grad(self.x[:, :, first:last], d_pre, 0))
         if self.wanted[5]:
@@ -123,6 +112,13 @@ class _Gradients:
             d_pre, first = d_pre[:, :, 1:], 1
         if self.wanted[4] and first < last:
             self._add(1, self._weight_grad(self.output[:, :, first - 1 : last - 1], d_pre, 1))
+
+    def _add_dx(self, d_pre, place):
+        weight, padding = self.weight_ih.unsqueeze(2), self.paddings[0]
+        if self.impl == "cpp":
+            conv_up_to(place, d_pre, weight, [1] * 3, padding, [1] * 3, 1)
+        else:
+            place.copy_(conv_up(d_pre, weight, padding=padding, impl=self.impl))
 
     def _weight_grad(self, large, small, which):
         arguments = large, small, self.kernels[which], [1] * 3, self.paddings[which], [1] * 3, 1, True, self.impl
