@@ -495,8 +495,8 @@ struct Gather::Unit {
   void multiply(int64_t panel, const Segment* first, int64_t count, float* tile) const {
     const Word* b = g.weights.get() + (group * g.panels + panel) * g.panel_size();
     const int64_t vectors = g.columns_of(panel) <= g.t.width ? 1 : kVectors;
-    if (g.blocks) return g.blocks->multiply(g.rows, vectors, planes.get(), b, first, count, tile, false);
-    g.t.multiply(g.pairs, g.rows, vectors, planes.get(), g.rows, b, first, count, tile, false);
+    if (g.blocks) return g.blocks->multiply(g.rows, vectors, planes.get(), b, first, count, tile, g.width, false);
+    g.t.multiply(g.pairs, g.rows, vectors, planes.get(), g.rows, b, first, count, tile, g.width, false);
   }
 
   void hand_over(int64_t panel, const int64_t at[3]) const {

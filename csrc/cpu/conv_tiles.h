@@ -44,9 +44,9 @@ struct BlockTiles {
   // Of each thread, before its first product and after its last.
   void (*begin)();
   void (*end)();
-  // out[rows][kWidestPanel] (+)= the sum over all segments
+  // out[rows][kWidestPanel], a row out_step floats from the next, (+)= the sum over all segments
   void (*multiply)(int64_t rows, int64_t vectors, const Word* a, const Word* b, const Segment* segments, int64_t count,
-                   float* out, bool accumulate);
+                   float* out, int64_t out_step, bool accumulate);
   // Rows (a null one is zeros) of `channels` elements, the last block filled with zeros
   void (*pack_rows)(const void* const* rows, int64_t count, int64_t channels, Prologue, Word* to);
   // to[j * kBlock + i] = from[i * step + j] for i < count, after them zeros; j < kBlock
@@ -59,9 +59,9 @@ struct Tiles {
   int64_t width;      // floats in a vector
   int64_t most_rows;  // of a tile
   bool pairs;         // whether two bfloat16 make a word; else every element becomes a float
-  // out[rows][kVectors * width] (+)= the sum over all segments
+  // out[rows][kVectors * width], a row out_step floats from the next, (+)= the sum over all segments
   void (*multiply)(bool pairs, int64_t rows, int64_t vectors, const Word* a, int64_t a_step, const Word* b,
-                   const Segment* segments, int64_t count, float* out, bool accumulate);
+                   const Segment* segments, int64_t count, float* out, int64_t out_step, bool accumulate);
   // to[k * step + r] = word k of row r (a null row is zeros); `channels` elements a row, the last word filled with 0;
   // pairs are of bfloat16 or of float, which is rounded
   void (*pack_rows)(Element, bool pairs, const void* const* rows, int64_t count, int64_t channels, Prologue, Word* to,

@@ -26,6 +26,7 @@ constexpr int64_t kMostRuns = 16;   // words of a run: samples, or pairs of them
 constexpr int64_t kSteps = 1024;    // products in a block: a tile's rows and columns of it stay in the cache
 constexpr int64_t kBlockSteps = 2048;  // the same of products of whole blocks
 constexpr int64_t kCached = 1 << 18;  // words of rows in a block from which on a tile of them goes over all taps first
+constexpr int64_t kPassesInPlace = 2;  // over the gradient itself, whose rows lie far apart
 constexpr int64_t kUnits = 16;      // pieces of work to have at least: threads then finish at about one time
 
 class WeightGrad {
@@ -57,7 +58,10 @@ class WeightGrad {
     const int64_t steps = blocks ? kBlockSteps : kSteps;
     block_lines = std::clamp<int64_t>(steps / std::max<int64_t>(1, s.small[2] * runs), 1, small_lines());
     tiles_first = !lines && row_tiles * block_lines * s.small[2] * runs * rows > kCached;
-    sums = Scratch<float>(s.groups * panels * taps * row_tiles * rows * width);
+    const bool whole_tiles = !lines && columns_all % width == 0 && rows_all % rows == 0;
+    in_place = whole_tiles && grad_storage.element == Element::kFloat && grad_.channel == 1 &&
+               parts * ceil_divide(small_lines(), block_lines) <= kPassesInPlace;
+    if (!in_place) sums = Scratch<float>(s.groups * panels * taps * row_tiles * rows * width);
     allocate();
     for (int64_t part = 0; part < parts; ++part) {
       first_sample = part * runs * per;
@@ -70,7 +74,7 @@ class WeightGrad {
         multiply(part > 0 || first_line > 0);
       }
     }
-    write();
+    if (!in_place) write();
   }
 
  private:
@@ -87,7 +91,8 @@ class WeightGrad {
   int64_t runs = 0, length = 0, first_sample = 0, last_sample = 0;  // of a block of samples
   int64_t block_lines = 1, first_line = 0, last_line = 0;           // of the small side, in a block
   Scratch<Word> left, right;  // rows and columns
-  Scratch<float> sums;        // [group][panel][tap][row tile][rows][width]
+  bool in_place = false;      // whether whole tiles are added up in the gradient itself
+  Scratch<float> sums;        // else: [group][panel][tap][row tile][rows][width]
 
   static int64_t places(const Three& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
   int64_t large_lines() const { return s.large[0] * s.large[1]; }
@@ -238,11 +243,13 @@ class WeightGrad {
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t start = lines ? tile * rows * (blocks ? runs : 1) : tile * block_positions() * runs * rows;
       const int64_t count = std::min(rows, rows_all - tile * rows), length = static_cast<int64_t>(segments.size());
-      float* to = sums.get() + (product * row_tiles + tile) * rows * width;
+      float* to = in_place ? reinterpret_cast<float*>(grad_at(group * rows_all + tile * rows, panel * width, tap_at(tap)))
+                           : sums.get() + (product * row_tiles + tile) * rows * width;
+      const int64_t step = in_place ? grad_.sample : width;
       if (blocks) {
-        blocks->multiply(rows, vectors, a + start, b, segments.data(), length, to, accumulate);
+        blocks->multiply(rows, vectors, a + start, b, segments.data(), length, to, step, accumulate);
       } else {
-        t.multiply(pairs, count, vectors, a + start, a_step, b, segments.data(), length, to, accumulate);
+        t.multiply(pairs, count, vectors, a + start, a_step, b, segments.data(), length, to, step, accumulate);
       }
     }
   }

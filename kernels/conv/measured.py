@@ -38,16 +38,22 @@ def conv_up_slower(
     if x.shape[1] < 16 and not single_voxel:
         return "of few input channels stock PyTorch is faster"
     contiguous = layout.format_of(x, weight) is torch.contiguous_format
-    slow_when_contiguous = x.dtype != torch.bfloat16 or (single_voxel and x.shape[0] < 16)
+    few = x.shape[0] < 16 or min(x.shape[1], outputs) < 64
+    slow_when_contiguous = x.dtype != torch.bfloat16 or (single_voxel and few)
     if contiguous and slow_when_contiguous and (single_voxel or outputs > 8):
         return _CONTIGUOUS
     if single_voxel:
         return _SMALL if outputs > 8 and x.shape[0] < 8 else None
+    small_volume = x.shape[2:].numel() <= 64
+    flat = x.dim() != 5 or (contiguous and min(stride) == 1)
     if outputs <= 8:
-        return _FLAT if contiguous and (x.dim() != 5 or min(stride) == 1) else None
-    if x.dim() != 5:
+        one_deep = x.shape[0] == 1 and x.shape[1] > 128 and (small_volume or x.dtype == torch.bfloat16)
+        return _SMALL if one_deep else _FLAT if contiguous and flat else None
+    if flat:
         return _FLAT
     if x.shape[0] < 8 or (outputs < 32 and (x.shape[0] < 16 or contiguous)):
+        return _SMALL
+    if contiguous and small_volume and x.shape[0] < 16:
         return _SMALL
     return None
 
@@ -90,7 +96,8 @@ def conv_weight_grad_slower(
         return "of few channels and a single voxel stock PyTorch is faster"
     if layout.format_of(large, small) is torch.contiguous_format and not _fast_when_contiguous(large, small, inputs):
         return _CONTIGUOUS
-    if large.dtype != torch.bfloat16 and (inputs < 32 or large.dim() != 5):
+    flat = large.dim() != 5 or (min(kernel_size) == 1 and outputs < 128)
+    if large.dtype != torch.bfloat16 and (inputs < 32 or flat):
         return "in float32, of few channels or in fewer than three dimensions, stock PyTorch is faster"
     if inputs < 32 and large.dim() != 5:
         return "of few channels stock PyTorch is faster"
