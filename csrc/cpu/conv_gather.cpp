@@ -12,7 +12,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 #include <vector>
 
 #include "conv_packing.h"
@@ -57,7 +57,7 @@ class Gather {
     expand_bias();
   }
 
-  // To y, or of another x to the sink.
+  // To the sink, or where that is null to y.
   void run(float* mean, float* var, const TileSink* sink);
 
  private:
@@ -101,7 +101,10 @@ class Gather {
     const Line& last = p.lines[2];
     const int64_t most_rows = blocks ? kMostRows : t.most_rows;
     const int64_t plane = p.lines[1].in * last.in * p.in_channels * std::min(p.batch, most_rows);
-    if (p.sunk || p.batch < (blocks ? kBlock : kManyLanes) || plane > (blocks ? kLargestPlaneOfBlocks : kLargestPlane)) {
+    const bool few = p.batch < (blocks ? kBlock : kManyLanes);
+    // A sink reads and writes several tensors lane by lane. Samples often lie a power of two apart, on the same sets of
+    // the caches; neighbours do not.
+    if (p.sunk || few || plane > (blocks ? kLargestPlaneOfBlocks : kLargestPlane)) {
       lanes = lanes_across(last, visits[2]);
     } else {
       lanes.slots = last.in;
@@ -116,7 +119,7 @@ class Gather {
   void choose_lines() {
     const Line& last = p.lines[2];
     const int64_t per = pairs ? 2 : 1;
-    merged = !p.up && !p.sunk && p.in_channels <= kFewChannels && p.groups == 1 && p.x.step[2] == p.in_channels &&
+    merged = !p.up && p.in_channels <= kFewChannels && p.groups == 1 && p.x.step[2] == p.in_channels &&
              last.dilation == 1 && !lanes.across && p.prologue.scale == nullptr && p.prologue.activation == 0 &&
              (blocks || (last.kernel * p.in_channels % per == 0 && last.stride * p.in_channels % per == 0));
     if (merged) channels = last.kernel * p.in_channels;
@@ -499,11 +502,11 @@ struct Gather::Unit {
     g.t.multiply(g.pairs, g.rows, vectors, planes.get(), g.rows, b, first, count, tile, g.width, false);
   }
 
+  // Of a stride of 1 every lane's output is one of y's.
   void hand_over(int64_t panel, const int64_t at[3]) const {
     for (int64_t r = 0, count; r < g.rows && sample[r] >= 0; r += count) {
-      const int64_t further = output[r] * g.lanes.step;
-      count = std::min(g.rows - r, g.lanes.across ? g.lanes.outputs - output[r] : g.p.batch - sample[r]);
-      sink->take(tiles + r * g.width, panel, {sample[r], {at[0], at[1], at[2] + further}, g.lanes.across, count});
+      count = std::min(g.rows - r, g.lanes.outputs - output[r]);
+      sink->take(tiles + r * g.width, panel, {sample[r], {at[0], at[1], at[2] + output[r]}, count});
     }
   }
 

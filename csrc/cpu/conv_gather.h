@@ -12,12 +12,10 @@
 namespace fastvgan {
 namespace cpu {
 
-// Lanes of a tile that are spaced evenly: of `count` samples from this one on, or (across) of one sample's outputs from
-// this one on along the last dimension.
+// `count` of a sample's outputs, from this one on along the last dimension.
 struct Run {
   int64_t sample;
   Three output;
-  bool across;
   int64_t count;
 };
 
@@ -41,7 +39,7 @@ struct Problem {
   Epilogue epilogue;
   const float* bias = nullptr;
   bool statistics = false;
-  bool sunk = false;           // whether a sink takes the results
+  bool sunk = false;           // whether a sink takes the results, of a convolution with a stride of 1
   int64_t together = 1;        // panels that it takes at once, of which there is a multiple
   std::vector<int64_t> order;  // the channel of each column, or -1 for none; empty: as they are
 };

@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kSerial = 4096;  // values below which a second thread costs more than it saves
 constexpr int64_t kGates = 4;
+constexpr int64_t kPanelsOfGates = kGates / kVectors;  // which hold the gates of one vector of channels
 
 // A tensor (N, channels, H, W) whose channels lie side by side.
 struct Map {
@@ -41,7 +42,7 @@ struct Map {
   // Of the two spatial dimensions of three, the first and the last are in use.
   Positions at(const Run& run) const {
     if (data == nullptr) return {nullptr, 0};
-    return {data + run.sample * sample + run.output[0] * row + run.output[2] * step, run.across ? step : sample};
+    return {data + run.sample * sample + run.output[0] * row + run.output[2] * step, step};
   }
 };
 
@@ -50,7 +51,7 @@ void for_rows(const Tensor& x, const Visit& visit) {
   const int64_t height = x.size(2), width = x.size(3), values = std::max<int64_t>(1, x.size(1) * width);
   torch::stable::parallel_for(0, x.size(0) * height, std::max<int64_t>(1, kSerial / values),
                               [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) visit(Run{i / height, {i % height, 0, 0}, true, width});
+    for (int64_t i = begin; i < end; ++i) visit(Run{i / height, {i % height, 0, 0}, width});
   });
 }
 
@@ -71,7 +72,7 @@ ConvShape gate_conv(const Tensor& state, const Tensor& gates, const Tensor& weig
   return conv_shape(state, gates, kernel, ones, {kernel[0] / 2, kernel[1] / 2}, ones, 1);
 }
 
-// Two panels hold the four gates of the same channels, a vector each.
+// The channel of each column such that some panels hold all gates of the same channels, a vector each.
 std::vector<int64_t> gates_side_by_side(int64_t channels, int64_t width) {
   std::vector<int64_t> order;
   for (int64_t first = 0; first < channels; first += width) {
@@ -91,7 +92,8 @@ class Update : public TileSink {
 
   void take(const float* tiles, int64_t panel, const Run& run) const override {
     const UpdatePositions at{gates_.at(run), c_.at(run), h_next_.at(run), c_next_.at(run)};
-    loops().conv_lstm.update(element_, cell_, at, tiles, run.count, channels_, panel / 2 * loops().conv.width);
+    loops().conv_lstm.update(element_, cell_, at, tiles, run.count, channels_,
+                             panel / kPanelsOfGates * loops().conv.width);
   }
 
  private:
@@ -138,7 +140,7 @@ void conv_lstm_steps(Tensor h, Tensor c, Tensor weight_hh, Tensor gates, Tensor 
   if (h.numel() == 0) return;
   Problem problem = problem_of(false, shape, h, weight_hh, first);
   problem.sunk = true;
-  problem.together = 2;
+  problem.together = kPanelsOfGates;
   problem.order = gates_side_by_side(h.size(1), loops().conv.width);
   GatheredConv conv(std::move(problem));
   for (int64_t t = 0; t < gates.size(2); ++t) {

@@ -23,8 +23,8 @@ struct UpdateBackwardPositions {
 
 struct ConvLstmLoops {
   // In place of the inputs' half of the gates, i, f, o = sigmoid(inputs + recurrent), g = tanh(...), in the order i, f,
-  // g, o; c_next = f * c + i * g; h_next = o * tanh(c_next). Of a vector of channels from `first` on, of which two tiles
-  // hold the recurrent half, a vector for each gate. `cell` is the type of c and c_next.
+  // g, o; c_next = f * c + i * g; h_next = o * tanh(c_next). Of a vector of channels from `first` on, of which tiles
+  // kTileSize apart hold the recurrent half, a vector for each gate. `cell` is the type of c and c_next.
   void (*update)(Element, Element cell, UpdatePositions, const float* recurrent, int64_t count, int64_t channels,
                  int64_t first);
   // d_pre from the gates, and d_c of the step before in place; of `columns` channels from `first` on, of which d_h is
