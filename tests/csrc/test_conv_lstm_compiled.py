@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels import conv_lstm, extension
-from fastvgan_kernels.conv_lstm import compiled
+from fastvgan_kernels.conv_lstm import compiled, reference
 
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
 
@@ -57,6 +57,17 @@ def run(tensors, grads, impl):
     return (*outputs, *torch.autograd.grad(ys, leaves, gs, allow_unused=True))
 
 
+def is_cancelled(tensors):
+    """Whether the largest output is small beside the terms of the cells, as where there are one or two values.
+
+    Its error is that of the terms then, which is large beside the output on both sides, and which is larger is chance.
+    """
+    output, _, gates, cells = reference.forward(*(t.double() for t in tensors), torch.contiguous_format)
+    i, f, g, _ = gates.chunk(4, 1)
+    before = torch.cat([tensors[2].double().unsqueeze(2), cells[:, :, :-1]], 2)
+    return max((i * g).abs().max(), (f * before).abs().max()) > 8 * output.abs().max()
+
+
 def assert_accurate(mine, theirs, exact):
     for name, a, b, right in zip(NAMES, mine, theirs, exact, strict=True):
         if right is None:
@@ -91,6 +102,7 @@ def test_error_is_near_that_of_the_reference(instruction_set, dtype):
     def check(n, inputs, hidden, steps, size, wide_cell, layout, used, seed):
         torch.manual_seed(seed)
         tensors = problem(n, inputs, hidden, steps, size, dtype, wide_cell, layout)
+        assume(n == 0 or not is_cancelled(tensors))
         shapes = [(n, hidden, steps, *size), (n, hidden, *size), (n, hidden, *size)]
         wanted = {"all": (1, 1, 1), "output": (1, 0, 0), "cell": (0, 0, 1)}[used]
         grads = [torch.randn(shape) if want else None for shape, want in zip(shapes, wanted, strict=True)]
