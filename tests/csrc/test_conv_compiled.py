@@ -180,6 +180,21 @@ def test_a_weight_gradient_whose_rows_outgrow_the_cache(instruction_set, dtype):
     assert_accurate(mine, stock(Case.weight_grad, case, dtype), exact, 3, terms)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_weight_gradient_of_whole_tiles_in_float32(instruction_set, groups, dtype):
+    """Which is added up in place."""
+    torch.manual_seed(0)
+    large = arrange(torch.randn(17, 64 * groups, 4, 4, 4).to(dtype), "channels_last")
+    small = arrange(torch.randn(17, 96 * groups, 2, 2, 2).to(dtype), "channels_last")
+    arguments = [4] * 3, [2] * 3, [1] * 3, [1] * 3, groups
+    exact = reference.conv_weight_grad(large.double(), small.double(), *arguments)
+    poison(exact.numel(), 2 * exact.numel())
+    mine = compiled.conv_weight_grad(large, small, *arguments, in_float32=True)
+    assert mine.dtype == torch.float32
+    torch.testing.assert_close(mine.double(), exact, rtol=1e-4, atol=1e-4)
+
+
 def fused_in_float64(x, weight, bias, fusion):
     if fusion.scale is not None:
         shape = (1, -1, 1, 1, 1)
