@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from contextlib import contextmanager
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +12,20 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fastvgan.errors import UserError
+from fastvgan.files import whole
 
 _LEAST = 96  # pixels a side that a clip in a grid is enlarged to
 _BACKGROUND, _INK = 24, (230, 230, 230)
 _LINE, _GAP = 12, 4
+_ENCODERS = {
+    "h264": ("libx264", {"crf": "16"}),
+    "vp9": ("libvpx-vp9", {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4", "lag-in-frames": "0"}),
+}
+# Key frames at even distances only, and no frame that waits for one behind the next key frame.
+_CLOSED = {
+    "libx264": {"sc_threshold": "0", "bf": "0", "flags": "+cgop"},
+    "libvpx-vp9": {"auto-alt-ref": "0"},
+}
 
 
 def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8) -> None:
@@ -31,7 +41,7 @@ def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8)
     if path.suffix.lower() == ".png":
         write_still(path, np.concatenate(list(frames), axis=1))
     elif path.suffix.lower() in writers:
-        with _whole(path) as temporary:
+        with whole(path) as temporary:
             writers[path.suffix.lower()](temporary, frames, fps)
     else:
         raise UserError(f"{path}: videos are written as .mp4, .gif or .png; name one of these")
@@ -43,7 +53,7 @@ def write_still(path: Path, picture: np.ndarray) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with _whole(path) as temporary:
+    with whole(path) as temporary:
         Image.fromarray(picture).save(temporary)
 
 
@@ -117,18 +127,43 @@ def _draw(canvas: Image.Image, text: list[str], left: int, top: int) -> None:
         ImageDraw.Draw(canvas).text((left, top + i * _LINE), line, _INK, font)
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    _, height, width, _ = frames.shape
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p takes even sizes
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        if codec == "libx264":
-            stream.options = {"crf": "16"}
+def encode(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "h264", gop: int | None = None) -> int:
+    """Encode frames, uint8 (H, W, 3), in yuv420p at a constant rate; gives how many there were.
+
+    Odd sizes, which yuv420p does not take, are padded by repeating the last row or column.
+
+    Args:
+        path: .mp4 for "h264", .webm for "vp9". gop: a key frame comes every so many frames, and no frame refers to
+            anything before it; by default the encoder decides.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    name, options = _ENCODERS[codec]
+    if name == "libx264" and name not in av.codecs_available:
+        name, options = "mpeg4", {"q:v": "3"}
+    if gop is not None:
+        options = {**options, "g": str(gop), **_CLOSED.get(name, {})}
+    count, stream = 0, None
+    # Without dates and random numbers: the same frames give the same file.
+    muxer = {"fflags": "+bitexact", **({"movflags": "faststart"} if path.suffix == ".mp4" else {})}
+    with av.open(str(path), "w", options=muxer) as container:
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
+            count += 1
+            height, width, _ = frame.shape
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            if stream is None:
+                stream = container.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=options)
+                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        if stream is not None:
+            container.mux(stream.encode())
+    return count
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    encode(path, frames, fps)
 
 
 def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -136,19 +171,3 @@ def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
     palette = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(255, dither=Image.Dither.NONE)
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
-
-
-@contextmanager
-def _whole(path: Path):
-    """A temporary file beside `path` that takes its place when all went well."""
-    temporary = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    try:
-        if not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)

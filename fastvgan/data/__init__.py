@@ -2,33 +2,56 @@
 
 from pathlib import Path
 
+import torch
+
 from fastvgan.data.source import Source
+from fastvgan.errors import UserError
 
 __all__ = ["Source", "open_source"]
 
 
-def open_source(data, model) -> Source:
+def open_source(data, model, device: "torch.device | str" = "cpu") -> Source:
     """The source that a `DataConfig` names, with clips of the size that a `ModelConfig` names.
 
+    Args:
+        device: where the clips are wanted.
+
     Raises:
-        UserError: the folder is missing or empty, too much of it is unreadable, or it lacks a condition that the model
-            follows.
+        UserError: the data is missing or empty, too much of it is unreadable, it lacks a condition that the model
+            follows, or the decoder asked for cannot serve it.
     """
     if data.data == "digits":
-        from fastvgan.data.digits import DigitsSource
-
-        return DigitsSource(model.frames, model.height, model.width, model.channels)
-    from fastvgan.data.folder import FolderSource
+        return _digits(data, model)
+    if data.decoder == "digits":
+        raise UserError(f"--decoder digits draws the captioned digits, not {data.data}; take another, or --data digits")
+    from fastvgan.data.clips import ClipSource, items_of_folder, items_of_manifest
+    from fastvgan.data.layouts import Layout
+    from fastvgan.data.manifest import find_manifest, read_manifest
+    from fastvgan.data.sampling import Cut
 
     require = next((part for part in ("text", "class") if part in model.condition), "none")
-    return FolderSource(
-        Path(data.data),
+    location = find_manifest(data.data)
+    if location is not None:
+        items, remarks = items_of_manifest(read_manifest(location, data.root, data.follow_links), require)
+    else:
+        layout = Layout(follow_links=data.follow_links)
+        items, remarks = items_of_folder(Path(data.data), layout, require, data.max_bad, data.tolerant)
+    cut = Cut(
         model.frames,
         model.height,
         model.width,
         model.channels,
-        stride=data.stride,
-        require=require,
-        max_bad=data.max_bad,
-        workers=data.workers,
+        data.stride,
+        data.max_stride,
+        data.crop,
+        data.mirror,
     )
+    return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
+
+
+def _digits(data, model) -> Source:
+    from fastvgan.data.digits import DigitsSource
+
+    if data.decoder not in ("auto", "digits"):
+        raise UserError(f"the digits are drawn, so that --decoder {data.decoder} has nothing to do; leave it out")
+    return DigitsSource(model.frames, model.height, model.width, model.channels)

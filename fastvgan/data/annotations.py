@@ -1,9 +1,8 @@
-"""Which files of a folder are clips, and what is said of them: captions and classes."""
+"""What is said of clips in files of text: captions and classes."""
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from fastvgan.errors import UserError
@@ -11,55 +10,12 @@ from fastvgan.errors import UserError
 SUFFIXES = frozenset(".mp4 .m4v .mov .webm .avi .mkv .gif .mpg .mpeg .ts .ogv .wmv .flv .3gp".split())
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A clip to be: its file, its captions, its class. `name` is the path below the folder."""
-
-    path: Path
-    name: str
-    captions: tuple[str, ...] = ()
-    label: str | None = None
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A file that takes no part, and why."""
-
-    name: str
-    reason: str
-
-
-def find_clips(folder: Path) -> tuple[list[Entry], list[Rejected]]:
-    """The video files below a folder with their captions and classes, and what was named but is not there.
-
-    Captions come from `captions.csv` or `captions.jsonl` in the folder, else from `clip.txt` beside each `clip.mp4`;
-    classes from those files, else from the first level of subfolders where there are two or more with clips.
+def captions_file(folder: Path) -> "dict[str, tuple[tuple[str, ...], str | None]] | None":
+    """Captions and class by the clip's name, from captions.csv or captions.jsonl; None where there is neither.
 
     Raises:
-        UserError: the folder is missing or holds no video file, or the captions file is unusable.
+        UserError: there are both, or what there is cannot be used.
     """
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"the data folder {folder} {state}; give a folder of video files, or `digits`")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise UserError(f"{folder} holds no video file ({' '.join(sorted(SUFFIXES))}); give a folder of video files")
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
-    told = _captions_file(folder)
-    told, missing = ({}, []) if told is None else _match(told, names)
-    tops = {name.split("/")[0] for name in names if "/" in name}
-    entries = []
-    for name, path in names.items():
-        captions, label = told.get(name, ((), None))
-        if not captions:
-            captions = _beside(path)
-        if label is None and len(tops) > 1 and "/" in name:
-            label = name.split("/")[0]
-        entries.append(Entry(path, name, captions, label))
-    return entries, missing
-
-
-def _captions_file(folder: Path) -> "dict[str, tuple[tuple[str, ...], str | None]] | None":
     readers = {"captions.csv": _rows_of_csv, "captions.jsonl": _rows_of_jsonl}
     found = [folder / name for name in readers if (folder / name).is_file()]
     if not found:
@@ -88,7 +44,7 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -108,23 +64,24 @@ def _row(path: Path, line: int, row) -> tuple[str, tuple[str, ...], str | None]:
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{path}, line {line}: the caption must be a text or a list of texts")
     label = row.get("class")
-    return name, _cleaned(captions), str(label).strip() or None if label is not None else None
+    return name, cleaned(captions), str(label).strip() or None if label is not None else None
 
 
-def _match(told: dict, names: dict) -> tuple[dict, list[Rejected]]:
-    missing = [Rejected(name, "is named in the captions file but is not there") for name in told if name not in names]
-    return told, missing
+def beside(path: Path) -> tuple[str, ...]:
+    """The captions of `clip.txt` beside the file, or folder, `clip`; one a line.
 
-
-def _beside(path: Path) -> tuple[str, ...]:
+    Raises:
+        UserError: it cannot be read.
+    """
     text = path.with_suffix(".txt")
     if not text.is_file():
         return ()
     try:
-        return _cleaned(text.read_text(encoding="utf-8-sig").splitlines())
+        return cleaned(text.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the caption {text}: {error}; write it as UTF-8 text") from error
 
 
-def _cleaned(captions) -> tuple[str, ...]:
+def cleaned(captions: Iterable[str]) -> tuple[str, ...]:
+    """Captions without needless blanks, and without empty ones."""
     return tuple(text for caption in captions if (text := " ".join(caption.split())))

@@ -7,13 +7,13 @@ single-digit captioned videos of Mittal et al. 2017 (Sync-DRAW); the digits here
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips
 
 COLOURS = {
@@ -43,6 +43,7 @@ class DigitsSource:
 
     classes = tuple(str(digit) for digit in range(10))
     remarks = ()
+    decoder = "digits: drawn, not decoded"
 
     def __init__(self, frames=16, height=16, width=16, channels=3, split="train"):
         self.shape = (frames, height, width, channels)
@@ -51,34 +52,36 @@ class DigitsSource:
         self.captions = [caption(*row, with_colour=channels == 3) for row in self._table]
         images, targets = load_digits(return_X_y=True)
         part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
-        images = torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 1, 8, 8)
+        images = torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 8, 8)
         self.size = len(images)
         self._images = [images[targets[part] == digit] for digit in range(10)]
 
-    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Clips]:
+    def batches(
+        self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Clips]:
         """See `fastvgan.data.source.Source.batches`; nothing is shuffled, every clip is drawn anew."""
-        for number in itertools.count(start):
-            rng = np.random.default_rng([seed, number])
-            index = rng.integers(len(self.captions), size=batch_size)
-            video = self.render(index, rng)
+        for numbers in sample_numbers(batch_size, start, rank, world_size):
+            rngs = [np.random.default_rng([seed, number]) for number in numbers]
+            index = np.array([rng.integers(len(self.captions)) for rng in rngs])
             label = torch.tensor([self._table[i][0] for i in index])
-            yield Clips(video, torch.from_numpy(index), label)
+            yield Clips(self.render(index, rngs), torch.from_numpy(index), label)
 
-    def render(self, caption_index, rng: np.random.Generator) -> torch.Tensor:
+    def render(self, caption_index, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
         """Clips for these indices into `captions`; uint8 (N, T, H, W, C).
 
-        Which writer's digit, where the path lies and at which phase it begins comes from `rng`.
+        Which writer's digit, where the path lies and at which phase it begins comes from the clip's own generator.
         """
         frames, height, width, channels = self.shape
         rows = [self._table[i] for i in caption_index]
-        images = torch.stack([self._images[digit][rng.integers(len(self._images[digit]))] for digit, _, _ in rows])
-        path = np.stack([_path(motion, frames, rng) for _, _, motion in rows])  # (N, T, 2) in [-1, 1]
+        drawn = [(self._images[row[0]], rng, row[2]) for row, rng in zip(rows, rngs, strict=True)]
+        images = torch.stack([hands[rng.integers(len(hands))] for hands, rng, _ in drawn])
+        path = np.stack([_path(motion, frames, rng) for _, rng, motion in drawn])  # (N, T, 2) in [-1, 1]
         grey = _place(images, torch.from_numpy(path).float(), height, width)  # (N, T, H, W) in [0, 1]
         if channels == 1:
             colour = torch.full((len(rows), 1), 255.0)
         else:
             colour = torch.tensor([COLOURS[name] for _, name, _ in rows], dtype=torch.float32)
-        return (grey[..., None] * colour[:, None, None, None]).round().to(torch.uint8)
+        return (grey[..., None] * colour[:, None, None, None]).round_().to(torch.uint8)
 
 
 def caption(digit: int, colour: str, motion: str, with_colour: bool = True) -> str:
@@ -100,11 +103,17 @@ def _path(motion: str, frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _place(images: torch.Tensor, path: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Draw (N, 1, 8, 8) digits at half the frame's size, centred along path (N, T, 2); gives (N, T, H, W)."""
-    n, frames, _ = path.shape
-    theta = torch.zeros(n, frames, 2, 3)
-    theta[..., 0, 0] = theta[..., 1, 1] = 2
-    theta[..., 2] = -path
-    grid = F.affine_grid(theta.flatten(0, 1), [n * frames, 1, height, width], align_corners=False)
-    repeated = images.repeat_interleave(frames, 0)
-    return F.grid_sample(repeated, grid, align_corners=False).view(n, frames, height, width)
+    """Draw (N, 8, 8) digits at half the frame's size, centred along path (N, T, 2); gives (N, T, H, W).
+
+    Bilinear, what lies beyond a digit's edge counting as black: along each axis a small matrix that mixes the digit's
+    rows, or columns, into the frame's.
+    """
+    across, down = _mix(path[..., 0], width), _mix(path[..., 1], height)  # (N, T, W, 8), (N, T, H, 8)
+    return down @ images[:, None] @ across.transpose(-1, -2)
+
+
+def _mix(centre: torch.Tensor, size: int) -> torch.Tensor:
+    """How much of each of a digit's 8 rows each of `size` rows of a frame shows: (..., size, 8) for (...) centres."""
+    shown = (2 * torch.arange(size) + 1) / size - 1  # middle of each row, over [-1, 1]
+    inside = (2 * shown - centre[..., None] + 1) * 4 - 0.5  # the same, counted in rows of the digit
+    return (1 - (inside[..., None] - torch.arange(8)).abs()).clamp_(min=0)

@@ -30,11 +30,19 @@ class Source(Protocol):
     """How many clips make an epoch."""
     remarks: Sequence[str]
     """What was left out or is treated otherwise than one may think, and why; a sentence a file."""
+    decoder: str
+    """What decodes the clips, and why that."""
 
-    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Clips]:
+    def batches(
+        self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Clips]:
         """Endless batches, from batch number `start` on.
 
         Batch k is a function of (seed, k) alone, so that a resumed run goes on with the very next batch. Every epoch
         is a new shuffle; batches are always full and may cross the end of an epoch.
+
+        Args:
+            batch_size: clips in a batch of one rank. rank, world_size: of a distributed run; the batches k of all
+                ranks, one after the other, are the batch k of world_size * batch_size clips of a single process.
         """
         ...

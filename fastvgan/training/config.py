@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
@@ -15,13 +15,34 @@ class DataConfig(Settings):
     """Where the clips come from."""
 
     data: str = "digits"
-    """`digits` (captioned moving digits, ships with the package) or a folder of video files."""
+    """`digits` (captioned moving digits, ships with the package), what `python -m fastvgan.prepare` made (its folder,
+    or a path or URL of its manifest.jsonl), or any folder of clips, which is then looked through at every start."""
+    decoder: Literal["auto", "pyav", "dali", "shards", "digits"] = "auto"
+    """What decodes: `auto` takes shards where the data is decoded already, DALI on a GPU, and PyAV otherwise."""
     stride: int = Field(1, ge=1)
     """Every how many frames of a file one is taken."""
+    max_stride: int | None = Field(None, ge=1)
+    """With this, the stride is drawn for each clip, from --stride to this."""
+    crop: Literal["random", "center"] = "random"
+    """Where clips are cropped out of larger frames."""
+    mirror: bool = False
+    """Show every other clip, by chance, left to right (not where captions speak of left and right)."""
     max_bad: float = Field(0.5, ge=0, le=1)
     """A folder with more than this share of unreadable files is refused."""
+    tolerant: bool = False
+    """Take damaged files of a folder too: what FFmpeg mends, and what comes before damage that it cannot mend."""
+    root: str | None = None
+    """The folder that a manifest's files are in, where that is not the manifest's own; prepare says which."""
+    follow_links: bool = False
+    """Read what symbolic links in the folder of clips point to, even outside of it."""
     workers: int = Field(1, ge=0)
-    """Processes that decode video files beside the trainer; 0 decodes in the trainer itself."""
+    """Processes (threads of DALI) that decode beside the trainer; 0 decodes in the trainer itself."""
+
+    @model_validator(mode="after")
+    def _strides_in_order(self):
+        if self.max_stride is not None and self.max_stride < self.stride:
+            raise UserError(f"--max-stride {self.max_stride} is below --stride {self.stride}")
+        return self
 
 
 class TrainingConfig(Settings):
@@ -92,7 +113,8 @@ PRESETS: dict[str, RunConfig] = {
 }
 
 # What may differ when a run is taken up again: where and how long it trains, and what it writes, not what it computes.
-_FREE = {"steps", "epochs", "device", "sample_every", "checkpoint_every", "keep", "log_every", "workers", "max_bad"}
+_FREE = {"steps", "epochs", "device", "sample_every", "checkpoint_every", "keep", "log_every", "workers"}
+_FREE |= {"max_bad", "root", "follow_links"}
 
 
 def preset(name: str) -> RunConfig:

@@ -21,6 +21,7 @@ from fastvgan.training import checkpoint
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.config import RunConfig, differences
 from fastvgan.training.device import pick_device, pick_implementations, pick_precision
+from fastvgan.training.feed import feed
 from fastvgan.training.resume import Start
 from fastvgan.training.run_folder import RunFolder
 from fastvgan.training.samples import Samples
@@ -47,7 +48,7 @@ class Trainer:
         pick_implementations()
         self.device = pick_device(config.training.device)
         self.precision = pick_precision(config.training.precision, self.device)
-        self.source: Source = open_source(config.data, config.model)
+        self.source: Source = open_source(config.data, config.model, self.device)
         self.config = config.model_copy(update={"model": with_data(config.model, self.source)})
         if start.saved is not None and (found := differences(start.saved, self.config)):
             raise UserError(
@@ -71,7 +72,8 @@ class Trainer:
             f"{model.family} model, {model.frames} frames of {model.height}x{model.width}x{model.channels}, "
             f"condition: {' '.join(model.condition) or 'none'}; G {count[0] / 1e6:.2f} M, D {count[1] / 1e6:.2f} M "
             f"parameters\n{self.config.data.data}: {self.source.size} clips; {self.steps} steps{after} of "
-            f"{training.batch_size} clips on {self.device}, {str(self.precision).removeprefix('torch.')}"
+            f"{training.batch_size} clips on {self.device}, {str(self.precision).removeprefix('torch.')}\n"
+            f"decoder: {self.source.decoder}"
         )
 
     def run(self) -> int:
@@ -87,15 +89,14 @@ class Trainer:
             logger.warning(remark)
         if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
             logger.warning("no matching-aware term: the data has one condition only, so none that is wrong")
-        batches = self.source.batches(self.batch_size, self.config.training.seed, self.done)
+        batches = feed(self.source.batches(self.batch_size, self.config.training.seed, self.done), self.device)
         try:
             with self._signals(), _disk_errors(self.folder):
                 samples = Samples(self.source, self.conditions, self.step, self.config.training.seed)
                 self._loop(batches, run_folder, samples)
                 self._finish(samples)
         finally:
-            if hasattr(batches, "close"):
-                batches.close()
+            batches.close()
             run_folder.close()
         if self._stop is not None:
             logger.warning("stopped by %s after step %d; --resume auto goes on", self._stop.name, self.done)

@@ -11,7 +11,9 @@ from command import run
 from make_videos import encode, make_folder, number_of, numbered
 from safetensors import safe_open
 
-from fastvgan.data.folder import FolderSource
+from fastvgan.data.clips import ClipSource, items_of_folder
+from fastvgan.data.layouts import Layout
+from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
 
 
@@ -21,8 +23,15 @@ def forty(tmp_path_factory):
     return folder, make_folder(folder, 42)
 
 
-def source(folder, frames=8, height=16, width=16, **options):
-    return FolderSource(folder, frames, height, width, workers=options.pop("workers", 0), **options)
+def source(folder, frames=8, height=16, width=16, stride=1, require="none", max_bad=0.5, workers=0):
+    items, remarks = items_of_folder(folder, Layout(), require, max_bad)
+    return ClipSource(items, Cut(frames, height, width, stride=stride), remarks, "pyav", workers=workers)
+
+
+def left_out(data):
+    """Name and reason of each clip that the remarks say takes no part."""
+    said = [remark.removesuffix("; left out") for remark in data.remarks if remark.endswith("; left out")]
+    return {tuple(text.split(": ", 1)) for text in said}
 
 
 def few(folder, names=("a.mp4", "b.mp4", "c.mp4", "d.mp4"), frames=12):
@@ -37,9 +46,9 @@ def test_the_odd_ones_are_named_with_reasons(forty):
     folder, odd = forty
     data = source(folder, 16, require="text")
     assert data.size == 40 and len(data.captions) == 8
-    named = {item.name for item in data.rejected}
+    named = {name for name, _ in left_out(data)}
     assert named == {name for name, kind in odd.items() if kind == "corrupt"}
-    (note,) = data.notes
+    (note,) = [remark for remark in data.remarks if "too short" in remark]
     assert note.startswith("clip 05.avi: too short, 5 frames of 16")
     for name in odd:
         assert sum(remark.startswith(f"{name}: ") for remark in data.remarks) == 1
@@ -74,7 +83,7 @@ def test_clips_are_consecutive_frames_with_the_last_one_held(tmp_path):
             for video in batch.video.numpy():
                 numbers = [number_of(frame) for frame in video]
                 assert numbers == [min(numbers[0] + i * stride, 11) for i in range(frames)]
-        assert len(data.notes) == ((frames - 1) * stride + 1 > 12)
+        assert len(data.remarks) == ((frames - 1) * stride + 1 > 12)
 
 
 def test_the_crop_is_one_for_all_frames(tmp_path):
@@ -94,10 +103,7 @@ def test_captions_beside_clips(tmp_path):
     (tmp_path / "c.txt").write_text("\n  \n")
     data = source(tmp_path, require="text")
     assert sorted(data.captions) == ["drei Wörter hier", "one", "two words"]
-    assert {(item.name, item.reason) for item in data.rejected} == {
-        ("c.mp4", "has no caption"),
-        ("d.mp4", "has no caption"),
-    }
+    assert left_out(data) == {("c.mp4", "has no caption"), ("d.mp4", "has no caption")}
     drawn = {data.captions[i] for batch in itertools.islice(data.batches(8, 0), 4) for i in batch.caption.tolist()}
     assert drawn == set(data.captions)
     assert source(tmp_path).size == 4
@@ -123,8 +129,10 @@ def test_a_captions_file(tmp_path, kind):
     expected = {'say "a, b"', "bé", "see"}
     assert set(data.captions) == (expected if kind == "csv" else expected | {c + " again" for c in expected})
     assert data.classes == ["cat", "dog"] and data.size == 3
-    reasons = {item.name: item.reason for item in data.rejected}
-    assert reasons == {"gone.mp4": "is named in the captions file but is not there", "d.mp4": "has no caption"}
+    assert dict(left_out(data)) == {
+        "gone.mp4": "is named in the captions file but is not there",
+        "d.mp4": "has no caption",
+    }
 
 
 def test_class_folders(tmp_path):
@@ -177,7 +185,7 @@ def test_bad_folders_are_one_sentence(tmp_path, prepare, options, sentence):
 def test_missing_empty_and_wholly_broken_folders(tmp_path):
     for path, sentence in [
         (tmp_path / "no", "does not exist"),
-        (tmp_path, "holds no video file"),
+        (tmp_path, "holds no clip"),
         (tmp_path / "f", "not a folder"),
     ]:
         (tmp_path / "f").write_text("")
@@ -189,16 +197,16 @@ def test_missing_empty_and_wholly_broken_folders(tmp_path):
 
 
 def test_a_file_that_vanishes_is_named_once_and_replaced(tmp_path, caplog):
-    data = source(few(tmp_path), 4, 48, 64)
+    data = source(few(tmp_path), 4, 48, 64, workers=2)
     (tmp_path / "b.mp4").unlink()
     with caplog.at_level(logging.WARNING, "fastvgan"):
-        batches = list(itertools.islice(data.batches(4, 0), 3))
+        batches = list(itertools.islice(data.batches(4, 0), 6))
     numbers = {number_of(video[0]) // 12 for batch in batches for video in batch.video.numpy()}
     assert numbers == {0, 2, 3}
     assert sum("b.mp4" in record.getMessage() for record in caplog.records) == 1
     for name in "acd":
         (tmp_path / f"{name}.mp4").unlink()
-    with pytest.raises(UserError, match="not one file"):
+    with pytest.raises(UserError, match="not one clip"):
         next(data.batches(4, 0))
 
 

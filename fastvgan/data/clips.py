@@ -1,0 +1,139 @@
+"""A set of clips as a training set: from a manifest, or from a folder that is looked through here and now."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fastvgan.data.decoders import ClipSet
+from fastvgan.data.decoders.choice import choose
+from fastvgan.data.layouts import Layout, scan
+from fastvgan.data.manifest import Manifest
+from fastvgan.data.media import Media, Probe
+from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
+from fastvgan.data.source import Clips
+from fastvgan.data.survey import check_share, divide, examine, side_by_side, unsteady
+from fastvgan.errors import UserError
+
+
+class Item(NamedTuple):
+    """One clip of a set."""
+
+    name: str
+    media: Media
+    found: Probe
+    captions: tuple[str, ...]
+    label: str | None
+
+
+class ClipSource:
+    """Clips cut at random out of the members of a set; see `fastvgan.data.source.Source`.
+
+    A member that is too short for a clip takes part, its last frame held; `remarks` names it.
+
+    Args:
+        items: the set. cut: size of clips, and how they are cut out. remarks: of what came before, in front of ours.
+        decoder: "auto", "pyav", "dali" or "shards". device: where batches are wanted. workers: that decode.
+
+    Raises:
+        UserError: the decoder cannot serve the set.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        cut: Cut,
+        remarks: Sequence[str] = (),
+        decoder: str = "auto",
+        device: "torch.device | str" = "cpu",
+        workers: int = 1,
+    ):
+        self.captions = list(dict.fromkeys(caption for item in items for caption in item.captions))
+        self.classes = sorted({item.label for item in items if item.label is not None})
+        self.size = len(items)
+        self.remarks = [*remarks, *(note for item in items if (note := _short(item, cut)))]
+        caption_index = {caption: i for i, caption in enumerate(self.captions)}
+        class_index = {label: i for i, label in enumerate(self.classes)}
+        members = [
+            Member(
+                item.found.frames, tuple(caption_index[c] for c in item.captions), class_index.get(item.label or "", -1)
+            )
+            for item in items
+        ]
+        names, media, found = ([getattr(item, key) for item in items] for key in ("name", "media", "found"))
+        clips = ClipSet(names, media, found, Sampler(members, cut))
+        self._decoder, self.decoder = choose(decoder, clips, torch.device(device), workers)
+
+    def batches(
+        self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Clips]:
+        """See `fastvgan.data.source.Source.batches`."""
+        numbers = sample_numbers(batch_size, start, rank, world_size)
+        for clips in self._decoder.batches(seed, numbers):
+            yield clips._replace(
+                caption=clips.caption if self.captions else None, label=clips.label if self.classes else None
+            )
+
+
+def items_of_manifest(manifest: Manifest, require: str = "none") -> tuple[list[Item], list[str]]:
+    """The clips of a manifest, and what is to be said of those left out.
+
+    Args:
+        require: "text" or "class" leaves out clips without a caption or class, "none" takes all.
+
+    Raises:
+        UserError: a path leads out of the manifest's root, or no clip has what is required.
+    """
+    items = [Item(r.name, manifest.media(r), r.found, r.captions, r.label) for r in manifest.records]
+    if len({item.media.kind == "shard" for item in items}) > 1:
+        raise UserError("the manifest lists both decoded shards and files; prepare the data anew, in one way")
+    return _required(items, require, "the manifest")
+
+
+def items_of_folder(
+    folder: Path, layout: Layout, require: str = "none", max_bad: float = 0.5, tolerant: bool = False
+) -> tuple[list[Item], list[str]]:
+    """The clips of a folder, each decoded once in full here, and what is to be said of those left out.
+
+    Args:
+        require: as of `items_of_manifest`. max_bad: with a larger share of unusable clips the folder is refused.
+            tolerant: take frames that the decoder mended.
+
+    Raises:
+        UserError: the folder is missing, empty, without the captions or classes required, or too bad.
+    """
+    entries, rejected, remarks = scan(folder, layout)
+    entries, without = _required(entries, require, str(folder))
+    good, bad = divide(side_by_side(lambda entry: examine(entry, tolerant), entries, "checking files"))
+    check_share(folder, len(entries), bad, max_bad)
+    items = [Item(c.entry.name, c.entry.media, c.probe, c.entry.captions, c.entry.label) for c in good]
+    out = [f"{item.name}: {item.reason}; left out" for item in [*rejected, *bad]]
+    return items, [*remarks, *out, *without, *(note for clip in good if (note := unsteady(clip)))]
+
+
+def _required(items: list, require: str, where: str) -> tuple[list, list[str]]:
+    """Those of entries or items that have what is required, and a remark for each of the others."""
+    if require == "none":
+        return items, []
+    has = [bool(item.captions) if require == "text" else item.label is not None for item in items]
+    if not any(has):
+        raise UserError(_LACKS[require].format(where=where))
+    word = {"text": "caption", "class": "class"}[require]
+    without = [f"{item.name}: has no {word}; left out" for item, good in zip(items, has, strict=True) if not good]
+    return [item for item, good in zip(items, has, strict=True) if good], without
+
+
+_LACKS = {
+    "text": "{where} has no captions, and the model follows text: put clip.txt beside each clip or captions.csv into "
+    "the folder, or train without text by --condition none",
+    "class": "{where} has no classes, and the model follows a class: put the clips of each class into a folder of its "
+    "own, or train without classes by --condition none",
+}
+
+
+def _short(item: Item, cut: Cut) -> str | None:
+    needed = (cut.frames - 1) * cut.stride + 1
+    if item.found.frames >= needed:
+        return None
+    return f"{item.name}: too short, {item.found.frames} frames of {needed}; its last frame is held"

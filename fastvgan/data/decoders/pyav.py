@@ -1,0 +1,98 @@
+"""Decoding by PyAV in worker processes: every codec and every kind of clip, frame by frame exact."""
+
+import functools
+import logging
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fastvgan.data.decoders import ClipSet, conditions
+from fastvgan.data.media import BadVideo, read_frames
+from fastvgan.data.sampling import Draw
+from fastvgan.data.source import Clips
+from fastvgan.errors import UserError
+
+logger = logging.getLogger("fastvgan")
+
+
+class PyAVDecoder:
+    """See `fastvgan.data.decoders.Decoder`.
+
+    Args:
+        workers: processes that decode; 0 decodes in the caller's.
+    """
+
+    def __init__(self, clips: ClipSet, workers: int = 1):
+        self._clips, self._workers = clips, workers
+
+    def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
+        """See `fastvgan.data.decoders.Decoder.batches`."""
+        loader = DataLoader(
+            _Batches(self._clips, seed),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self._workers,
+            prefetch_factor=2 if self._workers else None,
+            worker_init_fn=_leave_signals_to_the_trainer,
+        )
+        for clips, unreadable in loader:
+            for sentence in unreadable:
+                tell_once(sentence)
+            yield clips
+
+
+class _Batches(Dataset):
+    """Sample numbers → Clips, and a sentence for each clip that could not be read, for a DataLoader's workers."""
+
+    def __init__(self, clips: ClipSet, seed: int):
+        self._clips, self._seed = clips, seed
+
+    def __getitem__(self, numbers: range) -> tuple[Clips, list[str]]:
+        unreadable: list[str] = []
+        videos, draws = zip(*(sample(self._clips, self._seed, n, unreadable) for n in numbers), strict=True)
+        return Clips(torch.from_numpy(np.stack(videos)), *conditions(draws)), unreadable
+
+
+def sample(clips: ClipSet, seed: int, number: int, unreadable: list[str]) -> tuple[np.ndarray, Draw]:
+    """Sample `number` of a run, uint8 (T, H, W, C), and how it was drawn.
+
+    Args:
+        unreadable: takes a sentence for each clip that could not be read, and whose place another took.
+
+    Raises:
+        UserError: there is no usable clip left.
+    """
+    for draw in clips.sampler.candidates(seed, number):
+        try:
+            return decode(clips, draw), draw
+        except BadVideo as error:
+            unreadable.append(f"{clips.names[draw.clip]}: {error}; another clip takes its place")
+    raise UserError("not one clip of the data can be read any more; was it moved?")
+
+
+def decode(clips: ClipSet, draw: Draw) -> np.ndarray:
+    """One sample's frames, uint8 (T, H, W, C).
+
+    Raises:
+        BadVideo: its clip cannot be read.
+    """
+    cut = clips.sampler.cut
+    media, found = clips.media[draw.clip], clips.found[draw.clip]
+    video = read_frames(media, found, list(draw.indices), cut.height, cut.width, cut.channels)
+    top, left = draw.offsets(video.shape[1:3], cut.height, cut.width)
+    video = video[:, top : top + cut.height, left : left + cut.width]
+    return video[:, :, ::-1] if draw.mirror else video
+
+
+@functools.cache
+def tell_once(sentence: str) -> None:
+    """Warn, but not twice of the same."""
+    logger.warning(sentence)
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

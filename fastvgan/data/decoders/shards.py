@@ -1,0 +1,94 @@
+"""Frames that are decoded already: shards mapped into memory, or held on the device where they fit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from fastvgan.data.decoders import ClipSet, conditions
+from fastvgan.data.media import cover
+from fastvgan.data.sampling import Draw
+from fastvgan.data.source import Clips
+from fastvgan.errors import UserError
+
+_SHARE = 0.5  # of a device's free memory that a set may fill
+
+
+class ShardDecoder:
+    """See `fastvgan.data.decoders.Decoder`.
+
+    Where the device is a GPU and all frames fit into half of its free memory, they are held there and batches are cut
+    out of them there; else they stay in the files, which the system keeps in memory as far as it has some.
+
+    Args:
+        device: where batches are wanted.
+
+    Raises:
+        UserError: a shard is missing or damaged, or its frames are not of the size or the channels asked for.
+    """
+
+    def __init__(self, clips: ClipSet, device: torch.device):
+        self._clips = clips
+        videos = _mapped(clips)
+        size = sum(video.nbytes for video in videos)
+        self.on_device = device.type == "cuda" and size < _SHARE * torch.cuda.mem_get_info(device)[0]
+        self._videos = [video.to(device) for video in videos] if self.on_device else videos
+
+    def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
+        """See `fastvgan.data.decoders.Decoder.batches`."""
+        cut = self._clips.sampler.cut
+        for batch in numbers:
+            draws = [self._clips.sampler.draw(seed, number) for number in batch]
+            shape = (len(draws), cut.frames, cut.height, cut.width, cut.channels)
+            video = torch.empty(shape, dtype=torch.uint8, device=self._videos[0].device)
+            for place, draw in zip(video, draws, strict=True):
+                self._cut(draw, place)
+            yield Clips(video, *conditions(draws))
+
+    def _cut(self, draw: Draw, out: torch.Tensor) -> None:
+        video, cut = self._videos[draw.clip], self._clips.sampler.cut
+        top, left = draw.offsets(video.shape[1:3], cut.height, cut.width)
+        part = video[:, top : top + cut.height, left : left + cut.width]
+        first, last = draw.indices[0], draw.indices[-1]
+        # Frames at even distances are a view; a held last frame breaks the row, and is put in after it.
+        stride = max(1, draw.indices[1] - first) if len(draw.indices) > 1 else 1
+        moving = part[first : last + 1 : stride]
+        moving = moving[: len(draw.indices)]
+        if draw.mirror:
+            moving = moving.flip(2)
+        out[: len(moving)].copy_(moving)
+        if len(moving) < len(draw.indices):
+            held = part[last]
+            out[len(moving) :].copy_(held.flip(1) if draw.mirror else held)
+
+
+def _mapped(clips: ClipSet) -> list[torch.Tensor]:
+    """Each clip's frames, uint8 (T, H, W, C), as a view of its file."""
+    cut = clips.sampler.cut
+    opened: dict[Path, safe_open] = {}
+    videos = []
+    for name, media, found in zip(clips.names, clips.media, clips.found, strict=True):
+        path = Path(media.path)
+        try:
+            if path not in opened:
+                opened[path] = safe_open(path, "pt")
+            video = opened[path].get_tensor(media.member)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"the shard {path} cannot be read ({error}); prepare the data again") from error
+        _check(name, video, found, cut)
+        videos.append(video)
+    return videos
+
+
+def _check(name: str, video: torch.Tensor, found, cut) -> None:
+    if video.dtype != torch.uint8 or video.shape[:3] != (found.frames, found.height, found.width):
+        raise UserError(f"{name}: the shard holds other frames than its manifest says; prepare the data again")
+    if video.shape[3] != cut.channels:
+        raise UserError(f"{name}: the shard has {video.shape[3]} channels, not {cut.channels}; prepare it again so")
+    size = tuple(video.shape[1:3])
+    if size != cover(size, cut.height, cut.width):
+        raise UserError(
+            f"{name}: the shard has frames of {size[1]}x{size[0]}, not made for {cut.width}x{cut.height}; prepare the "
+            f"data again with --height {cut.height} --width {cut.width}, or train at the size it was made for"
+        )

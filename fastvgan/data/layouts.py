@@ -1,0 +1,212 @@
+"""Which clips a folder holds, in whichever of the usual layouts, and what is said of them.
+
+Video files, folders of pictures, zip files of pictures, strips of frames and tar files may lie side by side, in folders
+or not. Captions come from `captions.csv` or `captions.jsonl` in the folder, else from `clip.txt` beside `clip.mp4` (or
+beside the folder `clip`, `clip.zip`, `clip.png`); classes from those files, else from the first level of folders at
+which there are two or more with clips.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fastvgan.data import pictures
+from fastvgan.data.annotations import SUFFIXES, beside, captions_file
+from fastvgan.data.entry import Entry, Rejected
+from fastvgan.data.media import BadVideo, Media
+from fastvgan.data.splits import take_listed
+from fastvgan.errors import UserError
+
+__all__ = ["Entry", "Layout", "Rejected", "scan"]
+
+_LOOKED_AT = 3  # pictures of a folder whose sizes say whether they are strips
+_WORDS = {
+    "video": ("video file", "video files"),
+    "frames": ("folder of pictures", "folders of pictures"),
+    "zip": ("clip in zip files", "clips in zip files"),
+    "strip": ("strip", "strips"),
+    "tar": ("clip in tar files", "clips in tar files"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a folder is read.
+
+    kind: "videos", "frames" or "strips" takes only those, "auto" all that are there, telling strips from frames by
+    their shape. split_file: take only what it lists. strip_frames: frames in a strip, 0 where they are square.
+    follow_links: read what symbolic links point to, even outside of the folder.
+    """
+
+    kind: str = "auto"
+    split_file: Path | None = None
+    strip_frames: int = 0
+    follow_links: bool = False
+
+
+def scan(folder: Path, layout: Layout) -> tuple[list[Entry], list[Rejected], list[str]]:
+    """The clips below a folder, in the order of their names, what takes no part, and what was made of the folder.
+
+    Nothing is decoded but the headers of a few pictures.
+
+    Raises:
+        UserError: the folder is missing or holds no clip, or its captions file or the split file is unusable.
+    """
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"the data folder {folder} {state}; give a folder of clips, or `digits`")
+    found = _Found(folder, layout)
+    found.look_through(folder)
+    entries, rejected = found.entries, found.rejected
+    if not entries:
+        why = f" ({rejected[0].name}: {rejected[0].reason})" if rejected else ""
+        raise UserError(
+            f"{folder} holds no clip{why}: no video file ({' '.join(sorted(SUFFIXES))}), no folder, zip or strip of "
+            "pictures and no tar of videos; give a folder that does"
+        )
+    entries = _with_classes(sorted(entries, key=lambda entry: entry.name))
+    if layout.split_file is not None:
+        entries, missing = take_listed(entries, layout.split_file, folder)
+        rejected += missing
+    entries, missing = _with_captions(folder, entries, {item.name for item in rejected})
+    counts = Counter(entry.media.kind for entry in entries)
+    kinds = [f"{count} {_WORDS[kind][count > 1]}" for kind, count in sorted(counts.items())]
+    remarks = [f"found {', '.join(kinds)}"] if set(counts) != {"video"} else []
+    return entries, sorted(rejected + missing, key=lambda item: item.name), remarks
+
+
+class _Found:
+    """The clips found so far below a folder."""
+
+    def __init__(self, folder: Path, layout: Layout):
+        self.entries: list[Entry] = []
+        self.rejected: list[Rejected] = []
+        self._folder, self._layout = folder, layout
+        self._real = folder.resolve()
+
+    def look_through(self, folder: Path, above: tuple[Path, ...] = ()) -> None:
+        """Take what a folder and those below it hold; `above` are the real places of the folders that it lies in."""
+        real = folder.resolve()
+        if real in above:  # a link to a folder that it lies in
+            return
+        try:
+            with os.scandir(folder) as listed:
+                items = sorted((item for item in listed if not pictures.is_hidden(item.name)), key=lambda i: i.name)
+        except OSError as error:
+            self._reject(folder, f"cannot be read: {error.strerror or error}")
+            return
+        shown = []
+        for item in items:
+            path = Path(item.path)
+            if item.is_symlink() and not self._may_follow(path):
+                if item.is_dir() or _is_clip_file(item.name):
+                    self._reject(path, "is a link that leads out of the folder; --follow-links takes it")
+            elif item.is_dir():
+                if not item.is_symlink() or self._layout.follow_links:
+                    self.look_through(path, (*above, real))
+            elif pictures.is_picture(item.name):
+                shown.append(path)
+            else:
+                self._take_file(path)
+        self._take_pictures(folder, shown)
+
+    def _may_follow(self, link: Path) -> bool:
+        return self._layout.follow_links or link.resolve().is_relative_to(self._real)
+
+    def _take_file(self, path: Path) -> None:
+        suffix, wanted = path.suffix.lower(), self._layout.kind
+        if suffix in SUFFIXES and wanted in ("auto", "videos"):
+            self._add(Media("video", path), self._name(path))
+        elif suffix == ".zip" and wanted in ("auto", "frames"):
+            self._take_zip(path)
+        elif suffix == ".tar" and wanted in ("auto", "videos"):
+            from fastvgan.data.tars import clips_in  # brings in webdataset, which few need
+
+            entries, rejected = clips_in(path, self._name(path))
+            self.entries += entries
+            self.rejected += rejected
+
+    def _take_zip(self, path: Path) -> None:
+        try:
+            folders = pictures.zip_folders(path)
+        except BadVideo as error:
+            self._reject(path, str(error))
+            return
+        if not folders:
+            self._reject(path, "holds no pictures")
+        for member in folders:
+            self._add(Media("zip", path, member), self._name(path) + (f"/{member}" if member else ""))
+
+    def _take_pictures(self, folder: Path, shown: list[Path]) -> None:
+        wanted, count = self._layout.kind, self._layout.strip_frames
+        if not shown or wanted == "videos":
+            return
+        if wanted == "strips" or (wanted == "auto" and all(_is_strip(p, count) for p in shown[:_LOOKED_AT])):
+            for path in shown:
+                self._add(Media("strip", path, strip_frames=count), self._name(path))
+        elif len(shown) > 1 and folder != self._folder:
+            self._add(Media("frames", folder), self._name(folder))
+        else:
+            for path in shown:
+                self._reject(path, "is a single picture, neither one of a folder of frames nor a strip of them")
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+    def _add(self, media: Media, name: str) -> None:
+        self.entries.append(Entry(media, name))
+
+    def _reject(self, path: Path, reason: str) -> None:
+        self.rejected.append(Rejected(self._name(path), reason))
+
+
+def _is_clip_file(name: str) -> bool:
+    return pictures.is_picture(name) or Path(name).suffix.lower() in SUFFIXES | {".zip", ".tar"}
+
+
+def _is_strip(path: Path, strip_frames: int) -> bool:
+    size = pictures.header_size(path)
+    if size is None:
+        return False
+    try:
+        return pictures.strip_layout(*size, strip_frames)[0] > 1
+    except BadVideo:
+        return False
+
+
+def _with_classes(entries: list[Entry]) -> list[Entry]:
+    """Entries with the name of the folder that sets them apart as their class, where there is a choice of folders.
+
+    What all lie in (UCF-101/ of a whole download) says nothing, nor does the folder that is itself the clip.
+    """
+    parents = [_parents(entry) for entry in entries]
+    level = len(os.path.commonprefix([list(parts) for parts in parents if parts]))
+    names = {parts[level] for parts in parents if len(parts) > level}
+    if len(names) < 2:
+        return entries
+    return [
+        entry if entry.label is not None or len(parts) <= level else replace(entry, label=parts[level])
+        for entry, parts in zip(entries, parents, strict=True)
+    ]
+
+
+def _parents(entry: Entry) -> tuple[str, ...]:
+    """The folders that a clip lies in."""
+    return tuple(entry.name.split("/")[:-1]) if entry.media.kind != "tar" else ()
+
+
+def _with_captions(folder: Path, entries: list[Entry], known: set[str]) -> tuple[list[Entry], list[Rejected]]:
+    """Entries with their captions, and those that the captions file names in vain; `known` are rejected already."""
+    told = captions_file(folder) or {}
+    clips_of = Counter(entry.media.path for entry in entries)
+    result = []
+    for entry in entries:
+        captions, label = told.get(entry.name, ((), None))
+        own = entry.media.kind in ("video", "frames", "strip") or clips_of[entry.media.path] == 1
+        if not captions and not entry.captions and own and entry.media.kind != "tar":
+            captions = beside(Path(entry.media.path))
+        result.append(replace(entry, captions=captions or entry.captions, label=label or entry.label))
+    names = {entry.name for entry in entries} | known
+    missing = [Rejected(name, "is named in the captions file but is not there") for name in told if name not in names]
+    return result, missing

@@ -1,0 +1,239 @@
+"""The list of a training set's clips: a line of JSON each, in `manifest.jsonl`.
+
+The first line is a header, `{"fastvgan manifest": 1, "root": "…"}`; the paths of all others lie below the root. A root
+is a folder relative to the manifest's own, or an absolute one, which is read only where the user names it too: a
+manifest is data, and data does not decide what is opened.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from fastvgan.data.media import KINDS, Media, Probe
+from fastvgan.errors import UserError
+from fastvgan.files import whole
+
+MANIFEST, REJECTS = "manifest.jsonl", "rejects.jsonl"
+_MAGIC, _FORMAT = "fastvgan manifest", 1
+_SHARD = "shard"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One clip of a manifest.
+
+    path: below the root, with "/" between folders. kind: of `fastvgan.data.media.KINDS`, or "shard" (decoded frames in
+    a safetensors file). member, span, strip_frames: as of `fastvgan.data.media.Media`; of a shard, member is the name
+    of a tensor. checksum: "sha256:…" of the file's bytes (of a folder, of its pictures' names and bytes). bytes: its
+    size. source: the file that it was made from, where that is another.
+    """
+
+    path: str
+    kind: str
+    frames: int
+    height: int
+    width: int
+    codec: str = ""
+    fps: float | None = None
+    steady: bool = True
+    rotation: int = 0
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    checksum: str = ""
+    bytes: int = 0
+    member: str = ""
+    span: tuple[int, int] | None = None
+    strip_frames: int = 0
+    pts: np.ndarray | None = None
+    keys: tuple[int, ...] = ()
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.path}/{self.member}" if self.member else self.path
+
+    @property
+    def found(self) -> Probe:
+        """What decoding needs to know of it."""
+        return Probe(
+            self.frames,
+            self.height,
+            self.width,
+            self.codec,
+            self.fps,
+            self.steady,
+            self.rotation,
+            self.pts,
+            self.keys,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, those that say nothing left out; `class` and not `label`, as users write it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["class"] = values.pop("label")
+        values["pts"] = _packed(self.pts)
+        defaults = {field.name: field.default for field in fields(self)} | {"class": None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v != defaults[k]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Record":
+        """The record of such values.
+
+        Raises:
+            ValueError, TypeError, KeyError: they are none.
+        """
+        values = dict(values)
+        values["label"] = values.pop("class", None)
+        values["pts"] = _unpacked(values.get("pts"), values["frames"])
+        for name in ("captions", "keys"):
+            values[name] = tuple(values.get(name, ()))
+        if values.get("span") is not None:
+            values["span"] = (int(values["span"][0]), int(values["span"][1]))
+        record = cls(**values)
+        if record.kind not in (*KINDS, _SHARD):
+            raise ValueError(f"there is no kind {record.kind!r}")
+        sizes = (record.frames, record.height, record.width)
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError("frames, height and width must be whole numbers above 0")
+        if not all(isinstance(text, str) for text in (record.path, record.member, *record.captions)):
+            raise ValueError("path, member and captions must be texts")
+        return record
+
+
+def _packed(pts: np.ndarray | None) -> Any:
+    """Times that rise evenly as [first, step], others all."""
+    if pts is None or len(pts) < 2:
+        return None if pts is None else pts.tolist()
+    steps = np.diff(pts)
+    return {"first": int(pts[0]), "step": int(steps[0])} if (steps == steps[0]).all() else pts.tolist()
+
+
+def _unpacked(value: Any, frames: int) -> np.ndarray | None:
+    if isinstance(value, dict):
+        return value["first"] + value["step"] * np.arange(frames, dtype=np.int64)
+    if value is None:
+        return None
+    if len(value) != frames:
+        raise ValueError(f"{len(value)} times for {frames} frames")
+    return np.array(value, dtype=np.int64)
+
+
+def write_manifest(path: Path, records: Iterable[Record], root: str = ".") -> None:
+    """Write a manifest, whole or not at all; the same records give the same bytes."""
+    lines = [{_MAGIC: _FORMAT, "root": root}, *(record.to_json() for record in records)]
+    write_lines(path, lines)
+
+
+def write_lines(path: Path, lines: Iterable[dict]) -> None:
+    """Write a line of JSON each, whole or not at all."""
+    with whole(path) as temporary:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        temporary.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as read: its records, and the folder (or URL) that their paths are below."""
+
+    records: tuple[Record, ...]
+    root: "Path | str"
+    follow_links: bool = False
+
+    def media(self, record: Record) -> Media:
+        """Where the frames of a record are.
+
+        Raises:
+            UserError: its path leads out of the root.
+        """
+        path = below(self.root, record.path, self.follow_links)
+        return Media(record.kind, path, record.member, record.span, record.strip_frames)
+
+
+def find_manifest(data: str) -> str | None:
+    """The manifest that a user means: the file or URL itself, or the one in that folder; None where there is none."""
+    if data.endswith(".jsonl"):
+        return data
+    if "://" in data:
+        return f"{data.rstrip('/')}/{MANIFEST}"
+    path = Path(data) / MANIFEST
+    return str(path) if path.is_file() else None
+
+
+def read_manifest(location: str, root: str | None = None, follow_links: bool = False) -> Manifest:
+    """Read a manifest from a path or a URL that fsspec knows.
+
+    Args:
+        root: the folder or URL that paths are below, in place of the one that the manifest names.
+        follow_links: read what symbolic links below the root point to, even outside of it.
+
+    Raises:
+        UserError: it cannot be read, is no manifest, or names another root than its own folder and `root` does not.
+    """
+    try:
+        with fsspec.open(location, "rt", encoding="utf-8") as file:
+            lines = file.read().split("\n")  # not splitlines: captions may hold other ends of lines
+    except (OSError, ImportError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the manifest {location}: {error}") from error
+    header = _parse(location, 1, lines[0] if lines else "")
+    if not isinstance(header, dict) or header.get(_MAGIC) != _FORMAT:
+        raise UserError(
+            f"{location} is no manifest of this version: its first line must be {json.dumps({_MAGIC: _FORMAT})}; "
+            "make it by python -m fastvgan.prepare"
+        )
+    records = tuple(_record(location, i, line) for i, line in enumerate(lines[1:], 2) if line.strip())
+    if not records:
+        raise UserError(f"{location} lists no clip")
+    return Manifest(records, _root(location, str(header.get("root", ".")), root), follow_links)
+
+
+def _parse(location: str, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{location}, line {number} is not JSON: {error}") from error
+
+
+def _record(location: str, number: int, line: str) -> Record:
+    values = _parse(location, number, line)
+    try:
+        return Record.from_json(values)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise UserError(f"{location}, line {number} describes no clip: {error}") from error
+
+
+def _root(location: str, said: str, given: str | None) -> "Path | str":
+    if given is not None:
+        return given if "://" in given else Path(given)
+    folder = location.rsplit("/", 1)[0] if "/" in location else "."
+    if said == ".":
+        return folder if "://" in location else Path(folder)
+    if _leads_out(said):
+        raise UserError(f"{location} lists files in {said}; say that it may read there, by --root {said}")
+    return f"{folder}/{said}" if "://" in location else Path(folder) / said
+
+
+def _leads_out(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return "://" in name or name.startswith(("/", "\\", "~")) or ".." in parts or ":" in (parts or ("",))[0]
+
+
+def below(root: "Path | str", name: str, follow_links: bool = False) -> "Path | str":
+    """The file of that name below a root.
+
+    Raises:
+        UserError: the name is absolute, leads upwards, or is a symbolic link to something outside of the root.
+    """
+    if _leads_out(name):
+        raise UserError(f"the manifest names {name}, which leads out of {root}; give paths below it")
+    if isinstance(root, str):
+        return f"{root.rstrip('/')}/{name}"
+    path = root / name
+    if not follow_links and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} is a link that leads out of {root}; --follow-links reads it all the same")
+    return path

@@ -1,0 +1,107 @@
+"""Where the frames of a clip are, and what is known of them: the one face of video files and of pictures in order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = ("video", "tar", "frames", "zip", "strip")
+
+
+@dataclass(frozen=True)
+class Media:
+    """The frames of one clip.
+
+    kind: "video" (a video file), "tar" (a video file in a tar), "frames" (a folder of pictures), "zip" (pictures in a
+        zip file), "strip" (one picture of all frames side by side or one below the other).
+    path: the file or folder; a URL of fsspec for the first two kinds where it is not on this machine.
+    member: the file's name in the tar; the folder in the zip, "" for its root.
+    span: of "tar", where the file begins and how long it is, in bytes.
+    strip_frames: of "strip", how many frames there are; 0 where they are square.
+    """
+
+    kind: str
+    path: "Path | str"
+    member: str = ""
+    span: tuple[int, int] | None = None
+    strip_frames: int = 0
+
+
+class Probe(NamedTuple):
+    """What decoding a clip from end to end found.
+
+    pts: int64 (frames,), presentation time of each frame in the stream's time base, or None where there are none that
+        rise. keys: indices of key frames, for seeking. height, width: as shown, rotation applied. fps: mean frames a
+        second, or None where no time is known. steady: whether all frames last equally long. rotation: degrees,
+        counter-clockwise, that the file asks for.
+    """
+
+    frames: int
+    height: int
+    width: int
+    codec: str
+    fps: float | None = None
+    steady: bool = True
+    rotation: int = 0
+    pts: np.ndarray | None = None
+    keys: tuple[int, ...] = ()
+
+
+class BadVideo(Exception):
+    """A clip that gives no frames that could be trusted; the message is the reason."""
+
+
+def probe(media: Media, tolerant: bool = False) -> Probe:
+    """Decode a clip from end to end.
+
+    Args:
+        tolerant: take frames that the decoder mended, and all up to damage that it cannot mend.
+
+    Raises:
+        BadVideo: it is no video, has no frames, is damaged or cut short, changes its size, or its frames are too large.
+    """
+    return _reader(media).probe(media, tolerant)
+
+
+def read_frames(media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int) -> np.ndarray:
+    """Frames by their index, scaled so that they just cover height x width.
+
+    Args:
+        found: what `probe` found. indices: rising; the last may be repeated. channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Rotation that the file
+        asks for is applied; transparency shows black.
+
+    Raises:
+        BadVideo: the clip has changed since: a frame is missing or cannot be decoded.
+    """
+    return _reader(media).read_frames(media, found, indices, height, width, channels)
+
+
+def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:
+    """All frames in order, each with its time in seconds (None where none is known), scaled as by `read_frames`.
+
+    Raises:
+        BadVideo: a frame cannot be decoded.
+    """
+    return _reader(media).walk(media, height, width, channels)
+
+
+def cover(shown: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """The height and width to scale frames of `shown` (height, width) to, so that they just cover height x width."""
+    scale = max(height / shown[0], width / shown[1])
+    return max(height, round(shown[0] * scale)), max(width, round(shown[1] * scale))
+
+
+def _reader(media: Media):
+    # Each is imported when it is first needed: both load a library of codecs.
+    if media.kind in ("video", "tar"):
+        from fastvgan.data import video_files
+
+        return video_files
+    from fastvgan.data import pictures
+
+    return pictures

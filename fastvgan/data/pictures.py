@@ -1,0 +1,375 @@
+"""Reading clips that are pictures in order, by Pillow: a folder of them, a zip file of them, or one that is a strip."""
+
+import functools
+import os
+import re
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fastvgan.data.media import BadVideo, Media, Probe, cover
+
+SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
+# Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+_LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the memory
+_MIB = 2**20
+_HEAVIEST = 256 * _MIB  # bytes of one picture's file
+
+
+def probe(media: Media, tolerant: bool = False) -> Probe:
+    """See `fastvgan.data.media.probe`; `tolerant` changes nothing here, since Pillow mends nothing."""
+    if media.kind == "strip":
+        strip = _strip(media, thorough=True)
+        return Probe(strip.frames, strip.height, strip.width, strip.codec)
+    pictures, size, codec = _pictures(media), None, ""
+    for number in range(len(pictures.names)):
+        image, kind = _picture(pictures, number, size, thorough=True)
+        size, codec = size or _size(image), codec or kind
+    return Probe(len(pictures.names), *size, codec)
+
+
+def read_frames(media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int) -> np.ndarray:
+    """See `fastvgan.data.media.read_frames`."""
+    scaled = {}
+    if media.kind == "strip":
+        strip = _strip(media)
+        _check_unchanged(found, Probe(strip.frames, strip.height, strip.width, strip.codec))
+        plain = _plain(strip.image, channels)
+        for index in dict.fromkeys(indices):
+            scaled[index] = _pixels(plain.crop(strip.box(index)), height, width)
+    else:
+        pictures = _pictures(media)
+        _check_unchanged(found, found._replace(frames=len(pictures.names)))
+        for index in dict.fromkeys(indices):
+            image, _ = _picture(pictures, index, (found.height, found.width))
+            scaled[index] = _pixels(_plain(image, channels), height, width)
+    return np.stack([scaled[index] for index in indices])
+
+
+def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:
+    """See `fastvgan.data.media.walk`."""
+    if media.kind == "strip":
+        strip = _strip(media)
+        plain = _plain(strip.image, channels)
+        for number in range(strip.frames):
+            yield None, _pixels(plain.crop(strip.box(number)), height, width)
+        return
+    pictures, size = _pictures(media), None
+    for number in range(len(pictures.names)):
+        image, _ = _picture(pictures, number, size)
+        size = size or _size(image)
+        yield None, _pixels(_plain(image, channels), height, width)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of that name is taken for a picture; hidden ones are not."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is passed over: a hidden one, or what macOS puts into zip files."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names in the order in which people count: frame2 before frame10."""
+    return sorted(names, key=_natural)
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """Height and width that a picture's header claims, before any turning; None where it cannot be read."""
+    try:
+        with Image.open(BytesIO(_file_bytes(path)), formats=_FORMATS) as image:
+            return image.height, image.width
+    except Exception:  # see _decode
+        return None
+
+
+def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, int, int]:
+    """The number of frames in a strip of this size, and the height and width of each.
+
+    They follow each other along the longer side. `strip_frames` is their number, 0 where they are square.
+
+    Raises:
+        BadVideo: the strip cannot be divided so.
+    """
+    longer, shorter = max(height, width), min(height, width)
+    count = strip_frames or longer // shorter
+    if longer % count or (not strip_frames and longer % shorter):
+        parts = f"{strip_frames} frames" if strip_frames else "square frames; --strip-frames says how many there are"
+        raise BadVideo(f"is a picture of {width}x{height}, which cannot be divided into {parts}")
+    part = longer // count
+    return (count, height, part) if width >= height else (count, part, width)
+
+
+def zip_folders(path: Path) -> dict[str, int]:
+    """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
+
+    Only the zip file's directory is read.
+
+    Raises:
+        BadVideo: it cannot be read or is no zip file.
+    """
+    return {folder: len(members) for folder, members in sorted(_archive(path).folders.items())}
+
+
+class _Damaged(BadVideo):
+    """A picture that begins as one should, or ought to, and cannot be decoded; the message is what Pillow says."""
+
+
+class _Pictures(NamedTuple):
+    """Pictures in order: their names, and a function from a number to a picture's bytes."""
+
+    names: list[str]
+    read: Callable[[int], bytes]
+
+
+class _Strip(NamedTuple):
+    """A strip, upright, and the size of its frames."""
+
+    image: Image.Image
+    codec: str
+    frames: int
+    height: int
+    width: int
+
+    def box(self, number: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of a frame."""
+        across = self.image.width > self.width
+        left, top = (number * self.width, 0) if across else (0, number * self.height)
+        return left, top, left + self.width, top + self.height
+
+
+class _Archive(NamedTuple):
+    """A zip file that is open; reading from it takes its lock."""
+
+    file: zipfile.ZipFile
+    lock: threading.Lock
+    folders: dict[str, list[zipfile.ZipInfo]]
+
+
+def _natural(name: str) -> tuple:
+    # Digits as text without their zeros, by length: int() refuses very long ones.
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else p for i, p in enumerate(parts)], name
+
+
+def _pictures(media: Media) -> _Pictures:
+    pictures = _pictures_of_zip(media) if media.kind == "zip" else _pictures_of_folder(Path(media.path))
+    if not pictures.names:
+        raise BadVideo("holds no picture")
+    return pictures
+
+
+def _pictures_of_folder(folder: Path) -> _Pictures:
+    try:
+        with os.scandir(folder) as entries:
+            names = in_order(entry.name for entry in entries if is_picture(entry.name) and entry.is_file())
+    except OSError as error:
+        raise BadVideo(f"cannot be read: {error.strerror or error}") from error
+    return _Pictures(names, lambda number: _file_bytes(folder / names[number]))
+
+
+def _pictures_of_zip(media: Media) -> _Pictures:
+    archive = _archive(Path(media.path))
+    members = archive.folders.get(media.member, [])
+    names = [member.filename.replace("\\", "/").rsplit("/", 1)[-1] for member in members]
+    return _Pictures(names, lambda number: _member_bytes(archive, members[number]))
+
+
+def _file_bytes(path: Path) -> bytes:
+    _check_weight(path.stat().st_size)
+    return path.read_bytes()
+
+
+def _member_bytes(archive: _Archive, member: zipfile.ZipInfo) -> bytes:
+    _check_weight(member.file_size)
+    if member.flag_bits & 1:
+        raise BadVideo("is encrypted; pack it without a password")
+    # The others are unpacked without any bound by Python: what a member claims to be is no limit to them.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadVideo("is packed by another method than deflate; pack it again")
+    try:
+        with archive.lock, archive.file.open(member) as file:
+            return file.read()  # at most what it claims; where there is more, the checksum is wrong
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError) as error:
+        raise _Damaged(str(error)) from error
+
+
+def _check_weight(size: int) -> None:
+    if size > _HEAVIEST:
+        raise BadVideo(f"is {size // _MIB} MiB large, more than the {_HEAVIEST // _MIB} MiB that a picture may be")
+    if size == 0:
+        raise BadVideo("is empty")
+
+
+def _archive(path: Path) -> _Archive:
+    try:
+        stat = path.stat()
+        if stat.st_size == 0:
+            raise BadVideo("is empty")
+        return _open_archive(path, stat.st_mtime_ns, stat.st_size, os.getpid())
+    except OSError as error:
+        raise BadVideo(f"cannot be read: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
+        raise BadVideo(f"is no zip file, or is cut short: {error}") from error
+
+
+@functools.lru_cache(8)
+def _open_archive(path: Path, _changed: int, _size: int, _process: int) -> _Archive:
+    """A zip file as it is now, kept open: the directory of one with a million pictures takes seconds to read.
+
+    Processes that were forked share the place up to which a file is read; so each opens its own.
+    """
+    file = zipfile.ZipFile(path)
+    members: dict[str, dict[str, zipfile.ZipInfo]] = {}
+    for member in file.infolist():
+        parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
+        if not member.is_dir() and is_picture(parts[-1]) and not any(is_hidden(p) and p != ".." for p in parts[:-1]):
+            members.setdefault("/".join(parts[:-1]), {})[parts[-1]] = member
+    folders = {folder: [named[name] for name in in_order(named)] for folder, named in members.items()}
+    return _Archive(file, threading.Lock(), folders)
+
+
+def _picture(
+    pictures: _Pictures, number: int, size: tuple[int, int] | None, thorough: bool = False
+) -> tuple[Image.Image, str]:
+    """Picture `number`, upright, and its codec.
+
+    Args:
+        size: height and width that it must have, if any. thorough: see `_decode`.
+
+    Raises:
+        BadVideo: it cannot be read or decoded, is too large, or has another size.
+    """
+    name = pictures.names[number].encode("utf-8", "backslashreplace").decode()
+    try:
+        image, codec = _decode(pictures.read(number), thorough)
+    except OSError as error:
+        raise BadVideo(f"cannot be read at frame {number} ({name}): {error.strerror or error}") from error
+    except _Damaged as error:
+        raise BadVideo(f"damaged at frame {number} ({name}): {error}") from error
+    except BadVideo as error:
+        raise BadVideo(f"frame {number} ({name}) {error}") from error
+    if size and size != _size(image):
+        was, now = f"{size[1]}x{size[0]}", f"{image.width}x{image.height}"
+        raise BadVideo(f"changes its size at frame {number}, from {was} to {now}")
+    return image, codec
+
+
+def _strip(media: Media, thorough: bool = False) -> _Strip:
+    """The strip of `media`; `thorough`: see `_decode`.
+
+    Raises:
+        BadVideo: it cannot be read, decoded or divided into frames, or is too large.
+    """
+    try:
+        image, codec = _decode(_file_bytes(Path(media.path)), thorough, strip=True)
+    except OSError as error:
+        raise BadVideo(f"cannot be read: {error.strerror or error}") from error
+    except _Damaged as error:
+        raise BadVideo(f"damaged: {error}") from error
+    return _Strip(image, codec, *strip_layout(image.height, image.width, media.strip_frames))
+
+
+def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Image, str]:
+    """The picture in these bytes, upright, as Pillow has it, and its codec.
+
+    Args:
+        thorough: look at a PNG file's checksums, which decoding passes over. strip: it may be longer than a frame.
+
+    Raises:
+        BadVideo: it cannot be decoded, or is too large, which its header says before anything is decoded.
+    """
+    try:
+        image = Image.open(BytesIO(data), formats=_FORMATS)
+        _check_size(image, strip)
+        if thorough and image.format == "PNG":
+            image.verify()  # and then it must be opened again
+            image = Image.open(BytesIO(data), formats=_FORMATS)
+        image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
+    except UnidentifiedImageError as error:
+        raise _Damaged("is no picture of a kind that can be read") from error
+    except BadVideo:
+        raise
+    except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
+        raise _Damaged(str(error) or type(error).__name__) from error
+    codec = "jpeg" if image.format == "MPO" else image.format.lower()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # as above, in what surrounds the picture; this stays as it is
+        pass
+    return image, codec
+
+
+def _check_size(image: Image.Image, strip: bool) -> None:
+    """Refuse a picture that is too large; a strip may be longer than a frame, but have no more pixels."""
+    height, width = _size(image)
+    if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
+        raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
+
+
+def _check_unchanged(found: Probe, now: Probe) -> None:
+    if (found.frames, found.height, found.width) != (now.frames, now.height, now.width):
+        was = f"{found.frames} frames of {found.width}x{found.height}"
+        raise BadVideo(f"has changed, from {was} to {now.frames} of {now.width}x{now.height}")
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    return image.height, image.width
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """A picture of mode "L" (channels 1) or "RGB", transparency black.
+
+    Raises:
+        BadVideo: it is of a kind without an agreed range of colours.
+    """
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    try:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            black = Image.new("RGB", image.size)
+            black.paste(image.convert("RGB"), mask=image.getchannel("A"))
+            image = black
+        elif image.mode == "F":
+            raise ValueError("numbers with a point have no largest one")
+        return image if image.mode == "L" and channels == 1 else _converted(image, channels)
+    except ValueError as error:
+        raise BadVideo(f"has pixels of a kind that cannot be shown ({image.mode}): {error}") from error
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    image = image.convert("RGB")
+    return image if channels == 3 else image.convert("L")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits a pixel as one of 8; Pillow itself would cut values off at 255."""
+    values = np.asarray(image.convert("I")).clip(0, 65535)
+    made = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info:  # the one value that is transparent
+        made.paste(0, mask=Image.fromarray(values == image.info["transparency"]))
+    return made
+
+
+def _pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """A picture of `_plain`, scaled so that it just covers height x width: uint8 (h, w, channels)."""
+    height, width = cover(_size(image), height, width)
+    if (height, width) != _size(image):
+        # BOX averages over areas, and only repeats pixels where there are to be more of them.
+        shrinks = height < image.height or width < image.width
+        image = image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(height, width, -1)

@@ -1,0 +1,156 @@
+"""A folder of clips of any kind, checked once and written down: what `python -m fastvgan.prepare` does."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastvgan.data.layouts import Entry, Layout, Rejected, scan
+from fastvgan.data.manifest import MANIFEST, REJECTS, Record, write_lines, write_manifest
+from fastvgan.data.preparation.journal import Journal
+from fastvgan.data.preparation.settings import PrepareConfig
+from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, side_by_side, unsteady
+from fastvgan.errors import UserError
+
+__all__ = ["Prepared", "PrepareConfig", "prepare"]
+
+logger = logging.getLogger("fastvgan")
+
+_JOURNALS = ".prepare"
+_VERSION = 1  # of what is looked for in a file; a change makes all files be looked through again
+
+
+class Prepared(NamedTuple):
+    """What came of a folder: the clips of the manifest, what was rejected, and what else there is to say."""
+
+    records: list[Record]
+    rejected: list[Rejected]
+    remarks: list[str]
+    root: str
+
+
+def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
+    """Check every clip of a folder by decoding it in full, and write manifest, rejects and what else is asked for.
+
+    It can be stopped at any moment and called again: what is done is not done again, and the result is the same.
+
+    Args:
+        source: the folder of clips; nothing in it is changed. out: the folder to write to; `source` itself only for a
+            manifest alone.
+
+    Raises:
+        UserError: the folder is unusable, too much of it is, the disk is too full, or `out` cannot be written.
+    """
+    if settings.to != "manifest" and out.resolve() == source.resolve():
+        raise UserError(f"{out} is the folder of clips itself; name another one to write {settings.to} to")
+    layout = Layout(settings.layout, settings.split_file, settings.strip_frames, settings.follow_links)
+    entries, rejected, remarks = scan(source, layout)
+    entries = [entry for entry in entries if not _within(entry, out, source)]
+    if not entries:
+        raise UserError(f"{source} holds no clip outside of {out}; name the folder that holds them")
+    journals = _make_folders(out)
+    checked = _check_all(entries, source, settings, Journal(journals / "checked.jsonl"))
+    good, bad = divide(result for result, _ in checked)
+    check_share(source, len(entries), bad, settings.max_bad)
+    sums = {result.entry.name: total for result, total in checked if isinstance(result, Found)}
+    root = "." if out.resolve() == source.resolve() else str(source.resolve())
+    if settings.to == "manifest":
+        records, failed = [record(clip, source, sums[clip.entry.name]) for clip in good], []
+    else:
+        made = _writer(settings.to)(out, good, sums, settings, Journal(journals / f"{settings.to}.jsonl"))
+        (records, failed), root = made, "."
+    rejected = sorted([*rejected, *bad, *failed], key=lambda item: item.name)
+    _write(out, records, rejected, root)
+    remarks += [note for clip in good if (note := unsteady(clip, made_constant=settings.to != "manifest"))]
+    return Prepared(records, rejected, remarks, root)
+
+
+def record(clip: Found, source: Path, total: str) -> Record:
+    """The line of a manifest for a clip that stays where it is, below `source`; `total` is its checksum."""
+    media, found = clip.entry.media, clip.probe
+    return Record(
+        path=Path(media.path).relative_to(source).as_posix(),
+        kind=media.kind,
+        frames=found.frames,
+        height=found.height,
+        width=found.width,
+        codec=found.codec,
+        fps=found.fps,
+        steady=found.steady,
+        rotation=found.rotation,
+        captions=clip.entry.captions,
+        label=clip.entry.label,
+        checksum=total,
+        bytes=media.span[1] if media.span else sum(path.stat().st_size for path in files_of(clip.entry)),
+        member=media.member,
+        span=media.span,
+        strip_frames=media.strip_frames,
+        pts=found.pts,
+        keys=found.keys,
+    )
+
+
+def _within(entry: Entry, out: Path, source: Path) -> bool:
+    return out.resolve() != source.resolve() and Path(entry.media.path).resolve().is_relative_to(out.resolve())
+
+
+def _make_folders(out: Path) -> Path:
+    try:
+        (out / _JOURNALS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; name another folder") from error
+    return out / _JOURNALS
+
+
+def _check_all(entries: Sequence[Entry], source: Path, settings: PrepareConfig, journal: Journal) -> list:
+    """Found or Rejected for each entry, with its checksum ("" where it was rejected)."""
+
+    def check(entry: Entry):
+        try:
+            stats = [path.stat() for path in files_of(entry)]
+        except OSError as error:
+            return Rejected(entry.name, f"cannot be read: {error.strerror}"), ""
+        facts = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        media = dataclasses.astuple(entry.media)[2:]
+        signature = [_VERSION, settings.tolerant, settings.min_frames, media, facts]
+        before = journal.get(entry.name, signature)
+        if before is None:
+            before = _examined(entry, source, settings)
+            journal.add(entry.name, signature, before)
+        if "reason" in before:
+            return Rejected(entry.name, before["reason"]), ""
+        known = Record.from_json(before)
+        return Found(entry, known.found), known.checksum
+
+    return list(side_by_side(check, entries, "checking files", settings.workers or None))
+
+
+def _examined(entry: Entry, source: Path, settings: PrepareConfig) -> dict:
+    result = examine(entry, settings.tolerant, settings.min_frames)
+    if isinstance(result, Rejected):
+        return {"reason": result.reason}
+    # Captions and classes may change while the file does not: they are not kept.
+    bare = Found(dataclasses.replace(entry, captions=(), label=None), result.probe)
+    return record(bare, source, checksum(entry)).to_json()
+
+
+def _writer(to: str) -> Callable:
+    if to == "clips":
+        from fastvgan.data.preparation.clip_files import write_clips
+
+        return write_clips
+    if to == "shards":
+        from fastvgan.data.preparation.shard_files import write_shards
+
+        return write_shards
+    from fastvgan.data.preparation.tar_files import write_tars
+
+    return write_tars
+
+
+def _write(out: Path, records: list[Record], rejected: list[Rejected], root: str) -> None:
+    if not records:
+        raise UserError(f"not one clip could be written to {out}: {rejected[0].name} {rejected[0].reason}; …")
+    write_lines(out / REJECTS, ({"path": item.name, "reason": item.reason} for item in rejected))
+    write_manifest(out / MANIFEST, records, root)

@@ -1,0 +1,86 @@
+"""Clips that go into one file together, and the files made of them: each once, whatever stops the process."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from fastvgan.data.layouts import Rejected
+from fastvgan.data.manifest import Record
+from fastvgan.data.preparation.journal import Journal
+from fastvgan.data.preparation.settings import PrepareConfig
+from fastvgan.data.survey import Found
+
+MIB = 2**20
+Made = tuple[list[Record], list[Rejected]]
+# What does not change a byte of what is written.
+_FREE = {"max_bad", "keep_free", "workers", "layout", "split_file", "strip_frames", "follow_links", "min_frames", "to"}
+
+
+def by_size(clips: Iterable[Found], size_of: Callable[[Found], int], limit: int) -> Iterator[list[Found]]:
+    """Clips in order, as many to a group as stay below `limit` bytes, but at least one."""
+    group, size = [], 0
+    for clip in clips:
+        more = size_of(clip)
+        if group and size + more > limit:
+            yield group
+            group, size = [], 0
+        group.append(clip)
+        size += more
+    if group:
+        yield group
+
+
+def once(journal: Journal, out: Path, path: Path, signature: object, make: Callable[[], Made]) -> Made:
+    """What `make` gives, or what it gave when it was called for this file under the same signature and came to its end.
+
+    The result counts only as long as the file, below `out`, is there in the size it was written with; where all of a
+    group was rejected there is none.
+    """
+    name = path.relative_to(out).as_posix()
+    before = journal.get(name, signature)
+    if before is not None and before["size"] == _size(path):
+        records = [Record.from_json(values) for values in before["records"]]
+        return records, [Rejected(*values) for values in before["rejected"]]
+    records, rejected = make()
+    result = {
+        "size": _size(path),
+        "records": [record.to_json() for record in records],
+        "rejected": [(item.name, item.reason) for item in rejected],
+    }
+    journal.add(name, signature, result)
+    return records, rejected
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
+
+
+def remove_others(folder: Path, kept: Sequence[Path]) -> None:
+    """Remove what earlier settings left in a folder of written files."""
+    if not folder.is_dir():
+        return
+    keep = {path.resolve() for path in kept}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.resolve() not in keep:
+            path.unlink()
+
+
+def signature_of(group: Sequence[Found], sums: dict[str, str], settings: PrepareConfig) -> list:
+    """What a file made of these clips depends on; `sums` are their checksums by name."""
+    names = [(clip.entry.name, sums[clip.entry.name]) for clip in group]
+    return [settings.model_dump(mode="json", exclude=_FREE), names]
+
+
+def together(results: Iterable[Made], clips: Sequence[Found]) -> Made:
+    """All records and rejects, the records with the captions and classes that their clips have today."""
+    entries = {clip.entry.name: clip.entry for clip in clips}
+    records, rejected = [], []
+    for made, failed in results:
+        for record in made:
+            entry = entries[record.source]
+            records.append(dataclasses.replace(record, captions=entry.captions, label=entry.label))
+        rejected += failed
+    return records, rejected

@@ -1,0 +1,124 @@
+"""Looking through a folder of clips: each is decoded from end to end, side by side, and judged."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from tqdm import tqdm
+
+from fastvgan.data.layouts import Entry, Rejected
+from fastvgan.data.media import BadVideo, Probe, probe
+from fastvgan.errors import UserError
+
+_BLOCK = 2**20  # bytes
+Given, Made = TypeVar("Given"), TypeVar("Made")
+
+
+class Found(NamedTuple):
+    """A clip that can be used."""
+
+    entry: Entry
+    probe: Probe
+
+
+def examine(entry: Entry, tolerant: bool = False, min_frames: int = 2) -> Found | Rejected:
+    """Decode a clip from end to end.
+
+    Args:
+        tolerant: take frames that the decoder mended. min_frames: with fewer it is no clip.
+    """
+    try:
+        found = probe(entry.media, tolerant)
+    except BadVideo as error:
+        return Rejected(entry.name, str(error))
+    if found.frames < min_frames:
+        frames = "one frame" if found.frames == 1 else f"{found.frames} frames"
+        return Rejected(entry.name, f"has {frames} only, of at least {min_frames}")
+    return Found(entry, found)
+
+
+def side_by_side(
+    work: Callable[[Given], Made], items: Iterable[Given], what: str, workers: int | None = None
+) -> Iterator[Made]:
+    """work(item) for each, in order, several at a time, with a progress bar named `what`.
+
+    In threads, not processes: FFmpeg and hashlib do their work outside Python's lock.
+    """
+    items = list(items)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in tqdm(futures, what, leave=False, unit="file", dynamic_ncols=True):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def unsteady(clip: Found, made_constant: bool = False) -> str | None:
+    """A sentence on a clip of variable frame rate, whose frames lie differently far apart in time."""
+    if clip.probe.steady:
+        return None
+    mean = f"{clip.probe.fps:g} frames a second in the mean" if clip.probe.fps else "of unknown mean"
+    end = "made constant" if made_constant else "its frames are counted, whatever time lies between them"
+    return f"{clip.entry.name}: has a variable frame rate, {mean}; {end}"
+
+
+def divide(results: Iterable[Found | Rejected]) -> tuple[list[Found], list[Rejected]]:
+    """The clips that can be used, and those that cannot."""
+    good, bad = [], []
+    for result in results:
+        (bad if isinstance(result, Rejected) else good).append(result)
+    return good, bad
+
+
+def check_share(folder: Path, count: int, bad: list[Rejected], max_bad: float) -> None:
+    """Refuse a folder of which too much is unusable.
+
+    Raises:
+        UserError: more than the share `max_bad` of its `count` clips is, or all of it.
+    """
+    if len(bad) == count or len(bad) > max_bad * count:
+        named = "; ".join(f"{item.name} {item.reason}" for item in bad[:5]) + ("; …" if len(bad) > 5 else "")
+        raise UserError(
+            f"{len(bad)} of {count} files in {folder} are unusable, more than --max-bad {max_bad:g} allows: {named}"
+        )
+
+
+def files_of(entry: Entry) -> list[Path]:
+    """The file of a clip, or the files of its folder."""
+    path = Path(entry.media.path)
+    if entry.media.kind != "frames":
+        return [path]
+    return sorted(item for item in path.iterdir() if item.is_file())
+
+
+def checksum(entry: Entry) -> str:
+    """SHA-256 of a clip's file (in a tar, of its member); of a folder, of its files' names and their sums in order."""
+    if entry.media.kind == "frames":
+        total = hashlib.sha256()
+        for path in files_of(entry):
+            total.update(f"{path.name}\0{_sha256_of(path)}\n".encode())
+        return f"sha256:{total.hexdigest()}"
+    return f"sha256:{_sha256_of(Path(entry.media.path), entry.media.span)}"
+
+
+def _sha256_of(path: Path, span: tuple[int, int] | None = None) -> str:
+    stat = path.stat()
+    return _sha256(path, span or (0, stat.st_size), stat.st_mtime_ns)
+
+
+@functools.lru_cache(1024)  # a zip file holds many clips
+def _sha256(path: Path, span: tuple[int, int], _changed: int) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        begin, left = span
+        file.seek(begin)
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            total.update(block)
+            left -= len(block)
+    return total.hexdigest()

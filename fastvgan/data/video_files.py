@@ -1,0 +1,226 @@
+"""Reading video files by PyAV: checking one in full, taking exact frames out of it, and walking through it."""
+
+import bisect
+import io
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import fsspec
+import numpy as np
+
+from fastvgan.data.media import BadVideo, Media, Probe, cover
+
+_LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
+_SEEK_BEYOND = 64  # frames; nearer ones are reached by decoding from the start
+# Containers that hold their frames themselves: a playlist or a concat script disguised as a video must not make FFmpeg
+# open anything but the file itself.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,ogg,asf,flv"
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+
+av.logging.set_level(av.logging.PANIC)  # FFmpeg's own words on stderr name no file; the exceptions serve
+
+
+def probe(media: Media, tolerant: bool = False) -> Probe:
+    """See `fastvgan.data.media.probe`."""
+    with _open(media) as container:
+        # By default FFmpeg mends what it can and says nothing.
+        stream = _stream(container, {} if tolerant else {"err_detect": "explode"})
+        # Slices decoded side by side swallow their errors; files are decoded side by side instead.
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        pts, keys, seen = [], [], None
+        try:
+            for frame in container.decode(stream):
+                seen = _same_size(frame, seen, len(pts))
+                if frame.is_corrupt and not tolerant:
+                    raise BadVideo(f"damaged at frame {len(pts)}")
+                if frame.key_frame:
+                    keys.append(len(pts))
+                pts.append(frame.pts)
+        except av.FFmpegError as error:
+            if not (tolerant and pts):
+                raise BadVideo(f"damaged at frame {len(pts)}: {error.strerror}") from error
+        if not pts:
+            raise BadVideo("has no frames")
+        promised = _promised(container, stream)
+        if not tolerant and promised and len(pts) < 0.8 * promised - 1:
+            raise BadVideo(f"cut short: {len(pts)} of about {promised} frames")
+        height, width, rotation = seen
+        times = _rising(pts)
+        fps, steady = _rate(times, stream)
+        codec = stream.codec_context.codec.canonical_name
+    return Probe(len(pts), height, width, codec, fps, steady, rotation, times, tuple(keys))
+
+
+def read_frames(media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int) -> np.ndarray:
+    """See `fastvgan.data.media.read_frames`."""
+    frames = _decode(media, found, indices[0], indices[-1])
+    size, scaled = None, {}
+    for index in dict.fromkeys(indices):
+        frame = frames[index]
+        size = size or cover(_shown(frame), height, width)
+        scaled[index] = _pixels(frame, *size, channels)
+    return np.stack([scaled[index] for index in indices])
+
+
+def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:
+    """See `fastvgan.data.media.walk`."""
+    with _open(media) as container:
+        stream = _stream(container)
+        size, count = None, 0
+        try:
+            for frame in container.decode(stream):
+                size = size or cover(_shown(frame), height, width)
+                yield frame.time, _pixels(frame, *size, channels)
+                count += 1
+        except av.FFmpegError as error:
+            raise BadVideo(f"damaged at frame {count}: {error.strerror}") from error
+
+
+def _decode(media: Media, found: Probe, first: int, last: int) -> dict[int, av.VideoFrame]:
+    start = _seek_to(found, first)
+    frames = _decode_from(media, found, start, first, last)
+    if frames is None and start:
+        frames = _decode_from(media, found, 0, first, last)
+    if frames is None:
+        raise BadVideo(f"frames {first} to {last} are not there any more")
+    return frames
+
+
+def _seek_to(found: Probe, first: int) -> int:
+    """The frame to decode from: two key frames back, since a demuxer that seeks by decoding time may land late."""
+    if first < _SEEK_BEYOND or found.pts is None:
+        return 0
+    back = bisect.bisect_right(found.keys, first) - 2
+    return found.keys[back] if back > 0 else 0
+
+
+def _decode_from(media: Media, found: Probe, start: int, first: int, last: int) -> dict[int, av.VideoFrame] | None:
+    """Frames first to last by index, decoding from frame `start`; None where they do not turn up."""
+    with _open(media) as container:
+        stream = _stream(container)
+        if start:
+            container.seek(int(found.pts[start]), stream=stream)
+        frames, counted = {}, 0
+        try:
+            for frame in container.decode(stream):
+                index = counted
+                if start:  # after a seek a frame is known by its time alone
+                    index = int(np.searchsorted(found.pts, frame.pts))
+                    if index >= found.frames or found.pts[index] != frame.pts:
+                        return None
+                counted += 1
+                if first <= index <= last:
+                    frames[index] = frame
+                if index >= last:
+                    break
+        except av.FFmpegError as error:
+            raise BadVideo(f"damaged: {error.strerror}") from error
+    return frames if len(frames) == last - first + 1 else None
+
+
+@contextmanager
+def _open(media: Media) -> Iterator[av.container.InputContainer]:
+    try:
+        source = _source(media)
+        container = av.open(source, options=_OPTIONS, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise BadVideo(f"is no video file: {error.strerror}") from error
+    except OSError as error:
+        raise BadVideo(f"cannot be read: {error.strerror or error}") from error
+    with container:
+        yield container
+
+
+def _source(media: Media) -> "str | io.BytesIO":
+    """What PyAV is to open: a path of this machine, or the bytes of the file; never a URL that FFmpeg would follow."""
+    if media.kind == "video" and isinstance(media.path, Path):
+        if media.path.stat().st_size == 0:
+            raise BadVideo("is empty")
+        with media.path.open("rb"):  # a file without permission says so here; FFmpeg's own words are vaguer
+            return f"file:{media.path}"
+    begin, length = media.span or (0, None)
+    with fsspec.open(str(media.path), "rb") as file:
+        file.seek(begin)
+        found = file.read(-1 if length is None else length)
+    if not found:
+        raise BadVideo("is empty")
+    if length is not None and len(found) < length:
+        raise BadVideo(f"is cut short: {len(found)} of {length} bytes")
+    return io.BytesIO(found)
+
+
+def _stream(container, options: dict[str, str] | None = None) -> av.VideoStream:
+    if not container.streams.video:
+        raise BadVideo("has no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise BadVideo("has a codec that FFmpeg does not know")
+    _check_size(stream.codec_context.width, stream.codec_context.height)
+    # The decoder allocates what a frame claims before anybody has seen it.
+    stream.codec_context.options = {"max_pixels": str(_LARGEST * _LARGEST), **(options or {})}
+    stream.thread_type = "SLICE"  # frame threads would give errors late, on other frames
+    return stream
+
+
+def _check_size(width: int, height: int) -> None:
+    if max(width, height) > _LARGEST:
+        raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
+
+
+def _same_size(frame: av.VideoFrame, seen: tuple[int, int, int] | None, number: int) -> tuple[int, int, int]:
+    """Height, width and rotation of a frame, which must be those of the first one."""
+    _check_size(frame.width, frame.height)
+    size = (*_shown(frame), frame.rotation)
+    if seen and seen[:2] != size[:2]:
+        raise BadVideo(f"changes its size at frame {number}, from {seen[1]}x{seen[0]} to {size[1]}x{size[0]}")
+    return seen or size
+
+
+def _promised(container, stream) -> int:
+    """How many frames the header says there are; 0 where it does not say."""
+    if stream.frames:
+        return stream.frames
+    if container.duration and stream.average_rate:
+        return int(container.duration / av.time_base * stream.average_rate)
+    return 0
+
+
+def _rising(pts: list[int | None]) -> np.ndarray | None:
+    if pts[0] is None or any(a is None or b is None or a >= b for a, b in zip(pts, pts[1:], strict=False)):
+        return None
+    return np.array(pts, dtype=np.int64)
+
+
+def _rate(pts: np.ndarray | None, stream) -> tuple[float | None, bool]:
+    """Frames a second, and whether all frames last equally long, but for the rounding of coarse time bases."""
+    said = stream.average_rate or stream.guessed_rate
+    if pts is None or len(pts) < 2 or not stream.time_base:
+        return (float(said) if said else None), True
+    steps = np.diff(pts)
+    # Times rounded to a coarse unit move by one, and by two where a container rounded what another had rounded.
+    common = Counter(steps.tolist()).most_common(1)[0][0]
+    steady = bool(np.all(np.abs(steps - common) <= max(min(2, common // 4), 0.02 * common)))
+    seconds = Fraction(int(pts[-1] - pts[0]), len(pts) - 1) * stream.time_base
+    return round(float(1 / seconds), 3), steady
+
+
+def _shown(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width as shown."""
+    return (frame.height, frame.width) if frame.rotation % 180 == 0 else (frame.width, frame.height)
+
+
+def _pixels(frame: av.VideoFrame, height: int, width: int, channels: int) -> np.ndarray:
+    stored = (height, width) if frame.rotation % 180 == 0 else (width, height)
+    alpha = any(component.is_alpha for component in frame.format.components)
+    kind = "rgba" if alpha else "gray" if channels == 1 else "rgb24"
+    pixels = frame.to_ndarray(format=kind, height=stored[0], width=stored[1], interpolation="AREA")
+    if alpha:
+        pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
+        if channels == 1:
+            pixels = (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
+    pixels = np.rot90(pixels, frame.rotation // 90)
+    return pixels.reshape(height, width, channels)

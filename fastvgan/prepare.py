@@ -1,0 +1,68 @@
+"""Check a folder of clips once, and write what training needs of it: `python -m fastvgan.prepare SRC OUT`."""
+
+import logging
+import sys
+from pathlib import Path
+
+import tyro
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from fastvgan.data.manifest import MANIFEST, REJECTS
+from fastvgan.data.preparation.settings import PrepareConfig
+from fastvgan.errors import UserError, run_command
+from fastvgan.settings import Settings
+
+
+class Arguments(Settings):
+    """Check a folder of clips once, and write what training needs of it."""
+
+    source: tyro.conf.Positional[Path]
+    """The folder of clips: video files, folders or zip files of pictures, or strips of frames; it is not changed."""
+    out: tyro.conf.Positional[Path]
+    """The folder to write manifest.jsonl and rejects.jsonl to, and what --to says; the same command goes on where it
+    stopped."""
+    settings: tyro.conf.OmitArgPrefixes[PrepareConfig] = PrepareConfig()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parsed, unknown = tyro.cli(
+        Arguments,
+        prog="python -m fastvgan.prepare",
+        description=__doc__,
+        args=sys.argv[1:] if arguments is None else arguments,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if unknown:
+        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    from fastvgan.data.preparation import prepare
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with logging_redirect_tqdm():
+        made = prepare(parsed.source, parsed.out, parsed.settings)
+    for remark in made.remarks:
+        print(remark, file=sys.stderr)
+    for item in made.rejected:
+        print(f"{item.name}: {item.reason}; left out", file=sys.stderr)
+    print(_summary(parsed.out, made))
+
+
+def _summary(out: Path, made) -> str:
+    frames = sum(record.frames for record in made.records)
+    seconds = sum(record.frames / record.fps for record in made.records if record.fps)
+    captions = {caption for record in made.records for caption in record.captions}
+    classes = {record.label for record in made.records if record.label is not None}
+    root = "" if made.root == "." else f" --root {made.root}"
+    told = f", {len(captions)} captions" if captions else ""
+    told += f", {len(classes)} classes" if classes else ""
+    condition = "" if captions else " --condition class" if classes else " --condition none"
+    return (
+        f"clips:    {len(made.records)} ({frames} frames, {seconds / 60:.1f} minutes){told}\n"
+        f"manifest: {out / MANIFEST}\n"
+        f"rejected: {len(made.rejected)} ({out / REJECTS})\n"
+        f"train on: python -m fastvgan.train --data {out}{root}{condition}"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,263 @@
+"""Preparing a folder: what is written is what is there, whatever stops it, and whatever is broken."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import av
+import numpy as np
+import pytest
+import torch
+import webdataset
+from broken import variable_rate
+from command import run
+from make_videos import encode, make_folder, number_of, numbered
+from safetensors.torch import load_file
+
+from fastvgan.data.clips import ClipSource, items_of_manifest
+from fastvgan.data.manifest import Record, read_manifest
+from fastvgan.data.media import Media, probe, read_frames
+from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.data.sampling import Cut
+from fastvgan.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "forty clips"
+    return folder, make_folder(folder, 42)
+
+
+@pytest.fixture
+def few(tmp_path):
+    folder = tmp_path / "src"
+    for i, (name, codec) in enumerate([("cat/a b.mp4", "h264"), ("cat/c.webm", "vp9"), ("dog/ä.avi", "mjpeg")]):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encode(path, numbered(12 * i + 30)[12 * i :], codec, 10)
+        path.with_suffix(".txt").write_text(f"number {i}\nclip {i}\n")
+    return folder
+
+
+def contents(folder):
+    """Bytes of every file of the result by name, journals left out."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".prepare" not in path.parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_manifest_says_what_is_there(forty, tmp_path):
+    source, odd = forty
+    made = prepare(source, tmp_path / "out", PrepareConfig())
+    read = read_manifest(str(tmp_path / "out" / "manifest.jsonl"), root=str(source))
+    assert len(read.records) == len(made.records) == 40
+    for record in read.records:
+        found = probe(read.media(record))
+        assert found._replace(pts=None) == record.found._replace(pts=None)
+        assert np.array_equal(found.pts, record.pts)
+        assert record.captions[0] == (source / record.path).with_suffix(".txt").read_text().strip()
+        assert record.bytes == (source / record.path).stat().st_size
+    one = source / read.records[0].path
+    total = subprocess.run(["sha256sum", one], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert read.records[0].checksum == f"sha256:{total}"
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert {item["path"] for item in rejects} == {name for name, kind in odd.items() if kind == "corrupt"}
+    assert all(item["reason"] for item in rejects)
+
+
+@pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
+def test_the_same_again_does_nothing_and_gives_the_same(few, tmp_path, monkeypatch, to):
+    sized = {} if to == "manifest" else {"height": 24, "width": 32}
+    settings = PrepareConfig(to=to, **sized)
+    prepare(few, tmp_path / "out", settings)
+    before = contents(tmp_path / "out")
+    assert len(before) == {"manifest": 2, "clips": 5, "shards": 3, "tars": 3}[to]
+
+    def never(*arguments):
+        raise AssertionError("a file was looked through, or written, again")
+
+    for name in ("survey.probe", "preparation.clip_files.encode", "preparation.shard_files.save_tensors"):
+        monkeypatch.setattr(f"fastvgan.data.{name}", never)
+    prepare(few, tmp_path / "out", settings)
+    assert contents(tmp_path / "out") == before
+
+
+def test_what_changed_is_looked_at_again(few, tmp_path):
+    settings = PrepareConfig(to="clips")
+    prepare(few, tmp_path / "out", settings)
+    untouched = (tmp_path / "out" / "clips" / "cat" / "c.webm").stat().st_mtime_ns
+    encode(few / "cat" / "a b.mp4", numbered(17), "h264", 10)
+    (few / "dog" / "ä.avi").write_bytes(b"broken now")
+    (few / "cat" / "c.txt").write_text("another caption")
+    made = prepare(few, tmp_path / "out", settings)
+    assert [(r.source, r.frames, r.captions) for r in made.records] == [
+        ("cat/a b.mp4", 17, ("number 0", "clip 0")),
+        ("cat/c.webm", 30, ("another caption",)),
+    ]
+    assert [item.name for item in made.rejected] == ["dog/ä.avi"]
+    assert not (tmp_path / "out" / "clips" / "dog").exists()
+    assert (tmp_path / "out" / "clips" / "cat" / "c.webm").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize("codec", ["vp9", "h264"])
+def test_normalised_clips(few, tmp_path, codec):
+    variable_rate(few / "cat" / "v.mp4")
+    made = prepare(few, tmp_path / "out", PrepareConfig(to="clips", codec=codec, gop=5))
+    read = read_manifest(str(tmp_path / "out" / "manifest.jsonl"))
+    assert [record.source for record in read.records] == ["cat/a b.mp4", "cat/c.webm", "cat/v.mp4", "dog/ä.avi"]
+    assert [remark for remark in made.remarks if "variable" in remark] == [
+        "cat/v.mp4: has a variable frame rate, 12.719 frames a second in the mean; made constant"
+    ]
+    for record, first in zip(read.records, (0, 12, 0, 24), strict=True):
+        media = read.media(record)
+        with av.open(str(media.path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.pix_fmt, stream.codec_context.codec.canonical_name) == ("yuv420p", codec)
+            assert not stream.codec_context.has_b_frames
+        assert record.steady and list(record.keys) == list(range(0, record.frames, 5))
+        if record.source != "cat/v.mp4":
+            frames = read_frames(media, record.found, list(range(record.frames)), 48, 64, 3)
+            assert [number_of(frame) for frame in frames] == list(range(first, first + 30))
+            assert record.fps == pytest.approx(10, rel=0.01)
+    assert read.records[2].fps == pytest.approx(12.719, rel=0.01)
+    assert read.records[0].label == "cat" and read.records[3].captions == ("number 2", "clip 2")
+
+
+def test_a_rate_and_a_size_are_made_as_asked(few, tmp_path):
+    made = prepare(few, tmp_path / "out", PrepareConfig(to="clips", fps=5, height=33, width=32, codec="h264"))
+    read = read_manifest(str(tmp_path / "out" / "manifest.jsonl"))
+    for record in made.records:
+        assert (record.frames, record.height, record.width) == (15, 34, 44)  # even, as yuv420p must be
+        frames = read_frames(read.media(record), record.found, list(range(15)), 33, 32, 3)
+        assert np.diff([number_of(frame) for frame in frames]).tolist() == [2] * 14
+        assert record.fps == 5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shards_hold_the_frames_that_decoding_gives(few, tmp_path, channels):
+    settings = PrepareConfig(to="shards", height=20, width=20, channels=channels)
+    prepare(few, tmp_path / "out", settings)
+    read = read_manifest(str(tmp_path / "out" / "manifest.jsonl"))
+    for record in read.records:
+        (stored,) = [load_file(tmp_path / "out" / record.path)[record.member]]
+        media = Media("video", few / record.source)
+        expected = read_frames(media, probe(media), list(range(record.frames)), 20, 20, channels)
+        assert stored.dtype == torch.uint8 and np.array_equal(stored.numpy(), expected)
+
+
+def test_many_shards_are_cut_where_they_are_full(tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    for i in range(6):
+        encode(source / f"{i}.avi", np.full((40, 96, 96, 3), 40 * i, np.uint8), "mjpeg")  # 1.1 MB each
+    settings = PrepareConfig(to="shards", height=96, width=96, shard_size=2)
+    made = prepare(source, tmp_path / "out", settings)
+    assert [record.path for record in made.records] == [f"shards/0000{i}.safetensors" for i in range(6)]
+    settings = settings.model_copy(update={"shard_size": 3})
+    prepare(source, tmp_path / "out", settings)
+    assert sorted(p.name for p in (tmp_path / "out" / "shards").iterdir()) == [f"0000{i}.safetensors" for i in range(3)]
+
+
+def test_tars_are_read_by_webdataset_and_by_us(few, tmp_path):
+    prepare(few, tmp_path / "out", PrepareConfig(to="tars", codec="h264"))
+    url = str(tmp_path / "out" / "tars" / "000000.tar")
+    samples = list(webdataset.WebDataset(url, shardshuffle=False).decode())
+    read = read_manifest(str(tmp_path / "out" / "manifest.jsonl"))
+    assert len(samples) == len(read.records) == 3
+    for sample, record in zip(samples, read.records, strict=True):
+        assert sample["json"]["name"] == record.source and sample["json"]["class"] == record.label
+        assert tuple(sample["txt"].split("\n")) == record.captions == tuple(sample["json"]["captions"])
+        (tmp_path / "x.mp4").write_bytes(sample["mp4"])
+        assert probe(Media("video", tmp_path / "x.mp4")).frames == record.frames == sample["json"]["frames"] == 30
+    items, _ = items_of_manifest(read)
+    clips = next(ClipSource(items, Cut(4, 48, 64), workers=0).batches(6, 0))
+    for video, caption in zip(clips.video.numpy(), clips.caption.tolist(), strict=True):
+        numbers = [number_of(frame) for frame in video]
+        assert numbers == list(range(numbers[0], numbers[0] + 4)) and 0 <= caption < 6
+
+
+def test_a_folder_of_tars_can_be_prepared_again(few, tmp_path):
+    prepare(few, tmp_path / "out", PrepareConfig(to="tars"))
+    shutil.copytree(tmp_path / "out" / "tars", tmp_path / "others")
+    made = prepare(tmp_path / "others", tmp_path / "again", PrepareConfig())
+    assert [(r.kind, r.captions, r.label) for r in made.records] == [
+        ("tar", (f"number {i}", f"clip {i}"), label) for i, label in enumerate(["cat", "cat", "dog"])
+    ]
+    with tarfile.open(tmp_path / "others" / "000000.tar") as tar:
+        spans = {member.name: (member.offset_data, member.size) for member in tar}
+    assert all(record.span == spans[record.member] for record in made.records)
+
+
+def test_too_little_room_is_said_before_anything_is_written(few, tmp_path):
+    for to in ("shards", "clips", "tars"):
+        settings = PrepareConfig(to=to, height=16, width=16, keep_free=10**9)
+        with pytest.raises(UserError, match=r"are needed in .*--keep-free.*another disk"):
+            prepare(few, tmp_path / to, settings)
+        assert not (tmp_path / to / "manifest.jsonl").exists()
+        assert not [path for path in (tmp_path / to).rglob("*.*") if path.suffix in (".safetensors", ".tar", ".webm")]
+
+
+@pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
+def test_stopped_at_any_moment_it_goes_on_and_the_result_is_the_same(forty, tmp_path, to):
+    source, _ = forty
+    flags = ["--to", to] + ([] if to == "manifest" else ["--height", "32", "--width", "32", "--shard-size", "1"])
+    command = [sys.executable, "-m", "fastvgan.prepare", str(source)]
+    subprocess.run([*command, str(tmp_path / "straight"), *flags], check=True, capture_output=True)
+    for wait in (0.9, 1.1, 1.3):
+        process = subprocess.Popen([*command, str(tmp_path / "out"), *flags], stderr=subprocess.DEVNULL)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(tmp_path / "out"), *flags], check=True, capture_output=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_the_command_says_what_came_of_it(few, tmp_path):
+    (few / "x.mp4").write_text("no video")
+    done = run("fastvgan.prepare", few, tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("x.mp4: is no video file") == 1
+    assert "clips:    3 (90 frames, 0.1 minutes), 6 captions, 2 classes" in done.stdout
+    (hint,) = [line for line in done.stdout.splitlines() if line.startswith("train on:")]
+    flags = hint.split("fastvgan.train ")[1].split()
+    tiny = "--height 16 --width 16 --frames 8 --base-width 2 --batch-size 4 --steps 2".split()
+    trained = run("fastvgan.train", *flags, *tiny, "--run-dir", tmp_path / "r", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "decoder: pyav in 1 process: cat/a b.mp4 is h264, which DALI" in trained.stderr
+    without = [flag for flag in flags if flag not in ("--root", str(few))]
+    refused = run("fastvgan.train", *without, *tiny, "--run-dir", tmp_path / "s", cwd=tmp_path)
+    assert refused.returncode == 2 and f"--root {few}" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--to", "shards"], "give --height and --width"),
+        (["--to", "clips", "--height", "16"], "give --height and --width together"),
+        (["--fps", "3"], "say what to write by --to"),
+        (["--to", "clips", "--fps", "0"], "fps should be greater than 0"),
+        (["--speed", "3"], "no flag --speed"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(tmp_path, flags, sentence):
+    done = run("fastvgan.prepare", tmp_path, tmp_path / "out", *flags, cwd=tmp_path)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_itself_takes_a_manifest_and_nothing_else(few, tmp_path):
+    with pytest.raises(UserError, match="name another one"):
+        prepare(few, few, PrepareConfig(to="clips"))
+    prepare(few, few, PrepareConfig())
+    assert len(items_of_manifest(read_manifest(str(few / "manifest.jsonl")))[0]) == 3
+    # A folder below it is not taken for clips the next time.
+    for _ in range(2):
+        assert len(prepare(few, few / "out", PrepareConfig(to="clips")).records) == 3
+
+
+def test_records_of_one_file_are_told_apart():
+    a, b = (Record("x.zip", "zip", 3, 4, 5, member=name) for name in ("a", "b"))
+    assert (a.name, b.name) == ("x.zip/a", "x.zip/b")

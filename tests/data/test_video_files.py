@@ -1,0 +1,178 @@
+"""Frames come out by their number, whatever the codec, and a bad file says what is wrong with it."""
+
+import dataclasses
+import shutil
+import tarfile
+
+import av
+import numpy as np
+import pytest
+from broken import BROKEN, corrupt_in_the_middle, no_permission, one_frame, variable_rate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_videos import CODECS, encode, number_of, numbered
+from PIL import Image
+
+from fastvgan.data.media import BadVideo, Media, probe, read_frames, walk
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    options = {"h264": {"g": "12", "bf": "2"}, "vp9": {"g": "12"}, "mjpeg": {}, "hevc": {}}
+    return {
+        codec: encode(folder / f"{codec}{CODECS[codec][0]}", numbered(140), codec, **options[codec]) for codec in CODECS
+    }
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(first=st.integers(0, 139), count=st.integers(1, 20), stride=st.integers(1, 4))
+@settings(max_examples=12)
+def test_frames_are_exact(files, codec, first, count, stride):
+    """Past frame 64 this goes through a seek; x265 makes open groups of pictures, where plain seeks go wrong."""
+    found = probe(Media("video", files[codec]))
+    assert found.frames == 140
+    indices = [min(first + i * stride, 139) for i in range(count)]
+    video = read_frames(Media("video", files[codec]), found, indices, 48, 64, 3)
+    assert video.shape == (count, 48, 64, 3) and video.dtype == np.uint8
+    assert [number_of(frame) for frame in video] == indices
+
+
+def test_a_gif_with_transparency_shows_black(tmp_path):
+    frames = []
+    for t in range(5):
+        frame = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+        frame.paste((250, 0, 0, 255), (t * 4, 0, t * 4 + 16, 32))
+        frames.append(frame)
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:], duration=100, disposal=2)
+    found = probe(Media("video", tmp_path / "x.gif"))
+    assert found.frames == 5
+    video = read_frames(Media("video", tmp_path / "x.gif"), found, [0, 4], 32, 32, 3)
+    assert video[0, 5, 8, 0] > 200 and video[0, :, 20:].max() < 20
+    grey = read_frames(Media("video", tmp_path / "x.gif"), found, [4], 32, 32, 1)
+    assert grey.shape == (1, 32, 32, 1) and grey[0, 5, 20, 0] > 50
+
+
+def test_scaling_covers_the_size_asked_for(files):
+    found = probe(Media("video", files["h264"]))  # 48 high, 64 wide
+    for height, width, expected in [(16, 16, (16, 21)), (96, 64, (96, 128)), (10, 64, (48, 64))]:
+        assert read_frames(Media("video", files["h264"]), found, [3], height, width, 3).shape[1:3] == expected
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_of_phone_videos_is_honoured(tmp_path, degrees):
+    frames = np.zeros((4, 32, 64, 3), np.uint8)
+    frames[:, :16, :32] = 255  # white at the top left
+    path = encode(tmp_path / "plain.mp4", frames)
+    turned = tmp_path / "turned.mp4"
+    with av.open(str(path)) as source, av.open(str(turned), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV cannot write a display matrix")
+        stream.set_display_rotation(degrees)
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    height, width = (64, 32) if degrees % 180 else (32, 64)
+    video = read_frames(Media("video", turned), probe(Media("video", turned)), [0], height, width, 1)
+    expected = np.rot90(frames[0, :, :, :1], degrees // 90)
+    assert np.abs(video[0].astype(int) - expected).mean() < 10
+
+
+def noise(path):
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    return path
+
+
+def cut_early(path):
+    data = encode(path, numbered(60)).read_bytes()
+    path.write_bytes(data[:2000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix", "reason"),
+    [
+        *((make, *said) for make, said in BROKEN.items() if make not in (one_frame, variable_rate, no_permission)),
+        (noise, ".mp4", "is no video file"),
+        (cut_early, ".mp4", "is no video file"),
+        (lambda path: path, ".mp4", "cannot be read: No such file"),
+    ],
+)
+def test_bad_files_say_why(tmp_path, make, suffix, reason):
+    path = make(tmp_path / f"x{suffix}")
+    with pytest.raises(BadVideo, match=reason):
+        probe(Media("video", path))
+
+
+def test_damage_that_ffmpeg_mends_is_found_and_may_be_tolerated(tmp_path):
+    path = corrupt_in_the_middle(tmp_path / "x.mp4")
+    with pytest.raises(BadVideo, match="damaged at frame"):
+        probe(Media("video", path))
+    assert probe(Media("video", path), tolerant=True).frames > 20
+
+
+def test_what_a_probe_finds(tmp_path, files):
+    found = probe(Media("video", files["h264"]))
+    assert found[:6] == (140, 48, 64, "h264", 12.0, True) and found.rotation == 0
+    with av.open(str(files["vp9"])) as container:  # frames are stored in the order they are shown in
+        keys = [i for i, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    assert list(probe(Media("video", files["vp9"])).keys) == keys and len(keys) >= 12
+    wild = probe(Media("video", variable_rate(tmp_path / "x.mp4")))
+    assert not wild.steady and wild.fps == pytest.approx(29 / (15 * 0.04 + 14 * 0.12), abs=0.01)
+
+
+@pytest.mark.parametrize("fps", [24, 25, 30, 50, 60])
+@pytest.mark.parametrize("codec", ["vp9", "mjpeg", "h264"])
+def test_constant_rates_are_seen_as_such_however_coarse_the_clock(tmp_path, codec, fps):
+    """Matroska counts milliseconds, in which 30 frames a second are 33, 33 and 34 apart."""
+    found = probe(Media("video", encode(tmp_path / f"x{CODECS[codec][0]}", numbered(60), codec, fps)))
+    assert found.steady and found.fps == pytest.approx(fps, rel=0.005)
+
+
+def test_walking_gives_every_frame_with_its_time(tmp_path, files):
+    times, frames = zip(*walk(Media("video", files["vp9"]), 48, 64, 3), strict=True)
+    assert [number_of(frame) for frame in frames] == list(range(140))
+    np.testing.assert_allclose(times, np.arange(140) / 12, atol=0.001)
+
+
+def test_a_file_in_a_tar_is_read_in_its_place(tmp_path, files):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for codec in ("h264", "vp9"):
+            tar.add(files[codec], f"{codec}.bin")
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        members = [Media("tar", tmp_path / "x.tar", m.name, (m.offset_data, m.size)) for m in tar]
+    for media, codec in zip(members, ("h264", "vp9"), strict=True):
+        found, expected = probe(media), probe(Media("video", files[codec]))
+        assert found.codec == codec and np.array_equal(found.pts, expected.pts)
+        assert [number_of(f) for f in read_frames(media, found, [90, 93], 48, 64, 3)] == [90, 93]
+    cut = dataclasses.replace(members[1], span=(members[1].span[0], members[1].span[1] + 10**6))
+    with pytest.raises(BadVideo, match="is cut short"):
+        probe(cut)
+
+
+def test_frames_too_large_are_refused_before_they_are_decoded(tmp_path):
+    path = encode(tmp_path / "big.avi", np.zeros((1, 8, 8200, 3), np.uint8), "mjpeg")
+    with pytest.raises(BadVideo, match="8200x8, larger than"):
+        probe(Media("video", path))
+
+
+def test_a_playlist_in_disguise_opens_nothing(tmp_path, files):
+    shutil.copy(files["h264"], tmp_path / "secret.mp4")
+    (tmp_path / "x.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    with pytest.raises(BadVideo):
+        probe(Media("video", tmp_path / "x.mp4"))
+
+
+def test_a_file_that_was_changed_afterwards_is_bad(tmp_path, files):
+    path = shutil.copy(files["h264"], tmp_path / "x.mp4")
+    found = probe(Media("video", path))
+    encode(path, numbered(10))
+    with pytest.raises(BadVideo):
+        read_frames(Media("video", path), found, [100, 101], 48, 64, 3)
+
+
+def test_names_with_spaces_colons_and_umlauts(tmp_path):
+    path = encode(tmp_path / "ä b:c%d.mp4", numbered(3))
+    assert probe(Media("video", path)).frames == 3
