@@ -1,0 +1,221 @@
+"""Every layout that public data comes in is recognised, with captions and classes, and nothing outside is touched."""
+
+import io
+import json
+import os
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from make_videos import encode, numbered
+from PIL import Image
+
+from fastvgan.data.layouts import Layout, scan
+from fastvgan.errors import UserError
+
+
+def video(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return encode(path, numbered(2))
+
+
+def picture(path, height=48, width=64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path)
+
+
+def png(height=48, width=64):
+    data = io.BytesIO()
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def kinds(entries):
+    return {entry.name: entry.media.kind for entry in entries}
+
+
+def test_all_layouts_side_by_side(tmp_path):
+    video(tmp_path / "videos" / "a.MP4")
+    for t in range(3):
+        picture(tmp_path / "frames" / "walk" / f"f{t}.png")
+        picture(tmp_path / "strips" / f"{t}.jpg", 16, 64)
+        picture(tmp_path / "upright" / f"{t}.png", 64, 16)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
+        for name in ("one/0.png", "one/1.png", "two/deep/0.png", "__MACOSX/one/._0.png", "readme.txt"):
+            file.writestr(name, png())
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(tmp_path / "videos" / "a.MP4", "000.mp4")
+    for name in (".hidden.mp4", ".cache/x.mp4", "__MACOSX/y.mp4", "notes.txt", "strips/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    entries, rejected, remarks = scan(tmp_path, Layout())
+    assert kinds(entries) == {
+        "frames/walk": "frames", "strips/0.jpg": "strip", "strips/1.jpg": "strip", "strips/2.jpg": "strip",
+        "t.tar/000.mp4": "tar", "upright/0.png": "strip", "upright/1.png": "strip", "upright/2.png": "strip",
+        "videos/a.MP4": "video", "z.zip/one": "zip", "z.zip/two/deep": "zip",
+    }  # fmt: skip
+    assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)
+    assert not rejected
+    said = "found 1 folder of pictures, 6 strips, 1 clip in tar files, 1 video file, 2 clips in zip files"
+    assert remarks == [said]
+    assert set(kinds(scan(tmp_path, Layout("videos"))[0]).values()) == {"video", "tar"}
+    assert set(kinds(scan(tmp_path, Layout("strips"))[0])) == {f"{d}/{t}.{s}" for t in range(3) for d, s in
+                                                              [("strips", "jpg"), ("upright", "png")]} | {
+        f"frames/walk/f{t}.png" for t in range(3)}  # fmt: skip
+    assert kinds(scan(tmp_path, Layout("frames"))[0])["strips"] == "frames"
+
+
+def test_strips_of_frames_that_are_not_square(tmp_path):
+    picture(tmp_path / "a.png", 48, 64 * 5)
+    with pytest.raises(UserError, match="a.png: is a single picture"):
+        scan(tmp_path, Layout())
+    (entry,), _, _ = scan(tmp_path, Layout(strip_frames=5))
+    assert entry.media.strip_frames == 5
+
+
+@pytest.mark.parametrize("above", ["", "UCF-101/", "data/UCF-101/"])
+@pytest.mark.parametrize("numbers", [True, False])
+def test_ucf101_with_its_split_files(tmp_path, above, numbers):
+    names = ["Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g08_c01.avi", "YoYo/v_YoYo_g08_c02.avi"]
+    for name in names:
+        video(tmp_path / above / name)
+    lines = [names[1] + " 1", names[2] + " 101", "YoYo/v_YoYo_g09_c01.avi 101"]
+    split = tmp_path / "ucfTrainTestlist" / "trainlist01.txt"
+    split.parent.mkdir()
+    split.write_text("\r\n".join(line if numbers else line.rsplit(" ", 1)[0] for line in lines) + "\r\n")
+    everything, _, _ = scan(tmp_path, Layout())
+    assert [entry.label for entry in everything] == ["Archery", "Archery", "YoYo"]
+    entries, rejected, _ = scan(tmp_path, Layout(split_file=split))
+    assert [(entry.name, entry.label) for entry in entries] == [
+        (above + names[1], "Archery"),
+        (above + names[2], "YoYo"),
+    ]
+    assert [(item.name, item.reason) for item in rejected] == [
+        ("YoYo/v_YoYo_g09_c01.avi", "is named in the split file but is not there")
+    ]
+    split.write_text("Golf/v_Golf_g01_c01.avi 3\n")
+    with pytest.raises(UserError, match=r"trainlist01.txt lists no clip of .*Golf/v_Golf_g01_c01.avi"):
+        scan(tmp_path, Layout(split_file=split))
+    with pytest.raises(UserError, match="cannot read the split file"):
+        scan(tmp_path, Layout(split_file=tmp_path / "none.txt"))
+
+
+def test_classes_of_folders_of_pictures(tmp_path):
+    for name in ("run/clip1", "run/clip2", "walk/clip1"):
+        for t in range(2):
+            picture(tmp_path / name / f"{t}.png")
+    entries, _, _ = scan(tmp_path, Layout())
+    assert {entry.name: entry.label for entry in entries} == {
+        "run/clip1": "run", "run/clip2": "run", "walk/clip1": "walk",
+    }  # fmt: skip
+    # Folders that are clips themselves are no classes.
+    entries, _, _ = scan(tmp_path / "run", Layout())
+    assert [(entry.name, entry.label) for entry in entries] == [("clip1", None), ("clip2", None)]
+
+
+def test_captions_of_every_kind_of_clip(tmp_path):
+    video(tmp_path / "v.mp4")
+    picture(tmp_path / "s" / "s.png", 16, 64)
+    for t in range(2):
+        picture(tmp_path / "f" / f"{t}.png")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
+        file.writestr("0.png", png())
+        file.writestr("1.png", png())
+    for name in ("v.txt", "s/s.txt", "f.txt", "z.txt"):
+        (tmp_path / name).write_text(f"of {name}")
+    said = {entry.name: entry.captions for entry in scan(tmp_path, Layout())[0]}
+    assert said == {"v.mp4": ("of v.txt",), "s/s.png": ("of s/s.txt",), "f": ("of f.txt",), "z.zip": ("of z.txt",)}
+    rows = [{"file": name, "caption": f"row {name}", "class": "c"} for name in ("v.mp4", "f", "s/s.png", "none.mp4")]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    entries, rejected, _ = scan(tmp_path, Layout())
+    said = {entry.name: (entry.captions, entry.label) for entry in entries}
+    assert said["f"] == (("row f",), "c") and said["s/s.png"] == (("row s/s.png",), "c")
+    assert said["z.zip"] == (("of z.txt",), None)
+    assert [item.name for item in rejected] == ["none.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("files", "captions", "label"),
+    [
+        ({"txt": "one\ntwo\n"}, ("one", "two"), None),
+        ({"json": '{"caption": "c", "class": 3}', "txt": "t"}, ("c",), "3"),
+        ({"json": '{"captions": ["a", "b"]}', "cls": "7"}, ("a", "b"), "7"),
+        ({"json": "[1]"}, (), None),
+        ({}, (), None),
+    ],
+)
+def test_what_is_said_in_a_tar(tmp_path, files, captions, label):
+    path = video(tmp_path / "x.mp4")
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "a.tar", "w") as tar:
+        for suffix, text in {**{k: v.encode() for k, v in files.items()}, "mp4": path.read_bytes()}.items():
+            member = tarfile.TarInfo(f"dir/00.{suffix}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+    (entry,), rejected, _ = scan(tmp_path / "set", Layout())
+    assert (entry.captions, entry.label, rejected) == (captions, label, [])
+
+
+def test_tars_that_cannot_be_used_say_why(tmp_path):
+    path = video(tmp_path / "x.mp4")
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
+        tar.add(path, "0.mp4")
+    with tarfile.open(tmp_path / "texts.tar", "w") as tar:
+        tar.add(__file__, "0.txt")
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        tar.add(path, "0.mp4")
+        member = tarfile.TarInfo("0.json")
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"{"))
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4broken")
+    entries, rejected, _ = scan(tmp_path, Layout())
+    assert [entry.name for entry in entries] == ["x.mp4"]
+    reasons = {item.name: item.reason for item in rejected}
+    assert "uncompressed" in reasons["packed.tar"] and "no video file" in reasons["texts.tar"]
+    assert "has no captions that could be read" in reasons["bad.tar/0.mp4"] and "zip" in reasons["broken.zip"]
+
+
+def test_links_that_lead_out_are_named_and_those_within_are_followed(tmp_path):
+    folder = tmp_path / "set"
+    video(folder / "a.mp4")
+    video(tmp_path / "outside" / "b.mp4")
+    (folder / "same.mp4").symlink_to("a.mp4")
+    (folder / "out.mp4").symlink_to(tmp_path / "outside" / "b.mp4")
+    (folder / "outside").symlink_to(tmp_path / "outside")
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.mp4").symlink_to(folder / "nothing")
+    entries, rejected, _ = scan(folder, Layout())
+    assert [entry.name for entry in entries] == ["a.mp4", "gone.mp4", "same.mp4"]
+    assert {item.name for item in rejected} == {"out.mp4", "outside"}
+    assert all("--follow-links" in item.reason for item in rejected)
+    entries, rejected, _ = scan(folder, Layout(follow_links=True))
+    assert [entry.name for entry in entries] == ["a.mp4", "gone.mp4", "out.mp4", "outside/b.mp4", "same.mp4"]
+    assert not rejected
+
+
+def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
+    video(tmp_path / "a.mp4")
+    video(tmp_path / "closed" / "b.mp4")
+    real = os.scandir
+
+    def denied(path):  # root may read everything, so that this cannot be had from the disk in every place
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    entries, rejected, _ = scan(tmp_path, Layout())
+    assert [entry.name for entry in entries] == ["a.mp4"]
+    assert [(item.name, item.reason) for item in rejected] == [("closed", "cannot be read: Permission denied")]
+
+
+def test_empty_and_missing_folders(tmp_path):
+    (tmp_path / "f").write_text("")
+    for path, sentence in [
+        (tmp_path / "no", "does not exist"),
+        (tmp_path / "f", "is not a folder"),
+        (tmp_path, "no clip"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            scan(path, Layout())
