@@ -62,7 +62,8 @@ class ClipSource:
             for item in items
         ]
         names, media, found = ([getattr(item, key) for item in items] for key in ("name", "media", "found"))
-        clips = ClipSet(names, media, found, Sampler(members, cut))
+        self.sampler = Sampler(members, cut)
+        clips = ClipSet(names, media, found, self.sampler)
         self._decoder, self.decoder = choose(decoder, clips, torch.device(device), workers)
 
     def batches(

@@ -51,6 +51,7 @@ class Record:
     strip_frames: int = 0
     pts: np.ndarray | None = None
     keys: tuple[int, ...] = ()
+    colours: str = ""
     source: str = ""
 
     @property
@@ -71,6 +72,7 @@ class Record:
             self.rotation,
             self.pts,
             self.keys,
+            self.colours,
         )
 
     def to_json(self) -> dict[str, Any]:

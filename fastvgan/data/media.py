@@ -35,7 +35,7 @@ class Probe(NamedTuple):
     pts: int64 (frames,), presentation time of each frame in the stream's time base, or None where there are none that
         rise. keys: indices of key frames, for seeking. height, width: as shown, rotation applied. fps: mean frames a
         second, or None where no time is known. steady: whether all frames last equally long. rotation: degrees,
-        counter-clockwise, that the file asks for.
+        counter-clockwise, that the file asks for. colours: "bt709" or "bt2020" where the file says so, "" for others.
     """
 
     frames: int
@@ -47,6 +47,7 @@ class Probe(NamedTuple):
     rotation: int = 0
     pts: np.ndarray | None = None
     keys: tuple[int, ...] = ()
+    colours: str = ""
 
 
 class BadVideo(Exception):
@@ -65,11 +66,14 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
     return _reader(media).probe(media, tolerant)
 
 
-def read_frames(media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int) -> np.ndarray:
+def read_frames(
+    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
+) -> np.ndarray:
     """Frames by their index, scaled so that they just cover height x width.
 
     Args:
         found: what `probe` found. indices: rising; the last may be repeated. channels: 1 for grey, 3 for RGB.
+        threads: that decode frames of a video file at the same time.
 
     Returns:
         uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Rotation that the file
@@ -78,7 +82,7 @@ def read_frames(media: Media, found: Probe, indices: list[int], height: int, wid
     Raises:
         BadVideo: the clip has changed since: a frame is missing or cannot be decoded.
     """
-    return _reader(media).read_frames(media, found, indices, height, width, channels)
+    return _reader(media).read_frames(media, found, indices, height, width, channels, threads)
 
 
 def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:

@@ -37,7 +37,9 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
     return Probe(len(pictures.names), *size, codec)
 
 
-def read_frames(media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int) -> np.ndarray:
+def read_frames(
+    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, _threads: int = 1
+) -> np.ndarray:
     """See `fastvgan.data.media.read_frames`."""
     scaled = {}
     if media.kind == "strip":
@@ -200,7 +202,8 @@ def _member_bytes(archive: _Archive, member: zipfile.ZipInfo) -> bytes:
         raise BadVideo("is packed by another method than deflate; pack it again")
     try:
         with archive.lock, archive.file.open(member) as file:
-            return file.read()  # at most what it claims; where there is more, the checksum is wrong
+            # Without a number the whole is unpacked, however much more than it claims; with it the checksum is wrong.
+            return file.read(member.file_size)
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError) as error:
         raise _Damaged(str(error)) from error
 

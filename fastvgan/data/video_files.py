@@ -11,17 +11,22 @@ from pathlib import Path
 import av
 import fsspec
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from fastvgan.data.media import BadVideo, Media, Probe, cover
 
 _LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
-_SEEK_BEYOND = 64  # frames; nearer ones are reached by decoding from the start
+# By areas; without the second flag colours are halved in resolution again wherever the width is even.
+_COLOURS = {1: "bt709", 9: "bt2020", 10: "bt2020"}  # matrix coefficients of ITU-T H.273
+_SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 # Containers that hold their frames themselves: a playlist or a concat script disguised as a video must not make FFmpeg
 # open anything but the file itself.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,ogg,asf,flv"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 
-av.logging.set_level(av.logging.PANIC)  # FFmpeg's own words on stderr name no file; the exceptions serve
+# FFmpeg's own words on stderr name no file; the exceptions serve. With any level but None PyAV takes Python's lock for
+# what a decoder's thread says, which ends in a deadlock where that thread is waited for with the lock held.
+av.logging.set_level(None)
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
@@ -29,8 +34,6 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
     with _open(media) as container:
         # By default FFmpeg mends what it can and says nothing.
         stream = _stream(container, {} if tolerant else {"err_detect": "explode"})
-        # Slices decoded side by side swallow their errors; files are decoded side by side instead.
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         pts, keys, seen = [], [], None
         try:
             for frame in container.decode(stream):
@@ -52,17 +55,17 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
         times = _rising(pts)
         fps, steady = _rate(times, stream)
         codec = stream.codec_context.codec.canonical_name
-    return Probe(len(pts), height, width, codec, fps, steady, rotation, times, tuple(keys))
+        colours = _COLOURS.get(int(stream.codec_context.colorspace), "")
+    return Probe(len(pts), height, width, codec, fps, steady, rotation, times, tuple(keys), colours)
 
 
-def read_frames(media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int) -> np.ndarray:
+def read_frames(
+    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
+) -> np.ndarray:
     """See `fastvgan.data.media.read_frames`."""
-    frames = _decode(media, found, indices[0], indices[-1])
-    size, scaled = None, {}
-    for index in dict.fromkeys(indices):
-        frame = frames[index]
-        size = size or cover(_shown(frame), height, width)
-        scaled[index] = _pixels(frame, *size, channels)
+    frames = _decode(media, found, indices[0], indices[-1], threads)
+    scale = _Scaler(height, width, channels)
+    scaled = {index: scale(frames[index]) for index in dict.fromkeys(indices)}
     return np.stack([scaled[index] for index in indices])
 
 
@@ -70,38 +73,44 @@ def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple
     """See `fastvgan.data.media.walk`."""
     with _open(media) as container:
         stream = _stream(container)
-        size, count = None, 0
+        scale, count = _Scaler(height, width, channels), 0
         try:
             for frame in container.decode(stream):
-                size = size or cover(_shown(frame), height, width)
-                yield frame.time, _pixels(frame, *size, channels)
+                yield frame.time, scale(frame)
                 count += 1
         except av.FFmpegError as error:
             raise BadVideo(f"damaged at frame {count}: {error.strerror}") from error
 
 
-def _decode(media: Media, found: Probe, first: int, last: int) -> dict[int, av.VideoFrame]:
-    start = _seek_to(found, first)
-    frames = _decode_from(media, found, start, first, last)
-    if frames is None and start:
-        frames = _decode_from(media, found, 0, first, last)
-    if frames is None:
-        raise BadVideo(f"frames {first} to {last} are not there any more")
-    return frames
+def _decode(media: Media, found: Probe, first: int, last: int, threads: int) -> dict[int, av.VideoFrame]:
+    for start in _starts(found, first):
+        frames = _decode_from(media, found, start, first, last, threads)
+        if frames is not None:
+            return frames
+    raise BadVideo("has changed: its frames are not there any more")
 
 
-def _seek_to(found: Probe, first: int) -> int:
-    """The frame to decode from: two key frames back, since a demuxer that seeks by decoding time may land late."""
-    if first < _SEEK_BEYOND or found.pts is None:
-        return 0
-    back = bisect.bisect_right(found.keys, first) - 2
-    return found.keys[back] if back > 0 else 0
+def _starts(found: Probe, first: int) -> Iterator[int]:
+    """Frames to decode from, until all turn up: the key frame before the first one, the one before that, and the start.
+
+    Some demuxers seek by decoding time and land late, and after some key frames frames refer to what is before them.
+    """
+    if found.pts is not None:
+        place = bisect.bisect_right(found.keys, first) - 1
+        for back in (place, place - 1):
+            if back > 0:
+                yield found.keys[back]
+    yield 0
 
 
-def _decode_from(media: Media, found: Probe, start: int, first: int, last: int) -> dict[int, av.VideoFrame] | None:
+def _decode_from(
+    media: Media, found: Probe, start: int, first: int, last: int, threads: int
+) -> dict[int, av.VideoFrame] | None:
     """Frames first to last by index, decoding from frame `start`; None where they do not turn up."""
     with _open(media) as container:
         stream = _stream(container)
+        # Frames decoded side by side come late, and a few are decoded in vain.
+        stream.thread_type, stream.codec_context.thread_count = "FRAME" if threads > 1 else "NONE", threads
         if start:
             container.seek(int(found.pts[start]), stream=stream)
         frames, counted = {}, 0
@@ -110,14 +119,18 @@ def _decode_from(media: Media, found: Probe, start: int, first: int, last: int) 
                 index = counted
                 if start:  # after a seek a frame is known by its time alone
                     index = int(np.searchsorted(found.pts, frame.pts))
-                    if index >= found.frames or found.pts[index] != frame.pts:
+                    if index >= found.frames or found.pts[index] != frame.pts or (not counted and index > first):
                         return None
                 counted += 1
                 if first <= index <= last:
+                    if start and frame.is_corrupt:
+                        return None
                     frames[index] = frame
                 if index >= last:
                     break
         except av.FFmpegError as error:
+            if start:
+                return None
             raise BadVideo(f"damaged: {error.strerror}") from error
     return frames if len(frames) == last - first + 1 else None
 
@@ -162,7 +175,8 @@ def _stream(container, options: dict[str, str] | None = None) -> av.VideoStream:
     _check_size(stream.codec_context.width, stream.codec_context.height)
     # The decoder allocates what a frame claims before anybody has seen it.
     stream.codec_context.options = {"max_pixels": str(_LARGEST * _LARGEST), **(options or {})}
-    stream.thread_type = "SLICE"  # frame threads would give errors late, on other frames
+    # Slices decoded side by side swallow their errors, and frames give them late: files are worked on side by side.
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
     return stream
 
 
@@ -213,14 +227,23 @@ def _shown(frame: av.VideoFrame) -> tuple[int, int]:
     return (frame.height, frame.width) if frame.rotation % 180 == 0 else (frame.width, frame.height)
 
 
-def _pixels(frame: av.VideoFrame, height: int, width: int, channels: int) -> np.ndarray:
-    stored = (height, width) if frame.rotation % 180 == 0 else (width, height)
-    alpha = any(component.is_alpha for component in frame.format.components)
-    kind = "rgba" if alpha else "gray" if channels == 1 else "rgb24"
-    pixels = frame.to_ndarray(format=kind, height=stored[0], width=stored[1], interpolation="AREA")
-    if alpha:
-        pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
-        if channels == 1:
-            pixels = (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
-    pixels = np.rot90(pixels, frame.rotation // 90)
-    return pixels.reshape(height, width, channels)
+class _Scaler:
+    """Scales the frames of one clip so that they just cover a size, and turns them upright; see `media.read_frames`."""
+
+    def __init__(self, height: int, width: int, channels: int):
+        self._wanted, self._channels = (height, width), channels
+        self._size = None
+        # One for all frames: the tables of its filters take longer to make than a frame to scale.
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        self._size = self._size or cover(_shown(frame), *self._wanted)
+        height, width = self._size if frame.rotation % 180 == 0 else self._size[::-1]
+        alpha = any(component.is_alpha for component in frame.format.components)
+        kind = "rgba" if alpha else "gray" if self._channels == 1 else "rgb24"
+        pixels = self._reformatter.reformat(frame, width, height, kind, interpolation=_SCALING).to_ndarray()
+        if alpha:
+            pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
+            if self._channels == 1:
+                pixels = (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
+        return np.rot90(pixels, frame.rotation // 90).reshape(*self._size, self._channels)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from make_videos import CODECS, encode, number_of, numbered
 
-from fastvgan.data.decoders import ClipSet, dali, pyav
+from fastvgan.data.decoders import ClipSet, dali, dali_pipeline, pyav
 from fastvgan.data.decoders.dali import DaliDecoder, refusal
 from fastvgan.data.decoders.pyav import PyAVDecoder
 from fastvgan.data.media import Media, probe
@@ -82,6 +82,20 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(dali, "_BATCHES", 3)
 
 
+@pytest.fixture
+def no_pyav(monkeypatch):
+    """Without this, what DALI gets wrong could be put right by PyAV and not be noticed."""
+    monkeypatch.setattr(dali, "sample", lambda *_: pytest.fail("PyAV was called in"))
+
+
+@pytest.fixture
+def blamed(monkeypatch) -> list:
+    """Grows by one with each time that DALI fails."""
+    calls, blame = [], dali._Run._blame
+    monkeypatch.setattr(dali._Run, "_blame", lambda *args: (calls.append(args), blame(*args)))
+    return calls
+
+
 @on_both
 @pytest.mark.parametrize(
     "cut",
@@ -94,7 +108,7 @@ def small_chunks(monkeypatch):
     ],
     ids=lambda cut: "-".join(f"{key}{value}" for key, value in cut.items()),
 )
-def test_pixels_are_those_of_pyav(folder, cut, device):
+def test_pixels_are_those_of_pyav(folder, cut, device, no_pyav):
     clips = clips_of(folder.glob("noisy*"), **cut)
     assert refusal(clips, device) is None
     got = take(DaliDecoder(clips, device), 3)
@@ -108,11 +122,28 @@ def test_pixels_are_those_of_pyav(folder, cut, device):
     [{"frames": 5}, {"frames": 4, "stride": 4}, {"frames": 4, "max_stride": 6}],
     ids=["one stride", "stride, held", "strides"],
 )
-def test_frames_are_exactly_those_drawn(folder, cut, device):
+def test_frames_are_exactly_those_drawn(folder, cut, device, no_pyav):
     clips = clips_of(folder.glob("numbered*"), crop="center", **cut)
     draws = [clips.sampler.draw(5, number) for number in range(24)]
     assert any(draw.indices[-1] == draw.indices[-2] for draw in draws) == ("stride" in cut)  # a held frame is there
     assert numbers_of(take(DaliDecoder(clips, device), 6)) == [list(draw.indices) for draw in draws]
+
+
+@on_both
+def test_times_that_do_not_begin_at_zero(folder, tmp_path, device, no_pyav):
+    for suffix in (".webm", ".mp4"):
+        path = tmp_path / f"late{suffix}"
+        with av.open(str(folder / "numbered 0 schön.webm")) as source, av.open(str(path), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.pts = packet.dts = packet.pts + 400
+                    packet.stream = stream
+                    target.mux(packet)
+        clips = clips_of([path], frames=4, crop="center")
+        assert clips.found[0].pts[0] > 0
+        got = numbers_of(take(DaliDecoder(clips, device), 3))
+        assert got == [list(clips.sampler.draw(5, number).indices) for number in range(12)]
 
 
 def test_vp8_with_packets_that_are_not_shown(tmp_path, caplog):
@@ -135,7 +166,7 @@ def test_vp8_with_packets_that_are_not_shown(tmp_path, caplog):
     assert "PyAV decodes it" in caplog.text
 
 
-def test_resume_anywhere_is_bit_identical(folder, small_chunks):
+def test_resume_anywhere_is_bit_identical(folder, small_chunks, no_pyav):
     clips = clips_of(folder.glob("n*"), frames=3, mirror=True)
     straight = take(DaliDecoder(clips, workers=2), 9)  # nine clips in an epoch, three batches of four in a chunk
     for start in (1, 2, 4, 7):
@@ -143,7 +174,7 @@ def test_resume_anywhere_is_bit_identical(folder, small_chunks):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_chunks_do_not_show(folder, small_chunks, monkeypatch):
+def test_chunks_do_not_show(folder, small_chunks, monkeypatch, no_pyav):
     clips = clips_of(folder.glob("n*"), frames=3, max_stride=4)
     short = take(DaliDecoder(clips), 7)
     monkeypatch.setattr(dali, "_BATCHES", 64)
@@ -151,7 +182,7 @@ def test_chunks_do_not_show(folder, small_chunks, monkeypatch):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_ranks_share_a_batch(folder):
+def test_ranks_share_a_batch(folder, no_pyav):
     clips = clips_of(folder.glob("n*"), frames=3)
     whole = take(DaliDecoder(clips), 3, size=6)
     ranks = [take(DaliDecoder(clips), 3, size=3, rank=rank, world=2) for rank in range(2)]
@@ -161,7 +192,7 @@ def test_ranks_share_a_batch(folder):
     assert not set(seen[0]) & set(seen[1])
 
 
-def test_names_that_a_file_list_cannot_hold(folder, tmp_path):
+def test_names_that_a_file_list_cannot_hold(folder, tmp_path, no_pyav):
     paths = [tmp_path / name for name in ('a "b" c.webm', "line\nbreak.webm", "日本 ü\t.webm", " #1 2 3")]
     for path in paths:
         shutil.copy(next(folder.glob("numbered 0*")), path)
@@ -170,7 +201,7 @@ def test_names_that_a_file_list_cannot_hold(folder, tmp_path):
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(8)]
 
 
-def test_a_relative_path(folder, monkeypatch):
+def test_a_relative_path(folder, monkeypatch, no_pyav):
     monkeypatch.chdir(folder)
     clips = clips_of([path.relative_to(folder) for path in folder.glob("numbered*")], frames=3)
     assert_close(take(DaliDecoder(clips), 2), take(PyAVDecoder(clips, 0), 2))
@@ -188,7 +219,7 @@ DAMAGE = {
 @pytest.mark.parametrize("harm", DAMAGE)
 @pytest.mark.parametrize("when", ["at once", "in use", "unseen"])
 def test_a_damaged_file_is_named_once_and_replaced_as_by_pyav(
-    folder, tmp_path, caplog, monkeypatch, small_chunks, harm, when, device
+    folder, tmp_path, caplog, small_chunks, blamed, harm, when, device
 ):
     pyav.tell_once.cache_clear()
     for path in folder.glob("numbered*"):
@@ -212,9 +243,25 @@ def test_a_damaged_file_is_named_once_and_replaced_as_by_pyav(
     assert all(torch.equal(a.caption, b.caption) for a, b in zip(got[before:], wanted, strict=True))
     assert sorted(said) == sorted(record.getMessage() for record in caplog.records)
     assert all(any(clips.names[clip] in sentence for sentence in said) for clip in (2, 5))
+    if when != "in use":  # there it may be seen before or after DALI has read on
+        assert bool(blamed) == (when == "unseen")
 
 
-def test_what_only_dali_cannot_read_goes_through_pyav(folder, tmp_path, caplog, small_chunks):
+def test_wrong_numbers_tell_by_themselves(folder, tmp_path, monkeypatch):
+    """Times are rounded, so that of a long clip they may not tell."""
+    monkeypatch.setattr(dali_pipeline, "_at_their_time", lambda *_: True)
+    path = Path(shutil.copy(folder / "numbered 0 schön.webm", tmp_path))
+    clips = clips_of([path, folder / "numbered 2 schön.webm"], frames=30, crop="center")
+    DAMAGE["cut short"](path)
+    got = take(DaliDecoder(clips), 3)
+    assert {caption for batch in got for caption in batch.caption.tolist()} == {
+        clips.names.index("numbered 2 schön.webm")
+    }
+    for numbers in numbers_of(got):
+        assert numbers == list(range(numbers[0], numbers[0] + 30))
+
+
+def test_what_only_dali_cannot_read_goes_through_pyav(folder, tmp_path, caplog, small_chunks, blamed):
     pyav.tell_once.cache_clear()
     paths = list(folder.glob("numbered*"))
     paths.append(encode(tmp_path / "other.mp4", numbered(40, 160, 200), "h264"))
@@ -222,6 +269,7 @@ def test_what_only_dali_cannot_read_goes_through_pyav(folder, tmp_path, caplog, 
     got = numbers_of(take(DaliDecoder(clips), 9))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(36)]
     assert [r.getMessage() for r in caplog.records] == ["other.mp4: DALI cannot open it; PyAV decodes it"]
+    assert len(blamed) <= 2, "once it is known, no pipeline gets the clip, but for one built before"
 
 
 def test_dali_is_given_up_where_it_fails_on_and_on(folder, caplog, monkeypatch, small_chunks):
@@ -284,7 +332,7 @@ def test_nothing_is_left_behind(folder, tmp_path, monkeypatch, small_chunks, how
     next(batches)
     next(batches)
     (there,) = tmp_path.iterdir()
-    assert len(list(there.glob("list*"))) <= 2
+    assert len(list(there.glob("list*"))) <= 4, "of this chunk and the next, two pipelines each"
     if how == "close":
         batches.close()
     if how == "exhaust":
@@ -322,6 +370,7 @@ def test_refusals(folder, tmp_path, monkeypatch):
     for other, word in [
         (changed(codec="h264"), "h264"),
         (changed(rotation=90), "rotated"),
+        (changed(colours="bt709"), "bt709"),
         (changed(steady=False), "variable frame rate"),
         (changed(pts=None), "times"),
         (changed(dataclasses.replace(clips.media[1], kind="tar")), "tar"),

@@ -131,6 +131,29 @@ def test_constant_rates_are_seen_as_such_however_coarse_the_clock(tmp_path, code
     assert found.steady and found.fps == pytest.approx(fps, rel=0.005)
 
 
+@pytest.mark.parametrize("said", ["bt709", "bt2020nc", "smpte170m"])
+def test_colours_are_noted_and_heeded(tmp_path, said):
+    """A saturated colour comes back as it was, whichever matrix the file was made with."""
+    frames = np.empty((3, 32, 32, 3), np.uint8)
+    frames[:] = (30, 200, 30)
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "5", "x264-params": f"colormatrix={said}"})
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        space = {"bt709": 1, "bt2020nc": 9, "smpte170m": 6}[said]
+        stream.codec_context.colorspace = space
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture = picture.reformat(format="yuv420p", dst_colorspace={1: 1, 9: 9, 6: 5}[space])
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    media = Media("video", path)
+    found = probe(media)
+    assert found.colours == {"bt709": "bt709", "bt2020nc": "bt2020", "smpte170m": ""}[said]
+    off = np.abs(read_frames(media, found, [0], 32, 32, 3).astype(int) - frames[:1]).max()
+    assert off <= 6, off
+
+
 def test_walking_gives_every_frame_with_its_time(tmp_path, files):
     times, frames = zip(*walk(Media("video", files["vp9"]), 48, 64, 3), strict=True)
     assert [number_of(frame) for frame in frames] == list(range(140))

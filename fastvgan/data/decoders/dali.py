@@ -49,6 +49,8 @@ def _unfit(media: Media, found: Probe, device: str) -> str | None:
         return "is not on this machine"
     if found.codec not in _CODECS[device]:
         return f"is {found.codec}, which DALI does not decode on the {device.upper()}"
+    if device == "cpu" and found.colours:
+        return f"has the colours of {found.colours}, which DALI takes for those of BT.601 on a CPU"
     if found.rotation:
         return "asks to be rotated, which DALI does not do"
     if not found.steady:
@@ -63,15 +65,14 @@ class DaliDecoder:
 
     Samples are those of `PyAVDecoder`, frame for frame. Pixels differ a little, since DALI scales by a cubic filter and
     swscale by areas. Measured on noise scaled down by 1 to 4, in grey and RGB: by up to 2.1 of 255 in the mean, 11 at
-    most. Where colour too changes from pixel to pixel, and the width is even, swscale halves its resolution, and the
-    mean may be 12.
+    most.
 
     A batch goes through PyAV where a clip is drawn for it that DALI cannot decode, or whose file is not what it was
     when the decoder was made: of a file cut short DALI gives stale frames and says nothing.
 
     Args:
-        device: "cpu" or "gpu", torch's current CUDA device. workers: threads that scale; on the CPU decoding itself
-            takes one more, on the GPU none.
+        device: "cpu" or "gpu", torch's current CUDA device. workers: on the CPU, pipelines side by side, each of
+            which decodes in one thread and scales in another; on the GPU, threads.
     """
 
     def __init__(self, clips: ClipSet, device: str = "cpu", workers: int = 1):
@@ -92,19 +93,26 @@ class DaliDecoder:
 class _Chunk:
     """Batches that share a pipeline.
 
-    ranges: the numbers of those still to come. draws: of those that DALI decodes; PyAV takes the others.
+    ranges: the numbers of those still to come. draws: of those that DALI decodes; PyAV takes the others. pipelines:
+    that decode them in turn.
     """
 
-    def __init__(self, ranges: list[range], draws: dict[range, list[Draw]], pipeline: Pipeline | None):
-        self.ranges, self.draws, self.pipeline = deque(ranges), draws, pipeline
+    def __init__(self, ranges: list[range], draws: dict[range, list[Draw]], pipelines: list[Pipeline]):
+        self.ranges, self.draws, self._pipelines = deque(ranges), draws, deque(pipelines)
         self._half = len(ranges) // 2
+
+    def next(self) -> torch.Tensor:
+        """The next of the batches that DALI decodes."""
+        video = self._pipelines[0].next()
+        self._pipelines.rotate(-1)
+        return video
 
     def half_done(self) -> bool:
         return len(self.ranges) <= self._half + 1
 
     def close(self) -> None:
-        if self.pipeline:
-            self.pipeline.close()
+        for pipeline in self._pipelines:
+            pipeline.close()
 
 
 class _Run:
@@ -112,9 +120,10 @@ class _Run:
 
     def __init__(self, decoder: "DaliDecoder", seed: int, folder: Path, pool: ThreadPoolExecutor):
         self._clips, self._stamps, self._seed = decoder.clips, decoder.stamps, seed
-        self._make = functools.partial(
-            Pipeline, decoder.clips, device=decoder.device, threads=decoder.threads, folder=folder
-        )
+        # On a CPU a reader decodes in one thread, whatever it is given; so there is a pipeline for each.
+        on_cpu = decoder.device is None
+        self._side_by_side, threads = (decoder.threads, 1) if on_cpu else (1, decoder.threads)
+        self._make = functools.partial(Pipeline, decoder.clips, device=decoder.device, threads=threads, folder=folder)
         self._device = "cpu" if decoder.device is None else f"cuda:{decoder.device}"
         self._pool = pool
         self._left_to_pyav: set[int] = set()
@@ -151,7 +160,8 @@ class _Run:
             self._note_changed(drawn)
             if self._failures >= _GIVE_UP_AFTER or any(draw.clip in self._left_to_pyav for draw in drawn):
                 del draws[numbers]
-        return _Chunk(ranges, draws, self._make(list(draws.values())) if draws else None)
+        parts = [list(draws.values())[i :: self._side_by_side] for i in range(self._side_by_side)]
+        return _Chunk(ranges, draws, [self._make(part) for part in parts if part])
 
     def _note_changed(self, draws: list[Draw]) -> set[int]:
         """Leave to PyAV those clips of a batch whose files are not what they were."""
@@ -161,7 +171,7 @@ class _Run:
 
     def _by_dali(self, chunk: _Chunk, numbers: range) -> Clips:
         draws = chunk.draws[numbers]
-        video = chunk.pipeline.next()
+        video = chunk.next()
         if changed := self._note_changed(draws):
             raise Failed("changed while in use", changed)
         self._failures = 0

@@ -84,7 +84,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Free what DALI holds; waits for what it is decoding."""
-        self._held.clear()
+        while self._held:
+            self._held.popleft()[0].synchronize()
         self._dali = None
         self._file_list.unlink(missing_ok=True)
 
@@ -212,12 +213,12 @@ def _write_list(clips: ClipSet, draws: Sequence[Draw], folder: Path) -> Path:
 
 
 def _at_their_time(found: Probe, indices: np.ndarray, times: np.ndarray) -> bool:
-    """Whether frames have the times, in seconds, that full decoding found, but for half a frame."""
+    """Whether frames have the times, in seconds from the first one, that full decoding found, but for half a frame."""
     if found.frames < 2:
         return True
     seconds = (found.frames - 1) / found.fps / (found.pts[-1] - found.pts[0])  # a unit of pts
-    wanted = found.pts[indices] * seconds
-    rounding = np.abs(wanted) * 0.001 / found.fps  # fps is known to three decimals
+    wanted = (found.pts[indices] - found.pts[0]) * seconds
+    rounding = wanted * 0.001 / found.fps  # fps is known to three decimals
     return bool(np.all(np.abs(times - wanted) <= 0.5 / found.fps + rounding))
 
 

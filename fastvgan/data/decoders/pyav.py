@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
@@ -27,11 +28,13 @@ class PyAVDecoder:
 
     def __init__(self, clips: ClipSet, workers: int = 1):
         self._clips, self._workers = clips, workers
+        # More decode frames in vain, beyond a clip's last one.
+        self._threads = min(4, max(1, processors() // max(1, workers)))
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
         """See `fastvgan.data.decoders.Decoder.batches`."""
         loader = DataLoader(
-            _Batches(self._clips, seed),
+            _Batches(self._clips, seed, self._threads),
             batch_size=None,
             sampler=numbers,
             num_workers=self._workers,
@@ -47,41 +50,46 @@ class PyAVDecoder:
 class _Batches(Dataset):
     """Sample numbers → Clips, and a sentence for each clip that could not be read, for a DataLoader's workers."""
 
-    def __init__(self, clips: ClipSet, seed: int):
-        self._clips, self._seed = clips, seed
+    def __init__(self, clips: ClipSet, seed: int, threads: int):
+        self._clips, self._seed, self._threads = clips, seed, threads
 
     def __getitem__(self, numbers: range) -> tuple[Clips, list[str]]:
         unreadable: list[str] = []
-        videos, draws = zip(*(sample(self._clips, self._seed, n, unreadable) for n in numbers), strict=True)
+        drawn = (sample(self._clips, self._seed, number, unreadable, self._threads) for number in numbers)
+        videos, draws = zip(*drawn, strict=True)
         return Clips(torch.from_numpy(np.stack(videos)), *conditions(draws)), unreadable
 
 
-def sample(clips: ClipSet, seed: int, number: int, unreadable: list[str]) -> tuple[np.ndarray, Draw]:
+def sample(clips: ClipSet, seed: int, number: int, unreadable: list[str], threads: int = 1) -> tuple[np.ndarray, Draw]:
     """Sample `number` of a run, uint8 (T, H, W, C), and how it was drawn.
 
     Args:
         unreadable: takes a sentence for each clip that could not be read, and whose place another took.
+        threads: as of `decode`.
 
     Raises:
         UserError: there is no usable clip left.
     """
     for draw in clips.sampler.candidates(seed, number):
         try:
-            return decode(clips, draw), draw
+            return decode(clips, draw, threads), draw
         except BadVideo as error:
             unreadable.append(f"{clips.names[draw.clip]}: {error}; another clip takes its place")
     raise UserError("not one clip of the data can be read any more; was it moved?")
 
 
-def decode(clips: ClipSet, draw: Draw) -> np.ndarray:
+def decode(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
     """One sample's frames, uint8 (T, H, W, C).
+
+    Args:
+        threads: that decode frames of a file at the same time.
 
     Raises:
         BadVideo: its clip cannot be read.
     """
     cut = clips.sampler.cut
     media, found = clips.media[draw.clip], clips.found[draw.clip]
-    video = read_frames(media, found, list(draw.indices), cut.height, cut.width, cut.channels)
+    video = read_frames(media, found, list(draw.indices), cut.height, cut.width, cut.channels, threads)
     top, left = draw.offsets(video.shape[1:3], cut.height, cut.width)
     video = video[:, top : top + cut.height, left : left + cut.width]
     return video[:, :, ::-1] if draw.mirror else video
@@ -91,6 +99,11 @@ def decode(clips: ClipSet, draw: Draw) -> np.ndarray:
 def tell_once(sentence: str) -> None:
     """Warn, but not twice of the same."""
     logger.warning(sentence)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

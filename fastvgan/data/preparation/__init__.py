@@ -88,6 +88,7 @@ def record(clip: Found, source: Path, total: str) -> Record:
         strip_frames=media.strip_frames,
         pts=found.pts,
         keys=found.keys,
+        colours=found.colours,
     )
 
 
