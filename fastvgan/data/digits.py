@@ -24,7 +24,6 @@ COLOURS = {
     "purple": (255, 0, 255),
     "white": (255, 255, 255),
 }
-# (x, y) of the path over one cycle as multiples of (sin, cos) of the phase; see `_path`.
 MOTIONS = ("up and down", "left and right", "diagonally", "in a circle")
 
 # The samples are stored writer after writer, each writing the same sequence of digits; here one of them begins, so that
@@ -49,6 +48,7 @@ class DigitsSource:
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
         self._table = list(itertools.product(range(10), colours, MOTIONS))
+        self._digits = torch.tensor([digit for digit, _, _ in self._table])
         self.captions = [caption(*row, with_colour=channels == 3) for row in self._table]
         images, targets = load_digits(return_X_y=True)
         part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
@@ -61,27 +61,29 @@ class DigitsSource:
     ) -> Iterator[Clips]:
         """See `fastvgan.data.source.Source.batches`; nothing is shuffled, every clip is drawn anew."""
         for numbers in sample_numbers(batch_size, start, rank, world_size):
-            rngs = [np.random.default_rng([seed, number]) for number in numbers]
-            index = np.array([rng.integers(len(self.captions)) for rng in rngs])
-            label = torch.tensor([self._table[i][0] for i in index])
-            yield Clips(self.render(index, rngs), torch.from_numpy(index), label)
+            drawn = np.stack([np.random.default_rng([seed, number]).random(5) for number in numbers])
+            index = (drawn[:, 0] * len(self.captions)).astype(np.int64)
+            yield Clips(self.render(index, drawn[:, 1:]), torch.from_numpy(index), self._digits[index])
 
-    def render(self, caption_index, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
+    def render(self, caption_index: np.ndarray, chances: np.ndarray) -> torch.Tensor:
         """Clips for these indices into `captions`; uint8 (N, T, H, W, C).
 
-        Which writer's digit, where the path lies and at which phase it begins comes from the clip's own generator.
+        Args:
+            chances: (N, 4) in [0, 1): which writer's digit, at which phase the path begins, where it lies, which way it
+                goes.
         """
         frames, height, width, channels = self.shape
         rows = [self._table[i] for i in caption_index]
-        drawn = [(self._images[row[0]], rng, row[2]) for row, rng in zip(rows, rngs, strict=True)]
-        images = torch.stack([hands[rng.integers(len(hands))] for hands, rng, _ in drawn])
-        path = np.stack([_path(motion, frames, rng) for _, rng, motion in drawn])  # (N, T, 2) in [-1, 1]
+        hands = [self._images[digit] for digit, _, _ in rows]
+        images = torch.stack([hand[int(u * len(hand))] for hand, u in zip(hands, chances[:, 0], strict=True)])
+        path = _paths([motion for _, _, motion in rows], frames, *chances.T[1:])
         grey = _place(images, torch.from_numpy(path).float(), height, width)  # (N, T, H, W) in [0, 1]
+        grey = grey.mul_(255).round_().to(torch.uint8)[..., None]
         if channels == 1:
-            colour = torch.full((len(rows), 1), 255.0)
-        else:
-            colour = torch.tensor([COLOURS[name] for _, name, _ in rows], dtype=torch.float32)
-        return (grey[..., None] * colour[:, None, None, None]).round_().to(torch.uint8)
+            return grey
+        # The colours are made of 0 and 255 alone, so that bytes can be multiplied.
+        shown = torch.tensor([COLOURS[name] for _, name, _ in rows]).gt(0).to(torch.uint8)
+        return grey * shown[:, None, None, None]
 
 
 def caption(digit: int, colour: str, motion: str, with_colour: bool = True) -> str:
@@ -89,17 +91,20 @@ def caption(digit: int, colour: str, motion: str, with_colour: bool = True) -> s
     return f"a {colour} {digit} moving {motion}" if with_colour else f"a {digit} moving {motion}"
 
 
-def _path(motion: str, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Centre of the digit over time, (T, 2) as (x, y) in [-1, 1]: one cycle in 16 frames, or in the clip if shorter."""
-    phase = 2 * math.pi * (np.arange(frames) / min(frames, 16) + rng.random())
-    swing, other = np.sin(phase), np.full(frames, rng.uniform(-0.5, 0.5))
-    if motion == "up and down":
-        return np.stack([other, swing], -1)
-    if motion == "left and right":
-        return np.stack([swing, other], -1)
-    if motion == "diagonally":
-        return np.stack([swing, swing * rng.choice([-1, 1])], -1)
-    return np.stack([swing, np.cos(phase) * rng.choice([-1, 1])], -1)
+def _paths(motions: Sequence[str], frames: int, phase: np.ndarray, where: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """Centres of digits over time, (N, T, 2) as (x, y) in [-1, 1]: one cycle in 16 frames, or in the clip if shorter.
+
+    Args:
+        phase, where, way: (N,) in [0, 1): of the cycle at which it begins, of the span in which a straight path lies,
+            and less than a half or not.
+    """
+    angle = 2 * math.pi * (np.arange(frames) / min(frames, 16) + phase[:, None])
+    swing, turn = np.sin(angle), np.where(way < 0.5, -1, 1)[:, None]
+    still = np.broadcast_to(where[:, None] - 0.5, swing.shape)
+    kind = np.array([MOTIONS.index(motion) for motion in motions])[:, None]
+    across = np.where(kind == 0, still, swing)
+    down = np.select([kind == 0, kind == 1, kind == 2], [swing, still, swing * turn], np.cos(angle) * turn)
+    return np.stack([across, down], -1)
 
 
 def _place(images: torch.Tensor, path: torch.Tensor, height: int, width: int) -> torch.Tensor:
