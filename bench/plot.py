@@ -43,7 +43,7 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, list[tuple[str, float]]]]:
     """(problem, [(dtype, ratio), …]) in the summary's order; a group's name ends in its dtype if it has only one."""
     rows: dict[str, list[tuple[str, float]]] = {}
     for name, group in summary["groups"].items():
-        if "ratio" in group:
+        if "ratio" in group and group["dtype"] in COLOURS:  # loading has none, and ratios on another scale
             rows.setdefault(name.removesuffix(f", {group['dtype']}"), []).append((group["dtype"], group["ratio"]))
     return list(rows.items())
 

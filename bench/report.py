@@ -14,7 +14,7 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's package, as `python -m` would take it
 
-from plot import plot  # noqa: E402
+from plot import COLOURS, plot  # noqa: E402
 from summary import as_text, summarise  # noqa: E402
 
 from fastvgan.errors import UserError, run_command  # noqa: E402
@@ -86,6 +86,8 @@ def _write(summary: dict[str, Any], results: Path, pictures: Path) -> None:
     file = results / f"{name}-{machine['cores']}-cores.json"
     file.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {file}")
+    if not any(group.get("ratio") and group["dtype"] in COLOURS for group in summary["groups"].values()):
+        return
     try:
         picture = pictures / f"bench-{name}.png"
         plot(summary, picture)

@@ -1,6 +1,7 @@
 """Check a folder of clips once, and write what training needs of it: `python -m fastvgan.prepare SRC OUT`."""
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -44,23 +45,25 @@ def main(arguments: list[str] | None = None) -> None:
         print(remark, file=sys.stderr)
     for item in made.rejected:
         print(f"{item.name}: {item.reason}; left out", file=sys.stderr)
-    print(_summary(parsed.out, made))
+    print(_summary(parsed.out, made, parsed.settings))
 
 
-def _summary(out: Path, made) -> str:
+def _summary(out: Path, made, settings: PrepareConfig) -> str:
     frames = sum(record.frames for record in made.records)
     seconds = sum(record.frames / record.fps for record in made.records if record.fps)
     captions = {caption for record in made.records for caption in record.captions}
     classes = {record.label for record in made.records if record.label is not None}
-    root = "" if made.root == "." else f" --root {made.root}"
     told = f", {len(captions)} captions" if captions else ""
     told += f", {len(classes)} classes" if classes else ""
-    condition = "" if captions else " --condition class" if classes else " --condition none"
+    flags = ["--data", str(out), *([] if made.root == "." else ["--root", made.root])]
+    flags += [] if captions else ["--condition", "class" if classes else "none"]
+    if settings.to == "shards":
+        flags += ["--height", str(settings.height), "--width", str(settings.width)]
     return (
         f"clips:    {len(made.records)} ({frames} frames, {seconds / 60:.1f} minutes){told}\n"
         f"manifest: {out / MANIFEST}\n"
         f"rejected: {len(made.rejected)} ({out / REJECTS})\n"
-        f"train on: python -m fastvgan.train --data {out}{root}{condition}"
+        f"train on: python -m fastvgan.train {shlex.join(flags)}"
     )
 
 

@@ -9,7 +9,7 @@ which there are two or more with clips.
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fastvgan.data import pictures
 from fastvgan.data.annotations import SUFFIXES, beside, captions_file
@@ -192,8 +192,15 @@ def _with_classes(entries: list[Entry]) -> list[Entry]:
 
 
 def _parents(entry: Entry) -> tuple[str, ...]:
-    """The folders that a clip lies in."""
-    return tuple(entry.name.split("/")[:-1]) if entry.media.kind != "tar" else ()
+    """The folders that a clip lies in; a zip file is none, but those in it are."""
+    parts = entry.name.split("/")
+    if entry.media.kind == "tar":
+        return ()
+    if entry.media.kind == "zip":
+        inside = len(PurePosixPath(entry.media.member).parts)
+        del parts[len(parts) - inside - 1]
+        return tuple(parts[:-1] if inside else parts)
+    return tuple(parts[:-1])
 
 
 def _with_captions(folder: Path, entries: list[Entry], known: set[str]) -> tuple[list[Entry], list[Rejected]]:

@@ -114,6 +114,22 @@ def test_classes_of_folders_of_pictures(tmp_path):
     assert [(entry.name, entry.label) for entry in entries] == [("clip1", None), ("clip2", None)]
 
 
+def test_classes_in_zip_files(tmp_path):
+    for name, folders in [("one.zip", ["run/a", "run/b", "walk/a"]), ("two.zip", ["walk/c"])]:
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            for folder in folders:
+                file.writestr(f"{folder}/0.png", png())
+    entries, _, _ = scan(tmp_path, Layout())
+    assert [entry.label for entry in entries] == ["run", "run", "walk", "walk"]
+    (tmp_path / "set").mkdir()
+    for name in ("one.zip", "two.zip"):  # by itself the name of a file says nothing
+        with zipfile.ZipFile(tmp_path / "set" / name, "w") as file:
+            for folder in ("a/", "b/", ""):
+                file.writestr(f"{folder}0.png", png())
+    entries, _, _ = scan(tmp_path / "set", Layout())
+    assert len(entries) == 6 and {entry.label for entry in entries} == {None}
+
+
 def test_captions_of_every_kind_of_clip(tmp_path):
     video(tmp_path / "v.mp4")
     picture(tmp_path / "s" / "s.png", 16, 64)

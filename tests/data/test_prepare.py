@@ -1,6 +1,7 @@
 """Preparing a folder: what is written is what is there, whatever stops it, and whatever is broken."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -222,7 +223,7 @@ def test_the_command_says_what_came_of_it(few, tmp_path):
     assert done.stderr.count("x.mp4: is no video file") == 1
     assert "clips:    3 (90 frames, 0.1 minutes), 6 captions, 2 classes" in done.stdout
     (hint,) = [line for line in done.stdout.splitlines() if line.startswith("train on:")]
-    flags = hint.split("fastvgan.train ")[1].split()
+    flags = shlex.split(hint.split("fastvgan.train ")[1])
     tiny = "--height 16 --width 16 --frames 8 --base-width 2 --batch-size 4 --steps 2".split()
     trained = run("fastvgan.train", *flags, *tiny, "--run-dir", tmp_path / "r", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
