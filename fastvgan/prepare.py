@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -25,7 +26,10 @@ class Arguments(Settings):
     settings: tyro.conf.OmitArgPrefixes[PrepareConfig] = PrepareConfig()
 
 
-def main(arguments: list[str] | None = None) -> None:
+_GOES_ON = "what is done is kept, and the same command goes on from there"
+
+
+def main(arguments: list[str] | None = None) -> int:
     parsed, unknown = tyro.cli(
         Arguments,
         prog="python -m fastvgan.prepare",
@@ -39,13 +43,20 @@ def main(arguments: list[str] | None = None) -> None:
     from fastvgan.data.preparation import prepare
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with logging_redirect_tqdm():
-        made = prepare(parsed.source, parsed.out, parsed.settings)
+    try:
+        with logging_redirect_tqdm():
+            made = prepare(parsed.source, parsed.out, parsed.settings)
+    except KeyboardInterrupt:
+        print(f"stopped; {_GOES_ON}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except OSError as error:
+        raise UserError(f"cannot write to {parsed.out}: {error.strerror or error}; mend that: {_GOES_ON}") from error
     for remark in made.remarks:
         print(remark, file=sys.stderr)
     for item in made.rejected:
         print(f"{item.name}: {item.reason}; left out", file=sys.stderr)
     print(_summary(parsed.out, made, parsed.settings))
+    return 0
 
 
 def _summary(out: Path, made, settings: PrepareConfig) -> str:

@@ -102,14 +102,15 @@ def checksum(entry: Entry) -> str:
     if entry.media.kind == "frames":
         total = hashlib.sha256()
         for path in files_of(entry):
-            total.update(f"{path.name}\0{_sha256_of(path)}\n".encode())
+            total.update(f"{path.name}\0{checksum_of(path)}\n".encode())
         return f"sha256:{total.hexdigest()}"
-    return f"sha256:{_sha256_of(Path(entry.media.path), entry.media.span)}"
+    return checksum_of(Path(entry.media.path), entry.media.span)
 
 
-def _sha256_of(path: Path, span: tuple[int, int] | None = None) -> str:
+def checksum_of(path: Path, span: tuple[int, int] | None = None) -> str:
+    """SHA-256 of a file, or of `span` in it, where it begins and how long it is in bytes: "sha256:…"."""
     stat = path.stat()
-    return _sha256(path, span or (0, stat.st_size), stat.st_mtime_ns)
+    return f"sha256:{_sha256(path, span or (0, stat.st_size), stat.st_mtime_ns)}"
 
 
 @functools.lru_cache(1024)  # a zip file holds many clips

@@ -1,5 +1,6 @@
 """Preparing a folder: what is written is what is there, whatever stops it, and whatever is broken."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import tarfile
 import time
 
 import av
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -20,11 +22,12 @@ from make_videos import encode, make_folder, number_of, numbered
 from safetensors.torch import load_file
 
 from fastvgan.data.clips import ClipSource, items_of_manifest
-from fastvgan.data.manifest import Record, read_manifest
+from fastvgan.data.manifest import Record, find_manifest, read_manifest
 from fastvgan.data.media import Media, probe, read_frames
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
+from fastvgan.prepare import main
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,8 @@ def test_shards_hold_the_frames_that_decoding_gives(few, tmp_path, channels):
         (stored,) = [load_file(tmp_path / "out" / record.path)[record.member]]
         media = Media("video", few / record.source)
         expected = read_frames(media, probe(media), list(range(record.frames)), 20, 20, channels)
+        total = hashlib.sha256((tmp_path / "out" / record.path).read_bytes()).hexdigest()
+        assert record.checksum == f"sha256:{total}"
         assert stored.dtype == torch.uint8 and np.array_equal(stored.numpy(), expected)
 
 
@@ -178,6 +183,14 @@ def test_tars_are_read_by_webdataset_and_by_us(few, tmp_path):
     for video, caption in zip(clips.video.numpy(), clips.caption.tolist(), strict=True):
         numbers = [number_of(frame) for frame in video]
         assert numbers == list(range(numbers[0], numbers[0] + 4)) and 0 <= caption < 6
+    # The same from another place, through fsspec.
+    memory = fsspec.filesystem("memory")
+    for path in (tmp_path / "out").rglob("*.*"):
+        if path.is_file():
+            memory.pipe(f"/set/{path.relative_to(tmp_path / 'out').as_posix()}", path.read_bytes())
+    items, _ = items_of_manifest(read_manifest(find_manifest("memory://set")))
+    again = next(ClipSource(items, Cut(4, 48, 64), workers=0).batches(6, 0))
+    assert torch.equal(again.video, clips.video) and torch.equal(again.caption, clips.caption)
 
 
 def test_a_folder_of_tars_can_be_prepared_again(few, tmp_path):
@@ -214,6 +227,31 @@ def test_stopped_at_any_moment_it_goes_on_and_the_result_is_the_same(forty, tmp_
         process.wait()
     subprocess.run([*command, str(tmp_path / "out"), *flags], check=True, capture_output=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_ctrl_c_ends_it_in_one_sentence(forty, tmp_path):
+    source, _ = forty
+    command = [sys.executable, "-m", "fastvgan.prepare", str(source), str(tmp_path / "out"), "--to", "clips"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    said = ""
+    while "writing clips" not in said:
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    said += process.communicate()[1]
+    assert process.returncode == 130 and "stopped; what is done is kept" in said and "Traceback" not in said
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+
+
+def test_a_disk_that_is_full_is_one_sentence(few, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastvgan.data.preparation.shard_files.save_tensors", full)
+    with pytest.raises(UserError, match=r"cannot write .*00000.safetensors: No space left on device"):
+        prepare(few, tmp_path / "out", PrepareConfig(to="shards", height=16, width=16))
+    monkeypatch.setattr("fastvgan.data.preparation.journal.Journal.add", full)
+    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; .* goes on from there"):
+        main([str(few), str(tmp_path / "other")])
 
 
 def test_the_command_says_what_came_of_it(few, tmp_path):

@@ -7,12 +7,13 @@ import tarfile
 import av
 import numpy as np
 import pytest
-from broken import BROKEN, corrupt_in_the_middle, no_permission, one_frame, variable_rate
+from broken import BROKEN, corrupt_in_the_middle, no_permission, one_frame, variable_rate, variable_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_videos import CODECS, encode, number_of, numbered
 from PIL import Image
 
+from fastvgan.data import video_files
 from fastvgan.data.media import BadVideo, Media, probe, read_frames, walk
 
 
@@ -178,6 +179,13 @@ def test_a_file_in_a_tar_is_read_in_its_place(tmp_path, files):
 def test_frames_too_large_are_refused_before_they_are_decoded(tmp_path):
     path = encode(tmp_path / "big.avi", np.zeros((1, 8, 8200, 3), np.uint8), "mjpeg")
     with pytest.raises(BadVideo, match="8200x8, larger than"):
+        probe(Media("video", path))
+
+
+def test_frames_that_grow_too_large_midway_are_not_even_allocated(tmp_path, monkeypatch):
+    path = variable_size(tmp_path / "x.ts")  # 64x48, then 128x96
+    monkeypatch.setattr(video_files, "_LARGEST", 80)
+    with pytest.raises(BadVideo, match="damaged at frame 1[0-2]: "):
         probe(Media("video", path))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvgan.data.layouts import Entry, Rejected
+from fastvgan.data.layouts import Rejected
 from fastvgan.data.manifest import Record
 from fastvgan.data.media import BadVideo, Media, Probe, probe, walk
 from fastvgan.data.preparation.disk import check_room
@@ -14,7 +14,7 @@ from fastvgan.data.preparation.groups import MIB, Made, once, remove_others, sig
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, checksum, side_by_side
+from fastvgan.data.survey import Found, checksum_of, side_by_side
 from fastvgan.files import whole
 from fastvgan.video import encode
 
@@ -79,7 +79,7 @@ def _encoded(out: Path, path: Path, clip: Found, settings: PrepareConfig) -> Mad
         found = write_clip(path, clip, settings)
     except BadVideo as error:
         return [], [Rejected(clip.entry.name, str(error))]
-    total = checksum(Entry(Media("video", path), clip.entry.name))
+    total = checksum_of(path)
     return [dataclasses.replace(record_of(path, out, clip, found), checksum=total, bytes=path.stat().st_size)], []
 
 

@@ -15,7 +15,7 @@ from fastvgan.data.preparation.groups import MIB, Made, by_size, once, remove_ot
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import count_at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, side_by_side
+from fastvgan.data.survey import Found, checksum_of, side_by_side
 from fastvgan.files import whole
 from fastvgan.tensor_file import save_tensors
 
@@ -49,11 +49,12 @@ def write_shard(path: Path, clips: Sequence[Found], settings: PrepareConfig, roo
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as temporary:
             save_tensors({clip.entry.name: video for clip, video in good}, temporary)
+    total = checksum_of(path) if good else ""
     name = path.relative_to(root).as_posix()
-    return [_record(name, clip, video, settings) for clip, video in good], rejected
+    return [_record(name, total, clip, video, settings) for clip, video in good], rejected
 
 
-def _record(path: str, clip: Found, video: torch.Tensor, settings: PrepareConfig) -> Record:
+def _record(path: str, total: str, clip: Found, video: torch.Tensor, settings: PrepareConfig) -> Record:
     frames, height, width, _ = video.shape
     return Record(
         path=path,
@@ -65,6 +66,7 @@ def _record(path: str, clip: Found, video: torch.Tensor, settings: PrepareConfig
         fps=rate(clip.probe, settings) if settings.fps or clip.probe.fps else None,
         captions=clip.entry.captions,
         label=clip.entry.label,
+        checksum=total,
         bytes=video.nbytes,
         member=clip.entry.name,
         source=clip.entry.name,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from webdataset import TarWriter
 
-from fastvgan.data.layouts import Entry, Rejected
-from fastvgan.data.media import BadVideo, Media, Probe
+from fastvgan.data.layouts import Rejected
+from fastvgan.data.media import BadVideo, Probe
 from fastvgan.data.preparation.clip_files import SUFFIXES, record_of, write_clip
 from fastvgan.data.preparation.disk import check_room
 from fastvgan.data.preparation.groups import MIB, Made, by_size, once, remove_others, signature_of, together
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, checksum, files_of, side_by_side
+from fastvgan.data.survey import Found, checksum_of, files_of, side_by_side
 from fastvgan.files import whole
 
 
@@ -74,7 +74,7 @@ def _tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: Pr
         records = [
             dataclasses.replace(
                 record_of(path, out, clip, found, member=name, span=spans[name]),
-                checksum=checksum(Entry(Media("tar", temporary, name, spans[name]), name)),
+                checksum=checksum_of(temporary, spans[name]),
                 bytes=spans[name][1],
             )
             for name, (clip, found) in written.items()
