@@ -1,0 +1,45 @@
+"""A run on clips of one's own, taken up again in the middle of an epoch, ends where the straight one does."""
+
+import pytest
+import torch
+from make_videos import encode, numbered
+
+from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.training.config import PRESETS, RunConfig
+from fastvgan.training.resume import find_start
+from fastvgan.training.trainer import Trainer
+
+DATA = [("clips", "pyav"), ("clips", "dali"), ("tars", "auto"), ("shards", "auto")]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Seven clips, so that batches of four cross the ends of epochs, in each form."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "src").mkdir()
+    for i in range(7):
+        path = encode(folder / "src" / f"{i}.webm", numbered(40)[2 * i :][:20], "vp9")
+        path.with_suffix(".txt").write_text(f"clip {i}\nthe clip {i}\n")
+    prepare(folder / "src", folder / "clips", PrepareConfig(to="clips"))
+    prepare(folder / "src", folder / "tars", PrepareConfig(to="tars"))
+    prepare(folder / "src", folder / "shards", PrepareConfig(to="shards", height=16, width=16))
+    return folder
+
+
+@pytest.mark.parametrize(("data", "decoder"), DATA)
+def test_a_run_goes_on_with_the_very_next_batch(prepared, tmp_path, data, decoder):
+    if decoder == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install '.[dali]'")
+    values = PRESETS["digits"].model_dump()
+    values["model"] |= {"base_width": 2, "latent": 4}
+    values["data"] |= {"data": str(prepared / data), "decoder": decoder, "mirror": True, "max_stride": 2}
+    values["training"] |= {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "keep": 9, "precision": "fp32"}
+    config = RunConfig.model_validate(values)
+    straight = Trainer(config, find_start("t", tmp_path / "straight", None))
+    assert straight.run() == 0
+    middle = find_start("t", tmp_path / "parts", str(tmp_path / "straight" / "checkpoints" / "step-3"))
+    resumed = Trainer(config, middle)
+    assert resumed.done == 3 and resumed.run() == 0
+    for part in ("generator", "discriminator", "ema"):
+        expected, got = (getattr(trainer.step, part).state_dict() for trainer in (straight, resumed))
+        assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
