@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fastvgan.errors import UserError
 
+UNFINISHED = ".unfinished"  # in the names of files that were not finished, whatever stopped the process
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -14,7 +16,7 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    temporary = path.with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
     try:
         if not path.parent.is_dir():
             raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first")

@@ -167,6 +167,12 @@ def find_manifest(data: str) -> str | None:
     return str(path) if path.is_file() else None
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a file begins as a manifest of ours does."""
+    with path.open("rb") as file:
+        return file.readline(2**16).startswith(b'{"' + _MAGIC.encode() + b'"')
+
+
 def read_manifest(location: str, root: str | None = None, follow_links: bool = False) -> Manifest:
     """Read a manifest from a path or a URL that fsspec knows.
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from broken import variable_rate
+from broken import corrupt_in_the_middle, variable_rate
 from command import run
 from make_videos import encode, make_folder, number_of, numbered
 from safetensors.torch import load_file
@@ -295,6 +295,37 @@ def test_the_folder_itself_takes_a_manifest_and_nothing_else(few, tmp_path):
     # A folder below it is not taken for clips the next time.
     for _ in range(2):
         assert len(prepare(few, few / "out", PrepareConfig(to="clips")).records) == 3
+
+
+def test_nothing_that_is_not_ours_is_touched(few, tmp_path):
+    """Not even where the folder to write to holds the clips, or is somebody's own."""
+    mine = tmp_path / "mine"
+    shutil.copytree(few, mine / "clips")
+    before = contents(mine)
+    with pytest.raises(UserError, match="lies there; name another folder"):
+        prepare(mine / "clips", mine, PrepareConfig(to="clips"))
+    with pytest.raises(UserError, match="lies there; name another folder"):
+        prepare(mine / "clips" / "cat", mine, PrepareConfig(to="clips"))
+    with pytest.raises(UserError, match="not written by prepare"):
+        prepare(few, mine, PrepareConfig(to="clips"))
+    assert contents(mine) == before
+    (mine / "manifest.jsonl").write_text('{"my": "own"}\n')
+    with pytest.raises(UserError, match="no manifest of ours"):
+        prepare(few, mine, PrepareConfig())
+    assert (mine / "manifest.jsonl").read_text() == '{"my": "own"}\n'
+    # Notes that somebody puts among what was written stay, clips of earlier settings do not.
+    prepare(few, tmp_path / "out", PrepareConfig(to="clips"))
+    (tmp_path / "out" / "clips" / "notes.txt").write_text("x")
+    prepare(few, tmp_path / "out", PrepareConfig(to="clips", codec="h264"))
+    names = {path.name for path in (tmp_path / "out" / "clips").rglob("*.*")}
+    assert names == {"notes.txt", "a b.mp4", "c.mp4", "ä.mp4"}
+
+
+def test_damaged_clips_are_taken_as_far_as_they_go_when_asked(few, tmp_path):
+    corrupt_in_the_middle(few / "cat" / "d.mp4")
+    assert len(prepare(few, tmp_path / "strict", PrepareConfig(to="clips")).records) == 3
+    made = prepare(few, tmp_path / "out", PrepareConfig(to="clips", tolerant=True))
+    assert len(made.records) == 4 and not made.rejected and 20 < made.records[2].frames < 60
 
 
 def test_records_of_one_file_are_told_apart():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvgan.data.layouts import Entry, Layout, Rejected, scan
-from fastvgan.data.manifest import MANIFEST, REJECTS, Record, write_lines, write_manifest
+from fastvgan.data.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, side_by_side, unsteady
@@ -42,8 +42,7 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
     Raises:
         UserError: the folder is unusable, too much of it is, the disk is too full, or `out` cannot be written.
     """
-    if settings.to != "manifest" and out.resolve() == source.resolve():
-        raise UserError(f"{out} is the folder of clips itself; name another one to write {settings.to} to")
+    _check_out(source, out, settings.to)
     layout = Layout(settings.layout, settings.split_file, settings.strip_frames, settings.follow_links)
     entries, rejected, remarks = scan(source, layout)
     entries = [entry for entry in entries if not _within(entry, out, source)]
@@ -90,6 +89,20 @@ def record(clip: Found, source: Path, total: str) -> Record:
         keys=found.keys,
         colours=found.colours,
     )
+
+
+def _check_out(source: Path, out: Path, to: str) -> None:
+    """Refuse to write where that would touch the clips, or anything that is not ours."""
+    if to != "manifest" and out.resolve() == source.resolve():
+        raise UserError(f"{out} is the folder of clips itself; name another one to write {to} to")
+    target = out / to
+    if to != "manifest" and (source.resolve() == target.resolve() or target.resolve() in source.resolve().parents):
+        raise UserError(f"{to} are written to {target}, and {source} lies there; name another folder than {out}")
+    if target.is_dir() and any(target.iterdir()) and not (out / _JOURNALS / f"{to}.jsonl").exists():
+        raise UserError(f"{target} holds files that were not written by prepare; name another folder than {out}")
+    manifest = out / MANIFEST
+    if manifest.is_file() and not is_manifest(manifest):
+        raise UserError(f"{manifest} is there and no manifest of ours; move it, or name another folder than {out}")
 
 
 def _within(entry: Entry, out: Path, source: Path) -> bool:

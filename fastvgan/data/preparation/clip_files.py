@@ -1,6 +1,7 @@
 """Clips as video files that are easy to read: constant rate, yuv420p, upright, a key frame every few frames."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def frames(clip: Found, settings: PrepareConfig, channels: int = 3) -> Iterator[
     height, width = settings.height or found.height, settings.width or found.width
     # A clip of constant rate that keeps its rate keeps its frames, whatever its times are rounded to.
     fps = None if found.steady and settings.fps in (None, found.fps) else rate(found, settings)
-    yield from at_rate(walk(clip.entry.media, height, width, channels), fps, 1 / found.fps if found.fps else None)
+    timed = walk(clip.entry.media, height, width, channels)
+    # The first look may have taken a damaged clip up to where it breaks off.
+    timed = itertools.islice(timed, found.frames) if settings.tolerant else timed
+    yield from at_rate(timed, fps, 1 / found.fps if found.fps else None)
 
 
 def write_clip(path: Path, clip: Found, settings: PrepareConfig) -> Probe:
@@ -68,7 +72,7 @@ def write_clips(
         return once(journal, out, path, signature, lambda: _encoded(out, path, clip, settings))
 
     made = together(side_by_side(one, clips, "writing clips", settings.workers or None), clips)
-    remove_others(out / "clips", list(paths.values()))
+    remove_others(journal, out, out / "clips", list(paths.values()))
     return made
 
 

@@ -9,6 +9,7 @@ from fastvgan.data.manifest import Record
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.data.survey import Found
+from fastvgan.files import UNFINISHED
 
 MIB = 2**20
 Made = tuple[list[Record], list[Rejected]]
@@ -55,16 +56,22 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def remove_others(folder: Path, kept: Sequence[Path]) -> None:
-    """Remove what earlier settings left in a folder of written files."""
+def remove_others(journal: Journal, out: Path, folder: Path, kept: Sequence[Path]) -> None:
+    """Remove what earlier settings, or an end before its time, left in a folder: files in the journal, unfinished ones.
+
+    Whatever else somebody has put there stays.
+    """
     if not folder.is_dir():
         return
-    keep = {path.resolve() for path in kept}
+    keep = {path.relative_to(out).as_posix() for path in kept}
     for path in sorted(folder.rglob("*"), reverse=True):
+        name = path.relative_to(out).as_posix()
         if path.is_dir():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path.resolve() not in keep:
+        elif name not in keep and (
+            name in journal.names() or UNFINISHED in path.name or UNFINISHED in path.parent.name
+        ):
             path.unlink()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ class Journal:
         """The result of that name, or None where there is none under this signature."""
         before, result = self._known.get(name, (None, None))
         return result if before == _plain(signature) else None
+
+    def names(self) -> Collection[str]:
+        """The names of all results, under whichever signature."""
+        return self._known.keys()
 
     def add(self, name: str, signature: Any, result: Any) -> None:
         """Take down a result; safe to call from several threads.

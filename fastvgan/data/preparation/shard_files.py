@@ -99,5 +99,5 @@ def write_shards(
 
     # One after the other: a shard's clips are decoded side by side, and its frames fill memory enough.
     made = together((one(path, group) for path, group in zip(paths, groups, strict=True)), clips)
-    remove_others(out / "shards", paths)
+    remove_others(journal, out, out / "shards", paths)
     return made

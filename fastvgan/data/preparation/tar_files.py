@@ -16,7 +16,7 @@ from fastvgan.data.preparation.groups import MIB, Made, by_size, once, remove_ot
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.data.survey import Found, checksum_of, files_of, side_by_side
-from fastvgan.files import whole
+from fastvgan.files import UNFINISHED, whole
 
 
 def write_tars(
@@ -39,7 +39,7 @@ def write_tars(
             once(journal, out, path, signature, lambda path=path, named=named: _tar(out, path, named, settings))
         )
         first += len(group)
-    remove_others(out / "tars", paths)
+    remove_others(journal, out, out / "tars", paths)
     return together(made, clips)
 
 
@@ -51,7 +51,10 @@ def _tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: Pr
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = SUFFIXES[settings.codec]
     written, rejected = {}, []
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".clips-") as folder, whole(path) as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}{UNFINISHED}-") as folder,
+        whole(path) as temporary,
+    ):
 
         def encoded(item: tuple[str, Found]) -> "Probe | Rejected":
             check_room(out, 2 * MIB, settings.keep_free, path.name)
