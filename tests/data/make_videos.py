@@ -16,6 +16,7 @@ MOTIONS = ("up and down", "left and right")
 CODECS = {
     "h264": (".mp4", "libx264", "yuv420p", {"crf": "18"}),
     "vp9": (".webm", "libvpx-vp9", "yuv420p", {"crf": "30", "b:v": "0", "deadline": "realtime", "cpu-used": "8"}),
+    "vp8": (".webm", "libvpx", "yuv420p", {"deadline": "realtime", "b:v": "300k"}),
     "mjpeg": (".avi", "mjpeg", "yuvj420p", {}),
     "hevc": (".mkv", "libx265", "yuv420p", {"x265-params": "log-level=none:keyint=12"}),
 }

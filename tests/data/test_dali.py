@@ -148,7 +148,6 @@ def test_times_that_do_not_begin_at_zero(folder, tmp_path, device, no_pyav):
 
 def test_vp8_with_packets_that_are_not_shown(tmp_path, caplog):
     path, plain = tmp_path / "hidden.webm", tmp_path / "plain.webm"
-    CODECS["vp8"] = (".webm", "libvpx", "yuv420p", {"deadline": "realtime", "b:v": "300k"})
     encode(plain, numbered(60, 160, 160), "vp8", g="6", keyint_min="6")
     with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
