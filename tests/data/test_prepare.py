@@ -27,6 +27,7 @@ from fastvgan.data.media import Media, probe, read_frames
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
+from fastvgan.files import UNFINISHED
 from fastvgan.prepare import main
 
 
@@ -319,6 +320,21 @@ def test_nothing_that_is_not_ours_is_touched(few, tmp_path):
     prepare(few, tmp_path / "out", PrepareConfig(to="clips", codec="h264"))
     names = {path.name for path in (tmp_path / "out" / "clips").rglob("*.*")}
     assert names == {"notes.txt", "a b.mp4", "c.mp4", "ä.mp4"}
+
+
+def test_stopped_in_its_first_file_it_goes_on(few, tmp_path, monkeypatch):
+    def stopped(temporary, *arguments):
+        temporary.write_bytes(b"x")
+        (temporary.parent / f".left{UNFINISHED}").write_bytes(b"x")  # as after a SIGKILL
+        raise KeyboardInterrupt
+
+    for to in ("clips", "tars"):
+        with monkeypatch.context() as patched:
+            patched.setattr("fastvgan.data.preparation.clip_files.encode", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(few, tmp_path / to, PrepareConfig(to=to))
+        assert len(prepare(few, tmp_path / to, PrepareConfig(to=to)).records) == 3
+        assert not [path for path in (tmp_path / to).rglob("*") if UNFINISHED in path.name]
 
 
 def test_damaged_clips_are_taken_as_far_as_they_go_when_asked(few, tmp_path):

@@ -57,7 +57,9 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
     if settings.to == "manifest":
         records, failed = [record(clip, source, sums[clip.entry.name]) for clip in good], []
     else:
-        made = _writer(settings.to)(out, good, sums, settings, Journal(journals / f"{settings.to}.jsonl"))
+        journal = journals / f"{settings.to}.jsonl"
+        journal.touch()  # before anything is written: by this `_check_out` knows the next time that it is ours
+        made = _writer(settings.to)(out, good, sums, settings, Journal(journal))
         (records, failed), root = made, "."
     rejected = sorted([*rejected, *bad, *failed], key=lambda item: item.name)
     _write(out, records, rejected, root)
