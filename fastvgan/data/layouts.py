@@ -99,10 +99,12 @@ class _Found:
         shown = []
         for item in items:
             path = Path(item.path)
-            if item.is_symlink() and not self._may_follow(path):
-                if item.is_dir() or _is_clip_file(item.name):
+            if not _is_text(item.name):
+                self._reject(path, "has a name that is not UTF-8; rename it")
+            elif item.is_symlink() and not self._may_follow(path):
+                if _is_folder(item) or _is_clip_file(item.name):
                     self._reject(path, "is a link that leads out of the folder; --follow-links takes it")
-            elif item.is_dir():
+            elif _is_folder(item):
                 if not item.is_symlink() or self._layout.follow_links:
                     self.look_through(path, (*above, real))
             elif pictures.is_picture(item.name):
@@ -112,7 +114,10 @@ class _Found:
         self._take_pictures(folder, shown)
 
     def _may_follow(self, link: Path) -> bool:
-        return self._layout.follow_links or link.resolve().is_relative_to(self._real)
+        try:
+            return self._layout.follow_links or link.resolve().is_relative_to(self._real)
+        except (OSError, RuntimeError):  # a link that leads back to itself
+            return False
 
     def _take_file(self, path: Path) -> None:
         suffix, wanted = path.suffix.lower(), self._layout.kind
@@ -158,7 +163,24 @@ class _Found:
         self.entries.append(Entry(media, name))
 
     def _reject(self, path: Path, reason: str) -> None:
-        self.rejected.append(Rejected(self._name(path), reason))
+        # A name that cannot be written down is shown with its odd bytes as numbers.
+        name = self._name(path).encode("utf-8", "backslashreplace").decode()
+        self.rejected.append(Rejected(name, reason))
+
+
+def _is_folder(item: os.DirEntry) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_clip_file(name: str) -> bool:

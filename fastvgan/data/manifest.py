@@ -92,20 +92,35 @@ class Record:
         """
         values = dict(values)
         values["label"] = values.pop("class", None)
+        for name, least in _COUNTS.items():
+            _check_count(name, values.get(name, least), least)
         values["pts"] = _unpacked(values.get("pts"), values["frames"])
         for name in ("captions", "keys"):
             values[name] = tuple(values.get(name, ()))
         if values.get("span") is not None:
-            values["span"] = (int(values["span"][0]), int(values["span"][1]))
+            first, length = values["span"]
+            values["span"] = (first, length)
         record = cls(**values)
         if record.kind not in (*KINDS, _SHARD):
             raise ValueError(f"there is no kind {record.kind!r}")
-        sizes = (record.frames, record.height, record.width)
-        if not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise ValueError("frames, height and width must be whole numbers above 0")
-        if not all(isinstance(text, str) for text in (record.path, record.member, *record.captions)):
-            raise ValueError("path, member and captions must be texts")
+        for number in (*record.keys, *(record.span or ())):
+            _check_count("a number of keys or span", number, 0)
+        if not all(isinstance(text, str) for text in (record.path, record.member, record.codec, *record.captions)):
+            raise ValueError("path, member, codec and captions must be texts")
+        if not isinstance(record.fps, int | float | None) or not isinstance(record.label, str | None):
+            raise ValueError("fps must be a number and class a text")
         return record
+
+
+# The least value of each; frames without bound would be memory without bound.
+_COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0}
+_MOST = {"frames": 10**7}
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    most = _MOST.get(name, 2**62)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r:.40}")
 
 
 def _packed(pts: np.ndarray | None) -> Any:
@@ -242,6 +257,10 @@ def below(root: "Path | str", name: str, follow_links: bool = False) -> "Path | 
     if isinstance(root, str):
         return f"{root.rstrip('/')}/{name}"
     path = root / name
-    if not follow_links and not path.resolve().is_relative_to(root.resolve()):
+    try:
+        leads_out = not follow_links and not path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} is a link that leads nowhere: {error}") from error
+    if leads_out:
         raise UserError(f"{path} is a link that leads out of {root}; --follow-links reads it all the same")
     return path

@@ -201,13 +201,34 @@ def test_links_that_lead_out_are_named_and_those_within_are_followed(tmp_path):
     (folder / "outside").symlink_to(tmp_path / "outside")
     (folder / "loop").symlink_to(folder)
     (folder / "gone.mp4").symlink_to(folder / "nothing")
+    (folder / "self.mp4").symlink_to("self.mp4")
     entries, rejected, _ = scan(folder, Layout())
     assert [entry.name for entry in entries] == ["a.mp4", "gone.mp4", "same.mp4"]
-    assert {item.name for item in rejected} == {"out.mp4", "outside"}
+    assert {item.name for item in rejected} == {"out.mp4", "outside", "self.mp4"}
     assert all("--follow-links" in item.reason for item in rejected)
     entries, rejected, _ = scan(folder, Layout(follow_links=True))
-    assert [entry.name for entry in entries] == ["a.mp4", "gone.mp4", "out.mp4", "outside/b.mp4", "same.mp4"]
+    assert [entry.name for entry in entries] == [
+        "a.mp4",
+        "gone.mp4",
+        "out.mp4",
+        "outside/b.mp4",
+        "same.mp4",
+        "self.mp4",
+    ]
     assert not rejected
+
+
+def test_names_that_are_not_text_are_named_all_the_same(tmp_path):
+    video(tmp_path / "a.mp4")
+    odd = os.fsencode(tmp_path) + b"/b\xff.mp4"
+    try:
+        os.link(os.fsencode(tmp_path / "a.mp4"), odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    entries, rejected, _ = scan(tmp_path, Layout())
+    assert [entry.name for entry in entries] == ["a.mp4"]
+    (item,) = rejected
+    assert item.reason.startswith("has a name that is not UTF-8") and item.name.encode("utf-8")
 
 
 def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):

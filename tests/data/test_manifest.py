@@ -97,8 +97,16 @@ def test_links_that_lead_out_are_followed_only_when_told(tmp_path):
     ("lines", "sentence"),
     [
         ([], "lists no clip"),
-        ([{**CLIP, "frames": 0}], "line 2 describes no clip: frames, height and width"),
-        ([{**CLIP, "frames": "3"}], "line 2 describes no clip: frames, height and width"),
+        ([{**CLIP, "frames": 0}], "line 2 describes no clip: frames must be a whole number from 1"),
+        ([{**CLIP, "frames": "3"}], "line 2 describes no clip: frames must be a whole number"),
+        (
+            [{**CLIP, "frames": 10**12, "pts": {"first": 0, "step": 1}}],
+            "frames must be .* from 1 to 10000000",
+        ),
+        ([{**CLIP, "span": [-5, 3]}], "span must be a whole number from 0"),
+        ([{**CLIP, "span": [5]}], "line 2 describes no clip"),
+        ([{**CLIP, "keys": ["a"]}], "keys or span must be"),
+        ([{**CLIP, "fps": "fast"}], "fps must be a number"),
         ([CLIP, {"path": "a.mp4"}], "line 3 describes no clip"),
         ([{**CLIP, "kind": "dream"}], "there is no kind 'dream'"),
         ([{**CLIP, "speed": 3}], "line 2 describes no clip: .*speed"),
