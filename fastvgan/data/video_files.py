@@ -22,7 +22,9 @@ _SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACC
 # Containers that hold their frames themselves: a playlist or a concat script disguised as a video must not make FFmpeg
 # open anything but the file itself.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,ogg,asf,flv"
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+# A decoder allocates what a frame claims before anybody has seen it, for the first time while the file is opened.
+_PIXELS = {"max_pixels": str(_LARGEST**2)}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, **_PIXELS}
 
 # FFmpeg's own words on stderr name no file; the exceptions serve. With any level but None PyAV takes Python's lock for
 # what a decoder's thread says, which ends in a deadlock where that thread is waited for with the lock held.
@@ -45,7 +47,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
                 pts.append(frame.pts)
         except av.FFmpegError as error:
             if not (tolerant and pts):
-                raise BadVideo(f"damaged at frame {len(pts)}: {error.strerror}") from error
+                raise BadVideo(_damage(error, len(pts))) from error
         if not pts:
             raise BadVideo("has no frames")
         promised = _promised(container, stream)
@@ -79,7 +81,7 @@ def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple
                 yield frame.time, scale(frame)
                 count += 1
         except av.FFmpegError as error:
-            raise BadVideo(f"damaged at frame {count}: {error.strerror}") from error
+            raise BadVideo(_damage(error, count)) from error
 
 
 def _decode(media: Media, found: Probe, first: int, last: int, threads: int) -> dict[int, av.VideoFrame]:
@@ -173,11 +175,16 @@ def _stream(container, options: dict[str, str] | None = None) -> av.VideoStream:
     if stream.codec_context is None:
         raise BadVideo("has a codec that FFmpeg does not know")
     _check_size(stream.codec_context.width, stream.codec_context.height)
-    # The decoder allocates what a frame claims before anybody has seen it.
-    stream.codec_context.options = {"max_pixels": str(_LARGEST * _LARGEST), **(options or {})}
+    stream.codec_context.options = {**_PIXELS, **(options or {})}
     # Slices decoded side by side swallow their errors, and frames give them late: files are worked on side by side.
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
     return stream
+
+
+def _damage(error: av.FFmpegError, number: int) -> str:
+    # All that FFmpeg says of a frame beyond max_pixels is that its argument is invalid.
+    large = f", or larger than {_LARGEST} a side" if isinstance(error, av.ArgumentError) else ""
+    return f"damaged at frame {number}{large}: {error.strerror}"
 
 
 def _check_size(width: int, height: int) -> None:

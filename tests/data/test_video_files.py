@@ -1,13 +1,18 @@
 """Frames come out by their number, whatever the codec, and a bad file says what is wrong with it."""
 
 import dataclasses
+import io
 import shutil
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from broken import BROKEN, corrupt_in_the_middle, no_permission, one_frame, variable_rate, variable_size
+from command import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_videos import CODECS, encode, number_of, numbered
@@ -185,9 +190,36 @@ def test_frames_too_large_are_refused_before_they_are_decoded(tmp_path):
 
 def test_frames_that_grow_too_large_midway_are_not_even_allocated(tmp_path, monkeypatch):
     path = variable_size(tmp_path / "x.ts")  # 64x48, then 128x96
-    monkeypatch.setattr(video_files, "_LARGEST", 80)
+    monkeypatch.setattr(video_files, "_PIXELS", {"max_pixels": "6400"})
     with pytest.raises(BadVideo, match="damaged at frame 1[0-2]: "):
         probe(Media("video", path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc")
+def test_frames_larger_than_the_header_says_fill_no_memory(tmp_path):
+    """FFmpeg decodes one while it opens the file, before anybody can say that it is too large."""
+    picture = io.BytesIO()
+    Image.new("L", (9000, 9000)).save(picture, "PNG")
+    with av.open(str(tmp_path / "x.mov"), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "gray"
+        packet = av.Packet(picture.getvalue())
+        packet.stream, packet.pts, packet.dts = stream, 0, 0
+        container.mux(packet)
+    check = """
+import sys
+import fastvgan.data.video_files  # loads FFmpeg, which is not to be counted
+from fastvgan.data.media import BadVideo, Media, probe
+peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+before = peak()
+try:
+    probe(Media("video", sys.argv[1]))
+except BadVideo as error:
+    print((peak() - before) // 1024, error)
+"""
+    done = subprocess.run([sys.executable, "-c", check, tmp_path / "x.mov"], capture_output=True, text=True, cwd=ROOT)
+    grown, said = done.stdout.split(maxsplit=1)
+    assert int(grown) < 40 and "larger than 8192 a side" in said  # MiB; the frame has 77
 
 
 def test_a_playlist_in_disguise_opens_nothing(tmp_path, files):
