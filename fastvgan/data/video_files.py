@@ -65,9 +65,9 @@ def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
     """See `fastvgan.data.media.read_frames`."""
-    frames = _decode(media, found, indices[0], indices[-1], threads)
+    frames = _decode(media, found, indices, threads)
     scale = _Scaler(height, width, channels)
-    scaled = {index: scale(frames[index]) for index in dict.fromkeys(indices)}
+    scaled = {index: scale(frame) for index, frame in frames.items()}
     return np.stack([scaled[index] for index in indices])
 
 
@@ -84,9 +84,9 @@ def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple
             raise BadVideo(_damage(error, count)) from error
 
 
-def _decode(media: Media, found: Probe, first: int, last: int, threads: int) -> dict[int, av.VideoFrame]:
-    for start in _starts(found, first):
-        frames = _decode_from(media, found, start, first, last, threads)
+def _decode(media: Media, found: Probe, indices: list[int], threads: int) -> dict[int, av.VideoFrame]:
+    for start in _starts(found, indices[0]):
+        frames = _decode_from(media, found, start, indices, threads)
         if frames is not None:
             return frames
     raise BadVideo("has changed: its frames are not there any more")
@@ -106,9 +106,10 @@ def _starts(found: Probe, first: int) -> Iterator[int]:
 
 
 def _decode_from(
-    media: Media, found: Probe, start: int, first: int, last: int, threads: int
+    media: Media, found: Probe, start: int, indices: list[int], threads: int
 ) -> dict[int, av.VideoFrame] | None:
-    """Frames first to last by index, decoding from frame `start`; None where they do not turn up."""
+    """Frames by index, decoding from frame `start`; None where they do not turn up."""
+    wanted, first, last = frozenset(indices), indices[0], indices[-1]
     with _open(media) as container:
         stream = _stream(container)
         # Frames decoded side by side come late, and a few are decoded in vain.
@@ -124,9 +125,9 @@ def _decode_from(
                     if index >= found.frames or found.pts[index] != frame.pts or (not counted and index > first):
                         return None
                 counted += 1
-                if first <= index <= last:
-                    if start and frame.is_corrupt:
-                        return None
+                if start and first <= index <= last and frame.is_corrupt:
+                    return None
+                if index in wanted:  # those between may be many, and large
                     frames[index] = frame
                 if index >= last:
                     break
@@ -134,7 +135,7 @@ def _decode_from(
             if start:
                 return None
             raise BadVideo(f"damaged: {error.strerror}") from error
-    return frames if len(frames) == last - first + 1 else None
+    return frames if len(frames) == len(wanted) else None
 
 
 @contextmanager
@@ -195,7 +196,7 @@ def _check_size(width: int, height: int) -> None:
 def _same_size(frame: av.VideoFrame, seen: tuple[int, int, int] | None, number: int) -> tuple[int, int, int]:
     """Height, width and rotation of a frame, which must be those of the first one."""
     _check_size(frame.width, frame.height)
-    size = (*_shown(frame), frame.rotation)
+    size = (*_shown(frame), 90 * _quarters(frame))
     if seen and seen[:2] != size[:2]:
         raise BadVideo(f"changes its size at frame {number}, from {seen[1]}x{seen[0]} to {size[1]}x{size[0]}")
     return seen or size
@@ -231,7 +232,15 @@ def _rate(pts: np.ndarray | None, stream) -> tuple[float | None, bool]:
 
 def _shown(frame: av.VideoFrame) -> tuple[int, int]:
     """Height and width as shown."""
-    return (frame.height, frame.width) if frame.rotation % 180 == 0 else (frame.width, frame.height)
+    return (frame.width, frame.height) if _quarters(frame) % 2 else (frame.height, frame.width)
+
+
+def _quarters(frame: av.VideoFrame) -> int:
+    """By how many right angles a frame is to be turned, counter-clockwise."""
+    quarters = round(frame.rotation / 90)
+    if abs(frame.rotation - 90 * quarters) > 1:  # PyAV cuts off what is less than a degree
+        raise BadVideo(f"asks to be turned by {frame.rotation} degrees, which is no right angle; encode it upright")
+    return quarters
 
 
 class _Scaler:
@@ -245,7 +254,7 @@ class _Scaler:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         self._size = self._size or cover(_shown(frame), *self._wanted)
-        height, width = self._size if frame.rotation % 180 == 0 else self._size[::-1]
+        height, width = self._size[::-1] if _quarters(frame) % 2 else self._size
         alpha = any(component.is_alpha for component in frame.format.components)
         kind = "rgba" if alpha else "gray" if self._channels == 1 else "rgb24"
         pixels = self._reformatter.reformat(frame, width, height, kind, interpolation=_SCALING).to_ndarray()
@@ -253,4 +262,4 @@ class _Scaler:
             pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
             if self._channels == 1:
                 pixels = (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
-        return np.rot90(pixels, frame.rotation // 90).reshape(*self._size, self._channels)
+        return np.rot90(pixels, _quarters(frame)).reshape(*self._size, self._channels)

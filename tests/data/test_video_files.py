@@ -66,13 +66,10 @@ def test_scaling_covers_the_size_asked_for(files):
         assert read_frames(Media("video", files["h264"]), found, [3], height, width, 3).shape[1:3] == expected
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_of_phone_videos_is_honoured(tmp_path, degrees):
-    frames = np.zeros((4, 32, 64, 3), np.uint8)
-    frames[:, :16, :32] = 255  # white at the top left
-    path = encode(tmp_path / "plain.mp4", frames)
-    turned = tmp_path / "turned.mp4"
-    with av.open(str(path)) as source, av.open(str(turned), "w") as target:
+def turned_by(path, frames, degrees):
+    """A video file that asks to be turned, as phones write them."""
+    plain = encode(path.with_name("plain.mp4"), frames)
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         if not hasattr(stream, "set_display_rotation"):
             pytest.skip("this PyAV cannot write a display matrix")
@@ -81,10 +78,32 @@ def test_rotation_of_phone_videos_is_honoured(tmp_path, degrees):
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_of_phone_videos_is_honoured(tmp_path, degrees):
+    frames = np.zeros((4, 32, 64, 3), np.uint8)
+    frames[:, :16, :32] = 255  # white at the top left
+    turned = turned_by(tmp_path / "turned.mp4", frames, degrees)
     height, width = (64, 32) if degrees % 180 else (32, 64)
     video = read_frames(Media("video", turned), probe(Media("video", turned)), [0], height, width, 1)
     expected = np.rot90(frames[0, :, :, :1], degrees // 90)
     assert np.abs(video[0].astype(int) - expected).mean() < 10
+
+
+def test_a_rotation_by_no_right_angle_is_refused(tmp_path):
+    path = turned_by(tmp_path / "turned.mp4", numbered(4), 45)
+    with pytest.raises(BadVideo, match="asks to be turned by 45 degrees"):
+        probe(Media("video", path))
+    with pytest.raises(BadVideo, match="asks to be turned by 45 degrees"):
+        list(walk(Media("video", path), 48, 64, 3))
+
+
+def test_only_frames_that_are_wanted_are_kept(files):
+    found = probe(Media("video", files["h264"]))
+    frames = video_files._decode(Media("video", files["h264"]), found, [20, 90, 90], 1)
+    assert list(frames) == [20, 90]
 
 
 def noise(path):
