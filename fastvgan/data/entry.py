@@ -21,3 +21,21 @@ class Rejected:
 
     name: str
     reason: str
+
+
+def unusable_name(name: str) -> str | None:
+    """What is wrong with the name of a file, or with its path in an archive; None where nothing is."""
+    if as_text(name) != name:
+        return "has a name that is not UTF-8; rename it"
+    return "has a name that leads out of the folder that it lies in; rename it" if leads_out(name) else None
+
+
+def as_text(name: str) -> str:
+    """A name as messages and lists have it; of one that is no text, odd bytes are shown as numbers."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name, taken for one below a folder, is absolute or leads upwards."""
+    plain = name.replace("\\", "/")
+    return plain.startswith("/") or ".." in plain.split("/")

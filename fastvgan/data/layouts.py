@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from fastvgan.data import pictures
 from fastvgan.data.annotations import SUFFIXES, beside, captions_file
-from fastvgan.data.entry import Entry, Rejected
+from fastvgan.data.entry import Entry, Rejected, as_text, unusable_name
 from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.splits import take_listed
 from fastvgan.errors import UserError
@@ -99,8 +99,8 @@ class _Found:
         shown = []
         for item in items:
             path = Path(item.path)
-            if not _is_text(item.name):
-                self._reject(path, "has a name that is not UTF-8; rename it")
+            if wrong := unusable_name(item.name):
+                self._reject(path, wrong)
             elif item.is_symlink() and not self._may_follow(path):
                 if _is_folder(item) or _is_clip_file(item.name):
                     self._reject(path, "is a link that leads out of the folder; --follow-links takes it")
@@ -141,7 +141,11 @@ class _Found:
         if not folders:
             self._reject(path, "holds no pictures")
         for member in folders:
-            self._add(Media("zip", path, member), self._name(path) + (f"/{member}" if member else ""))
+            name = self._name(path) + (f"/{member}" if member else "")
+            if wrong := unusable_name(member):
+                self.rejected.append(Rejected(as_text(name), wrong))
+            else:
+                self._add(Media("zip", path, member), name)
 
     def _take_pictures(self, folder: Path, shown: list[Path]) -> None:
         wanted, count = self._layout.kind, self._layout.strip_frames
@@ -163,9 +167,7 @@ class _Found:
         self.entries.append(Entry(media, name))
 
     def _reject(self, path: Path, reason: str) -> None:
-        # A name that cannot be written down is shown with its odd bytes as numbers.
-        name = self._name(path).encode("utf-8", "backslashreplace").decode()
-        self.rejected.append(Rejected(name, reason))
+        self.rejected.append(Rejected(as_text(self._name(path)), reason))
 
 
 def _is_folder(item: os.DirEntry) -> bool:
@@ -173,14 +175,6 @@ def _is_folder(item: os.DirEntry) -> bool:
         return item.is_dir()
     except OSError:  # a link that leads back to itself
         return False
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_clip_file(name: str) -> bool:

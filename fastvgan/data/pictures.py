@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastvgan.data.entry import as_text
 from fastvgan.data.media import BadVideo, Media, Probe, cover
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
@@ -237,7 +238,9 @@ def _open_archive(path: Path, _changed: int, _size: int, _process: int) -> _Arch
     members: dict[str, dict[str, zipfile.ZipInfo]] = {}
     for member in file.infolist():
         parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
-        if not member.is_dir() and is_picture(parts[-1]) and not any(is_hidden(p) and p != ".." for p in parts[:-1]):
+        if not parts or member.is_dir() or not is_picture(parts[-1]):
+            continue
+        if not any(is_hidden(part) and part != ".." for part in parts[:-1]):
             members.setdefault("/".join(parts[:-1]), {})[parts[-1]] = member
     folders = {folder: [named[name] for name in in_order(named)] for folder, named in members.items()}
     return _Archive(file, threading.Lock(), folders)
@@ -254,7 +257,7 @@ def _picture(
     Raises:
         BadVideo: it cannot be read or decoded, is too large, or has another size.
     """
-    name = pictures.names[number].encode("utf-8", "backslashreplace").decode()
+    name = as_text(pictures.names[number])
     try:
         image, codec = _decode(pictures.read(number), thorough)
     except OSError as error:

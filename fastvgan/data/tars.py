@@ -9,7 +9,7 @@ from typing import Any
 from webdataset.tariterators import base_plus_ext
 
 from fastvgan.data.annotations import SUFFIXES, cleaned
-from fastvgan.data.entry import Entry, Rejected
+from fastvgan.data.entry import Entry, Rejected, as_text, unusable_name
 from fastvgan.data.media import Media
 
 _LARGEST_TEXT = 2**20  # bytes
@@ -40,7 +40,7 @@ def _samples(tar: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
     for member in tar:
         key, suffix = base_plus_ext(member.name)
         if member.isreg() and not member.issparse() and key is not None:
-            samples.setdefault(key, {})[suffix.lower()] = member
+            samples.setdefault(key, {})[suffix] = member
     return samples
 
 
@@ -48,22 +48,27 @@ def _entries(tar: tarfile.TarFile, path: Path, name: str, samples) -> tuple[list
     entries, rejected = [], []
     for members in samples.values():
         for suffix, member in members.items():
-            if f".{suffix.rsplit('.', 1)[-1]}" not in SUFFIXES:
+            if f".{suffix.rsplit('.', 1)[-1].lower()}" not in SUFFIXES:
                 continue
-            media = Media("tar", path, member.name, (member.offset_data, member.size))
+            clip = f"{name}/{member.name}"
+            if wrong := unusable_name(member.name):
+                rejected.append(Rejected(as_text(clip), wrong))
+                continue
             try:
                 captions, label = _said(tar, members)
-            except (ValueError, UnicodeDecodeError) as error:
-                rejected.append(Rejected(f"{name}/{member.name}", f"has no captions that could be read: {error}"))
+            except (ValueError, RecursionError) as error:
+                rejected.append(Rejected(clip, f"has no captions that could be read: {error}"))
                 continue
-            entries.append(Entry(media, f"{name}/{member.name}", captions, label))
+            media = Media("tar", path, member.name, (member.offset_data, member.size))
+            entries.append(Entry(media, clip, captions, label))
     if not entries and not rejected:
         rejected.append(Rejected(name, "holds no video file"))
     return entries, rejected
 
 
 def _said(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tuple[str, ...], str | None]:
-    texts = {suffix: _text(tar, members[suffix]) for suffix in ("json", "txt", "cls") if suffix in members}
+    kinds = {suffix.lower(): member for suffix, member in members.items()}
+    texts = {kind: _text(tar, kinds[kind]) for kind in ("json", "txt", "cls") if kind in kinds}
     facts = json.loads(texts["json"]) if "json" in texts else {}
     facts = facts if isinstance(facts, dict) else {}
     captions = list(_strings(facts.get("captions"))) or list(_strings(facts.get("caption")))

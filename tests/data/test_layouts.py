@@ -31,6 +31,12 @@ def png(height=48, width=64):
     return data.getvalue()
 
 
+def add(tar, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
 def kinds(entries):
     return {entry.name: entry.media.kind for entry in entries}
 
@@ -166,9 +172,7 @@ def test_what_is_said_in_a_tar(tmp_path, files, captions, label):
     (tmp_path / "set").mkdir()
     with tarfile.open(tmp_path / "set" / "a.tar", "w") as tar:
         for suffix, text in {**{k: v.encode() for k, v in files.items()}, "mp4": path.read_bytes()}.items():
-            member = tarfile.TarInfo(f"dir/00.{suffix}")
-            member.size = len(text)
-            tar.addfile(member, io.BytesIO(text))
+            add(tar, f"dir/00.{suffix}", text)
     (entry,), rejected, _ = scan(tmp_path / "set", Layout())
     assert (entry.captions, entry.label, rejected) == (captions, label, [])
 
@@ -181,15 +185,46 @@ def test_tars_that_cannot_be_used_say_why(tmp_path):
         tar.add(__file__, "0.txt")
     with tarfile.open(tmp_path / "bad.tar", "w") as tar:
         tar.add(path, "0.mp4")
-        member = tarfile.TarInfo("0.json")
-        member.size = 1
-        tar.addfile(member, io.BytesIO(b"{"))
+        add(tar, "0.json", b"{")
+        tar.add(path, "1.mp4")
+        add(tar, "1.json", b"[" * 10**5)
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4broken")
     entries, rejected, _ = scan(tmp_path, Layout())
     assert [entry.name for entry in entries] == ["x.mp4"]
     reasons = {item.name: item.reason for item in rejected}
     assert "uncompressed" in reasons["packed.tar"] and "no video file" in reasons["texts.tar"]
-    assert "has no captions that could be read" in reasons["bad.tar/0.mp4"] and "zip" in reasons["broken.zip"]
+    for name in ("0.mp4", "1.mp4"):
+        assert "has no captions that could be read" in reasons[f"bad.tar/{name}"]
+    assert "zip" in reasons["broken.zip"]
+
+
+def test_names_in_archives_that_lead_out_or_are_no_text_are_named(tmp_path):
+    data = video(tmp_path / "x.mp4").read_bytes()
+    names = ["../up.mp4", "a/../../b.mp4", "/etc/c.mp4", "\\d.mp4", "caf\udce9.mp4", "./good.mp4"]
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in names:
+            add(tar, name, data)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
+        for folder in ("../up/", "/abs/", "good/", "a/../../b/"):
+            for t in range(2):
+                file.writestr(f"{folder}{t}.png", png())
+        file.writestr(".", "")
+    entries, rejected, _ = scan(tmp_path, Layout())
+    assert [entry.name for entry in entries] == ["t.tar/./good.mp4", "x.mp4", "z.zip/good"]
+    reasons = {item.name.encode().decode(): item.reason for item in rejected}
+    assert reasons.pop("t.tar/caf\\udce9.mp4") == "has a name that is not UTF-8; rename it"
+    assert set(reasons) == {f"t.tar/{name}" for name in names[:4]} | {"z.zip/../up", "z.zip//abs", "z.zip/a/../../b"}
+    assert set(reasons.values()) == {"has a name that leads out of the folder that it lies in; rename it"}
+
+
+def test_files_in_a_tar_whose_suffixes_differ_in_case_are_two(tmp_path):
+    data = video(tmp_path / "x.mp4").read_bytes()
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "t.tar", "w") as tar:
+        for name, content in [("0.MP4", data), ("0.mp4", data), ("0.TXT", b"said")]:
+            add(tar, name, content)
+    entries, _, _ = scan(tmp_path / "set", Layout())
+    assert [(e.name, e.captions) for e in entries] == [(f"t.tar/{name}", ("said",)) for name in ("0.MP4", "0.mp4")]
 
 
 def test_links_that_lead_out_are_named_and_those_within_are_followed(tmp_path):

@@ -1,6 +1,7 @@
 """Preparing a folder: what is written is what is there, whatever stops it, and whatever is broken."""
 
 import hashlib
+import io
 import json
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 
 import av
 import fsspec
@@ -19,13 +21,18 @@ import webdataset
 from broken import corrupt_in_the_middle, variable_rate
 from command import run
 from make_videos import encode, make_folder, number_of, numbered
+from PIL import Image
 from safetensors.torch import load_file
 
 from fastvgan.data.clips import ClipSource, items_of_manifest
+from fastvgan.data.entry import Entry
 from fastvgan.data.manifest import Record, find_manifest, read_manifest
 from fastvgan.data.media import Media, probe, read_frames
 from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.data.preparation.clip_files import write_clips
+from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.sampling import Cut
+from fastvgan.data.survey import Found
 from fastvgan.errors import UserError
 from fastvgan.files import UNFINISHED
 from fastvgan.prepare import main
@@ -320,6 +327,29 @@ def test_nothing_that_is_not_ours_is_touched(few, tmp_path):
     prepare(few, tmp_path / "out", PrepareConfig(to="clips", codec="h264"))
     names = {path.name for path in (tmp_path / "out" / "clips").rglob("*.*")}
     assert names == {"notes.txt", "a b.mp4", "c.mp4", "ä.mp4"}
+
+
+def test_archives_write_nothing_outside_of_the_folder(few, tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(picture, "PNG")
+    with tarfile.open(few / "t.tar", "w") as tar:
+        tar.add(few / "cat" / "a b.mp4", "../../../../tar.mp4")
+    with zipfile.ZipFile(few / "z.zip", "w") as file:
+        for t in range(2):
+            file.writestr(f"../../../../zip/{t}.png", picture.getvalue())
+    out = tmp_path / "a" / "b" / "out"
+    made = prepare(few, out, PrepareConfig(to="clips"))
+    assert len(made.records) == 3 and len(made.rejected) == 2
+    written = [path for path in tmp_path.rglob("*.webm") if not path.is_relative_to(few)]
+    assert len(written) == 3 and all(path.is_relative_to(out / "clips") for path in written)
+
+
+def test_names_that_lead_out_are_written_nowhere(few, tmp_path):
+    clip = Found(
+        Entry(Media("video", few / "cat" / "c.webm"), "../../c.webm"), probe(Media("video", few / "cat" / "c.webm"))
+    )
+    with pytest.raises(UserError, match="leads out"):
+        write_clips(tmp_path / "out", [clip], {}, PrepareConfig(to="clips"), Journal(tmp_path / "journal"))
 
 
 def test_stopped_in_its_first_file_it_goes_on(few, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastvgan.data.entry import leads_out
 from fastvgan.data.layouts import Rejected
 from fastvgan.data.manifest import Record
 from fastvgan.data.media import BadVideo, Media, Probe, probe, walk
@@ -16,6 +17,7 @@ from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.data.survey import Found, checksum_of, side_by_side
+from fastvgan.errors import UserError
 from fastvgan.files import whole
 from fastvgan.video import encode
 
@@ -88,7 +90,11 @@ def _encoded(out: Path, path: Path, clip: Found, settings: PrepareConfig) -> Mad
 
 
 def _names(clips: Iterable[Found], settings: PrepareConfig) -> Iterator[str]:
-    """A file name for each clip: its own with the new suffix; with both where two would be the same."""
+    """A file name for each clip: its own with the new suffix; with both where two would be the same.
+
+    Raises:
+        UserError: it would lie outside of the folder that it is written to.
+    """
     taken: set[str] = set()
     for clip in clips:
         name = clip.entry.name
@@ -96,6 +102,8 @@ def _names(clips: Iterable[Found], settings: PrepareConfig) -> Iterator[str]:
         if short in taken:
             short = name + SUFFIXES[settings.codec]
         taken.add(short)
+        if leads_out(short):
+            raise UserError(f"{name} has a name that leads out of the folder; rename it")
         yield short
 
 
