@@ -4,7 +4,9 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from fastvgan.data.entry import as_text
 from fastvgan.errors import UserError
 
 SUFFIXES = frozenset(".mp4 .m4v .mov .webm .avi .mkv .gif .mpg .mpeg .ts .ogv .wmv .flv .3gp".split())
@@ -48,7 +50,7 @@ def _rows_of_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}, line {number} is not JSON: {error}") from error
 
 
@@ -56,24 +58,22 @@ def _row(path: Path, line: int, row) -> tuple[str, tuple[str, ...], str | None]:
     name = (row.get("file") or row.get("path")) if isinstance(row, dict) else None
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{path}, line {line} names no file; give each line a `file`")
-    name = PurePosixPath(name.strip().replace("\\", "/")).as_posix()
+    name = as_text(PurePosixPath(name.strip().replace("\\", "/")).as_posix())
     if name.startswith("/") or ":" in name.split("/")[0] or ".." in name.split("/"):
         raise UserError(f"{path}, line {line}: {name} leads out of the folder; give paths below it")
     captions = row.get("caption")
     captions = [captions] if isinstance(captions, str) else captions or []
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{path}, line {line}: the caption must be a text or a list of texts")
-    label = row.get("class")
-    return name, cleaned(captions), str(label).strip() or None if label is not None else None
+    return name, cleaned(captions), cleaned_label(row.get("class"))
 
 
-def beside(path: Path) -> tuple[str, ...]:
-    """The captions of `clip.txt` beside the file, or folder, `clip`; one a line.
+def captions_of(text: Path) -> tuple[str, ...]:
+    """The captions of a file that lies beside a clip, one a line; none where there is no such file.
 
     Raises:
         UserError: it cannot be read.
     """
-    text = path.with_suffix(".txt")
     if not text.is_file():
         return ()
     try:
@@ -84,4 +84,14 @@ def beside(path: Path) -> tuple[str, ...]:
 
 def cleaned(captions: Iterable[str]) -> tuple[str, ...]:
     """Captions without needless blanks, and without empty ones."""
-    return tuple(text for caption in captions if (text := " ".join(caption.split())))
+    return tuple(text for caption in captions if (text := " ".join(_writable(caption).split())))
+
+
+def cleaned_label(value: Any) -> str | None:
+    """A class as text, without blanks around it; None where nothing is said."""
+    return None if value is None else _writable(str(value)).strip() or None
+
+
+def _writable(text: str) -> str:
+    # JSON can hold halves of characters, which no file can.
+    return text.encode("utf-8", "replace").decode()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from fastvgan.data import pictures
-from fastvgan.data.annotations import SUFFIXES, beside, captions_file
+from fastvgan.data.annotations import SUFFIXES, captions_file, captions_of
 from fastvgan.data.entry import Entry, Rejected, as_text, unusable_name
 from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.splits import take_listed
@@ -66,10 +66,11 @@ def scan(folder: Path, layout: Layout) -> tuple[list[Entry], list[Rejected], lis
             "pictures and no tar of videos; give a folder that does"
         )
     entries = _with_classes(sorted(entries, key=lambda entry: entry.name))
+    known = {item.name for item in [*entries, *rejected]}
     if layout.split_file is not None:
         entries, missing = take_listed(entries, layout.split_file, folder)
         rejected += missing
-    entries, missing = _with_captions(folder, entries, {item.name for item in rejected})
+    entries, missing = _with_captions(folder, entries, known | {item.name for item in rejected})
     counts = Counter(entry.media.kind for entry in entries)
     kinds = [f"{count} {_WORDS[kind][count > 1]}" for kind, count in sorted(counts.items())]
     remarks = [f"found {', '.join(kinds)}"] if set(counts) != {"video"} else []
@@ -220,7 +221,7 @@ def _parents(entry: Entry) -> tuple[str, ...]:
 
 
 def _with_captions(folder: Path, entries: list[Entry], known: set[str]) -> tuple[list[Entry], list[Rejected]]:
-    """Entries with their captions, and those that the captions file names in vain; `known` are rejected already."""
+    """Entries with their captions, and those that the captions file names in vain; `known` are all that are there."""
     told = captions_file(folder) or {}
     clips_of = Counter(entry.media.path for entry in entries)
     result = []
@@ -228,8 +229,14 @@ def _with_captions(folder: Path, entries: list[Entry], known: set[str]) -> tuple
         captions, label = told.get(entry.name, ((), None))
         own = entry.media.kind in ("video", "frames", "strip") or clips_of[entry.media.path] == 1
         if not captions and not entry.captions and own and entry.media.kind != "tar":
-            captions = beside(Path(entry.media.path))
+            captions = captions_of(_beside(entry))
         result.append(replace(entry, captions=captions or entry.captions, label=label or entry.label))
-    names = {entry.name for entry in entries} | known
-    missing = [Rejected(name, "is named in the captions file but is not there") for name in told if name not in names]
+    missing = [Rejected(name, "is named in the captions file but is not there") for name in told if name not in known]
     return result, missing
+
+
+def _beside(entry: Entry) -> Path:
+    """Where the captions of a clip are, if it has any of its own: `clip.txt` beside `clip.mp4` or the folder `clip`."""
+    path = Path(entry.media.path)
+    # What follows the last dot of a folder's name is no suffix.
+    return path.with_name(f"{path.name}.txt") if entry.media.kind == "frames" else path.with_suffix(".txt")

@@ -218,7 +218,7 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
 def _parse(location: str, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{location}, line {number} is not JSON: {error}") from error
 
 

@@ -18,17 +18,19 @@ def take_listed(entries: list[Entry], split_file: Path, folder: Path) -> tuple[l
     listed = _listed(split_file)
     by_name = {entry.name: entry for entry in entries}
     common = _common(entries)
-    taken, missing = {}, []
-    for name in listed:
-        entry = by_name.get(name) or by_name.get(f"{common}/{name}")
+    taken, missing = {}, {}
+    for line in listed:
+        # A name may end in a number itself.
+        names = [line, _without_class(line)]
+        entry = next((by_name[n] for name in names for n in (name, f"{common}/{name}") if n in by_name), None)
         if entry is None:
-            missing.append(Rejected(name, "is named in the split file but is not there"))
+            missing[names[-1]] = Rejected(names[-1], "is named in the split file but is not there")
         else:
             taken[entry.name] = entry
     if not taken:
         first = f" (its first line is {listed[0]!r})" if listed else ""
         raise UserError(f"{split_file} lists no clip of {folder}{first}; name the list that belongs to this folder")
-    return [taken[name] for name in sorted(taken)], missing
+    return [taken[name] for name in sorted(taken)], list(missing.values())
 
 
 def _listed(split_file: Path) -> list[str]:
@@ -36,8 +38,7 @@ def _listed(split_file: Path) -> list[str]:
         lines = split_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the split file {split_file}: {error}; name a text file of paths") from error
-    names = (_without_class(line.strip()) for line in lines if line.strip())
-    return list(dict.fromkeys(PurePosixPath(name.replace("\\", "/")).as_posix() for name in names))
+    return [PurePosixPath(line.strip().replace("\\", "/")).as_posix() for line in lines if line.strip()]
 
 
 def _without_class(line: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from webdataset.tariterators import base_plus_ext
 
-from fastvgan.data.annotations import SUFFIXES, cleaned
+from fastvgan.data.annotations import SUFFIXES, cleaned, cleaned_label
 from fastvgan.data.entry import Entry, Rejected, as_text, unusable_name
 from fastvgan.data.media import Media
 
@@ -76,8 +76,8 @@ def _said(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tu
         captions = texts["txt"].splitlines()
     label = facts.get("class")
     if label is None and "cls" in texts:
-        label = texts["cls"].strip()
-    return cleaned(captions), None if label is None or not str(label).strip() else str(label).strip()
+        label = texts["cls"]
+    return cleaned(captions), cleaned_label(label)
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

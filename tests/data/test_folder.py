@@ -171,6 +171,7 @@ def write(name, text):
         (write("captions.jsonl", '{"file": "a.mp4"}\n{"file": \n'), {}, "captions.jsonl, line 2 is not JSON"),
         (write("captions.jsonl", '{"file": "a.mp4", "caption": 3}'), {}, "line 1: the caption must be a text"),
         (write("captions.jsonl", '["a.mp4"]'), {}, "line 1 names no file"),
+        (write("captions.jsonl", "[" * 10**5), {}, "line 1 is not JSON"),
     ],
 )
 def test_bad_folders_are_one_sentence(tmp_path, prepare, options, sentence):

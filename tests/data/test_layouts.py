@@ -107,6 +107,27 @@ def test_ucf101_with_its_split_files(tmp_path, above, numbers):
         scan(tmp_path, Layout(split_file=tmp_path / "none.txt"))
 
 
+def test_names_in_split_files_may_end_in_numbers(tmp_path):
+    for name in ("video 1", "video 2", "walk", "walk 7"):
+        for t in range(2):
+            picture(tmp_path / "set" / name / f"{t}.png")
+    split = tmp_path / "split.txt"
+    split.write_text("video 1\nvideo 2 1\nwalk 3\nrun 1\nrun\n")
+    entries, rejected, _ = scan(tmp_path / "set", Layout(split_file=split))
+    assert [entry.name for entry in entries] == ["video 1", "video 2", "walk"]
+    assert [item.name for item in rejected] == ["run"]
+
+
+def test_captions_of_the_other_part_are_no_mistake(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        video(tmp_path / "set" / name)
+    (tmp_path / "set" / "captions.csv").write_text("file,caption\na.mp4,one\nb.mp4,two\nc.mp4,three\n")
+    (tmp_path / "split.txt").write_text("b.mp4\n")
+    (entry,), rejected, _ = scan(tmp_path / "set", Layout(split_file=tmp_path / "split.txt"))
+    assert (entry.name, entry.captions) == ("b.mp4", ("two",))
+    assert [item.name for item in rejected] == ["c.mp4"]
+
+
 def test_classes_of_folders_of_pictures(tmp_path):
     for name in ("run/clip1", "run/clip2", "walk/clip1"):
         for t in range(2):
@@ -141,13 +162,15 @@ def test_captions_of_every_kind_of_clip(tmp_path):
     picture(tmp_path / "s" / "s.png", 16, 64)
     for t in range(2):
         picture(tmp_path / "f" / f"{t}.png")
+        picture(tmp_path / "run.1" / f"{t}.png")
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
         file.writestr("0.png", png())
         file.writestr("1.png", png())
-    for name in ("v.txt", "s/s.txt", "f.txt", "z.txt"):
+    for name in ("v.txt", "s/s.txt", "f.txt", "run.1.txt", "run.txt", "z.txt"):
         (tmp_path / name).write_text(f"of {name}")
     said = {entry.name: entry.captions for entry in scan(tmp_path, Layout())[0]}
-    assert said == {"v.mp4": ("of v.txt",), "s/s.png": ("of s/s.txt",), "f": ("of f.txt",), "z.zip": ("of z.txt",)}
+    texts = {"v.mp4": "v.txt", "s/s.png": "s/s.txt", "f": "f.txt", "run.1": "run.1.txt", "z.zip": "z.txt"}
+    assert said == {name: (f"of {text}",) for name, text in texts.items()}
     rows = [{"file": name, "caption": f"row {name}", "class": "c"} for name in ("v.mp4", "f", "s/s.png", "none.mp4")]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     entries, rejected, _ = scan(tmp_path, Layout())

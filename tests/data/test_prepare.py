@@ -213,6 +213,20 @@ def test_a_folder_of_tars_can_be_prepared_again(few, tmp_path):
     assert all(record.span == spans[record.member] for record in made.records)
 
 
+def test_halves_of_characters_in_captions_and_classes_are_written_as_question_marks(few, tmp_path):
+    facts = {"caption": "a \ud83d cat", "class": "c\udc00"}
+    lines = [{"file": "cat/c.webm", **facts}, {"file": "none \ud83d.mp4", "caption": "x"}]
+    (few / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "0.json").write_text(json.dumps(facts))
+    with tarfile.open(few / "t.tar", "w") as tar:
+        tar.add(few / "dog" / "ä.avi", "0.avi")
+        tar.add(tmp_path / "0.json", "0.json")
+    made = prepare(few, tmp_path / "out", PrepareConfig())
+    said = {(record.captions, record.label) for record in made.records if record.name.endswith(("c.webm", "0.avi"))}
+    assert said == {(("a ? cat",), "c?")}
+    assert [item.name for item in made.rejected] == ["none \\ud83d.mp4"]
+
+
 def test_too_little_room_is_said_before_anything_is_written(few, tmp_path):
     for to in ("shards", "clips", "tars"):
         settings = PrepareConfig(to=to, height=16, width=16, keep_free=10**9)
