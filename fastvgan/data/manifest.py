@@ -5,6 +5,7 @@ is a folder relative to the manifest's own, or an absolute one, which is read on
 manifest is data, and data does not decide what is opened.
 """
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -105,20 +106,32 @@ class Record:
             raise ValueError(f"there is no kind {record.kind!r}")
         for number in (*record.keys, *(record.span or ())):
             _check_count("a number of keys or span", number, 0)
-        if not all(isinstance(text, str) for text in (record.path, record.member, record.codec, *record.captions)):
-            raise ValueError("path, member, codec and captions must be texts")
-        if not isinstance(record.fps, int | float | None) or not isinstance(record.label, str | None):
-            raise ValueError("fps must be a number and class a text")
+        if any(a >= b for a, b in itertools.pairwise((-1, *record.keys, record.frames))):
+            raise ValueError(f"keys must rise and be below {record.frames}, the number of frames")
+        if record.fps is not None and not (isinstance(record.fps, int | float) and 0 < record.fps < _FAR):
+            raise ValueError(f"fps must be a number above 0, not {record.fps!r:.40}")
+        _check_texts(record)
         return record
 
 
 # The least value of each; frames without bound would be memory without bound.
 _COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0}
 _MOST = {"frames": 10**7}
+_FAR = 2**62  # so that differences, too, have 64 bits
+
+
+def _check_texts(record: Record) -> None:
+    said = () if record.label is None else (record.label,)
+    texts = (record.path, record.member, record.codec, *record.captions, *said)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("path, member, codec, captions and class must be texts")
+    "".join(texts).encode()  # JSON can hold halves of letters, which cannot be written down
+    if "\0" in record.path:
+        raise ValueError("a path cannot hold a zero byte")
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
-    most = _MOST.get(name, 2**62)
+    most = _MOST.get(name, _FAR)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r:.40}")
 
@@ -132,13 +145,22 @@ def _packed(pts: np.ndarray | None) -> Any:
 
 
 def _unpacked(value: Any, frames: int) -> np.ndarray | None:
-    if isinstance(value, dict):
-        return value["first"] + value["step"] * np.arange(frames, dtype=np.int64)
     if value is None:
         return None
+    if isinstance(value, dict):
+        first, step = value["first"], value["step"]
+        _check_count("step of pts", step, 1)
+        for time in (first, first + step * (frames - 1)):
+            _check_count("a time of pts", time, -_FAR)
+        return first + step * np.arange(frames, dtype=np.int64)
     if len(value) != frames:
         raise ValueError(f"{len(value)} times for {frames} frames")
-    return np.array(value, dtype=np.int64)
+    for time in value:
+        _check_count("a time of pts", time, -_FAR)
+    times = np.array(value, dtype=np.int64)
+    if (times[1:] <= times[:-1]).any():
+        raise ValueError("pts must rise")
+    return times
 
 
 def write_manifest(path: Path, records: Iterable[Record], root: str = ".") -> None:
@@ -201,8 +223,8 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
     try:
         with fsspec.open(location, "rt", encoding="utf-8") as file:
             lines = file.read().split("\n")  # not splitlines: captions may hold other ends of lines
-    except (OSError, ImportError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the manifest {location}: {error}") from error
+    except Exception as error:  # what the file systems behind URLs raise is no closed list
+        raise UserError(f"cannot read the manifest {location}: {error or type(error).__name__}") from error
     header = _parse(location, 1, lines[0] if lines else "")
     if not isinstance(header, dict) or header.get(_MAGIC) != _FORMAT:
         raise UserError(

@@ -16,6 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from fastvgan.data.media import BadVideo, Media, Probe, cover
 
 _LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
+_BLOCK = 2**26  # bytes
 # By areas; without the second flag colours are halved in resolution again wherever the width is even.
 _COLOURS = {1: "bt709", 9: "bt2020", 10: "bt2020"}  # matrix coefficients of ITU-T H.273
 _SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
@@ -159,14 +160,31 @@ def _source(media: Media) -> "str | io.BytesIO":
         with media.path.open("rb"):  # a file without permission says so here; FFmpeg's own words are vaguer
             return f"file:{media.path}"
     begin, length = media.span or (0, None)
-    with fsspec.open(str(media.path), "rb") as file:
-        file.seek(begin)
-        found = file.read(-1 if length is None else length)
+    found = _fetch(str(media.path), begin, length)
     if not found:
         raise BadVideo("is empty")
     if length is not None and len(found) < length:
         raise BadVideo(f"is cut short: {len(found)} of {length} bytes")
     return io.BytesIO(found)
+
+
+def _fetch(location: str, begin: int, length: int | None) -> bytes:
+    """The bytes of a file or URL from `begin` on: `length` of them, or as many as there are."""
+    try:
+        with fsspec.open(location, "rb") as file:
+            file.seek(begin)
+            if length is None:
+                return file.read()
+            blocks = []
+            # At once, memory would be taken for all that a manifest claims.
+            while length > 0 and (block := file.read(min(length, _BLOCK))):
+                blocks.append(block)
+                length -= len(block)
+            return b"".join(blocks)
+    except OSError:
+        raise
+    except Exception as error:  # what the file systems behind URLs raise is no closed list
+        raise BadVideo(f"cannot be read: {error or type(error).__name__}") from error
 
 
 def _stream(container, options: dict[str, str] | None = None) -> av.VideoStream:

@@ -1,6 +1,7 @@
 """A manifest comes back as it was written, and opens nothing that its reader did not mean to open."""
 
 import json
+import math
 from pathlib import Path
 
 import fsspec
@@ -34,7 +35,7 @@ def records(draw):
         label=draw(st.none() | names),
         span=draw(st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40))),
         pts=draw(st.sampled_from([None, np.cumsum(steps)])),
-        keys=tuple(draw(st.lists(st.integers(0, 99)))),
+        keys=tuple(sorted(draw(st.sets(st.integers(0, frames - 1))))),
     )
 
 
@@ -106,11 +107,23 @@ def test_links_that_lead_out_are_followed_only_when_told(tmp_path):
         ([{**CLIP, "span": [-5, 3]}], "span must be a whole number from 0"),
         ([{**CLIP, "span": [5]}], "line 2 describes no clip"),
         ([{**CLIP, "keys": ["a"]}], "keys or span must be"),
-        ([{**CLIP, "fps": "fast"}], "fps must be a number"),
+        ([{**CLIP, "keys": [0, 3]}], "keys must rise and be below 3"),
+        ([{**CLIP, "keys": [1, 1]}], "keys must rise and be below 3"),
+        *(([{**CLIP, "fps": fps}], "fps must be a number above 0") for fps in ("fast", 0.0, -1, math.nan, math.inf)),
         ([CLIP, {"path": "a.mp4"}], "line 3 describes no clip"),
         ([{**CLIP, "kind": "dream"}], "there is no kind 'dream'"),
         ([{**CLIP, "speed": 3}], "line 2 describes no clip: .*speed"),
         ([{**CLIP, "pts": [1, 2]}], "2 times for 3 frames"),
+        ([{**CLIP, "pts": [1, 2, 2**70]}], "a time of pts must be a whole number"),
+        ([{**CLIP, "pts": [1, 2, 2.5]}], "a time of pts must be a whole number"),
+        ([{**CLIP, "pts": [1, 3, 3]}], "pts must rise"),
+        ([{**CLIP, "pts": {"first": 0.5, "step": 1}}], "a time of pts must be a whole number"),
+        ([{**CLIP, "pts": {"first": 2**62, "step": 1}}], "a time of pts must be a whole number"),
+        ([{**CLIP, "pts": {"first": 0, "step": 0}}], "step of pts must be a whole number from 1"),
+        ([{**CLIP, "path": "a\0.mp4"}], "a path cannot hold a zero byte"),
+        ([{**CLIP, "path": "\ud800.mp4"}], "line 2 describes no clip: .* surrogates not allowed"),
+        ([{**CLIP, "class": "\ud800"}], "line 2 describes no clip: .* surrogates not allowed"),
+        ([{**CLIP, "class": 1}], "must be texts"),
         ([{**CLIP, "captions": [1]}], "must be texts"),
         ([[1]], "line 2 describes no clip"),
     ],
@@ -119,6 +132,7 @@ def test_bad_manifests_are_one_sentence(tmp_path, lines, sentence):
     with pytest.raises(UserError, match=sentence) as raised:
         read_manifest(write(tmp_path / "m.jsonl", *lines))
     assert "\n" not in str(raised.value) and "m.jsonl" in str(raised.value)
+    str(raised.value).encode()
 
 
 def test_what_is_no_manifest_is_refused(tmp_path):
@@ -133,6 +147,11 @@ def test_what_is_no_manifest_is_refused(tmp_path):
             read_manifest(str(tmp_path / name))
     with pytest.raises(UserError, match="cannot read the manifest nosuch://x/m.jsonl"):
         read_manifest("nosuch://x/m.jsonl")
+
+
+def test_what_keeps_a_manifest_elsewhere_from_being_read_is_said(failing):
+    with pytest.raises(UserError, match=f"cannot read the manifest {failing}/m.jsonl: status 503"):
+        read_manifest(f"{failing}/m.jsonl")
 
 
 def test_a_manifest_elsewhere_is_read_through_fsspec(tmp_path):

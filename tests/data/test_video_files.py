@@ -201,6 +201,19 @@ def test_a_file_in_a_tar_is_read_in_its_place(tmp_path, files):
         probe(cut)
 
 
+def test_a_span_far_larger_than_its_tar_is_cut_short(tmp_path):
+    (tmp_path / "x.tar").write_bytes(bytes(1000))
+    with pytest.raises(BadVideo, match="is cut short: 1000 of 4611686018427387904 bytes"):
+        probe(Media("tar", tmp_path / "x.tar", "a.mp4", (0, 2**62)))
+
+
+def test_a_url_that_cannot_be_read_says_why(failing):
+    for url, reason in (("nosuch://x", "nosuch"), (failing, "status 503")):
+        for media in (Media("video", f"{url}/a.mp4"), Media("tar", f"{url}/a.tar", "a.mp4", (0, 10))):
+            with pytest.raises(BadVideo, match=f"cannot be read: .*{reason}"):
+                probe(media)
+
+
 def test_frames_too_large_are_refused_before_they_are_decoded(tmp_path):
     path = encode(tmp_path / "big.avi", np.zeros((1, 8, 8200, 3), np.uint8), "mjpeg")
     with pytest.raises(BadVideo, match="8200x8, larger than"):

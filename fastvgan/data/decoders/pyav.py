@@ -70,12 +70,14 @@ def sample(clips: ClipSet, seed: int, number: int, unreadable: list[str], thread
     Raises:
         UserError: there is no usable clip left.
     """
+    said = ""
     for draw in clips.sampler.candidates(seed, number):
         try:
             return decode(clips, draw, threads), draw
         except BadVideo as error:
-            unreadable.append(f"{clips.names[draw.clip]}: {error}; another clip takes its place")
-    raise UserError("not one clip of the data can be read any more; was it moved?")
+            said = f"{clips.names[draw.clip]}: {error}"
+            unreadable.append(f"{said}; another clip takes its place")
+    raise UserError(f"not one clip of the data can be read any more ({said}); was it moved?")
 
 
 def decode(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
