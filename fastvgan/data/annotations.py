@@ -6,20 +6,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fastvgan.data.entry import as_text
+from fastvgan.data.entry import as_text, stays_within
 from fastvgan.errors import UserError
 
 SUFFIXES = frozenset(".mp4 .m4v .mov .webm .avi .mkv .gif .mpg .mpeg .ts .ogv .wmv .flv .3gp".split())
 
 
-def captions_file(folder: Path) -> "dict[str, tuple[tuple[str, ...], str | None]] | None":
+def captions_file(folder: Path, within: Path | None) -> "dict[str, tuple[tuple[str, ...], str | None]] | None":
     """Captions and class by the clip's name, from captions.csv or captions.jsonl; None where there is neither.
+
+    Args:
+        within: as of `captions_of`.
 
     Raises:
         UserError: there are both, or what there is cannot be used.
     """
     readers = {"captions.csv": _rows_of_csv, "captions.jsonl": _rows_of_jsonl}
-    found = [folder / name for name in readers if (folder / name).is_file()]
+    found = [folder / name for name in readers if _is_there(folder / name, within)]
     if not found:
         return None
     if len(found) > 1:
@@ -68,18 +71,25 @@ def _row(path: Path, line: int, row) -> tuple[str, tuple[str, ...], str | None]:
     return name, cleaned(captions), cleaned_label(row.get("class"))
 
 
-def captions_of(text: Path) -> tuple[str, ...]:
+def captions_of(text: Path, within: Path | None) -> tuple[str, ...]:
     """The captions of a file that lies beside a clip, one a line; none where there is no such file.
+
+    Args:
+        within: the real place of a folder; a link that leads out of it is passed over. None follows all.
 
     Raises:
         UserError: it cannot be read.
     """
-    if not text.is_file():
+    if not _is_there(text, within):
         return ()
     try:
         return cleaned(text.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the caption {text}: {error}; write it as UTF-8 text") from error
+
+
+def _is_there(path: Path, within: Path | None) -> bool:
+    return path.is_file() and (within is None or stays_within(path, within))
 
 
 def cleaned(captions: Iterable[str]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a look through a folder gives: clips to be, and what takes no part."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastvgan.data.media import Media
 
@@ -39,3 +40,11 @@ def leads_out(name: str) -> bool:
     """Whether a name, taken for one below a folder, is absolute or leads upwards."""
     plain = name.replace("\\", "/")
     return plain.startswith("/") or ".." in plain.split("/")
+
+
+def stays_within(path: Path, real: Path) -> bool:
+    """Whether what a path or link leads to lies in the folder whose real place is `real`."""
+    try:
+        return path.resolve().is_relative_to(real)
+    except (OSError, RuntimeError):  # a link that leads back to itself
+        return False

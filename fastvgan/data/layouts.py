@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from fastvgan.data import pictures
 from fastvgan.data.annotations import SUFFIXES, captions_file, captions_of
-from fastvgan.data.entry import Entry, Rejected, as_text, unusable_name
+from fastvgan.data.entry import Entry, Rejected, as_text, stays_within, unusable_name
 from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.splits import take_listed
 from fastvgan.errors import UserError
@@ -45,10 +45,13 @@ class Layout:
     follow_links: bool = False
 
 
-def scan(folder: Path, layout: Layout) -> tuple[list[Entry], list[Rejected], list[str]]:
+def scan(folder: Path, layout: Layout, without: Path | None = None) -> tuple[list[Entry], list[Rejected], list[str]]:
     """The clips below a folder, in the order of their names, what takes no part, and what was made of the folder.
 
     Nothing is decoded but the headers of a few pictures.
+
+    Args:
+        without: a folder below it that is passed over, with all that is said by the names of what it holds.
 
     Raises:
         UserError: the folder is missing or holds no clip, or its captions file or the split file is unusable.
@@ -56,40 +59,47 @@ def scan(folder: Path, layout: Layout) -> tuple[list[Entry], list[Rejected], lis
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"the data folder {folder} {state}; give a folder of clips, or `digits`")
-    found = _Found(folder, layout)
+    found = _Found(folder, layout, without)
     found.look_through(folder)
     entries, rejected = found.entries, found.rejected
     if not entries:
-        why = f" ({rejected[0].name}: {rejected[0].reason})" if rejected else ""
-        raise UserError(
-            f"{folder} holds no clip{why}: no video file ({' '.join(sorted(SUFFIXES))}), no folder, zip or strip of "
-            "pictures and no tar of videos; give a folder that does"
-        )
+        raise UserError(_no_clip(folder, rejected, without))
     entries = _with_classes(sorted(entries, key=lambda entry: entry.name))
     known = {item.name for item in [*entries, *rejected]}
     if layout.split_file is not None:
         entries, missing = take_listed(entries, layout.split_file, folder)
         rejected += missing
-    entries, missing = _with_captions(folder, entries, known | {item.name for item in rejected})
+    known |= {item.name for item in rejected}
+    entries, missing = _with_captions(folder, entries, known, found.within)
     counts = Counter(entry.media.kind for entry in entries)
     kinds = [f"{count} {_WORDS[kind][count > 1]}" for kind, count in sorted(counts.items())]
     remarks = [f"found {', '.join(kinds)}"] if set(counts) != {"video"} else []
     return entries, sorted(rejected + missing, key=lambda item: item.name), remarks
 
 
-class _Found:
-    """The clips found so far below a folder."""
+def _no_clip(folder: Path, rejected: list[Rejected], without: Path | None) -> str:
+    outside = f" outside of {without}" if without and without.exists() else ""
+    why = f" ({rejected[0].name}: {rejected[0].reason})" if rejected else ""
+    return (
+        f"{folder} holds no clip{outside}{why}: no video file ({' '.join(sorted(SUFFIXES))}), no folder, zip or strip "
+        "of pictures and no tar of videos; give a folder that does"
+    )
 
-    def __init__(self, folder: Path, layout: Layout):
+
+class _Found:
+    """The clips found so far below a folder; `within` is what links must not lead out of, if there is anything."""
+
+    def __init__(self, folder: Path, layout: Layout, without: Path | None):
         self.entries: list[Entry] = []
         self.rejected: list[Rejected] = []
+        self.within = None if layout.follow_links else folder.resolve()
         self._folder, self._layout = folder, layout
-        self._real = folder.resolve()
+        self._without = without.resolve() if without else None
 
     def look_through(self, folder: Path, above: tuple[Path, ...] = ()) -> None:
         """Take what a folder and those below it hold; `above` are the real places of the folders that it lies in."""
         real = folder.resolve()
-        if real in above:  # a link to a folder that it lies in
+        if real in above or self._is_passed_over(folder):  # the first: a link to a folder that it lies in
             return
         try:
             with os.scandir(folder) as listed:
@@ -100,12 +110,9 @@ class _Found:
         shown = []
         for item in items:
             path = Path(item.path)
-            if wrong := unusable_name(item.name):
-                self._reject(path, wrong)
-            elif item.is_symlink() and not self._may_follow(path):
-                if _is_folder(item) or _is_clip_file(item.name):
-                    self._reject(path, "is a link that leads out of the folder; --follow-links takes it")
-            elif _is_folder(item):
+            if not self._may_take(item, path):
+                continue
+            if _is_folder(item):
                 if not item.is_symlink() or self._layout.follow_links:
                     self.look_through(path, (*above, real))
             elif pictures.is_picture(item.name):
@@ -114,11 +121,22 @@ class _Found:
                 self._take_file(path)
         self._take_pictures(folder, shown)
 
-    def _may_follow(self, link: Path) -> bool:
-        try:
-            return self._layout.follow_links or link.resolve().is_relative_to(self._real)
-        except (OSError, RuntimeError):  # a link that leads back to itself
+    def _may_take(self, item: os.DirEntry, path: Path) -> bool:
+        """Whether something in a folder is looked at; where it is not and could have been of use, it is named."""
+        if wrong := unusable_name(item.name):
+            self._reject(path, wrong)
             return False
+        if not item.is_symlink():
+            return True
+        if self._is_passed_over(path):
+            return False
+        follow = self.within is None or stays_within(path, self.within)
+        if not follow and (_is_folder(item) or _is_of_use(item.name)):
+            self._reject(path, "is a link that leads out of the folder; --follow-links takes it")
+        return follow
+
+    def _is_passed_over(self, path: Path) -> bool:
+        return self._without is not None and stays_within(path, self._without)
 
     def _take_file(self, path: Path) -> None:
         suffix, wanted = path.suffix.lower(), self._layout.kind
@@ -156,7 +174,7 @@ class _Found:
             for path in shown:
                 self._add(Media("strip", path, strip_frames=count), self._name(path))
         elif len(shown) > 1 and folder != self._folder:
-            self._add(Media("frames", folder), self._name(folder))
+            self._add(Media("frames", folder, within=self.within), self._name(folder))
         else:
             for path in shown:
                 self._reject(path, "is a single picture, neither one of a folder of frames nor a strip of them")
@@ -178,8 +196,9 @@ def _is_folder(item: os.DirEntry) -> bool:
         return False
 
 
-def _is_clip_file(name: str) -> bool:
-    return pictures.is_picture(name) or Path(name).suffix.lower() in SUFFIXES | {".zip", ".tar"}
+def _is_of_use(name: str) -> bool:
+    texts = {".txt", ".csv", ".jsonl"}
+    return pictures.is_picture(name) or Path(name).suffix.lower() in SUFFIXES | {".zip", ".tar"} | texts
 
 
 def _is_strip(path: Path, strip_frames: int) -> bool:
@@ -220,16 +239,18 @@ def _parents(entry: Entry) -> tuple[str, ...]:
     return tuple(parts[:-1])
 
 
-def _with_captions(folder: Path, entries: list[Entry], known: set[str]) -> tuple[list[Entry], list[Rejected]]:
+def _with_captions(
+    folder: Path, entries: list[Entry], known: set[str], within: Path | None
+) -> tuple[list[Entry], list[Rejected]]:
     """Entries with their captions, and those that the captions file names in vain; `known` are all that are there."""
-    told = captions_file(folder) or {}
+    told = captions_file(folder, within) or {}
     clips_of = Counter(entry.media.path for entry in entries)
     result = []
     for entry in entries:
         captions, label = told.get(entry.name, ((), None))
         own = entry.media.kind in ("video", "frames", "strip") or clips_of[entry.media.path] == 1
         if not captions and not entry.captions and own and entry.media.kind != "tar":
-            captions = captions_of(_beside(entry))
+            captions = captions_of(_beside(entry), within)
         result.append(replace(entry, captions=captions or entry.captions, label=label or entry.label))
     missing = [Rejected(name, "is named in the captions file but is not there") for name in told if name not in known]
     return result, missing

@@ -191,7 +191,8 @@ class Manifest:
             UserError: its path leads out of the root.
         """
         path = below(self.root, record.path, self.follow_links)
-        return Media(record.kind, path, record.member, record.span, record.strip_frames)
+        within = None if self.follow_links or isinstance(self.root, str) else self.root.resolve()
+        return Media(record.kind, path, record.member, record.span, record.strip_frames, within)
 
 
 def find_manifest(data: str) -> str | None:

@@ -20,6 +20,7 @@ class Media:
     member: the file's name in the tar; the folder in the zip, "" for its root.
     span: of "tar", where the file begins and how long it is, in bytes.
     strip_frames: of "strip", how many frames there are; 0 where they are square.
+    within: of "frames", the real place of a folder that pictures must lie in; None takes what links lead to, anywhere.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Media:
     member: str = ""
     span: tuple[int, int] | None = None
     strip_frames: int = 0
+    within: Path | None = None
 
 
 class Probe(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fastvgan.data.entry import as_text
+from fastvgan.data.entry import as_text, stays_within, unusable_name
 from fastvgan.data.media import BadVideo, Media, Probe, cover
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
@@ -86,6 +86,12 @@ def is_hidden(name: str) -> bool:
 def in_order(names: Iterable[str]) -> list[str]:
     """Names in the order in which people count: frame2 before frame10."""
     return sorted(names, key=_natural)
+
+
+def names_in(media: Media) -> list[str]:
+    """The names of a folder's pictures, in order: of those that a look through the folder takes no exception to."""
+    with os.scandir(media.path) as entries:
+        return in_order(entry.name for entry in entries if _is_taken(entry, media.within))
 
 
 def header_size(path: Path) -> tuple[int, int] | None:
@@ -167,19 +173,24 @@ def _natural(name: str) -> tuple:
 
 
 def _pictures(media: Media) -> _Pictures:
-    pictures = _pictures_of_zip(media) if media.kind == "zip" else _pictures_of_folder(Path(media.path))
+    pictures = _pictures_of_zip(media) if media.kind == "zip" else _pictures_of_folder(media)
     if not pictures.names:
         raise BadVideo("holds no picture")
     return pictures
 
 
-def _pictures_of_folder(folder: Path) -> _Pictures:
+def _pictures_of_folder(media: Media) -> _Pictures:
     try:
-        with os.scandir(folder) as entries:
-            names = in_order(entry.name for entry in entries if is_picture(entry.name) and entry.is_file())
+        names = names_in(media)
     except OSError as error:
         raise BadVideo(f"cannot be read: {error.strerror or error}") from error
-    return _Pictures(names, lambda number: _file_bytes(folder / names[number]))
+    return _Pictures(names, lambda number: _file_bytes(Path(media.path) / names[number]))
+
+
+def _is_taken(entry: os.DirEntry, within: Path | None) -> bool:
+    if not is_picture(entry.name) or unusable_name(entry.name) or not entry.is_file():
+        return False
+    return within is None or not entry.is_symlink() or stays_within(Path(entry.path), within)
 
 
 def _pictures_of_zip(media: Media) -> _Pictures:

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
+from fastvgan.data import pictures
 from fastvgan.data.layouts import Entry, Rejected
 from fastvgan.data.media import BadVideo, Probe, probe
 from fastvgan.errors import UserError
@@ -90,11 +91,11 @@ def check_share(folder: Path, count: int, bad: list[Rejected], max_bad: float) -
 
 
 def files_of(entry: Entry) -> list[Path]:
-    """The file of a clip, or the files of its folder."""
+    """The file of a clip, or the pictures of its folder."""
     path = Path(entry.media.path)
     if entry.media.kind != "frames":
         return [path]
-    return sorted(item for item in path.iterdir() if item.is_file())
+    return sorted(path / name for name in pictures.names_in(entry.media))
 
 
 def checksum(entry: Entry) -> str:

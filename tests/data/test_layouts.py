@@ -12,6 +12,8 @@ from make_videos import encode, numbered
 from PIL import Image
 
 from fastvgan.data.layouts import Layout, scan
+from fastvgan.data.media import probe
+from fastvgan.data.survey import checksum, files_of
 from fastvgan.errors import UserError
 
 
@@ -276,6 +278,28 @@ def test_links_that_lead_out_are_named_and_those_within_are_followed(tmp_path):
     assert not rejected
 
 
+def test_links_to_frames_and_captions_are_held_to_the_same(tmp_path):
+    folder, outside = tmp_path / "set", tmp_path / "outside"
+    for t in range(3):
+        picture(folder / "f" / f"{t}.png")
+    video(folder / "a.mp4")
+    picture(outside / "3.png")
+    for name, text in [("a.txt", "secret"), ("f.txt", "secret"), ("captions.csv", "file,caption\na.mp4,secret\n")]:
+        (outside / name).write_text(text)
+        (folder / name).symlink_to(outside / name)
+    (folder / "f" / "3.png").symlink_to(outside / "3.png")
+    (folder / "f" / "4.png").symlink_to("0.png")
+    (folder / "f" / "notes").symlink_to(outside / "a.txt")
+    entries, rejected, _ = scan(folder, Layout())
+    assert {item.name for item in rejected} == {"a.txt", "captions.csv", "f.txt", "f/3.png"}
+    assert [(entry.name, entry.captions) for entry in entries] == [("a.mp4", ()), ("f", ())]
+    assert probe(entries[1].media).frames == 4
+    assert [path.name for path in files_of(entries[1])] == ["0.png", "1.png", "2.png", "4.png"]
+    entries, rejected, _ = scan(folder, Layout(follow_links=True))
+    assert [(entry.name, entry.captions) for entry in entries] == [("a.mp4", ("secret",)), ("f", ("secret",))]
+    assert not rejected and probe(entries[1].media).frames == len(files_of(entries[1])) == 5
+
+
 def test_names_that_are_not_text_are_named_all_the_same(tmp_path):
     video(tmp_path / "a.mp4")
     odd = os.fsencode(tmp_path) + b"/b\xff.mp4"
@@ -287,6 +311,12 @@ def test_names_that_are_not_text_are_named_all_the_same(tmp_path):
     assert [entry.name for entry in entries] == ["a.mp4"]
     (item,) = rejected
     assert item.reason.startswith("has a name that is not UTF-8") and item.name.encode("utf-8")
+    for name in (b"0.png", b"1.png", b"\xff.png"):
+        picture(tmp_path / "f" / os.fsdecode(name))
+    entries, rejected, _ = scan(tmp_path, Layout())
+    assert [(item.name, len(files_of(item))) for item in entries] == [("a.mp4", 1), ("f", 2)]
+    assert checksum(entries[1]) and probe(entries[1].media).frames == 2
+    assert "f/\\udcff.png" in {item.name for item in rejected}
 
 
 def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from fastvgan.data.manifest import Record, find_manifest, read_manifest, write_manifest
+from fastvgan.data.media import probe
 from fastvgan.errors import UserError
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\\:\0\n"), min_size=1).filter(
@@ -92,6 +94,18 @@ def test_links_that_lead_out_are_followed_only_when_told(tmp_path):
         with pytest.raises(UserError, match="--follow-links"):
             manifest.media(record)
         assert read_manifest(location, follow_links=True).media(record).path.exists()
+
+
+def test_links_among_frames_are_held_to_the_same(tmp_path):
+    (tmp_path / "set" / "f").mkdir(parents=True)
+    for name in ("set/f/0.png", "set/1.png", "2.png"):
+        Image.new("RGB", (5, 4)).save(tmp_path / name)
+        if name != "set/f/0.png":
+            (tmp_path / "set" / "f" / Path(name).name).symlink_to(tmp_path / name)
+    location = write(tmp_path / "set" / "m.jsonl", {**CLIP, "path": "f", "kind": "frames"})
+    for follow_links, frames in ((False, 2), (True, 3)):
+        manifest = read_manifest(location, follow_links=follow_links)
+        assert probe(manifest.media(manifest.records[0])).frames == frames
 
 
 @pytest.mark.parametrize(

@@ -314,9 +314,25 @@ def test_the_folder_itself_takes_a_manifest_and_nothing_else(few, tmp_path):
         prepare(few, few, PrepareConfig(to="clips"))
     prepare(few, few, PrepareConfig())
     assert len(items_of_manifest(read_manifest(str(few / "manifest.jsonl")))[0]) == 3
-    # A folder below it is not taken for clips the next time.
+
+
+@pytest.mark.parametrize("where", ["src/out", "src/link/out", "."])
+def test_a_folder_to_write_to_is_no_part_of_the_clips(few, tmp_path, where):
+    """Neither its clips nor its folders, from which classes and the common folder of a split file come."""
+    shutil.copytree(few, tmp_path / "set")
+    shutil.move(tmp_path / "set", few / "set")
+    for folder in ("cat", "dog"):
+        shutil.rmtree(few / folder)
+    (few / "link").symlink_to(few)
+    (tmp_path / "split.txt").write_text("cat/c.webm\ndog/ä.avi 1\n")
+    settings = PrepareConfig(to="clips", split_file=tmp_path / "split.txt", follow_links=True)
     for _ in range(2):
-        assert len(prepare(few, few / "out", PrepareConfig(to="clips")).records) == 3
+        made = prepare(few, tmp_path / where, settings)
+        assert [(r.source, r.label) for r in made.records] == [("set/cat/c.webm", "cat"), ("set/dog/ä.avi", "dog")]
+        assert not made.rejected
+    with pytest.raises(UserError, match=r"dog holds no clip outside of .*/dog/out: "):
+        shutil.move(few / "set" / "dog", tmp_path / "dog" / "out")
+        prepare(tmp_path / "dog", tmp_path / "dog" / "out", PrepareConfig(to="clips"))
 
 
 def test_nothing_that_is_not_ours_is_touched(few, tmp_path):

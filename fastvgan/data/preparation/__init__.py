@@ -18,7 +18,7 @@ __all__ = ["Prepared", "PrepareConfig", "prepare"]
 logger = logging.getLogger("fastvgan")
 
 _JOURNALS = ".prepare"
-_VERSION = 1  # of what is looked for in a file; a change makes all files be looked through again
+_VERSION = 2  # of what is looked for in a file; a change makes all files be looked through again
 
 
 class Prepared(NamedTuple):
@@ -44,10 +44,7 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
     """
     _check_out(source, out, settings.to)
     layout = Layout(settings.layout, settings.split_file, settings.strip_frames, settings.follow_links)
-    entries, rejected, remarks = scan(source, layout)
-    entries = [entry for entry in entries if not _within(entry, out, source)]
-    if not entries:
-        raise UserError(f"{source} holds no clip outside of {out}; name the folder that holds them")
+    entries, rejected, remarks = scan(source, layout, _written(source, out, settings.to))
     journals = _make_folders(out)
     checked = _check_all(entries, source, settings, Journal(journals / "checked.jsonl"))
     good, bad = divide(result for result, _ in checked)
@@ -107,8 +104,10 @@ def _check_out(source: Path, out: Path, to: str) -> None:
         raise UserError(f"{manifest} is there and no manifest of ours; move it, or name another folder than {out}")
 
 
-def _within(entry: Entry, out: Path, source: Path) -> bool:
-    return out.resolve() != source.resolve() and Path(entry.media.path).resolve().is_relative_to(out.resolve())
+def _written(source: Path, out: Path, to: str) -> Path:
+    """The folder of what is written, which is no part of `source` even where it lies in it."""
+    real = source.resolve()
+    return out / to if out.resolve() in (real, *real.parents) else out
 
 
 def _make_folders(out: Path) -> Path:
@@ -128,7 +127,7 @@ def _check_all(entries: Sequence[Entry], source: Path, settings: PrepareConfig, 
         except OSError as error:
             return Rejected(entry.name, f"cannot be read: {error.strerror}"), ""
         facts = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        media = dataclasses.astuple(entry.media)[2:]
+        media = [entry.media.member, entry.media.span, entry.media.strip_frames]
         signature = [_VERSION, settings.tolerant, settings.min_frames, media, facts]
         before = journal.get(entry.name, signature)
         if before is None:
