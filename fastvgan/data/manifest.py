@@ -7,6 +7,7 @@ manifest is data, and data does not decide what is opened.
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from fastvgan.data.media import KINDS, Media, Probe
+from fastvgan.data.media import FARTHEST, KINDS, MOST_FRAMES, BadVideo, Media, Probe, check
 from fastvgan.errors import UserError
 from fastvgan.files import whole
 
@@ -89,7 +90,7 @@ class Record:
         """The record of such values.
 
         Raises:
-            ValueError, TypeError, KeyError: they are none.
+            ValueError, TypeError, KeyError, BadVideo: they are none, or of a clip that cannot be used.
         """
         values = dict(values)
         values["label"] = values.pop("class", None)
@@ -108,16 +109,16 @@ class Record:
             _check_count("a number of keys or span", number, 0)
         if any(a >= b for a, b in itertools.pairwise((-1, *record.keys, record.frames))):
             raise ValueError(f"keys must rise and be below {record.frames}, the number of frames")
-        if record.fps is not None and not (isinstance(record.fps, int | float) and 0 < record.fps < _FAR):
+        if record.fps is not None and not (isinstance(record.fps, int | float) and 0 < record.fps < math.inf):
             raise ValueError(f"fps must be a number above 0, not {record.fps!r:.40}")
         _check_texts(record)
+        check(record.found)
         return record
 
 
-# The least value of each; frames without bound would be memory without bound.
+# The least value of each.
 _COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0}
-_MOST = {"frames": 10**7}
-_FAR = 2**62  # so that differences, too, have 64 bits
+_MOST = {"frames": MOST_FRAMES}
 
 
 def _check_texts(record: Record) -> None:
@@ -131,7 +132,7 @@ def _check_texts(record: Record) -> None:
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
-    most = _MOST.get(name, _FAR)
+    most = _MOST.get(name, FARTHEST)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r:.40}")
 
@@ -151,12 +152,12 @@ def _unpacked(value: Any, frames: int) -> np.ndarray | None:
         first, step = value["first"], value["step"]
         _check_count("step of pts", step, 1)
         for time in (first, first + step * (frames - 1)):
-            _check_count("a time of pts", time, -_FAR)
+            _check_count("a time of pts", time, -FARTHEST)
         return first + step * np.arange(frames, dtype=np.int64)
     if len(value) != frames:
         raise ValueError(f"{len(value)} times for {frames} frames")
     for time in value:
-        _check_count("a time of pts", time, -_FAR)
+        _check_count("a time of pts", time, -FARTHEST)
     times = np.array(value, dtype=np.int64)
     if (times[1:] <= times[:-1]).any():
         raise ValueError("pts must rise")
@@ -249,7 +250,7 @@ def _record(location: str, number: int, line: str) -> Record:
     values = _parse(location, number, line)
     try:
         return Record.from_json(values)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, BadVideo) as error:
         raise UserError(f"{location}, line {number} describes no clip: {error}") from error
 
 

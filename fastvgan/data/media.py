@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 KINDS = ("video", "tar", "frames", "zip", "strip")
+MOST_FRAMES = 10**7  # of a clip; frames without bound would be memory without bound
+FARTHEST = 2**62  # of times in a stream's units; differences of such, too, have 64 bits
+_SLIMMEST = 64  # times that one side of a frame may be as long as the other
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Probe(NamedTuple):
 
     pts: int64 (frames,), presentation time of each frame in the stream's time base, or None where there are none that
         rise. keys: indices of key frames, for seeking. height, width: as shown, rotation applied. fps: mean frames a
-        second, or None where no time is known. steady: whether all frames last equally long. rotation: degrees,
-        counter-clockwise, that the file asks for. colours: "bt709" or "bt2020" where the file says so, "" for others.
+        second, or None where no time is known or next to nothing is left. steady: whether all frames last equally
+        long. rotation: degrees, counter-clockwise, that the file asks for. colours: "bt709" or "bt2020" where the file
+        says so, "" for others.
     """
 
     frames: int
@@ -96,8 +100,25 @@ def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple
     return _reader(media).walk(media, height, width, channels)
 
 
+def check(found: Probe) -> None:
+    """Refuse a clip that decodes well and yet cannot be used.
+
+    Raises:
+        BadVideo: it has too many frames, or such as `cover` refuses.
+    """
+    if found.frames > MOST_FRAMES:
+        raise BadVideo(f"has {found.frames} frames, more than the {MOST_FRAMES} that a clip may have")
+    cover((found.height, found.width), found.height, found.width)
+
+
 def cover(shown: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """The height and width to scale frames of `shown` (height, width) to, so that they just cover height x width."""
+    """The height and width to scale frames of `shown` (height, width) to, so that they just cover height x width.
+
+    Raises:
+        BadVideo: they are so slim that what lies beyond that size would fill the memory.
+    """
+    if max(shown) > _SLIMMEST * min(shown):
+        raise BadVideo(f"has frames of {shown[1]}x{shown[0]}, one side more than {_SLIMMEST} times the other")
     scale = max(height / shown[0], width / shown[1])
     return max(height, round(shown[0] * scale)), max(width, round(shown[1] * scale))
 

@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from fastvgan.data.media import BadVideo, Media, Probe, cover
+from fastvgan.data.media import FARTHEST, BadVideo, Media, Probe, cover
 
 _LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
 _BLOCK = 2**26  # bytes
@@ -232,6 +232,8 @@ def _promised(container, stream) -> int:
 def _rising(pts: list[int | None]) -> np.ndarray | None:
     if pts[0] is None or any(a is None or b is None or a >= b for a, b in zip(pts, pts[1:], strict=False)):
         return None
+    if pts[0] < -FARTHEST or pts[-1] > FARTHEST:
+        return None
     return np.array(pts, dtype=np.int64)
 
 
@@ -239,13 +241,19 @@ def _rate(pts: np.ndarray | None, stream) -> tuple[float | None, bool]:
     """Frames a second, and whether all frames last equally long, but for the rounding of coarse time bases."""
     said = stream.average_rate or stream.guessed_rate
     if pts is None or len(pts) < 2 or not stream.time_base:
-        return (float(said) if said else None), True
+        return (_rounded(said) if said else None), True
     steps = np.diff(pts)
     # Times rounded to a coarse unit move by one, and by two where a container rounded what another had rounded.
     common = Counter(steps.tolist()).most_common(1)[0][0]
     steady = bool(np.all(np.abs(steps - common) <= max(min(2, common // 4), 0.02 * common)))
     seconds = Fraction(int(pts[-1] - pts[0]), len(pts) - 1) * stream.time_base
-    return round(float(1 / seconds), 3), steady
+    return _rounded(1 / seconds), steady
+
+
+def _rounded(rate: Fraction) -> float | None:
+    """None where next to nothing is left: a frame in hours is no rate to be counted by."""
+    rounded = round(float(rate), 3)
+    return rounded if rounded > 0 else None
 
 
 def _shown(frame: av.VideoFrame) -> tuple[int, int]:

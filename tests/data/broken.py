@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,12 +65,16 @@ def variable_size(path: Path) -> Path:
 
 def variable_rate(path: Path, frames: int = 30) -> Path:
     """Frames 40 ms apart, then 120 ms apart, as phones make them when it grows dark."""
-    times = np.cumsum([0, *[40] * (frames // 2), *[120] * (frames - frames // 2 - 1)])
+    return at_times(path, np.cumsum([0, *[40] * (frames // 2), *[120] * (frames - frames // 2 - 1)]))
+
+
+def at_times(path: Path, times: Sequence[int]) -> Path:
+    """A frame at each of these times in milliseconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
-        for time, frame in zip(times, numbered(frames), strict=True):
+        for time, frame in zip(times, numbered(len(times)), strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
             picture.pts, picture.time_base = int(time), Fraction(1, 1000)
             container.mux(stream.encode(picture))

@@ -23,13 +23,14 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="/\\:\0\n"), min
 @st.composite
 def records(draw):
     frames = draw(st.integers(2, 40))
+    height = draw(st.integers(1, 9999))
     steps = draw(st.lists(st.integers(1, 3), min_size=frames, max_size=frames))
     return Record(
         path="/".join(draw(st.lists(names, min_size=1, max_size=3))),
         kind=draw(st.sampled_from(["video", "tar", "frames", "zip", "strip", "shard"])),
         frames=frames,
-        height=draw(st.integers(1, 9999)),
-        width=draw(st.integers(1, 9999)),
+        height=height,
+        width=draw(st.integers(math.ceil(height / 64), 64 * height)),
         codec=draw(st.sampled_from(["", "vp9"])),
         fps=draw(st.none() | st.floats(0.1, 999)),
         steady=draw(st.booleans()),
@@ -118,6 +119,7 @@ def test_links_among_frames_are_held_to_the_same(tmp_path):
             [{**CLIP, "frames": 10**12, "pts": {"first": 0, "step": 1}}],
             "frames must be .* from 1 to 10000000",
         ),
+        ([{**CLIP, "height": 2, "width": 8192}], "frames of 8192x2, one side more than 64 times the other"),
         ([{**CLIP, "span": [-5, 3]}], "span must be a whole number from 0"),
         ([{**CLIP, "span": [5]}], "line 2 describes no clip"),
         ([{**CLIP, "keys": ["a"]}], "keys or span must be"),

@@ -5,10 +5,14 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from broken import at_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvgan.data.preparation.resample import at_rate, count_at_rate
+from fastvgan.data.media import BadVideo
+from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.data.preparation.resample import at_rate, count_at_rate, most_at_rate
+from fastvgan.errors import UserError
 
 UNIT = 1_200_000  # a second; all rates below divide it
 
@@ -69,6 +73,34 @@ def test_rounded_times_do_not_make_frames_uneven():
     for step in (1, 2, 3):
         made = list(at_rate(zip(times.round(3), range(90), strict=True), 30 / step, last_for=1 / 30))
         assert made == list(range(0, 90, step))
+
+
+def test_gaps_of_hours_are_refused_before_they_are_filled():
+    made = at_rate([(0.0, 0), (0.04, 1), (80_000.0, 2)], 25, most=most_at_rate(3))
+    assert next(made) == 0
+    with pytest.raises(BadVideo, match="would have 2000000 frames at 25 a second, of at most 750"):
+        next(made)
+    with pytest.raises(BadVideo, match="would have 25000 frames"):
+        list(at_rate([(0.0, 0)], 25, last_for=1000.0, most=most_at_rate(1)))
+    assert count_at_rate(3, 0.001, 25) == 750 and most_at_rate(10**6) == 10**7
+
+
+@pytest.mark.parametrize("to", ["clips", "shards"])
+def test_a_file_that_claims_to_last_for_hours_is_left_out_and_named(tmp_path, to):
+    (tmp_path / "in").mkdir()
+    at_times(tmp_path / "in" / "long.mov", [0, 40, 8_000_000])
+    at_times(tmp_path / "in" / "slow.mov", [0, 3000, 9000])
+    size = {"height": 16, "width": 16} if to == "shards" else {}
+    made = prepare(tmp_path / "in", tmp_path / "out", PrepareConfig(to=to, fps=5, **size))
+    assert [(record.source, record.fps) for record in made.records] == [("slow.mov", 5)]
+    assert [item.name for item in made.rejected] == ["long.mov"]
+    assert "would have 40000 frames" in made.rejected[0].reason
+
+
+@pytest.mark.parametrize("fps", [1e-9, 1e12, float("inf")])
+def test_rates_that_no_file_can_have_are_refused(fps):
+    with pytest.raises(UserError, match="fps should be"):
+        PrepareConfig(to="clips", fps=fps)
 
 
 @pytest.mark.parametrize("timed", [True, False])

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from broken import BROKEN, corrupt_in_the_middle, no_permission, one_frame, variable_rate, variable_size
+from broken import BROKEN, at_times, corrupt_in_the_middle, no_permission, one_frame, variable_rate, variable_size
 from command import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,9 @@ from make_videos import CODECS, encode, number_of, numbered
 from PIL import Image
 
 from fastvgan.data import video_files
-from fastvgan.data.media import BadVideo, Media, probe, read_frames, walk
+from fastvgan.data.entry import Entry, Rejected
+from fastvgan.data.media import BadVideo, Media, Probe, check, probe, read_frames, walk
+from fastvgan.data.survey import examine
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,21 @@ def test_a_gif_with_transparency_shows_black(tmp_path):
     assert video[0, 5, 8, 0] > 200 and video[0, :, 20:].max() < 20
     grey = read_frames(Media("video", tmp_path / "x.gif"), found, [4], 32, 32, 1)
     assert grey.shape == (1, 32, 32, 1) and grey[0, 5, 20, 0] > 50
+
+
+def test_frames_that_are_slim_are_scaled_to_no_giants(tmp_path):
+    media = Media("video", encode(tmp_path / "x.avi", np.zeros((2, 2, 8192, 3), np.uint8), "mjpeg"))
+    found = probe(media)
+    with pytest.raises(BadVideo, match="frames of 8192x2, one side more than 64 times the other"):
+        read_frames(media, found, [0], 256, 256, 3)
+    result = examine(Entry(media, "x.avi"))
+    assert isinstance(result, Rejected) and "8192x2" in result.reason
+
+
+def test_more_frames_than_a_manifest_takes_are_refused():
+    check(Probe(10**7, 1, 64, ""))
+    with pytest.raises(BadVideo, match="has 10000001 frames, more than"):
+        check(Probe(10**7 + 1, 1, 64, ""))
 
 
 def test_scaling_covers_the_size_asked_for(files):
@@ -147,6 +164,16 @@ def test_what_a_probe_finds(tmp_path, files):
     assert list(probe(Media("video", files["vp9"])).keys) == keys and len(keys) >= 12
     wild = probe(Media("video", variable_rate(tmp_path / "x.mp4")))
     assert not wild.steady and wild.fps == pytest.approx(29 / (15 * 0.04 + 14 * 0.12), abs=0.01)
+
+
+def test_a_frame_in_an_hour_is_no_rate(tmp_path):
+    found = probe(Media("video", at_times(tmp_path / "x.mov", [0, 40, 8_000_000])))
+    assert found.fps is None and found.frames == 3
+
+
+def test_times_whose_differences_need_more_than_64_bits_are_none():
+    assert video_files._rising([-(2**63) + 1, 2**63 - 1]) is None
+    assert video_files._rising([-(2**62), 2**62]).tolist() == [-(2**62), 2**62]
 
 
 @pytest.mark.parametrize("fps", [24, 25, 30, 50, 60])

@@ -14,7 +14,7 @@ from fastvgan.data.media import BadVideo, Media, Probe, probe, walk
 from fastvgan.data.preparation.disk import check_room
 from fastvgan.data.preparation.groups import MIB, Made, once, remove_others, signature_of, together
 from fastvgan.data.preparation.journal import Journal
-from fastvgan.data.preparation.resample import at_rate
+from fastvgan.data.preparation.resample import at_rate, most_at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.data.survey import Found, checksum_of, side_by_side
 from fastvgan.errors import UserError
@@ -43,7 +43,7 @@ def frames(clip: Found, settings: PrepareConfig, channels: int = 3) -> Iterator[
     timed = walk(clip.entry.media, height, width, channels)
     # The first look may have taken a damaged clip up to where it breaks off.
     timed = itertools.islice(timed, found.frames) if settings.tolerant else timed
-    yield from at_rate(timed, fps, 1 / found.fps if found.fps else None)
+    yield from at_rate(timed, fps, 1 / found.fps if found.fps else None, most_at_rate(found.frames))
 
 
 def write_clip(path: Path, clip: Found, settings: PrepareConfig) -> Probe:

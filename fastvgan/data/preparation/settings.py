@@ -22,7 +22,7 @@ class PrepareConfig(Settings):
     """Take only what this file lists, a path a line (UCF-101's trainlist01.txt)."""
     strip_frames: int = Field(0, ge=0)
     """Frames in a strip, where they are not square."""
-    fps: float | None = Field(None, gt=0)
+    fps: float | None = Field(None, ge=0.001, le=1000)
     """Frames a second of what is written; by default each clip's own, and 25 where that is not known."""
     height: int | None = Field(None, ge=1)
     """Scale to just cover this height and --width; by default frames keep their size."""
