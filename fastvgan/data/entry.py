@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvgan.data.media import Media
+from fastvgan.data.media import BadVideo, Media
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A clip that takes no part, and why."""
+    """A clip that takes no part, and why; `lasts`: as of `BadVideo`."""
 
     name: str
     reason: str
+    lasts: bool = True
+
+    @classmethod
+    def because(cls, name: str, error: BadVideo) -> "Rejected":
+        """The clip of that name, rejected for an error."""
+        return cls(name, str(error), error.lasts)
 
 
 def unusable_name(name: str) -> str | None:

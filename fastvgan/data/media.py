@@ -59,6 +59,15 @@ class Probe(NamedTuple):
 class BadVideo(Exception):
     """A clip that gives no frames that could be trusted; the message is the reason."""
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it is so as long as the file is the same; not where it could not be read, or memory ran out."""
+        cause = self.__cause__
+        if isinstance(cause, BadVideo):
+            return cause.lasts
+        # Pillow's errors of damage are OSErrors, too, but have no number.
+        return not isinstance(cause, MemoryError) and not (isinstance(cause, OSError) and cause.errno)
+
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
     """Decode a clip from end to end.

@@ -183,7 +183,7 @@ def _pictures_of_folder(media: Media) -> _Pictures:
     try:
         names = names_in(media)
     except OSError as error:
-        raise BadVideo(f"cannot be read: {error.strerror or error}") from error
+        raise BadVideo(f"cannot be read: {_why(error)}") from error
     return _Pictures(names, lambda number: _file_bytes(Path(media.path) / names[number]))
 
 
@@ -234,7 +234,7 @@ def _archive(path: Path) -> _Archive:
             raise BadVideo("is empty")
         return _open_archive(path, stat.st_mtime_ns, stat.st_size, os.getpid())
     except OSError as error:
-        raise BadVideo(f"cannot be read: {error.strerror or error}") from error
+        raise BadVideo(f"cannot be read: {_why(error)}") from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
         raise BadVideo(f"is no zip file, or is cut short: {error}") from error
 
@@ -271,8 +271,8 @@ def _picture(
     name = as_text(pictures.names[number])
     try:
         image, codec = _decode(pictures.read(number), thorough)
-    except OSError as error:
-        raise BadVideo(f"cannot be read at frame {number} ({name}): {error.strerror or error}") from error
+    except (OSError, MemoryError) as error:
+        raise BadVideo(f"cannot be read at frame {number} ({name}): {_why(error)}") from error
     except _Damaged as error:
         raise BadVideo(f"damaged at frame {number} ({name}): {error}") from error
     except BadVideo as error:
@@ -291,8 +291,8 @@ def _strip(media: Media, thorough: bool = False) -> _Strip:
     """
     try:
         image, codec = _decode(_file_bytes(Path(media.path)), thorough, strip=True)
-    except OSError as error:
-        raise BadVideo(f"cannot be read: {error.strerror or error}") from error
+    except (OSError, MemoryError) as error:
+        raise BadVideo(f"cannot be read: {_why(error)}") from error
     except _Damaged as error:
         raise BadVideo(f"damaged: {error}") from error
     return _Strip(image, codec, *strip_layout(image.height, image.width, media.strip_frames))
@@ -306,6 +306,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
 
     Raises:
         BadVideo: it cannot be decoded, or is too large, which its header says before anything is decoded.
+        MemoryError: memory ran out.
     """
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
@@ -318,16 +319,22 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
         raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
     except UnidentifiedImageError as error:
         raise _Damaged("is no picture of a kind that can be read") from error
-    except BadVideo:
+    except (BadVideo, MemoryError):
         raise
     except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
         raise _Damaged(str(error) or type(error).__name__) from error
     codec = "jpeg" if image.format == "MPO" else image.format.lower()
     try:
         ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
     except Exception:  # as above, in what surrounds the picture; this stays as it is
         pass
     return image, codec
+
+
+def _why(error: "OSError | MemoryError") -> str:
+    return "memory ran out" if isinstance(error, MemoryError) else f"{error.strerror or error}"
 
 
 def _check_size(image: Image.Image, strip: bool) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fastvgan.data import pictures
 from fastvgan.data.layouts import Entry, Rejected
-from fastvgan.data.media import BadVideo, Probe, probe
+from fastvgan.data.media import BadVideo, Probe, check, probe
 from fastvgan.errors import UserError
 
 _BLOCK = 2**20  # bytes
@@ -34,8 +34,9 @@ def examine(entry: Entry, tolerant: bool = False, min_frames: int = 2) -> Found 
     """
     try:
         found = probe(entry.media, tolerant)
+        check(found)
     except BadVideo as error:
-        return Rejected(entry.name, str(error))
+        return Rejected.because(entry.name, error)
     if found.frames < min_frames:
         frames = "one frame" if found.frames == 1 else f"{found.frames} frames"
         return Rejected(entry.name, f"has {frames} only, of at least {min_frames}")

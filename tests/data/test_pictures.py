@@ -155,8 +155,38 @@ def test_bad_pictures_say_why(tmp_path, spoil, reason):
     frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     media = save(tmp_path / "f", frames, [f"{i}.png" for i in range(4)])
     spoil(tmp_path / "f")
-    with pytest.raises(BadVideo, match=reason):
+    with pytest.raises(BadVideo, match=reason) as raised:
         probe(media)
+    assert raised.value.lasts == (reason != "cannot be read")
+
+
+@pytest.mark.parametrize("kind", ["frames", "zip", "strip"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_damage_lasts_and_errors_of_reading_do_not(tmp_path, monkeypatch, kind, error):
+    frames = numbered(2, 48, 48)
+    media = {
+        "frames": lambda: save(tmp_path / "f", frames, ["0.jpg", "1.jpg"]),
+        "zip": lambda: packed(tmp_path / "x.zip", frames),
+        "strip": lambda: strip(tmp_path / "x.jpg", frames),
+    }[kind]()
+
+    def fails(*arguments, **options):
+        raise error
+
+    broken = ["_member_bytes" if kind == "zip" else "_file_bytes"]
+    broken += ["Image.open", "ImageOps.exif_transpose"] if isinstance(error, MemoryError) else []
+    for name in broken:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"fastvgan.data.pictures.{name}", fails)
+            with pytest.raises(BadVideo, match="cannot be read.*(Input/output error|memory ran out)") as raised:
+                probe(media)
+        assert not raised.value.lasts
+    if kind != "zip":
+        path = media.path / "1.jpg" if kind == "frames" else media.path
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(BadVideo, match="(?i)truncated") as raised:
+            probe(media)
+        assert raised.value.lasts
 
 
 def test_zip_bombs_are_refused_without_being_unpacked(tmp_path):

@@ -1,6 +1,7 @@
 """Preparing a folder: what is written is what is there, whatever stops it, and whatever is broken."""
 
 import hashlib
+import importlib
 import io
 import json
 import shlex
@@ -24,10 +25,11 @@ from make_videos import encode, make_folder, number_of, numbered
 from PIL import Image
 from safetensors.torch import load_file
 
+from fastvgan.data import preparation
 from fastvgan.data.clips import ClipSource, items_of_manifest
 from fastvgan.data.entry import Entry
 from fastvgan.data.manifest import Record, find_manifest, read_manifest
-from fastvgan.data.media import Media, probe, read_frames
+from fastvgan.data.media import BadVideo, Media, probe, read_frames
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.preparation.clip_files import write_clips
 from fastvgan.data.preparation.journal import Journal
@@ -211,6 +213,42 @@ def test_a_folder_of_tars_can_be_prepared_again(few, tmp_path):
     with tarfile.open(tmp_path / "others" / "000000.tar") as tar:
         spans = {member.name: (member.offset_data, member.size) for member in tar}
     assert all(record.span == spans[record.member] for record in made.records)
+
+
+@pytest.mark.parametrize(
+    ("to", "step"),
+    [
+        ("manifest", "survey.probe"),
+        ("manifest", "survey.checksum_of"),
+        *((to, "preparation.clip_files.walk") for to in ("clips", "shards", "tars")),
+    ],
+)
+def test_what_could_not_be_read_is_tried_again(few, tmp_path, monkeypatch, to, step):
+    """Errors of a disk or a network pass; what is damaged stays so, and is not looked at again."""
+    (few / "x.mp4").write_text("no video")
+    settings = PrepareConfig(to=to, **({} if to == "manifest" else {"height": 16, "width": 16}))
+    function = getattr(importlib.import_module(f"fastvgan.data.{step.rsplit('.', 1)[0]}"), step.rsplit(".", 1)[1])
+
+    def fails(given, *arguments):
+        if "c.webm" in str(given):
+            error = OSError(5, "Input/output error")
+            raise error if step.endswith("checksum_of") else BadVideo("damaged: Input/output error") from error
+        return function(given, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"fastvgan.data.{step}", fails)
+        made = prepare(few, tmp_path / "out", settings)
+    assert [record.source or record.path for record in made.records] == ["cat/a b.mp4", "dog/ä.avi"]
+    reasons = {item.name: item.reason for item in made.rejected}
+    assert set(reasons) == {"cat/c.webm", "x.mp4"} and reasons["cat/c.webm"].endswith(": Input/output error")
+    looked_at = []
+    examine = preparation.examine
+    monkeypatch.setattr(
+        preparation, "examine", lambda entry, *rest: looked_at.append(entry.name) or examine(entry, *rest)
+    )
+    made = prepare(few, tmp_path / "out", settings)
+    assert len(made.records) == 3 and [item.name for item in made.rejected] == ["x.mp4"]
+    assert looked_at == (["cat/c.webm"] if step.startswith("survey") else [])
 
 
 def test_halves_of_characters_in_captions_and_classes_are_written_as_question_marks(few, tmp_path):

@@ -123,31 +123,40 @@ def _check_all(entries: Sequence[Entry], source: Path, settings: PrepareConfig, 
 
     def check(entry: Entry):
         try:
-            stats = [path.stat() for path in files_of(entry)]
+            signature = _signature(entry, settings)
+            known = journal.get(entry.name, signature)
+            made = known or _examined(entry, source, settings)
         except OSError as error:
-            return Rejected(entry.name, f"cannot be read: {error.strerror}"), ""
-        facts = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        media = [entry.media.member, entry.media.span, entry.media.strip_frames]
-        signature = [_VERSION, settings.tolerant, settings.min_frames, media, facts]
-        before = journal.get(entry.name, signature)
-        if before is None:
-            before = _examined(entry, source, settings)
-            journal.add(entry.name, signature, before)
-        if "reason" in before:
-            return Rejected(entry.name, before["reason"]), ""
-        known = Record.from_json(before)
-        return Found(entry, known.found), known.checksum
+            return Rejected(entry.name, f"cannot be read: {error.strerror or error}", lasts=False), ""
+        if isinstance(made, Rejected):
+            return made, ""
+        if known is None:
+            journal.add(entry.name, signature, made)
+        if "reason" in made:
+            return Rejected(entry.name, made["reason"]), ""
+        record = Record.from_json(made)
+        return Found(entry, record.found), record.checksum
 
     return list(side_by_side(check, entries, "checking files", settings.workers or None))
 
 
-def _examined(entry: Entry, source: Path, settings: PrepareConfig) -> dict:
+def _signature(entry: Entry, settings: PrepareConfig) -> list:
+    """What the result of looking through a clip depends on."""
+    media = [entry.media.member, entry.media.span, entry.media.strip_frames]
+    stats = [path.stat() for path in files_of(entry)]
+    facts = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    return [_VERSION, settings.tolerant, settings.min_frames, media, facts]
+
+
+def _examined(entry: Entry, source: Path, settings: PrepareConfig) -> dict | Rejected:
+    """What is to be taken down of a clip; Rejected where it is to be looked at again the next time."""
+    total = checksum(entry)  # first: FFmpeg takes some errors of reading for the end of the file
     result = examine(entry, settings.tolerant, settings.min_frames)
     if isinstance(result, Rejected):
-        return {"reason": result.reason}
+        return {"reason": result.reason} if result.lasts else result
     # Captions and classes may change while the file does not: they are not kept.
     bare = Found(dataclasses.replace(entry, captions=(), label=None), result.probe)
-    return record(bare, source, checksum(entry)).to_json()
+    return record(bare, source, total).to_json()
 
 
 def _writer(to: str) -> Callable:

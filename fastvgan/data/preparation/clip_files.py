@@ -84,7 +84,7 @@ def _encoded(out: Path, path: Path, clip: Found, settings: PrepareConfig) -> Mad
     try:
         found = write_clip(path, clip, settings)
     except BadVideo as error:
-        return [], [Rejected(clip.entry.name, str(error))]
+        return [], [Rejected.because(clip.entry.name, error)]
     total = checksum_of(path)
     return [dataclasses.replace(record_of(path, out, clip, found), checksum=total, bytes=path.stat().st_size)], []
 

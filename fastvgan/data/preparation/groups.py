@@ -35,7 +35,7 @@ def once(journal: Journal, out: Path, path: Path, signature: object, make: Calla
     """What `make` gives, or what it gave when it was called for this file under the same signature and came to its end.
 
     The result counts only as long as the file, below `out`, is there in the size it was written with; where all of a
-    group was rejected there is none.
+    group was rejected there is none. Nor does it count where a clip was rejected for a reason that may not last.
     """
     name = path.relative_to(out).as_posix()
     before = journal.get(name, signature)
@@ -48,7 +48,8 @@ def once(journal: Journal, out: Path, path: Path, signature: object, make: Calla
         "records": [record.to_json() for record in records],
         "rejected": [(item.name, item.reason) for item in rejected],
     }
-    journal.add(name, signature, result)
+    # What could not be read may be the next time: the file is ours, but not done.
+    journal.add(name, signature if all(item.lasts for item in rejected) else None, result)
     return records, rejected
 
 

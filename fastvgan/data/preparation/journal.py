@@ -38,6 +38,9 @@ class Journal:
     def add(self, name: str, signature: Any, result: Any) -> None:
         """Take down a result; safe to call from several threads.
 
+        Args:
+            signature: None for one that is not to be used again, whose name alone counts.
+
         Raises:
             OSError: it cannot be written.
         """

@@ -40,7 +40,7 @@ def write_shard(path: Path, clips: Sequence[Found], settings: PrepareConfig, roo
         try:
             return torch.from_numpy(np.stack(list(frames(clip, settings, settings.channels))))
         except BadVideo as error:
-            return Rejected(clip.entry.name, str(error))
+            return Rejected.because(clip.entry.name, error)
 
     results = list(side_by_side(decode, clips, path.name, settings.workers or None))
     rejected = [result for result in results if isinstance(result, Rejected)]

@@ -61,7 +61,7 @@ def _tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: Pr
             try:
                 return write_clip(Path(folder) / (item[0] + suffix), item[1], settings)
             except BadVideo as error:
-                return Rejected(item[1].entry.name, str(error))
+                return Rejected.because(item[1].entry.name, error)
 
         results = side_by_side(encoded, named, path.name, settings.workers or None)
         with temporary.open("wb") as file, TarWriter(file, mtime=0) as tar:
