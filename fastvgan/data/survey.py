@@ -35,12 +35,22 @@ def examine(entry: Entry, tolerant: bool = False, min_frames: int = 2) -> Found 
     try:
         found = probe(entry.media, tolerant)
         check(found)
+        check_length(found.frames, min_frames)
     except BadVideo as error:
         return Rejected.because(entry.name, error)
-    if found.frames < min_frames:
-        frames = "one frame" if found.frames == 1 else f"{found.frames} frames"
-        return Rejected(entry.name, f"has {frames} only, of at least {min_frames}")
     return Found(entry, found)
+
+
+def check_length(frames: int, least: int, fps: float | None = None) -> None:
+    """Refuse a clip of fewer frames than `least`; `fps`, if they were changed to another rate, is that.
+
+    Raises:
+        BadVideo: it has fewer.
+    """
+    if frames < least:
+        count = "one frame" if frames == 1 else f"{frames} frames"
+        rate = f" at {fps:g} a second" if fps else ""
+        raise BadVideo(f"has {count} only{rate}, of at least {least}")
 
 
 def side_by_side(

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from fastvgan.data import preparation
 from fastvgan.data.clips import ClipSource, items_of_manifest
-from fastvgan.data.entry import Entry
+from fastvgan.data.entry import Entry, Rejected
 from fastvgan.data.manifest import Record, find_manifest, read_manifest
 from fastvgan.data.media import BadVideo, Media, probe, read_frames
 from fastvgan.data.preparation import PrepareConfig, prepare
@@ -38,6 +38,7 @@ from fastvgan.data.survey import Found
 from fastvgan.errors import UserError
 from fastvgan.files import UNFINISHED
 from fastvgan.prepare import main
+from fastvgan.video import encode as encode_video
 
 
 @pytest.fixture(scope="module")
@@ -433,6 +434,58 @@ def test_stopped_in_its_first_file_it_goes_on(few, tmp_path, monkeypatch):
                 prepare(few, tmp_path / to, PrepareConfig(to=to))
         assert len(prepare(few, tmp_path / to, PrepareConfig(to=to)).records) == 3
         assert not [path for path in (tmp_path / to).rglob("*") if UNFINISHED in path.name]
+
+
+@pytest.mark.parametrize("to", ["clips", "shards", "tars"])
+def test_too_few_frames_at_another_rate(few, tmp_path, to):
+    encode(few / "cat" / "short.mp4", numbered(10), "h264", 10)
+    settings = PrepareConfig(to=to, fps=0.5, height=16, width=16)
+    for least, count in ((2, 3), (1, 4), (2, 3)):
+        made = prepare(few, tmp_path / "out", settings.model_copy(update={"min_frames": least}))
+        assert len(made.records) == count and all(record.frames >= least for record in made.records)
+        assert (tmp_path / "out" / "clips" / "cat" / "short.webm").exists() == (to == "clips" and least == 1)
+    assert made.rejected == [Rejected("cat/short.mp4", "has one frame only at 0.5 a second, of at least 2")]
+    for _ in range(2):
+        with pytest.raises(UserError, match="not one clip could be written"):
+            prepare(few, tmp_path / "out", settings.model_copy(update={"min_frames": 3}))
+        assert not list((tmp_path / "out" / to).rglob("*.*"))
+
+
+def test_a_clip_that_comes_out_of_the_encoder_with_other_frames_is_not_left(few, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastvgan.data.preparation.clip_files.encode", lambda *given: encode_video(*given) + 1)
+    for _ in range(2):
+        with pytest.raises(UserError, match="31 frames were encoded and 30 came out"):
+            prepare(few, tmp_path / "out", PrepareConfig(to="clips"))
+        assert not list((tmp_path / "out" / "clips").rglob("*.webm"))
+
+
+def test_clips_of_a_zip_file_share_its_size(tmp_path, monkeypatch):
+    (tmp_path / "src").mkdir()
+    with zipfile.ZipFile(tmp_path / "src" / "z.zip", "w") as file:
+        for i in range(6):
+            picture = io.BytesIO()
+            Image.new("RGB", (16, 16), (40 * i, 0, 0)).save(picture, "PNG")
+            file.writestr(f"{i // 2}/{i % 2}.png", picture.getvalue())
+    monkeypatch.setattr("fastvgan.data.preparation.tar_files.MIB", 1)
+    size = (tmp_path / "src" / "z.zip").stat().st_size
+    for shard_size, count in ((size, 1), (size - 1, 2), (size // 2, 3)):
+        made = prepare(tmp_path / "src", tmp_path / "out", PrepareConfig(to="tars", shard_size=shard_size))
+        assert len({record.path for record in made.records}) == count and len(made.records) == 3
+
+
+def test_numbers_in_tars_go_on_from_tar_to_tar(tmp_path, monkeypatch):
+    source = tmp_path / "src"
+    source.mkdir()
+    for name, frames in (("a", 5), ("b", 6), ("c", 20)):
+        encode(source / f"{name}.avi", numbered(frames), "mjpeg")
+    monkeypatch.setattr("fastvgan.data.preparation.tar_files.MIB", 1)
+    size = sum((source / f"{name}.avi").stat().st_size for name in "ab")
+    for names, members in (("abc", [(0, 0), (0, 1), (1, 2)]), ("bc", [(0, 0), (1, 1)])):
+        made = prepare(source, tmp_path / "out", PrepareConfig(to="tars", shard_size=size))
+        assert [record.source for record in made.records] == [f"{name}.avi" for name in names]
+        placed = [(f"tars/{tar:06d}.tar", f"{number:08d}.webm") for tar, number in members]
+        assert [(record.path, record.member) for record in made.records] == placed
+        (source / "a.avi").unlink(missing_ok=True)
 
 
 def test_damaged_clips_are_taken_as_far_as_they_go_when_asked(few, tmp_path):

@@ -16,7 +16,7 @@ from fastvgan.data.preparation.groups import MIB, Made, once, remove_others, sig
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import at_rate, most_at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, checksum_of, side_by_side
+from fastvgan.data.survey import Found, check_length, checksum_of, side_by_side
 from fastvgan.errors import UserError
 from fastvgan.files import whole
 from fastvgan.video import encode
@@ -50,15 +50,16 @@ def write_clip(path: Path, clip: Found, settings: PrepareConfig) -> Probe:
     """Write a clip as a video file, whole or not at all; gives what decoding it again finds.
 
     Raises:
-        BadVideo: it cannot be decoded, or comes out of the encoder other than it went in.
+        BadVideo: it cannot be decoded, has too few frames, or comes out of the encoder other than it went in.
         UserError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
         count = encode(temporary, frames(clip, settings), rate(clip.probe, settings), settings.codec, settings.gop)
+        check_length(count, settings.min_frames, settings.fps)
         made = probe(Media("video", temporary))
-    if made.frames != count:
-        raise BadVideo(f"{count} frames were encoded and {made.frames} came out")
+        if made.frames != count:
+            raise BadVideo(f"{count} frames were encoded and {made.frames} came out")
     return made
 
 
@@ -74,7 +75,7 @@ def write_clips(
         return once(journal, out, path, signature, lambda: _encoded(out, path, clip, settings))
 
     made = together(side_by_side(one, clips, "writing clips", settings.workers or None), clips)
-    remove_others(journal, out, out / "clips", list(paths.values()))
+    remove_others(journal, out, out / "clips", made)
     return made
 
 

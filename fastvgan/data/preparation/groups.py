@@ -14,7 +14,7 @@ from fastvgan.files import UNFINISHED
 MIB = 2**20
 Made = tuple[list[Record], list[Rejected]]
 # What does not change a byte of what is written.
-_FREE = {"max_bad", "keep_free", "workers", "layout", "split_file", "strip_frames", "follow_links", "min_frames", "to"}
+_FREE = {"max_bad", "keep_free", "workers", "layout", "split_file", "strip_frames", "follow_links", "to"}
 
 
 def by_size(clips: Iterable[Found], size_of: Callable[[Found], int], limit: int) -> Iterator[list[Found]]:
@@ -44,7 +44,7 @@ def once(journal: Journal, out: Path, path: Path, signature: object, make: Calla
         return records, [Rejected(*values) for values in before["rejected"]]
     records, rejected = make()
     result = {
-        "size": _size(path),
+        "size": _size(path) if records else None,
         "records": [record.to_json() for record in records],
         "rejected": [(item.name, item.reason) for item in rejected],
     }
@@ -57,14 +57,14 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def remove_others(journal: Journal, out: Path, folder: Path, kept: Sequence[Path]) -> None:
+def remove_others(journal: Journal, out: Path, folder: Path, made: Made) -> None:
     """Remove what earlier settings, or an end before its time, left in a folder: files in the journal, unfinished ones.
 
-    Whatever else somebody has put there stays.
+    What belongs to `made` stays, and whatever else somebody has put there.
     """
     if not folder.is_dir():
         return
-    keep = {path.relative_to(out).as_posix() for path in kept}
+    keep = {record.path for record in made[0]}
     for path in sorted(folder.rglob("*"), reverse=True):
         name = path.relative_to(out).as_posix()
         if path.is_dir():

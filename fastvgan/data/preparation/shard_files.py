@@ -15,7 +15,7 @@ from fastvgan.data.preparation.groups import MIB, Made, by_size, once, remove_ot
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import count_at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, checksum_of, side_by_side
+from fastvgan.data.survey import Found, check_length, checksum_of, side_by_side
 from fastvgan.files import whole
 from fastvgan.tensor_file import save_tensors
 
@@ -38,7 +38,9 @@ def write_shard(path: Path, clips: Sequence[Found], settings: PrepareConfig, roo
 
     def decode(clip: Found) -> "torch.Tensor | Rejected":
         try:
-            return torch.from_numpy(np.stack(list(frames(clip, settings, settings.channels))))
+            taken = list(frames(clip, settings, settings.channels))
+            check_length(len(taken), settings.min_frames, settings.fps)
+            return torch.from_numpy(np.stack(taken))
         except BadVideo as error:
             return Rejected.because(clip.entry.name, error)
 
@@ -99,5 +101,5 @@ def write_shards(
 
     # One after the other: a shard's clips are decoded side by side, and its frames fill memory enough.
     made = together((one(path, group) for path, group in zip(paths, groups, strict=True)), clips)
-    remove_others(journal, out, out / "shards", paths)
+    remove_others(journal, out, out / "shards", made)
     return made

@@ -3,6 +3,7 @@
 import dataclasses
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,25 +27,29 @@ def write_tars(
 
     The json holds the clip's name, captions, class, frames and fps; the txt, where there are captions, one a line.
     """
-    groups = list(by_size(clips, _file_size, settings.shard_size * MIB))
+    together_in = Counter(clip.entry.media.path for clip in clips)  # a zip file may hold many
+
+    def size_of(clip: Found) -> int:
+        media = clip.entry.media
+        whole_file = sum(path.stat().st_size for path in files_of(clip.entry))
+        return media.span[1] if media.span else whole_file // together_in[media.path]
+
+    groups = list(by_size(clips, size_of, settings.shard_size * MIB))
     paths = [out / "tars" / f"{number:06d}.tar" for number in range(len(groups))]
     first = 0
-    made: list[Made] = []
+    tars: list[Made] = []
     for path, group in zip(paths, groups, strict=True):
         named = [(f"{first + i:08d}", clip) for i, clip in enumerate(group)]
-        # Captions are in the tar, so that a change of them is a change of the tar.
+        # Captions and numbers are in the tar, so that a change of them is a change of the tar.
         said = [(clip.entry.captions, clip.entry.label) for clip in group]
-        signature = [*signature_of(group, sums, settings), said]
-        made.append(
+        signature = [*signature_of(group, sums, settings), said, first]
+        tars.append(
             once(journal, out, path, signature, lambda path=path, named=named: _tar(out, path, named, settings))
         )
         first += len(group)
-    remove_others(journal, out, out / "tars", paths)
-    return together(made, clips)
-
-
-def _file_size(clip: Found) -> int:
-    return clip.entry.media.span[1] if clip.entry.media.span else sum(f.stat().st_size for f in files_of(clip.entry))
+    made = together(tars, clips)
+    remove_others(journal, out, out / "tars", made)
+    return made
 
 
 def _tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: PrepareConfig) -> Made:
