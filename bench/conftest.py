@@ -1,12 +1,31 @@
 """What holds for every benchmark."""
 
+import gc
+import os
 import platform
+import time
+from importlib import metadata
 
 import pytest
 import torch
-from variants import device
+from on_gpu import preferred
+from variants import TINY, clock, device
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
+
+_START = time.monotonic()
+
+
+def pytest_runtest_setup(item):
+    """Past FASTVGAN_BENCH_SECONDS the rest is skipped, so that what was measured is written."""
+    if time.monotonic() - _START > float(os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf"):
+        pytest.skip("FASTVGAN_BENCH_SECONDS are over")
+
+
+def pytest_collection_modifyitems(items):
+    if device().type == "cuda":
+        for item in items:
+            item.add_marker(pytest.mark.benchmark(timer=clock))
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +33,18 @@ def compile_afresh():
     """Each compiled variant is compiled for its own shape: after a few of them torch.compile would give up
     specialising, or silently run eagerly."""
     torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def at_its_best(monkeypatch):
+    """On a GPU stock PyTorch takes cuDNN's fastest algorithm, as training loops ask it to, and ours are in Triton."""
+    if preferred() != "auto":
+        monkeypatch.setenv("FASTVGAN_IMPL", preferred())
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    yield
+    if device().type == "cuda":  # what graphs and cached results hold is the next one's to use
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -29,4 +60,20 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "bf16_instructions": on_gpu or bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu.get("flags", ()))),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "triton": _version("triton"),
     }
+    if TINY:
+        machine_info["fastvgan"]["tiny"] = True
+
+
+def pytest_benchmark_update_commit_info(config, commit_info):
+    """A copy without .git is told by the environment which commit it is of."""
+    if commit_info.get("id") in (None, "unversioned", "unknown"):
+        commit_info["id"] = os.environ.get("FASTVGAN_COMMIT") or "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -74,7 +74,7 @@ def check(step, real, z, dtype):
     load_in_order(step.generator, stock.generator)
     load_in_order(step.discriminator, stock.discriminator)
     mine = step(0, real, z, None, None)
-    loose = {"fp32": 1e-3, "bf16": 5e-2}[dtype]
+    loose = {"fp32": 1e-3 if device().type == "cpu" else 1e-2, "bf16": 5e-2}[dtype]  # tf32 on a GPU
     torch.testing.assert_close(torch.stack((mine.d_loss, mine.g_loss)), exact_losses(), rtol=loose, atol=loose)
 
 

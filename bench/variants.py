@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import time
 
 import torch
@@ -13,6 +14,10 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 STOCK = [f"{mode}-{layout}" for mode in ("eager", "compile") for layout in FORMATS]
 # For groups that hold both dtypes, because a user picks the fastest of all: "fp32-eager-contiguous" and so on.
 STOCK_OF_ALL_DTYPES = [f"{dtype}-{variant}" for dtype in DTYPES for variant in STOCK]
+# torch.compile's mode of each. "graph" is for a CUDA graph made here, since those of torch copy every input first.
+COMPILED = {"compile": None, "autotune": "max-autotune", "autotune-graph": "max-autotune-no-cudagraphs"}
+TINY = os.environ.get("FASTVGAN_BENCH_TINY") == "1"  # see on_gpu.py
+_ROUND = 5e-3  # seconds on a GPU: what one wait for it costs is then nothing
 
 
 def device() -> torch.device:
@@ -36,8 +41,8 @@ def in_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
 
 
 def in_mode(function, mode: str):
-    """The function or module as it is ("eager"), or compiled for the one shape that it will see."""
-    return torch.compile(function, dynamic=False) if mode == "compile" else function
+    """The function or module as it is ("eager"), or compiled as a mode of COMPILED for the one shape it will see."""
+    return torch.compile(function, dynamic=False, mode=COMPILED[mode]) if mode in COMPILED else function
 
 
 def autocast(dtype: str):
@@ -85,15 +90,30 @@ def assert_as_accurate(ours, stock, exact, factor):
 
     A benchmark calls this before it times: a fast wrong answer is no result.
     """
-    # A wrong reference would excuse everything. Sums over a batch, and all that is computed in bf16 under autocast
-    # though its own dtype is float32, are off by more than a few units.
-    plausible = max(torch.finfo(value.dtype).eps for value in ours) ** 0.5
+    assert_plausible(stock, exact)  # a wrong reference would excuse everything
     for mine, theirs, right in zip(ours, stock, exact, strict=True):
-        scale = right.abs().max()
-        mine_off, theirs_off = ((value.double() - right).abs().max() / scale for value in (mine, theirs))
-        assert theirs_off < plausible, f"stock is off by {theirs_off:.2g} of the largest value"
+        mine_off, theirs_off = off(mine, right), off(theirs, right)
         allowed = factor * theirs_off + 4 * torch.finfo(mine.dtype).eps
         assert mine_off <= allowed, f"ours is off by {mine_off:.2g}, stock by {theirs_off:.2g}"
+
+
+def assert_plausible(stock, exact):
+    """What stock PyTorch computed is no garbage."""
+    # Sums over a batch, and all that is computed in bf16 under autocast though its own dtype is float32, are off by
+    # more than a few units.
+    plausible = max(_eps(value) for value in stock) ** 0.5
+    for theirs, right in zip(stock, exact, strict=True):
+        assert off(theirs, right) < plausible, f"stock is off by {off(theirs, right):.2g} of the largest value"
+
+
+def off(value: torch.Tensor, exact: torch.Tensor) -> float:
+    """The largest error as a share of the largest exact value."""
+    return ((value.double() - exact.double()).abs().max() / exact.double().abs().max()).item()
+
+
+def _eps(value: torch.Tensor) -> float:
+    tf32 = value.is_cuda and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return max(torch.finfo(value.dtype).eps, 2**-10 if tf32 else 0)
 
 
 def describe(benchmark, group: str, variant: str, dtype: str, **facts) -> None:
@@ -109,15 +129,25 @@ def describe(benchmark, group: str, variant: str, dtype: str, **facts) -> None:
 
 
 def timed(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
-    """Time the function for about so many seconds, in 5 to 50 rounds, after warm-up; once where timing is off."""
-    run = synchronised(function)
-    rounds = 1
-    if benchmark.enabled:
-        level_allocator()
-        # The first calls compile, and compile anew where something else wants gradients than the first time.
-        warm = [_seconds(run) for _ in range(3)]
-        rounds = min(50, max(fewest, math.ceil(seconds / min(warm))))
-    benchmark.pedantic(run, rounds=rounds)
+    """Time the function for about so many seconds, in 5 to 50 rounds, after warm-up; once where timing is off.
+
+    A round is one call; on a GPU several in a row if they are short, and one wait for all of them (see `clock`).
+    """
+    if TINY or not benchmark.enabled:
+        benchmark.pedantic(synchronised(function))
+        return
+    level_allocator()
+    # The first calls compile, and compile anew where something else wants gradients than the first time.
+    warm = min(_seconds(synchronised(function)) for _ in range(3))
+    calls = max(1, math.ceil(_ROUND / warm)) if device().type == "cuda" else 1
+    benchmark.pedantic(function, rounds=min(50, max(fewest, math.ceil(seconds / (warm * calls)))), iterations=calls)
+
+
+def clock() -> float:
+    """Seconds, once the GPU has done what it was given: pytest-benchmark's timer there."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _seconds(run) -> float:
@@ -128,12 +158,10 @@ def _seconds(run) -> float:
 
 def synchronised(function):
     """The function, not over before the GPU is."""
-    if device().type == "cpu":
-        return function
 
     def run():
         function()
-        torch.cuda.synchronize()
+        clock()
 
     return run
 
