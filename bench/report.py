@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's package, as `python -m` would take it
 
 from plot import COLOURS, plot  # noqa: E402
-from summary import as_text, summarise  # noqa: E402
+from summary import as_text, merged, summarise  # noqa: E402
 
 from fastvgan.errors import UserError, run_command  # noqa: E402
 
@@ -27,8 +27,8 @@ class Arguments:
     Of a whole run these go to bench/results/ and docs/; of a part (--only) nowhere unless --out says where.
     """
 
-    source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FILE.json")] = None
-    """Report this file, written by `pytest bench --benchmark-only --benchmark-json=FILE.json`, and run nothing."""
+    source: Annotated[tuple[Path, ...], tyro.conf.arg(name="from", metavar="FILE.json")] = ()
+    """Report these files, written by `pytest bench --benchmark-only --benchmark-json=FILE.json`, and run nothing."""
     only: str | None = None
     """Run only the benchmarks that match, as pytest's -k; the ceilings are measured in any case."""
     out: Path | None = None
@@ -43,15 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--from reports what was run, --only says what to run; give one of them")
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        source = parsed.source
-        if source is None:
-            source = Path(folder, "benchmarks.json")
-            failed = _run(source, parsed.only)
-            if not source.exists():
+        sources = parsed.source
+        if not sources:
+            sources = (Path(folder, "benchmarks.json"),)
+            failed = _run(sources[0], parsed.only)
+            if not sources[0].exists():
                 raise UserError("pytest ended without results: see above")
-        summary = _read(source)
+        summary = _read(sources)
     print(as_text(summary))
-    if parsed.out or not (parsed.only or failed):
+    if parsed.out or not (parsed.only or failed or summary["machine"].get("tiny")):
         _write(summary, parsed.out or ROOT / "bench" / "results", parsed.out or ROOT / "docs")
     if failed:
         print("some benchmarks failed: the table is without them", file=sys.stderr)
@@ -67,15 +67,19 @@ def _run(target: Path, only: str | None) -> bool:
     return subprocess.run(command, cwd=ROOT).returncode != 0
 
 
-def _read(source: Path) -> dict[str, Any]:
+def _read(sources: tuple[Path, ...]) -> dict[str, Any]:
+    names = " and ".join(map(str, sources))
     try:
-        summary = summarise(json.loads(source.read_text(encoding="utf-8")))
+        runs = [json.loads(source.read_text(encoding="utf-8")) for source in sources]
+        summary = summarise(merged(runs))
     except OSError as error:
-        raise UserError(f"there are no results in {source}: {error.strerror}") from error
+        raise UserError(f"there are no results in {error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{source} is not what pytest-benchmark writes for these benchmarks: {error!r}") from error
+        raise UserError(
+            f"{names}: not what pytest-benchmark writes for one run of these benchmarks: {error}"
+        ) from error
     if not summary["groups"] and not summary["ceilings"]:
-        raise UserError(f"{source} holds no benchmarks")
+        raise UserError(f"{names} holds no benchmarks")
     return summary
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from targets import is_ours, verdicts
+from roofline import floor, peaks
+from targets import is_ours, overall, verdicts
 
 CEILINGS = "ceilings"
 
@@ -18,14 +19,33 @@ def summarise(data: dict[str, Any]) -> dict[str, Any]:
     for benchmark in data["benchmarks"]:
         groups.setdefault(benchmark["group"], []).append(benchmark)
     ceilings = _ceilings(groups.pop(CEILINGS, []))
+    highest = peaks(ceilings, machine["device"])
+    found = {name: _group(name, benchmarks, ceilings, highest) for name, benchmarks in groups.items()}
     return {
         "machine": machine,
         "commit": data["commit_info"].get("id"),
         "uncommitted_changes": data["commit_info"].get("dirty"),
         "date": data["datetime"][:10],
         "ceilings": ceilings,
-        "groups": {name: _group(name, benchmarks, ceilings) for name, benchmarks in groups.items()},
+        "peaks": highest,
+        "overall": overall(found),
+        "groups": found,
     }
+
+
+def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several files of pytest-benchmark as one.
+
+    Raises:
+        ValueError: they are not of one machine, its software and one commit.
+        KeyError: one is not of these benchmarks.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for told in (lambda r: r["machine_info"]["fastvgan"], lambda r: r["commit_info"].get("id")):
+            if told(run) != told(first):
+                raise ValueError(f"the files are of different runs: {told(first)} and {told(run)}")
+    return {**first, "benchmarks": [benchmark for run in runs for benchmark in run["benchmarks"]]}
 
 
 def _ceilings(benchmarks: list[dict]) -> dict[str, float]:
@@ -39,7 +59,7 @@ def _ceilings(benchmarks: list[dict]) -> dict[str, float]:
     return found
 
 
-def _group(name: str, benchmarks: list[dict], ceilings: dict[str, float]) -> dict[str, Any]:
+def _group(name: str, benchmarks: list[dict], ceilings: dict[str, float], highest: dict[str, float]) -> dict[str, Any]:
     variants = {b["extra_info"]["variant"]: _variant(b) for b in benchmarks}
     best = {
         side: min((n for n in variants if is_ours(n) == side), key=lambda n: variants[n]["median_ms"], default=None)
@@ -51,7 +71,7 @@ def _group(name: str, benchmarks: list[dict], ceilings: dict[str, float]) -> dic
     facts = next((b["extra_info"] for b in benchmarks if b["extra_info"]["variant"] == best[True]), None)
     if facts:
         group["dtype"] = facts["dtype"]
-        group |= _rates(facts, variants[best[True]]["median_ms"] / 1e3, ceilings)
+        group |= _rates(facts, variants[best[True]]["median_ms"] / 1e3, ceilings) | floor(facts, highest)
     group["targets"] = verdicts(name, group)
     # A difference within the noise is none: half of the rounds of one of the two lie further apart than 5%.
     compared = [variants[n] for n in best.values() if n]
@@ -90,33 +110,44 @@ def _rates(facts: dict, seconds: float, ceilings: dict[str, float]) -> dict[str,
 def as_text(summary: dict[str, Any]) -> str:
     """The table for a terminal, a line a group."""
     machine = summary["machine"]
-    head = f"{machine['device']}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}"
+    head = f"{machine['device']}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
+    head += f"CUDA {machine['cuda']}, Triton {machine.get('triton')}, commit {summary['commit']}"
+    if machine.get("tiny"):
+        head += "\nEVERY PROBLEM IS SHRUNK (FASTVGAN_BENCH_TINY): this tries the code and measures nothing"
     ceilings = ", ".join(
         f"{name} {rate:g} {'GFLOP/s' if name.startswith('gemm') else 'GB/s'}"
         for name, rate in summary["ceilings"].items()
     )
-    rows = [("", "best stock", "ms", "ours", "ms", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "wanted")]
+    rows = [("", "best stock", "ms", "ours", "ms", "floor", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "wanted")]
     rows += [_row(name, group) for name, group in summary["groups"].items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = (
-            cell.rjust(width) if column in (2, 4, 5, 6, 7, 8, 9) else cell.ljust(width)
+            cell.rjust(width) if column in (2, *range(4, 11)) else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append("  ".join(cells).rstrip())
-    targets = [target for group in summary["groups"].values() for target in group["targets"]]
+    of_groups = [target for group in summary["groups"].values() for target in group["targets"]]
+    targets = [*of_groups, *summary["overall"]]
     met = f"{sum(target['met'] for target in targets)} of {len(targets)} targets met"
-    notes = "~: noisy (interquartile range above 5% of the median). GFLOP/s by the usual count, GEMM without padding."
-    return "\n".join([head, f"ceilings: {ceilings or 'not measured'}", "", *lines, "", notes, met])
+    notes = (
+        "~: noisy (interquartile range above 5% of the median). GFLOP/s by the usual count, GEMM without padding.\n"
+        "floor: ms that operations without padding at the GEMM ceiling, or the bytes at that of copying, take at least."
+    )
+    means = [f"{_target(target)}, over {target['groups']} groups" for target in summary["overall"]]
+    return "\n".join([head, f"ceilings: {ceilings or 'not measured'}", "", *lines, "", *means, notes, met])
 
 
 def _row(name: str, group: dict) -> tuple[str, ...]:
     def cell(value, form):
         return "" if value is None else format(value, form)
 
+    def ms(value):
+        return cell(value, ".2f" if value is None or value >= 10 else ".3f")
+
     def median(side):
-        return cell(group["variants"][group[side]]["median_ms"] if group[side] else None, ".2f")
+        return ms(group["variants"][group[side]]["median_ms"] if group[side] else None)
 
     return (
         name,
@@ -124,6 +155,7 @@ def _row(name: str, group: dict) -> tuple[str, ...]:
         median("stock"),
         group["ours"] or "",
         median("ours"),
+        ms(group.get("floor_ms")),
         cell(group.get("ratio"), ".2f") + ("~" if group["noisy"] else " "),
         cell(group.get("gflops_per_s"), ".0f"),
         cell(group.get("share_of_gemm"), ".0%"),

@@ -1,5 +1,6 @@
 """What the project wants of each benchmark. The one place: change a target here."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +24,17 @@ class Target:
         if not re.search(self.groups, name):
             return None
         value = self.measure(group)
-        if value is None:
-            return None
+        return None if value is None else self.compare(value)
+
+    def compare(self, value: float) -> dict[str, Any]:
         met = value <= self.bound if self.at_most else value >= self.bound
         return {"what": self.what, "value": round(value, 3), "bound": self.bound, "at_most": self.at_most, "met": met}
+
+    def mean(self, groups: dict[str, Group]) -> dict[str, Any] | None:
+        """The same of the geometric mean over all groups that match, with their number."""
+        values = [self.measure(group) for name, group in groups.items() if re.search(self.groups, name)]
+        logs = [math.log(value) for value in values if value]
+        return {**self.compare(math.exp(sum(logs) / len(logs))), "groups": len(logs)} if logs else None
 
 
 def faster_than(pattern: str = "") -> Callable[[Group], float | None]:
@@ -42,6 +50,11 @@ def faster_than(pattern: str = "") -> Callable[[Group], float | None]:
 def share(ceiling: str) -> Callable[[Group], float | None]:
     """Of the measured ceiling, "gemm" or "copy"."""
     return lambda group: group.get(f"share_of_{ceiling}")
+
+
+def when_large(measure: Callable[[Group], float | None]) -> Callable[[Group], float | None]:
+    """The same for groups of 100 GFLOP or more, that any GPU is full with."""
+    return lambda group: measure(group) if group.get("flops", 0) >= 1e11 else None
 
 
 def times_floor(group: Group) -> float | None:
@@ -63,6 +76,7 @@ def is_ours(variant: str) -> bool:
 
 BEST, PLAIN = faster_than(), faster_than("^fp32-eager-contiguous$")
 MIDDLE = r"^(ConvTranspose3d (256→128|128→64)|Conv3d 128→256) from .*(forward|gradient)"
+GPU_CONV = r"^GPU: (Conv3d|ConvTranspose3d) \d"
 TARGETS = [
     Target(MIDDLE, "of GEMM", 0.85, share("gemm")),
     Target(r"^ConvTranspose3d 128→3 .*forward", "x best stock", 3, BEST),
@@ -81,10 +95,25 @@ TARGETS = [
     Target(r"^train step", "x best stock", 1.5, BEST),
     Target(r"^train step", "x GEMM floor", 1.3, times_floor, at_most=True),
     Target(r"^train step", "x stock's peak memory", 0.7, memory, at_most=True),
+    Target(GPU_CONV, "x best stock, else auto leaves it to that", 0.9, BEST),
+    # By the usual count, as cuDNN's rates are given.
+    Target(GPU_CONV, "of GEMM by the usual count", 0.65, when_large(share("gemm_by_usual_count"))),
+    Target(r"^GPU: ConvTranspose3d \+ BatchNorm3d \+ ReLU ", "x best stock", 1.5, BEST),
+    Target(r"^GPU: ConvTranspose3d \+ tanh 64→3 ", "x best stock", 3, BEST),
+    Target(r"^GPU: BatchNorm3d ", "of copy", 0.9, share("copy")),
+    Target(r"^GPU: ConvLSTM ", "x loop over cuDNN", 2.5, faster_than("^eager-")),
+    Target(r"^GPU: ConvLSTM ", "x torch.compile", 1.5, faster_than("^(compile|autotune)-")),
 ]
+MEANS = [Target(GPU_CONV, "x best stock in the geometric mean", 1.15, BEST)]
 
 
 def verdicts(name: str, group: Group) -> list[dict[str, Any]]:
     """All targets that speak of a group."""
     found = (target.verdict(name, group) for target in TARGETS)
+    return [verdict for verdict in found if verdict is not None]
+
+
+def overall(groups: dict[str, Group]) -> list[dict[str, Any]]:
+    """All targets that speak of a mean over groups."""
+    found = (target.mean(groups) for target in MEANS)
     return [verdict for verdict in found if verdict is not None]

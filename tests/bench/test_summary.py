@@ -1,0 +1,70 @@
+"""What the report makes of measurements."""
+
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+NAMES = [f"GPU: Conv3d 64→64 from {size}³, kernel 3, stride 1, batch 4, forward, bf16" for size in (8, 16)]
+
+
+@pytest.fixture
+def summary(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
+    import summary
+
+    return summary
+
+
+def entry(group, variant, seconds, **facts):
+    stats = {"median": seconds, "iqr": 0, "rounds": 5}
+    return {"group": group, "stats": stats, "extra_info": {"variant": variant, "dtype": "bf16", **facts}}
+
+
+def data(*benchmarks, device="NVIDIA H100 80GB HBM3", commit="c"):
+    machine = {"device": device, "cpu": "x", "cores": 16, "torch": "2.11", "cuda": "13.0", "triton": "3.6"}
+    commits = {"id": commit, "dirty": False}
+    return {
+        "machine_info": {"fastvgan": machine},
+        "commit_info": commits,
+        "datetime": "2026-01-01T00",
+        "benchmarks": list(benchmarks),
+    }
+
+
+def both(name, stock, ours):
+    facts = {"flops": 2e11, "needed_flops": 1.6e11, "bytes": 1e6}
+    return entry(name, "eager-contiguous", stock), entry(name, "ours-channels_last", ours, **facts)
+
+
+GEMM = entry("ceilings", "gemm 4096 bf16", 1e-3, ceiling="gemm", flops=4e11)  # 400 TFLOP/s
+
+
+def test_means_floors_and_targets_of_each(summary):
+    found = summary.summarise(data(GEMM, *both(NAMES[0], 2e-3, 1e-3), *both(NAMES[1], 1e-3, 2e-3)))
+    (mean,) = found["overall"]
+    assert (mean["what"], mean["value"], mean["groups"]) == ("x best stock in the geometric mean", 1, 2)
+    assert not mean["met"]
+    first, second = (found["groups"][name] for name in NAMES)
+    assert first["floor_ms"] == 0.4 and first["floor_by"] == "gemm"
+    assert {t["what"]: t["value"] for t in first["targets"]}["of GEMM by the usual count"] == 0.5
+    assert [t["met"] for t in first["targets"]] == [True, False]
+    assert [t["met"] for t in second["targets"]] == [False, False]
+    text = summary.as_text(found)
+    assert "CUDA 13.0, Triton 3.6, commit c" in text and "over 2 groups" in text and "1 of 5 targets met" in text
+
+
+def test_data_sheets_fill_in_what_was_not_measured(summary):
+    found = summary.summarise(data(*both(NAMES[0], 2e-3, 1e-3)))
+    assert found["ceilings"] == {} and found["groups"][NAMES[0]]["floor_ms"] == pytest.approx(
+        1.6e11 / 989e12 * 1e3, 1e-3
+    )
+    unknown = summary.summarise(data(*both(NAMES[0], 2e-3, 1e-3), device="another"))
+    assert "floor_ms" not in unknown["groups"][NAMES[0]]
+
+
+def test_files_of_one_run_are_one_report_and_others_are_refused(summary):
+    halves = [data(GEMM, *both(name, 2e-3, 1e-3)) for name in NAMES]
+    assert list(summary.summarise(summary.merged(halves))["groups"]) == NAMES
+    with pytest.raises(ValueError, match="different runs"):
+        summary.merged([halves[0], data(GEMM, commit="d")])
