@@ -14,14 +14,13 @@ from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, descr
 from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, fused_conv
 from fastvgan_kernels.fused_conv import Geometry
 
-KERNEL, STRIDE, PADDING = 4, 2, 1
-LAST = Geometry(True, [STRIDE] * 3, [PADDING] * 3, [0] * 3, [1] * 3)  # of the generator's last layer
+LAST = Geometry(True, [2] * 3, [1] * 3, [0] * 3, [1] * 3)  # of the generator's last layer
 ALL = ("forward", "data gradient", "weight gradient")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A (transposed) convolution of kernel 4, stride 2, padding 1 over a cube."""
+    """A (transposed) convolution over a cube, whose size it doubles, halves or, of kernel 3 and stride 1, leaves."""
 
     inputs: int
     outputs: int
@@ -29,6 +28,19 @@ class Layer:
     transposed: bool = False
     tanh: bool = False
     passes: tuple[str, ...] = ALL
+    batch: int = BATCH
+    kernel: int = 4
+    stride: int = 2
+    padding: int = 1
+
+    @property
+    def small(self) -> int:
+        """The size of the smaller side."""
+        return self.size if self.transposed else self.size // self.stride
+
+    @property
+    def large(self) -> int:
+        return self.small * self.stride
 
     def __str__(self):
         kind = "ConvTranspose3d" if self.transposed else "Conv3d"
@@ -52,20 +64,21 @@ CASES = [
 def problem(layer, dtype, layout):
     """x, weight and dy, of size 1 before and after."""
     torch.manual_seed(0)
-    small = layer.size if layer.transposed else layer.size // 2
     channels = (layer.inputs, layer.outputs) if layer.transposed else (layer.outputs, layer.inputs)
-    fan_in = layer.inputs * KERNEL**3 / (STRIDE**3 if layer.transposed else 1)
-    x = torch.randn(BATCH, layer.inputs, *[layer.size] * 3)
-    weight = torch.randn(*channels, *[KERNEL] * 3) / fan_in**0.5
-    dy = torch.randn(BATCH, layer.outputs, *[2 * small if layer.transposed else small] * 3)
-    flops = conv_flops(BATCH, [small] * 3, weight.shape)
-    needed = round(flops * share_inside(2 * small, small, KERNEL, STRIDE, PADDING) ** 3)
-    tensors = [t.to(device(), dtype).contiguous(memory_format=layout) for t in (x, weight, dy)]
+    fan_in = layer.inputs * layer.kernel**3 / (layer.stride**3 if layer.transposed else 1)
+    x = torch.randn(layer.batch, layer.inputs, *[layer.size] * 3, device=device())
+    weight = torch.randn(*channels, *[layer.kernel] * 3, device=device()) / fan_in**0.5
+    after = layer.large if layer.transposed else layer.small
+    dy = torch.randn(layer.batch, layer.outputs, *[after] * 3, device=device())
+    flops = conv_flops(layer.batch, [layer.small] * 3, weight.shape)
+    inside = share_inside(layer.large, layer.small, layer.kernel, layer.stride, layer.padding)
+    needed = round(flops * inside**3)
+    tensors = [t.to(dtype).contiguous(memory_format=layout) for t in (x, weight, dy)]
     return tensors, {"flops": flops, "needed_flops": needed}
 
 
 def stock_pass(layer, which):
-    geometry = [STRIDE] * 3, [PADDING] * 3, [1] * 3, layer.transposed, [0] * 3, 1
+    geometry = [layer.stride] * 3, [layer.padding] * 3, [1] * 3, layer.transposed, [0] * 3, 1
 
     def forward(x, weight, dy):
         y = torch.convolution(x, weight, None, *geometry)
@@ -86,14 +99,14 @@ def our_pass(layer, which):
     def forward(x, weight, dy):
         if layer.tanh:
             return fused_conv(x, weight, None, LAST, activation="tanh")[0]
-        return there(x, weight, None, STRIDE, PADDING)
+        return there(x, weight, None, layer.stride, layer.padding)
 
     def data_gradient(x, weight, dy):
-        return back(dy, weight, None, STRIDE, PADDING)
+        return back(dy, weight, None, layer.stride, layer.padding)
 
     def weight_gradient(x, weight, dy):
         large, small = (dy, x) if layer.transposed else (x, dy)
-        return conv_weight_grad(large, small, KERNEL, STRIDE, PADDING)
+        return conv_weight_grad(large, small, layer.kernel, layer.stride, layer.padding)
 
     return {"forward": forward, "data gradient": data_gradient, "weight gradient": weight_gradient}[which]
 

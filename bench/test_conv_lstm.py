@@ -14,6 +14,7 @@ from variants import (
     forward_backward,
     in_float64,
     in_layout,
+    off,
     stock,
     timed,
 )
@@ -21,17 +22,20 @@ from variants import (
 from fastvgan.layers import ConvLSTM
 
 STEPS, SIZE, CHANNELS, KERNEL = 16, 16, 64, 3
+# Of the largest value, against stock float32, which on a GPU is multiplied in tf32.
+LOOSE = {"fp32": 2e-5 if device().type == "cpu" else 5e-3, "bf16": 5e-2}
 
 
 class PlainConvLSTM(nn.Module):
     """As tutorials write it; its cell state is of x's dtype, which under autocast is faster than ours of float32."""
 
-    def __init__(self):
+    def __init__(self, channels=CHANNELS):
         super().__init__()
-        self.gates = nn.Conv2d(2 * CHANNELS, 4 * CHANNELS, KERNEL, padding=KERNEL // 2)
+        self.channels = channels
+        self.gates = nn.Conv2d(2 * channels, 4 * channels, KERNEL, padding=KERNEL // 2)
 
     def forward(self, x):
-        h = c = x.new_zeros(x.shape[0], CHANNELS, *x.shape[3:])
+        h = c = x.new_zeros(x.shape[0], self.channels, *x.shape[3:])
         outputs = []
         for frame in x.unbind(2):
             i, f, g, o = self.gates(torch.cat((frame, h), 1)).chunk(4, 1)
@@ -46,8 +50,8 @@ class OutputOnly(nn.Module):
 
     def __init__(self, plain):
         super().__init__()
-        self.lstm = ConvLSTM(CHANNELS, CHANNELS, KERNEL).to(device())
-        weight_ih, weight_hh = plain.gates.weight.detach().split(CHANNELS, 1)
+        self.lstm = ConvLSTM(plain.channels, plain.channels, KERNEL).to(device())
+        weight_ih, weight_hh = plain.gates.weight.detach().split(plain.channels, 1)
         self.lstm.load_state_dict({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": plain.gates.bias.detach()})
 
     def forward(self, x):
@@ -62,14 +66,13 @@ def check(plain, x, dy, dtype):
     """
     # In the layout of ours, for oneDNN's sums depend on it: in float32 they are six times worse in channels_last.
     plain = in_layout(plain, FORMATS["channels_last"])
-    few = slice(0, BATCH, BATCH // 2)
+    few = slice(0, None, max(1, x.shape[0] // 2))
     mine, theirs = (forward_backward(m, x[few], dy[few], dtype)() for m in (OutputOnly(plain), plain))
     exact = forward_backward(in_float64(plain), x[few].double(), dy[few].double())()
     assert_as_accurate(joined(mine), theirs, exact, 3)
     mine, theirs = forward_backward(OutputOnly(plain), x, dy, dtype)(), forward_backward(plain, x.float(), dy.float())()
     for ours, right in zip(joined(mine), theirs, strict=True):
-        off = (ours.float() - right).abs().max() / right.abs().max()
-        assert off < {"fp32": 2e-5, "bf16": 5e-2}[dtype], f"off by {off:.2g} over the whole batch"
+        assert off(ours, right) < LOOSE[dtype], f"off by {off(ours, right):.2g} over the whole batch"
 
 
 def joined(results):

@@ -1,0 +1,58 @@
+"""A convolutional LSTM over 16 steps of 64x64 on one GPU in bfloat16, under autocast."""
+
+import functools
+
+import pytest
+import torch
+from networks import conv_flops, share_inside
+from on_gpu import AUTOTUNE, DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
+from test_conv_lstm import KERNEL, LOOSE, OutputOnly, PlainConvLSTM, check
+from test_gpu_layers import forward_alone
+from variants import DTYPES, TINY, describe, device, forward_backward, in_layout, off, timed
+
+pytestmark = only_here
+
+CHANNELS, STEPS, SIZE = 128, 16, 64
+BATCHES = 2, 16
+# Of torch.compile also the default mode, since the other one takes minutes to choose for so many steps, or may fail.
+VARIANTS = [*EAGER, "compile-channels_last", "compile-channels_last-graph", *AUTOTUNE, *OURS]
+PASSES = {"forward": (forward_alone, 1), "forward + backward": (forward_backward, 3)}
+
+
+def problem(batch):
+    """The stock network, x and dy, and what a pass over them costs."""
+    channels, steps, size, batch = (4, 2, 3, 2) if TINY else (CHANNELS, STEPS, SIZE, batch)
+    torch.manual_seed(0)
+    plain = PlainConvLSTM(channels).to(device())
+    x = torch.randn(batch, channels, steps, size, size, device=device(), dtype=DTYPES[DTYPE])
+    flops = steps * conv_flops(batch, (size, size), plain.gates.weight.shape)
+    return plain, x, torch.randn_like(x), flops, round(flops * share_inside(size, size, KERNEL, 1, KERNEL // 2) ** 2)
+
+
+@functools.lru_cache(maxsize=1)
+def known(batch, what):
+    """The results in float32, contiguous and eager."""
+    plain, x, dy, *_ = problem(batch)
+    return PASSES[what][0](plain, x.float(), dy.float(), "fp32")()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("what", PASSES, ids=["forward", "forward-backward"])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gpu_conv_lstm(benchmark, batch, what, variant):
+    mode, layout, _ = parts(variant)
+    plain, x, dy, flops, needed = problem(batch)
+    runs, passes = PASSES[what]
+    group = f"GPU: ConvLSTM {CHANNELS}→{CHANNELS}, {STEPS} steps of {SIZE}x{SIZE}, batch {batch}, {what}, {DTYPE}"
+    moved = 2 * passes * x.numel() * x.element_size()  # x and the output; backward, these again with dx and dy
+    describe(benchmark, group, variant, DTYPE, flops=passes * flops, needed_flops=passes * needed, bytes=moved)
+    x, plain = x.contiguous(memory_format=layout), in_layout(plain, layout)
+    if mode == "ours":
+        assert_serves(x, "conv_lstm", "conv_down", "conv_up", "conv_weight_grad")
+        check(plain, x, dy, DTYPE)
+        run = runs(OutputOnly(plain), x, dy, DTYPE)
+    else:
+        run = runs(compiled(plain, variant), x, dy, DTYPE)
+        for theirs, right in zip(run(), known(batch, what), strict=True):
+            assert off(theirs, right) < LOOSE[DTYPE], f"stock is off by {off(theirs, right):.2g}"
+    timed(benchmark, ready(run, variant), seconds=0.5)

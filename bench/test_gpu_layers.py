@@ -1,0 +1,176 @@
+"""Layers of video networks on one GPU in bfloat16, forward and backward: what is fused against what is not."""
+
+import functools
+
+import pytest
+import torch
+from networks import conv_flops, layer_flops
+from on_gpu import AUTOTUNE, DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
+from test_conv import LAST
+from test_fused_layers import ours as fused
+from test_fused_layers import output_shape, up
+from test_norm_act import ACTIVATIONS, TRANSFERS, runner
+from test_norm_act import ours as fused_norm
+from test_norm_act import problem as norm_problem
+from torch import nn
+from variants import (
+    DTYPES,
+    TINY,
+    assert_as_accurate,
+    assert_plausible,
+    autocast,
+    away_from_kink,
+    describe,
+    device,
+    forward_backward,
+    in_float64,
+    in_layout,
+    timed,
+)
+
+from fastvgan_kernels import choice, fused_conv
+
+pytestmark = only_here
+VARIANTS = [*EAGER, *AUTOTUNE, *OURS]
+MIDDLE = {"256-128-from-8": (256, 128, 8, 64), "128-64-from-16": (128, 64, 16, 64), "128-64-from-32": (128, 64, 32, 16)}
+LAST_LAYER = 64, 3, 32, 16  # input and output channels, size, batch
+NORM = 32, 64, 32, 32, 32  # 134 MB, beyond what a GPU caches
+
+
+def sized(inputs, outputs, size, batch):
+    return (inputs // 16, max(3, outputs // 16), 2, 2) if TINY else (inputs, outputs, size, batch)
+
+
+def inputs_of(module, channels, size, batch):
+    """x and dy of the dtype that is measured."""
+    shape = batch, channels, size, size, size
+    x = torch.randn(shape, device=device(), dtype=DTYPES[DTYPE])
+    return x, torch.randn(output_shape(module, shape), device=device(), dtype=DTYPES[DTYPE])
+
+
+class Last(nn.Module):
+    """Our last layer of a generator: a transposed convolution with tanh in it."""
+
+    def __init__(self, stock):
+        super().__init__()
+        self.weight = nn.Parameter(stock[0].weight.detach().clone(memory_format=torch.preserve_format))
+
+    def forward(self, x):
+        return fused_conv(x, self.weight, None, LAST, activation="tanh")[0]
+
+
+def last():
+    return nn.Sequential(nn.ConvTranspose3d(LAST_LAYER[0] if not TINY else 4, 3, 4, 2, 1, bias=False), nn.Tanh())
+
+
+def forward_alone(module, x, dy, autocast_to):
+    @torch.no_grad()
+    def run():
+        with autocast(autocast_to):
+            return (module(x),)
+
+    return run
+
+
+def compare(benchmark, variant, runner, reference, ours, x, dy, factor):
+    """Check and time a variant of a layer whose `runner` takes a module, x, dy and the dtype of autocast.
+
+    Args:
+        reference: the stock module of float32. ours: gives our module.
+        factor: how many times stock's error ours may have.
+    """
+    mode, layout, _ = parts(variant)
+    exact = runner(in_float64(reference), x.double(), dy.double(), "fp32")()
+    stock = in_layout(reference, layout)
+    x = x.contiguous(memory_format=layout)
+    if mode == "ours":
+        run = runner(ours(stock), x, dy, DTYPE)
+        assert_as_accurate(run(), runner(stock, x, dy, DTYPE)(), exact, factor)
+    else:
+        run = runner(compiled(stock, variant), x, dy, DTYPE)
+        assert_plausible(run(), exact)
+    timed(benchmark, ready(run, variant), seconds=0.3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layer", MIDDLE)
+def test_gpu_fused_layer(benchmark, layer, variant):
+    """ConvTranspose3d, BatchNorm3d and ReLU in training, under autocast."""
+    name = "GPU: ConvTranspose3d + BatchNorm3d + ReLU {}→{} from {}³, batch {}".format(*MIDDLE[layer])
+    name = f"{name}, forward + backward, {DTYPE}"
+    inputs, outputs, size, batch = sized(*MIDDLE[layer])
+    torch.manual_seed(0)
+    reference = up(inputs, outputs).to(device())
+    x, dy = inputs_of(reference, inputs, size, batch)
+    flops, needed = (3 * sum(layer_flops(up(inputs, outputs), *x.shape, needed=n)) for n in (False, True))
+    # x is read twice and dx written. The convolution's output is written, and read once its mean is known, to write y;
+    # so is that of its gradient from it and dy, which are read before and after their sums are known.
+    moved = (3 * x.numel() + 7 * dy.numel()) * x.element_size()
+    describe(benchmark, name, variant, DTYPE, flops=flops, needed_flops=needed, bytes=moved)
+    assert_serves(x, "conv_up", "conv_down", "conv_weight_grad", "norm_act")
+    with torch.no_grad():
+        dy = away_from_kink(dy, in_float64(reference)[:2](x.double()))
+    compare(benchmark, variant, forward_backward, reference, fused, x, dy, 3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("what", ["forward", "forward + backward"], ids=["forward", "forward-backward"])
+def test_gpu_last_layer(benchmark, what, variant):
+    """A transposed convolution to 3 channels, and tanh, under autocast."""
+    torch.manual_seed(0)
+    reference = last().to(device())
+    name = "GPU: ConvTranspose3d + tanh {}→{} from {}³, batch {}".format(*LAST_LAYER)
+    inputs, _, size, batch = sized(*LAST_LAYER)
+    x, dy = inputs_of(reference, inputs, size, batch)
+    passes, of_x, of_y = (1, 1, 1) if what == "forward" else (3, 3, 3)  # backward: x, dy and y are read, dx written
+    flops = passes * conv_flops(batch, [size] * 3, reference[0].weight.shape)
+    moved = (of_x * x.numel() + of_y * dy.numel()) * x.element_size()
+    describe(benchmark, f"{name}, {what}, {DTYPE}", variant, DTYPE, flops=flops, bytes=moved)
+    assert_serves(x, "conv_up", "conv_down", "conv_weight_grad")
+    runs = forward_alone if what == "forward" else forward_backward
+    compare(benchmark, variant, runs, reference, Last, x, dy, 3)
+
+
+NORMS = ["ours-contiguous", "ours-contiguous-graph", "ours_cuda-channels_last", "ours_cuda-channels_last-graph"]
+
+
+@functools.lru_cache(maxsize=1)
+def known_norm(activation, what):
+    """x, dy, the stock module, and its results in float64."""
+    shape = (2, 8, 2, 2, 2) if TINY else NORM
+    x, dy, reference = norm_problem(shape, DTYPES[DTYPE], activation)
+    with torch.no_grad():
+        dy = away_from_kink(dy, in_float64(reference)[0](x.double()))
+    return x, dy, reference, runner(in_float64(reference), x.double(), dy.double(), what)()
+
+
+@pytest.mark.parametrize("variant", [*EAGER, *AUTOTUNE, *OURS, *NORMS])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("what", TRANSFERS, ids=["evaluation", "forward", "forward-backward"])
+def test_gpu_norm_act(benchmark, what, activation, variant):
+    """BatchNorm3d and an activation, of a tensor that no cache holds."""
+    mode, layout, _ = parts(variant)
+    x, dy, reference, exact = known_norm(activation, what)
+    moved = TRANSFERS[what] * x.numel() * x.element_size()
+    describe(benchmark, f"GPU: BatchNorm3d + {activation} {NORM}, {what}, {DTYPE}", variant, DTYPE, bytes=moved)
+    x = x.contiguous(memory_format=layout)
+    if mode.startswith("ours"):
+        module = fused_norm(reference, activation)
+        if mode == "ours_cuda":
+            module.impl = "cuda"
+            by_cuda_or_skip(x)
+        else:
+            assert_serves(x, "norm_act")
+        run = runner(module, x, dy, what)
+        assert_as_accurate(run(), runner(reference, x, dy, what)(), exact, 3)
+    else:
+        run = runner(compiled(reference, variant), x, dy, what)
+        assert_plausible(run(), exact)
+    timed(benchmark, ready(run, variant), seconds=0.3)
+
+
+def by_cuda_or_skip(x):
+    try:
+        choice.pick("norm_act", "cuda", x)
+    except ValueError as error:
+        pytest.skip(str(error))

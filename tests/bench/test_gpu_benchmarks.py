@@ -1,0 +1,63 @@
+"""The benchmarks for a GPU, tried at tiny sizes on the CPU, so that what is wrong with them is not found on a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastvgan_kernels import implementations
+
+ROOT = Path(__file__).resolve().parents[2]
+# Of each kind of problem the smallest one, by one stock variant and ours, and one as a CUDA graph, which is none here.
+PROBLEMS = "up-128-64-from-32 or same-64-64-at-16 or 128-64-from-32-e or 128-64-from-32-o or last_layer"
+PROBLEMS += " or (norm_act and -relu-) or (conv_lstm and 2-forward) or test_copy"
+PICKED = f"({PROBLEMS}) and not autotune and not compile and not eager-contiguous"
+PICKED += " and (not graph or (same-64-64-at-16 and forward))"
+
+
+def run(*command, **environment):
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "FASTVGAN_BENCH_TINY": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def test_all_kinds_run_and_are_reported(tmp_path):
+    triton = implementations()["conv_up"]["implementations"]["triton"]
+    if triton != "available":
+        pytest.skip(triton)
+    files = [*sorted(ROOT.glob("bench/test_gpu_*.py")), ROOT / "bench/test_ceilings.py"]
+    found = tmp_path / "found.json"
+    options = "-q", "--benchmark-only", f"--benchmark-json={found}", "-k", PICKED, "-p", "no:cacheprovider"
+    run("-m", "pytest", *files, *options, TRITON_INTERPRET="1", FASTVGAN_COMMIT="", FASTVGAN_IMPL="")
+    text = run("bench/report.py", "--from", found, found, "--out", tmp_path)
+    assert "SHRUNK" in text and "in the geometric mean" in text
+    (report,) = tmp_path.glob("cpu-*.json")
+    summary = json.loads(report.read_text(encoding="utf-8"))
+    assert {"device", "torch", "cuda", "triton"} <= set(summary["machine"]) and summary["commit"]
+    targets = {target["what"] for group in summary["groups"].values() for target in group["targets"]}
+    assert targets >= {"x best stock", "of copy", "x loop over cuDNN"}
+    for name, group in summary["groups"].items():
+        assert {"stock", "ours", "ratio", "floor_ms"} <= set(group), name
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"FASTVGAN_BENCH_TINY": ""}, "no CUDA device"),
+        ({"FASTVGAN_BENCH_SECONDS": "0"}, "FASTVGAN_BENCH_SECONDS are over"),
+    ],
+)
+def test_skips_say_why(environment, reason):
+    assert reason in run(
+        "-m", "pytest", "-rs", "bench/test_gpu_conv_lstm.py", "-k", "2-forward and ours", **environment
+    )
