@@ -5,9 +5,12 @@
 #   build       the extension, against the torch that is here; nothing is downloaded
 #   info        versions, devices, implementations
 #   tests       pytest -m gpu
-#   gpu         the benchmarks for one GPU (bench/test_gpu_*.py) and the ceilings
+#   convs       the benchmarks for one GPU (bench/test_gpu_*.py), each with the ceilings: of convolutions,
+#   layers      of fused layers and norms,
+#   lstm        and of the ConvLSTM
 #   others      all other benchmarks, which the CPU has too
-#   report      JSON and a table of what was measured
+#   report      JSON and a table of all that was measured into $OUT. From several folders, of one machine and commit:
+#               python bench/report.py --from A/benchmarks-convs.json B/benchmarks-lstm.json --out FOLDER
 #   memcheck    compute-sanitizer over the tests of the Triton kernels and, shrunk, the benchmarks; skipped without it
 #   racecheck   the same for races in shared memory, over the shrunk benchmarks
 #
@@ -66,7 +69,7 @@ info() {
         date -u +%Y-%m-%dT%H:%MZ
         python3 --version
         nvcc --version 2>&1 | tail -n 2
-        nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory,mig.mode.current \
+        nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,mig.mode.current \
             --format=csv 2>&1
     } | tee "$OUT/versions.txt"
     python3 -m fastvgan.info --json >"$OUT/info.json" 2>/dev/null
@@ -83,15 +86,24 @@ measure() {
     shift
     rm -f "$OUT/$name.json"
     FASTVGAN_TUNE=$tune FASTVGAN_BENCH_SECONDS=$((limit * 9 / 10)) run "$name" python3 -m pytest -q "$@" \
+        ${FASTVGAN_ONLY:+-k "($FASTVGAN_ONLY) or test_ceilings"} \
         --benchmark-only --benchmark-json="$OUT/$name.json" --benchmark-columns=median,iqr,rounds
 }
 
-gpu() {
-    measure benchmarks-gpu bench/test_ceilings.py bench/test_gpu_*.py ${FASTVGAN_ONLY:+-k "($FASTVGAN_ONLY) or test_ceilings"}
+convs() {
+    measure benchmarks-convs bench/test_ceilings.py bench/test_gpu_conv.py
+}
+
+layers() {
+    measure benchmarks-layers bench/test_ceilings.py bench/test_gpu_layers.py
+}
+
+lstm() {
+    measure benchmarks-lstm bench/test_ceilings.py bench/test_gpu_conv_lstm.py
 }
 
 others() {
-    measure benchmarks-others bench --ignore-glob='*/test_gpu_*.py' ${FASTVGAN_ONLY:+-k "($FASTVGAN_ONLY) or test_ceilings"}
+    measure benchmarks-others bench --ignore-glob='*/test_gpu_*.py'
 }
 
 report() {
@@ -126,7 +138,7 @@ shrunk() {
 memcheck() {
     shrunk memcheck
     # A graph cannot be captured without the allocator.
-    sanitize memcheck-tests memcheck -m gpu tests/kernels -k "triton and not graph"
+    FASTVGAN_IMPL=triton sanitize memcheck-tests memcheck -m gpu tests/kernels -k "not graph"
 }
 
 racecheck() {
@@ -135,11 +147,11 @@ racecheck() {
 
 steps=("$@")
 if [ ${#steps[@]} = 0 ]; then
-    steps=(build info tests gpu others report memcheck racecheck)
+    steps=(build info tests convs layers lstm others report memcheck racecheck)
 fi
 for step in "${steps[@]}"; do
     case $step in
-        build | info | tests | gpu | others | report | memcheck | racecheck) "$step" ;;
+        build | info | tests | convs | layers | lstm | others | report | memcheck | racecheck) "$step" ;;
         *) status=1 && note "there is no step $step; the first lines of bench/gpu.sh list them" ;;
     esac
 done
