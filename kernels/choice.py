@@ -5,6 +5,7 @@ the input. A named one that refuses is an error with every reason. The environme
 preference for the whole process: where it cannot serve, auto's order does, and that is told once.
 """
 
+import importlib
 import logging
 import os
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from . import triton_support
 
 NAMES = ("auto", "reference", "cpp", "cuda", "triton")
 ENVIRONMENT = "FASTVGAN_IMPL"
@@ -41,6 +44,28 @@ class Implementation:
     held_back: dict[str, str] | None = None
     missing: Callable[[], str | None] = lambda: None
     slower: Callable[..., str | None] = lambda *args: None
+
+
+class Deferred:
+    """The functions of a module that is imported when the first of them is asked for."""
+
+    def __init__(self, module: str):
+        self._module = module
+
+    def __getattr__(self, name):
+        # Found as an instance's attribute from then on.
+        setattr(self, name, getattr(importlib.import_module(self._module), name))
+        return self.__dict__[name]
+
+
+def in_triton(package: str) -> Implementation:
+    """An operation's sibling triton.py, which only a process that uses it imports, Triton with it."""
+    return Implementation(
+        Deferred(f"{package}.triton"),
+        refusal=triton_support.refusal,
+        held_back={"cuda": f"has not been measured on a GPU yet; {ENVIRONMENT}=triton selects it"},
+        missing=triton_support.reason,
+    )
 
 
 # Operation → name → implementation, in auto's order of preference; the reference, which takes everything, is last.

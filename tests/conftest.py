@@ -6,7 +6,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-import fastvgan  # noqa: F401  binds the checkout's kernels/ as fastvgan_kernels before any test imports it
+# Without a GPU Triton's kernels are interpreted, which has to be said before Triton is imported anywhere.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import fastvgan  # noqa: E402, F401  binds the checkout's kernels/ as fastvgan_kernels before any test imports it
 
 # The first call of an operation is slow, so a deadline would fail at random. CI repeats the same examples each time.
 settings.register_profile("fastvgan", deadline=None)

@@ -25,6 +25,7 @@ for _operation, _slower in {
     choice.register(
         _operation,
         cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason, slower=_slower),
+        triton=choice.in_triton(__name__),
         reference=choice.Implementation(reference),
     )
 

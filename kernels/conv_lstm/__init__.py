@@ -11,6 +11,7 @@ for _operation in ("conv_lstm_cell", "conv_lstm"):
     choice.register(
         _operation,
         cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason),
+        triton=choice.in_triton(__name__),
         reference=choice.Implementation(reference),
     )
 

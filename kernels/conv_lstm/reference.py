@@ -62,17 +62,17 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
     return dx, dh if wanted[1] else None, dc.to(c0.dtype) if wanted[2] else None, d_ih, d_hh, d_bias
 
 
-def gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format):
+def gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format, impl="auto"):
     """Those of x, weight_ih, weight_hh and the bias, from those of all steps' gates before their activations."""
     pad_ih, pad_hh = padding_of(weight_ih), padding_of(weight_hh)
     dx = d_ih = d_hh = d_bias = None
     if wanted[0]:
-        dx = conv_up(d_pre, weight_ih.unsqueeze(2), padding=[0, *pad_ih])
+        dx = conv_up(d_pre, weight_ih.unsqueeze(2), padding=[0, *pad_ih], impl=impl)
     if wanted[3]:
-        d_ih = conv_weight_grad(x, d_pre, [1, *weight_ih.shape[2:]], padding=[0, *pad_ih]).squeeze(2)
+        d_ih = conv_weight_grad(x, d_pre, [1, *weight_ih.shape[2:]], padding=[0, *pad_ih], impl=impl).squeeze(2)
     if wanted[4]:
         states = _stack([h0, *output.unbind(2)[:-1]], memory_format)
-        d_hh = conv_weight_grad(states, d_pre, [1, *weight_hh.shape[2:]], padding=[0, *pad_hh]).squeeze(2)
+        d_hh = conv_weight_grad(states, d_pre, [1, *weight_hh.shape[2:]], padding=[0, *pad_hh], impl=impl).squeeze(2)
     if wanted[5]:
         d_bias = d_pre.sum([0, 2, 3, 4])
     return dx, d_ih, d_hh, d_bias

@@ -11,12 +11,12 @@ import torch
 
 from .. import choice
 from ..conv import _conv_down, _conv_up, _conv_weight_grad, check_down, check_up, sizes
-from ..conv import compiled as conv_compiled
+from ..conv import reference as conv_reference
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of, in_format
 from ..norm_act import _norm_act, _norm_act_backward
 from ..norm_act.reference import ACTIVATIONS, statistics_dtype
-from . import compiled, reference
+from . import one_pass, reference
 
 
 class Geometry(NamedTuple):
@@ -103,23 +103,24 @@ def fused_conv(
 
 def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -> bool:
     """Whether the convolution is one that is compiled for this device, so that something is gained by fusing."""
-    return _functions(x, weight, geometry, impl) is compiled
+    return _convolution(x, weight, geometry, impl) is not conv_reference
 
 
-def _functions(x, weight, geometry, impl):
+def _convolution(x, weight, geometry, impl):
     if geometry.transposed:
-        functions = choice.pick("conv_up", impl, x, weight, *geometry[1:5])
-    else:
-        functions = choice.pick("conv_down", impl, x, weight, geometry.stride, geometry.padding, geometry.dilation)
-    return compiled if functions is conv_compiled else reference
+        return choice.pick("conv_up", impl, x, weight, *geometry[1:5])
+    return choice.pick("conv_down", impl, x, weight, geometry.stride, geometry.padding, geometry.dilation)
 
 
 # The arguments of the operation, in order: see `define` below.
 def _kernel(x, m, v, w, b, weight, bias, training, eps, in_act, in_slope, act, slope, statistics, *rest):
     geometry, impl = Geometry(*rest[:-1]), rest[-1]
     norm = None if m is None else Norm(m, v, w, b, training, eps, in_act, in_slope)
-    functions = _functions(x, weight, geometry, impl)
-    y, mean, var = functions.fused_conv(x, weight, bias, geometry, norm, act, slope, statistics, impl)
+    convolution = _convolution(x, weight, geometry, impl)
+    if convolution is conv_reference:
+        y, mean, var = reference.fused_conv(x, weight, bias, geometry, norm, act, slope, statistics, impl)
+    else:
+        y, mean, var = one_pass.fused_conv(convolution, x, weight, bias, geometry, norm, act, slope, statistics)
     none = x.new_empty(0, dtype=statistics_dtype(x))
     y = in_format(y, format_of(x, weight))
     return (y, mean, var) if statistics else (y, none, none.clone())

@@ -196,5 +196,6 @@ choice.register(
         held_back={"cuda": f"has not been measured on a GPU yet; {choice.ENVIRONMENT}=cuda selects it"},
         missing=_no_cuda_part,
     ),
+    triton=choice.in_triton(__name__),
     reference=choice.Implementation(reference),
 )

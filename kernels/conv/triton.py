@@ -1,0 +1,219 @@
+"""The convolutions in Triton: what is launched, and with which constants.
+
+Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16; weights of that dtype or float32; sums are kept in
+float32. Channels lie side by side in memory there, so a contiguous tensor is rearranged first. In float32 the tensor
+cores' tf32 is used where torch.backends.cudnn allows it to stock PyTorch's convolutions.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+
+from .. import triton_configs, tuning
+from ..norm_act.reference import ACTIVATIONS
+from ..triton_parts import added, joined
+from ..triton_support import interpreting, refusal  # noqa: F401  (refusal is what the choice asks)
+from . import sizes
+from .compiled import Fusion, _side_by_side
+from .triton_gather import gather
+from .triton_weight_grad import weight_grad
+
+_FEW = 16  # input channels: below, a tile of one tap would be mostly empty
+_MERGED_COLUMNS = 64  # up to which a transposed convolution's phases share one tile
+_LARGE = 2**31
+
+
+def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
+    """Transposed convolution; arguments as fastvgan_kernels.conv_up, with one integer a spatial dimension."""
+    return conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, Fusion())[0]
+
+
+def conv_down(x, weight, bias, stride, padding, dilation, groups):
+    """Convolution; arguments as fastvgan_kernels.conv_down, with one integer a spatial dimension."""
+    return conv_down_fused(x, weight, bias, stride, padding, dilation, groups, Fusion())[0]
+
+
+def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
+    """conv_up and what `fusion` says.
+
+    Returns:
+        y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
+    """
+    size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    y = rows_of(x, (x.shape[0], weight.shape[1] * groups, *size))
+    return _gather(True, x, weight, bias, stride, padding, dilation, groups, fusion, y)
+
+
+def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
+    """conv_down and what `fusion` says; returns as conv_up_fused."""
+    size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    y = rows_of(x, (x.shape[0], weight.shape[0], *size))
+    return _gather(False, x, weight, bias, stride, padding, dilation, groups, fusion, y)
+
+
+def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
+    """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension.
+
+    A sum that is split over programs is added up by a second kernel in a fixed order, so that results can be repeated.
+    """
+    dtype = torch.float32 if in_float32 else large.dtype
+    grad = rows_of(large, (small.shape[1], large.shape[1] // groups, *kernel_size), dtype)
+    if grad.numel() == 0 or small.numel() == 0:
+        return grad.zero_()
+    large, small = _deep(_side_by_side(large)), _deep(_side_by_side(small))
+    return _weight_grad(large, small, grad, *_three(kernel_size, stride, padding, dilation), groups)
+
+
+def rows_of(x: torch.Tensor, shape, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An empty tensor (N, C, *space) on x's device with channels innermost."""
+    n, channels, *space = shape
+    return x.new_empty((n, *space, channels), dtype=dtype).movedim(-1, 1)
+
+
+def precision(x: torch.Tensor) -> str:
+    """How tl.dot shall multiply float32."""
+    tf32 = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return "tf32" if tf32 and not interpreting() else "ieee"
+
+
+def elements(config: tuning.Config, x: torch.Tensor) -> int:
+    """A configuration's depth in elements of x, for tl.dot at least 16."""
+    return max(16, config.depth // x.element_size())
+
+
+def reach(x: torch.Tensor) -> int:
+    """One more than the largest offset of any element from x's first."""
+    return 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+
+
+def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The weight in that dtype with one of its channel dimensions innermost, as tiles of it are read fast."""
+    if weight.dtype == dtype and 1 in (weight.stride(1), weight.stride(0)):
+        return weight
+    return weight.movedim(1, -1).to(dtype, memory_format=torch.contiguous_format).contiguous().movedim(-1, 1)
+
+
+@lru_cache(maxsize=1024)
+def constants(up: bool, kernel, stride, padding, dilation) -> dict:
+    """The geometry as triton_gather.gather takes it; three integers each."""
+    step, shift, low, reached = [], [], [], []
+    for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True):
+        common = math.gcd(s, d)
+        step.append(s // common if up else 1)
+        shift.append(-(d // common) if up else d)
+        low.append(-((d * (k - 1) - p) // s))
+        reached.append((p + s - 1) // s - low[-1] + 1)
+    return {
+        "UP": up, "KERNEL": kernel, "STRIDE": stride, "PADDING": padding, "DILATION": dilation,
+        "STEP": tuple(step), "SHIFT": tuple(shift), "LOW": tuple(low), "REACH": tuple(reached),
+    }  # fmt: skip
+
+
+def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
+    if y.numel() == 0:
+        return _of_nothing(y, fusion)
+    x, weight = _deep(_side_by_side(x)), _deep(side_by_side_weight(weight, x.dtype))
+    deep = _deep(y)
+    kernel, stride, padding, dilation = _three(weight.shape[2:], stride, padding, dilation)
+    inputs, outputs = x.shape[1] // groups, y.shape[1] // groups
+    phases = math.prod(stride) if up else 1
+    grid = tuple(-(-n // s) for n, s in zip(deep.shape[2:], stride, strict=True)) if up else tuple(deep.shape[2:])
+    rows, taps = x.shape[0] * math.prod(grid), math.prod(kernel)
+    norm, product = fusion.scale is not None, precision(x)
+    kind = _kind(inputs, outputs, taps, phases, norm, fusion.statistics)
+    merged = kind == "gather_merged"
+    columns, phases = (outputs * phases, 1) if merged else (outputs, phases)
+    flags = f"{'up' if up else 'down'}{stride}{product}{'n' * norm}"
+    parts = None
+
+    def run(config):
+        nonlocal parts
+        depth = elements(config, x)
+        blocks = -(-rows // config.rows) * phases
+        if fusion.statistics:
+            parts = _parts(x, blocks, y.shape[1])
+        counts, means, m2s = parts if parts else (None, None, None)
+        gather[blocks * -(-columns // config.columns), groups](
+            x, weight, bias, fusion.scale, fusion.shift, deep, counts, means, m2s, rows, grid,
+            tuple(x.shape[2:]), tuple(deep.shape[2:]), x.stride(0), x.stride()[2:], deep.stride(0), deep.stride()[2:],
+            weight.shape[0] // groups * weight.stride(0), weight.stride(1 if up else 0), weight.stride(0 if up else 1),
+            weight.stride()[2:], inputs, outputs, fusion.in_slope, fusion.slope,
+            **constants(up, kernel, stride, padding, dilation), NORM=norm,
+            IN_ACTIVATION=ACTIVATIONS.index(fusion.in_activation), ACTIVATION=ACTIVATIONS.index(fusion.activation),
+            STATISTICS=fusion.statistics, FLAT=kind == "gather_flat", MERGED=merged, EVEN=inputs % depth == 0,
+            WIDE=max(reach(x), reach(deep), rows * phases) >= _LARGE, PRECISION=product,
+            BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
+        )  # fmt: skip
+
+    problem = tuning.Problem(kind, x.device, x.dtype, rows * phases, columns, inputs * taps // phases, flags)
+    run(tuning.choose(problem, triton_configs.of(kind, product, x), run))
+    return (y, *joined(*parts)) if fusion.statistics else (y, None, None)
+
+
+def _kind(inputs, outputs, taps, phases, norm, statistics):
+    """Which of its loops the kernel runs, and with that the table of its configurations."""
+    if inputs < _FEW and taps > 1:
+        return "gather_flat"
+    if phases > 1 and outputs * phases <= _MERGED_COLUMNS and not statistics:
+        return "gather_merged"
+    return "gather_fused" if norm or statistics else "gather"
+
+
+def _of_nothing(y, fusion):
+    nan = y.new_full((2, y.shape[1]), math.nan, dtype=torch.float32).unbind()
+    return (y, *nan) if fusion.statistics else (y, None, None)
+
+
+def _parts(x, blocks, channels):
+    """Counts, means and sums of squared deviations of each block of rows."""
+    means = x.new_empty((2, blocks, channels), dtype=torch.float32)
+    return x.new_empty(blocks, dtype=torch.float32), *means.unbind()
+
+
+def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
+    inputs, outputs = large.shape[1] // groups, small.shape[1] // groups
+    total, taps = small.shape[0] * math.prod(small.shape[2:]), math.prod(kernel)
+    flat = inputs < _FEW and taps > 1
+    columns, cells = (taps * inputs, 1) if flat else (inputs, taps)
+    product = precision(large)
+    kind = "weight_grad_flat" if flat else "weight_grad"
+
+    def run(config):
+        depth = elements(config, large)
+        tiles = -(-outputs // config.rows) * -(-columns // config.columns) * cells * groups
+        splits = splits_of(total, depth, tiles, grad)
+        share = -(-total // (splits * depth)) * depth
+        to = grad if splits == 1 else grad.new_empty((splits, grad.numel()), dtype=torch.float32)
+        weight_grad[tiles, splits](
+            large, small, to, total, share, grad.numel(), tuple(small.shape[2:]), tuple(large.shape[2:]),
+            large.stride(0), large.stride()[2:], small.stride(0), small.stride()[2:], inputs, outputs,
+            KERNEL=kernel, STRIDE=stride, PADDING=padding, DILATION=dilation, FLAT=flat,
+            WIDE=max(reach(large), reach(small), total, splits * grad.numel()) >= _LARGE, PRECISION=product,
+            BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
+        )  # fmt: skip
+        if splits > 1:
+            added(to, grad)
+
+    problem = tuning.Problem(kind, large.device, large.dtype, outputs, columns * cells * groups, total, product)
+    run(tuning.choose(problem, triton_configs.of(kind, product, large), run))
+    return grad
+
+
+def splits_of(total: int, depth: int, tiles: int, grad: torch.Tensor) -> int:
+    """Into how many programs the sum is split: to about two a multiprocessor, of at least eight steps each."""
+    wanted = -(-2 * tuning.processors(grad.device) // tiles)
+    return max(1, min(wanted, total // (8 * depth), 64))
+
+
+def _deep(x: torch.Tensor) -> torch.Tensor:
+    """x with three spatial dimensions, those it lacks of size 1 in front."""
+    while x.dim() < 5:
+        x = x.unsqueeze(2)
+    return x
+
+
+def _three(kernel, stride, padding, dilation):
+    front = 3 - len(stride)
+    filled = zip((kernel, stride, padding, dilation), (1, 1, 0, 1), strict=True)
+    return tuple((fill,) * front + tuple(values[-len(stride) :]) for values, fill in filled)

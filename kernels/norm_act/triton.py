@@ -1,0 +1,123 @@
+"""norm_act in Triton: one pass for the statistics, one to normalise and activate; two for the gradients.
+
+x is (N, C, *space), float32, bfloat16 or float16, contiguous or channels-last; parameters and statistics may be of any
+dtype, and are computed in float32. What the activation needs in backward is computed again from x.
+"""
+
+import torch
+
+from .. import triton_configs, tuning
+from ..triton_parts import added, joined
+from .reference import ACTIVATIONS
+from .triton_kernels import backward, backward_sums, forward, statistics
+
+_LARGE = 2**31
+_PARTS = 4  # programs for each multiprocessor that share a reduction
+
+
+def norm_act(x, weight, bias, mean, var, eps, activation, slope):
+    """(y, mean, var); with mean and var None by the batch's own, which are then returned, else (0,) tensors."""
+    y, training = torch.empty_like(x), mean is None
+    none = x.new_empty(0, dtype=torch.float32)
+    if x.numel() == 0:
+        zeros = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
+        return (y, *zeros.unbind()) if training else (y, none, none.clone())
+    if training:
+        mean, var = _statistics(x)
+    size = _Sizes(x)
+    where, weight, bias, mean, var = size.arguments, *map(_dense, (weight, bias, mean, var))
+
+    def run(config):
+        forward[size.blocks(config)](
+            x, y, weight, bias, mean, var, *where, eps, slope,
+            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config),
+        )  # fmt: skip
+
+    run(size.choose("norm_act", run))
+    return (y, mean, var) if training else (y, none, none.clone())
+
+
+def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
+    """(dx, dweight, dbias); mean and var are those that forward used; the last two (C,) float32."""
+    dx, sums = torch.empty_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    if x.numel() == 0:
+        return (dx, *sums.zero_().unbind())
+    size, code = _Sizes(x), ACTIVATIONS.index(activation)
+    vectors = tuple(map(_dense, (weight, bias, mean, var)))
+
+    def run_sums(config):
+        parts, share = size.parts(config)
+        to = sums.new_empty((parts, sums.numel()))
+        backward_sums[size.columns(config), parts](
+            dy, x, to, *vectors, size.rows, share, *size.arguments[1:], eps, slope,
+            ACTIVATION=code, **size.constants(config),
+        )  # fmt: skip
+        added(to, sums)
+
+    def run(config):
+        backward[size.blocks(config)](
+            dy, x, dx, *vectors, sums, *size.arguments, eps, slope,
+            ACTIVATION=code, TRAINING=training, **size.constants(config),
+        )  # fmt: skip
+
+    run_sums(size.choose("norm_act_sums", run_sums))
+    run(size.choose("norm_act_backward", run))
+    return (dx, *sums.unbind())
+
+
+def _statistics(x):
+    size = _Sizes(x)
+    out = None
+
+    def run(config):
+        nonlocal out
+        parts, share = size.parts(config)
+        means = x.new_empty((2, parts, x.shape[1]), dtype=torch.float32).unbind()
+        counts = x.new_empty(parts, dtype=torch.float32)
+        statistics[size.columns(config), parts](
+            x, counts, *means, size.rows, share, *size.arguments[1:], **size.constants(config)
+        )
+        out = joined(counts, *means)
+
+    run(size.choose("norm_act_statistics", run))
+    return out
+
+
+class _Sizes:
+    """x as rows of channels, and what that makes of a configuration."""
+
+    def __init__(self, x: torch.Tensor):
+        self.x, self.channels, self.space = x, x.shape[1], x.shape[2:].numel()
+        self.rows = x.shape[0] * self.space
+        # Of spatial size 1, or of one channel, both layouts are one.
+        self.last = self.space == 1 or (x.stride(1) == 1 and not x.is_contiguous())
+        self.arguments = self.rows, self.channels, self.space
+
+    def choose(self, kernel, run):
+        shipped = triton_configs.of_rows(self.last)
+        flags = "last" if self.last else "first"
+        problem = tuning.Problem(kernel, self.x.device, self.x.dtype, self.rows, self.channels, 1, flags)
+        return tuning.choose(problem, shipped, run)
+
+    def columns(self, config):
+        return -(-self.channels // config.columns)
+
+    def blocks(self, config):
+        return -(-self.rows // config.rows), self.columns(config)
+
+    def parts(self, config):
+        """How many programs share a reduction, and how many rows each takes."""
+        wanted = -(-_PARTS * tuning.processors(self.x.device) // self.columns(config))
+        share = -(-self.rows // (wanted * config.rows)) * config.rows
+        return -(-self.rows // share), share
+
+    def constants(self, config):
+        wide = self.x.numel() >= _LARGE
+        return {
+            "LAST": self.last, "WIDE": wide, "BR": config.rows, "BC": config.columns,
+            **config.launch(),
+        }  # fmt: skip
+
+
+def _dense(vector):
+    return None if vector is None else vector.contiguous()

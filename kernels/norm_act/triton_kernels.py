@@ -1,0 +1,133 @@
+"""The device code of batch normalisation and activation.
+
+x is rows of channels: row r = (example, position). With LAST a row's channels lie side by side, at r·C + c; otherwise
+positions do, at (example·C + c)·space + position. Every program takes a block of channels and, of the reductions, a
+share of the rows, of which it leaves one part; triton_parts joins those.
+"""
+
+import triton
+import triton.language as tl
+
+from ..triton_math import activate, join, join_rows, slope_at
+
+
+@triton.jit
+def address(row, channel, channels, space, LAST: tl.constexpr, WIDE: tl.constexpr):
+    """(R, C) offsets of the elements of some rows and channels."""
+    if WIDE:
+        row = row.to(tl.int64)
+    if LAST:
+        return row[:, None] * channels + channel[None, :]
+    example = row // space
+    return (example * channels * space + row % space)[:, None] + channel[None, :] * space
+
+
+@triton.jit
+def statistics(x, counts, means, m2s, rows, share, channels, space, LAST: tl.constexpr, WIDE: tl.constexpr,
+               BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """One pass: count, mean and squared deviations of each channel. Programs: (channel block, part)."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    c_ok = c < channels
+    part = tl.program_id(1)
+    start = part * share
+    end = tl.minimum(start + share, rows)
+    count = tl.zeros((BC,), tl.float32)
+    mean = tl.zeros((BC,), tl.float32)
+    m2 = tl.zeros((BC,), tl.float32)
+    for first in range(start, end, BR):
+        row = first + tl.arange(0, BR)
+        row_ok = (row < end)[:, None]
+        values = tl.load(x + address(row, c, channels, space, LAST, WIDE), row_ok & c_ok[None, :], 0.0)
+        here, mean_here, m2_here = join_rows(values.to(tl.float32), row_ok)
+        count, mean, m2 = join(count, mean, m2, here, mean_here, m2_here)
+    tl.store(means + part * channels + c, mean, c_ok)
+    tl.store(m2s + part * channels + c, m2, c_ok)
+    if tl.program_id(0) == 0:
+        tl.store(counts + part, tl.max(count, 0))
+
+
+@triton.jit
+def affine(weight, bias, mean, var, eps, c, c_ok):
+    """Mean, 1/√(var + eps), weight and bias of some channels."""
+    m = tl.load(mean + c, c_ok, 0.0).to(tl.float32)
+    inverse = 1.0 / tl.sqrt(tl.load(var + c, c_ok, 1.0).to(tl.float32) + eps)
+    w = tl.full(m.shape, 1.0, tl.float32)
+    b = tl.zeros(m.shape, tl.float32)
+    if weight is not None:
+        w = tl.load(weight + c, c_ok, 1.0).to(tl.float32)
+    if bias is not None:
+        b = tl.load(bias + c, c_ok, 0.0).to(tl.float32)
+    return m, inverse, w, b
+
+
+@triton.jit
+def forward(x, y, weight, bias, mean, var, rows, channels, space, eps, slope, ACTIVATION: tl.constexpr,
+            LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """y = activation((x - mean) / √(var + eps) · weight + bias). Programs: (row block, channel block)."""
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    c_ok = c < channels
+    block = tl.program_id(0)
+    if WIDE:
+        block = block.to(tl.int64)
+    row = block * BR + tl.arange(0, BR)
+    ok = (row < rows)[:, None] & c_ok[None, :]
+    m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
+    at = address(row, c, channels, space, LAST, WIDE)
+    values = tl.load(x + at, ok, 0.0).to(tl.float32)
+    z = (values - m[None, :]) * (inverse * w)[None, :] + b[None, :]
+    tl.store(y + at, activate(z, slope, ACTIVATION).to(y.dtype.element_ty), ok)
+
+
+@triton.jit
+def before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION: tl.constexpr):
+    """The gradient before the activation, computed again from x, and the normalised x."""
+    d = tl.load(dy + at, ok, 0.0).to(tl.float32)
+    normalised = (tl.load(x + at, ok, 0.0).to(tl.float32) - m[None, :]) * inverse[None, :]
+    return d * slope_at(normalised * w[None, :] + b[None, :], slope, ACTIVATION), normalised
+
+
+@triton.jit
+def backward_sums(dy, x, parts, weight, bias, mean, var, rows, share, channels, space, eps, slope,
+                  ACTIVATION: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr,
+                  BC: tl.constexpr):  # fmt: skip
+    """The gradients of weight and bias: parts (P, 2, C). Programs: (channel block, part)."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    c_ok = c < channels
+    part = tl.program_id(1)
+    start = part * share
+    end = tl.minimum(start + share, rows)
+    m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
+    dw = tl.zeros((BC,), tl.float32)
+    db = tl.zeros((BC,), tl.float32)
+    for first in range(start, end, BR):
+        row = first + tl.arange(0, BR)
+        ok = (row < end)[:, None] & c_ok[None, :]
+        at = address(row, c, channels, space, LAST, WIDE)
+        dz, normalised = before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION)
+        dw += tl.sum(dz * normalised, 0)
+        db += tl.sum(dz, 0)
+    to = parts + part * 2 * channels + c
+    tl.store(to, dw, c_ok)
+    tl.store(to + channels, db, c_ok)
+
+
+@triton.jit
+def backward(dy, x, dx, weight, bias, mean, var, sums, rows, channels, space, eps, slope, ACTIVATION: tl.constexpr,
+             TRAINING: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr,
+             BC: tl.constexpr):  # fmt: skip
+    """The gradient of x; in training also through the statistics. sums (2, C). Programs: (row block, channel block)."""
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    c_ok = c < channels
+    block = tl.program_id(0)
+    if WIDE:
+        block = block.to(tl.int64)
+    row = block * BR + tl.arange(0, BR)
+    ok = (row < rows)[:, None] & c_ok[None, :]
+    m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
+    at = address(row, c, channels, space, LAST, WIDE)
+    dz, normalised = before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION)
+    if TRAINING:
+        dw = tl.load(sums + c, c_ok, 0.0) / rows
+        db = tl.load(sums + channels + c, c_ok, 0.0) / rows
+        dz = dz - db[None, :] - normalised * dw[None, :]
+    tl.store(dx + at, (dz * (inverse * w)[None, :]).to(dx.dtype.element_ty), ok)

@@ -1,0 +1,57 @@
+"""The configurations that Triton kernels are shipped with, largest tiles first: what tuning tries and the rule takes.
+
+tests/kernels/test_triton_compiles.py compiles every one of them for every architecture named here, and checks that no
+register spills and that shared memory suffices. (rows, columns, depth in bytes, warps, stages, registers).
+"""
+
+import torch
+
+from .tuning import Config, architecture
+
+_SMALL = (Config(64, 64, 128, 4, 3, 255), Config(64, 16, 128, 4, 3, 255), Config(16, 16, 128, 4, 3))
+_PRODUCT = (Config(128, 128, 128, 8, 3), Config(128, 64, 128, 4, 4), *_SMALL)
+_LARGE = (Config(128, 256, 128, 8, 3), *_PRODUCT)  # for wgmma and tcgen05, which leave registers free
+_BY_ARCHITECTURE = {80: _PRODUCT, 90: _LARGE, 100: _LARGE}
+# A norm on load, statistics and gates take registers of their own.
+_FUSED = (Config(128, 128, 128, 8, 3), Config(128, 64, 128, 8, 3), *_SMALL)
+# With its phases in one tile each column has an address and a condition of its own, and of few input channels each
+# element has.
+_MERGED = (Config(128, 64, 128, 8, 3), Config(64, 64, 128, 8, 3), Config(64, 32, 128, 4, 3), Config(16, 16, 128, 4, 3))
+_FLAT = (Config(128, 64, 64, 8, 2), Config(64, 64, 64, 8, 2), Config(64, 16, 64, 4, 2), Config(16, 16, 64, 4, 2))
+# Float32 without tensor cores.
+_STRICT = (Config(64, 64, 64, 8, 2, 255), Config(32, 32, 64, 4, 2), Config(16, 16, 64, 4, 2))
+SHIPPED = {
+    "gather": _BY_ARCHITECTURE,
+    "gather_fused": dict.fromkeys(_BY_ARCHITECTURE, _FUSED),
+    "gather_merged": dict.fromkeys(_BY_ARCHITECTURE, _MERGED),
+    "gather_flat": dict.fromkeys(_BY_ARCHITECTURE, _FLAT),
+    "weight_grad": _BY_ARCHITECTURE,
+    "weight_grad_flat": dict.fromkeys(_BY_ARCHITECTURE, _FLAT),
+    "conv_lstm_forward": dict.fromkeys(_BY_ARCHITECTURE, _FUSED),
+    "conv_lstm_backward": dict.fromkeys(_BY_ARCHITECTURE, _FUSED[1:]),
+    "strict": dict.fromkeys(_BY_ARCHITECTURE, _STRICT),
+}
+_FLOAT32_TILE = 128 * 128  # elements of the largest tile whose sums fit the registers with operands of float32
+
+
+# Of kernels that sum no products: with channels side by side, and with positions so.
+ROWS_LAST = (Config(128, 64, 0, 8, 2), Config(64, 64, 0, 4, 2), Config(64, 16, 0, 4, 2), Config(16, 16, 0, 2, 2))
+ROWS_FIRST = (Config(4096, 1, 0, 8, 2), Config(1024, 1, 0, 4, 2), Config(256, 1, 0, 4, 2))
+
+
+def of(kernel: str, precision: str, x: torch.Tensor) -> tuple[Config, ...]:
+    """Those of a kernel that multiplies, for x's device and dtype; strict float32 has its own."""
+    return table(kernel, precision, x.dtype, architecture(x.device))
+
+
+def table(kernel: str, precision: str, dtype: torch.dtype, sm: int) -> tuple[Config, ...]:
+    """As `of`, for an architecture."""
+    if dtype != torch.float32:
+        return SHIPPED[kernel][sm]
+    shipped = SHIPPED["strict" if precision == "ieee" else kernel][sm]
+    return tuple(config for config in shipped if config.rows * config.columns <= _FLOAT32_TILE)
+
+
+def of_rows(last: bool) -> tuple[Config, ...]:
+    """Those of a kernel over rows of channels."""
+    return ROWS_LAST if last else ROWS_FIRST

@@ -1,0 +1,78 @@
+"""What more than one Triton kernel computes: activations, their slopes, and the joining of statistics.
+
+All of it is in float32, and in plain arithmetic: the functions of libdevice are not there in Triton's interpreter.
+"""
+
+import triton
+import triton.language as tl
+
+# Activations by their place in norm_act.reference.ACTIVATIONS, which is what kernels are given.
+NONE = tl.constexpr(0)
+RELU = tl.constexpr(1)
+LEAKY_RELU = tl.constexpr(2)
+TANH = tl.constexpr(3)
+
+
+@triton.jit
+def tanh(x):
+    """tanh to two units in the last place, by a polynomial near 0 and by exp elsewhere; after Cephes' tanhf."""
+    size = tl.abs(x)
+    square = x * x
+    near = -5.70498872745e-3 * square + 2.06390887954e-2
+    near = near * square - 5.37397155531e-2
+    near = near * square + 1.33314422036e-1
+    near = near * square - 3.33332819422e-1
+    near = near * square * x + x
+    small = tl.exp(-2.0 * size)
+    far = (1.0 - small) / (1.0 + small)
+    return tl.where(size < 0.625, near, tl.where(x < 0.0, -far, far))
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def activate(x, slope, ACTIVATION: tl.constexpr):
+    """The activation of x; a NaN stays one."""
+    if ACTIVATION == RELU:
+        x = tl.where(x < 0.0, 0.0, x)
+    if ACTIVATION == LEAKY_RELU:
+        x = tl.where(x < 0.0, x * slope, x)
+    if ACTIVATION == TANH:
+        x = tanh(x)
+    return x
+
+
+@triton.jit
+def slope_at(z, slope, ACTIVATION: tl.constexpr):
+    """The activation's derivative at z, as torch has it: at 0 that of the negative side."""
+    result = tl.full(z.shape, 1.0, tl.float32)
+    if ACTIVATION == RELU:
+        result = tl.where(z > 0.0, 1.0, 0.0)
+    if ACTIVATION == LEAKY_RELU:
+        result = tl.where(z > 0.0, 1.0, slope)
+    if ACTIVATION == TANH:
+        y = tanh(z)
+        result = 1.0 - y * y
+    return result
+
+
+@triton.jit
+def join(count, mean, m2, other_count, other_mean, other_m2):
+    """Count, mean and sum of squared deviations of two sets in one; Chan, Golub and LeVeque, 1979."""
+    total = count + other_count
+    share = other_count / tl.maximum(total, 1.0)
+    delta = other_mean - mean
+    return total, mean + delta * share, m2 + other_m2 + delta * delta * count * share
+
+
+@triton.jit
+def join_rows(values, present):
+    """Count, mean and sum of squared deviations of each column (R, C), of the rows that are present (R, 1)."""
+    count = tl.sum(present.to(tl.float32), 0)
+    total = tl.sum(tl.where(present, values, 0.0), 0)
+    mean = total / tl.maximum(count, 1.0)
+    off = tl.where(present, values - mean[None, :], 0.0)
+    return count, mean, tl.sum(off * off, 0)

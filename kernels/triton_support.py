@@ -1,0 +1,51 @@
+"""Whether Triton can be used, and for what: without it everything else works."""
+
+import os
+from functools import cache
+
+import torch
+
+FLOOR = (3, 6)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CAPABILITY = (8, 0)
+
+
+@cache
+def reason() -> str | None:
+    """Why no Triton kernel can be used here, in one sentence, or None."""
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton is not installed (pip install triton): {error}"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < FLOOR:
+        return f"Triton {triton.__version__} is older than {FLOOR[0]}.{FLOOR[1]}: pip install --upgrade triton"
+    return None
+
+
+@cache
+def interpreting() -> bool:
+    """Whether Triton runs kernels by its interpreter, on the CPU: TRITON_INTERPRET=1 before the first import."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and reason() is None
+
+
+def refusal(x: torch.Tensor) -> str | None:
+    """Why `x` cannot be taken, in one sentence, or None when it can."""
+    if x.dtype not in DTYPES:
+        return f"{x.dtype} is not one of float32, bfloat16 and float16"
+    if x.is_cuda:
+        return _device_refusal(x.device)
+    if not (x.is_cpu and interpreting()):
+        return f"it is for CUDA devices, not for the {x.device.type}"
+    if x.dtype == torch.bfloat16:
+        return "Triton's interpreter computes products of bfloat16 wrong"
+    return None
+
+
+@cache
+def _device_refusal(device: torch.device) -> str | None:
+    if torch.version.hip:
+        return "it is written for NVIDIA's GPUs and was never tried on others"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < CAPABILITY:
+        return f"{torch.cuda.get_device_name(device)} is older than sm_{CAPABILITY[0]}{CAPABILITY[1]}"
+    return None

@@ -1,0 +1,233 @@
+"""Which tiles a Triton kernel runs with: shipped choices, or the fastest of them as timed once and remembered.
+
+Without FASTVGAN_TUNE=1 nothing is ever timed: what an earlier run with it found on this kind of device serves, and
+where there is nothing, a rule over the shipped configurations does. Either way the choice depends on what is on disk
+and on shapes alone, so that a run can be repeated bit for bit. What was found is kept in a JSON file, by device, Triton
+version, kernel, dtype and class of shape; FASTVGAN_CACHE names its folder.
+"""
+
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+TUNE, CACHE = "FASTVGAN_TUNE", "FASTVGAN_CACHE"
+FILE = "triton-tuning.json"
+
+_logger = logging.getLogger("fastvgan_kernels")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is cut into programs.
+
+    Args:
+        rows, columns: of the output tile of one program.
+        depth: bytes of the summed dimension that are loaded at once; 0 where a kernel sums nothing so.
+        warps, stages: Triton's num_warps and num_stages.
+        registers: Triton's maxnreg. ptxas may choose to spill a few registers so that more programs run side by side;
+            given the number it may use, it does not. None leaves it to choose.
+    """
+
+    rows: int
+    columns: int
+    depth: int = 0
+    warps: int = 4
+    stages: int = 3
+    registers: int | None = None
+
+    def launch(self) -> dict[str, int | None]:
+        """What a launch takes of it, as keyword arguments."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
+
+    def shared_bytes(self) -> int:
+        """What the pipeline of both operands takes of shared memory, as an estimate from below."""
+        return (self.rows + self.columns) * self.depth * max(self.stages, 1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a choice depends on.
+
+    Args:
+        kernel: its name in the tables and in the file.
+        device, dtype: of the tensors.
+        rows, columns, depth: of the matrix product, or of the tensor; their powers of two make the class of shape.
+        flags: whatever else tells two kinds of problem apart.
+    """
+
+    kernel: str
+    device: torch.device
+    dtype: torch.dtype
+    rows: int
+    columns: int
+    depth: int = 1
+    flags: str = ""
+
+    def key(self) -> str:
+        import triton
+
+        sizes = (str(_power_of_two(size)) for size in (self.rows, self.columns, self.depth))
+        name = _device_name(self.device)
+        kind = str(self.dtype).removeprefix("torch.")
+        return "|".join((name, f"triton {triton.__version__}", self.kernel, kind, "x".join(sizes), self.flags))
+
+
+_chosen: dict[Problem, Config] = {}
+_told: set[str] = set()
+
+
+def choose(problem: Problem, shipped: Sequence[Config], run: Callable[[Config], None]) -> Config:
+    """The configuration to run with.
+
+    Args:
+        problem: what it is for.
+        shipped: the configurations that may be taken, largest tiles first.
+        run: launches the kernel with one of them. It is called only when tuning, several times, and must not change
+            what it reads; never while a CUDA graph is captured.
+    """
+    config = _chosen.get(problem)
+    if config is not None:
+        return config
+    fitting = candidates(problem, shipped)
+    config = _remembered(problem, fitting)
+    if config is None:
+        if _capturing(problem.device):
+            return by_rule(problem, fitting)  # not kept: the next call outside may tune
+        config = _tuned(problem, fitting, run) if os.environ.get(TUNE) == "1" else by_rule(problem, fitting)
+    _chosen[problem] = config
+    return config
+
+
+def candidates(problem: Problem, shipped: Sequence[Config]) -> list[Config]:
+    """Those of `shipped` that fit the device's shared memory and whose tiles are not mostly empty; at least one."""
+    limit = _shared_limit(problem.device)
+    fitting = [config for config in shipped if config.shared_bytes() <= limit]
+    full = [c for c in fitting if _fills(problem.rows, c.rows) and _fills(problem.columns, c.columns)]
+    return full or [min(fitting, key=lambda c: (c.columns, c.rows))]
+
+
+def by_rule(problem: Problem, fitting: Sequence[Config]) -> Config:
+    """The largest tiles of which there is one for each multiprocessor, or the smallest there are."""
+    for config in fitting:
+        if math.ceil(problem.rows / config.rows) * math.ceil(problem.columns / config.columns) >= processors(
+            problem.device
+        ):
+            return config
+    return min(fitting, key=lambda c: c.rows * c.columns)
+
+
+def forget() -> None:
+    """Drop what is held in memory, so that the file is read again."""
+    _chosen.clear()
+    _file.cache_clear()
+
+
+def _fills(size: int, tile: int) -> bool:
+    return tile <= max(16, _power_of_two(size))
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _remembered(problem: Problem, fitting: Sequence[Config]) -> Config | None:
+    entry = _file().get(problem.key())
+    return next((config for config in fitting if _as_list(config) == entry), None)
+
+
+def _tuned(problem: Problem, fitting: Sequence[Config], run: Callable[[Config], None]) -> Config:
+    if len(fitting) == 1:
+        return fitting[0]
+    times = {config: _milliseconds(lambda config=config: run(config)) for config in fitting}
+    best = min(times, key=times.get)
+    _remember(problem, best)
+    return best
+
+
+def _milliseconds(function: Callable[[], None]) -> float:
+    from triton.testing import do_bench
+
+    return do_bench(function, warmup=10, rep=50, return_mode="median")
+
+
+def _as_list(config: Config) -> list[int | None]:
+    return list(astuple(config))
+
+
+def _path() -> Path:
+    folder = os.environ.get(CACHE)
+    if folder:
+        return Path(folder) / FILE
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastvgan" / FILE
+
+
+@cache
+def _file() -> dict[str, list[int | None]]:
+    try:
+        found = json.loads(_path().read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__} where an object was expected")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _tell(f"{_path()} cannot be read, so shipped configurations serve; remove it to tune anew: {error}")
+        return {}
+    return found
+
+
+def _remember(problem: Problem, config: Config) -> None:
+    """Add to the file as it is now, which another process may have written since; whole or not at all."""
+    _file.cache_clear()
+    entries = {**_file(), problem.key(): _as_list(config)}
+    path = _path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=FILE, delete=False) as file:
+            json.dump(entries, file, indent=1, sort_keys=True)
+        os.replace(file.name, path)
+    except OSError as error:
+        _tell(f"what was tuned is not kept after this process: {error}")
+    _file.cache_clear()
+
+
+def _tell(sentence: str) -> None:
+    if sentence not in _told:
+        _told.add(sentence)
+        _logger.warning(sentence)
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+
+
+@cache
+def _shared_limit(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 227 * 1024
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+@cache
+def processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@cache
+def architecture(device: torch.device) -> int:
+    """Of the shipped configurations, those for sm_80, sm_90 or sm_100: the newest that is not newer than the device."""
+    if device.type != "cuda":
+        return 80
+    major, _ = torch.cuda.get_device_capability(device)
+    return 100 if major in (10, 11) else 90 if major == 9 else 80

@@ -1,0 +1,37 @@
+"""What tests of the Triton kernels under Triton's interpreter share."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastvgan_kernels import triton_support, tuning
+
+
+@pytest.fixture
+def interpreted(request, monkeypatch):
+    """Skips where Triton does not interpret. Memory that torch.empty gives is NaN, so that what is not written is seen.
+
+    The interpreter's check that no integer overflows takes most of its time: only tests named for that keep it.
+    """
+    if not triton_support.interpreting():
+        pytest.skip(triton_support.reason() or "Triton compiles for the GPU here and does not interpret")
+    if "two_to_the_31" not in request.node.name:
+        from triton.runtime.interpreter import interpreter_builder
+
+        options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=False)
+        monkeypatch.setattr(interpreter_builder, "options", options)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def tile(monkeypatch):
+    """Sets the configuration that every Triton kernel runs with, None for what it would choose."""
+    choose = tuning.choose
+
+    def use(config):
+        monkeypatch.setattr(tuning, "choose", choose if config is None else lambda *_: config)
+
+    return use

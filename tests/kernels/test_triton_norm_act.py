@@ -1,0 +1,85 @@
+"""norm_act in Triton under Triton's interpreter against float64 PyTorch, in programs that share its reductions.
+
+tests/kernels/test_norm_act.py runs by it too, with FASTVGAN_IMPL=triton: .ci/run does so.
+"""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_norm_act import ACTIVATE, FORMATS, actual, expected
+
+from fastvgan_kernels import tuning
+from fastvgan_kernels.norm_act import triton
+from fastvgan_kernels.tuning import Config
+
+pytestmark = pytest.mark.usefixtures("interpreted")
+FACTORS = 2, 3  # of stock PyTorch's error, of outputs and of gradients
+
+
+def as_accurate(ours, stock, exact, factor, dtype):
+    """Stock PyTorch computes in float32 here, so that a rounding to the dtype is allowed beside its error."""
+    mine, theirs = ((value.double() - exact).abs().max() for value in (ours, stock))
+    allowed = factor * theirs + 4 * torch.finfo(dtype).eps * exact.abs().max().clamp(min=1)
+    assert mine <= allowed, f"off by {mine:.2g}, stock by {theirs:.2g}"
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(1, 5), max_size=3),
+    st.integers(2, 9),
+    st.sampled_from([1, 3, 18, 33]),
+    st.sampled_from(sorted(ACTIVATE)),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.float16]),
+    st.sampled_from([None, Config(16, 16), Config(4, 2)]),
+)
+def test_any_shape_forward_and_backward(
+    tile, sizes, batch, channels, activation, training, channels_last, affine, dtype, config
+):
+    tile(config)
+    x = (torch.randn(batch, channels, *sizes) * 2 + 5).to(dtype)
+    if channels_last and x.dim() in FORMATS:
+        x = x.contiguous(memory_format=FORMATS[x.dim()])
+    parameters = [torch.randn(channels) for _ in range(2)] if affine else []
+    running = [torch.randn(channels), torch.rand(channels) + 0.5]
+    pad = [] if affine else [None, None]
+
+    def passes(function, compute, dy=None):
+        """The output, the running statistics and all gradients for dy, or for a random one."""
+        inputs = [t.detach().to(torch.promote_types(t.dtype, compute)).requires_grad_() for t in (x, *parameters)]
+        statistics = [t.to(torch.promote_types(t.dtype, compute), copy=True) for t in running]
+        y = function(*inputs, *pad, *statistics, training, activation)
+        if dy is None:  # 0 beside a kink, where a rounding decides which slope there is
+            dy = torch.randn(y.shape).to(dtype) * (y.detach().abs() > 1e-2)
+        return [y, *statistics, *torch.autograd.grad(y, inputs, dy.to(y.dtype))], dy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "processors", lambda device: 3)  # twelve parts of each reduction
+        ours, dy = passes(functools.partial(actual, impl="triton"), dtype)
+    stock, _ = passes(expected, torch.float32, dy)
+    exact, _ = passes(expected, torch.float64, dy)
+    for i, (mine, theirs, right) in enumerate(zip(ours, stock, exact, strict=True)):
+        wide = i in (1, 2) or (i > 3 and affine)
+        as_accurate(mine, theirs, right, FACTORS[i > 2], torch.float32 if wide else dtype)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_offsets_past_two_to_the_31(last, monkeypatch):
+    """With 64-bit addresses results are the same bits; the interpreter checks that no integer overflows."""
+    x, dy = torch.randn(2, 3, 18, 2, 3).unbind()
+    if last:
+        x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
+    arguments = torch.rand(18), torch.rand(18)
+
+    def both():
+        y, mean, var = triton.norm_act(x, *arguments, None, None, 1e-5, "tanh", 0.0)
+        return y, mean, var, *triton.norm_act_backward(dy, x, *arguments, mean, var, True, 1e-5, "tanh", 0.0)
+
+    narrow = both()
+    monkeypatch.setattr(triton, "_LARGE", 1)
+    assert all(map(torch.equal, both(), narrow))

@@ -1,0 +1,175 @@
+"""Runs the host code of the Triton kernels by a driver that compiles for an absent GPU and launches nothing.
+
+What is compiled is so what would be launched on that GPU: the same arguments, the same specialisation. It is for a
+process of its own, since Triton either compiles or interprets.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+import fastvgan  # noqa: F401
+from fastvgan_kernels import triton_configs, tuning
+from fastvgan_kernels.conv.compiled import Fusion
+from fastvgan_kernels.conv.triton import conv_down_fused, conv_up_fused, conv_weight_grad
+from fastvgan_kernels.conv_lstm import triton as lstm
+from fastvgan_kernels.norm_act import triton as norm
+
+ARCHITECTURES = {80: 163, 90: 227, 100: 227}  # and the shared memory that a block can have, in KiB
+_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+DTYPES = {"bf16": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
+
+
+class Driver:
+    """A GPU of some architecture, as far as compiling goes."""
+
+    def __init__(self, architecture: int):
+        self.target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return self.target.arch  # caches of compiled kernels are by device
+
+    def get_current_stream(self, device):
+        return 0
+
+    def launcher_cls(self, src, metadata):
+        return lambda *args: None
+
+
+def compiled(architecture: int, call: Callable[[], object]) -> list:
+    """The kernels that `call` launches, compiled for the architecture and launched nowhere."""
+    kernels, run = [], JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kwargs):
+        kernels.append(run(self, *args, grid=grid, warmup=True, **kwargs))
+
+    driver.set_active(Driver(architecture))
+    with mock.patch.object(JITFunction, "run", compile_only):
+        call()
+    return kernels
+
+
+def build(architecture: int, name: str, dtype: str) -> list[tuple[tuning.Config, dict]]:
+    """Every configuration that is shipped for a kernel of PRODUCTS or ROWS, and what became of it."""
+    if name in PRODUCTS:
+        table, call, kernel = PRODUCTS[name]
+        shipped = triton_configs.table(table, dtype, DTYPES[dtype], architecture)
+    else:
+        last, call, kernel = ROWS[name]
+        shipped = triton_configs.of_rows(last)
+    if DTYPES[dtype] == torch.float32:
+        torch.backends.cudnn.conv.fp32_precision = dtype
+    results = []
+    for config in shipped:
+        with mock.patch.object(tuning, "choose", lambda *_, config=config: config):
+            found = compiled(architecture, lambda: call(DTYPES[dtype]))
+        results += [(config, report(k)) for k in found if k.metadata.name == kernel]
+    return results
+
+
+def report(kernel) -> dict:
+    """What a test wants to know of a compiled kernel."""
+    ptx = kernel.asm["ptx"]
+    # Registers that are too few go to the stack, which nothing else here uses.
+    usage = _usage(kernel.asm["cubin"])
+    return {
+        "kernel": kernel.metadata.name,
+        "shared": kernel.metadata.shared,
+        "registers": usage["REG"],
+        "stack": usage["STACK"],
+        "tensor_cores": sorted(set(re.findall(r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)\b", ptx))),
+        "multiply_add": "fma.rn.f32" in ptx,
+    }
+
+
+def _usage(cubin: bytes) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [_TOOLS / "cuobjdump", "--dump-resource-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+
+
+def _rows(dtype, n, channels, *space):
+    return torch.empty((n, *space, channels), dtype=dtype).movedim(-1, 1)
+
+
+def _down(dtype, inputs=128, outputs=256, fusion=None):
+    weight = _rows(dtype, outputs, inputs, 4, 4, 4)
+    x = _rows(dtype, 16, inputs, 16, 16, 16)
+    return conv_down_fused(x, weight, None, [2] * 3, [1] * 3, [1] * 3, 1, fusion or Fusion())
+
+
+def _up(dtype, inputs=256, outputs=128, fusion=None, bias=None):
+    x, weight = _rows(dtype, 16, inputs, 8, 8, 8), _rows(dtype, inputs, outputs, 4, 4, 4)
+    return conv_up_fused(x, weight, bias, [2] * 3, [1] * 3, [0] * 3, [1] * 3, 1, fusion or Fusion())
+
+
+def _fusion(channels, **rest):
+    return Fusion(torch.empty(channels), torch.empty(channels), "leaky_relu", 0.2, **rest)
+
+
+def _weight_grad(dtype, inputs=128, outputs=256):
+    large, small = _rows(dtype, 16, inputs, 16, 16, 16), _rows(dtype, 16, outputs, 8, 8, 8)
+    return conv_weight_grad(large, small, [4] * 3, [2] * 3, [1] * 3, [1] * 3, 1)
+
+
+def _lstm_step(dtype, backward):
+    n, hidden, size = 4, 128, (2, 64, 64)
+    gates, w = _rows(dtype, n, 4 * hidden, *size), _rows(dtype, 4 * hidden, hidden, 3, 3)
+    output, cells = _rows(dtype, n, hidden, *size), _rows(torch.float32, n, hidden, *size)
+    now, before = (slice(None), slice(None), 1), (slice(None), slice(None), 0)
+    config = tuning.choose(None, None, None)
+    if not backward:
+        return lstm._step(config, output[before], cells[before], w, gates[now], output[now], cells[now])
+    d_pre, dc = torch.empty_like(gates), torch.empty_like(cells)
+    states = w, gates[before], cells[before], cells[now], dc[now], dc[before], d_pre[before]
+    return lstm._step_backward(config, output[before], d_pre[now], *states)
+
+
+def _norm(dtype, last, part):
+    x = _rows(dtype, 64, 128, 8, 8, 8) if last else torch.empty((64, 128, 8, 8, 8), dtype=dtype)
+    vectors = [torch.empty(128) for _ in range(4)]
+    if part.startswith("backward"):
+        return norm.norm_act_backward(x, x, *vectors, True, 1e-5, "tanh", 0.0)
+    given = vectors if part == "forward" else [*vectors[:2], None, None]
+    return norm.norm_act(x, *given, 1e-5, "leaky_relu", 0.2)
+
+
+# What is launched → (the table its configurations are in, the call, the name of the kernel to look at).
+PRODUCTS = {
+    "down": ("gather", _down, "gather"),
+    "up": ("gather", _up, "gather"),
+    "up, statistics": ("gather_fused", lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)), "gather"),
+    "down, norm": ("gather_fused", lambda d: _down(d, fusion=_fusion(128)), "gather"),
+    "up, norm, statistics": ("gather_fused", lambda d: _up(d, fusion=_fusion(256, statistics=True)), "gather"),
+    "last layer": ("gather_merged", lambda d: _up(d, 64, 3, Fusion(activation="tanh"), torch.empty(3)), "gather"),
+    "last layer, norm": ("gather_merged", lambda d: _up(d, 64, 3, _fusion(64, activation="tanh")), "gather"),
+    "first layer": ("gather_flat", lambda d: _down(d, 3, 128), "gather"),
+    "weight gradient": ("weight_grad", _weight_grad, "weight_grad"),
+    "weight gradient, few channels": ("weight_grad_flat", lambda d: _weight_grad(d, 3, 128), "weight_grad"),
+    "lstm step": ("conv_lstm_forward", lambda d: _lstm_step(d, False), "step"),
+    "lstm step, backward": ("conv_lstm_backward", lambda d: _lstm_step(d, True), "step_backward"),
+}
+ROWS = {
+    f"{kernel}, channels {'last' if last else 'first'}": (
+        last,
+        lambda d, last=last, part=kernel: _norm(d, last, part),
+        kernel,
+    )
+    for kernel in ("statistics", "forward", "backward_sums", "backward")
+    for last in (True, False)
+}
