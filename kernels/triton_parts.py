@@ -47,13 +47,18 @@ def join_parts(counts, means, m2s, out_counts, out_means, out_m2s, parts, share,
 
 
 @triton.jit
-def add_parts(parts, out, count, size, BP: tl.constexpr, BLOCK: tl.constexpr):
-    """out (size,) = the sum of parts (count, size)."""
+def add_parts(parts, out, other, count, size, BP: tl.constexpr, BLOCK: tl.constexpr):
+    """out, other (size,) = the sums of parts (count, 1 or 2, size). Programs: (block of elements, which of the two)."""
+    which = tl.program_id(1)
+    row = tl.num_programs(1).to(tl.int64) * size
+    parts += which * size
+    if which == 1:
+        out = other
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, count, BP):
         p = first + tl.arange(0, BP)
-        at = p.to(tl.int64)[:, None] * size + i[None, :]
+        at = p[:, None] * row + i[None, :]
         total += tl.sum(tl.load(parts + at, (p < count)[:, None] & (i < size)[None, :], 0.0), 0)
     tl.store(out + i, total.to(out.dtype.element_ty), i < size)
 
@@ -67,11 +72,12 @@ def joined(counts: torch.Tensor, means: torch.Tensor, m2s: torch.Tensor) -> tupl
         out = means.new_empty(fewer), means.new_empty((fewer, channels)), means.new_empty((fewer, channels))
         join_parts[blocks, fewer](counts, means, m2s, *out, parts, _AT_ONCE, channels, LAST=False, **options)
         (counts, means, m2s), parts = out, fewer
-    mean, var = means.new_empty((2, channels)).unbind()
+    mean, var = means.new_empty(channels), means.new_empty(channels)
     join_parts[blocks, 1](counts, means, m2s, counts, mean, var, parts, parts, channels, LAST=True, **options)
     return mean, var
 
 
-def added(parts: torch.Tensor, out: torch.Tensor) -> None:
-    """out, dense in any layout, = the sum of parts (P, as many as out has)."""
-    add_parts[(-(-out.numel() // 128),)](parts, out, parts.shape[0], out.numel(), BP=16, BLOCK=128, num_warps=4)
+def added(parts: torch.Tensor, *outs: torch.Tensor) -> None:
+    """One or two outs, dense in any layout and of one size and dtype, = the sums of parts (P, as many, their size)."""
+    grid = -(-outs[0].numel() // 128), len(outs)
+    add_parts[grid](parts, outs[0], outs[-1], parts.shape[0], outs[0].numel(), BP=16, BLOCK=128, num_warps=4)

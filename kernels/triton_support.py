@@ -1,6 +1,8 @@
 """Whether Triton can be used, and for what: without it everything else works."""
 
+import functools
 import os
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -49,3 +51,17 @@ def _device_refusal(device: torch.device) -> str | None:
     if capability < CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} is older than sm_{CAPABILITY[0]}{CAPABILITY[1]}"
     return None
+
+
+def on_its_device(function: Callable) -> Callable:
+    """The function with the device of its first tensor as the current one, on which Triton launches."""
+
+    @functools.wraps(function)
+    def run(*args, **options):
+        device = next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            return function(*args, **options)
+        with torch.cuda.device(device):
+            return function(*args, **options)
+
+    return run

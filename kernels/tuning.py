@@ -148,14 +148,20 @@ def _tuned(problem: Problem, fitting: Sequence[Config], run: Callable[[Config], 
         return fitting[0]
     times = {config: _milliseconds(lambda config=config: run(config)) for config in fitting}
     best = min(times, key=times.get)
+    if times[best] == math.inf:
+        raise RuntimeError(f"no configuration of {problem.kernel} fits {_device_name(problem.device)}")
     _remember(problem, best)
     return best
 
 
 def _milliseconds(function: Callable[[], None]) -> float:
+    from triton.runtime.errors import OutOfResources
     from triton.testing import do_bench
 
-    return do_bench(function, warmup=10, rep=50, return_mode="median")
+    try:
+        return do_bench(function, warmup=10, rep=50, return_mode="median")
+    except OutOfResources:  # more shared memory or registers than this device has: another one serves
+        return math.inf
 
 
 def _as_list(config: Config) -> list[int | None]:
@@ -226,8 +232,10 @@ def processors(device: torch.device) -> int:
 
 @cache
 def architecture(device: torch.device) -> int:
-    """Of the shipped configurations, those for sm_80, sm_90 or sm_100: the newest that is not newer than the device."""
-    if device.type != "cuda":
-        return 80
-    major, _ = torch.cuda.get_device_capability(device)
-    return 100 if major in (10, 11) else 90 if major == 9 else 80
+    """Which of the shipped configurations are for the device: those for sm_80, sm_90 or sm_100."""
+    return family(torch.cuda.get_device_capability(device)[0]) if device.type == "cuda" else 80
+
+
+def family(major: int) -> int:
+    """The architecture with the same tensor-core instructions. 12, of desktops and workstations, has those of sm_80."""
+    return {9: 90, 10: 100, 11: 100}.get(major, 80)

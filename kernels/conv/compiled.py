@@ -107,7 +107,7 @@ def _gather(name, x, weight, bias, stride, padding, dilation, groups, fusion, y)
     bias, scale, shift = map(_floats, (bias, fusion.scale, fusion.shift))
     mean = var = None
     if fusion.statistics:
-        mean, var = x.new_empty((2, y.shape[1]), dtype=torch.float32).unbind()
+        mean, var = (x.new_empty(y.shape[1], dtype=torch.float32) for _ in range(2))
     getattr(torch.ops.fastvgan_compiled, name)(
         *(_side_by_side(x), weight, bias, stride, padding, dilation, groups, scale, shift),
         *(ACTIVATIONS.index(fusion.in_activation), fusion.in_slope),

@@ -13,7 +13,7 @@ import torch
 from .. import triton_configs, tuning
 from ..norm_act.reference import ACTIVATIONS
 from ..triton_parts import added, joined
-from ..triton_support import interpreting, refusal  # noqa: F401  (refusal is what the choice asks)
+from ..triton_support import interpreting, on_its_device
 from . import sizes
 from .compiled import Fusion, _side_by_side
 from .triton_gather import gather
@@ -34,6 +34,7 @@ def conv_down(x, weight, bias, stride, padding, dilation, groups):
     return conv_down_fused(x, weight, bias, stride, padding, dilation, groups, Fusion())[0]
 
 
+@on_its_device
 def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
     """conv_up and what `fusion` says.
 
@@ -45,6 +46,7 @@ def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, gr
     return _gather(True, x, weight, bias, stride, padding, dilation, groups, fusion, y)
 
 
+@on_its_device
 def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
     """conv_down and what `fusion` says; returns as conv_up_fused."""
     size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
@@ -52,6 +54,7 @@ def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
     return _gather(False, x, weight, bias, stride, padding, dilation, groups, fusion, y)
 
 
+@on_its_device
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
     """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension.
 
@@ -161,7 +164,7 @@ def _kind(inputs, outputs, taps, phases, norm, statistics):
 
 
 def _of_nothing(y, fusion):
-    nan = y.new_full((2, y.shape[1]), math.nan, dtype=torch.float32).unbind()
+    nan = (y.new_full((y.shape[1],), math.nan, dtype=torch.float32) for _ in range(2))
     return (y, *nan) if fusion.statistics else (y, None, None)
 
 
@@ -184,7 +187,7 @@ def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
         tiles = -(-outputs // config.rows) * -(-columns // config.columns) * cells * groups
         splits = splits_of(total, depth, tiles, grad)
         share = -(-total // (splits * depth)) * depth
-        to = grad if splits == 1 else grad.new_empty((splits, grad.numel()), dtype=torch.float32)
+        to = grad if splits == 1 else grad.new_empty((splits, 1, grad.numel()), dtype=torch.float32)
         weight_grad[tiles, splits](
             large, small, to, total, share, grad.numel(), tuple(small.shape[2:]), tuple(large.shape[2:]),
             large.stride(0), large.stride()[2:], small.stride(0), small.stride()[2:], inputs, outputs,

@@ -11,12 +11,14 @@ from .. import triton_configs, tuning
 from ..conv import conv_down, conv_up
 from ..conv.compiled import _side_by_side
 from ..conv.triton import elements, precision, reach, rows_of, side_by_side_weight
+from ..triton_support import on_its_device
 from .reference import gradients, padding_of
 from .triton_steps import step, step_backward
 
 _LARGE = 2**31
 
 
+@on_its_device
 def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     """(output, last cell, gates, cells) of the whole sequence."""
     n, hidden, height, width = h.shape
@@ -39,6 +41,7 @@ def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     return output, c.to(c_dtype, copy=True), gates, cells.to(c_dtype)
 
 
+@on_its_device
 def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, memory_format):
     """The gradients of x, h0, c0, weight_ih, weight_hh and the bias, None where not wanted; as the reference's."""
     steps, c0_dtype = x.shape[2], c0.dtype

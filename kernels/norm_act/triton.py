@@ -8,6 +8,7 @@ import torch
 
 from .. import triton_configs, tuning
 from ..triton_parts import added, joined
+from ..triton_support import on_its_device
 from .reference import ACTIVATIONS
 from .triton_kernels import backward, backward_sums, forward, statistics
 
@@ -15,13 +16,14 @@ _LARGE = 2**31
 _PARTS = 4  # programs for each multiprocessor that share a reduction
 
 
+@on_its_device
 def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     """(y, mean, var); with mean and var None by the batch's own, which are then returned, else (0,) tensors."""
     y, training = torch.empty_like(x), mean is None
     none = x.new_empty(0, dtype=torch.float32)
     if x.numel() == 0:
-        zeros = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
-        return (y, *zeros.unbind()) if training else (y, none, none.clone())
+        mean, var = (x.new_zeros(x.shape[1], dtype=torch.float32) for _ in range(2))
+        return (y, mean, var) if training else (y, none, none.clone())
     if training:
         mean, var = _statistics(x)
     size = _Sizes(x)
@@ -37,32 +39,34 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     return (y, mean, var) if training else (y, none, none.clone())
 
 
+@on_its_device
 def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
     """(dx, dweight, dbias); mean and var are those that forward used; the last two (C,) float32."""
-    dx, sums = torch.empty_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    dx = torch.empty_like(x)
+    dweight, dbias = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
     if x.numel() == 0:
-        return (dx, *sums.zero_().unbind())
+        return dx, dweight.zero_(), dbias.zero_()
     size, code = _Sizes(x), ACTIVATIONS.index(activation)
     vectors = tuple(map(_dense, (weight, bias, mean, var)))
 
     def run_sums(config):
         parts, share = size.parts(config)
-        to = sums.new_empty((parts, sums.numel()))
+        to = dweight.new_empty((parts, 2, x.shape[1]))
         backward_sums[size.columns(config), parts](
             dy, x, to, *vectors, size.rows, share, *size.arguments[1:], eps, slope,
             ACTIVATION=code, **size.constants(config),
         )  # fmt: skip
-        added(to, sums)
+        added(to, dweight, dbias)
 
     def run(config):
         backward[size.blocks(config)](
-            dy, x, dx, *vectors, sums, *size.arguments, eps, slope,
+            dy, x, dx, *vectors, dweight, dbias, *size.arguments, eps, slope,
             ACTIVATION=code, TRAINING=training, **size.constants(config),
         )  # fmt: skip
 
     run_sums(size.choose("norm_act_sums", run_sums))
     run(size.choose("norm_act_backward", run))
-    return (dx, *sums.unbind())
+    return dx, dweight, dbias
 
 
 def _statistics(x):

@@ -112,10 +112,10 @@ def backward_sums(dy, x, parts, weight, bias, mean, var, rows, share, channels, 
 
 
 @triton.jit
-def backward(dy, x, dx, weight, bias, mean, var, sums, rows, channels, space, eps, slope, ACTIVATION: tl.constexpr,
-             TRAINING: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr,
-             BC: tl.constexpr):  # fmt: skip
-    """The gradient of x; in training also through the statistics. sums (2, C). Programs: (row block, channel block)."""
+def backward(dy, x, dx, weight, bias, mean, var, dweight, dbias, rows, channels, space, eps, slope,
+             ACTIVATION: tl.constexpr, TRAINING: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
+             BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """The gradient of x; in training also through the statistics. Programs: (row block, channel block)."""
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     c_ok = c < channels
     block = tl.program_id(0)
@@ -127,7 +127,7 @@ def backward(dy, x, dx, weight, bias, mean, var, sums, rows, channels, space, ep
     at = address(row, c, channels, space, LAST, WIDE)
     dz, normalised = before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION)
     if TRAINING:
-        dw = tl.load(sums + c, c_ok, 0.0) / rows
-        db = tl.load(sums + channels + c, c_ok, 0.0) / rows
+        dw = tl.load(dweight + c, c_ok, 0.0) / rows
+        db = tl.load(dbias + c, c_ok, 0.0) / rows
         dz = dz - db[None, :] - normalised * dw[None, :]
     tl.store(dx + at, (dz * (inverse * w)[None, :]).to(dx.dtype.element_ty), ok)

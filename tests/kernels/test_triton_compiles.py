@@ -10,14 +10,15 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from triton_ahead import PRODUCTS, ROWS, build  # noqa: E402
+from triton_ahead import PRODUCTS, ROWS, SHARED_KIB, build, build_odd  # noqa: E402
 
-SHARED_KIB = {80: 163, 90: 227, 100: 227}  # that a block can have
-TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+TENSOR_CORES = {90: "wgmma.mma_async", 100: "tcgen05.mma"}  # of a whole warp group, which takes 64 rows
 CASES = [
-    *itertools.product(SHARED_KIB, PRODUCTS, ("bf16", "tf32", "ieee")),
-    *itertools.product(SHARED_KIB, ROWS, ("bf16", "ieee")),
+    *itertools.product((80, 90, 100), PRODUCTS, ("bf16", "tf32", "ieee")),
+    *itertools.product((80, 90, 100), ROWS, ("bf16", "ieee")),
+    *itertools.product((86, 120), PRODUCTS, ("bf16",)),  # little shared memory
 ]
+ODD = [(80, "ieee"), (90, "bf16"), (100, "tf32")]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def builds():
     with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(os.cpu_count(), spawn) as pool:
         patch.setenv("TRITON_INTERPRET", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH")))))
-        yield {case: pool.submit(build, *case) for case in CASES}
+        waiting = {case: pool.submit(build_odd, *case) for case in ODD}
+        yield waiting | {case: pool.submit(build, *case) for case in CASES}
         pool.shutdown(cancel_futures=True)
 
 
@@ -40,7 +42,16 @@ def test_compiles(builds, architecture, name, dtype):
         assert found["shared"] <= SHARED_KIB[architecture] * 1024, (config, found)
         expected = []
         if name in PRODUCTS and dtype != "ieee":
-            # A whole warp group's instructions take 64 rows.
-            expected = [TENSOR_CORES[architecture] if config.rows >= 64 else "mma.sync"]
+            expected = [TENSOR_CORES.get(architecture, "mma.sync") if config.rows >= 64 else "mma.sync"]
         assert found["tensor_cores"] == expected, (config, found)
         assert found["multiply_add"] or expected, (config, found)
+
+
+@pytest.mark.parametrize("architecture, dtype", ODD)
+def test_sizes_that_are_specialised_compile(builds, architecture, dtype):
+    """A size of 1 is a constant to Triton and no tensor, and one that divides by 16 is known to."""
+    names = builds[architecture, dtype].result()
+    assert names == [
+        "add_parts", "backward", "backward_sums", "forward", "gather", "join_parts", "statistics", "step",
+        "step_backward", "weight_grad",
+    ]  # fmt: skip

@@ -18,13 +18,14 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 import fastvgan  # noqa: F401
-from fastvgan_kernels import triton_configs, tuning
+from fastvgan_kernels import choice, triton_configs, tuning
+from fastvgan_kernels.conv import triton as conv
 from fastvgan_kernels.conv.compiled import Fusion
 from fastvgan_kernels.conv.triton import conv_down_fused, conv_up_fused, conv_weight_grad
 from fastvgan_kernels.conv_lstm import triton as lstm
 from fastvgan_kernels.norm_act import triton as norm
 
-ARCHITECTURES = {80: 163, 90: 227, 100: 227}  # and the shared memory that a block can have, in KiB
+SHARED_KIB = {80: 163, 86: 99, 90: 227, 100: 227, 120: 99}  # that a block can have
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 DTYPES = {"bf16": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
 
@@ -65,7 +66,7 @@ def build(architecture: int, name: str, dtype: str) -> list[tuple[tuning.Config,
     """Every configuration that is shipped for a kernel of PRODUCTS or ROWS, and what became of it."""
     if name in PRODUCTS:
         table, call, kernel = PRODUCTS[name]
-        shipped = triton_configs.table(table, dtype, DTYPES[dtype], architecture)
+        shipped = triton_configs.table(table, dtype, DTYPES[dtype], tuning.family(architecture // 10))
     else:
         last, call, kernel = ROWS[name]
         shipped = triton_configs.of_rows(last)
@@ -73,10 +74,51 @@ def build(architecture: int, name: str, dtype: str) -> list[tuple[tuning.Config,
         torch.backends.cudnn.conv.fp32_precision = dtype
     results = []
     for config in shipped:
+        if config.shared_bytes() > SHARED_KIB[architecture] * 1024:
+            continue
         with mock.patch.object(tuning, "choose", lambda *_, config=config: config):
             found = compiled(architecture, lambda: call(DTYPES[dtype]))
         results += [(config, report(k)) for k in found if k.metadata.name == kernel]
     return results
+
+
+def build_odd(architecture: int, dtype: str) -> list[str]:
+    """Every operation on sizes that Triton compiles specially, by whatever it chooses: the names of the kernels."""
+    dtype = DTYPES[dtype]
+    sizes = ((1, 1), (1, 1, 1)), ((1, 3), (1, 4, 1)), ((3, 1), (5, 1, 1)), ((33, 16), (3, 2, 16))
+    found = []
+    for dims, (channels, size) in [*((3, each) for each in sizes), (1, sizes[1]), (2, sizes[1])]:
+        found += compiled(architecture, lambda c=channels, s=size, d=dims: _every_operation(dtype, *c, s[:d]))
+    return sorted({kernel.metadata.name for kernel in found})
+
+
+def _every_operation(dtype, inputs, outputs, size):
+    for groups, layout in ((1, "first"), (2, "last")):
+        small, large = (torch.empty(3, groups * c, *size, dtype=dtype) for c in (inputs, outputs))
+        if layout == "last":
+            small, large = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (small, large))
+        dims, bias = len(size), torch.empty(groups * outputs, dtype=dtype)
+        up, down = (
+            torch.empty(groups * inputs, outputs, *[3] * dims),
+            torch.empty(groups * inputs, outputs, *[1] * dims),
+        )
+        conv_up_fused(small, up, bias, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups, Fusion(statistics=True))
+        conv_down_fused(large, down.to(dtype), None, [1] * dims, [1] * dims, [1] * dims, groups, Fusion())
+        conv_weight_grad(large, small, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
+        vectors = [torch.empty(groups * inputs) for _ in range(4)]
+        norm.norm_act(small, None, None, None, None, 1e-5, "relu", 0.0)
+        norm.norm_act_backward(small, small, *vectors, False, 1e-5, "tanh", 0.0)
+    _whole_lstm(dtype, inputs, outputs, [*size, 1, 1][:3])
+
+
+def _whole_lstm(dtype, inputs, hidden, size):
+    x = torch.empty(3, inputs, *size, dtype=dtype)
+    h, c = (torch.empty(3, hidden, *size[1:], dtype=dtype) for _ in range(2))
+    w_ih, w_hh = (torch.empty(4 * hidden, *rest, dtype=dtype) for rest in ((inputs, 1, 3), (hidden, 3, 1)))
+    # The convolutions between the steps refuse what is not on a GPU.
+    with mock.patch.object(choice, "pick", lambda *_: conv):
+        output, cell, gates, cells = lstm.forward(x, h, c, w_ih, w_hh, None, None)
+        lstm.backward(None, cell, x, h, c, w_ih, w_hh, output, gates, cells, [True] * 6, None)
 
 
 def report(kernel) -> dict:
