@@ -89,6 +89,7 @@ TARGETS = [
     Target(r"^ConvLSTM ", "x eager loop", 2, faster_than("^eager-")),
     Target(r"^generator ", "x plain fp32", 3, PLAIN),
     Target(r"^generator ", "x best stock", 1.5, BEST),
+    Target(r"^dispatch ", "µs a call", 10, lambda group: group["variants"]["ours"]["median_ms"], at_most=True),
     Target(r"^loading .* by (pyav|dali)", "x DataLoader over PyAV", 1, BEST),
     Target(r"^loading .* by shards", "x decoding", 20, BEST),
     Target(r"^train step", "x plain fp32", 2.5, PLAIN),

@@ -1,0 +1,50 @@
+"""What a call costs beside the computation: an operation that computes nothing, registered in three ways.
+
+All three are seen by torch.compile. `ours` is how kernels/dispatch.py does it; the kernel gives back its argument's
+small neighbour at once, so that what is left is the call.
+"""
+
+import pytest
+import torch
+from variants import describe, timed
+
+from fastvgan_kernels import dispatch
+
+CALLS = 1000  # so that milliseconds of a round are microseconds of a call
+SCHEMA = "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, str impl) -> Tensor"
+RESULT = torch.zeros(1)
+
+
+def nothing(x, weight, bias, stride, padding, impl):
+    return RESULT
+
+
+def empty(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: list[int], padding: list[int], impl: str
+) -> torch.Tensor:
+    return torch.empty(1)
+
+
+def registered(variant):
+    """The operation, made anew: its name, and its kernel, which some ways of registering check, are its own."""
+    name = f"nothing_by_{variant.replace('-', '_')}"
+    if variant == "ours":
+        if hasattr(torch.ops.fastvgan, name):
+            return dispatch.Operation(getattr(torch.ops.fastvgan, name).default, nothing)
+        return dispatch.define(name + SCHEMA, nothing, empty)
+    register = {"triton-op": torch.library.triton_op, "custom-op": torch.library.custom_op}[variant]
+    return register(f"fastvgan_bench::{name}", mutates_args=())(empty)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["triton-op", "custom-op", "ours"])
+def test_dispatch(benchmark, variant):
+    operation, arguments = registered(variant), (torch.ones(2), torch.ones(2), None, [2, 2, 2], [1, 1, 1], "auto")
+    assert operation(*arguments).shape == (1,)
+    describe(benchmark, f"dispatch of an operation, {CALLS} calls", variant, "fp32")
+
+    def calls():
+        for _ in range(CALLS):
+            operation(*arguments)
+
+    timed(benchmark, calls)
