@@ -50,7 +50,7 @@ def _plain(args: tuple) -> bool:
     for arg in args:
         kind = type(arg)
         if kind is torch.Tensor or kind is torch.nn.Parameter:
-            if not (arg.is_cpu or arg.is_cuda):
+            if not (arg.is_cpu or arg.is_cuda) or arg.is_neg():
                 return False
         elif isinstance(arg, torch.Tensor):
             return False

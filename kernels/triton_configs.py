@@ -18,8 +18,9 @@ _SMALL = (_tile(64, 64, 128, 4, 3), _tile(64, 16, 128, 4, 3), _tile(16, 16, 128,
 _PRODUCT = (_tile(128, 128, 128, 8, 3), _tile(128, 64, 128, 4, 4), *_SMALL)
 _LARGE = (_tile(128, 256, 128, 8, 3), *_PRODUCT)  # for wgmma and tcgen05, which leave registers free
 _BY_ARCHITECTURE = {80: _PRODUCT, 90: _LARGE, 100: _LARGE}
-# A norm on load, statistics and gates take registers of their own.
+# A norm on load, statistics, gates and positions that are counted on take registers of their own.
 _FUSED = (_tile(128, 128, 128, 8, 3), _tile(128, 64, 128, 8, 3), *_SMALL)
+_FUSED_80 = (_tile(128, 128, 64, 8, 4), *_FUSED[1:])
 # With its phases in one tile each column has an address and a condition of its own, and of few input channels each
 # element has.
 _MERGED = (_tile(128, 64, 128, 8, 3), _tile(64, 64, 128, 8, 3), _tile(64, 32, 128, 4, 3), _tile(16, 16, 128, 4, 3))
@@ -28,12 +29,12 @@ _FLAT = (_tile(128, 64, 64, 8, 2), _tile(64, 64, 64, 8, 2), _tile(64, 16, 64, 4,
 _STRICT = (_tile(64, 64, 64, 8, 2), _tile(32, 32, 64, 4, 2), _tile(16, 16, 64, 4, 2))
 SHIPPED = {
     "gather": _BY_ARCHITECTURE,
-    "gather_fused": dict.fromkeys(_BY_ARCHITECTURE, _FUSED),
+    "gather_fused": {80: _FUSED_80, 90: _FUSED, 100: _FUSED},
     "gather_merged": dict.fromkeys(_BY_ARCHITECTURE, _MERGED),
     "gather_flat": dict.fromkeys(_BY_ARCHITECTURE, _FLAT),
-    "weight_grad": _BY_ARCHITECTURE,
+    "weight_grad": {80: _FUSED, 90: (_LARGE[0], *_FUSED), 100: (_LARGE[0], *_FUSED)},
     "weight_grad_flat": dict.fromkeys(_BY_ARCHITECTURE, _FLAT),
-    "conv_lstm_forward": dict.fromkeys(_BY_ARCHITECTURE, _FUSED),
+    "conv_lstm_forward": {80: _FUSED_80, 90: _FUSED, 100: _FUSED},
     "conv_lstm_backward": dict.fromkeys(_BY_ARCHITECTURE, _FUSED[1:]),
     "strict": dict.fromkeys(_BY_ARCHITECTURE, _STRICT),
 }

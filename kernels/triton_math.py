@@ -47,10 +47,10 @@ def activate(x, slope, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def slope_at(z, slope, ACTIVATION: tl.constexpr):
-    """The activation's derivative at z, as torch has it: at 0 that of the negative side."""
+    """The activation's derivative at z, as torch has it: at 0 that of the negative side, of relu at NaN 1."""
     result = tl.full(z.shape, 1.0, tl.float32)
     if ACTIVATION == RELU:
-        result = tl.where(z > 0.0, 1.0, 0.0)
+        result = tl.where(z <= 0.0, 0.0, 1.0)
     if ACTIVATION == LEAKY_RELU:
         result = tl.where(z > 0.0, 1.0, slope)
     if ACTIVATION == TANH:
@@ -76,3 +76,12 @@ def join_rows(values, present):
     mean = total / tl.maximum(count, 1.0)
     off = tl.where(present, values - mean[None, :], 0.0)
     return count, mean, tl.sum(off * off, 0)
+
+
+@triton.jit
+def join_tile(count, mean, m2):
+    """The sets in the rows of a tile in one: counts (R, 1) or (R, C), the others (R, C), to (1,) or (C,) and (C,)."""
+    total = tl.sum(count, 0)
+    centre = tl.sum(count * mean, 0) / tl.maximum(total, 1.0)
+    off = mean - centre[None, :]
+    return total, centre, tl.sum(m2 + count * off * off, 0)

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .triton_math import join
+from .triton_math import join, join_tile
 
 _AT_ONCE = 512  # parts that one program joins
 
@@ -31,10 +31,7 @@ def join_parts(counts, means, m2s, out_counts, out_means, out_m2s, parts, share,
         n = tl.load(counts + p, p_ok, 0.0)[:, None]
         part_means = tl.load(means + at, both, 0.0)
         part_m2s = tl.load(m2s + at, both, 0.0)
-        here = tl.sum(n, 0)
-        mean_here = tl.sum(n * part_means, 0) / tl.maximum(here, 1.0)
-        off = part_means - mean_here[None, :]
-        m2_here = tl.sum(part_m2s + n * off * off, 0)
+        here, mean_here, m2_here = join_tile(n, part_means, part_m2s)
         count, mean, m2 = join(count, mean, m2, here, mean_here, m2_here)
     if LAST:
         tl.store(out_means + c, mean, c_ok)
@@ -79,5 +76,5 @@ def joined(counts: torch.Tensor, means: torch.Tensor, m2s: torch.Tensor) -> tupl
 
 def added(parts: torch.Tensor, *outs: torch.Tensor) -> None:
     """One or two outs, dense in any layout and of one size and dtype, = the sums of parts (P, as many, their size)."""
-    grid = -(-outs[0].numel() // 128), len(outs)
-    add_parts[grid](parts, outs[0], outs[-1], parts.shape[0], outs[0].numel(), BP=16, BLOCK=128, num_warps=4)
+    grid = -(-outs[0].numel() // 32), len(outs)
+    add_parts[grid](parts, outs[0], outs[-1], parts.shape[0], outs[0].numel(), BP=64, BLOCK=32, num_warps=4)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 
@@ -34,19 +35,25 @@ def refusal(x: torch.Tensor) -> str | None:
     """Why `x` cannot be taken, in one sentence, or None when it can."""
     if x.dtype not in DTYPES:
         return f"{x.dtype} is not one of float32, bfloat16 and float16"
+    if interpreting() and x.dtype == torch.bfloat16:
+        return "Triton's interpreter computes products of bfloat16 wrong"
     if x.is_cuda:
         return _device_refusal(x.device)
     if not (x.is_cpu and interpreting()):
         return f"it is for CUDA devices, not for the {x.device.type}"
-    if x.dtype == torch.bfloat16:
-        return "Triton's interpreter computes products of bfloat16 wrong"
     return None
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 @cache
 def _device_refusal(device: torch.device) -> str | None:
     if torch.version.hip:
         return "it is written for NVIDIA's GPUs and was never tried on others"
+    if not interpreting() and _compiler() is None:
+        return "Triton needs a C compiler for its launcher, and there is none: install gcc or clang, or set CC"
     capability = torch.cuda.get_device_capability(device)
     if capability < CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} is older than sm_{CAPABILITY[0]}{CAPABILITY[1]}"

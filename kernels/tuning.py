@@ -61,6 +61,8 @@ class Problem:
         device, dtype: of the tensors.
         rows, columns, depth: of the matrix product, or of the tensor; their powers of two make the class of shape.
         flags: whatever else tells two kinds of problem apart.
+        tiles: how many such products there are at once, of taps, phases or groups.
+        splits: into how many programs at most the summed dimension can be split.
     """
 
     kernel: str
@@ -70,11 +72,19 @@ class Problem:
     columns: int
     depth: int = 1
     flags: str = ""
+    tiles: int = 1
+    splits: int = 1
+
+    def programs(self, config: "Config") -> int:
+        """How many there can be with a configuration; a split takes at least eight steps."""
+        steps = self.depth * self.dtype.itemsize // config.depth if config.depth else 1
+        tiles = math.ceil(self.rows / config.rows) * math.ceil(self.columns / config.columns) * self.tiles
+        return tiles * max(1, min(self.splits, steps // 8))
 
     def key(self) -> str:
         import triton
 
-        sizes = (str(_power_of_two(size)) for size in (self.rows, self.columns, self.depth))
+        sizes = (str(_power_of_two(size)) for size in (self.rows, self.columns, self.depth, self.tiles))
         name = _device_name(self.device)
         kind = str(self.dtype).removeprefix("torch.")
         return "|".join((name, f"triton {triton.__version__}", self.kernel, kind, "x".join(sizes), self.flags))
@@ -116,10 +126,9 @@ def candidates(problem: Problem, shipped: Sequence[Config]) -> list[Config]:
 
 def by_rule(problem: Problem, fitting: Sequence[Config]) -> Config:
     """The largest tiles of which there is one for each multiprocessor, or the smallest there are."""
+    wanted = processors(problem.device)
     for config in fitting:
-        if math.ceil(problem.rows / config.rows) * math.ceil(problem.columns / config.columns) >= processors(
-            problem.device
-        ):
+        if problem.programs(config) >= wanted:
             return config
     return min(fitting, key=lambda c: c.rows * c.columns)
 
@@ -149,18 +158,19 @@ def _tuned(problem: Problem, fitting: Sequence[Config], run: Callable[[Config], 
     times = {config: _milliseconds(lambda config=config: run(config)) for config in fitting}
     best = min(times, key=times.get)
     if times[best] == math.inf:
-        raise RuntimeError(f"no configuration of {problem.kernel} fits {_device_name(problem.device)}")
+        return by_rule(problem, fitting)
     _remember(problem, best)
     return best
 
 
 def _milliseconds(function: Callable[[], None]) -> float:
-    from triton.runtime.errors import OutOfResources
+    from triton.runtime.errors import TritonError
     from triton.testing import do_bench
 
     try:
         return do_bench(function, warmup=10, rep=50, return_mode="median")
-    except OutOfResources:  # more shared memory or registers than this device has: another one serves
+    except (TritonError, torch.OutOfMemoryError) as error:  # it needs more than this device has: another one serves
+        _logger.info("a configuration was passed over: %s", error)
         return math.inf
 
 

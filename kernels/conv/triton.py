@@ -22,6 +22,7 @@ from .triton_weight_grad import weight_grad
 _FEW = 16  # input channels: below, a tile of one tap would be mostly empty
 _MERGED_COLUMNS = 64  # up to which a transposed convolution's phases share one tile
 _LARGE = 2**31
+_SPLITS = 64  # of a sum, at most
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
@@ -90,11 +91,24 @@ def reach(x: torch.Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
 
 
-def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The weight in that dtype with one of its channel dimensions innermost, as tiles of it are read fast."""
-    if weight.dtype == dtype and 1 in (weight.stride(1), weight.stride(0)):
+def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype, innermost: int | None = None) -> torch.Tensor:
+    """The weight in that dtype with channel dimension `innermost`, or either, innermost: so tiles are read fast."""
+    if weight.dtype == dtype and 1 in (weight.stride(d) for d in ((0, 1) if innermost is None else (innermost,))):
         return weight
-    return weight.movedim(1, -1).to(dtype, memory_format=torch.contiguous_format).contiguous().movedim(-1, 1)
+    dim = 1 if innermost is None else innermost
+    return weight.movedim(dim, -1).to(dtype, memory_format=torch.contiguous_format).contiguous().movedim(-1, dim)
+
+
+def _arranged(weight, x, up, kind, product):
+    """The weight as the kernel's loop reads it in whole vectors without waiting, seen in the compiled code.
+
+    With phases in one tile neighbouring output channels are far apart; tf32 on sm_90 wants what is summed innermost; of
+    few input channels it is the output's that are many.
+    """
+    input_dim = 0 if up else 1
+    if kind == "gather_merged" or product == "tf32":
+        return side_by_side_weight(weight, x.dtype, input_dim)
+    return side_by_side_weight(weight, x.dtype, 1 - input_dim if kind == "gather_flat" else None)
 
 
 @lru_cache(maxsize=1024)
@@ -116,8 +130,7 @@ def constants(up: bool, kernel, stride, padding, dilation) -> dict:
 def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
     if y.numel() == 0:
         return _of_nothing(y, fusion)
-    x, weight = _deep(_side_by_side(x)), _deep(side_by_side_weight(weight, x.dtype))
-    deep = _deep(y)
+    deep, x, bias = _deep(y), _deep(_side_by_side(x)), None if bias is None else bias.contiguous()
     kernel, stride, padding, dilation = _three(weight.shape[2:], stride, padding, dilation)
     inputs, outputs = x.shape[1] // groups, y.shape[1] // groups
     phases = math.prod(stride) if up else 1
@@ -125,6 +138,7 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
     rows, taps = x.shape[0] * math.prod(grid), math.prod(kernel)
     norm, product = fusion.scale is not None, precision(x)
     kind = _kind(inputs, outputs, taps, phases, norm, fusion.statistics)
+    weight = _deep(_arranged(weight, x, up, kind, product))
     merged = kind == "gather_merged"
     columns, phases = (outputs * phases, 1) if merged else (outputs, phases)
     flags = f"{'up' if up else 'down'}{stride}{product}{'n' * norm}"
@@ -149,7 +163,9 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
             BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
         )  # fmt: skip
 
-    problem = tuning.Problem(kind, x.device, x.dtype, rows * phases, columns, inputs * taps // phases, flags)
+    problem = tuning.Problem(
+        kind, x.device, x.dtype, rows, columns, inputs * taps // phases, flags, tiles=phases * groups
+    )
     run(tuning.choose(problem, triton_configs.of(kind, product, x), run))
     return (y, *joined(*parts)) if fusion.statistics else (y, None, None)
 
@@ -198,7 +214,9 @@ def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
         if splits > 1:
             added(to, grad)
 
-    problem = tuning.Problem(kind, large.device, large.dtype, outputs, columns * cells * groups, total, product)
+    problem = tuning.Problem(
+        kind, large.device, large.dtype, outputs, columns, total, product, tiles=cells * groups, splits=_SPLITS
+    )
     run(tuning.choose(problem, triton_configs.of(kind, product, large), run))
     return grad
 
@@ -206,7 +224,7 @@ def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
 def splits_of(total: int, depth: int, tiles: int, grad: torch.Tensor) -> int:
     """Into how many programs the sum is split: to about two a multiprocessor, of at least eight steps each."""
     wanted = -(-2 * tuning.processors(grad.device) // tiles)
-    return max(1, min(wanted, total // (8 * depth), 64))
+    return max(1, min(wanted, total // (8 * depth), _SPLITS))
 
 
 def _deep(x: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,10 @@ def taps_of(phase, UP: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
         for back in tl.static_range(STEP):
             tap = STEP - 1 - back
             first = tl.where((phase + PADDING - tap * DILATION) % STRIDE == 0, tap, first)
-        count = (tl.maximum(KERNEL - first, 0) + STEP - 1) // STEP
+        if STEP == STRIDE and KERNEL % STEP == 0:
+            count = KERNEL // STEP  # of every phase; as a constant it spares the loop its divisions
+        else:
+            count = (tl.maximum(KERNEL - first, 0) + STEP - 1) // STEP
         offset = (phase + PADDING - first * DILATION) // STRIDE
     return first, count, offset
 
@@ -130,7 +133,8 @@ def merged_products(acc, x, base, place, row_ok, size, stride, w, column, column
                     BK: tl.constexpr):  # fmt: skip
     """As `products`, of a transposed convolution of few output channels, with the phases side by side in the columns.
 
-    An input value is then read once for each of the REACH neighbours it has at the low side, not once for each tap.
+    An input value is then read once for each of the REACH neighbours it has at the low side, not once for each tap. An
+    infinity makes NaN of all phases of those, also where no tap reaches it, for it is multiplied by zeros there.
     phase: (BN,) of each column, one tensor a dimension. LOW: where the first neighbour is.
     """
     blocks = tl.cdiv(inputs, BK)

@@ -22,6 +22,13 @@ def tap_places(tap, KERNEL: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.co
 
 
 @triton.jit
+def carried(digit, base):
+    """A digit below twice its base, and what is carried to the next."""
+    over = digit >= base
+    return tl.where(over, digit - base, digit), over.to(tl.int32)
+
+
+@triton.jit
 def weight_grad(large, small, grad, total, share, part_size, grid, size, large_batch, large_stride, small_batch,
                 small_stride, inputs, outputs, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
                 DILATION: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -61,10 +68,12 @@ def weight_grad(large, small, grad, total, share, part_size, grid, size, large_b
         split = split.to(tl.int64)
     start = split * share
     acc = tl.zeros((BM, BN), tl.float32)
-    for k in range(start, tl.minimum(start + share, total), BK):
-        row = k + tl.arange(0, BK)
+    row = start + tl.arange(0, BK)
+    example, t, h, v = split_row(row, grid)
+    # Positions are counted on by the digits of BK, for a division of each in the loop takes longer than the products.
+    more_example, more_t, more_h, more_v = split_row(tl.zeros((BK,), row.dtype) + BK, grid)
+    for _k in range(start, tl.minimum(start + share, total), BK):
         row_ok = row < total
-        example, t, h, v = split_row(row, grid)
         left = small + (example * small_batch + t * small_stride[0] + h * small_stride[1] + v * small_stride[2]
                         + group * outputs)  # fmt: skip
         large_t = (t * STRIDE[0])[:, None] + shift_t
@@ -76,6 +85,11 @@ def weight_grad(large, small, grad, total, share, part_size, grid, size, large_b
         values = tl.load(left[:, None] + a[None, :], row_ok[:, None] & a_ok[None, :], 0.0)
         others = tl.load(large + right, read & column_ok[None, :], 0.0)
         acc = tl.dot(tl.trans(values), others, acc, input_precision=PRECISION)
+        row += BK
+        v, over = carried(v + more_v, grid[2])
+        h, over = carried(h + more_h + over, grid[1])
+        t, over = carried(t + more_t + over, grid[0])
+        example += more_example + over
     row = group * outputs + a
     if WIDE:
         row = row.to(tl.int64)

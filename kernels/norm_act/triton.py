@@ -107,7 +107,7 @@ class _Sizes:
         return -(-self.channels // config.columns)
 
     def blocks(self, config):
-        return -(-self.rows // config.rows), self.columns(config)
+        return (-(-self.rows // config.rows) * self.columns(config),)
 
     def parts(self, config):
         """How many programs share a reduction, and how many rows each takes."""

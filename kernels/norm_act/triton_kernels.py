@@ -8,7 +8,7 @@ share of the rows, of which it leaves one part; triton_parts joins those.
 import triton
 import triton.language as tl
 
-from ..triton_math import activate, join, join_rows, slope_at
+from ..triton_math import activate, join_tile, slope_at
 
 
 @triton.jit
@@ -16,6 +16,7 @@ def address(row, channel, channels, space, LAST: tl.constexpr, WIDE: tl.constexp
     """(R, C) offsets of the elements of some rows and channels."""
     if WIDE:
         row = row.to(tl.int64)
+        channel = channel.to(tl.int64)
     if LAST:
         return row[:, None] * channels + channel[None, :]
     example = row // space
@@ -29,17 +30,23 @@ def statistics(x, counts, means, m2s, rows, share, channels, space, LAST: tl.con
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     c_ok = c < channels
     part = tl.program_id(1)
+    if WIDE:
+        part = part.to(tl.int64)
     start = part * share
     end = tl.minimum(start + share, rows)
-    count = tl.zeros((BC,), tl.float32)
-    mean = tl.zeros((BC,), tl.float32)
-    m2 = tl.zeros((BC,), tl.float32)
+    # Each element of the tile has its own statistics until the end: a loop without a word between threads.
+    count = tl.zeros((BR, 1), tl.float32)
+    mean = tl.zeros((BR, BC), tl.float32)
+    m2 = tl.zeros((BR, BC), tl.float32)
     for first in range(start, end, BR):
         row = first + tl.arange(0, BR)
         row_ok = (row < end)[:, None]
-        values = tl.load(x + address(row, c, channels, space, LAST, WIDE), row_ok & c_ok[None, :], 0.0)
-        here, mean_here, m2_here = join_rows(values.to(tl.float32), row_ok)
-        count, mean, m2 = join(count, mean, m2, here, mean_here, m2_here)
+        values = tl.load(x + address(row, c, channels, space, LAST, WIDE), row_ok & c_ok[None, :], 0.0).to(tl.float32)
+        count += row_ok.to(tl.float32)
+        delta = tl.where(row_ok, values - mean, 0.0)
+        mean += delta / tl.maximum(count, 1.0)
+        m2 += delta * (values - mean)
+    count, mean, m2 = join_tile(count, mean, m2)
     tl.store(means + part * channels + c, mean, c_ok)
     tl.store(m2s + part * channels + c, m2, c_ok)
     if tl.program_id(0) == 0:
@@ -63,10 +70,11 @@ def affine(weight, bias, mean, var, eps, c, c_ok):
 @triton.jit
 def forward(x, y, weight, bias, mean, var, rows, channels, space, eps, slope, ACTIVATION: tl.constexpr,
             LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """y = activation((x - mean) / √(var + eps) · weight + bias). Programs: (row block, channel block)."""
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    """y = activation((x - mean) / √(var + eps) · weight + bias). Programs: row block × channel block, these fastest."""
+    blocks = tl.cdiv(channels, BC)
+    c = (tl.program_id(0) % blocks) * BC + tl.arange(0, BC)
     c_ok = c < channels
-    block = tl.program_id(0)
+    block = tl.program_id(0) // blocks
     if WIDE:
         block = block.to(tl.int64)
     row = block * BR + tl.arange(0, BR)
@@ -94,31 +102,34 @@ def backward_sums(dy, x, parts, weight, bias, mean, var, rows, share, channels, 
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     c_ok = c < channels
     part = tl.program_id(1)
+    if WIDE:
+        part = part.to(tl.int64)
     start = part * share
     end = tl.minimum(start + share, rows)
     m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
-    dw = tl.zeros((BC,), tl.float32)
-    db = tl.zeros((BC,), tl.float32)
+    dw = tl.zeros((BR, BC), tl.float32)
+    db = tl.zeros((BR, BC), tl.float32)
     for first in range(start, end, BR):
         row = first + tl.arange(0, BR)
         ok = (row < end)[:, None] & c_ok[None, :]
         at = address(row, c, channels, space, LAST, WIDE)
         dz, normalised = before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION)
-        dw += tl.sum(dz * normalised, 0)
-        db += tl.sum(dz, 0)
+        dw += dz * normalised
+        db += dz
     to = parts + part * 2 * channels + c
-    tl.store(to, dw, c_ok)
-    tl.store(to + channels, db, c_ok)
+    tl.store(to, tl.sum(dw, 0), c_ok)
+    tl.store(to + channels, tl.sum(db, 0), c_ok)
 
 
 @triton.jit
 def backward(dy, x, dx, weight, bias, mean, var, dweight, dbias, rows, channels, space, eps, slope,
              ACTIVATION: tl.constexpr, TRAINING: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
              BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """The gradient of x; in training also through the statistics. Programs: (row block, channel block)."""
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    """The gradient of x, in training also through the statistics. Programs: as those of `forward`."""
+    blocks = tl.cdiv(channels, BC)
+    c = (tl.program_id(0) % blocks) * BC + tl.arange(0, BC)
     c_ok = c < channels
-    block = tl.program_id(0)
+    block = tl.program_id(0) // blocks
     if WIDE:
         block = block.to(tl.int64)
     row = block * BR + tl.arange(0, BR)

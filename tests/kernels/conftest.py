@@ -12,15 +12,15 @@ from fastvgan_kernels import triton_support, tuning
 def interpreted(request, monkeypatch):
     """Skips where Triton does not interpret. Memory that torch.empty gives is NaN, so that what is not written is seen.
 
-    The interpreter's check that no integer overflows takes most of its time: only tests named for that keep it.
+    The interpreter's check that no integer overflows takes most of its time: only tests named for that have it.
     """
     if not triton_support.interpreting():
         pytest.skip(triton_support.reason() or "Triton compiles for the GPU here and does not interpret")
-    if "two_to_the_31" not in request.node.name:
-        from triton.runtime.interpreter import interpreter_builder
+    from triton.runtime.interpreter import interpreter_builder
 
-        options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=False)
-        monkeypatch.setattr(interpreter_builder, "options", options)
+    checked = "two_to_the_31" in request.node.name
+    options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=checked, debug=checked)
+    monkeypatch.setattr(interpreter_builder, "options", options)
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)

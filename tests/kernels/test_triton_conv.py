@@ -109,15 +109,26 @@ def test_sums_are_split_and_added_up(tile, monkeypatch):
     assert_accurate(conv_weight_grad(large, small, 3, 1, 1, impl="triton"), exact, torch.float16, 10_000)
 
 
+def test_strided_biases_and_negative_views():
+    x, w = torch.randn(2, 17, 3, 4), torch.randn(4, 17, 1, 2)
+    for bias in (torch.randn(8)[::2], torch.randn(1).expand(4)):
+        assert_accurate(
+            conv_down(x, w, bias, impl="triton"), conv_down(x.double(), w.double(), bias.double()), x.dtype, 100
+        )
+    minus = torch._neg_view(x.contiguous(memory_format=torch.channels_last))
+    assert_accurate(conv_down(minus, w, impl="triton"), conv_down(-x.double(), w.double()), x.dtype, 100)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_offsets_past_two_to_the_31(transposed):
-    """The second example lies that far from the first; memory that nobody touches costs nothing.
+    """The third example lies that far from the first; memory that nobody touches costs nothing.
 
-    Here the interpreter checks that no integer overflows.
+    Each stride alone fits 32 bits. Here the interpreter checks that no integer overflows.
     """
+    torch.use_deterministic_algorithms(False)  # or all of it is filled
     storage = torch.empty(2**31 + 4096, dtype=torch.float16)
-    x = storage.as_strided((2, 17, 3, 2, 3), (2**31, 1, 17 * 6, 17 * 3, 17))
-    x.copy_(torch.randn(2, 17, 3, 2, 3))
+    x = storage.as_strided((3, 17, 3, 2, 3), (2**30, 1, 17 * 6, 17 * 3, 17))
+    x.copy_(torch.randn(3, 17, 3, 2, 3))
     weight = torch.randn(17, 3, 4, 4, 4).half() if transposed else torch.randn(20, 17, 2, 2, 2).half()
     options = {"stride": 2, "padding": 1}
     operation = conv_up if transposed else conv_down

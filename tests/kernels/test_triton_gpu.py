@@ -73,14 +73,20 @@ def passes(dtype, inputs=64, outputs=48, size=6, batch=5, kernel=4, stride=2):
 NAMES = ["conv_up", "conv_down", "conv_weight_grad", "fused_conv", "norm_act", "conv_lstm"]
 
 
+@functools.cache
+def gradient(shape, dtype):
+    """The same values in every dtype; made once, since a captured graph must not copy from the host."""
+    torch.manual_seed(0)
+    return torch.randn(shape).bfloat16().to("cuda", dtype)
+
+
 def results(function, arguments, impl="triton"):
     """All outputs and all gradients."""
     inputs = [t.detach().requires_grad_() for t in arguments]
     outputs = function(*inputs, impl=impl)
     outputs = [t for t in (outputs if isinstance(outputs, tuple) else (outputs,)) if t is not None]
     with_gradient = [t for t in outputs if t.requires_grad]
-    torch.manual_seed(0)
-    dys = [torch.randn(t.shape).bfloat16().to(t) for t in with_gradient]  # the same values in every dtype
+    dys = [gradient(t.shape, t.dtype) for t in with_gradient]
     return [t.detach() for t in (*outputs, *torch.autograd.grad(with_gradient, inputs, dys))]
 
 

@@ -22,7 +22,7 @@ FACTORS = 2, 3  # of stock PyTorch's error, of outputs and of gradients
 def as_accurate(ours, stock, exact, factor, dtype):
     """Stock PyTorch computes in float32 here, so that a rounding to the dtype is allowed beside its error."""
     mine, theirs = ((value.double() - exact).abs().max() for value in (ours, stock))
-    allowed = factor * theirs + 4 * torch.finfo(dtype).eps * exact.abs().max().clamp(min=1)
+    allowed = factor * theirs + 16 * torch.finfo(dtype).eps * exact.abs().max().clamp(min=1)
     assert mine <= allowed, f"off by {mine:.2g}, stock by {theirs:.2g}"
 
 
@@ -83,3 +83,9 @@ def test_offsets_past_two_to_the_31(last, monkeypatch):
     narrow = both()
     monkeypatch.setattr(triton, "_LARGE", 1)
     assert all(map(torch.equal, both(), narrow))
+
+
+def test_rows_and_channels_of_any_number_are_one_axis_of_the_grid():
+    """CUDA takes no more than 65,535 programs along the others."""
+    x = torch.randn(2, 70_000, 1)
+    assert triton._Sizes(x.expand(2, 70_000, 3).contiguous()).blocks(Config(256, 1)) == (70_000,)
