@@ -9,15 +9,16 @@ import torch
 from .tuning import Config, architecture
 
 
-def _tile(*sizes: int) -> Config:
+def _tile(*sizes: int, tma: bool = False) -> Config:
     """With as many registers as there are: left to choose, ptxas spills a few to fit more programs in."""
-    return Config(*sizes, registers=255)
+    return Config(*sizes, registers=255, tma=tma)
 
 
 _SMALL = (_tile(64, 64, 128, 4, 3), _tile(64, 16, 128, 4, 3), _tile(16, 16, 128, 4, 3))
 _PRODUCT = (_tile(128, 128, 128, 8, 3), _tile(128, 64, 128, 4, 4), *_SMALL)
 _LARGE = (_tile(128, 256, 128, 8, 3), *_PRODUCT)  # for wgmma and tcgen05, which leave registers free
-_BY_ARCHITECTURE = {80: _PRODUCT, 90: _LARGE, 100: _LARGE}
+# What is dense, weights or the small side, comes by the copy engine, which spares the loop most of its instructions.
+_LARGE_TMA = (_tile(128, 256, 128, 8, 3, tma=True), _tile(128, 128, 128, 8, 3, tma=True), *_LARGE)
 # A norm on load, statistics, gates and positions that are counted on take registers of their own.
 _FUSED = (_tile(128, 128, 128, 8, 3), _tile(128, 64, 128, 8, 3), *_SMALL)
 _FUSED_80 = (_tile(128, 128, 64, 8, 4), *_FUSED[1:])
@@ -27,16 +28,17 @@ _MERGED = (_tile(128, 64, 128, 8, 3), _tile(64, 64, 128, 8, 3), _tile(64, 32, 12
 _FLAT = (_tile(128, 64, 64, 8, 2), _tile(64, 64, 64, 8, 2), _tile(64, 16, 64, 4, 2), _tile(16, 16, 64, 4, 2))
 # Float32 without tensor cores.
 _STRICT = (_tile(64, 64, 64, 8, 2), _tile(32, 32, 64, 4, 2), _tile(16, 16, 64, 4, 2))
+_ARCHITECTURES = 80, 90, 100
 SHIPPED = {
-    "gather": _BY_ARCHITECTURE,
+    "gather": {80: _PRODUCT, 90: _LARGE_TMA, 100: _LARGE_TMA},
     "gather_fused": {80: _FUSED_80, 90: _FUSED, 100: _FUSED},
-    "gather_merged": dict.fromkeys(_BY_ARCHITECTURE, _MERGED),
-    "gather_flat": dict.fromkeys(_BY_ARCHITECTURE, _FLAT),
-    "weight_grad": {80: _FUSED, 90: (_LARGE[0], *_FUSED), 100: (_LARGE[0], *_FUSED)},
-    "weight_grad_flat": dict.fromkeys(_BY_ARCHITECTURE, _FLAT),
+    "gather_merged": dict.fromkeys(_ARCHITECTURES, _MERGED),
+    "gather_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
+    "weight_grad": {80: _FUSED, 90: (*_LARGE_TMA[:3], *_FUSED), 100: (*_LARGE_TMA[:3], *_FUSED)},
+    "weight_grad_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
     "conv_lstm_forward": {80: _FUSED_80, 90: _FUSED, 100: _FUSED},
-    "conv_lstm_backward": dict.fromkeys(_BY_ARCHITECTURE, _FUSED[1:]),
-    "strict": dict.fromkeys(_BY_ARCHITECTURE, _STRICT),
+    "conv_lstm_backward": dict.fromkeys(_ARCHITECTURES, _FUSED[1:]),
+    "strict": dict.fromkeys(_ARCHITECTURES, _STRICT),
 }
 _FLOAT32_TILE = 128 * 128  # elements of the largest tile whose sums fit the registers with operands of float32
 

@@ -34,6 +34,7 @@ class Config:
         warps, stages: Triton's num_warps and num_stages.
         registers: Triton's maxnreg. ptxas may choose to spill a few registers so that more programs run side by side;
             given the number it may use, it does not. None leaves it to choose.
+        tma: whether an operand that is dense is loaded by the copy engine, through a tensor descriptor.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class Config:
     warps: int = 4
     stages: int = 3
     registers: int | None = None
+    tma: bool = False
 
     def launch(self) -> dict[str, int | None]:
         """What a launch takes of it, as keyword arguments."""
@@ -63,6 +65,7 @@ class Problem:
         flags: whatever else tells two kinds of problem apart.
         tiles: how many such products there are at once, of taps, phases or groups.
         splits: into how many programs at most the summed dimension can be split.
+        tma: whether configurations with a tensor descriptor can serve.
     """
 
     kernel: str
@@ -74,6 +77,7 @@ class Problem:
     flags: str = ""
     tiles: int = 1
     splits: int = 1
+    tma: bool = False
 
     def programs(self, config: "Config") -> int:
         """How many there can be with a configuration; a split takes at least eight steps."""
@@ -119,7 +123,7 @@ def choose(problem: Problem, shipped: Sequence[Config], run: Callable[[Config], 
 def candidates(problem: Problem, shipped: Sequence[Config]) -> list[Config]:
     """Those of `shipped` that fit the device's shared memory and whose tiles are not mostly empty; at least one."""
     limit = _shared_limit(problem.device)
-    fitting = [config for config in shipped if config.shared_bytes() <= limit]
+    fitting = [c for c in shipped if c.shared_bytes() <= limit and (problem.tma or not c.tma)]
     full = [c for c in fitting if _fills(problem.rows, c.rows) and _fills(problem.columns, c.columns)]
     return full or [min(fitting, key=lambda c: (c.columns, c.rows))]
 
@@ -174,7 +178,7 @@ def _milliseconds(function: Callable[[], None]) -> float:
         return math.inf
 
 
-def _as_list(config: Config) -> list[int | None]:
+def _as_list(config: Config) -> list:
     return list(astuple(config))
 
 
@@ -186,7 +190,7 @@ def _path() -> Path:
 
 
 @cache
-def _file() -> dict[str, list[int | None]]:
+def _file() -> dict[str, list]:
     try:
         found = json.loads(_path().read_text())
         if not isinstance(found, dict):

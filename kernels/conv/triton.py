@@ -9,6 +9,7 @@ import math
 from functools import lru_cache
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .. import triton_configs, tuning
 from ..norm_act.reference import ACTIVATIONS
@@ -111,6 +112,37 @@ def _arranged(weight, x, up, kind, product):
     return side_by_side_weight(weight, x.dtype, 1 - input_dim if kind == "gather_flat" else None)
 
 
+def _describable(weight, groups):
+    """Whether the copy engine takes the weight.
+
+    Of several groups a tile could reach into the next one's input channels, whose infinities would make NaN.
+    """
+    return groups == 1 and _dense(weight, _innermost(weight))
+
+
+def _innermost(weight):
+    return 1 if weight.stride(1) == 1 else 0
+
+
+def _dense(x, dim=1):
+    """Whether rows of that dimension lie one after the other, as the copy engine takes them, and 32 bits count them."""
+    aligned = x.data_ptr() % 16 == 0 and x.shape[dim] * x.element_size() % 16 == 0
+    return aligned and x.movedim(dim, -1).is_contiguous() and x.numel() < _LARGE
+
+
+def _positions(x, rows, columns):
+    """(all positions, channels) of x, in boxes of so many."""
+    flat = x.movedim(1, -1).flatten(0, -2)
+    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [rows, columns])
+
+
+def _descriptor(weight, deep, columns, depth):
+    """The weight as a matrix for each tap, in boxes of one tap; rows are columns of the product where `deep`."""
+    flat = weight.movedim(_innermost(weight), -1).flatten(1, -2)
+    box = [columns, 1, depth] if deep else [depth, 1, columns]
+    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), box)
+
+
 @lru_cache(maxsize=1024)
 def constants(up: bool, kernel, stride, padding, dilation) -> dict:
     """The geometry as triton_gather.gather takes it; three integers each."""
@@ -140,6 +172,7 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
     kind = _kind(inputs, outputs, taps, phases, norm, fusion.statistics)
     weight = _deep(_arranged(weight, x, up, kind, product))
     merged = kind == "gather_merged"
+    deep_weight = _innermost(weight) == (0 if up else 1)  # the dimension that is summed
     columns, phases = (outputs * phases, 1) if merged else (outputs, phases)
     flags = f"{'up' if up else 'down'}{stride}{product}{'n' * norm}"
     parts = None
@@ -151,21 +184,23 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
         if fusion.statistics:
             parts = _parts(x, blocks, y.shape[1])
         counts, means, m2s = parts if parts else (None, None, None)
+        loaded = _descriptor(weight, deep_weight, config.columns, depth) if config.tma else weight
         gather[blocks * -(-columns // config.columns), groups](
-            x, weight, bias, fusion.scale, fusion.shift, deep, counts, means, m2s, rows, grid,
+            x, loaded, bias, fusion.scale, fusion.shift, deep, counts, means, m2s, rows, grid,
             tuple(x.shape[2:]), tuple(deep.shape[2:]), x.stride(0), x.stride()[2:], deep.stride(0), deep.stride()[2:],
             weight.shape[0] // groups * weight.stride(0), weight.stride(1 if up else 0), weight.stride(0 if up else 1),
             weight.stride()[2:], inputs, outputs, fusion.in_slope, fusion.slope,
             **constants(up, kernel, stride, padding, dilation), NORM=norm,
             IN_ACTIVATION=ACTIVATIONS.index(fusion.in_activation), ACTIVATION=ACTIVATIONS.index(fusion.activation),
             STATISTICS=fusion.statistics, FLAT=kind == "gather_flat", MERGED=merged, EVEN=inputs % depth == 0,
-            WIDE=max(reach(x), reach(deep), rows * phases) >= _LARGE, PRECISION=product,
-            BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
+            WIDE=max(reach(x), reach(deep), rows * phases) >= _LARGE, TMA=config.tma, DEEP=deep_weight,
+            PRECISION=product, BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
         )  # fmt: skip
 
     problem = tuning.Problem(
-        kind, x.device, x.dtype, rows, columns, inputs * taps // phases, flags, tiles=phases * groups
-    )
+        *(kind, x.device, x.dtype, rows, columns, inputs * taps // phases, flags),
+        tiles=phases * groups, tma=kind == "gather" and _describable(weight, groups),
+    )  # fmt: skip
     run(tuning.choose(problem, triton_configs.of(kind, product, x), run))
     return (y, *joined(*parts)) if fusion.statistics else (y, None, None)
 
@@ -203,19 +238,30 @@ def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
         tiles = -(-outputs // config.rows) * -(-columns // config.columns) * cells * groups
         splits = splits_of(total, depth, tiles, grad)
         share = -(-total // (splits * depth)) * depth
+        wide = max(reach(large), reach(small), splits * grad.numel()) >= _LARGE
         to = grad if splits == 1 else grad.new_empty((splits, 1, grad.numel()), dtype=torch.float32)
+        loaded = _positions(small, depth, config.rows) if config.tma else small
         weight_grad[tiles, splits](
-            large, small, to, total, share, grad.numel(), tuple(small.shape[2:]), tuple(large.shape[2:]),
+            large, loaded, to, total, share, grad.numel(), tuple(small.shape[2:]), tuple(large.shape[2:]),
             large.stride(0), large.stride()[2:], small.stride(0), small.stride()[2:], inputs, outputs,
             KERNEL=kernel, STRIDE=stride, PADDING=padding, DILATION=dilation, FLAT=flat,
-            WIDE=max(reach(large), reach(small), total, splits * grad.numel()) >= _LARGE, PRECISION=product,
+            WIDE=wide, TMA=config.tma, PRECISION=product,
             BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
         )  # fmt: skip
         if splits > 1:
             added(to, grad)
 
     problem = tuning.Problem(
-        kind, large.device, large.dtype, outputs, columns, total, product, tiles=cells * groups, splits=_SPLITS
+        kind,
+        large.device,
+        large.dtype,
+        outputs,
+        columns,
+        total,
+        product,
+        tiles=cells * groups,
+        splits=_SPLITS,
+        tma=kind == "weight_grad" and _dense(small),
     )
     run(tuning.choose(problem, triton_configs.of(kind, product, large), run))
     return grad

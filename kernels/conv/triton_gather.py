@@ -56,11 +56,14 @@ def loaded(x, read, scale, shift, channel, channel_ok, slope, NORM: tl.constexpr
 @triton.jit
 def products(acc, x, base, place, row_ok, size, stride, w, column, column_ok, w_in, w_stride, inputs, first, count,
              offset, scale, shift, slope, STEP: tl.constexpr, SHIFT: tl.constexpr, NORM: tl.constexpr,
-             ACTIVATION: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+             ACTIVATION: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
+             TMA: tl.constexpr = False, DEEP: tl.constexpr = False, KERNEL: tl.constexpr = None,
+             w_column=0):  # fmt: skip
     """acc (BM, BN) and the products of all taps, a block of BK input channels at a time.
 
     base: (BM,) where each row's example begins in x. place: its position, times SCALE. column: (BN,) where the weights
-    of each column begin. EVEN: inputs is a multiple of BK.
+    of each column begin. EVEN: inputs is a multiple of BK. With TMA w is a descriptor, of (columns, taps,
+    input channels) where DEEP and of (input channels, taps, columns) otherwise, with this product's from w_column on.
     """
     blocks = tl.cdiv(inputs, BK)
     for k in range(0, count[0] * count[1] * count[2] * blocks):
@@ -75,8 +78,9 @@ def products(acc, x, base, place, row_ok, size, stride, w, column, column_ok, w_
         channel = (k % blocks) * BK + tl.arange(0, BK)
         channel_ok = channel < inputs
         rows = x + (base + t * stride[0] + h * stride[1] + v * stride[2])
-        weights = w + ((first[0] + a * STEP[0]) * w_stride[0] + (first[1] + b * STEP[1]) * w_stride[1]
-                       + (first[2] + c * STEP[2]) * w_stride[2])  # fmt: skip
+        tap_t = first[0] + a * STEP[0]
+        tap_h = first[1] + b * STEP[1]
+        tap_v = first[2] + c * STEP[2]
         if EVEN:
             x_ok = read[:, None]
             w_ok = column_ok[None, :]
@@ -84,7 +88,15 @@ def products(acc, x, base, place, row_ok, size, stride, w, column, column_ok, w_
             x_ok = read[:, None] & channel_ok[None, :]
             w_ok = column_ok[None, :] & channel_ok[:, None]
         left = tl.load(rows[:, None] + channel[None, :], x_ok, 0.0)
-        right = tl.load(weights + (column[None, :] + channel[:, None] * w_in), w_ok, 0.0)
+        if TMA:
+            number = (tap_t * KERNEL[1] + tap_h) * KERNEL[2] + tap_v
+            if DEEP:
+                right = tl.trans(tl.reshape(w.load([w_column, number, k % blocks * BK]), (acc.shape[1], BK)))
+            else:
+                right = tl.reshape(w.load([k % blocks * BK, number, w_column]), (BK, acc.shape[1]))
+        else:
+            weights = w + (tap_t * w_stride[0] + tap_h * w_stride[1] + tap_v * w_stride[2])
+            right = tl.load(weights + (column[None, :] + channel[:, None] * w_in), w_ok, 0.0)
         left = loaded(left, x_ok, scale, shift, channel, channel_ok, slope, NORM, ACTIVATION)
         acc = tl.dot(left, right, acc, input_precision=PRECISION)
     return acc
@@ -193,8 +205,8 @@ def gather(x, w, bias, scale, shift, y, counts, means, m2s, rows, grid, x_size, 
            UP: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr,
            STEP: tl.constexpr, SHIFT: tl.constexpr, LOW: tl.constexpr, REACH: tl.constexpr, NORM: tl.constexpr,
            IN_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, STATISTICS: tl.constexpr, FLAT: tl.constexpr,
-           MERGED: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr,
-           BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+           MERGED: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, TMA: tl.constexpr, DEEP: tl.constexpr,
+           PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
     """activation(conv(in_activation(x · scale + shift)) + bias), and its statistics before the activation.
 
     Programs: (row block × phase × column block, group), column blocks fastest, so that programs that read the same rows
@@ -250,7 +262,7 @@ def gather(x, w, bias, scale, shift, y, counts, means, m2s, rows, grid, x_size, 
         else:
             acc = products(acc, x, base, place, row_ok, x_size, x_stride, w, column, column_ok, w_in, w_stride, inputs,
                            first, count, offset, scale, shift, in_slope, STEP, SHIFT, NORM, IN_ACTIVATION, EVEN,
-                           PRECISION, BK)  # fmt: skip
+                           PRECISION, BK, TMA, DEEP, KERNEL, column_block * BN)  # fmt: skip
 
     channel = group * outputs + n
     if bias is not None:

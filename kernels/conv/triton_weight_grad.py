@@ -31,9 +31,11 @@ def carried(digit, base):
 @triton.jit
 def weight_grad(large, small, grad, total, share, part_size, grid, size, large_batch, large_stride, small_batch,
                 small_stride, inputs, outputs, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
-                DILATION: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-                BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+                DILATION: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, TMA: tl.constexpr,
+                PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
     """Programs: (group × tap or, flat, group × row block × column block, split), column blocks fastest.
+
+    With TMA small is a descriptor of (positions, channels), and WIDE is not for it.
 
     grad: (splits, outputs · groups, taps, inputs). total: positions of the small side, which has the size `grid`, of
     all examples; share: those of one split, a multiple of BK. size: the large side's. inputs, outputs: a group's.
@@ -45,7 +47,8 @@ def weight_grad(large, small, grad, total, share, part_size, grid, size, large_b
     column_blocks = tl.cdiv(columns, BN)
     row_blocks = tl.cdiv(outputs, BM)
     column = (tl.program_id(0) % column_blocks) * BN + tl.arange(0, BN)
-    a = (tl.program_id(0) // column_blocks % row_blocks) * BM + tl.arange(0, BM)
+    first_a = (tl.program_id(0) // column_blocks % row_blocks) * BM
+    a = first_a + tl.arange(0, BM)
     group = tl.program_id(0) // (column_blocks * row_blocks)
     tap = 0
     if not FLAT:
@@ -72,17 +75,20 @@ def weight_grad(large, small, grad, total, share, part_size, grid, size, large_b
     example, t, h, v = split_row(row, grid)
     # Positions are counted on by the digits of BK, for a division of each in the loop takes longer than the products.
     more_example, more_t, more_h, more_v = split_row(tl.zeros((BK,), row.dtype) + BK, grid)
-    for _k in range(start, tl.minimum(start + share, total), BK):
+    for k in range(start, tl.minimum(start + share, total), BK):
         row_ok = row < total
-        left = small + (example * small_batch + t * small_stride[0] + h * small_stride[1] + v * small_stride[2]
-                        + group * outputs)  # fmt: skip
         large_t = (t * STRIDE[0])[:, None] + shift_t
         large_h = (h * STRIDE[1])[:, None] + shift_h
         large_v = (v * STRIDE[2])[:, None] + shift_v
         read = row_ok[:, None] & inside(large_t, large_h, large_v, size)
         right = ((example * large_batch)[:, None] + large_t * large_stride[0] + large_h * large_stride[1]
                  + large_v * large_stride[2] + (group * inputs + b)[None, :])  # fmt: skip
-        values = tl.load(left[:, None] + a[None, :], row_ok[:, None] & a_ok[None, :], 0.0)
+        if TMA:
+            values = small.load([k, group * outputs + first_a])
+        else:
+            left = small + (example * small_batch + t * small_stride[0] + h * small_stride[1] + v * small_stride[2]
+                            + group * outputs)  # fmt: skip
+            values = tl.load(left[:, None] + a[None, :], row_ok[:, None] & a_ok[None, :], 0.0)
         others = tl.load(large + right, read & column_ok[None, :], 0.0)
         acc = tl.dot(tl.trans(values), others, acc, input_precision=PRECISION)
         row += BK

@@ -44,6 +44,7 @@ def test_compiles(builds, architecture, name, dtype):
         if name in PRODUCTS and dtype != "ieee":
             expected = [TENSOR_CORES.get(architecture, "mma.sync") if config.rows >= 64 else "mma.sync"]
         assert found["tensor_cores"] == expected, (config, found)
+        assert found["copy_engine"] == config.tma, (config, found)
         assert found["multiply_add"] or expected, (config, found)
 
 

@@ -11,6 +11,7 @@ from test_conv import DOWN, UP, Case, arrange, cases
 from torch.nn import functional
 
 from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, tuning
+from fastvgan_kernels.conv import triton
 from fastvgan_kernels.tuning import Config
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -107,6 +108,37 @@ def test_sums_are_split_and_added_up(tile, monkeypatch):
     large, small = large.half(), small.half()
     exact = conv_weight_grad(large.double(), small.double(), 3, 1, 1)
     assert_accurate(conv_weight_grad(large, small, 3, 1, 1, impl="triton"), exact, torch.float16, 10_000)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [(24, 40), (40, 24)])
+@pytest.mark.parametrize("stride, innermost", [(1, 0), (2, 1)])
+def test_dense_operands_by_tensor_descriptors(tile, monkeypatch, channels, stride, innermost, dtype):
+    tile(Config(16, 16, 16 * dtype.itemsize, tma=True))
+    described, make = [], triton.TensorDescriptor
+    monkeypatch.setattr(triton, "TensorDescriptor", lambda *args: described.append(args) or make(*args))
+    case = Case(2, channels, [3, 2], [3, 4], [stride] * 2, [1, 1], [0] * 2, [1, 1], 1, "channels_last", False)
+    small, large, weight = (t.to(dtype) / 4 for t in case.tensors())
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    if innermost == 0:
+        weight = weight.movedim(0, 1).contiguous(memory_format=torch.channels_last).movedim(1, 0)
+    exact = [t.double() for t in (small, large, weight)]
+    up = conv_up(small, weight, **case.up_args, impl="triton")
+    assert_accurate(up, conv_up(exact[0], exact[2], **case.up_args), dtype, 1000)
+    down = conv_down(large, weight, **case.down_args, impl="triton")
+    assert_accurate(down, conv_down(exact[1], exact[2], **case.down_args), dtype, 1000)
+    grad = conv_weight_grad(large, small, case.kernel, **case.down_args, impl="triton")
+    assert_accurate(grad, conv_weight_grad(exact[1], exact[0], case.kernel, **case.down_args), dtype, 1000)
+    assert len(described) == 3
+
+
+def test_what_the_copy_engine_does_not_take_has_no_descriptor():
+    x = torch.randn(2, 3, 4, 16).movedim(-1, 1)
+    assert triton._dense(x) and triton._dense(x.half())
+    assert not triton._dense(x[:, 1:]) and not triton._dense(x[:, :15]) and not triton._dense(x.contiguous())
+    assert not triton._dense(x.half()[:, :12].contiguous(memory_format=torch.channels_last))  # rows of 24 bytes
+    weight = torch.randn(32, 3, 3, 16).movedim(-1, 1)
+    assert triton._describable(weight, 1) and not triton._describable(weight, 2)
 
 
 def test_strided_biases_and_negative_views():

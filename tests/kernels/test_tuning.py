@@ -65,6 +65,12 @@ def test_tiles_that_would_be_mostly_empty_or_do_not_fit_are_left_out(cache, monk
     assert tuning.candidates(problem(), SHIPPED) == [MIDDLE, SMALL]
 
 
+def test_descriptors_are_for_problems_that_allow_them(cache):
+    engine = Config(128, 128, 128, tma=True)
+    assert tuning.choose(problem(), (engine, *SHIPPED), never) == LARGE
+    assert tuning.choose(problem(tma=True), (engine, *SHIPPED), never) == engine
+
+
 def test_trials_are_made_once_for_a_class_of_shape_and_kept(trials, cache):
     assert tuning.choose(problem(), SHIPPED, trials.append) == MIDDLE
     assert trials == list(SHIPPED)

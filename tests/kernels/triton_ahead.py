@@ -132,6 +132,7 @@ def report(kernel) -> dict:
         "registers": usage["REG"],
         "stack": usage["STACK"],
         "tensor_cores": sorted(set(re.findall(r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)\b", ptx))),
+        "copy_engine": "cp.async.bulk.tensor" in ptx,
         "multiply_add": "fma.rn.f32" in ptx,
     }
 
