@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_norm_act import ACTIVATE, FORMATS, actual, expected
 
-from fastvgan_kernels import tuning
+from fastvgan_kernels import triton_parts, tuning
 from fastvgan_kernels.norm_act import triton
 from fastvgan_kernels.tuning import Config
 
@@ -26,7 +26,7 @@ def as_accurate(ours, stock, exact, factor, dtype):
     assert mine <= allowed, f"off by {mine:.2g}, stock by {theirs:.2g}"
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(1, 5), max_size=3),
     st.integers(2, 9),
@@ -83,6 +83,26 @@ def test_offsets_past_two_to_the_31(last, monkeypatch):
     narrow = both()
     monkeypatch.setattr(triton, "_LARGE", 1)
     assert all(map(torch.equal, both(), narrow))
+
+
+def test_channels_whose_offsets_are_past_two_to_the_31():
+    """A few rows of a volume of 2³⁰ positions; memory that nobody touches costs nothing."""
+    torch.use_deterministic_algorithms(False)  # or all of it is filled
+    x = torch.empty(3 * 2**30, dtype=torch.float16).view(1, 3, 2**30)
+    x[:, :, :4] = torch.arange(12.0).view(1, 3, 4)
+    mean, var = torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 4, 16])
+    sizes = 4, 3, 2**30
+    triton.forward[(3,)](
+        x, x, None, None, mean, var, *sizes, 0.0, 0.0, ACTIVATION=0, LAST=False, WIDE=True, BR=16, BC=1
+    )
+    assert x[0, :, :4].tolist() == [[-1, 0, 1, 2], [1, 1.5, 2, 2.5], [1.25, 1.5, 1.75, 2]]
+
+
+def test_many_parts_are_added_up():
+    for parts in (torch.randn(137, 2, 50), torch.randn(3, 1, 129)):
+        outs = [torch.empty(parts.shape[2]) for _ in range(parts.shape[1])]
+        triton_parts.added(parts, *outs)
+        torch.testing.assert_close(torch.stack(outs), parts.double().sum(0).float())
 
 
 def test_rows_and_channels_of_any_number_are_one_axis_of_the_grid():
