@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from test_fused_conv import ACTIVATE, assert_near, cases, check, make
+from test_fused_conv import test_a_gradient_of_a_gradient_goes_through_the_batch_statistics as check_second_order
 
 from fastvgan_kernels import triton_parts
 from fastvgan_kernels.tuning import Config
@@ -64,3 +65,8 @@ def test_an_empty_batch_has_no_statistics():
     leaves["x"] = leaves["x"][:0]
     y, mean, var = case.fused(leaves, "triton", statistics=True)
     assert y.shape[0] == 0 and mean.isnan().all() and var.isnan().all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_gradient_of_a_gradient(transposed):
+    check_second_order(transposed, "triton", torch.float32, "leaky_relu", "tanh")
