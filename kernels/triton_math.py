@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 
 # Activations by their place in norm_act.reference.ACTIVATIONS, which is what kernels are given.
-NONE = tl.constexpr(0)
 RELU = tl.constexpr(1)
 LEAKY_RELU = tl.constexpr(2)
 TANH = tl.constexpr(3)

@@ -24,16 +24,34 @@ def address(row, channel, channels, space, LAST: tl.constexpr, WIDE: tl.constexp
 
 
 @triton.jit
-def statistics(x, counts, means, m2s, rows, share, channels, space, LAST: tl.constexpr, WIDE: tl.constexpr,
-               BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """One pass: count, mean and squared deviations of each channel. Programs: (channel block, part)."""
+def own_share(rows, share, channels, WIDE: tl.constexpr, BC: tl.constexpr):
+    """Of a program of (channel block, part): its channels, its part, and the rows from which to which that goes."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
-    c_ok = c < channels
     part = tl.program_id(1)
     if WIDE:
         part = part.to(tl.int64)
     start = part * share
-    end = tl.minimum(start + share, rows)
+    return c, c < channels, part, start, tl.minimum(start + share, rows)
+
+
+@triton.jit
+def own_tile(rows, channels, space, LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
+    """Of a program of row block × channel block, these fastest: its channels, and where its elements are."""
+    blocks = tl.cdiv(channels, BC)
+    c = (tl.program_id(0) % blocks) * BC + tl.arange(0, BC)
+    c_ok = c < channels
+    block = tl.program_id(0) // blocks
+    if WIDE:
+        block = block.to(tl.int64)
+    row = block * BR + tl.arange(0, BR)
+    return c, c_ok, address(row, c, channels, space, LAST, WIDE), (row < rows)[:, None] & c_ok[None, :]
+
+
+@triton.jit
+def statistics(x, counts, means, m2s, rows, share, channels, space, LAST: tl.constexpr, WIDE: tl.constexpr,
+               BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """One pass: count, mean and squared deviations of each channel. Programs: (channel block, part)."""
+    c, c_ok, part, start, end = own_share(rows, share, channels, WIDE, BC)
     # Each element of the tile has its own statistics until the end: a loop without a word between threads.
     count = tl.zeros((BR, 1), tl.float32)
     mean = tl.zeros((BR, BC), tl.float32)
@@ -71,16 +89,8 @@ def affine(weight, bias, mean, var, eps, c, c_ok):
 def forward(x, y, weight, bias, mean, var, rows, channels, space, eps, slope, ACTIVATION: tl.constexpr,
             LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
     """y = activation((x - mean) / √(var + eps) · weight + bias). Programs: row block × channel block, these fastest."""
-    blocks = tl.cdiv(channels, BC)
-    c = (tl.program_id(0) % blocks) * BC + tl.arange(0, BC)
-    c_ok = c < channels
-    block = tl.program_id(0) // blocks
-    if WIDE:
-        block = block.to(tl.int64)
-    row = block * BR + tl.arange(0, BR)
-    ok = (row < rows)[:, None] & c_ok[None, :]
+    c, c_ok, at, ok = own_tile(rows, channels, space, LAST, WIDE, BR, BC)
     m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
-    at = address(row, c, channels, space, LAST, WIDE)
     values = tl.load(x + at, ok, 0.0).to(tl.float32)
     z = (values - m[None, :]) * (inverse * w)[None, :] + b[None, :]
     tl.store(y + at, activate(z, slope, ACTIVATION).to(y.dtype.element_ty), ok)
@@ -99,13 +109,7 @@ def backward_sums(dy, x, parts, weight, bias, mean, var, rows, share, channels, 
                   ACTIVATION: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr,
                   BC: tl.constexpr):  # fmt: skip
     """The gradients of weight and bias: parts (P, 2, C). Programs: (channel block, part)."""
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    c_ok = c < channels
-    part = tl.program_id(1)
-    if WIDE:
-        part = part.to(tl.int64)
-    start = part * share
-    end = tl.minimum(start + share, rows)
+    c, c_ok, part, start, end = own_share(rows, share, channels, WIDE, BC)
     m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
     dw = tl.zeros((BR, BC), tl.float32)
     db = tl.zeros((BR, BC), tl.float32)
@@ -126,16 +130,8 @@ def backward(dy, x, dx, weight, bias, mean, var, dweight, dbias, rows, channels,
              ACTIVATION: tl.constexpr, TRAINING: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
              BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
     """The gradient of x, in training also through the statistics. Programs: as those of `forward`."""
-    blocks = tl.cdiv(channels, BC)
-    c = (tl.program_id(0) % blocks) * BC + tl.arange(0, BC)
-    c_ok = c < channels
-    block = tl.program_id(0) // blocks
-    if WIDE:
-        block = block.to(tl.int64)
-    row = block * BR + tl.arange(0, BR)
-    ok = (row < rows)[:, None] & c_ok[None, :]
+    c, c_ok, at, ok = own_tile(rows, channels, space, LAST, WIDE, BR, BC)
     m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
-    at = address(row, c, channels, space, LAST, WIDE)
     dz, normalised = before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION)
     if TRAINING:
         dw = tl.load(dweight + c, c_ok, 0.0) / rows
