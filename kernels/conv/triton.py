@@ -232,13 +232,13 @@ def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
     columns, cells = (taps * inputs, 1) if flat else (inputs, taps)
     product = precision(large)
     kind = "weight_grad_flat" if flat else "weight_grad"
+    wide = max(reach(large), reach(small), _SPLITS * grad.numel()) >= _LARGE
 
     def run(config):
         depth = elements(config, large)
         tiles = -(-outputs // config.rows) * -(-columns // config.columns) * cells * groups
         splits = splits_of(total, depth, tiles, grad)
         share = -(-total // (splits * depth)) * depth
-        wide = max(reach(large), reach(small), splits * grad.numel()) >= _LARGE
         to = grad if splits == 1 else grad.new_empty((splits, 1, grad.numel()), dtype=torch.float32)
         loaded = _positions(small, depth, config.rows) if config.tma else small
         weight_grad[tiles, splits](
@@ -261,7 +261,7 @@ def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
         product,
         tiles=cells * groups,
         splits=_SPLITS,
-        tma=kind == "weight_grad" and _dense(small),
+        tma=kind == "weight_grad" and not wide and _dense(small),
     )
     run(tuning.choose(problem, triton_configs.of(kind, product, large), run))
     return grad

@@ -35,7 +35,7 @@ def weight_grad(large, small, grad, total, share, part_size, grid, size, large_b
                 PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
     """Programs: (group × tap or, flat, group × row block × column block, split), column blocks fastest.
 
-    With TMA small is a descriptor of (positions, channels), and WIDE is not for it.
+    With TMA small is a descriptor of (positions, channels), which takes positions of 32 bits: not WIDE.
 
     grad: (splits, outputs · groups, taps, inputs). total: positions of the small side, which has the size `grid`, of
     all examples; share: those of one split, a multiple of BK. size: the large side's. inputs, outputs: a group's.
