@@ -1,8 +1,8 @@
 """The Fréchet distance between two sets of clips, over features cheap enough to be measured while training.
 
 `CoarseScore` is **not** the Fréchet video distance (FVD): that compares what a trained network sees (I3D, Unterthiner
-et al. 2018), this compares colours, places and amounts of change in a few large cells. It tells whether a run gets better
-or worse, or has collapsed; it is blind to detail, and its values compare with no published ones.
+et al. 2018), this compares colours, places and amounts of change in a few large cells. It tells whether a run gets
+better or worse, or has collapsed; it is blind to detail, and its values compare with no published ones.
 """
 
 import torch

@@ -49,6 +49,9 @@ def test_singular_covariances():
     assert frechet_distance(zero, nothing, zero, nothing) == 0
     flat = [torch.diag(torch.tensor(values)) for values in ([4.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0])]
     assert frechet_distance(zero, flat[0], zero, flat[1]) == pytest.approx(13)  # they share no direction
+    turn = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64)).Q
+    apart = turn[:, :32] @ turn[:, :32].T, turn[:, 32:] @ turn[:, 32:].T
+    assert frechet_distance(turn[0], apart[0], turn[0], apart[1]) == pytest.approx(64, rel=1e-12)
     one = torch.outer(*[torch.arange(6.0)] * 2)
     assert frechet_distance(zero, one, zero, 4 * one) == pytest.approx(one.trace().item())
 
