@@ -1,0 +1,52 @@
+"""Write a run's report anew, one page with everything its folder shows: `python -m fastvgan.report --run DIR`."""
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from fastvgan.errors import UserError, run_command
+from fastvgan.settings import Settings
+
+_SIGNS = ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "log.txt", "samples")  # any one makes it a run folder
+
+
+class Arguments(Settings):
+    """Write a run's report anew, one page with everything its folder shows."""
+
+    run: Path | None = None
+    """Run folder; by default the newest run under runs/."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parsed, unknown = tyro.cli(
+        Arguments,
+        prog="python -m fastvgan.report",
+        description=__doc__,
+        args=sys.argv[1:] if arguments is None else arguments,
+        return_unknown_args=True,
+    )
+    if unknown:
+        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+
+    from fastvgan.training.report import write_report
+
+    run = parsed.run or _newest()
+    if not run.is_dir():
+        raise UserError(f"{run} is no folder; name a run folder by --run")
+    if not any((run / name).exists() for name in _SIGNS):
+        raise UserError(f"{run} is no run folder: it holds neither {', nor '.join(_SIGNS)}")
+    print(write_report(run))
+
+
+def _newest() -> Path:
+    from fastvgan.training.run_folder import newest_run  # takes seconds, for TensorBoard
+
+    run = newest_run()
+    if run is None:
+        raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
+    return run
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,208 @@
+"""The curves of a report: which metrics share a panel, and each panel as an SVG picture."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+COLOURS = ("#2f7bf0", "#d9620b", "#16936a", "#a05cd0")  # those of the page; readable on white and on black
+_INK = "#012345"  # a colour no curve has, exchanged for that of text, which differs between light and dark pages
+_STYLE = "<style>svg{color:#5a616b}@media(prefers-color-scheme:dark){svg{color:#a0a7b1}}</style>"
+_SPREAD = 30  # from this ratio of the largest value to the smallest on a linear axis hides too much
+_MANY = 60  # from this many points on a running mean is drawn over them
+_LARGEST = 1e100  # what lies beyond has no axis that shows it
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fastvgan",  # the same values give the same file
+    "text.usetex": False,
+    "font.size": 9,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.color": _INK,
+    "grid.color": _INK,
+}
+
+
+class Series(NamedTuple):
+    """One metric: its finite values and their steps, rising, and the steps at which it was not finite."""
+
+    steps: list[float]
+    values: list[float]
+    broken: list[float]
+
+
+class Group(NamedTuple):
+    """Metrics that share a panel.
+
+    unit: "" for plain numbers, "share" for what lies between 0 and 1, "bytes".
+    noisy: whether a running mean tells more than the values, and powers of ten may be needed to show them.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    unit: str = ""
+    noisy: bool = True
+
+
+class Line(NamedTuple):
+    """A metric's name and its last value as text."""
+
+    name: str
+    last: str
+
+
+class Panel(NamedTuple):
+    """What the page shows of a group: the picture as a data: URI, or else (then None) the sentence in its place."""
+
+    title: str
+    picture: str | None
+    gap: str
+    lines: list[Line]
+    remarks: list[str]
+
+
+_GROUPS = (
+    Group("Losses", ("d_loss", "g_loss")),
+    Group("How real D takes clips to be", ("d_real", "d_fake"), "share"),
+    Group("Diversity of clips", ("diversity",)),
+    Group("Gradient norms", ("d_grad_norm", "g_grad_norm")),
+    Group("Skipped steps", ("skipped",), noisy=False),
+    Group("Videos a second", ("videos_per_second",)),
+    Group("Share of time spent waiting for data", ("data_wait",), "share"),
+    Group("Memory", ("memory_bytes",), "bytes", noisy=False),
+)
+
+
+def groups(names: Iterable[str]) -> list[Group]:
+    """The panels for metrics of these names; every name is in exactly one, unknown ones in one of their own."""
+    names = list(names)
+    rates = tuple(name for name in names if name.startswith("lr") or name.endswith("_lr") or "learning_rate" in name)
+    known = [*_GROUPS, Group("Learning rates", rates, noisy=False)]
+    found = [group._replace(names=tuple(name for name in group.names if name in names)) for group in known]
+    taken = {name for group in known for name in group.names}
+    found += [Group(name, (name,)) for name in names if name not in taken]
+    return [group for group in found if group.names]
+
+
+def series(records: Iterable[dict]) -> dict[str, Series]:
+    """Every metric in lines of {"step": number, name: number, ...}, by name in order of appearance.
+
+    What is no number is passed over, except that null, NaN and infinities are told apart: null is no value, the others
+    are values that are broken.
+    """
+    found: dict[str, Series] = {}
+    steps = ((number(record.get("step")), record) for record in records)
+    usable = [(step, record) for step, record in steps if step is not None and abs(step) < 2**53]
+    for step, record in sorted(usable, key=lambda item: item[0]):
+        for name, value in record.items():
+            value = number(value)
+            if name == "step" or value is None:
+                continue
+            one = found.setdefault(name, Series([], [], []))
+            if abs(value) < _LARGEST:
+                one.steps.append(step)
+                one.values.append(value)
+            else:
+                one.broken.append(step)
+    return found
+
+
+def number(value) -> float | None:
+    """A number as a float (infinite where it is too large for one), or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def panel(group: Group, found: dict[str, Series]) -> Panel:
+    """A group's panel; `found` has all its names."""
+    shown = [found[name] for name in group.names]
+    lines = [Line(name, readable(found[name].values[-1:], group.unit)) for name in group.names]
+    remarks = [
+        f"{name} was not finite in {len(found[name].broken)} lines, first at step {found[name].broken[0]:.0f}."
+        for name in group.names
+        if found[name].broken
+    ]
+    if not any(one.values for one in shown):
+        return Panel(group.title, None, "There is no finite value to show.", lines, remarks)
+    try:
+        picture = _draw(group, shown)
+    except ImportError:
+        missing = "No curve: matplotlib is not installed (pip install matplotlib, then python -m fastvgan.report)."
+        return Panel(group.title, None, missing, lines, remarks)
+    return Panel(group.title, data_uri("image/svg+xml", picture), "", lines, remarks)
+
+
+def readable(values: list[float], unit: str = "") -> str:
+    """The first of these values as text of four digits; "none" where there is none."""
+    if not values:
+        return "none"
+    value = values[0]
+    if unit == "bytes":
+        size, name = _binary(value)
+        return f"{value / size:.4g} {name}"
+    return f"{value:.1%}" if unit == "share" and 0 <= value <= 1 else f"{value:.4g}"
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """The content in an address of its own."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _binary(value: float) -> tuple[int, str]:
+    return (2**30, "GiB") if value >= 2**30 else (2**20, "MiB")
+
+
+def _draw(group: Group, shown: list[Series]) -> bytes:
+    """The curves as SVG, without any text but the numbers at the axes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    values = [value for one in shown for value in one.values]
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+        axes = figure.subplots()
+        size, name = _binary(max(values)) if group.unit == "bytes" else (1, "")
+        for one, colour in zip(shown, _colours(len(shown)), strict=True):
+            _curve(axes, one.steps, [value / size for value in one.values], colour, group.noisy)
+        axes.set_xlabel("step")
+        axes.set_ylabel(name)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(alpha=0.2, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if group.unit == "share" and 0 <= min(values) and max(values) <= 1:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.set_ylim(bottom=0, top=1 if max(values) > 0.4 else None)
+        elif group.noisy and min(values) > 0 and max(values) > _SPREAD * min(values):
+            axes.set_yscale("log")
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    start, tag, rest = file.getvalue().decode().partition("<defs>")
+    return (start + _STYLE + tag + rest).replace(_INK, "currentColor").encode()
+
+
+def _curve(axes, steps: list[float], values: list[float], colour: str, noisy: bool) -> None:
+    many = noisy and len(values) >= _MANY
+    marker = "o" if len(values) < 30 else None
+    axes.plot(steps, values, color=colour, linewidth=1.4, alpha=0.3 if many else 1, marker=marker, markersize=2.5)
+    if many:
+        axes.plot(*_running_mean(steps, values), color=colour, linewidth=1.6)
+
+
+def _running_mean(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:
+    """At some hundred steps the mean of the values around, a fifteenth of all of them together."""
+    width, last = len(values) // 30, len(values) - 1
+    places = sorted({round(last * i / 400) for i in range(401)})
+    around = (values[max(0, place - width) : place + width + 1] for place in places)
+    return [steps[place] for place in places], [math.fsum(part) / len(part) for part in around]
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
