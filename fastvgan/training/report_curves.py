@@ -70,6 +70,7 @@ _GROUPS = (
     Group("Diversity of clips", ("diversity",)),
     Group("Gradient norms", ("d_grad_norm", "g_grad_norm")),
     Group("Skipped steps", ("skipped",), noisy=False),
+    Group("Loss scales of float16", ("d_loss_scale", "g_loss_scale"), noisy=False),
     Group("Videos a second", ("videos_per_second",)),
     Group("Share of time spent waiting for data", ("data_wait",), "share"),
     Group("Memory", ("memory_bytes",), "bytes", noisy=False),
