@@ -42,8 +42,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor |
     Args:
         conv: Conv3d or ConvTranspose3d of fastvgan.layers. norm: its BatchNormAct3d.
     """
-    # What is computed together is computed by one implementation.
-    fits = norm.num_features == conv.out_channels and norm.impl == conv.impl
+    # What is computed together is computed by one implementation, by the statistics of this rank alone.
+    fits = norm.num_features == conv.out_channels and norm.impl == conv.impl and not norm.is_synced
     from_batch = norm.training or norm.running_mean is None
     fused = _fused(conv, x, statistics=from_batch) if fits and is_unwatched(norm) else None
     if fused is None:

@@ -5,8 +5,10 @@ has an `impl` argument that names the implementation of its operations ("auto" u
 """
 
 import math
+from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +16,9 @@ from fastvgan import deferred
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
 from fastvgan_kernels.fused_conv import Geometry, Norm
 from fastvgan_kernels.norm_act import update_running
+from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def __getattr__(name: str):
@@ -104,7 +109,14 @@ class BatchNormAct3d(nn.BatchNorm3d):
         activation: "none", "relu", "leaky_relu" or "tanh".
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
+
+    Attributes:
+        process_group: the ranks whose batches are normalised as one in training, or None, which it is at first; see
+            `sync_batch_norm`. In no state_dict; a copy has the same group.
     """
+
+    # By its name, which unlike the group can be copied and pickled. Of the class, for norms that `fuse` made.
+    _group_name: str | None = None
 
     def __init__(self, *args, activation: str = "none", negative_slope: float = 0.01, impl: str = "auto", **kwargs):
         super().__init__(*args, **kwargs)
@@ -112,8 +124,23 @@ class BatchNormAct3d(nn.BatchNorm3d):
         self.negative_slope = negative_slope
         self.impl = impl
 
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        return None if self._group_name is None else group_named(self._group_name)
+
+    @process_group.setter
+    def process_group(self, group: dist.ProcessGroup | None) -> None:
+        self._group_name = None if group is None else group_of(group).group_name
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether forward, as the module is now, takes the statistics of all ranks."""
+        return self.training and self._group_name is not None
+
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
+        if self.is_synced:
+            return self._synced(input)
         tracks = self.running_mean is not None
         # Without running statistics the batch's own serve in evaluation too, as in torch.nn.
         training = self.training or not tracks
@@ -130,6 +157,22 @@ class BatchNormAct3d(nn.BatchNorm3d):
             self.activation,
             self.negative_slope,
             self.impl,
+        )
+
+    def _synced(self, input: Tensor) -> Tensor:
+        update = self.track_running_stats and self.running_mean is not None
+        return norm_act_synced(
+            input,
+            self.weight,
+            self.bias,
+            self.running_mean if update else None,
+            self.running_var if update else None,
+            self._count_batch() if self.track_running_stats else 0.0,
+            self.eps,
+            self.activation,
+            self.negative_slope,
+            self.impl,
+            self.process_group,
         )
 
     def pending(self, mean: Tensor | None, var: Tensor | None, count: int) -> Norm:
@@ -156,6 +199,36 @@ class BatchNormAct3d(nn.BatchNorm3d):
     def extra_repr(self) -> str:
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
         return f"{super().extra_repr()}, activation={self.activation}{slope}"
+
+
+def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
+    """Have every BatchNormAct3d in a module normalise, in training, the batches of all ranks as one; in place.
+
+    The counterpart of torch.nn.SyncBatchNorm.convert_sync_batchnorm; results are those of one process with the
+    concatenated batch (N of all ranks, C, T, H, W), also where ranks have different N. Every layer stays the same
+    object with the same parameters, buffers, dtype, state_dict and hooks, and computes as ever in evaluation. Every
+    rank has to run the same layers in the same order; gradients of parameters are each rank's share, for
+    DistributedDataParallel to reduce. nn.BatchNorm3d is left as it is: call `fuse` before, which makes BatchNormAct3d
+    of it.
+
+    Args:
+        module: any module, itself a BatchNormAct3d or not.
+        group: the ranks, by Gloo or NCCL; None for the default group. The attribute `process_group` of a layer is set
+            to it, and may be set to None to undo this.
+
+    Returns:
+        The module given.
+
+    Raises:
+        ValueError: there is no default group, or this rank is not in the group.
+
+    Source: Zhang et al., "Context Encoding for Semantic Segmentation", 2018 (synchronised batch normalisation).
+    """
+    group = group_of(group)
+    for layer in module.modules():
+        if isinstance(layer, BatchNormAct3d):
+            layer.process_group = group
+    return module
 
 
 class _NormAct(nn.Module):

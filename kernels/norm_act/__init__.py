@@ -82,7 +82,10 @@ def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
 
 @torch.no_grad()
 def update_running(running_mean, running_var, mean, var, momentum, count):
-    """Bring the running statistics nearer to a batch's mean and biased variance over `count` values."""
+    """Bring the running statistics nearer to a batch's mean and biased variance over `count` values.
+
+    momentum and count are numbers, or tensors of one element where only the device knows them.
+    """
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
     running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 

@@ -47,21 +47,33 @@ def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation,
 
 def differentiable_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
     """norm_act_backward out of plain differentiable operations; batch statistics are functions of x here."""
+    if not training:
+        return differentiable_backward_by(dy, x, weight, bias, mean, var, None, eps, activation, slope)
+    xs, space = x.to(statistics_dtype(x)), [0, *range(2, x.dim())]
+    mean, var = xs.mean(space), xs.var(space, correction=0)
+    count = max(x.numel() // max(x.shape[1], 1), 1)
+    return differentiable_backward_by(dy, x, weight, bias, mean, var, lambda s: s / count, eps, activation, slope)
+
+
+def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, activation, slope):
+    """differentiable_backward by statistics that are differentiable themselves.
+
+    `average` makes of x's sums (2, C) the averages over all values that the statistics are of; None where they are
+    constant.
+    """
     dtype = statistics_dtype(x)
     shape, space = [1, -1] + [1] * (x.dim() - 2), [0, *range(2, x.dim())]
-    xs, count = x.to(dtype), max(x.numel() // max(x.shape[1], 1), 1)
-    if training:
-        mean, var = xs.mean(space), xs.var(space, correction=0)
     inverse = torch.rsqrt(var.to(dtype) + eps)
-    normalised = (xs - mean.to(dtype).view(shape)) * inverse.view(shape)
+    normalised = (x.to(dtype) - mean.to(dtype).view(shape)) * inverse.view(shape)
     scale = torch.ones_like(inverse) if weight is None else weight.to(dtype)
     z = normalised * scale.view(shape)
     if bias is not None:
         z = z + bias.to(dtype).view(shape)
     dz = dy.to(dtype) * _slope_at(z, activation, slope)
     dweight, dbias = (dz * normalised).sum(space), dz.sum(space)
-    if training:
-        dz = dz - (dbias.view(shape) + normalised * dweight.view(shape)) / count
+    if average is not None:
+        along, constant = average(torch.stack([dweight, dbias])).unbind()
+        dz = dz - (constant.view(shape) + normalised * along.view(shape))
     dx = dz * (scale * inverse).view(shape)
     return dx.to(x.dtype), dweight, dbias
 
