@@ -47,18 +47,29 @@ def diversity(clips: torch.Tensor, noise: torch.Tensor, target: float) -> torch.
     Without it a generator that is told much can learn to ignore its noise.
 
     Args:
-        clips, noise: (N, ...) each, clip i and clip i + ceil(N / 2) being of one condition.
+        clips, noise: (N, ...) each, clips 0 and 1 being of one condition, clips 2 and 3 of one, and so on.
         target: beyond this ratio more difference is worth nothing. Pixels count from -1 to 1.
 
     Returns:
         The mean over the pairs, a scalar in float32.
     """
-    pairs, second = len(clips) // 2, (len(clips) + 1) // 2
+    even = len(clips) // 2 * 2
 
     def apart(x):
-        return (x[:pairs] - x[second:]).abs().float().flatten(1).mean(1)
+        return (x[:even:2] - x[1:even:2]).abs().float().flatten(1).mean(1)
 
     return (apart(clips) / apart(noise)).clamp(max=target).mean()
+
+
+def gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+    """E[‖∇logit‖²] / 2 over real clips (N, C, T, H, W), a scalar in float32: R1 of Mescheder et al. 2018, equation 9.
+
+    Args:
+        logits: (N,) of these clips, which require a gradient. No clip's logit should depend on another's clip by more
+            than batch statistics do.
+    """
+    (gradient,) = torch.autograd.grad(logits.float().sum(), clips, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean() / 2
 
 
 def discriminator_loss(

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -36,7 +37,17 @@ class Arguments(Settings):
 
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    base, start = _start_from(given)
+    known = _first_flags(given)
+    parallel = _connect(known.device)
+    try:
+        return _run(given, known, parallel)
+    finally:
+        if parallel is not None:
+            parallel.close()
+
+
+def _run(given: list[str], known: argparse.Namespace, parallel) -> int:
+    base, start = parallel.from_first(lambda: _start_from(known)) if parallel else _start_from(known)
     parsed, unknown = tyro.cli(
         Arguments,
         prog="python -m fastvgan.train",
@@ -51,18 +62,37 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.print_config:
         print(parsed.run.to_yaml(), end="")
         return 0
-    return _train(parsed.run, start, parsed.dry_run)
+    return _train(parsed.run, start, parsed.dry_run, parallel)
 
 
-def _start_from(given: list[str]) -> tuple[RunConfig, Start]:
-    """The settings that flags then override, and where the run begins.
-
-    These flags decide the defaults of all others and the run folder's name, so they are read before the rest.
-    """
+def _first_flags(given: list[str]) -> argparse.Namespace:
+    """These decide the defaults of all others and the run folder's name, so they are read before the rest."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("preset", "config", "data", "run-dir", "resume"):
+    for flag in ("preset", "config", "data", "run-dir", "resume", "device"):
         first.add_argument(f"--{flag}", f"--{flag.replace('-', '_')}", nargs="?")
-    known, _ = first.parse_known_args(given)
+    return first.parse_known_args(given)[0]
+
+
+def _connect(device: str | None):
+    """The processes that torchrun started with this one, or None."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    import torch
+
+    from fastvgan.training.device import pick_device
+    from fastvgan.training.parallel import Parallel, local_rank, world
+
+    rank, size = world()
+    if rank:
+        logging.getLogger("fastvgan").setLevel(logging.ERROR)
+    chosen = pick_device(device or "auto", local_rank())
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return Parallel(rank, size, chosen)
+
+
+def _start_from(known: argparse.Namespace) -> tuple[RunConfig, Start]:
+    """The settings that flags then override, and where the run begins."""
     if known.preset and known.config:
         raise UserError("--preset and --config both say what to start from; give one of them")
     config = Path(known.config) if known.config else None
@@ -74,19 +104,22 @@ def _start_from(given: list[str]) -> tuple[RunConfig, Start]:
     return base, start
 
 
-def _train(config: RunConfig, start: Start, dry_run: bool) -> int:
+def _train(config: RunConfig, start: Start, dry_run: bool, parallel) -> int:
     # Everything heavy comes in here, so that --help and bad flags answer at once.
     from fastvgan.export import EXPORTED
     from fastvgan.training.trainer import Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    trainer = Trainer(config, start)
+    trainer = Trainer(config, start, parallel)
     if dry_run:
-        print("\n".join([trainer.describe(), *trainer.source.remarks]))
+        if trainer.parallel.first:
+            print("\n".join([trainer.describe(), *start.remarks, *trainer.source.remarks]))
         return 0
     status = trainer.run()
-    samples = sorted((start.folder / "samples").glob("*.png"))
-    print(f"run folder: {start.folder}\nsamples:    {samples[-1]} and .gif\ngenerator:  {start.folder / EXPORTED}")
+    if not trainer.parallel.first:
+        return status
+    for what, where in (("run folder", "."), ("generator", EXPORTED), ("report", "report.html")):
+        print(f"{what + ':':12}{start.folder / where}")
     return status
 
 

@@ -81,15 +81,29 @@ class WrongCaptions:
         self._telling = self._bags * ~shared
         self._telling[self._telling.sum(1) == 0] = 1
 
-    def draw(self, captions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """For caption indices (N,) the indices (N,) of wrong ones."""
+    def draw(
+        self,
+        captions: torch.Tensor,
+        generator: torch.Generator,
+        rows: slice = slice(None),
+        total: int | None = None,
+    ) -> torch.Tensor:
+        """For caption indices (N,) the indices (N,) of wrong ones.
+
+        Args:
+            rows, total: where `captions` are those rows of a batch of `total`, what is drawn for them is what would be
+                for the whole batch.
+        """
+        total = len(captions) if total is None else total
         candidates = torch.arange(len(self._bags))
         if len(candidates) > _CANDIDATES:
             candidates = torch.randperm(len(candidates), generator=generator)[:_CANDIDATES]
-        without = torch.multinomial(self._telling[captions], 1, generator=generator)  # (N, 1), a word index each
+        place = torch.rand(total, 1, generator=generator)[rows].double()
+        reached = self._telling[captions].cumsum(1)  # every telling word is as likely as another
+        without = (reached > place * reached[:, -1:]).int().argmax(1)  # (N,), a word index each
         bags = self._bags[candidates]
         overlap = self._bags[captions] @ bags.T
-        overlap -= 1e3 * bags[:, without[:, 0]].T
+        overlap -= 1e3 * bags[:, without].T
         overlap[candidates == captions[:, None]] = -1e6
-        noise = torch.rand(overlap.shape, generator=generator)
+        noise = torch.rand(total, len(candidates), generator=generator)[rows]
         return candidates[(overlap + 0.5 * noise).argmax(1)]

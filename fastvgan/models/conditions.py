@@ -21,6 +21,10 @@ class Condition(NamedTuple):
     label: torch.Tensor | None = None
     image: torch.Tensor | None = None
 
+    def rows(self, rows: slice | torch.Tensor | list[int]) -> "Condition":
+        """These rows of each part."""
+        return Condition(*(None if part is None else part[rows] for part in self))
+
 
 class TextEncoder(nn.Module):
     """A sentence to a vector: word embeddings, kept in their order, then two linear layers.

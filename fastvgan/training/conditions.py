@@ -37,21 +37,19 @@ def with_data(model: ModelConfig, source: Source) -> ModelConfig:
 
 
 class Conditions:
-    """Makes a `Condition` for a batch, and one for it that is wrong in one part.
+    """What clips are told by, as word and class indices: the right ones, and ones that are wrong in one part.
 
-    Captions are turned into word indices once, here, and then looked up on the device.
+    Captions are turned into word indices once, here. All is on the CPU.
     """
 
-    def __init__(self, model: ModelConfig, source: Source, device: torch.device):
-        self.device = device
+    def __init__(self, model: ModelConfig, source: Source):
         self.parts = model.condition
         self._classes = len(source.classes)
         self._wrong_captions = self._table = None
         if "text" in self.parts:
-            table = Vocabulary(model.vocabulary, model.caption_length).encode(source.captions)
-            self._table = table.to(device)
-            if len(table) > 1:
-                self._wrong_captions = WrongCaptions(table, model.vocabulary_size)
+            self._table = Vocabulary(model.vocabulary, model.caption_length).encode(source.captions)
+            if len(self._table) > 1:
+                self._wrong_captions = WrongCaptions(self._table, model.vocabulary_size)
         self._can_be_wrong = [
             part
             for part in self.parts
@@ -65,23 +63,42 @@ class Conditions:
         """Whether there is anything to draw a wrong condition from: two captions, two classes, or first frames."""
         return bool(self._can_be_wrong)
 
-    def right(self, clips: Clips, video: torch.Tensor) -> Condition | None:
-        """The conditions of these clips; video (N, C, T, H, W) in [-1, 1] is theirs, on the device."""
-        if not self.parts:
-            return None
-        return Condition(
-            text=self._table[clips.caption.to(self.device)] if "text" in self.parts else None,
-            label=clips.label.to(self.device) if "class" in self.parts else None,
-            image=video[:, :, 0] if "image" in self.parts else None,
+    def right(self, clips: Clips) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Word indices, int64 (N, L), and class indices, int64 (N,), of these clips; None for what is not followed."""
+        return (
+            self._table[clips.caption.cpu()] if "text" in self.parts else None,
+            clips.label.cpu() if "class" in self.parts else None,
         )
 
-    def wrong(self, clips: Clips, right: Condition, generator: torch.Generator) -> Condition:
-        """The same conditions with one part, drawn from those in use, exchanged for one that does not fit."""
+    def wrong(
+        self, clips: Clips, generator: torch.Generator, rows: slice = slice(None), total: int | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, bool]:
+        """The same with one part, drawn from those in use, exchanged for one that does not fit.
+
+        Args:
+            rows, total: where these clips are those rows of a batch of `total`, what is drawn for them is what would be
+                for the whole batch.
+
+        Returns:
+            Word indices, class indices, and whether it is the first frames that are wrong: see `swapped`.
+        """
         part = self._can_be_wrong[int(torch.randint(len(self._can_be_wrong), (), generator=generator))]
+        text, label = self.right(clips)
         if part == "text":
-            drawn = self._wrong_captions.draw(clips.caption, generator)
-            return right._replace(text=self._table[drawn.to(self.device)])
-        if part == "class":
-            shift = torch.randint(1, self._classes, clips.label.shape, generator=generator)
-            return right._replace(label=((clips.label + shift) % self._classes).to(self.device))
-        return right._replace(image=right.image.roll(1, 0))
+            text = self._table[self._wrong_captions.draw(clips.caption.cpu(), generator, rows, total)]
+        elif part == "class":
+            size = (len(label) if total is None else total,)
+            label = (label + torch.randint(1, self._classes, size, generator=generator)[rows]) % self._classes
+        return text, label, part == "image"
+
+
+def told(text: torch.Tensor | None, label: torch.Tensor | None, video: torch.Tensor, parts) -> Condition | None:
+    """A `Condition` of these indices and, where `parts` has "image", the first frames of video (N, C, T, H, W)."""
+    return Condition(text, label, video[:, :, 0] if "image" in parts else None) if parts else None
+
+
+def swapped(images: torch.Tensor) -> torch.Tensor:
+    """First frames (N, ...) that fit no clip: each takes its neighbour's, 1, 0, 3, 2 and so on."""
+    even = len(images) // 2 * 2
+    pairs = images[:even].unflatten(0, (even // 2, 2)).flip(1).flatten(0, 1)
+    return pairs if even == len(images) else torch.cat([pairs, images[:1]])

@@ -52,6 +52,10 @@ class TrainingConfig(Settings):
     """The game the two networks play; `minimax` is the textbook form."""
     matching_aware: bool = True
     """Show D real clips under a wrong condition, to be rejected (only where there is a condition)."""
+    r1: float = Field(0.0, ge=0)
+    """Weight of the gradient penalty on real clips (R1; 0: none)."""
+    r1_every: int = Field(16, ge=1)
+    """Steps from one gradient penalty to the next; it counts as many times."""
     diversity: float = Field(0.0, ge=0)
     """Weight of the term that makes clips of one condition differ (0: none; only where there is a condition)."""
     diversity_target: float = Field(0.1, gt=0)
@@ -61,7 +65,9 @@ class TrainingConfig(Settings):
     epochs: int = Field(100, ge=1)
     """Passes over the data, where --steps is not given."""
     batch_size: int = Field(64, ge=2)
-    """Clips in a step."""
+    """Clips in a step, of all processes together."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that each process takes its share of a batch in, one after the other, to save memory."""
     lr_generator: float = Field(2e-4, gt=0)
     """Adam's learning rate for G."""
     lr_discriminator: float = Field(2e-4, gt=0)
@@ -72,8 +78,16 @@ class TrainingConfig(Settings):
     """Adam's decay rates, for both."""
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay a step of the averaged generator, the one that makes the samples."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of convolutions and matrix products; `auto` takes bf16 where the device has instructions for it."""
+    precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
+    """Of convolutions and matrix products; `auto` takes bf16 where the device has instructions for it, else fp32."""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """Capture each update in a CUDA graph and replay it; `auto` where that can be done, `on` or end."""
+    max_skipped: int = Field(10, ge=1)
+    """Steps in a row whose losses or gradients are not finite, before the run goes back to its last checkpoint."""
+    max_setbacks: int = Field(3, ge=0)
+    """How often it goes back, each time with half the learning rates, before it ends."""
+    watchdog: float = Field(600, ge=0)
+    """Seconds without a step, or without a batch, after which the run ends with status 75 (0: never)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     seed: int = Field(0, ge=0)
@@ -83,9 +97,13 @@ class TrainingConfig(Settings):
     checkpoint_every: int = Field(200, ge=1)
     """Steps from one checkpoint to the next."""
     keep: int = Field(2, ge=1)
-    """How many of the newest checkpoints stay."""
+    """How many of the newest checkpoints stay, beside the best one."""
     log_every: int = Field(10, ge=1)
     """Steps from one line of metrics to the next."""
+    profile: int = Field(0, ge=0)
+    """Steps to record by torch.profiler, into the run folder's profile/ (0: none)."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well."""
 
 
 class RunConfig(Settings):
@@ -114,7 +132,17 @@ PRESETS: dict[str, RunConfig] = {
 
 # What may differ when a run is taken up again: where and how long it trains, and what it writes, not what it computes.
 _FREE = {"steps", "epochs", "device", "sample_every", "checkpoint_every", "keep", "log_every", "workers"}
-_FREE |= {"max_bad", "root", "follow_links"}
+_FREE |= {
+    "max_bad",
+    "root",
+    "follow_links",
+    "cuda_graphs",
+    "max_skipped",
+    "max_setbacks",
+    "watchdog",
+    "profile",
+    "wandb",
+}
 
 
 def preset(name: str) -> RunConfig:

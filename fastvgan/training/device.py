@@ -7,34 +7,52 @@ import torch
 import fastvgan_kernels
 from fastvgan.errors import UserError
 
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def pick_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`.
+
+def pick_device(name: str, index: int = 0) -> torch.device:
+    """The device for `auto`, `cpu` or `cuda`; of several GPUs that of this index.
 
     Raises:
-        UserError: cuda was asked for and this torch sees no GPU.
+        UserError: cuda was asked for and this torch sees no GPU, or not so many.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here; take --device cpu, or install a CUDA torch")
-    return torch.device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if index >= torch.cuda.device_count():
+        raise UserError(
+            f"this is process {index} of its machine, which has {torch.cuda.device_count()} GPUs; "
+            "start as many processes as there are GPUs, or take --device cpu"
+        )
+    return torch.device("cuda", index)
 
 
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of convolutions and matrix products for `auto`, `fp32` or `bf16`.
+def pick_precision(name: str, device: torch.device) -> str:
+    """`auto` resolved: bf16 where the device has instructions for it (else it is emulated and slower), or fp32.
 
-    `auto` takes bfloat16 where the device has instructions for it: without them it is emulated and slower.
+    Raises:
+        UserError: tf32 was asked for and the device has none.
     """
+    if name == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise UserError(f"--precision tf32 is for NVIDIA GPUs from sm_80 on, not for {device}; take fp32 or auto")
     if name != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+        return name
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # Younger than the oldest torch that is supported; there float32 is taken, which is never wrong.
         has = getattr(torch.cpu, "get_capabilities", dict)()
         fast = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
-    return torch.bfloat16 if fast else torch.float32
+    return "bf16" if fast else "fp32"
+
+
+def use_precision(name: str) -> torch.dtype:
+    """Set this process up for fp32, tf32, bf16 or fp16; gives the dtype for autocast, float32 for none."""
+    multiplied = "tf32" if name == "tf32" else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = multiplied
+    torch.backends.cuda.matmul.fp32_precision = multiplied
+    return _DTYPES[name]
 
 
 def pick_implementations() -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""The grids of samples that a run saves as it goes, always of the same noise and conditions."""
+"""What a run shows of its generator as it goes, always of the same noise and conditions: grids of samples, a score."""
 
 from pathlib import Path
 
 import torch
 
 from fastvgan.data.source import Clips, Source
-from fastvgan.models import Condition
+from fastvgan.metrics.frechet import CoarseScore
 from fastvgan.pixels import to_float, to_uint8
-from fastvgan.training.conditions import Conditions
+from fastvgan.training.conditions import Conditions, told
 from fastvgan.training.step import AdversarialStep, settle_statistics
 from fastvgan.video import grid, strip_grid, write_still, write_video
 
@@ -18,27 +18,37 @@ class Samples:
     """Fixed noise and conditions, and what the averaged generator makes of them.
 
     The conditions are those of clips drawn from the source; of these, some with captions no two alike (as far as there
-    are enough) are shown, and all serve to settle the statistics of the averaged generator.
+    are enough) are shown, and all serve to settle the statistics of the averaged generator, and to score it.
     """
 
     def __init__(self, source: Source, conditions: Conditions, step: AdversarialStep, seed: int):
         self._step = step
         generator = torch.Generator().manual_seed(seed)
-        device = conditions.device
+        device = step.totals.device
         batches = source.batches(_POOL, seed)
         clips = next(batches)
         batches.close()
-        self._pool = conditions.right(clips, to_float(clips.video, device))
+        indices = (None if part is None else part.to(device) for part in conditions.right(clips))
+        self._pool = told(*indices, to_float(clips.video, device), conditions.parts)
         self._pool_noise = [step.ema.noise(_POOL, generator).to(device) for _ in range(_ROUNDS)]
+        self._coarse = CoarseScore(clips.video)
         shown = _distinct(clips)[:_SHOWN]
         self._noise = step.ema.noise(_SHOWN, generator).to(device)
-        self._condition = self._pool and Condition(*(None if part is None else part[shown] for part in self._pool))
+        self._condition = self._pool and self._pool.rows(shown)
         self._labels = _labels(source, clips, conditions.parts, shown)
 
     def settle(self) -> None:
         """Bring the averaged generator's batch norm statistics up to its weights; before it is used or saved."""
         with self._step.autocast:
             settle_statistics(self._step.ema, ((z, self._pool) for z in self._pool_noise))
+
+    def score(self) -> float | None:
+        """The `CoarseScore` of what it makes of all noise and conditions here; None where that is not finite."""
+        with torch.no_grad(), self._step.autocast:
+            made = [self._step.ema(z, self._pool) for z in self._pool_noise]
+        if not all(torch.isfinite(clips).all() for clips in made):
+            return None
+        return self._coarse.score(torch.cat([to_uint8(clips) for clips in made]))
 
     def save(self, folder: Path, number: int) -> Path:
         """Write step-N.gif and step-N.png to the folder; gives the path of the latter.

@@ -1,23 +1,30 @@
 """The adversarial step: one update of the discriminator, one of the generator, one of the average."""
 
+import contextlib
 import copy
+import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from fastvgan.losses import OBJECTIVES, diversity, loss_on_fake, loss_on_real
+from fastvgan.losses import OBJECTIVES, diversity, gradient_penalty, loss_on_fake, loss_on_real
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
+from fastvgan.training.batches import Inputs
 from fastvgan.training.config import TrainingConfig
+from fastvgan.training.parallel import Parallel
+from fastvgan.training.update import Update
 
 
 class StepResult(NamedTuple):
     """Scalars of one step, float32 tensors on the device.
 
-    Losses, the mean probability that D gives each kind of clip of being a real one that fits, and how much generated
-    clips differ (see `fastvgan.losses.diversity`; of one condition only where that term has a weight).
+    Losses; the mean probability that D gives each kind of clip of being a real one that fits; how much generated clips
+    differ (see `fastvgan.losses.diversity`; of one condition only where that term has a weight); the gradient penalty,
+    NaN in steps without; the norms of both gradients; and 1 if one of them, or a loss, was not finite, so that an
+    update was left out.
     """
 
     d_loss: torch.Tensor
@@ -25,97 +32,266 @@ class StepResult(NamedTuple):
     d_real: torch.Tensor
     d_fake: torch.Tensor
     diversity: torch.Tensor
+    r1: torch.Tensor
+    d_grad_norm: torch.Tensor
+    g_grad_norm: torch.Tensor
+    skipped: torch.Tensor
+
+
+_OF_D = ("d_loss", "d_real", "d_fake", "r1", "d_grad_norm")
+_OF_G = ("g_loss", "diversity", "g_grad_norm", "skipped")
+
+
+class Held(NamedTuple):
+    """What the two updates of a step share: the buffers before it, and the generated clips, with their graph."""
+
+    before: list[torch.Tensor]
+    fake: torch.Tensor | None
 
 
 class AdversarialStep:
     """Both networks, their optimisers and the averaged generator, and what one step does to them.
 
+    A step is `prepare`, which is the host's, then `begin`, `update_discriminator` and `update_generator`. These three
+    read and write the same tensors in every step and never wait for the device, so that each can be captured in a CUDA
+    graph. What is scalar and changes from step to step (learning rates, the average's memory) is in tensors too.
+
     Args:
         model, config: what to build and how to train it.
-        device: where. precision: torch.bfloat16 for autocast, or torch.float32 for none.
+        device: where. precision: torch.bfloat16 or torch.float16 for autocast, or torch.float32 for none.
+        parallel: the processes that share a step, if there are several.
     """
 
-    def __init__(self, model: ModelConfig, config: TrainingConfig, device: torch.device, precision: torch.dtype):
-        torch.manual_seed(config.seed)
-        generator, discriminator = build(model)
-        self.generator = generator.to(device)
-        self.discriminator = discriminator.to(device)
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: TrainingConfig,
+        device: torch.device,
+        precision: torch.dtype,
+        parallel: Parallel | None = None,
+    ):
+        self._build = model, config.seed
+        self.generator, self.discriminator = (network.to(device) for network in self._networks())
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        # Not fused=True: on the CPU torch 2.13 then takes it, unchecked, that all tensors have one memory layout.
-        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), config.lr_generator, betas=config.betas)
-        self.d_optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), config.lr_discriminator, betas=config.betas
+        self._parallel = parallel or Parallel()
+        self.world_size = self._parallel.world_size
+        self._g, self._d = self._parallel.wrap(self.generator), self._parallel.wrap(self.discriminator)
+        scaled = precision == torch.float16
+        self.g_update, self.d_update = (
+            Update(network, rate, config.betas, scaled, self._parallel.any)
+            for network, rate in (
+                (self.generator, config.lr_generator),
+                (self.discriminator, config.lr_discriminator),
+            )
         )
-        self._rates = config.lr_generator, config.lr_discriminator
         self.objective = OBJECTIVES[config.objective]
-        self.decay = config.ema
+        self.decay, self._forgets = config.ema, torch.zeros((), device=device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
-        self.autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+        self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
+        # Without its cache a cast made in one CUDA graph is never used in another.
+        enabled = precision != torch.float32
+        self.autocast = torch.autocast(device.type, precision, enabled=enabled, cache_enabled=False)
+        self._of_d, self._of_g = torch.zeros(len(_OF_D), device=device), torch.zeros(len(_OF_G), device=device)
+        self.totals = torch.zeros(2, len(StepResult._fields), device=device)
 
     def __call__(
-        self, number: int, real: torch.Tensor, z: torch.Tensor, c: Condition | None, wrong: Condition | None
+        self,
+        number: int,
+        real: torch.Tensor,
+        z: torch.Tensor,
+        c: Condition | None,
+        wrong: Condition | None,
+        regularise: bool = False,
     ) -> StepResult:
-        """Step `number` (from 0) on real clips (N, C, T, H, W) in [-1, 1].
+        """Step `number` (from 0) on real clips (N, C, T, H, W) in [-1, 1]; `regularise` adds the gradient penalty."""
+        inputs = Inputs(real, z, c, wrong)
+        self.prepare(number)
+        held = self.begin(inputs)
+        self.update_discriminator(inputs, held, regularise)
+        self.update_generator(inputs, held)
+        return StepResult(*self._values().unbind())
 
-        One pass of G makes the clips for both updates: G does not change while D learns, so a second pass would give
-        the same clips.
+    def regularises(self, number: int) -> bool:
+        """Whether step `number` has the gradient penalty."""
+        return self.r1 > 0 and number % self.r1_every == 0
+
+    def prepare(self, number: int) -> None:
+        """What differs from step to step."""
+        # The average must not hold on to the first, untrained weights: a shorter memory in the first steps.
+        self._forgets.fill_(1 - min(self.decay, (1 + number) / (10 + number)))
+
+    def begin(self, inputs: Inputs) -> Held:
+        """Generate the clips of both updates.
+
+        G does not change while D learns, so that a second pass would give the same clips. Where a batch is taken in
+        parts it is made all the same, since it would be held for all parts at once.
         """
-        discriminator = self.discriminator
-        told = _in_pairs(c) if self.diversity and c is not None else c
-        with self.autocast:
-            fake = self.generator(z, told)
-            on_real, on_wrong = self._score_real(real, c, wrong)
-            d_loss_real = loss_on_real(self.objective, on_real, on_wrong)
-        # One backward pass each for real and generated clips: what the first one needs is free before the second.
-        self.d_optimizer.zero_grad(set_to_none=True)
-        d_loss_real.backward()
-        with self.autocast:
-            on_fake = discriminator(fake.detach(), told)
-            d_loss_fake = loss_on_fake(self.objective, on_fake, on_wrong is not None)
-        d_loss_fake.backward()
-        self.d_optimizer.step()
+        before = [buffer.clone() for buffer in self._buffers()]
+        return Held(before, self._generate(inputs) if self.accumulate == 1 else None)
 
-        discriminator.requires_grad_(False)  # G's update needs the way through D, not D's weight gradients
-        with self.autocast:
-            g_loss = self.objective.generator(discriminator(fake, told))
-            apart = diversity(fake, z, self.diversity_target)
-        self.g_optimizer.zero_grad(set_to_none=True)
-        (g_loss - self.diversity * apart if c is not None else g_loss).backward()
-        self.g_optimizer.step()
-        discriminator.requires_grad_(True)
+    def update_discriminator(self, inputs: Inputs, held: Held, regularise: bool = False) -> None:
+        """Train D to tell real clips from generated ones, and from real ones under a wrong condition."""
+        self.d_update.clear()
+        scalars = []
+        for last, part in self._parts(inputs):
+            fake = held.fake
+            if fake is None:
+                with torch.no_grad():
+                    fake = self._generate(part)
+            scalars.append(self._judge(part, fake.detach(), regularise, last))
+        mean = torch.stack(scalars).mean(0)
+        norm = self.d_update.apply(mean[0])
+        self._of_d.copy_(torch.cat([mean, norm[None]]))
 
-        self._average(number)
-        probability = (torch.sigmoid(x.detach().float()).mean() for x in (on_real, on_fake))
-        return StepResult((d_loss_real + d_loss_fake).detach(), g_loss.detach(), *probability, apart.detach())
+    def update_generator(self, inputs: Inputs, held: Held, keep_graph: bool = False) -> None:
+        """Train G to pass for real, and bring the average, the statistics and the totals up to date.
+
+        Args:
+            keep_graph: leave the graph of `held.fake` as it is, to be gone through again.
+        """
+        self.g_update.clear()
+        scalars = []
+        with _frozen(self.discriminator):  # G's update needs the way through D, not D's weight gradients
+            for last, part in self._parts(inputs):
+                with self._g.alone(not last):
+                    fake = self._generate(part) if held.fake is None else held.fake
+                    scalars.append(self._fool(part, fake, keep_graph))
+        mean = torch.stack(scalars).mean(0)
+        norm = self.g_update.apply(mean[0])
+        bad = (self.d_update.found + self.g_update.found).clamp(max=1)
+        self._of_g.copy_(torch.cat([mean, norm[None], bad[None]]))
+        # A clip that is not finite went through the batch norms before anyone noticed.
+        for buffer, old in zip(self._buffers(), held.before, strict=True):
+            torch.where(bad > 0, old, buffer, out=buffer)
+        self._average()
+        self._add_up()
 
     def set_rates(self, share: float) -> None:
         """Bring both learning rates to this share of what the configuration says."""
-        for optimizer, full in zip((self.g_optimizer, self.d_optimizer), self._rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = full * share
+        self.g_update.set_share(share)
+        self.d_update.set_share(share)
 
-    def _score_real(self, real, c, wrong):
-        discriminator = self.discriminator
-        features = discriminator.features(real, c)
-        on_real = discriminator.score(features, c)
-        if wrong is None:
-            return on_real, None
-        if discriminator.encoder.sees_image and wrong.image is not c.image:
-            features = discriminator.features(real, wrong)
-        return on_real, discriminator.score(features, wrong)
+    def reset(self) -> None:
+        """Bring everything back, in place, to what it was before the first step."""
+        for mine, first in zip((self.generator, self.discriminator), self._networks(), strict=True):
+            mine.load_state_dict(first.state_dict())
+        self.ema.load_state_dict(self.generator.state_dict())
+        self.g_update.reset()
+        self.d_update.reset()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What an exact resumption needs beside weights and moments, by name."""
+        updates = {"generator": self.g_update, "discriminator": self.d_update}
+        return {f"{name}/{key}": value for name, u in updates.items() for key, value in u.state().items()}
+
+    def _networks(self):
+        model, seed = self._build
+        torch.manual_seed(seed)
+        return build(model)
+
+    def _buffers(self) -> Iterable[torch.Tensor]:
+        return itertools.chain(self.generator.buffers(), self.discriminator.buffers())
+
+    def _parts(self, inputs: Inputs) -> Iterable[tuple[bool, Inputs]]:
+        """The parts that a batch is taken in, each with whether it is the last."""
+        if self.accumulate == 1:
+            yield True, inputs
+            return
+        size = len(inputs.z) // self.accumulate
+        for i in range(self.accumulate):
+            yield i == self.accumulate - 1, _rows(inputs, slice(i * size, (i + 1) * size))
+
+    def _generate(self, inputs: Inputs) -> torch.Tensor:
+        with self.autocast:
+            return self._g(_call, inputs.z, self._told(inputs.c))
+
+    def _told(self, c: Condition | None) -> Condition | None:
+        return _in_pairs(c) if self.diversity and c is not None else c
+
+    def _judge(self, part: Inputs, fake: torch.Tensor, regularise: bool, last: bool) -> torch.Tensor:
+        """D's gradients on one part; its scalars in the order of _OF_D."""
+        real = part.real.detach().requires_grad_() if regularise else part.real
+        # One backward pass each for real and generated clips: what the first one needs is free before the second.
+        with self._d.alone():
+            # In float16 a gradient's gradient would need a scale of its own.
+            with contextlib.nullcontext() if regularise and self.d_update.scaled else self.autocast:
+                on_real, on_wrong = self._d(_score_real, real, part.c, part.wrong)
+                loss_real = loss_on_real(self.objective, on_real, on_wrong)
+                penalty = gradient_penalty(on_real, real) if regularise else torch.full_like(loss_real, torch.nan)
+            # Weighed by how seldom it comes: the lazy regularisation of Karras et al. 2020 (StyleGAN2).
+            cost = loss_real + self.r1 * self.r1_every * penalty if regularise else loss_real
+            self.d_update.backward(self._shared(cost))
+        with self._d.alone(not last):
+            with self.autocast:
+                on_fake = self._d(_call, fake, self._told(part.c))
+                loss_fake = loss_on_fake(self.objective, on_fake, on_wrong is not None)
+            self.d_update.backward(self._shared(loss_fake))
+        probability = (torch.sigmoid(x.detach().float()).mean() for x in (on_real, on_fake))
+        return torch.stack([(loss_real + loss_fake).detach(), *probability, penalty.detach()])
+
+    def _fool(self, part: Inputs, fake: torch.Tensor, keep_graph: bool) -> torch.Tensor:
+        """G's gradients on one part; its scalars in the order of _OF_G."""
+        with self.autocast:
+            loss = self.objective.generator(self.discriminator(fake, self._told(part.c)))
+            apart = diversity(fake, part.z, self.diversity_target)
+        cost = loss - self.diversity * apart if part.c is not None else loss
+        self.g_update.backward(self._shared(cost), keep_graph)
+        return torch.stack([loss.detach(), apart.detach()])
+
+    def _shared(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss if self.accumulate == 1 else loss / self.accumulate
 
     @torch.no_grad()
-    def _average(self, number: int) -> None:
-        # The average must not hold on to the first, untrained weights: a shorter memory in the first steps.
-        decay = min(self.decay, (1 + number) / (10 + number))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
+    def _average(self) -> None:
+        mine, new = list(self.ema.parameters()), list(self.generator.parameters())
+        torch._foreach_lerp_(mine, new, [self._forgets.to(parameter.dtype) for parameter in mine])
+
+    def _values(self) -> torch.Tensor:
+        """The scalars of the last step in the order of StepResult."""
+        by_name = dict(zip((*_OF_D, *_OF_G), (*self._of_d.unbind(), *self._of_g.unbind()), strict=True))
+        return torch.stack([by_name[name] for name in StepResult._fields])
+
+    def _add_up(self) -> None:
+        """Into `totals`: the sum of what was finite, and of how many steps."""
+        values = self._values()
+        finite = torch.isfinite(values)
+        self.totals.add_(torch.stack([torch.where(finite, values, 0.0), finite.float()]))
+
+
+def _call(network: nn.Module, *arguments) -> torch.Tensor:
+    return network(*arguments)
+
+
+def _score_real(discriminator: nn.Module, real: torch.Tensor, c: Condition | None, wrong: Condition | None):
+    """Logits of real clips under their own conditions, and under wrong ones where there are some."""
+    features = discriminator.features(real, c)
+    on_real = discriminator.score(features, c)
+    if wrong is None:
+        return on_real, None
+    if discriminator.encoder.sees_image and wrong.image is not c.image:
+        features = discriminator.features(real, wrong)
+    return on_real, discriminator.score(features, wrong)
+
+
+@contextlib.contextmanager
+def _frozen(network: nn.Module):
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
 
 
 def _in_pairs(c: Condition) -> Condition:
-    """The conditions of the batch's first half, twice over, so that two generated clips share each."""
-    return Condition(
-        *(None if part is None else torch.cat([part[: (len(part) + 1) // 2]] * 2)[: len(part)] for part in c)
-    )
+    """Every other condition of the batch, twice over, so that two neighbouring generated clips share each."""
+    return Condition(*(None if x is None else torch.stack([x[::2]] * 2, 1).flatten(0, 1)[: len(x)] for x in c))
+
+
+def _rows(inputs: Inputs, rows: slice) -> Inputs:
+    c, wrong = inputs.c and inputs.c.rows(rows), inputs.wrong and inputs.wrong.rows(rows)
+    if wrong is not None and inputs.wrong.image is inputs.c.image:
+        wrong = wrong._replace(image=c.image)
+    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong)
 
 
 @torch.no_grad()
@@ -146,6 +322,6 @@ def networks(step: AdversarialStep) -> dict[str, nn.Module]:
 def optimizers(step: AdversarialStep) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
     """The optimisers by the names they have in a checkpoint, each with the network it trains."""
     return {
-        "generator_optimizer": (step.g_optimizer, step.generator),
-        "discriminator_optimizer": (step.d_optimizer, step.discriminator),
+        "generator_optimizer": (step.g_update.optimizer, step.generator),
+        "discriminator_optimizer": (step.d_update.optimizer, step.discriminator),
     }

@@ -1,13 +1,12 @@
-"""The training loop: clips in, steps, metrics, samples and checkpoints out."""
+"""The training loop: batches in, steps, metrics, samples and checkpoints out."""
 
-import errno
 import logging
+import random
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -15,39 +14,51 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from fastvgan.data import open_source
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
-from fastvgan.export import EXPORTED, export
-from fastvgan.pixels import to_float
 from fastvgan.training import checkpoint
+from fastvgan.training.batches import Batch, BatchMaker, step_seed
+from fastvgan.training.checkpoint import Record
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.config import RunConfig, differences
-from fastvgan.training.device import pick_device, pick_implementations, pick_precision
+from fastvgan.training.device import pick_device, pick_implementations, pick_precision, use_precision
 from fastvgan.training.feed import feed
+from fastvgan.training.graphs import StepRunner
+from fastvgan.training.meter import Meter
+from fastvgan.training.output import Output
+from fastvgan.training.parallel import Parallel, local_rank
+from fastvgan.training.profiling import StepProfile
 from fastvgan.training.resume import Start
-from fastvgan.training.run_folder import RunFolder
-from fastvgan.training.samples import Samples
 from fastvgan.training.step import AdversarialStep
+from fastvgan.training.step_tensors import tensors_of
+from fastvgan.training.watchdog import DATA, STEP, Watchdog
 
 logger = logging.getLogger("fastvgan")
+
+_SLOWER = 0.5  # of the learning rates, what is left at each setback
 
 
 class Trainer:
     """One run, from its configuration to its last checkpoint.
 
     Every random draw of step k comes from generators seeded by (seed, k) alone, and batch k of the data likewise, so
-    that a run taken up again at any checkpoint computes what the uninterrupted one would have.
+    that a run taken up again at any checkpoint, by any number of processes, computes what the uninterrupted one would
+    have.
 
     Args:
         config: the run's settings. start: the folder it writes, and the checkpoint it goes on from.
+        parallel: the processes that train together.
 
     Raises:
         UserError: the data, the device, the folder or the checkpoint do not serve; nothing has been written then.
     """
 
-    def __init__(self, config: RunConfig, start: Start):
-        self.folder = start.folder
+    def __init__(self, config: RunConfig, start: Start, parallel: Parallel | None = None):
+        self.folder, self.parallel = start.folder, parallel or Parallel()
+        self._remarks = start.remarks
         pick_implementations()
-        self.device = pick_device(config.training.device)
+        self.device = pick_device(config.training.device, local_rank())
         self.precision = pick_precision(config.training.precision, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.source: Source = open_source(config.data, config.model, self.device)
         self.config = config.model_copy(update={"model": with_data(config.model, self.source)})
         if start.saved is not None and (found := differences(start.saved, self.config)):
@@ -56,23 +67,29 @@ class Trainer:
                 "resume with the same settings and data, or start anew in another --run-dir"
             )
         training = self.config.training
-        self.batch_size = training.batch_size
+        self._share = _share_of_a_batch(training.batch_size, self.parallel.world_size, training.accumulate)
         self.steps = training.steps or max(1, training.epochs * self.source.size // training.batch_size)
-        self.step = AdversarialStep(self.config.model, training, self.device, self.precision)
-        self.conditions = Conditions(self.config.model, self.source, self.device)
-        self.done = checkpoint.restore(start.checkpoint, self.step) if start.checkpoint else 0
-        self._stop: signal.Signals | None = None
+        dtype = use_precision(self.precision)
+        self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
+        self.conditions = Conditions(self.config.model, self.source)
+        self.runner = StepRunner(self.step, self.config.model.condition, training.cuda_graphs)
+        self._record = self._restore(start.checkpoint) if start.checkpoint else Record(0)
+        self.done = self._record.step
+        self._signal: signal.Signals | None = None
+        self._output: Output | None = None
+        self._within_step = False
 
     def describe(self) -> str:
         """What is about to be trained, in a few lines."""
         model, training = self.config.model, self.config.training
         count = [sum(p.numel() for p in net.parameters()) for net in (self.step.generator, self.step.discriminator)]
         after = f", going on after {self.done}" if self.done else ""
+        together = f" in {self.parallel.world_size} processes" if self.parallel.world_size > 1 else ""
         return (
             f"{model.family} model, {model.frames} frames of {model.height}x{model.width}x{model.channels}, "
             f"condition: {' '.join(model.condition) or 'none'}; G {count[0] / 1e6:.2f} M, D {count[1] / 1e6:.2f} M "
             f"parameters\n{self.config.data.data}: {self.source.size} clips; {self.steps} steps{after} of "
-            f"{training.batch_size} clips on {self.device}, {str(self.precision).removeprefix('torch.')}\n"
+            f"{training.batch_size} clips on {self.device}{together}, {self.precision}\n"
             f"decoder: {self.source.decoder}"
         )
 
@@ -80,86 +97,179 @@ class Trainer:
         """Train to the last step; gives 0, or 128 + signal number where a signal ended it early (state saved).
 
         Raises:
-            UserError: the disk is full or the run folder cannot be written any more.
+            UserError: the run folder cannot be begun, the last checkpoint cannot be written, the data cannot be read
+                any more, the device is out of memory, or losses stay not finite. But for the first, the last state that
+                was good is saved.
         """
-        run_folder = RunFolder(self.folder, self.config, self.done)
+        if self.parallel.first:
+            self._output = Output(self.folder, self.config, self.step, self.source, self.conditions, self.done)
+            self._tell()
+        watchdog = Watchdog(self.config.training.watchdog, self.folder, self._rescue)
+        try:
+            with self._signals(), watchdog:
+                if self._output:
+                    self._output.begin()
+                stopped = self._train(watchdog)
+                if self._output:
+                    self._output.finish(self._record, save=not (stopped and self._in_trouble()))
+        finally:
+            if self._output:
+                self._output.close()
+        if stopped:
+            logger.warning("stopped by %s after step %d; --resume auto goes on", stopped.name, self.done)
+            return 128 + stopped
+        return 0
+
+    def _tell(self) -> None:
         for line in self.describe().splitlines():
             logger.info(line)
-        for remark in self.source.remarks:
+        for remark in (*self._remarks, *self.source.remarks):
             logger.warning(remark)
         if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
             logger.warning("no matching-aware term: the data has one condition only, so none that is wrong")
-        batches = feed(self.source.batches(self.batch_size, self.config.training.seed, self.done), self.device)
+
+    def _train(self, watchdog: Watchdog) -> signal.Signals | None:
+        """The loop, and beginning it anew after a setback; gives the signal that ended it early."""
+        training = self.config.training
+        meter = Meter(training.batch_size, self.step, self.parallel)
+        # TensorBoard and the bar need a line of their own for what is told meanwhile.
+        bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, mininterval=1, disable=not self.parallel.first)
+        skip = 3 if self.device.type == "cpu" else 20  # on a GPU the first steps are not those that are replayed later
+        recorded = training.profile if self.parallel.first else 0
+        profile = StepProfile(self.folder / "profile", recorded, self.device, skip)
+        with bar, logging_redirect_tqdm(), profile:
+            while True:
+                bar.n = bar.initial = self.done
+                batches = self._batches()
+                try:
+                    stopped = self._loop(batches, meter, bar, watchdog, profile)
+                except Exception:
+                    if not self._within_step:
+                        self._rescue()
+                    raise
+                finally:
+                    batches.close()
+                if meter.in_a_row < training.max_skipped or stopped or self.done >= self.steps:
+                    return stopped
+                self._go_back(meter.in_a_row)
+                meter.reset()
+
+    def _loop(self, batches, meter, bar, watchdog, profile) -> signal.Signals | None:
+        training = self.config.training
+        while self.done < self.steps:
+            self.parallel.begin_vote(self._signal or 0)
+            with meter.waiting(), watchdog.watching(DATA):
+                batch = _next(batches)
+            with watchdog.watching(STEP):
+                self._train_on(batch)
+                stop = self.parallel.vote()
+            meter.count()
+            profile.step()
+            bar.update()
+            if self.done % training.log_every == 0 or self.done == self.steps:
+                with watchdog.watching(STEP):
+                    self._log(meter.values(), bar)
+                if meter.in_a_row >= training.max_skipped:
+                    return None
+            if stop:
+                return signal.Signals(stop)
+            if self.done < self.steps and self._output:
+                sample, save = (self.done % every == 0 for every in (training.sample_every, training.checkpoint_every))
+                self._output.now_and_then(self._record, sample, save and not self._in_trouble())
+                meter.pause()
+        return None
+
+    def _train_on(self, batch: Batch) -> None:
+        seed = step_seed(self.config.training.seed, self.done)
+        seed_everything((seed + self.parallel.rank) % 2**63, self.device)
+        self.step.set_rates(rate_share(self.done, self.steps, self.config.training.lr_decay) * self._record.rate)
+        self._within_step = True
         try:
-            with self._signals(), _disk_errors(self.folder):
-                samples = Samples(self.source, self.conditions, self.step, self.config.training.seed)
-                self._loop(batches, run_folder, samples)
-                self._finish(samples)
-        finally:
-            batches.close()
-            run_folder.close()
-        if self._stop is not None:
-            logger.warning("stopped by %s after step %d; --resume auto goes on", self._stop.name, self.done)
-            return 128 + self._stop
-        return 0
+            self.runner(self.done, batch)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); take a "
+                "smaller --batch-size, or --accumulate 2 for the same one in two parts"
+            ) from error
+        self.done += 1
+        self._record = self._record._replace(step=self.done)
+        self._within_step = False
 
-    def _loop(self, batches: Iterator, run_folder: RunFolder, samples: Samples) -> None:
-        training = self.config.training
-        meter = Meter(self.batch_size)
-        bar = tqdm(total=self.steps, initial=self.done, unit="step", dynamic_ncols=True, mininterval=1)
-        with bar, logging_redirect_tqdm():  # what is told meanwhile gets a line of its own
-            while self.done < self.steps and self._stop is None:
-                with meter.waiting():
-                    clips = next(batches)
-                meter.add(self._train_on(clips))
-                self.done += 1
-                bar.update()
-                if self.done % training.log_every == 0 or self.done == self.steps:
-                    values = meter.values()
-                    run_folder.metrics({"step": self.done, **values})
-                    shown = {"D": values["d_loss"], "G": values["g_loss"], "videos/s": values["videos_per_second"]}
-                    bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
-                if self.done < self.steps and self._stop is None:
-                    self._now_and_then(samples)
-                    meter.pause()
+    def _log(self, values: dict[str, float], bar: tqdm) -> None:
+        if not self._output:
+            return
+        self._output.metrics({"step": self.done, **values})
+        shown = {"D": "d_loss", "G": "g_loss", "|gD|": "d_grad_norm", "|gG|": "g_grad_norm", "wait": "data_wait"}
+        shown |= {"videos/s": "videos_per_second", "skipped": "skipped"}
+        postfix = {name: f"{values[key]:.3g}" for name, key in shown.items() if values.get(key) is not None}
+        if not values["skipped"]:
+            del postfix["skipped"]
+        if "memory_bytes" in values:
+            postfix["GB"] = f"{values['memory_bytes'] / 1e9:.2g}"
+        bar.set_postfix(postfix, refresh=False)
 
-    def _now_and_then(self, samples: Samples) -> None:
-        training = self.config.training
-        sample, save = (self.done % every == 0 for every in (training.sample_every, training.checkpoint_every))
-        if sample or save:
-            samples.settle()
-        if save:
-            self._checkpoint()
-        if sample:
-            samples.save(self.folder / "samples", self.done)
+    def _batches(self) -> Generator[Batch, None, None]:
+        """Batches from the next step on."""
+        training, rows = self.config.training, self.parallel.rows(self.config.training.batch_size)
+        maker = BatchMaker(
+            *(self.conditions, self.step.generator.noise, training.seed, training.matching_aware),
+            *(rows, training.batch_size),
+        )
+        ranks = self.parallel.rank, self.parallel.world_size
+        clips = self.source.batches(self._share, training.seed, self.done, *ranks)
+        return feed(maker.all(clips, self.done), self.device)
 
-    def _finish(self, samples: Samples) -> None:
-        """What a run leaves when it ends, early or not."""
-        samples.settle()
-        self._checkpoint()
-        samples.save(self.folder / "samples", self.done)
+    def _in_trouble(self) -> bool:
+        """Whether the last step left an update out for what no smaller loss scale mends: then nothing is saved."""
+        return bool(torch.stack([self.step.d_update.in_a_row, self.step.g_update.in_a_row]).any())
 
-    def _checkpoint(self) -> None:
-        checkpoint.save(self.folder / "checkpoints", self.step, self.done, self.config.training.keep)
-        export(self.step.ema, self.config.model, self.folder / EXPORTED)
+    def _go_back(self, in_a_row: int) -> None:
+        """Return to the last good checkpoint with lower learning rates.
 
-    def _train_on(self, clips):
-        draw = torch.Generator().manual_seed(_seed(self.config.training.seed, self.done))
-        real = to_float(clips.video, self.device)
-        z = self.step.generator.noise(self.batch_size, draw).to(self.device, non_blocking=True)
-        right = self.conditions.right(clips, real)
-        wrong = None
-        if self.config.training.matching_aware and self.conditions.can_be_wrong:
-            wrong = self.conditions.wrong(clips, right, draw)
-        self.step.set_rates(rate_share(self.done, self.steps, self.config.training.lr_decay))
-        return self.step(self.done, real, z, right, wrong)
+        Raises:
+            UserError: that was done as often as is allowed.
+        """
+        before, limit = self._record, self.config.training.max_setbacks
+        if before.setbacks >= limit:
+            raise UserError(
+                f"losses or gradients are not finite, in {in_a_row} steps in a row up to step {self.done}"
+                + (f", and lower learning rates did not help {limit} times" if limit else "")
+                + "; lower --lr-generator and --lr-discriminator, take --precision fp32, or look at the data"
+            )
+        good, remarks = self.parallel.from_first(lambda: checkpoint.newest_good(self.folder / "checkpoints"))
+        if good is None:
+            self.step.reset()
+        record = self._restore(good) if good else Record(0)
+        self._record = record._replace(setbacks=before.setbacks + 1, rate=before.rate * _SLOWER)
+        self.done = record.step
+        for update in (self.step.d_update, self.step.g_update):
+            update.in_a_row.zero_()
+        for remark in remarks:
+            logger.warning(remark)
+        logger.warning(
+            "%d steps in a row were not finite: back to step %d, with %g of the learning rates",
+            *(in_a_row, self.done, self._record.rate),
+        )
+        if self._output:
+            self._output.rewind(self.done)
+
+    def _restore(self, path) -> Record:
+        """Bring the step of all processes to the state of a checkpoint that the first one can read."""
+        record = self.parallel.from_first(lambda: checkpoint.restore(path, self.step))
+        self.parallel.copy_first(tensors_of(self.step).values())
+        return record
+
+    def _rescue(self) -> None:
+        """Save the state, which is whole, before the process ends for a reason that is not the state's."""
+        if self._output and not self._in_trouble():
+            self._output.save_last(self._record)
 
     @contextmanager
     def _signals(self):
         """SIGINT and SIGTERM let the step finish and be saved; a second one ends the process as it always does."""
 
         def note(number, frame):
-            self._stop = signal.Signals(number)
+            self._signal = signal.Signals(number)
             signal.signal(number, before[number])
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -176,63 +286,32 @@ def rate_share(done: int, steps: int, decay: float) -> float:
     return min(1.0, (steps - done) / falling) if falling else 1.0
 
 
-class Meter:
-    """Means over the steps since the last line of metrics, with the rate and the share of time spent on data.
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed all generators that a network might draw from; so that they need no saving."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
-    Scalars stay on the device until a line is due, so that a GPU need not wait for the host in every step.
+
+def _share_of_a_batch(batch_size: int, world_size: int, accumulate: int) -> int:
+    """Clips of a batch for each process.
+
+    Raises:
+        UserError: the batch cannot be divided so.
     """
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums, self._count, self._waited, self._paused = None, 0, 0.0, 0.0
-        self._since = self._last = time.perf_counter()
-
-    @contextmanager
-    def waiting(self):
-        """Counts what happens inside as time spent waiting for data."""
-        begin = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - begin
-
-    def add(self, result) -> None:
-        """Take in one step's `StepResult`."""
-        values = torch.stack([value.float() for value in result])
-        self._sums = values if self._sums is None else self._sums + values
-        self._names = result._fields
-        self._count += 1
-        self._last = time.perf_counter()
-
-    def pause(self) -> None:
-        """Leave the time since the last step, spent on samples and checkpoints, out of the rate."""
-        self._paused += time.perf_counter() - self._last
-
-    def values(self) -> dict[str, float]:
-        """The means by name, and a new beginning."""
-        means = dict(zip(self._names, (self._sums / self._count).tolist(), strict=True))
-        seconds = time.perf_counter() - self._since - self._paused
-        means["videos_per_second"] = self._count * self._batch_size / seconds
-        means["data_wait"] = self._waited / seconds
-        self._reset()
-        return means
-
-
-@contextmanager
-def _disk_errors(folder: Path):
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full; make room" if full else f"{error.strerror} ({error.filename}); mend that"
+    parts = world_size * accumulate
+    if batch_size % parts or batch_size // parts < 2:
         raise UserError(
-            f"cannot write to {folder}: {reason}, then go on from the last complete checkpoint by --resume auto"
-        ) from error
+            f"--batch-size {batch_size} cannot be shared by {world_size} processes in {accumulate} parts each: "
+            f"take a multiple of {parts}, at least {2 * parts}"
+        )
+    return batch_size // world_size
 
 
-def _seed(seed: int, step: int) -> int:
-    # One 63-bit number for a pair; the multiplier is that of Knuth's 64-bit linear congruential generator.
-    return (seed * 6364136223846793005 + step) % 2**63
+def _next(batches) -> Batch:
+    try:
+        return next(batches)
+    except OSError as error:
+        raise UserError(f"the data cannot be read any more: {error}; mend that, then go on by --resume auto") from error

@@ -8,8 +8,9 @@ from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
 from fastvgan.pixels import to_float, to_uint8
-from fastvgan.training.conditions import Conditions, with_data
-from fastvgan.training.device import pick_device, pick_precision
+from fastvgan.training.batches import BatchMaker, opened
+from fastvgan.training.conditions import Conditions, swapped, told, with_data
+from fastvgan.training.device import pick_device, pick_precision, use_precision
 
 CPU = torch.device("cpu")
 
@@ -35,32 +36,55 @@ def test_words_and_classes_come_from_the_data():
 def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     source = DigitsSource()
     model = with_data(ModelConfig(condition=parts), source)
-    conditions = Conditions(model, source, CPU)
+    conditions = Conditions(model, source)
     clips = next(source.batches(16, 0))
-    video = to_float(clips.video, CPU)
-    right = conditions.right(clips, video)
+    maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 0, True, slice(0, 16), 16)
     assert conditions.can_be_wrong == bool(parts)
-    if not parts:
-        assert right is None
-        return
-    assert torch.equal(to_uint8(video), clips.video)
-    assert (right.text is not None, right.label is not None, right.image is not None) == tuple(
-        part in parts for part in ("text", "class", "image")
-    )
     seen = set()
-    for seed in range(20):
-        wrong = conditions.wrong(clips, right, torch.Generator().manual_seed(seed))
-        changed = [name for name in right._fields if getattr(right, name) is not getattr(wrong, name)]
+    for number in range(20 if parts else 1):
+        batch = maker.make(number, clips)
+        real, z, right, wrong = opened(batch, parts)
+        assert torch.equal(to_uint8(real), clips.video) and z.shape == (16, 3)
+        if not parts:
+            assert right is None and wrong is None
+            return
+        given = {"text": right.text, "class": right.label, "image": right.image}
+        assert {part for part, value in given.items() if value is not None} == set(parts)
+        pairs = {name: (getattr(right, name), getattr(wrong, name)) for name in right._fields}
+        changed = [name for name, (a, b) in pairs.items() if a is not None and not torch.equal(a, b)]
         assert len(changed) == 1
-        before, after = (
-            getattr(right, changed[0]).flatten(1 if changed[0] != "label" else 0),
-            getattr(wrong, changed[0]),
-        )
-        assert after.shape == getattr(right, changed[0]).shape
-        different = before != after.flatten(1 if changed[0] != "label" else 0)
-        assert (different.any(1) if different.dim() > 1 else different).all()
+        before, after = pairs[changed[0]]
+        different = before != after
+        assert before.shape == after.shape and (different.flatten(1).any(1) if different.dim() > 1 else different).all()
         seen |= set(changed)
     assert len(seen) == len(parts)
+
+
+@pytest.mark.parametrize("parts", [("text",), ("class", "image", "text")])
+def test_ranks_together_draw_what_a_single_process_draws(parts):
+    source = DigitsSource()
+    model = with_data(ModelConfig(condition=parts), source)
+    conditions = Conditions(model, source)
+
+    def batch(number, rank, size):
+        rows = slice(rank * 12 // size, (rank + 1) * 12 // size)
+        maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 7, True, rows, 12)
+        return maker.make(number, next(source.batches(12 // size, 7, number, rank, size)))
+
+    for number in range(8):
+        whole, shares = batch(number, 0, 1), [batch(number, rank, 3) for rank in range(3)]
+        for name, value in whole._asdict().items():
+            parts_of_it = [getattr(share, name) for share in shares]
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, torch.cat(parts_of_it)), name
+            else:
+                assert parts_of_it == [value] * 3, name
+
+
+@pytest.mark.parametrize("n", [2, 5, 6])
+def test_swapped_frames_are_all_a_neighbour_s(n):
+    images = torch.arange(n)[:, None].repeat(1, 3)
+    assert swapped(images)[:, 0].tolist() == {2: [1, 0], 5: [1, 0, 3, 2, 0], 6: [1, 0, 3, 2, 5, 4]}[n]
 
 
 def test_one_condition_only_leaves_nothing_wrong_to_draw():
@@ -68,12 +92,12 @@ def test_one_condition_only_leaves_nothing_wrong_to_draw():
         captions, classes = ("the same for all",), ("x",)
 
     model = with_data(ModelConfig(condition=("text", "class")), One())
-    conditions = Conditions(model, One(), CPU)
+    conditions = Conditions(model, One())
     assert not conditions.can_be_wrong
     clips = Clips(
         torch.zeros(2, 4, 16, 16, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), torch.zeros(2).long()
     )
-    assert conditions.right(clips, to_float(clips.video, CPU)).text.shape == (2, 4)
+    assert told(*conditions.right(clips), to_float(clips.video, CPU), conditions.parts).text.shape == (2, 4)
 
 
 def test_pixels_are_channels_last_without_a_copy_of_layout():
@@ -83,17 +107,31 @@ def test_pixels_are_channels_last_without_a_copy_of_layout():
     assert video.min() >= -1 and video.max() <= 1
 
 
-def test_device_and_precision(monkeypatch):
+@pytest.fixture
+def precisions():
+    places = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [place.fp32_precision for place in places]
+    yield
+    for place, value in zip(places, before, strict=True):
+        place.fp32_precision = value
+
+
+def test_device_and_precision(monkeypatch, precisions):
     assert pick_device("cpu") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == CPU
     with pytest.raises(UserError, match="--device cpu"):
         pick_device("cuda")
-    assert pick_precision("fp32", CPU) == torch.float32 and pick_precision("bf16", CPU) == torch.bfloat16
+    assert [pick_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+    assert use_precision("bf16") == torch.bfloat16 and use_precision("fp16") == torch.float16
+    assert use_precision("tf32") == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert use_precision("fp32") == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "ieee"
+    with pytest.raises(UserError, match="tf32 is for NVIDIA GPUs"):
+        pick_precision("tf32", CPU)
     for flags, expected in [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({}, torch.float32),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({}, "fp32"),
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags, raising=False)
         assert pick_precision("auto", CPU) == expected

@@ -26,6 +26,6 @@ def tiny(model=None, **training) -> RunConfig:
 
 def weights(step) -> dict[str, torch.Tensor]:
     """All weights, averages, statistics and moments of an `AdversarialStep`, by name."""
-    from fastvgan.training.checkpoint import _tensors
+    from fastvgan.training.step_tensors import tensors_of
 
-    return {name: tensor.clone() for name, tensor in _tensors(step).items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors_of(step).items()}

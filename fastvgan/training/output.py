@@ -1,0 +1,133 @@
+"""What a run writes: metrics, samples, scores, checkpoints, the exported generator, the report.
+
+What cannot be written is told, and training goes on: it is worth more than its files, which can be written later.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from fastvgan.data.source import Source
+from fastvgan.errors import UserError
+from fastvgan.export import EXPORTED, export
+from fastvgan.training import checkpoint
+from fastvgan.training.checkpoint import Record
+from fastvgan.training.conditions import Conditions
+from fastvgan.training.config import RunConfig
+from fastvgan.training.report import write_report
+from fastvgan.training.run_folder import RunFolder
+from fastvgan.training.samples import Samples
+from fastvgan.training.step import AdversarialStep
+
+logger = logging.getLogger("fastvgan")
+
+
+class Output:
+    """The open run folder of a run, and everything that goes into it.
+
+    Args:
+        path: the folder. config: of the run. step: what is trained. source, conditions: of the data. done: how many
+            steps have been trained already.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        step: AdversarialStep,
+        source: Source,
+        conditions: Conditions,
+        done: int,
+    ):
+        self.path, self._config, self._step = path, config, step
+        self._folder = RunFolder(path, config, done, wandb=config.training.wandb)
+        self._make_samples = lambda: Samples(source, conditions, step, config.training.seed)
+        self._samples: Samples | None = None
+
+    def begin(self) -> None:
+        """Draw what samples are made of, which on a slow source takes a while."""
+        self._samples = self._make_samples()
+
+    def metrics(self, values: dict[str, float]) -> None:
+        """A line of metrics; `values` has "step" among its keys."""
+        self._folder.metrics(values)
+
+    def now_and_then(self, record: Record, sample: bool, save: bool) -> None:
+        """Samples, or a checkpoint, after the step of the record."""
+        if not sample and not save:
+            return
+        self._samples.settle()
+        if save:
+            self._tolerantly(f"the checkpoint of step {record.step}", lambda: self._save(record))
+        if sample:
+            self._tolerantly(f"samples of step {record.step}", lambda: self._sample(record.step))
+
+    def finish(self, record: Record, save: bool = True) -> None:
+        """What a run leaves when it ends, early or not; without `save` the last checkpoint stays the one before.
+
+        Raises:
+            UserError: the last checkpoint cannot be written.
+        """
+        self._samples.settle()
+        self._tolerantly(f"samples of step {record.step}", lambda: self._sample(record.step))
+        if save:
+            self.save_last(record)
+        self._tolerantly("report.html", lambda: write_report(self.path))
+
+    def save_last(self, record: Record) -> None:
+        """The checkpoint without which nothing of the last steps would be left.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._folder.ensure()
+        try:
+            self._save(record)
+        except (OSError, UserError) as error:
+            raise UserError(
+                f"cannot write to {self.path}: {_reason(error)}, then go on from {self._newest()} by --resume auto"
+            ) from error
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written of later steps: they are trained anew."""
+        checkpoint.set_aside(self.path / "checkpoints", step)
+        self._folder.rewind(step)
+
+    def close(self) -> None:
+        self._folder.close()
+
+    def _save(self, record: Record) -> None:
+        self._folder.ensure()
+        score = self._samples.score() if self._samples else None
+        if score is not None:
+            self._folder.evaluation({"step": record.step, "coarse_frechet": score})
+        record = record._replace(score=score)
+        checkpoint.save(self.path / "checkpoints", self._step, record, self._config.training.keep)
+        export(self._step.ema, self._config.model, self.path / EXPORTED)
+
+    def _sample(self, number: int) -> None:
+        self._folder.ensure()
+        self._samples.save(self.path / "samples", number)
+
+    def _tolerantly(self, what: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (OSError, UserError) as error:
+            logger.warning("%s could not be written: %s; training goes on", what, _reason(error))
+
+    def _newest(self) -> str:
+        found = checkpoint.complete(self.path / "checkpoints")
+        return f"the last complete checkpoint, {found[-1].name}," if found else "the beginning"
+
+
+def _reason(error: OSError | UserError) -> str:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; make room"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror} ({error.filename}); mend that"
+    return str(error)

@@ -1,0 +1,100 @@
+"""One network's update: its optimiser, the scale of its loss, and what keeps a loss that is not finite out of it.
+
+Nothing here waits for the device, so that an update can be captured in a CUDA graph.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+_FIRST_SCALE, _GROWS_AFTER = 2.0**16, 2000  # as torch.amp.GradScaler's
+
+
+class Update:
+    """Adam for one network, with gradients that are checked on the device before they are used.
+
+    A step whose loss or gradient is not finite changes no weight and no moment. With `scaled` the loss is multiplied
+    before its backward pass by a scale that keeps float16 gradients from vanishing: halved where a gradient overflowed,
+    doubled after 2,000 steps in which none did, as torch.amp.GradScaler does it (Micikevicius et al. 2018, section
+    3.2).
+
+    Args:
+        network: what is trained. rate: Adam's learning rate; `share` of it, set by `set_share`, is used. betas: Adam's.
+        scaled: whether the loss is scaled. any_rank: brings flags of this process together with those of all.
+    """
+
+    def __init__(self, network: nn.Module, rate: float, betas: tuple[float, float], scaled: bool, any_rank=lambda x: x):
+        self.parameters = list(network.parameters())
+        device = self.parameters[0].device
+        scalar = {"dtype": torch.float32, "device": device}
+        self._full, self._any_rank, self.scaled = rate, any_rank, scaled
+        self.rate = torch.full((), rate, **scalar)
+        # Fused, Adam takes it unchecked that a parameter, its gradient and its moments share a memory layout, which
+        # autograd and zeros_like see to.
+        capturable = device.type == "cuda"
+        self.optimizer = torch.optim.Adam(self.parameters, self.rate, betas, fused=True, capturable=capturable)
+        for parameter in self.parameters:  # as Adam would at its first step; so that they have their place from now on
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.zeros((), **scalar), **moments}
+        self.found = torch.zeros((), **scalar)
+        self.scale = torch.full((), _FIRST_SCALE if scaled else 1.0, **scalar)
+        self.grown = torch.zeros((), dtype=torch.int32, device=device)
+        self.in_a_row = torch.zeros((), dtype=torch.int32, device=device)
+
+    def set_share(self, share: float) -> None:
+        """Take this share of the full learning rate from now on."""
+        self.rate.fill_(self._full * share)
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def backward(self, loss: torch.Tensor, retain_graph: bool = False) -> None:
+        """Add the gradients of a scalar loss to those that are there."""
+        (loss * self.scale if self.scaled else loss).backward(retain_graph=retain_graph)
+
+    def apply(self, loss: torch.Tensor) -> torch.Tensor:
+        """Let the optimiser take its step, if the loss () and all gradients are finite; gives the gradients' norm ().
+
+        `found` is then 1 where they were not, `in_a_row` counts such steps, leaving out those that a smaller scale can
+        mend.
+        """
+        norm = gradient_norm(self.parameters) / self.scale
+        loss = loss.detach().float()
+        found, of_loss = self._any_rank((~torch.isfinite(torch.stack([norm + loss, loss]))).float()).unbind()
+        self.found.copy_(found)
+        self.optimizer.grad_scale, self.optimizer.found_inf = self.scale if self.scaled else None, self.found
+        self.optimizer.step()
+        bad = self.found > 0
+        hopeless = bad & ((self.scale <= 1) | (of_loss > 0)) if self.scaled else bad
+        self.in_a_row.copy_(torch.where(hopeless, self.in_a_row + 1, self.in_a_row * bad))
+        if self.scaled:
+            self._rescale(bad)
+        return norm
+
+    def _rescale(self, bad: torch.Tensor) -> None:
+        grown = self.grown + 1
+        grows = grown >= _GROWS_AFTER
+        self.grown.copy_(torch.where(bad | grows, 0, grown))
+        self.scale.copy_(torch.where(bad, self.scale / 2, torch.where(grows, self.scale * 2, self.scale)))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forget, in place, all that was learned of gradients."""
+        for slots in self.optimizer.state.values():
+            for slot in slots.values():
+                slot.zero_()
+        self.scale.fill_(_FIRST_SCALE if self.scaled else 1.0)
+        self.grown.zero_()
+        self.in_a_row.zero_()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What an exact resumption needs beside weights and moments, by name."""
+        return {"scale": self.scale, "grown": self.grown, "in_a_row": self.in_a_row}
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """The Euclidean norm () of all gradients together; not finite where one of their values is not."""
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]).float()
