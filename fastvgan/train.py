@@ -21,7 +21,7 @@ class Arguments(Settings):
 
     run: tyro.conf.OmitArgPrefixes[RunConfig]
     preset: str = _DEFAULT
-    """Settings to start from: digits, digits-recurrent or reference; flags override them."""
+    """Settings to start from: digits, digits-recurrent, reference or clips-64; flags override them."""
     config: Path | None = None
     """YAML file of settings to start from, instead of a preset; flags override them."""
     run_dir: Path | None = None

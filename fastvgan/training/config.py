@@ -128,6 +128,10 @@ PRESETS: dict[str, RunConfig] = {
     "reference": RunConfig(
         model=ModelConfig(condition=(), base_width=128), training=TrainingConfig(matching_aware=False, epochs=100)
     ),
+    "clips-64": RunConfig(
+        model=ModelConfig(condition=(), height=64, width=64),
+        training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, checkpoint_every=1000, sample_every=500),
+    ),
 }
 
 # What may differ when a run is taken up again: where and how long it trains, and what it writes, not what it computes.
