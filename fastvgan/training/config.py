@@ -130,7 +130,7 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "clips-64": RunConfig(
         model=ModelConfig(condition=(), height=64, width=64),
-        training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, checkpoint_every=1000, sample_every=500),
+        training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
 }
 
