@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from fastvgan.errors import UserError
 
@@ -16,7 +16,24 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
         OSError: the file cannot be written.
     """
     # Written by Python, not by safetensors, whose errors do not say whether the disk is full.
-    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+    path.write_bytes(tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """What `save_tensors` writes, for whoever also wants a checksum of it."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+
+
+def parse_tensors(data: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a file that has been read, on the CPU.
+
+    Raises:
+        ValueError: it is truncated or no safetensors file.
+    """
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

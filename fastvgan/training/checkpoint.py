@@ -1,113 +1,306 @@
-"""Checkpoints: a folder each, complete or absent, made of safetensors and JSON; nothing is ever unpickled."""
+"""Checkpoints: a folder each, complete or absent, made of safetensors and JSON; nothing is ever unpickled.
 
+Beside the checkpoints step-N a folder may hold, after a kill, `.unfinished-N` (being written), `.replaced-N` (about to
+be overwritten) and `.removed-N` (about to be removed), which `recover` sees to; and `damaged-step-N` and
+`abandoned-step-N`, which are not gone on from, and which nothing removes.
+"""
+
+import hashlib
 import json
+import logging
+import math
 import os
 import re
 import shutil
 from pathlib import Path
-
-import torch
+from typing import NamedTuple
 
 from fastvgan.errors import UserError
-from fastvgan.tensor_file import read_tensors, save_tensors
-from fastvgan.training.step import AdversarialStep, networks, optimizers
+from fastvgan.tensor_file import parse_tensors, tensor_bytes
+from fastvgan.training.step import AdversarialStep
+from fastvgan.training.step_tensors import copy_into, misfit, tensors_of
 
-_FORMAT = 1
+logger = logging.getLogger("fastvgan")
+
+_FORMAT = 2
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d+)")
+_UNFINISHED, _REPLACED, _REMOVED = ".unfinished-", ".replaced-", ".removed-"
+_REMEDY = "name another checkpoint, or a run folder, of which the newest that is good is taken"
 
 
-def save(folder: Path, step: AdversarialStep, number: int, keep: int) -> Path:
-    """Write the state after `number` steps to folder/step-N, and remove all but the newest `keep` checkpoints.
+class Record(NamedTuple):
+    """What a checkpoint says beside its tensors.
+
+    step: how many steps are done. score: of the samples, lower is better, or None. setbacks: how often the run was
+    rolled back. rate: the share of the learning rates that rollbacks left.
+    """
+
+    step: int
+    score: float | None = None
+    setbacks: int = 0
+    rate: float = 1.0
+
+
+class _Fault(Exception):
+    """What is wrong with a checkpoint: a clause that names the file, to which a remedy is added."""
+
+
+def save(folder: Path, step: AdversarialStep, record: Record | int, keep: int) -> Path:
+    """Write the state to folder/step-N, and remove all but the newest `keep` checkpoints and the one of the best score.
 
     The files are written to a folder of another name, flushed to the disk and renamed, so that a process killed at any
-    moment leaves the checkpoints that were there, and this one whole or not at all.
+    moment leaves the checkpoints that were there, and this one whole or not at all (see `recover`).
+
+    Args:
+        record: or only its number of steps.
 
     Raises:
         OSError: the disk is full or cannot be written; the older checkpoints are as they were.
     """
+    record = Record(record) if isinstance(record, int) else record
     folder.mkdir(parents=True, exist_ok=True)
-    target, unfinished = folder / f"step-{number}", folder / f".unfinished-{number}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+    recover(folder)
+    target, unfinished = folder / f"step-{record.step}", folder / f"{_UNFINISHED}{record.step}"
     try:
-        save_tensors(_tensors(step), unfinished / _TENSORS)
-        (unfinished / _STATE).write_text(json.dumps({"format": _FORMAT, "step": number}), encoding="utf-8")
-        for path in (unfinished / _TENSORS, unfinished / _STATE, unfinished):
-            _flush(path)
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-        _flush(folder)
+        unfinished.mkdir()
+        _write_files(unfinished, step, record)
+        _move_in(unfinished, target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
+    _prune(folder, keep)
     return target
 
 
 def complete(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and (path / _STATE).is_file()]
-    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
+    """The checkpoints in a folder that were written to their end, oldest first; they may have been damaged since."""
+    return [path for path in _all(folder) if (path / _STATE).is_file()]
 
 
-def restore(path: Path, step: AdversarialStep) -> int:
-    """Bring networks and optimisers to the state in checkpoint folder `path`; gives the number of steps done.
+def verify(path: Path) -> None:
+    """See whether a checkpoint's files are what was written.
 
     Raises:
-        UserError: a file is missing, truncated, foreign, or of another configuration; nothing has been changed then.
+        UserError: one is missing, truncated or damaged; it names the file.
     """
-    number = _read_state(path / _STATE)
-    tensors, _ = read_tensors(path / _TENSORS)
-    expected = _tensors(step, with_optimizers=False)
-    wrong = [name for name, tensor in expected.items() if name not in tensors or tensors[name].shape != tensor.shape]
-    if wrong:
-        raise UserError(f"{path} is a checkpoint of another configuration: it does not fit {wrong[0]}")
-    for name, network in networks(step).items():
-        network.load_state_dict(_part(tensors, name))
-    for name, (optimizer, network) in optimizers(step).items():
-        _restore_optimizer(optimizer, network, _part(tensors, name))
-    return number
+    try:
+        _read(path)
+    except _Fault as fault:
+        raise UserError(f"{fault}; {_REMEDY}") from fault
 
 
-def _read_state(path: Path) -> int:
+def restore(path: Path, step: AdversarialStep) -> Record:
+    """Bring networks, optimisers and counters, in place, to the state in checkpoint folder `path`.
+
+    No tensor that is there moves; slots of optimisers that the checkpoint lacks become zero.
+
+    Raises:
+        UserError: a file is missing, truncated, damaged, foreign, or of another configuration; nothing has been
+            changed then.
+    """
+    try:
+        record, data = _read(path)
+        tensors = _parse(path, data)
+    except _Fault as fault:
+        raise UserError(f"{fault}; {_REMEDY}") from fault
+    if (name := misfit(step, tensors)) is not None:
+        raise UserError(f"{path} is a checkpoint of another configuration: it does not fit {name}")
+    copy_into(step, tensors)
+    return record
+
+
+def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is what was written, or None, and a sentence for each newer one that is not."""
+    faults = []
+    for path in reversed(_all(folder)):
+        try:
+            _read(path)
+        except _Fault as fault:
+            faults.append(str(fault))
+            continue
+        return path, [f"{fault}; going on from {path.name}" for fault in faults]
+    return None, faults
+
+
+def put_back(folder: Path) -> None:
+    """Give a checkpoint its name again that was to be replaced by one that was never finished.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for path in folder.glob(f"{_REPLACED}*"):
+        target = folder / f"step-{path.name.removeprefix(_REPLACED)}"
+        if not target.exists():
+            path.rename(target)
+
+
+def recover(folder: Path) -> None:
+    """Bring a folder in order that a process was killed over; not while another process writes there.
+
+    Raises:
+        OSError: the folder cannot be written; what merely cannot be removed is a warning.
+    """
+    put_back(folder)
+    for prefix in (_UNFINISHED, _REPLACED, _REMOVED):
+        for path in folder.glob(f"{prefix}*"):
+            _delete(path)
+
+
+def set_aside(folder: Path, after_step: int) -> None:
+    """Rename checkpoints of later steps than `after_step`, so that nothing goes on from them: the run does without.
+
+    Those that are damaged become damaged-step-N, others abandoned-step-N. Each is told.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for path in _all(folder):
+        if _number(path) <= after_step:
+            continue
+        try:
+            _read(path)
+            kind = "abandoned"
+        except _Fault:
+            kind = "damaged"
+        target = _unused(folder / f"{kind}-{path.name}")
+        path.rename(target)
+        _flush(folder)
+        logger.warning("%s is kept as %s: the run goes on from step %d", path, target.name, after_step)
+
+
+def _write_files(folder: Path, step: AdversarialStep, record: Record) -> None:
+    data = tensor_bytes(tensors_of(step))
+    files = {_TENSORS: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
+    _write(folder / _TENSORS, data)
+    del data
+    _write(folder / _STATE, json.dumps({"format": _FORMAT, **record._asdict(), "files": files}).encode())
+    _flush(folder)
+
+
+def _move_in(unfinished: Path, target: Path) -> None:
+    # No folder can be replaced by another in one system call, so that the old one waits under a name `recover` knows.
+    replaced = target.with_name(f"{_REPLACED}{_number(target)}")
+    if target.exists():
+        target.rename(replaced)
+    try:
+        unfinished.rename(target)
+    except BaseException:
+        put_back(target.parent)
+        raise
+    _flush(target.parent)
+    if replaced.exists():
+        _delete(replaced)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    found = complete(folder)
+    kept = set(found[-keep:])
+    scores = {path: score for path in found if (score := _score(path)) is not None}
+    if scores:
+        kept.add(min(reversed(scores), key=scores.get))
+    for path in found:
+        if path in kept:
+            continue
+        removed = folder / f"{_REMOVED}{_number(path)}"
+        try:
+            path.rename(removed)  # so that no kill leaves half a checkpoint under a good name
+        except OSError as error:
+            logger.warning("the old checkpoint %s cannot be removed: %s", path, error.strerror or error)
+            continue
+        _delete(removed)
+
+
+def _score(path: Path) -> float | None:
+    try:
+        score = _read_state(path / _STATE)[0].score
+    except _Fault:
+        return None
+    return score if score is not None and math.isfinite(score) else None
+
+
+def _delete(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        logger.warning("%s cannot be removed: %s", path, error.strerror or error)
+
+
+def _read(path: Path) -> tuple[Record, bytes]:
+    """What a checkpoint says, and the bytes of its tensor file, which are what was written."""
+    record, expected = _read_state(path / _STATE)
+    file = path / _TENSORS
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise _Fault(f"{file} does not exist") from error
+    except OSError as error:
+        raise _Fault(f"{file} cannot be read ({error.strerror})") from error
+    if expected is None:
+        _parse(path, data)
+    elif len(data) < expected["bytes"]:
+        raise _Fault(f"{file} is truncated ({len(data):,} of {expected['bytes']:,} bytes)")
+    elif len(data) > expected["bytes"]:
+        raise _Fault(f"{file} is damaged ({len(data):,} bytes instead of {expected['bytes']:,})")
+    elif hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise _Fault(f"{file} is damaged (its checksum is not the one in {_STATE})")
+    return record, data
+
+
+def _parse(path: Path, data: bytes) -> dict:
+    try:
+        return parse_tensors(data)
+    except ValueError as error:
+        raise _Fault(f"{path / _TENSORS} is truncated or no safetensors file ({error})") from error
+
+
+def _read_state(path: Path) -> tuple[Record, dict | None]:
+    """What state.json says, and size and checksum of the tensor file, which format 1 does not have."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
+        if state["format"] == 1:
+            return Record(int(state["step"])), None
         if state["format"] != _FORMAT:
-            raise UserError(f"{path} has format {state['format']}, this version of fastvgan reads format {_FORMAT}")
-        return int(state["step"])
+            raise _Fault(f"{path} has format {state['format']}, this version of fastvgan reads 1 to {_FORMAT}")
+        file = state["files"][_TENSORS]
+        score = state["score"]
+        record = Record(
+            int(state["step"]), None if score is None else float(score), int(state["setbacks"]), float(state["rate"])
+        )
+        return record, {"sha256": str(file["sha256"]), "bytes": int(file["bytes"])}
     except OSError as error:
-        raise UserError(f"{path.parent} is no checkpoint: cannot read {path.name} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged or foreign ({error}); remove {path.parent} or name another one") from error
+        raise _Fault(f"{path.parent} is no checkpoint: cannot read {path.name} ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise _Fault(f"{path} is damaged or foreign ({error!r})") from error
 
 
-def _tensors(step: AdversarialStep, with_optimizers: bool = True) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, network in networks(step).items():
-        tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
-    for name, (optimizer, network) in optimizers(step).items() if with_optimizers else ():
-        for key, parameter in network.named_parameters():
-            tensors |= {f"{name}/{key}/{slot}": value for slot, value in optimizer.state.get(parameter, {}).items()}
-    return tensors
+def _all(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_number)
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, network: torch.nn.Module, saved: dict) -> None:
-    for key, parameter in network.named_parameters():
-        slots = {name.rpartition("/")[2]: value for name, value in saved.items() if name.rpartition("/")[0] == key}
-        for slot, value in slots.items():
-            # The moments take the parameter's own memory format, as if they had never left.
-            own = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
-            optimizer.state[parameter][slot] = own.detach().copy_(value)
+def _number(path: Path) -> int:
+    return int(_NAME.fullmatch(path.name)[1])
 
 
-def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+def _unused(path: Path) -> Path:
+    taken, count = path, 1
+    while taken.exists():
+        count += 1
+        taken = path.with_name(f"{path.name}-{count}")
+    return taken
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """Make sure that names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
