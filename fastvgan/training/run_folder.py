@@ -2,21 +2,26 @@
 
 import json
 import logging
+import os
 import platform
-import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 import fastvgan
 from fastvgan.errors import UserError
+from fastvgan.training import checkpoint
+from fastvgan.training.backlog import Backlog, reason
 from fastvgan.training.config import RunConfig
 from fastvgan.training.device import pick_implementations
+from fastvgan.training.log_file import LogFile
+from fastvgan.training.sinks import MetricsFile, TensorBoard, WandB
 
 logger = logging.getLogger("fastvgan")
 RUNS = Path("runs")
+_PARTS = ("samples", "checkpoints", "export")
 
 
 def newest_run() -> Path | None:
@@ -36,49 +41,113 @@ def new_run(name: str) -> Path:
 class RunFolder:
     """A run's folder, open for writing.
 
+    Once it is open nothing here raises an OSError: what cannot be written is told once, kept in memory and written when
+    that works again.
+
     Args:
         path: the folder; made if it is not there.
         config: written to config.yaml.
-        step: how many steps are done; metrics of later steps, left by a run that was killed, are removed.
+        step: how many steps are done; metrics of later steps are removed, and their checkpoints set aside (see
+            `checkpoint.set_aside`): the run does without them.
+        wandb: the project at Weights & Biases that metrics go to as well, if any.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or W&B is not to be had.
     """
 
-    def __init__(self, path: Path, config: RunConfig, step: int):
+    def __init__(self, path: Path, config: RunConfig, step: int, wandb: str | None = None):
         self.path = path
+        self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(environment(), indent=2)}
+        self._missing = False
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            for name in ("samples", "checkpoints", "export"):
-                (path / name).mkdir(exist_ok=True)
-            for left_over in (path / "checkpoints").glob(".unfinished-*"):
-                shutil.rmtree(left_over)
-            _write(path / "config.yaml", config.to_yaml())
-            _write(path / "env.json", json.dumps(environment(), indent=2))
-            _keep_until(path / "metrics.jsonl", step)
-            self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
-            self._handler = logging.FileHandler(path / "log.txt", encoding="utf-8")
-            self._tensorboard = SummaryWriter(str(path / "tb"), purge_step=step)
+            self._make()
+            self._log = LogFile(path / "log.txt")
         except OSError as error:
-            raise UserError(f"cannot write the run folder {path}: {error.strerror or error}") from error
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        for name in ("fastvgan", "fastvgan_kernels"):
-            logging.getLogger(name).addHandler(self._handler)
+            raise _cannot_write(path, error) from error
+        try:
+            checkpoint.recover(path / "checkpoints")
+            checkpoint.set_aside(path / "checkpoints", step)
+            lines = MetricsFile(path / "metrics.jsonl", step)
+            scores = MetricsFile(path / "evaluation.jsonl", step, create=False)
+            known, known_scores = lines.read(), scores.read()
+            self._metrics, self._evaluation = Backlog(lines, known), Backlog(scores, known_scores)
+            self._curves = [Backlog(TensorBoard(path / "tb", step), sorted(known + known_scores, key=lambda x: x[0]))]
+            if wandb is not None:
+                self._curves.append(Backlog(WandB(path, wandb, config.model_dump(mode="json"))))
+        except OSError as error:
+            self._log.close()
+            raise _cannot_write(path, error) from error
+        except UserError:
+            self._log.close()
+            raise
 
     def metrics(self, values: dict[str, float]) -> None:
-        """Add a line to metrics.jsonl and points to TensorBoard; `values` has "step" among its keys."""
-        self._metrics.write(json.dumps(values) + "\n")
-        self._metrics.flush()
-        for name, value in values.items():
-            if name != "step":
-                self._tensorboard.add_scalar(name, value, values["step"])
+        """Add a line to metrics.jsonl and points to the curves; `values` has "step" among its keys."""
+        self._add(self._metrics, values)
+
+    def evaluation(self, values: dict[str, float]) -> None:
+        """Add a line to evaluation.jsonl and points to the curves; `values` has "step" among its keys."""
+        self._add(self._evaluation, values)
+
+    def ensure(self) -> bool:
+        """Make the folder and what belongs into it anew if it has vanished; gives whether it is there.
+
+        Metrics and log are written anew as far as they are remembered.
+        """
+        missing = [name for name in (*_PARTS, *self._texts) if not (self.path / name).exists()]
+        if not missing and not self._missing:
+            return True
+        what = f"lacks {', '.join(missing)}" if self.path.exists() and missing else "has vanished"
+        try:
+            self._make()
+        except OSError as error:
+            first, self._missing = not self._missing, True
+            for backlog in self._files():
+                backlog.quiet = True
+            if first:
+                logger.warning(
+                    "the run folder %s %s and cannot be made anew: %s; training goes on, and that is tried again",
+                    *(self.path, what, reason(error)),
+                )
+            return False
+        self._missing = False
+        for backlog in self._files():
+            backlog.flush()
+            backlog.quiet = False
+        logger.warning("the run folder %s %s: made anew", self.path, what)
+        return True
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics and scores of later steps, which are trained anew."""
+        for backlog in (self._metrics, self._evaluation, *self._curves):
+            backlog.rewind(step)
 
     def close(self) -> None:
-        self._metrics.close()
-        self._tensorboard.close()
-        for name in ("fastvgan", "fastvgan_kernels"):
-            logging.getLogger(name).removeHandler(self._handler)
-        self._handler.close()
+        """Write what could not be written before, if that works now; what does not is told."""
+        for backlog in (self._metrics, self._evaluation, *self._curves):
+            backlog.close()
+        self._log.close()
+
+    def _add(self, file: Backlog, values: dict[str, float]) -> None:
+        self.ensure()
+        step = values["step"]
+        values = {name: value for name, value in values.items() if name != "step"}
+        for backlog in (file, *self._curves):
+            backlog.add(step, values)
+
+    def _files(self) -> tuple[Backlog, ...]:
+        return self._log.backlog, self._metrics, self._evaluation, self._curves[0]
+
+    def _make(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in _PARTS:
+            (self.path / name).mkdir(exist_ok=True)
+        for name, text in self._texts.items():
+            _write(self.path / name, text)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write the run folder {path}: {error.strerror or error}")
 
 
 def environment() -> dict:
@@ -91,25 +160,27 @@ def environment() -> dict:
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "triton": _version("triton", "pytorch-triton"),
+        "dali": _version(*(f"nvidia-dali-cuda{number}" for number in (130, 120, 110))),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "implementations": pick_implementations(),
     }
+
+
+def _version(*packages: str) -> str | None:
+    """The version of the first of these packages that is installed."""
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def _keep_until(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):  # a last line cut off by the kill that ended the run
-            logger.warning("%s: dropped a line that was cut off: %.60s", path, line)
-    _write(path, "".join(kept))
