@@ -1,11 +1,18 @@
 """Two processes together compute what one does alone; and a checkpoint of theirs serves any number."""
 
+import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.multiprocessing
+from command import ROOT
+from safetensors.torch import load_file
+from tiny import FLAGS
 from together import steps_in_float64
 
 SETTINGS = {"batch_size": 8, "diversity": 2.0, "r1": 0.1, "r1_every": 2, "lr_generator": 1e-3}
@@ -18,11 +25,10 @@ def _worker(rank, size, port, settings, folder):
     torch.save(steps_in_float64(rank, size, settings), f"{folder}/{rank}.pt")
 
 
-@pytest.mark.parametrize(
-    "settings", [SETTINGS, SETTINGS | {"model": {"family": "recurrent"}}], ids=["conv3d", "recurrent"]
-)
-def test_two_processes_are_one_at_the_same_batch(tmp_path, settings):
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_two_processes_are_one_at_the_same_batch(tmp_path, family):
     """In float64, so that nothing but a mistake can differ: weights, averages, moments, statistics after 4 steps."""
+    settings = SETTINGS | {"model": {"family": family}}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -35,6 +41,75 @@ def test_two_processes_are_one_at_the_same_batch(tmp_path, settings):
             torch.testing.assert_close(
                 together[name], expected, rtol=1e-5, atol=1e-5 * _size(expected), msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def train(folder, *more, processes=1, **options):
+    command = [sys.executable, "-m", "fastvgan.train"]
+    if processes > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    flags = [
+        *FLAGS,
+        "--batch-size",
+        "8",
+        "--lr-decay",
+        "0",
+        "--checkpoint-every",
+        "2",
+        "--keep",
+        "9",
+        "--run-dir",
+        str(folder),
+        *more,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, timeout=300, **options)
+
+
+def assert_same(a, b, step):
+    one, other = (load_file(folder / "checkpoints" / f"step-{step}" / "state.safetensors") for folder in (a, b))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_torchrun_trains_what_one_process_does_and_either_goes_on_for_the_other(tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    done = train(two, "--steps", "4", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder:") == 1 and "on cpu in 2 processes" in (two / "log.txt").read_text()
+    again = train(two, "--steps", "6", "--resume", "auto")
+    assert again.returncode == 0, again.stderr
+    alone = train(one, "--steps", "6")
+    assert alone.returncode == 0, alone.stderr
+    for step in (2, 4, 6):
+        assert_same(one, two, step)
+    mine, theirs = ([json.loads(x) for x in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, two))
+    for a, b in zip(mine, theirs, strict=True):
+        for key in (
+            "step",
+            "d_loss",
+            "g_loss",
+            "d_real",
+            "d_fake",
+            "diversity",
+            "d_grad_norm",
+            "g_grad_norm",
+            "skipped",
+        ):
+            assert b[key] == pytest.approx(a[key], rel=1e-5, abs=1e-5), key
+    shutil.rmtree(one / "checkpoints" / "step-6")
+    other = train(one, "--steps", "6", "--resume", "auto", processes=2)
+    assert other.returncode == 0, other.stderr
+    assert_same(one, two, 6)
+    refused = train(one, "--steps", "6", processes=2)
+    assert refused.returncode != 0 and "error: " in refused.stderr and "already holds a run" in refused.stderr
+
+
+def test_processes_that_are_half_told_are_an_error(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "fastvgan.train", "--run-dir", str(tmp_path / "r")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "WORLD_SIZE is 2, but RANK" in done.stderr and "torchrun" in done.stderr
 
 
 def _size(tensor):

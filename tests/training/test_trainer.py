@@ -1,0 +1,230 @@
+"""What a run does about what happens to it: losses that are not finite, signals, and folders and clips that vanish."""
+
+import json
+import math
+import random
+import shutil
+import signal
+
+import pytest
+import torch
+from tiny import tiny, weights
+
+from fastvgan.errors import UserError
+from fastvgan.training import checkpoint, output
+from fastvgan.training.batches import BatchMaker
+from fastvgan.training.resume import Start, find_start
+from fastvgan.training.trainer import Trainer
+
+STEPS = 24
+SETTINGS = {"steps": STEPS, "checkpoint_every": 4, "log_every": 2, "max_skipped": 3, "keep": 2}
+
+
+def begin(folder, resume=None, model=None, before_step=lambda trainer, number: None, **settings):
+    """A trainer that calls `before_step` before each step."""
+    start = find_start("t", folder, resume) if resume else Start(folder)
+    trainer = Trainer(tiny(model, **{**SETTINGS, **settings}), start)
+    runner = trainer.runner
+
+    def hooked(number, batch):
+        before_step(trainer, number)
+        runner(number, batch)
+
+    trainer.runner = hooked
+    return trainer
+
+
+def lines(folder, name="metrics.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Makes the noise of the steps that a function picks NaN, and so their losses."""
+    when = [lambda number: False]
+    make = BatchMaker.make
+
+    def poisoned(self, number, clips):
+        batch = make(self, number, clips)
+        return batch._replace(z=batch.z * math.nan) if when[0](number) else batch
+
+    monkeypatch.setattr(BatchMaker, "make", poisoned)
+    return lambda function: when.__setitem__(0, function)
+
+
+def test_a_few_steps_that_are_not_finite_are_left_out(tmp_path, poison):
+    poison(lambda number: number in (5, 6, 11))
+    trainer = begin(tmp_path / "r")
+    assert trainer.run() == 0
+    assert sum(line["skipped"] for line in lines(tmp_path / "r")) == 3
+    assert trainer._record.setbacks == 0
+    assert all(torch.isfinite(tensor).all() for tensor in weights(trainer.step).values())
+
+
+def test_many_in_a_row_take_the_run_back_with_lower_rates(tmp_path, poison, caplog):
+    trainer = begin(tmp_path / "r")
+    poison(lambda number: number >= 9 and trainer._record.rate == 1)
+    assert trainer.run() == 0
+    assert (trainer.done, trainer._record.setbacks, trainer._record.rate) == (STEPS, 1, 0.5)
+    told = [record.getMessage() for record in caplog.records if "back to step" in record.getMessage()]
+    assert len(told) == 1 and "back to step 8, with 0.5 of the learning rates" in told[0]
+    found = lines(tmp_path / "r")
+    assert [line["step"] for line in found] == list(range(2, STEPS + 1, 2))
+    assert [line["lr_generator"] == pytest.approx(4e-4 / (1 + (line["step"] > 8))) for line in found] == [True] * 12
+    saved = json.loads((tmp_path / "r" / "checkpoints" / f"step-{STEPS}" / "state.json").read_text())
+    assert saved["setbacks"] == 1 and saved["rate"] == 0.5
+
+
+def test_what_was_trained_after_a_setback_goes_on_exactly(tmp_path, poison):
+    """The rate and the count are part of what a resumed run takes up."""
+    results = []
+    for stop in (None, 18):
+        folder = tmp_path / str(stop)
+
+        def at(trainer, number, stop=stop):
+            if number == stop and not trainer.resumed:
+                trainer._signal = signal.SIGTERM
+
+        trainer = begin(folder, before_step=at)
+        trainer.resumed = False
+        poison(lambda number, trainer=trainer: number >= 9 and trainer._record.rate == 1)
+        status = trainer.run()
+        if stop:
+            assert status == 128 + signal.SIGTERM and trainer.done in (stop + 1, stop + 2)
+            trainer = begin(folder, "auto")
+            assert trainer._record.rate == 0.5
+            assert trainer.run() == 0
+        results.append(weights(trainer.step))
+    assert [name for name in results[0] if not torch.equal(results[0][name], results[1][name])] == []
+
+
+def test_without_a_checkpoint_it_begins_again(tmp_path, poison):
+    trainer = begin(tmp_path / "r", checkpoint_every=100)
+    poison(lambda number: trainer._record.rate == 1)
+    assert trainer.run() == 0 and trainer._record.setbacks == 1
+    fresh = begin(tmp_path / "f", checkpoint_every=100, lr_generator=2e-4, lr_discriminator=2e-4)
+    assert fresh.run() == 0
+    mine, theirs = weights(trainer.step), weights(fresh.step)
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, poison):
+    poison(lambda number: number >= 10)
+    trainer = begin(tmp_path / "r", max_setbacks=2)
+    with pytest.raises(
+        UserError, match=r"not finite, in \d+ steps in a row.*did not help 2 times; lower --lr-generator"
+    ):
+        trainer.run()
+    good, remarks = checkpoint.newest_good(tmp_path / "r" / "checkpoints")
+    assert good.name == "step-8" and not remarks
+    poison(lambda number: False)
+    assert begin(tmp_path / "r", "auto").run() == 0
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family, monkeypatch):
+    monkeypatch.setattr(output, "write_report", lambda folder: None)  # a second each time
+    settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
+    settings["model"] = {"family": family, "condition": ("text",)}
+    whole = begin(tmp_path / "whole", **settings)
+    assert whole.run() == 0
+    stops = set(random.Random(family).sample(range(59), 20))
+
+    def at(trainer, number):
+        if number in stops:
+            stops.discard(number)
+            trainer._signal = signal.SIGINT
+
+    count = 0
+    while True:
+        trainer = begin(tmp_path / "parts", "auto", before_step=at, **settings)
+        status = trainer.run()
+        if status == 0:
+            break
+        assert status == 128 + signal.SIGINT
+        count += 1
+    assert count >= 15 and trainer.done == 60  # a stop in the step after a stop comes with it
+    mine, theirs = weights(whole.step), weights(trainer.step)
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    steps = [line["step"] for line in lines(tmp_path / "parts")]
+    assert steps == sorted(set(steps)) and steps[-1] == 60
+
+
+def test_a_run_folder_that_vanishes_is_made_anew(tmp_path, caplog):
+    folder = tmp_path / "r"
+
+    def at(trainer, number):
+        if number == 10:
+            shutil.rmtree(folder)
+
+    assert begin(folder, before_step=at).run() == 0
+    assert [line["step"] for line in lines(folder)][-1] == STEPS
+    assert checkpoint.newest_good(folder / "checkpoints")[0].name == f"step-{STEPS}"
+    for name in ("config.yaml", "env.json", "export/generator.safetensors", "report.html"):
+        assert (folder / name).is_file()
+    assert any("vanish" in record.getMessage() for record in caplog.records)
+    assert begin(folder, "auto", steps=STEPS + 2).run() == 0
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path, monkeypatch, caplog):
+    save, failed = checkpoint.save, []
+
+    def full(folder, step, record, keep):
+        if record.step in (8, 12):
+            failed.append(record.step)
+            raise OSError(28, "No space left on device")
+        return save(folder, step, record, keep)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert begin(tmp_path / "r").run() == 0
+    told = [r.getMessage() for r in caplog.records if "could not be written" in r.getMessage()]
+    assert failed == [8, 12] and len(told) == 2 and "the disk is full; make room; training goes on" in told[0]
+
+
+def test_the_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(UserError, match=r"the disk is full; make room, then go on from the beginning by --resume auto"):
+        begin(tmp_path / "r").run()
+
+
+def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
+    trainer = begin(tmp_path / "r", checkpoint_every=100)
+    batches = trainer.source.batches
+
+    def broken(*arguments):
+        for number, clips in enumerate(batches(*arguments)):
+            if number == 13:
+                raise OSError(5, "Input/output error", "clip.mp4")
+            yield clips
+
+    trainer.source.batches = lambda size, *rest: broken(size, *rest) if size == 4 else batches(size, *rest)
+    with pytest.raises(UserError, match=r"the data cannot be read any more: .*clip\.mp4.*--resume auto"):
+        trainer.run()
+    assert checkpoint.newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-13"
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(6, 4), (4, 4), (5, 2)])
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, size, accumulate):
+    with pytest.raises(UserError, match=f"--batch-size {size} cannot be shared by 1 processes in {accumulate} parts"):
+        begin(tmp_path / "r", batch_size=size, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", pytest.param("tf32", marks=pytest.mark.gpu)])
+def test_precisions_train_alike_over_200_steps(tmp_path, precision):
+    """Of a game no two runs stay together; what they reach in 200 steps is alike."""
+    reached = []
+    for name in ("fp32", precision):
+        settings = {"steps": 200, "precision": name, "log_every": 50, "batch_size": 16, "checkpoint_every": 1000}
+        trainer = begin(tmp_path / name, model={"condition": (), "base_width": 4}, **settings)
+        assert trainer.run() == 0
+        assert trainer._record.setbacks == 0
+        assert all(p.dtype == torch.float32 for p in trainer.step.generator.parameters())
+        reached.append((lines(tmp_path / name), lines(tmp_path / name, "evaluation.jsonl")[-1]["coarse_frechet"]))
+    (full, full_score), (half, half_score) = reached
+    for a, b in zip(full, half, strict=True):
+        for key in ("d_loss", "g_loss", "d_real", "d_fake"):
+            assert b[key] == pytest.approx(a[key], rel=0.25, abs=0.1), (key, a["step"])
+    assert half_score == pytest.approx(full_score, rel=0.25)
