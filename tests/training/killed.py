@@ -1,0 +1,99 @@
+"""What runs in the processes that test_kill.py kills, and how it starts them quickly."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from tiny import tiny
+from toy import Toy
+
+import fastvgan.data.digits  # noqa: F401  which takes a second
+from fastvgan.training import checkpoint, output, samples
+from fastvgan.training.checkpoint import Record
+from fastvgan.training.resume import find_start
+from fastvgan.training.trainer import Trainer
+
+_CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}  # names of Python's audit events
+FINISHED, SAVED = 0, 1
+
+
+def context() -> multiprocessing.context.BaseContext:
+    """Processes forked off one that has imported everything; to be started under `environment`."""
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["killed", "pytest"])
+    return forkserver
+
+
+def environment() -> dict[str, str]:
+    """What the fork server needs; one thread, since what forks must have no others."""
+    here = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def train(folder: Path, steps: int, told, die_at: int | None = None) -> None:
+    """Train from wherever the folder's run is, with a checkpoint after each step, and little else to wait for.
+
+    Args:
+        told: two shared integers, the last step that was finished, and the last one whose save was.
+        die_at: at which call to the system within the first save to die, or else right after it.
+    """
+    _quiet()
+    save = checkpoint.save
+
+    def telling(where, step, record, keep):
+        told[FINISHED] = record.step
+        with killed_at(die_at):
+            path = save(where, step, record, keep)
+        told[SAVED] = record.step
+        if die_at is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return path
+
+    checkpoint.save = telling
+    samples.Samples.score, output.write_report = lambda self: None, lambda folder: None
+    samples._POOL, samples._ROUNDS = 16, 1
+    config = tiny(steps=steps, checkpoint_every=1, keep=2, sample_every=10**6)
+    sys.exit(Trainer(config, find_start("t", folder, "auto")).run())
+
+
+def save_toy(folder: Path, number: int, trained: int, die_at: int | None) -> None:
+    """Save a `Toy` that was trained for so many steps, and die on the way."""
+    _quiet()
+    toy = Toy().train(trained)
+    with killed_at(die_at):
+        checkpoint.save(folder, toy, Record(number), keep=2)
+
+
+@contextmanager
+def killed_at(count: int | None):
+    """Kill this process before the count-th call inside that changes a file or folder, or flushes one; None: never."""
+    if count is None:
+        yield
+        return
+    left, fsync = count, os.fsync
+
+    def note(event, _):
+        nonlocal left
+        if event in _CALLS:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def noted_fsync(handle):
+        note("open", handle)
+        fsync(handle)
+
+    os.fsync = noted_fsync
+    sys.addaudithook(note)  # for good; but past the end it only counts on below zero
+    yield
+    left, os.fsync = 0, fsync
+
+
+def _quiet() -> None:
+    logging.disable(logging.CRITICAL)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
