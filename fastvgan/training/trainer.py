@@ -112,13 +112,14 @@ class Trainer:
                 stopped = self._train(watchdog)
                 if self._output:
                     self._output.finish(self._record, save=not (stopped and self._in_trouble()))
+            if stopped:
+                logger.warning("stopped by %s after step %d; --resume auto goes on", stopped.name, self.done)
+            else:
+                logger.info("trained to the last step, %d", self.done)
         finally:
             if self._output:
                 self._output.close()
-        if stopped:
-            logger.warning("stopped by %s after step %d; --resume auto goes on", stopped.name, self.done)
-            return 128 + stopped
-        return 0
+        return 128 + stopped if stopped else 0
 
     def _tell(self) -> None:
         for line in self.describe().splitlines():

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from command import ROOT
 from tiny import tiny, weights
 
 from fastvgan.errors import UserError
@@ -228,3 +229,26 @@ def test_precisions_train_alike_over_200_steps(tmp_path, precision):
         for key in ("d_loss", "g_loss", "d_real", "d_fake"):
             assert b[key] == pytest.approx(a[key], rel=0.25, abs=0.1), (key, a["step"])
     assert half_score == pytest.approx(full_score, rel=0.25)
+
+
+def test_a_clip_that_is_removed_is_named_and_another_takes_its_place(tmp_path, monkeypatch, caplog):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "data")
+    from make_videos import encode, square
+
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for colour in ("red", "green", "blue"):
+        encode(clips / f"{colour}.mp4", square(colour, "up and down", 18, 16, 16))
+
+    def at(trainer, number):
+        if number == 4:
+            (clips / "green.mp4").unlink()
+
+    config = tiny({"condition": ()}, **SETTINGS)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"data": str(clips), "workers": 0})})
+    trainer = Trainer(config, Start(tmp_path / "r"))
+    runner = trainer.runner
+    trainer.runner = lambda number, batch: (at(trainer, number), runner(number, batch))
+    assert trainer.run() == 0 and trainer.done == STEPS
+    told = [r.getMessage() for r in caplog.records if "another clip takes its place" in r.getMessage()]
+    assert len(told) == 1 and told[0].startswith("green.mp4: ")
