@@ -35,12 +35,19 @@ class LogFile(logging.Handler):
             return
         self.backlog.add(line)
 
+    def flush(self) -> None:
+        """Try to write what could not be written before."""
+        with self.lock:
+            if not self._closed:
+                self.backlog.flush()
+
     def close(self) -> None:
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self)
-        if not self._closed:  # logging.shutdown closes once more
-            self._closed = True
-            self.backlog.close()
+        with self.lock:
+            if not self._closed:  # logging.shutdown closes once more
+                self._closed = True
+                self.backlog.close()
         super().close()
 
 

@@ -102,7 +102,7 @@ class RunFolder:
             self._make()
         except OSError as error:
             first, self._missing = not self._missing, True
-            for backlog in self._files():
+            for backlog in (self._log.backlog, *self._files()):
                 backlog.quiet = True
             if first:
                 logger.warning(
@@ -111,8 +111,9 @@ class RunFolder:
                 )
             return False
         self._missing = False
-        for backlog in self._files():
-            backlog.flush()
+        for part in (self._log, *self._files()):  # the log as a whole, not its backlog, which needs the log's lock
+            part.flush()
+        for backlog in (self._log.backlog, *self._files()):
             backlog.quiet = False
         logger.warning("the run folder %s %s: made anew", self.path, what)
         return True
@@ -136,7 +137,7 @@ class RunFolder:
             backlog.add(step, values)
 
     def _files(self) -> tuple[Backlog, ...]:
-        return self._log.backlog, self._metrics, self._evaluation, self._curves[0]
+        return self._metrics, self._evaluation, self._curves[0]
 
     def _make(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -164,7 +164,8 @@ class WandB:
             # Its own step may only rise, and points that do not are dropped: after a rollback that would be all.
             self._run.define_metric("*", step_metric="step")
         except wandb.Error as error:
-            raise UserError(f"--wandb: {' '.join(str(error).split())}; mend that, or set WANDB_MODE=offline") from error
+            said = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"--wandb: {said}; mend that, or set WANDB_MODE=offline") from error
         # WANDB_MODE=disabled gives ids that lead nowhere.
         if known is None and not getattr(self._run, "disabled", False):
             file.write_text(self._run.id, encoding="utf-8")

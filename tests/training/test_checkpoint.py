@@ -13,12 +13,11 @@ from tiny import tiny, weights
 from toy import Toy, same, state_of
 
 from fastvgan.errors import UserError
-from fastvgan.training import checkpoint, output
+from fastvgan.training import checkpoint, output, samples
 from fastvgan.training.checkpoint import Record, newest_good, restore, save, verify
 from fastvgan.training.config import read_config
 from fastvgan.training.resume import Start, find_start
 from fastvgan.training.run_folder import RunFolder
-from fastvgan.training.samples import Samples
 from fastvgan.training.trainer import Trainer, rate_share
 
 
@@ -31,9 +30,11 @@ def train(folder, resume=None, model=None, **training):
 
 @pytest.fixture(scope="module", autouse=True)
 def _bare():
-    """Without scores and the report, which take time and have tests of their own."""
+    """Few samples, no scores and no report, which take time and have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Samples, "score", lambda self: None)
+        patch.setattr(samples.Samples, "score", lambda self: None)
+        patch.setattr(samples, "_POOL", 16)
+        patch.setattr(samples, "_ROUNDS", 1)
         patch.setattr(output, "write_report", lambda folder: None)
         yield
 
@@ -149,12 +150,12 @@ def test_a_checkpoint_of_format_1_is_read(tmp_path):
 
 def test_the_best_is_kept_beside_the_newest(tmp_path):
     toy = Toy()
-    scores = [5.0, 2.0, float("nan"), 3.0, 2.0, None, 4.0, 9.0]
+    scores = [5.0, 2.0, float("nan"), float("nan"), 3.0, 2.0, None, 4.0, 9.0]
     kept = []
     for number, score in enumerate(scores, 1):
         save(tmp_path, toy, Record(number, score), keep=2)
         kept.append([int(name.removeprefix("step-")) for name in names(tmp_path)])
-    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5], [5, 6], [5, 6, 7], [5, 7, 8]]
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8], [6, 8, 9]]
 
 
 def test_an_old_one_that_cannot_be_removed_is_only_told(tmp_path, caplog, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import sys
+import threading
 import time
 import types
 from contextlib import contextmanager
@@ -198,6 +199,20 @@ def test_a_vanished_folder_is_made_anew(tmp_path, caplog):
     assert (path / "config.yaml").read_text() == before and (path / "env.json").is_file()
     assert "INFO something" in (path / "log.txt").read_text()
     assert all((path / name).is_dir() for name in ("samples", "checkpoints", "export"))
+
+
+def test_the_log_is_not_written_anew_while_another_thread_writes_to_it(tmp_path):
+    path = tmp_path / "r"
+    with opened(path) as folder:
+        (handler,) = logger.handlers
+        shutil.rmtree(path)
+        other = threading.Thread(target=folder.ensure)
+        with handler.lock:
+            other.start()
+            other.join(0.1)
+            assert other.is_alive() and not (path / "log.txt").exists()
+        other.join()
+        assert (path / "log.txt").exists()
 
 
 def test_a_folder_that_cannot_be_made_anew_is_told_once(tmp_path, caplog):
