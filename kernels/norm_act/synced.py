@@ -106,6 +106,8 @@ def _statistics(x, impl):
         return zeros.unbind()
     x = x.contiguous(memory_format=layout.format_of(x))
     functions = choice.pick("norm_act", impl, x)
+    if hasattr(functions, "statistics"):
+        return functions.statistics(x)
     # torch's CUDA kernels read x and write nothing; on the CPU theirs add floats up one by one, and ours, which are
     # the more exact, write y from what is in the cache still.
     if x.is_cuda or functions is reference:
@@ -131,18 +133,41 @@ def _joined(mean, var, count, group):
 
 
 def _synced_backward_kernel(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group):
-    # In float32 at least, since what is subtracted from dx may be nearly all of it.
-    wide = mean.dtype
-    xs, scale, shift = (None if t is None else t.to(wide) for t in (x, weight, bias))
-    rest = eps, activation, slope, impl
-    dx, dweight, dbias = _backward_kernel(dy.to(wide), xs, scale, shift, mean, var, False, *rest)
+    functions = choice.pick("norm_act", impl, x)
+    by = _backward_in_halves if hasattr(functions, "backward_sums") else _backward_by_a_difference
+    dx, dweight, dbias = by(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group)
+    return dx, *_as_parameters(dweight, dbias, weight, bias)
+
+
+def _backward_in_halves(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group):
+    """By an implementation that takes the sums between its two passes."""
+    memory_format = layout.format_of(x)
+    x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
+    functions, vectors = choice.pick("norm_act", impl, x), (weight, bias, mean, var)
+    dweight, dbias = functions.backward_sums(dy, x, *vectors, eps, activation, slope)
+    # It divides by its own count of values.
+    share = _sums(dweight, dbias, group) * (x.numel() // max(x.shape[1], 1) / count.clamp(min=1))
+    dx = functions.backward_by_sums(dy, x, *vectors, *share, True, eps, activation, slope)
+    return layout.in_format(dx, memory_format), dweight, dbias
+
+
+def _backward_by_a_difference(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group):
+    """By any implementation: the gradient for constant statistics, and what goes through them taken away from it."""
+    # In float32 at least, since that may be nearly all of it.
+    xs, dy, scale, shift = (None if t is None else t.to(mean.dtype) for t in (x, dy, weight, bias))
+    dx, dweight, dbias = _backward_kernel(dy, xs, scale, shift, mean, var, False, eps, activation, slope, impl)
+    # Their share is again a normalisation of x, by other parameters.
+    factor = torch.rsqrt(var + eps) / count.clamp(min=1)
+    along, constant = _sums(dweight, dbias, group) * (factor if scale is None else factor * scale)
+    dx.sub_(_kernel(xs, along, constant, mean, var, False, eps, "none", 0.0, impl)[0])
+    return dx.to(x.dtype), dweight, dbias
+
+
+def _sums(dweight, dbias, group):
+    """All ranks' (2, C), of what stays this rank's."""
     sums = torch.stack([dweight, dbias])
     dist.all_reduce(sums, group=group_named(group))
-    # The statistics' share is again a normalisation of x, by other parameters.
-    factor = torch.rsqrt(var + eps) / count.clamp(min=1)
-    along, constant = sums * (factor if scale is None else factor * scale)
-    dx.sub_(_kernel(xs, along, constant, mean, var, False, eps, "none", 0.0, impl)[0])
-    return dx.to(x.dtype), *_as_parameters(dweight, dbias, weight, bias)
+    return sums
 
 
 def _synced_backward_fake(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group):

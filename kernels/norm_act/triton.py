@@ -10,7 +10,9 @@ from .. import triton_configs, tuning
 from ..triton_parts import added, joined
 from ..triton_support import on_its_device
 from .reference import ACTIVATIONS
-from .triton_kernels import backward, backward_sums, forward, statistics
+from .triton_kernels import backward, forward
+from .triton_kernels import backward_sums as sums_kernel
+from .triton_kernels import statistics as statistics_kernel
 
 _LARGE = 2**31
 _PARTS = 4  # programs for each multiprocessor that share a reduction
@@ -25,7 +27,7 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
         mean, var = (x.new_zeros(x.shape[1], dtype=torch.float32) for _ in range(2))
         return (y, mean, var) if training else (y, none, none.clone())
     if training:
-        mean, var = _statistics(x)
+        mean, var = statistics(x)
     size = _Sizes(x)
     where, weight, bias, mean, var = size.arguments, *map(_dense, (weight, bias, mean, var))
 
@@ -39,37 +41,55 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     return (y, mean, var) if training else (y, none, none.clone())
 
 
-@on_its_device
 def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
     """(dx, dweight, dbias); mean and var are those that forward used; the last two (C,) float32."""
-    dx = torch.empty_like(x)
-    dweight, dbias = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
-    if x.numel() == 0:
-        return dx, dweight.zero_(), dbias.zero_()
-    size, code = _Sizes(x), ACTIVATIONS.index(activation)
-    vectors = tuple(map(_dense, (weight, bias, mean, var)))
-
-    def run_sums(config):
-        parts, share = size.parts(config)
-        to = dweight.new_empty((parts, 2, x.shape[1]))
-        backward_sums[size.columns(config), parts](
-            dy, x, to, *vectors, size.rows, share, *size.arguments[1:], eps, slope,
-            ACTIVATION=code, **size.constants(config),
-        )  # fmt: skip
-        added(to, dweight, dbias)
-
-    def run(config):
-        backward[size.blocks(config)](
-            dy, x, dx, *vectors, dweight, dbias, *size.arguments, eps, slope,
-            ACTIVATION=code, TRAINING=training, **size.constants(config),
-        )  # fmt: skip
-
-    run_sums(size.choose("norm_act_sums", run_sums))
-    run(size.choose("norm_act_backward", run))
+    dweight, dbias = backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope)
+    dx = backward_by_sums(dy, x, weight, bias, mean, var, dweight, dbias, training, eps, activation, slope)
     return dx, dweight, dbias
 
 
-def _statistics(x):
+@on_its_device
+def backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope):
+    """dweight and dbias, (C,) float32."""
+    dweight, dbias = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+    if x.numel() == 0:
+        return dweight.zero_(), dbias.zero_()
+    size, vectors = _Sizes(x), tuple(map(_dense, (weight, bias, mean, var)))
+
+    def run(config):
+        parts, share = size.parts(config)
+        to = dweight.new_empty((parts, 2, x.shape[1]))
+        sums_kernel[size.columns(config), parts](
+            dy, x, to, *vectors, size.rows, share, *size.arguments[1:], eps, slope,
+            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config),
+        )  # fmt: skip
+        added(to, dweight, dbias)
+
+    run(size.choose("norm_act_sums", run))
+    return dweight, dbias
+
+
+@on_its_device
+def backward_by_sums(dy, x, weight, bias, mean, var, dweight, dbias, training, eps, activation, slope):
+    """dx, in training also through the statistics, whose share is told by dweight and dbias, each over x's rows."""
+    dx = torch.empty_like(x)
+    if x.numel() == 0:
+        return dx
+    size, vectors = _Sizes(x), tuple(map(_dense, (weight, bias, mean, var, dweight, dbias)))
+
+    def run(config):
+        backward[size.blocks(config)](
+            dy, x, dx, *vectors, *size.arguments, eps, slope,
+            ACTIVATION=ACTIVATIONS.index(activation), TRAINING=training, **size.constants(config),
+        )  # fmt: skip
+
+    run(size.choose("norm_act_backward", run))
+    return dx
+
+
+@on_its_device
+def statistics(x):
+    """x's mean and biased variance, (C,) float32."""
     size = _Sizes(x)
     out = None
 
@@ -78,7 +98,7 @@ def _statistics(x):
         parts, share = size.parts(config)
         means = x.new_empty((2, parts, x.shape[1]), dtype=torch.float32).unbind()
         counts = x.new_empty(parts, dtype=torch.float32)
-        statistics[size.columns(config), parts](
+        statistics_kernel[size.columns(config), parts](
             x, counts, *means, size.rows, share, *size.arguments[1:], **size.constants(config)
         )
         out = joined(counts, *means)

@@ -87,6 +87,8 @@ CASES = {
     "a gradient that the statistics take most of": Case(dtype=torch.bfloat16, activation="none", constant=30.0),
     "reference": Case(impl="reference", activation="leaky_relu", last=True),
     "triton": Case(impl="triton", activation="leaky_relu", space=(2,)),
+    "triton, a rank without clips": Case((0, 3), impl="triton", space=(1, 2, 1), dtype=torch.float16, last=True),
+    "triton, constant": Case(impl="triton", activation="none", dtype=torch.float16, constant=30.0, affine=False),
     "under autocast": Case(autocast=True),
 }
 TRITON = triton_support.interpreting()
