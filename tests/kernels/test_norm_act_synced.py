@@ -212,7 +212,7 @@ def assert_near(name, mine, exact, tolerance):
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 0.012, torch.float16: 2e-3}
 # Second order of half precision goes by a first order that has been rounded.
-OF_PENALTY = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.03, torch.float16: 5e-3}
+OF_PENALTY = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.05, torch.float16: 5e-3}
 OF_ITS_OWN = ("no rank has clips", "one value in all")
 
 
@@ -255,7 +255,7 @@ def test_one_value_a_channel_in_all_is_its_own_mean(found):
     x, _, bias, _ = case.make()
     for rank in found[:2]:
         mine = rank["one value in all"]
-        torch.testing.assert_close(mine["y"], bias.view(1, -1, 1, 1, 1)[: len(mine["y"])])
+        torch.testing.assert_close(mine["y"], bias.view(1, -1, 1, 1, 1)[: len(mine["y"])], rtol=0, atol=1e-3)
         torch.testing.assert_close(mine["mean"], 0.45 + 0.1 * x[0].flatten())
         torch.testing.assert_close(mine["var"], torch.full((CHANNELS,), 1.8))
         torch.testing.assert_close(mine["dx"], torch.zeros_like(mine["dx"]), rtol=0, atol=1e-4)
