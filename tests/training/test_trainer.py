@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import random
 import shutil
 import signal
+import statistics
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from command import ROOT
 from tiny import tiny, weights
 
 from fastvgan.errors import UserError
-from fastvgan.training import checkpoint, output
+from fastvgan.training import checkpoint
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.resume import Start, find_start
 from fastvgan.training.trainer import Trainer
@@ -123,8 +125,7 @@ def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, 
 
 
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
-def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family, monkeypatch):
-    monkeypatch.setattr(output, "write_report", lambda folder: None)  # a second each time
+def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
     settings["model"] = {"family": family, "condition": ("text",)}
     whole = begin(tmp_path / "whole", **settings)
@@ -151,6 +152,7 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family, m
     assert steps == sorted(set(steps)) and steps[-1] == 60
 
 
+@pytest.mark.with_report
 def test_a_run_folder_that_vanishes_is_made_anew(tmp_path, caplog):
     folder = tmp_path / "r"
 
@@ -252,3 +254,15 @@ def test_a_clip_that_is_removed_is_named_and_another_takes_its_place(tmp_path, m
     assert trainer.run() == 0 and trainer.done == STEPS
     told = [r.getMessage() for r in caplog.records if "another clip takes its place" in r.getMessage()]
     assert len(told) == 1 and told[0].startswith("green.mp4: ")
+
+
+def test_memory_stays_flat(tmp_path):
+    """FASTVGAN_LONG=1 takes 10,000 steps; with checkpoints, samples and metrics in between."""
+    steps = 10_000 if os.environ.get("FASTVGAN_LONG") else 600
+    often = {"log_every": 10, "checkpoint_every": steps // 10, "sample_every": steps // 10}
+    trainer = begin(tmp_path / "r", model={"condition": (), "frames": 4, "base_width": 1}, steps=steps, **often)
+    assert trainer.run() == 0
+    memory = [line["memory_bytes"] for line in lines(tmp_path / "r")]
+    quarter = len(memory) // 4
+    early, late = (statistics.median(part) for part in (memory[quarter : 2 * quarter], memory[-quarter:]))
+    assert late - early < 4e6, [round(value / 1e6, 1) for value in memory]
