@@ -1,7 +1,9 @@
 """What a run writes beside checkpoints: nothing stops it that need not, and nothing is lost that need not."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 import sys
 import threading
@@ -256,6 +258,9 @@ def test_an_older_step_drops_what_came_later(tmp_path):
         assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [2, 4, 6]
         folder.metrics({"step": 7, "x": 1.0})
         assert points(path) == {"x": [2, 4, 6, 7], "y": [2, 4, 6]}
+        shutil.rmtree(path)
+        assert folder.ensure()  # which does not wait for the next line
+        assert steps(path / "metrics.jsonl") == [2, 4, 6, 7] and steps(path / "evaluation.jsonl") == [2, 4, 6]
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "x": 1}\n{"step": 1')  # what a kill leaves
     with opened(path, step=4) as folder:
@@ -300,6 +305,30 @@ def test_an_older_step_is_remembered_while_the_file_cannot_be_written(tmp_path):
         (tmp_path / "kept").rename(path)
         folder.metrics({"step": 4, "x": 2.0})
     assert [(line["step"], line["x"]) for line in lines(path)] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def test_half_an_entry_that_cannot_be_cut_off_at_once_is_later(tmp_path, monkeypatch):
+    file = backlog.AppendedFile(tmp_path / "x")
+    file.append(b"one\n")
+
+    def torn(opened, data):
+        os.write(opened.fileno(), data[:3])
+        os.close(opened.fileno())
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backlog, "_write_all", torn)
+        with pytest.raises(OSError):
+            file.append(b"two\n")
+    assert file.path.read_bytes() == b"one\ntwo"
+    file.append(b"three\n")
+    assert file.path.read_bytes() == b"one\nthree\n"
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path):
+    (tmp_path / "r" / "checkpoints" / ".unfinished-4").mkdir(parents=True)
+    with opened(tmp_path / "r"):
+        assert list((tmp_path / "r" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "log.txt", "tb", "config.yaml", "checkpoints"])
