@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401  which the first step of an optimiser takes a second to import
 from tiny import tiny
 from toy import Toy
 

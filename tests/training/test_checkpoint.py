@@ -30,13 +30,19 @@ def train(folder, resume=None, model=None, **training):
 
 @pytest.fixture(scope="module", autouse=True)
 def _bare():
-    """Few samples, no scores and no report, which take time and have tests of their own."""
+    """Few samples, no scores and no report, which take time and have tests of their own; and one thread.
+
+    Two would wait for each other longer than they compute, where another process is busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples.Samples, "score", lambda self: None)
         patch.setattr(samples, "_POOL", 16)
         patch.setattr(samples, "_ROUNDS", 1)
         patch.setattr(output, "write_report", lambda folder: None)
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
