@@ -7,7 +7,8 @@
 #   tests       pytest -m gpu
 #   convs       the benchmarks for one GPU (bench/test_gpu_*.py), each with the ceilings: of convolutions,
 #   layers      of fused layers and norms,
-#   lstm        and of the ConvLSTM
+#   lstm        of the ConvLSTM,
+#   train       and of the whole train step, with and without CUDA graphs
 #   others      all other benchmarks, which the CPU has too
 #   report      JSON and a table of all that was measured into $OUT. From several folders, of one machine and commit:
 #               python bench/report.py --from A/benchmarks-convs.json B/benchmarks-lstm.json --out FOLDER
@@ -102,6 +103,10 @@ lstm() {
     measure benchmarks-lstm bench/test_ceilings.py bench/test_gpu_conv_lstm.py
 }
 
+train() {
+    measure benchmarks-train bench/test_ceilings.py bench/test_gpu_train.py
+}
+
 others() {
     measure benchmarks-others bench --ignore-glob='*/test_gpu_*.py'
 }
@@ -132,7 +137,7 @@ sanitize() {
 
 shrunk() {
     FASTVGAN_BENCH_TINY=1 sanitize "$1-benchmarks" "$1" --benchmark-disable bench/test_gpu_*.py \
-        -k "ours and not ours_cuda and not graph"
+        -k "ours and not ours_cuda and not ours_auto and not graph"
 }
 
 memcheck() {
@@ -147,11 +152,11 @@ racecheck() {
 
 steps=("$@")
 if [ ${#steps[@]} = 0 ]; then
-    steps=(build info tests convs layers lstm others report memcheck racecheck)
+    steps=(build info tests convs layers lstm train others report memcheck racecheck)
 fi
 for step in "${steps[@]}"; do
     case $step in
-        build | info | tests | convs | layers | lstm | others | report | memcheck | racecheck) "$step" ;;
+        build | info | tests | convs | layers | lstm | train | others | report | memcheck | racecheck) "$step" ;;
         *) status=1 && note "there is no step $step; the first lines of bench/gpu.sh list them" ;;
     esac
 done

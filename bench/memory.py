@@ -50,6 +50,12 @@ def peak_bytes(call) -> int | None:
         return None
 
 
+def graphs_bytes() -> int:
+    """What CUDA graphs hold on the GPU, in pools of memory of their own, as long as they may be replayed."""
+    segments = torch.cuda.memory_snapshot()
+    return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
+
+
 def _resident_peak(call) -> int:
     _give_back()
     (_PROCESS / "clear_refs").write_text("5")  # the peak begins anew

@@ -1,29 +1,54 @@
-"""The textbook's two networks of the preset `reference` in stock PyTorch, and what they cost."""
+"""The textbook's two networks, of the preset `reference` or of other sizes, in stock PyTorch, and what they cost."""
 
 import math
 
 import torch
 from torch import nn
 
+from fastvgan.models.config import ModelConfig
+from fastvgan.models.sizes import Stage, features, stages
+from fastvgan.training.config import PRESETS
+
 BATCH = 64
+REFERENCE = PRESETS["reference"].model
 
 
-def generator() -> nn.Sequential:
-    """(N, 100, 1, 1, 1) to (N, 3, 16, 16, 16)."""
-    return nn.Sequential(
-        nn.ConvTranspose3d(100, 256, 4, 1, 0, bias=False), nn.BatchNorm3d(256), nn.ReLU(),
-        nn.ConvTranspose3d(256, 128, 4, 2, 1, bias=False), nn.BatchNorm3d(128), nn.ReLU(),
-        nn.ConvTranspose3d(128, 3, 4, 2, 1, bias=False), nn.Tanh(),
-    )  # fmt: skip
+def generator(model: ModelConfig = REFERENCE) -> nn.Sequential:
+    """(N, latent, 1, 1, 1) to a clip; for the preset `reference` these are 100 → 256 → 128 → 3 channels at 16³."""
+    plan = _plan(model)
+    widths = features(len(plan), model.base_width)[::-1]
+    layers = [nn.ConvTranspose3d(model.latent, widths[0], plan[0].small, bias=False), *_norm_relu(widths[0])]
+    for stage, before, after in zip(plan, widths, widths[1:], strict=False):
+        layers += [nn.ConvTranspose3d(before, after, *_geometry(stage), bias=False), *_norm_relu(after)]
+    last = nn.ConvTranspose3d(widths[-1], model.channels, *_geometry(plan[-1]), bias=False)
+    return nn.Sequential(*layers, last, nn.Tanh())
 
 
-def discriminator() -> nn.Sequential:
-    """(N, 3, 16, 16, 16) to (N, 1, 1, 1, 1)."""
-    return nn.Sequential(
-        nn.Conv3d(3, 128, 4, 2, 1, bias=False), nn.LeakyReLU(0.2),
-        nn.Conv3d(128, 256, 4, 2, 1, bias=False), nn.BatchNorm3d(256), nn.LeakyReLU(0.2),
-        nn.Conv3d(256, 1, 4, 1, 0, bias=False),
-    )  # fmt: skip
+def discriminator(model: ModelConfig = REFERENCE) -> nn.Sequential:
+    """A clip to (N, 1, 1, 1, 1); for the preset `reference` these are 3 → 128 → 256 → 1 channels."""
+    plan = _plan(model)[::-1]
+    widths = features(len(plan), model.base_width)
+    layers = [nn.Conv3d(model.channels, widths[0], *_geometry(plan[0]), bias=False), nn.LeakyReLU(0.2)]
+    for stage, before, after in zip(plan[1:], widths, widths[1:], strict=False):
+        layers += [nn.Conv3d(before, after, *_geometry(stage), bias=False), nn.BatchNorm3d(after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv3d(widths[-1], 1, plan[-1].small, bias=False))
+
+
+def clips_of(model: ModelConfig, batch: int) -> tuple[int, ...]:
+    """(N, C, T, H, W) of a batch of the model's clips."""
+    return batch, model.channels, model.frames, model.height, model.width
+
+
+def _plan(model: ModelConfig) -> list[Stage]:
+    return stages(model.frames, model.height, model.width)
+
+
+def _geometry(stage: Stage):
+    return stage.kernel, stage.stride, stage.padding
+
+
+def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm3d(channels), nn.ReLU()
 
 
 def conv_flops(batch: int, small: tuple[int, ...], weight: torch.Size) -> int:
@@ -58,14 +83,14 @@ def layer_flops(network: nn.Module, *shape: int, needed: bool = False) -> list[i
     return flops
 
 
-def step_flops(needed: bool = False) -> int:
+def step_flops(needed: bool = False, model: ModelConfig = REFERENCE, batch: int = BATCH) -> int:
     """Of one update of each network: what no loop can leave out.
 
     One pass of G serves both updates, the first layers give no gradient to noise or clips that want none, and D's
     weights get none in G's update.
     """
-    g = layer_flops(generator(), BATCH, 100, 1, 1, 1, needed=needed)
-    d = layer_flops(discriminator(), BATCH, 3, 16, 16, 16, needed=needed)
+    g = layer_flops(generator(model), batch, model.latent, 1, 1, 1, needed=needed)
+    d = layer_flops(discriminator(model), *clips_of(model, batch), needed=needed)
     g_forward, d_forward = sum(g), 3 * sum(d)  # D: on real and made clips, and on these again after its update
     d_update = 2 * (sum(d) + sum(d[1:]))  # weight gradients, and data gradients down to the second layer
     g_update = sum(d) + sum(g) + sum(g[1:])  # through D to the clip, then both kinds in G

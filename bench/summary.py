@@ -2,10 +2,15 @@
 
 from typing import Any
 
+import whole_steps
 from roofline import floor, peaks
 from targets import is_ours, overall, verdicts
+from text_table import aligned
 
 CEILINGS = "ceilings"
+# Of what a benchmark noted of its variant.
+_KEPT = ("peak_bytes", "cudnn_fp32_precision")
+_KEPT += ("overhead", "overhead_unrecorded", "outside_ms", "kernels_ms", "unrecorded_ms")
 
 
 def summarise(data: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def _ceilings(benchmarks: list[dict]) -> dict[str, float]:
 
 
 def _group(name: str, benchmarks: list[dict], ceilings: dict[str, float], highest: dict[str, float]) -> dict[str, Any]:
-    variants = {b["extra_info"]["variant"]: _variant(b) for b in benchmarks}
+    variants = {b["extra_info"]["variant"]: _variant(b, ceilings) for b in benchmarks}
     best = {
         side: min((n for n in variants if is_ours(n) == side), key=lambda n: variants[n]["median_ms"], default=None)
         for side in (True, False)
@@ -79,16 +84,15 @@ def _group(name: str, benchmarks: list[dict], ceilings: dict[str, float], highes
     return group
 
 
-def _variant(benchmark: dict) -> dict[str, Any]:
-    stats = benchmark["stats"]
-    found = {
+def _variant(benchmark: dict, ceilings: dict[str, float]) -> dict[str, Any]:
+    stats, facts = benchmark["stats"], benchmark["extra_info"]
+    return {
         "median_ms": round(stats["median"] * 1e3, 4),
         "iqr_ms": round(stats["iqr"] * 1e3, 4),
         "rounds": stats["rounds"],
+        **{name: facts[name] for name in _KEPT if facts.get(name) is not None},
+        **whole_steps.rates(facts, stats["median"], ceilings),
     }
-    if benchmark["extra_info"].get("peak_bytes"):
-        found["peak_bytes"] = benchmark["extra_info"]["peak_bytes"]
-    return found
 
 
 def _rates(facts: dict, seconds: float, ceilings: dict[str, float]) -> dict[str, Any]:
@@ -120,14 +124,8 @@ def as_text(summary: dict[str, Any]) -> str:
     )
     rows = [("", "best stock", "ms", "ours", "ms", "floor", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "wanted")]
     rows += [_row(name, group) for name, group in summary["groups"].items()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in (2, *range(4, 11)) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned(rows, (2, *range(4, 11)))
+    steps = whole_steps.table(summary["groups"])
     of_groups = [target for group in summary["groups"].values() for target in group["targets"]]
     targets = [*of_groups, *summary["overall"]]
     met = f"{sum(target['met'] for target in targets)} of {len(targets)} targets met"
@@ -136,7 +134,19 @@ def as_text(summary: dict[str, Any]) -> str:
         "floor: ms that operations without padding at the GEMM ceiling, or the bytes at that of copying, take at least."
     )
     means = [f"{_target(target)}, over {target['groups']} groups" for target in summary["overall"]]
-    return "\n".join([head, f"ceilings: {ceilings or 'not measured'}", "", *lines, "", *means, notes, met])
+    return "\n".join(
+        [
+            head,
+            f"ceilings: {ceilings or 'not measured'}",
+            "",
+            *lines,
+            "",
+            *([*steps, ""] if steps else []),
+            *means,
+            notes,
+            met,
+        ]
+    )
 
 
 def _row(name: str, group: dict) -> tuple[str, ...]:
@@ -168,4 +178,6 @@ def _row(name: str, group: dict) -> tuple[str, ...]:
 def _target(target: dict) -> str:
     sign = "≤" if target["at_most"] else "≥"
     outcome = "met" if target["met"] else "MISSED"
-    return f"{target['value']:.2f} {target['what']} ({sign} {target['bound']:g}): {outcome}"
+    value = target["value"]
+    shown = f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+    return f"{shown} {target['what']} ({sign} {target['bound']:g}): {outcome}"

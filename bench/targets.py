@@ -63,6 +63,19 @@ def times_floor(group: Group) -> float | None:
     return 1 / reached if reached else None
 
 
+def by_graphs(group: Group) -> float | None:
+    """Median of our best variant as it is, by that of our best one as a CUDA graph."""
+    medians = {n: v["median_ms"] for n, v in group["variants"].items() if is_ours(n)}
+    replayed = [median for name, median in medians.items() if name.endswith("-graph")]
+    eager = [median for name, median in medians.items() if not name.endswith("-graph")]
+    return min(eager) / min(replayed) if eager and replayed else None
+
+
+def overhead(group: Group) -> float | None:
+    """Share of our step in which no operation runs."""
+    return group["variants"].get(group["ours"], {}).get("overhead")
+
+
 def memory(group: Group) -> float | None:
     """Our best variant's peak by the lowest of any stock variant."""
     peaks = {n: v["peak_bytes"] for n, v in group["variants"].items() if v.get("peak_bytes")}
@@ -96,6 +109,7 @@ TARGETS = [
     Target(r"^train step", "x best stock", 1.5, BEST),
     Target(r"^train step", "x GEMM floor", 1.3, times_floor, at_most=True),
     Target(r"^train step", "x stock's peak memory", 0.7, memory, at_most=True),
+    Target(r"^trainer: ", "of a step without an operation", 0.03, overhead, at_most=True),
     Target(GPU_CONV, "x best stock, else auto leaves it to that", 0.9, BEST),
     # By the usual count, as cuDNN's rates are given.
     Target(GPU_CONV, "of GEMM by the usual count", 0.65, when_large(share("gemm_by_usual_count"))),
@@ -104,6 +118,9 @@ TARGETS = [
     Target(r"^GPU: BatchNorm3d ", "of copy", 0.9, share("copy")),
     Target(r"^GPU: ConvLSTM ", "x loop over cuDNN", 2.5, faster_than("^eager-")),
     Target(r"^GPU: ConvLSTM ", "x torch.compile", 1.5, faster_than("^(compile|autotune)-")),
+    Target(r"^GPU: train step, preset reference", "x ours without CUDA graphs", 2, by_graphs),
+    Target(r"^GPU: train step", "x plain fp32", 3, PLAIN),
+    Target(r"^GPU: train step", "x compiled autocast", 1.5, faster_than("^bf16-compile-channels_last$")),
 ]
 MEANS = [Target(GPU_CONV, "x best stock in the geometric mean", 1.15, BEST)]
 

@@ -4,55 +4,15 @@ import functools
 
 import pytest
 import torch
-import torch.nn.functional as F
 from memory import peak_bytes
-from networks import BATCH, discriminator, generator, step_flops
-from variants import DTYPES, FORMATS, STOCK_OF_ALL_DTYPES, autocast, describe, device, in_layout, load_in_order, timed
+from networks import BATCH, step_flops
+from stock_loop import StockLoop
+from variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, timed
 
 from fastvgan.training.config import PRESETS
 from fastvgan.training.step import AdversarialStep
 
 CONFIG = PRESETS["reference"]
-
-
-class StockLoop:
-    """The loop as tutorials write it: G runs for D's update and again for its own, D's gradients are always made."""
-
-    def __init__(self, variant):
-        self.dtype, mode, layout = variant.split("-")
-        torch.manual_seed(0)
-        self.layout = FORMATS[layout]
-        networks = [in_layout(network.to(device()), self.layout) for network in (generator(), discriminator())]
-        if self.dtype == "fp64":
-            networks = [network.double() for network in networks]
-        self.generator, self.discriminator = networks
-        self.optimizers = [torch.optim.Adam(n.parameters(), 2e-4, (0.5, 0.999)) for n in networks]
-        if mode == "compile":
-            for network in networks:
-                network.compile(dynamic=False)
-
-    def __call__(self, real, z):
-        for_g, for_d = self.optimizers
-        ones, zeros = torch.ones(BATCH, device=device()), torch.zeros(BATCH, device=device())
-        with autocast(self.dtype):
-            on_real, on_fake = (self.score(x) for x in (real, self.generator(z).detach()))
-            d_loss = bce(on_real, ones) + bce(on_fake, zeros)
-        for_d.zero_grad()
-        d_loss.backward()
-        for_d.step()
-        with autocast(self.dtype):
-            g_loss = bce(self.score(self.generator(z)), ones)
-        for_g.zero_grad()
-        g_loss.backward()
-        for_g.step()
-        return d_loss.detach(), g_loss.detach()
-
-    def score(self, x):
-        return self.discriminator(x).flatten()
-
-
-def bce(logits, target):
-    return F.binary_cross_entropy_with_logits(logits.float(), target)
 
 
 def inputs(layout=torch.channels_last_3d):

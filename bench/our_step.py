@@ -1,0 +1,123 @@
+"""A preset's train step, ours as the trainer runs it, and the losses that stock PyTorch computes in float64."""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import torch
+from on_gpu import DTYPE, ON_GPU
+from stock_loop import StockLoop
+from variants import DTYPES, TINY, device, load_in_order
+
+from fastvgan.models.config import ModelConfig
+from fastvgan.pixels import to_float
+from fastvgan.training.batches import Batch
+from fastvgan.training.config import PRESETS
+from fastvgan.training.graphs import CudaGraphs, StepRunner
+from fastvgan.training.step import AdversarialStep, StepResult
+
+CHECKED = {"reference": 64, "clips-64": 4}  # clips of the float64 step; of more, a GPU may take minutes for the larger
+STEPS_TO_CAPTURE = 20  # more than a runner runs as they are, before it captures them
+
+
+class Problem(NamedTuple):
+    """A preset's model, the clips of a step, and those of the step that is checked."""
+
+    model: ModelConfig
+    batch: int
+    checked: int
+
+
+def problem(preset: str) -> Problem:
+    """A preset's, or in tiny mode the same little one of every preset."""
+    config = PRESETS[preset]
+    if TINY:
+        small = {"frames": 4, "height": 16, "width": 16, "base_width": 2, "latent": 4}
+        return Problem(config.model.model_copy(update=small), 2, 2)
+    return Problem(config.model, config.training.batch_size, CHECKED[preset])
+
+
+def batch_of(model: ModelConfig, size: int) -> Batch:
+    """A batch as the trainer's feed gives it: on the device, clips of uint8 (N, T, H, W, C)."""
+    torch.manual_seed(1)
+    shape = size, model.frames, model.height, model.width, model.channels
+    video = torch.randint(256, shape, dtype=torch.uint8, device=device())
+    return Batch(video, torch.randn(size, model.latent, device=device()))
+
+
+def stock_inputs(batch: Batch, layout: torch.memory_format, dtype: torch.dtype = torch.float32):
+    """Clips (N, C, T, H, W) and noise (N, latent, 1, 1, 1) as the stock loop takes them."""
+    real = to_float(batch.video, device()).to(dtype).contiguous(memory_format=layout)
+    return real, batch.z.to(dtype)[:, :, None, None, None]
+
+
+@functools.cache
+def exact_losses(preset: str) -> torch.Tensor:
+    """Both losses of the stock loop's first step, computed in float64: G's comes after D's update."""
+    model, _, checked = problem(preset)
+    loop = StockLoop("fp64-eager-contiguous", model)
+    return torch.stack(loop(*stock_inputs(batch_of(model, checked), loop.layout, torch.float64)))
+
+
+class Counted(CudaGraphs):
+    """CUDA graphs that are counted, so that it is sure that steps are replayed."""
+
+    captured = 0
+
+    def capture(self, function):
+        self.captured += 1
+        return super().capture(function)
+
+
+class Ours:
+    """Our step through the trainer's runner, on the same clips again and again.
+
+    Args:
+        preset: the model and how it is trained. dtype: "bf16" or "fp32".
+        graphs: whether to capture the step in CUDA graphs, where there is a GPU.
+    """
+
+    def __init__(self, preset: str, graphs: bool, dtype: str = DTYPE):
+        self.preset, self.problem, self.dtype = preset, problem(preset), dtype
+        model, training = self.problem.model, PRESETS[preset].training
+        self.step = AdversarialStep(model, training, device(), DTYPES[dtype])
+        self.graphs = Counted(self.step.totals.device) if graphs and ON_GPU else None
+        self.runner = StepRunner(self.step, model.condition, "on" if self.graphs else "off", self.graphs)
+        self.number, self.sizes = itertools.count(), set()
+
+    def runs(self, size: int):
+        """A function that runs a step on a batch of this size, which is already captured where that is asked for."""
+        batch = batch_of(self.problem.model, size)
+        run = lambda: self.runner(next(self.number), batch)  # noqa: E731
+        self.sizes.add(size)
+        if self.graphs:
+            for _ in range(STEPS_TO_CAPTURE):
+                run()
+            assert self.graphs.captured == 3 * len(self.sizes), "the step was not captured"
+        return run
+
+    def check(self) -> None:
+        """Both losses of the first step are the exact ones; of one that is replayed, too."""
+        run = self.runs(self.problem.checked)
+        self.restart()
+        run()
+        found, exact = self.totals(), exact_losses(self.preset)
+        losses = torch.stack([found["d_loss"], found["g_loss"]])
+        loose = {"fp32": 1e-2, "bf16": 5e-2}[self.dtype]  # float32 may be tf32 on a GPU, and is in Triton's interpreter
+        torch.testing.assert_close(losses, exact, rtol=loose, atol=loose, check_dtype=False)
+
+    def restart(self) -> None:
+        """Back to the stock loop's first weights, in place, where graphs find them."""
+        stock = StockLoop("fp32-eager-contiguous", self.problem.model)
+        self.step.reset()
+        load_in_order(self.step.generator, stock.generator)
+        load_in_order(self.step.discriminator, stock.discriminator)
+        self.step.totals.zero_()
+
+    def totals(self) -> dict[str, torch.Tensor]:
+        """The sum of each scalar over all steps."""
+        return dict(zip(StepResult._fields, self.step.totals[0].unbind(), strict=True))
+
+    def well(self) -> bool:
+        """Whether the losses and gradients of all steps were finite."""
+        return not self.totals()["skipped"]

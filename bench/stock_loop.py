@@ -1,0 +1,59 @@
+"""The adversarial loop as tutorials write it, in stock PyTorch: what our train step is compared with."""
+
+import torch
+import torch.nn.functional as F
+from networks import REFERENCE, discriminator, generator
+from variants import COMPILED, FORMATS, autocast, device, in_layout
+
+from fastvgan.models.config import ModelConfig
+
+
+class StockLoop:
+    """G runs for D's update and again for its own, and D's gradients are always made.
+
+    Args:
+        variant: dtype, mode and memory format, "bf16-compile-channels_last" and so on, with "-graph" behind them where
+            the whole loop is to be captured in a CUDA graph; the dtype may be "fp64".
+        model: whose networks these are.
+        adam: further options of both optimisers.
+    """
+
+    def __init__(self, variant: str, model: ModelConfig = REFERENCE, **adam):
+        self.dtype, mode, layout, *graph = variant.split("-")
+        torch.manual_seed(0)
+        self.layout = FORMATS[layout]
+        networks = [
+            in_layout(network.to(device()), self.layout) for network in (generator(model), discriminator(model))
+        ]
+        if self.dtype == "fp64":
+            networks = [network.double() for network in networks]
+        self.generator, self.discriminator = networks
+        self.optimizers = [torch.optim.Adam(n.parameters(), 2e-4, (0.5, 0.999), **adam) for n in networks]
+        if mode in COMPILED:
+            mode = f"{mode}-graph" if mode == "autotune" and graph else mode
+            for network in networks:
+                network.compile(dynamic=False, mode=COMPILED[mode])
+
+    def __call__(self, real: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update of each on clips (N, C, T, H, W) and noise (N, latent, 1, 1, 1); gives the losses of D and G."""
+        for_g, for_d = self.optimizers
+        ones, zeros = torch.ones(len(real), device=device()), torch.zeros(len(real), device=device())
+        with autocast(self.dtype):
+            on_real, on_fake = (self.score(x) for x in (real, self.generator(z).detach()))
+            d_loss = bce(on_real, ones) + bce(on_fake, zeros)
+        for_d.zero_grad()
+        d_loss.backward()
+        for_d.step()
+        with autocast(self.dtype):
+            g_loss = bce(self.score(self.generator(z)), ones)
+        for_g.zero_grad()
+        g_loss.backward()
+        for_g.step()
+        return d_loss.detach(), g_loss.detach()
+
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        return self.discriminator(x).flatten()
+
+
+def bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(logits.float(), target)

@@ -1,0 +1,78 @@
+"""The whole train step on one GPU: stock PyTorch's loop, from the textbook's to the best there is, against ours."""
+
+import pytest
+import torch
+from memory import graphs_bytes, peak_bytes
+from networks import step_flops
+from on_gpu import DTYPE, ON_GPU, assert_serves, captured, only_here, parts
+from our_step import CHECKED, Ours, batch_of, problem, stock_inputs
+from stock_loop import StockLoop
+from variants import DTYPES, TINY, describe, device, timed
+
+from fastvgan.training.config import PRESETS
+from fastvgan_kernels import choice
+
+pytestmark = only_here
+
+# The textbook's loop, what a user of stock PyTorch can make of it, and the same with all of the loop in one CUDA graph.
+STOCK = ["fp32-eager-contiguous", "bf16-eager-channels_last", "bf16-compile-channels_last"]
+STOCK += ["bf16-compile-channels_last-graph", "bf16-autotune-channels_last-graph"]
+# Auto leaves the convolutions on a GPU to stock PyTorch until ours are measured there; then there is the step alone.
+OURS = [f"{ours}-channels_last{graph}" for ours in ("ours_auto", "ours_triton") for graph in ("", "-graph")]
+
+
+def ours(preset: str, mode: str, graphs: bool, monkeypatch):
+    """A function that runs our step, and one that says whether all went well."""
+    monkeypatch.setenv(choice.ENVIRONMENT, mode.removeprefix("ours_"))
+    if mode == "ours_triton":
+        serves_or_skip()
+    mine = Ours(preset, graphs)
+    mine.check()
+    return mine.runs(mine.problem.batch), mine.well
+
+
+def serves_or_skip() -> None:
+    try:
+        x = torch.empty(2, 2, 2, 2, 2, device=device(), dtype=DTYPES[DTYPE])
+        assert_serves(x, "conv_up", "conv_down", "conv_weight_grad", "norm_act")
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def stock(preset: str, variant: str, graph: bool):
+    """The same of the stock loop."""
+    if "autotune" in variant and not ON_GPU:
+        pytest.skip("max-autotune is for a GPU")
+    model, size, _ = problem(preset)
+    fused = variant != "fp32-eager-contiguous"
+    adam = {"fused": True, "capturable": graph and ON_GPU} if fused else {}
+    loop = StockLoop(variant, model, **adam)
+    real, z = stock_inputs(batch_of(model, size), loop.layout)
+    run = lambda: loop(real, z)  # noqa: E731
+    run = captured(run) if graph else run
+    return run, lambda: torch.isfinite(torch.stack(run())).all()
+
+
+def facts_of(preset: str, dtype: str) -> dict:
+    """What the report needs to know of one step, and whether its float32 is tf32."""
+    model, size, _ = problem(preset)
+    flops, needed = (step_flops(n, model, size) for n in (False, True))
+    facts = {"flops": flops, "needed_flops": needed, "videos": size}
+    if dtype == "fp32":
+        facts["cudnn_fp32_precision"] = torch.backends.cudnn.conv.fp32_precision
+    return facts
+
+
+@pytest.mark.parametrize("preset", CHECKED)
+@pytest.mark.parametrize("variant", [*OURS, *STOCK])  # what takes longest to compile comes last
+def test_gpu_train_step(benchmark, monkeypatch, preset, variant):
+    dtype = next((name for name in DTYPES if variant.startswith(name)), DTYPE)
+    mode, _, graph = parts(variant.removeprefix(f"{dtype}-"))
+    group = f"GPU: train step, preset {preset}, batch {PRESETS[preset].training.batch_size}"
+    describe(benchmark, group, variant, dtype, **facts_of(preset, dtype))
+    run, well = ours(preset, mode, graph, monkeypatch) if mode.startswith("ours") else stock(preset, variant, graph)
+    timed(benchmark, run, seconds=1)
+    assert well(), "losses or gradients are not finite"
+    if benchmark.enabled and not TINY:
+        # Of a warm step's, beside weights and moments, which all have; what a graph works in is there before it.
+        benchmark.extra_info["peak_bytes"] = peak_bytes(run) + (graphs_bytes() if graph and ON_GPU else 0)

@@ -1,0 +1,16 @@
+"""Rows of text as the lines of a table."""
+
+from collections.abc import Collection
+
+
+def aligned(rows: list[tuple[str, ...]], right: Collection[int] = ()) -> list[str]:
+    """A line a row, each column as wide as its widest cell; those of `right`, by number, end together."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return lines

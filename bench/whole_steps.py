@@ -1,0 +1,46 @@
+"""What the report says of every variant of a whole train step: how fast it learns, and in how much memory."""
+
+from typing import Any
+
+from text_table import aligned
+
+_HEAD = ("whole steps", "variant", "ms", "videos/s", "TFLOP/s", "of GEMM", "peak GB")
+
+
+def rates(facts: dict[str, Any], seconds: float, ceilings: dict[str, float]) -> dict[str, float]:
+    """Of a benchmark that noted its "videos": these a second, TFLOP/s by the usual count, and the share of the ceiling.
+
+    The operations are those that no loop can leave out. One that does more is slower, not more productive.
+    """
+    if "videos" not in facts:
+        return {}
+    found = {"videos_per_s": round(facts["videos"] / seconds, 1)}
+    if "flops" in facts:
+        found["tflops_per_s"] = round(facts["flops"] / seconds / 1e12, 3)
+        ceiling = ceilings.get(f"gemm {facts['dtype']}")
+        if ceiling:
+            needed = facts.get("needed_flops", facts["flops"])
+            found["share_of_gemm"] = round(needed / seconds / 1e9 / ceiling, 3)
+    return found
+
+
+def table(groups: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines for a terminal, the fastest variant of a group first; none where no group is of whole steps."""
+    rows = []
+    for name, group in groups.items():
+        steps = {n: v for n, v in group["variants"].items() if "tflops_per_s" in v}
+        for variant, values in sorted(steps.items(), key=lambda step: step[1]["median_ms"]):
+            rows.append((name, variant, *_cells(values)))
+            name = ""  # once a group
+    return aligned([_HEAD, *rows], range(2, len(_HEAD))) if rows else []
+
+
+def _cells(values: dict[str, Any]) -> tuple[str, ...]:
+    share, peak = values.get("share_of_gemm"), values.get("peak_bytes")
+    return (
+        f"{values['median_ms']:.2f}",
+        f"{values['videos_per_s']:.0f}",
+        f"{values['tflops_per_s']:.3g}",
+        "" if share is None else f"{share:.0%}",
+        "" if peak is None else f"{peak / 1e9:.2f}",
+    )
