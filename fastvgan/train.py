@@ -118,8 +118,11 @@ def _train(config: RunConfig, start: Start, dry_run: bool, parallel) -> int:
     status = trainer.run()
     if not trainer.parallel.first:
         return status
-    for what, where in (("run folder", "."), ("generator", EXPORTED), ("report", "report.html")):
-        print(f"{what + ':':12}{start.folder / where}")
+    newest = max((path.name for path in (start.folder / "samples").glob("*.png")), default="none")
+    print(f"run folder: {start.folder}")
+    for what, where in (("samples", f"samples/{newest}"), ("generator", EXPORTED), ("report", "report.html")):
+        if (path := start.folder / where).is_file():
+            print(f"{what + ':':12}{path}")
     return status
 
 
