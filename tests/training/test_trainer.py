@@ -220,7 +220,7 @@ def test_precisions_train_alike_over_200_steps(tmp_path, precision):
     """Of a game no two runs stay together; what they reach in 200 steps is alike."""
     reached = []
     for name in ("fp32", precision):
-        settings = {"steps": 200, "precision": name, "log_every": 50, "batch_size": 16, "checkpoint_every": 1000}
+        settings = {"steps": 200, "precision": name, "log_every": 50, "batch_size": 8, "checkpoint_every": 1000}
         trainer = begin(tmp_path / name, model={"condition": (), "base_width": 4}, **settings)
         assert trainer.run() == 0
         assert trainer._record.setbacks == 0
