@@ -28,11 +28,11 @@ class Parallel:
     """This process among those that train together; a single one by default.
 
     Args:
-        rank, world_size: which process this is, of how many. timeout: seconds after which a collective that does not
-            end is an error.
+        rank, world_size: which process this is, of how many. device: what it computes on. timeout: seconds after which
+            a collective that does not end is an error: later than the watchdog's, which says more.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | None = None, timeout: float = 600):
+    def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | None = None, timeout: float = 1800):
         self.rank, self.world_size = rank, world_size
         self.norms = self._control = self._vote = None
         if world_size == 1:

@@ -112,26 +112,26 @@ def _table(profiler: profile, steps: int, device: torch.device) -> str:
 def _summary(events: Iterable[FunctionEvent], steps: int, on_gpu: bool) -> str:
     """How long a step took, and for which share of that nothing ran, in one line."""
     on_host = [event for event in events if event.device_type == DeviceType.CPU]
-    whole_steps = sorted(_span(event) for event in on_host if event.name.startswith("ProfilerStep"))[:steps]
+    whole_steps = sorted(span(event) for event in on_host if event.name.startswith("ProfilerStep"))[:steps]
     begin, end = whole_steps[0][0], whole_steps[-1][1]
     # Operations have a namespace; what has none is the Python around them, or a call of the CUDA runtime.
-    operations = (_span(e) for e in on_host if "::" in e.name and not e.name.startswith("autograd::engine"))
-    idle = 1 - _covered(operations, begin, end) / (end - begin)
+    operations = (span(e) for e in on_host if "::" in e.name and not e.name.startswith("autograd::engine"))
+    idle = 1 - covered(operations, begin, end) / (end - begin)
     text = (
         f"{steps} steps of {(end - begin) / 1000 / steps:.2f} ms; no operation ran on the host's threads in {idle:.1%}"
     )
     if on_gpu:
-        kernels = (_span(e) for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation)
-        text += f", and nothing on the GPU in {1 - _covered(kernels, begin, end) / (end - begin):.1%}"
+        kernels = (span(e) for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation)
+        text += f", and nothing on the GPU in {1 - covered(kernels, begin, end) / (end - begin):.1%}"
     return f"{text} of that time"
 
 
-def _span(event: FunctionEvent) -> tuple[float, float]:
+def span(event: FunctionEvent) -> tuple[float, float]:
     """When an event began and ended, in microseconds."""
     return event.time_range.start, event.time_range.end
 
 
-def _covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
+def covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
     """How much of the time from `begin` to `end` lies in any of the spans."""
     total = 0.0
     for first, last in sorted(spans):

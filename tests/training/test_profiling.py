@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from fastvgan.training.profiling import StepProfile, _covered
+from fastvgan.training.profiling import StepProfile, covered
 
 CPU = torch.device("cpu")
 
@@ -113,9 +113,9 @@ def test_without_steps_to_record_nothing_is_done(tmp_path, caplog):
 
 
 def test_the_time_covered_by_spans():
-    assert _covered([(4, 6), (0, 2), (1, 3), (1, 2)], 0, 10) == 5
-    assert _covered([(-5, 1), (9, 20), (30, 40)], 0, 10) == 2
-    assert _covered([], 0, 10) == 0
+    assert covered([(4, 6), (0, 2), (1, 3), (1, 2)], 0, 10) == 5
+    assert covered([(-5, 1), (9, 20), (30, 40)], 0, 10) == 2
+    assert covered([], 0, 10) == 0
 
 
 @pytest.mark.gpu
