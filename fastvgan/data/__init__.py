@@ -1,27 +1,39 @@
 """Clips to train on."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
 
+if TYPE_CHECKING:
+    from fastvgan.models.config import ModelConfig
+    from fastvgan.training.config import DataConfig
+
 __all__ = ["Source", "open_source"]
 
 
-def open_source(data, model, device: "torch.device | str" = "cpu") -> Source:
+def open_source(
+    data: "DataConfig", model: "ModelConfig", device: "torch.device | str" = "cpu", split: str = "train"
+) -> Source:
     """The source that a `DataConfig` names, with clips of the size that a `ModelConfig` names.
 
     Args:
         device: where the clips are wanted.
+        split: "train", or, of the digits, "test": those of writers who are not in training, under every caption.
 
     Raises:
-        UserError: the data is missing or empty, too much of it is unreadable, it lacks a condition that the model
-            follows, or the decoder asked for cannot serve it.
+        UserError: the data is missing or empty, too much of it is unreadable, it lacks a condition or a split that is
+            asked for, or the decoder asked for cannot serve it.
     """
     if data.data == "digits":
-        return _digits(data, model)
+        return _digits(data, model, split)
+    if split != "train":
+        raise UserError(f"{data.data} has no split {split!r}; take one of train")
+    if data.hold_out:
+        raise UserError(f"--hold-out keeps captions of the digits out of training, not of {data.data}; leave it out")
     if data.decoder == "digits":
         raise UserError(f"--decoder digits draws the captioned digits, not {data.data}; take another, or --data digits")
     from fastvgan.data.clips import ClipSource, items_of_folder, items_of_manifest
@@ -49,9 +61,13 @@ def open_source(data, model, device: "torch.device | str" = "cpu") -> Source:
     return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
 
 
-def _digits(data, model) -> Source:
+def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> Source:
     from fastvgan.data.digits import DigitsSource
 
     if data.decoder not in ("auto", "digits"):
         raise UserError(f"the digits are drawn, so that --decoder {data.decoder} has nothing to do; leave it out")
-    return DigitsSource(model.frames, model.height, model.width, model.channels)
+    if split not in DigitsSource.splits:
+        raise UserError(f"the digits have no split {split!r}; take one of {', '.join(DigitsSource.splits)}")
+    return DigitsSource(
+        model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed
+    )

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips
+from fastvgan.errors import UserError
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -37,19 +38,43 @@ class DigitsSource:
     Args:
         frames, height, width: size of a clip; a digit is half as high and wide as the frame.
         channels: 3, or 1 for white digits on black whose captions name no colour.
-        split: "train" (10 writers' digits) or "test" (the other writers' digits).
+        split: "train" (10 writers' digits) or "test" (the other writers' digits, under every caption).
+        hold_out: share of the captions kept out of the training split, so that combinations of words never seen can
+            be asked for; every single word stays.
+        hold_out_seed: chooses which.
+
+    Attributes:
+        captions: the captions that are drawn; a clip's caption is an index into them.
+        held_out: the captions kept out.
+
+    Raises:
+        UserError: with so large a share held out, a word would be in no caption.
     """
+
+    splits = ("train", "test")
 
     classes = tuple(str(digit) for digit in range(10))
     remarks = ()
     decoder = "digits: drawn, not decoded"
 
-    def __init__(self, frames=16, height=16, width=16, channels=3, split="train"):
+    def __init__(
+        self,
+        frames: int = 16,
+        height: int = 16,
+        width: int = 16,
+        channels: int = 3,
+        split: str = "train",
+        hold_out: float = 0.0,
+        hold_out_seed: int = 0,
+    ):
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
-        self._table = list(itertools.product(range(10), colours, MOTIONS))
+        every = list(itertools.product(range(10), colours, MOTIONS))
+        kept_out = _choose_held_out(every, hold_out, hold_out_seed) if split == "train" else set()
+        self._table = [row for i, row in enumerate(every) if i not in kept_out]
         self._digits = torch.tensor([digit for digit, _, _ in self._table])
         self.captions = [caption(*row, with_colour=channels == 3) for row in self._table]
+        self.held_out = tuple(caption(*every[i], with_colour=channels == 3) for i in sorted(kept_out))
         images, targets = load_digits(return_X_y=True)
         part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
         images = torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 8, 8)
@@ -89,6 +114,33 @@ class DigitsSource:
 def caption(digit: int, colour: str, motion: str, with_colour: bool = True) -> str:
     """The sentence for a clip: "a red 7 moving up and down"."""
     return f"a {colour} {digit} moving {motion}" if with_colour else f"a {digit} moving {motion}"
+
+
+def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: int) -> set[int]:
+    """Indices of this share of the rows, chosen so that each digit, each colour and each motion loses about as many.
+
+    Raises:
+        UserError: a word would be left in no row.
+    """
+    rng = np.random.default_rng(seed)
+    # Columns count from 0 each, so that a row is three indices: of the digit, the colour and the motion.
+    words = np.stack([np.unique(column, return_inverse=True)[1] for column in zip(*table, strict=True)])  # (3, rows)
+    lost = np.zeros((len(words), words.max() + 1))
+    chosen: set[int] = set()
+    for _ in range(round(share * len(table))):
+        # Of the rows whose words have lost least so far, any one.
+        cost = sum(lost[kind, words[kind]] for kind in range(len(words))) + rng.random(len(table)) / 2
+        cost[list(chosen)] = np.inf
+        row = int(cost.argmin())
+        chosen.add(row)
+        lost[range(len(words)), words[:, row]] += 1
+    kept = np.delete(words, list(chosen), axis=1)
+    if any(len(np.unique(left)) < len(np.unique(column)) for left, column in zip(kept, words, strict=True)):
+        raise UserError(
+            f"--hold-out {share} keeps {len(chosen)} of the digits' {len(table)} captions out of training, so that "
+            "some words would be in none; hold out fewer"
+        )
+    return chosen
 
 
 def _paths(motions: Sequence[str], frames: int, phase: np.ndarray, where: np.ndarray, way: np.ndarray) -> np.ndarray:

@@ -37,6 +37,11 @@ class DataConfig(Settings):
     """Read what symbolic links in the folder of clips point to, even outside of it."""
     workers: int = Field(1, ge=0)
     """Processes (threads of DALI) that decode beside the trainer; 0 decodes in the trainer itself."""
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the digits' captions (combinations of digit, colour and motion) kept out of training, to be asked for
+    afterwards; every single word stays."""
+    hold_out_seed: int = Field(0, ge=0)
+    """Chooses the captions that --hold-out keeps out."""
 
     @model_validator(mode="after")
     def _strides_in_order(self):
