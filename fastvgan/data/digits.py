@@ -3,8 +3,10 @@
 Handwritten 8x8 digits (the UCI optical digits that scikit-learn carries) move over a black frame in one colour, and a
 sentence says which digit, which colour and which motion: "a red 7 moving up and down". The idea is that of the
 single-digit captioned videos of Mittal et al. 2017 (Sync-DRAW); the digits here are small enough to learn on two cores.
+In frames larger than 16x16 they are drawn with sharp outlines (`fastvgan.data.digit_shapes`).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
+from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
@@ -75,11 +78,12 @@ class DigitsSource:
         self._digits = torch.tensor([digit for digit, _, _ in self._table])
         self.captions = [caption(*row, with_colour=channels == 3) for row in self._table]
         self.held_out = tuple(caption(*every[i], with_colour=channels == 3) for i in sorted(kept_out))
-        images, targets = load_digits(return_X_y=True)
-        part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
-        images = torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 8, 8)
+        images, digits = _handwriting(split)
         self.size = len(images)
-        self._images = [images[targets[part] == digit] for digit in range(10)]
+        self._is_sharp = height > 16 or width > 16
+        if self._is_sharp:
+            images = distance_pictures(_bitmaps(split), height // 2, width // 2)
+        self._images = [images[digits == digit] for digit in range(10)]
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
@@ -102,7 +106,10 @@ class DigitsSource:
         hands = [self._images[digit] for digit, _, _ in rows]
         images = torch.stack([hand[int(u * len(hand))] for hand, u in zip(hands, chances[:, 0], strict=True)])
         path = _paths([motion for _, _, motion in rows], frames, *chances.T[1:])
-        grey = _place(images, torch.from_numpy(path).float(), height, width)  # (N, T, H, W) in [0, 1]
+        margin = REACH if self._is_sharp else 0
+        grey = _place(images, torch.from_numpy(path).float(), height, width, margin)  # (N, T, H, W)
+        if self._is_sharp:
+            grey = coverage(grey)
         grey = grey.mul_(255).round_().to(torch.uint8)[..., None]
         if channels == 1:
             return grey
@@ -159,18 +166,37 @@ def _paths(motions: Sequence[str], frames: int, phase: np.ndarray, where: np.nda
     return np.stack([across, down], -1)
 
 
-def _place(images: torch.Tensor, path: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Draw (N, 8, 8) digits at half the frame's size, centred along path (N, T, 2); gives (N, T, H, W).
+def _place(images: torch.Tensor, path: torch.Tensor, height: int, width: int, margin: int) -> torch.Tensor:
+    """Draw pictures of digits (N, h, w) at half the frame's size, centred along path (N, T, 2); gives (N, T, H, W).
 
-    Bilinear, what lies beyond a digit's edge counting as black: along each axis a small matrix that mixes the digit's
+    Bilinear, what lies beyond a picture's edge counting as 0: along each axis a small matrix that mixes the picture's
     rows, or columns, into the frame's.
+
+    Args:
+        margin: rows and columns on each side of a picture that lie outside of the digit.
     """
-    across, down = _mix(path[..., 0], width), _mix(path[..., 1], height)  # (N, T, W, 8), (N, T, H, 8)
+    down, across = (
+        _mix(path[..., axis], size, rows, margin)
+        for axis, size, rows in ((1, height, images.shape[1]), (0, width, images.shape[2]))
+    )  # (N, T, H, h), (N, T, W, w)
     return down @ images[:, None] @ across.transpose(-1, -2)
 
 
-def _mix(centre: torch.Tensor, size: int) -> torch.Tensor:
-    """How much of each of a digit's 8 rows each of `size` rows of a frame shows: (..., size, 8) for (...) centres."""
+def _mix(centre: torch.Tensor, size: int, rows: int, margin: int) -> torch.Tensor:
+    """How much each of a frame's `size` rows shows of each of a picture's rows: (..., size, rows) for (...) centres."""
     shown = (2 * torch.arange(size) + 1) / size - 1  # middle of each row, over [-1, 1]
-    inside = (2 * shown - centre[..., None] + 1) * 4 - 0.5  # the same, counted in rows of the digit
-    return (1 - (inside[..., None] - torch.arange(8)).abs()).clamp_(min=0)
+    # The same, counted in rows of the picture.
+    inside = (2 * shown - centre[..., None] + 1) * (rows / 2 - margin) + (margin - 0.5)
+    return (1 - (inside[..., None] - torch.arange(rows)).abs()).clamp_(min=0)
+
+
+def _handwriting(split: str) -> tuple[torch.Tensor, np.ndarray]:
+    """The digits of a split: grey values (N, 8, 8) in [0, 1], and which digit each is (N,)."""
+    images, digits = load_digits(return_X_y=True)
+    part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
+    return torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 8, 8), digits[part]
+
+
+@functools.lru_cache
+def _bitmaps(split: str) -> torch.Tensor:
+    return reconstruct_bitmaps(_handwriting(split)[0])

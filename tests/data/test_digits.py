@@ -62,7 +62,8 @@ def test_a_batch_depends_on_seed_and_number_alone(seed, start):
 
 def test_no_image_is_in_both_splits():
     images = load_digits().images.reshape(-1, 64) / 16
-    parts = [np.concatenate([x.flatten(1) for x in DigitsSource(split=split)._images]) for split in ("train", "test")]
+    sources = (DigitsSource(split=split) for split in ("train", "test"))
+    parts = [torch.cat([x.flatten(1) for x in source._images]).numpy() for source in sources]
     assert sum(map(len, parts)) == len(images)
     assert not {row.tobytes() for row in parts[0]} & {row.tobytes() for row in parts[1]}
 
