@@ -13,55 +13,93 @@ from fastvgan.pixels import to_float, to_uint8
 from fastvgan.tensor_file import read_tensors, save_tensors
 
 EXPORTED = Path("export") / "generator.safetensors"
+"""Where a run folder holds its last averaged generator."""
+BEST = Path("export") / "best.safetensors"
+"""Where a run folder holds the averaged generator of the checkpoint with the best score."""
+
+_KNOWN_WORDS = 60  # named in a message
 
 
-def export(generator: torch.nn.Module, config: ModelConfig, path: Path) -> None:
+def export(
+    weights: dict[str, torch.Tensor], config: ModelConfig, path: Path, facts: dict[str, str] | None = None
+) -> None:
     """Write a generator's weights with its configuration to a .safetensors file, whole or not at all.
+
+    Args:
+        weights: its state_dict. facts: more for the file's metadata, such as the step.
 
     Raises:
         OSError: the file cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_tensors(generator.state_dict(), temporary, {"fastvgan": config.model_dump_json()})
+        save_tensors(weights, temporary, {**(facts or {}), "fastvgan": config.model_dump_json()})
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerator":
-    """The generator of a run folder (its newest checkpoint's average) or of an exported .safetensors file.
+    """A trained generator, always with averaged weights; its `path` says which file was taken.
+
+    Args:
+        path: a run folder, of which export/best.safetensors is taken (the checkpoint with the best score), or
+            export/generator.safetensors (the last checkpoint) where there is no best; a checkpoint folder, such as
+            run/checkpoints/step-200; or a .safetensors file of export/.
 
     Raises:
         UserError: nothing is there, or it is truncated, foreign, or no generator of this library.
     """
     path = Path(path)
-    if path.is_dir():
-        if not (path / EXPORTED).is_file():
-            raise UserError(f"{path} holds no generator ({EXPORTED} is missing); name a run folder that has saved one")
-        path = path / EXPORTED
-    tensors, metadata = read_tensors(path)
-    if "fastvgan" not in metadata:
-        raise UserError(f"{path} is no generator of fastvgan: its header holds no configuration; name another file")
+    tensors, config, path = _read_checkpoint(path) if _is_checkpoint(path) else _read_export(path)
     try:
-        config = ModelConfig.model_validate_json(metadata["fastvgan"])
         network = build_generator(config)
         network.load_state_dict(tensors)
     except (UserError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} does not fit this version of fastvgan ({reason}); export it again") from error
-    return VideoGenerator(network.to(device).eval().requires_grad_(False), config)
+    return VideoGenerator(network.to(device).eval().requires_grad_(False), config, path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    from fastvgan.training.checkpoint import is_checkpoint  # which imports much that a plain file does not need
+
+    return path.is_dir() and is_checkpoint(path)
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path]:
+    from fastvgan.training.checkpoint import averaged_weights
+    from fastvgan.training.config import read_config
+
+    return averaged_weights(path), read_config(path.resolve().parents[1] / "config.yaml").model, path
+
+
+def _read_export(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path]:
+    if path.is_dir():
+        found = [path / name for name in (BEST, EXPORTED) if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path} holds no generator ({EXPORTED} is missing); name a run folder that has saved one")
+        path = found[0]
+    tensors, metadata = read_tensors(path)
+    if "fastvgan" not in metadata:
+        raise UserError(f"{path} is no generator of fastvgan: its header holds no configuration; name another file")
+    try:
+        return tensors, ModelConfig.model_validate_json(metadata["fastvgan"]), path
+    except UserError as error:
+        raise UserError(f"{path} does not fit this version of fastvgan ({error}); export it again") from error
 
 
 class VideoGenerator:
     """A trained generator, ready to make clips; `load` gives one.
 
-    `network` is the torch.nn.Module, called as network(z, c); `config` its `ModelConfig`.
+    `network` is the torch.nn.Module, called as network(z, c); `config` its `ModelConfig`; `path` the file or checkpoint
+    folder that it comes from, if any.
     """
 
-    def __init__(self, network: torch.nn.Module, config: ModelConfig):
+    def __init__(self, network: torch.nn.Module, config: ModelConfig, path: Path | None = None):
         self.network = network
         self.config = config
+        self.path = path
         self.vocabulary = Vocabulary(config.vocabulary, config.caption_length)
 
     @torch.no_grad()
@@ -77,7 +115,7 @@ class VideoGenerator:
         """Make n clips.
 
         Args:
-            text: a caption, for a model that follows text. Words it was not trained on have no effect.
+            text: a caption, for a model that follows text, of words that were in the training captions.
             image: the first frame, for a model that follows one: a file, or uint8 (H, W, C) or (H, W).
             label: a class by name or index, for a model that follows classes.
             n: how many clips. seed: of the noise; the same seed gives the same clips.
@@ -129,7 +167,14 @@ class VideoGenerator:
         )
 
     def _words(self, text: str) -> torch.Tensor:
-        self.vocabulary.unknown(text)
+        if missing := self.vocabulary.unknown(text):
+            names = ", ".join(repr(word) for word in dict.fromkeys(missing))
+            known = self.vocabulary.words
+            more = f" and {len(known) - _KNOWN_WORDS} more" if len(known) > _KNOWN_WORDS else ""
+            raise UserError(
+                f"the caption {text!r} has words that were not in the training captions: {names}; known words: "
+                f"{', '.join(known[:_KNOWN_WORDS])}{more}"
+            )
         return self.vocabulary.encode([text])
 
     def _class(self, label: str | int) -> int:

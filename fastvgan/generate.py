@@ -14,9 +14,10 @@ class Arguments(Settings):
     """Make videos with a trained generator."""
 
     run: Path | None = None
-    """Run folder or exported .safetensors file; by default the newest run under runs/."""
+    """Run folder (its best generator, or the last one where none has a score), checkpoint folder (such as
+    runs/digits-1/checkpoints/step-200) or exported .safetensors file; by default the newest run under runs/."""
     text: str | None = None
-    """Caption, for a model that follows text."""
+    """Caption, for a model that follows text; of words that were in the training captions."""
     image: Path | None = None
     """First frame, for a model that follows one."""
     label: str | None = None
@@ -57,15 +58,13 @@ def main(arguments: list[str] | None = None) -> None:
     videos = generator.generate(
         text=parsed.text, image=parsed.image, label=parsed.label, n=parsed.n, seed=parsed.seed, frames=parsed.frames
     )
-    if parsed.text is not None and (missing := generator.vocabulary.unknown(parsed.text)):
-        print(f"not in the training captions, so without effect: {' '.join(missing)}")
     if parsed.out.suffix.lower() == ".png":
         write_still(parsed.out, strip_grid(videos, scale=parsed.scale))
     elif len(videos) == 1:
         write_video(parsed.out, enlarge(videos[0], parsed.scale), parsed.fps)
     else:
         write_video(parsed.out, grid(videos, scale=parsed.scale), parsed.fps)
-    print(f"{parsed.out}: {len(videos)} of {run}")
+    print(f"{parsed.out}: {len(videos)} of {generator.path}")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from fastvgan.errors import UserError
 from fastvgan.tensor_file import parse_tensors, tensor_bytes
 from fastvgan.training.step import AdversarialStep
-from fastvgan.training.step_tensors import copy_into, misfit, tensors_of
+from fastvgan.training.step_tensors import copy_into, misfit, part_of, tensors_of
 
 logger = logging.getLogger("fastvgan")
 
@@ -110,6 +112,32 @@ def restore(path: Path, step: AdversarialStep) -> Record:
     return record
 
 
+def averaged_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state_dict of the averaged generator in checkpoint folder `path`.
+
+    Raises:
+        UserError: a file is missing, truncated, damaged or foreign; it names the file.
+    """
+    try:
+        return part_of(_parse(path, _read(path)[1]), "ema")
+    except _Fault as fault:
+        raise UserError(f"{fault}; name another checkpoint") from fault
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is, or by its place is meant to be, a checkpoint."""
+    return (path / _STATE).is_file() or path.resolve().parent.name == "checkpoints"
+
+
+def best(folder: Path) -> tuple[Path, float] | None:
+    """The checkpoint of the best score and that score, of equal ones the newest; None where none has a finite score."""
+    scores = {path: score for path in complete(folder) if (score := _score(path)) is not None}
+    if not scores:
+        return None
+    path = min(reversed(scores), key=scores.__getitem__)
+    return path, scores[path]
+
+
 def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is what was written, or None, and a sentence for each newer one that is not."""
     faults = []
@@ -196,9 +224,8 @@ def _move_in(unfinished: Path, target: Path) -> None:
 def _prune(folder: Path, keep: int) -> None:
     found = complete(folder)
     kept = set(found[-keep:])
-    scores = {path: score for path in found if (score := _score(path)) is not None}
-    if scores:
-        kept.add(min(reversed(scores), key=scores.get))
+    if (scored := best(folder)) is not None:
+        kept.add(scored[0])
     for path in found:
         if path in kept:
             continue

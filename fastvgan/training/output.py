@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
-from fastvgan.export import EXPORTED, export
+from fastvgan.export import BEST, EXPORTED, export
+from fastvgan.tensor_file import read_tensors
 from fastvgan.training import checkpoint
 from fastvgan.training.checkpoint import Record
 from fastvgan.training.conditions import Conditions
@@ -107,11 +108,30 @@ class Output:
             self._folder.evaluation({"step": record.step, "coarse_frechet": score})
         record = record._replace(score=score)
         checkpoint.save(self.path / "checkpoints", self._step, record, self._config.training.keep)
-        export(self._step.ema, self._config.model, self.path / EXPORTED)
+        export(self._step.ema.state_dict(), self._config.model, self.path / EXPORTED, {"step": str(record.step)})
+        self._tolerantly(str(BEST), lambda: self._export_best(record.step))
+
+    def _export_best(self, now: int) -> None:
+        """Make export/best.safetensors that of the best checkpoint there is, which a rollback may have changed too.
+
+        Args:
+            now: the step whose checkpoint has just been written.
+        """
+        path, best = self.path / BEST, checkpoint.best(self.path / "checkpoints")
+        if best is None:
+            path.unlink(missing_ok=True)
+            return
+        folder, score = best
+        facts = {"step": folder.name.removeprefix("step-"), "score": repr(score)}
+        if facts.items() <= _facts(path).items():
+            return
+        is_new = folder.name == f"step-{now}"
+        weights = self._step.ema.state_dict() if is_new else checkpoint.averaged_weights(folder)
+        export(weights, self._config.model, path, facts)
 
     def _sample(self, number: int) -> None:
         self._folder.ensure()
-        self._samples.save(self.path / "samples", number)
+        self._folder.samples(number, self._samples.save(self.path / "samples", number))
 
     def _tolerantly(self, what: str, write: Callable[[], None]) -> None:
         try:
@@ -122,6 +142,14 @@ class Output:
     def _newest(self) -> str:
         found = checkpoint.complete(self.path / "checkpoints")
         return f"the last complete checkpoint, {found[-1].name}," if found else "the beginning"
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """What an exported file's metadata says; nothing where it is missing or damaged."""
+    try:
+        return read_tensors(path)[1]
+    except UserError:
+        return {}
 
 
 def _reason(error: OSError | UserError) -> str:

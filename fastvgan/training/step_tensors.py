@@ -53,10 +53,10 @@ def misfit(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> str | None:
 def copy_into(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> None:
     """Bring the step to the state in `saved`, of which `misfit` gave None, without moving a tensor that is there."""
     for name, network in networks(step).items():
-        network.load_state_dict(_part(saved, name))
+        network.load_state_dict(part_of(saved, name))
     for name, (optimizer, network) in optimizers(step).items():
-        _restore_optimizer(optimizer, network, _part(saved, name))
-    values = _part(saved, _STATE)
+        _restore_optimizer(optimizer, network, part_of(saved, name))
+    values = part_of(saved, _STATE)
     for name, tensor in _further(step).items():
         if name in values:
             tensor.copy_(values[name])
@@ -90,5 +90,6 @@ def _further(step: AdversarialStep) -> dict[str, torch.Tensor]:
     return getattr(step, "state", dict)()
 
 
-def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+def part_of(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The tensors named "name/KEY", by KEY."""
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}

@@ -8,10 +8,12 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
 from small_disk import fill, small_disk
 from tiny import tiny, weights
 from toy import Toy, same, state_of
 
+import fastvgan
 from fastvgan.errors import UserError
 from fastvgan.training import checkpoint, output, samples
 from fastvgan.training.checkpoint import Record, newest_good, restore, save, verify
@@ -162,6 +164,38 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
         save(tmp_path, toy, Record(number, score), keep=2)
         kept.append([int(name.removeprefix("step-")) for name in names(tmp_path)])
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8], [6, 8, 9]]
+
+
+def exported(folder, name):
+    with safe_open(folder / "export" / f"{name}.safetensors", "pt") as file:
+        facts = file.metadata()
+        return int(facts["step"]), float(facts.get("score", "nan")), {key: file.get_tensor(key) for key in file.keys()}
+
+
+def is_average_of(path, tensors):
+    saved = checkpoint.averaged_weights(path)
+    return saved.keys() == tensors.keys() and all(torch.equal(saved[name], tensors[name]) for name in saved)
+
+
+def test_the_best_and_the_last_are_exported(tmp_path, monkeypatch):
+    """Also after the run goes on, and after it goes on from a step before the best one."""
+    folder, scores = tmp_path / "r", iter([5.0, 2.0, 3.0, 2.5, None, 1.5, 7.0, 6.0])
+    monkeypatch.setattr(samples.Samples, "score", lambda self: next(scores))
+    train(folder, steps=3, checkpoint_every=1, keep=9)
+    step, score, tensors = exported(folder, "best")
+    assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)
+    step, _, tensors = exported(folder, "generator")
+    assert step == 3 and is_average_of(folder / "checkpoints" / "step-3", tensors)
+    train(folder, resume="auto", steps=5, checkpoint_every=1, keep=1)
+    assert exported(folder, "best")[:2] == (2, 2.0) and exported(folder, "generator")[0] == 5
+    assert fastvgan.load(folder).path == folder / "export" / "best.safetensors"
+    train(folder, resume="auto", steps=6, checkpoint_every=1, keep=9)
+    assert exported(folder, "best")[:2] == (6, 1.5)
+    loaded = fastvgan.load(folder / "checkpoints" / "step-6")
+    assert is_average_of(folder / "checkpoints" / "step-6", loaded.network.state_dict())
+    train(folder, resume=str(folder / "checkpoints" / "step-2"), steps=3, checkpoint_every=1, keep=9)
+    step, score, tensors = exported(folder, "best")
+    assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)
 
 
 def test_an_old_one_that_cannot_be_removed_is_only_told(tmp_path, caplog, monkeypatch):
