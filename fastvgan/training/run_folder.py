@@ -89,6 +89,10 @@ class RunFolder:
         """Add a line to evaluation.jsonl and points to the curves; `values` has "step" among its keys."""
         self._add(self._evaluation, values)
 
+    def samples(self, step: int, path: Path) -> None:
+        """Show a picture of samples, .gif or .png, in TensorBoard; it is read when it is written there."""
+        self._curves[0].add(step, {"samples": path})
+
     def ensure(self) -> bool:
         """Make the folder and what belongs into it anew if it has vanished; gives whether it is there.
 

@@ -51,17 +51,17 @@ class Samples:
         return self._coarse.score(torch.cat([to_uint8(clips) for clips in made]))
 
     def save(self, folder: Path, number: int) -> Path:
-        """Write step-N.gif and step-N.png to the folder; gives the path of the latter.
+        """Write step-N.gif and step-N.png to the folder; gives the path of the former.
 
         Raises:
             UserError: they cannot be written.
         """
         with torch.no_grad(), self._step.autocast:
             videos = to_uint8(self._step.ema(self._noise, self._condition))
-        write_video(folder / f"step-{number:06d}.gif", grid(videos, self._labels))
-        still = folder / f"step-{number:06d}.png"
-        write_still(still, strip_grid(videos, self._labels))
-        return still
+        moving = folder / f"step-{number:06d}.gif"
+        write_video(moving, grid(videos, self._labels))
+        write_still(moving.with_suffix(".png"), strip_grid(videos, self._labels))
+        return moving
 
 
 def _distinct(clips: Clips) -> list[int]:

@@ -10,6 +10,7 @@ import socket
 import time
 from pathlib import Path
 
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -85,7 +86,7 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in an events file of their own.
+    """Scalars and pictures for TensorBoard, in an events file of their own.
 
     Written here and not by tensorboard's writer, which does so in a thread, where errors come late and end the writing.
 
@@ -105,9 +106,10 @@ class TensorBoard:
         self._file.append(self._head)
         self._begun = True
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Add a point to the curve of each value."""
-        points = [Summary.Value(tag=name, simple_value=x) for name, x in values.items() if x is not None]
+    def write(self, step: int, values: dict[str, float | Path | None]) -> None:
+        """Add a point to the curve of each number, and the picture at each path that is there and can be read."""
+        points = [_summary(name, value) for name, value in values.items() if value is not None]
+        points = [point for point in points if point is not None]
         event = _record(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
         self._file.append(event if self._begun and not self.gone() else self._head + event)
         self._begun = True
@@ -127,6 +129,20 @@ class TensorBoard:
 
     def close(self) -> None:
         pass
+
+
+def _summary(name: str, value: float | Path) -> Summary.Value | None:
+    if not isinstance(value, Path):
+        return Summary.Value(tag=name, simple_value=value)
+    try:
+        content = value.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+    except OSError:  # it was removed before it was this entry's turn; nothing here would bring it back
+        return None
+    # TensorBoard shows a GIF moving.
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+    return Summary.Value(tag=name, image=image)
 
 
 def _record(event: Event) -> bytes:

@@ -254,6 +254,25 @@ def test_without_matplotlib_a_sentence_stands_for_the_curves(run, monkeypatch):
     assert "image/svg+xml" not in [kind for kind, _ in shown.images]
 
 
+def test_the_better_of_two_scores_is_marked(run):
+    """Higher or lower is better by the score's name; shares are shown in percent."""
+    first, second = (
+        {"joint": 0.5, "same_digit": 0.5, "first_frame_psnr": 20.0, "frechet": 9.0, "kernel": 4.0, "copies": 0.5},
+        {"joint": 0.9, "same_digit": 0.9, "first_frame_psnr": 25.0, "frechet": 3.0, "kernel": 1.0, "copies": 0.25},
+    )
+    records = ({"step": step, "held_out_joint": 0.5, **scores} for step, scores in ((10, second), (20, first)))
+    (run / "evaluation.jsonl").write_text(lines(records))
+    shown = page(run)
+    for text in ("best joint 90.0% at step 10", "best frechet 3 at step 10", "best kernel 1 at step 10"):
+        assert text in shown.text
+    for text in (
+        "best copies 25.0% at step 10",
+        "best first_frame_psnr 25 at step 10",
+        "best same_digit 90.0% at step 10",
+    ):
+        assert text in shown.text
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*report\.html"):
         write_report(tmp_path / "missing")

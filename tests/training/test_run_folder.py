@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from PIL import Image
 from small_disk import fill, small_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny
@@ -71,6 +72,36 @@ def test_metrics_and_scores_go_to_files_and_curves(tmp_path):
     assert lines(tmp_path / "r" / "evaluation.jsonl") == [{"step": 2, "coarse_frechet": 3.5}]
     assert points(tmp_path / "r") == {"d_loss": [2, 4], "g_loss": [2], "coarse_frechet": [2]}
     assert (tmp_path / "r" / "log.txt").read_text().endswith("INFO something 7\n")
+
+
+def images(folder):
+    """(step, width, height) of every picture that TensorBoard shows as "samples"."""
+    shown = EventAccumulator(str(folder / "tb"), size_guidance={"images": 0}).Reload()
+    return [(event.step, event.width, event.height) for event in shown.Images("samples")]
+
+
+def picture(path, width):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (width, 6)).save(path)
+    return path
+
+
+def test_samples_go_to_tensorboard_as_pictures(tmp_path, caplog):
+    with opened(tmp_path / "r") as folder:
+        for step, width in ((2, 20), (4, 40), (6, 60)):
+            path = picture(tmp_path / "r" / "samples" / f"step-{step}.gif", width)
+            folder.samples(step, path)
+        assert images(tmp_path / "r") == [(2, 20, 6), (4, 40, 6), (6, 60, 6)]
+        event = EventAccumulator(str(tmp_path / "r" / "tb")).Reload().Images("samples")[-1]
+        assert event.encoded_image_string == path.read_bytes()
+        path.unlink()
+        shutil.rmtree(tmp_path / "r" / "tb")
+        folder.metrics({"step": 8, "x": 1.0})  # which writes all anew, without the picture that is gone
+        assert images(tmp_path / "r") == [(2, 20, 6), (4, 40, 6)] and points(tmp_path / "r") == {"x": [8]}
+        folder.rewind(2)
+        folder.metrics({"step": 3, "x": 1.0})
+        assert images(tmp_path / "r") == [(2, 20, 6)]
+    assert not [record for record in caplog.records if record.name == "fastvgan"]
 
 
 def block(path, by):
