@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of clips, over features cheap enough to be measured while training.
+"""The Fréchet distance between two sets of clips, over any features, and features that need no trained network.
 
 `CoarseScore` is **not** the Fréchet video distance (FVD): that compares what a trained network sees (I3D, Unterthiner
 et al. 2018), this compares colours, places and amounts of change in a few large cells. It tells whether a run gets
@@ -7,6 +7,8 @@ better or worse, or has collapsed; it is blind to detail, and its values compare
 
 import torch
 from torch.nn.functional import adaptive_avg_pool3d
+
+from fastvgan.metrics.intervals import RESAMPLES, Interval, percentile_interval, resample_counts
 
 _CELLS = 4  # along time, height and width
 _FEATURES = 64  # at most, so that some hundred clips are enough for their covariance
@@ -55,6 +57,52 @@ def gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mean = features.mean(0)
     centred = features - mean
     return mean, centred.T @ centred / (len(features) - 1)
+
+
+class FrechetDistance:
+    """Fréchet distances of several sets of clips from one, over any features.
+
+    Args:
+        real: features (N, D) of the one, N of 2 or more; any floating dtype.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: they are no such features.
+    """
+
+    def __init__(self, real: torch.Tensor, seed: int = 0):
+        self._real = real.detach().double()
+        self._gaussian = gaussian(real)
+        self._seed = seed
+        self._roots: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def distance(self, features: torch.Tensor) -> float:
+        """The Fréchet distance of features (M, D), M of 2 or more.
+
+        Raises:
+            ValueError: they are no such features, or a value is not finite.
+        """
+        return frechet_distance(*gaussian(features), *self._gaussian)
+
+    def interval(self, features: torch.Tensor, resamples: int = RESAMPLES) -> Interval:
+        """The same with its bootstrap interval; the clips of both sets are resampled. No distance is below zero."""
+        means, roots, traces = self._resampled(resamples)
+        counts = resample_counts(len(features), self._seed, resamples)
+        own, covariances = _weighted_gaussians(features.detach().double(), counts)
+        shared = torch.linalg.eigvalsh(roots @ covariances @ roots).clamp_min(0).sqrt().sum(-1)
+        distances = (own - means).square().sum(-1) + _traces(covariances) + traces - 2 * shared
+        interval = percentile_interval(self.distance(features), distances)
+        return interval._replace(low=max(0.0, interval.low))
+
+    def _resampled(self, resamples: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Means (B, D), roots of covariances (B, D, D) and their traces (B,) of resamples of the real clips."""
+        if resamples not in self._roots:
+            counts = resample_counts(len(self._real), self._seed + 1, resamples)
+            means, covariances = _weighted_gaussians(self._real, counts)
+            values, vectors = torch.linalg.eigh(covariances)
+            roots = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.mT
+            self._roots[resamples] = means, roots, _traces(covariances)
+        return self._roots[resamples]
 
 
 def coarse_features(video: torch.Tensor) -> torch.Tensor:
@@ -116,6 +164,21 @@ def _root(covariance: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     return vectors * torch.where(values > noise, values, 0.0).sqrt() @ vectors.T
+
+
+def _weighted_gaussians(features: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means (B, D) and covariances (B, D, D) of features (N, D) that are counted (B, N) times."""
+    total = counts.sum(1)
+    means = counts @ features / total[:, None]
+    centred = features - features.mean(0)  # rounding is of the spread, not of the place
+    shift = counts @ centred / total[:, None]
+    squares = torch.stack([centred.T @ (centred * weight[:, None]) for weight in counts])
+    covariances = squares - total[:, None, None] * shift[:, :, None] * shift[:, None]
+    return means, covariances / (total - 1)[:, None, None]
+
+
+def _traces(matrices: torch.Tensor) -> torch.Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _cells(video: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,8 @@ import torch
 from scipy.linalg import sqrtm
 
 from fastvgan.data.digits import DigitsSource
-from fastvgan.metrics.frechet import CoarseScore, coarse_features, frechet_distance, gaussian
+from fastvgan.metrics.frechet import CoarseScore, FrechetDistance, coarse_features, frechet_distance, gaussian
+from fastvgan.metrics.intervals import resample_counts
 
 
 def random_covariance(size, rank):
@@ -154,3 +155,40 @@ def test_sizes_may_differ_and_channels_may_not(digits):
     assert score.score(larger) == pytest.approx(score.score(real), rel=0.1)
     with pytest.raises(ValueError, match="3 channels, the generated 1"):
         score.score(larger[..., :1])
+
+
+def test_distances_from_one_set_are_those_of_its_gaussian():
+    real, other = torch.randn(50, 6), 2 * torch.randn(40, 6) + 1
+    distance = FrechetDistance(real)
+    assert distance.distance(other) == pytest.approx(frechet_distance(*gaussian(other), *gaussian(real)))
+    interval = distance.interval(other)
+    assert interval.value == distance.distance(other) and interval.low < interval.value < interval.high
+    assert interval == FrechetDistance(real).interval(other)
+    assert interval != FrechetDistance(real, seed=1).interval(other)
+
+
+def test_resamples_are_scored_as_the_clips_in_them_would_be():
+    """Counting clips gives what the distance of the resampled sets, written out as sets, gives."""
+    real, other = torch.randn(30, 5).double(), torch.randn(20, 5).double() + 1
+    distances = []
+    for own, reals in zip(resample_counts(20, 3, 40).long(), resample_counts(30, 4, 40).long(), strict=True):
+        sets = other.repeat_interleave(own, 0), real.repeat_interleave(reals, 0)
+        distances.append(frechet_distance(*gaussian(sets[0]), *gaussian(sets[1])))
+    interval = FrechetDistance(real, seed=3).interval(other, resamples=40)
+    low, high = np.quantile(np.array(distances) - np.mean(distances), [0.025, 0.975])
+    assert (interval.low, interval.high) == pytest.approx((interval.value + low, interval.value + high), rel=1e-5)
+
+
+def test_the_interval_is_as_wide_as_draws_spread():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw():
+        return [torch.randn(300, 8, generator=generator) + place for place in (1, 0)]
+
+    values = [FrechetDistance(real).distance(other) for other, real in (draw() for _ in range(200))]
+    spread = np.quantile(values, 0.975) - np.quantile(values, 0.025)
+    intervals = [FrechetDistance(real).interval(other) for other, real in (draw() for _ in range(5))]
+    assert np.mean([i.high - i.low for i in intervals]) == pytest.approx(spread, rel=0.3)
+    # No interval of a squared distance reaches below zero.
+    same = torch.randn(20, 4)
+    assert FrechetDistance(same).interval(same).low == 0

@@ -1,0 +1,200 @@
+"""Say how good a trained generator is, beside what real clips give: `python -m fastvgan.evaluate --run DIR`."""
+
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+from fastvgan.errors import UserError, run_command
+from fastvgan.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastvgan.data.source import Source
+    from fastvgan.export import VideoGenerator
+    from fastvgan.metrics.evaluation import Evaluation
+    from fastvgan.models import Condition, ModelConfig
+    from fastvgan.training.config import DataConfig
+
+
+class Arguments(Settings):
+    """Say how good a trained generator is, beside what real clips give."""
+
+    run: Path | None = None
+    """Run folder, checkpoint folder or exported .safetensors file; by default the newest run under runs/."""
+    data: str | None = None
+    """Data to compare with, as `train` takes it; by default what the run was trained on."""
+    split: str = "auto"
+    """Part of the data that real clips come from; `auto` is the test split, or train where the data has no other."""
+    clips: int = Field(960, ge=16)
+    """How many generated clips are compared with as many real ones."""
+    frames: int | None = Field(None, ge=4)
+    """Length in frames (recurrent family; by default the training length)."""
+    seed: int = Field(0, ge=0)
+    """Seed of conditions, real clips and noise."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the generator runs."""
+    json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None
+    """File to write the results to."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parsed, unknown = tyro.cli(
+        Arguments,
+        prog="python -m fastvgan.evaluate",
+        description=__doc__,
+        args=sys.argv[1:] if arguments is None else arguments,
+        return_unknown_args=True,
+    )
+    if unknown:
+        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    from fastvgan.export import load
+    from fastvgan.metrics.table import json_values, text_table
+    from fastvgan.training.device import pick_device, pick_implementations
+    from fastvgan.training.run_folder import newest_run
+
+    pick_implementations()
+    run = parsed.run or newest_run()
+    if run is None:
+        raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
+    generator = load(run, pick_device(parsed.device))
+    with _file(parsed.json_path) as results:
+        model = _model(generator, parsed.frames)
+        data = _data(run, model, parsed.data)
+        split = _split(parsed.split, data)
+        source, reference = _sources(data, model, split)
+        evaluation = _evaluate(generator, model, source, reference, parsed)
+        protocol = _protocol(parsed, model, generator, data, split)
+        print(text_table(evaluation.rows))
+        print(", ".join(f"{name} {value}" for name, value in protocol.items()))
+        for sentence in evaluation.warnings:
+            print(f"warning: {sentence}")
+        if results is not None:
+            values = {"protocol": protocol, **json_values(evaluation)}
+            results.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _file(path: Path | None) -> Iterator[Path | None]:
+    """Where to write the results, if anywhere: begun at once, so that a bad path is said before the work is done."""
+    from fastvgan.files import whole
+
+    if path is None:
+        yield None
+        return
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file by --json")
+    with whole(path) as temporary:
+        temporary.touch()
+        yield temporary
+
+
+def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":
+    """The generator's configuration with the length of its clips here."""
+    model = generator.config
+    if frames not in (None, model.frames) and model.family != "recurrent":
+        raise UserError(
+            f"--frames {frames}: a {model.family} model makes clips of {model.frames} frames only; leave --frames out"
+        )
+    return model.model_copy(update={"frames": frames or model.frames})
+
+
+def _data(run: Path, model: "ModelConfig", name: str | None) -> "DataConfig":
+    """What the run was trained on, as its config.yaml says, or the data of that name."""
+    from fastvgan.training.config import DataConfig, read_config
+
+    # A run folder; its export/generator.safetensors; its checkpoints/step-N.
+    places = [run, *run.resolve().parents[:2]] if run.exists() else []
+    found = next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
+    data = read_config(found).data if found else None
+    if data is not None and name in (None, data.data):
+        return data
+    if name is None and not _fits_digits(model):
+        raise UserError(f"there is no config.yaml beside {run} to say what it was trained on; name its data by --data")
+    return DataConfig(data=name or "digits")
+
+
+def _fits_digits(model: "ModelConfig") -> bool:
+    """Whether a model's words and classes are those of the digits; without either there is nothing to tell by."""
+    from fastvgan.data.captions import Vocabulary
+    from fastvgan.data.digits import DigitsSource
+
+    words = Vocabulary.of(DigitsSource(channels=model.channels).captions).words
+    fits = {"text": list(model.vocabulary) == words, "class": model.class_names == DigitsSource.classes}
+    told = [fits[part] for part in model.condition if part in fits]
+    return bool(told) and all(told)
+
+
+def _split(name: str, data: "DataConfig") -> str:
+    if name == "auto":
+        return "test" if data.data == "digits" else "train"
+    return name
+
+
+def _sources(data: "DataConfig", model: "ModelConfig", split: str) -> tuple["Source", "Source"]:
+    """What was trained on, and what real clips to compare with come from."""
+    from fastvgan.data import open_source
+
+    if data.data != "digits":
+        source = open_source(data, model, split=split)
+        return source, source
+    # Real clips are wanted of the captions held out, too.
+    every = data.model_copy(update={"hold_out": 0.0})
+    return open_source(data, model), open_source(every, model, split=split)
+
+
+def _evaluate(
+    generator: "VideoGenerator", model: "ModelConfig", source: "Source", reference: "Source", parsed: Arguments
+) -> "Evaluation":
+    from tqdm import tqdm
+
+    from fastvgan.metrics.evaluation import Evaluator
+    from fastvgan.models import Condition
+    from fastvgan.pixels import to_uint8
+
+    device = next(generator.network.parameters()).device
+    evaluator = Evaluator(model, source, reference, parsed.clips, parsed.seed)
+    with tqdm(desc="generating", unit=" clips", disable=None, leave=False) as bar:
+
+        def generate(z: "torch.Tensor", condition: "Condition | None") -> "torch.Tensor":
+            bar.update(len(z))
+            if condition is not None:
+                condition = Condition(*(None if part is None else part.to(device) for part in condition))
+            return to_uint8(generator.network(z.to(device), condition))
+
+        return evaluator.full(generate, lambda n, draws: generator.network.noise(n, draws, model.frames))
+
+
+def _protocol(
+    parsed: Arguments, model: "ModelConfig", generator: "VideoGenerator", data: "DataConfig", split: str
+) -> dict[str, str | int]:
+    """What must be the same for two tables to be compared, and which files they are of."""
+    from fastvgan.metrics.oracle import ORACLE
+
+    return {
+        "clips": parsed.clips,
+        "frames": model.frames,
+        "seed": parsed.seed,
+        "data": data.data,
+        "split": split,
+        "averaged weights of": str(generator.path),
+        "sha256": _hash(generator.path),
+        "oracle": _hash(ORACLE) if data.data == "digits" else "none",
+    }
+
+
+def _hash(path: Path) -> str:
+    """The first 12 digits of the sha256 of a file, or of a checkpoint's tensors."""
+    file = next(iter(sorted(path.glob("*.safetensors")))) if path.is_dir() else path
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,55 @@
+"""An evaluation as a table of text, and as values for JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastvgan.metrics.evaluation import Cell, Evaluation, Row
+from fastvgan.metrics.intervals import Interval
+
+_COLUMNS = ("generated", "real", "shuffled", "held_out")
+_TITLES = ("measure", "generated", "real clips", "shuffled captions", "held-out captions")
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """Aligned columns, one line per row; columns without a value are left out."""
+    shown = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in rows)]
+    lines = [["measure", *(title for name, title in zip(_COLUMNS, _TITLES[1:], strict=True) if name in shown)]]
+    lines += [[row.measure, *(_text(getattr(row, name), row.unit) for name in shown)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def json_values(evaluation: Evaluation) -> dict[str, Any]:
+    """The flat scores, the rows of the table and the warnings; an interval is {"value", "low", "high"}."""
+    return {
+        "scores": evaluation.scores,
+        "table": [
+            {
+                "measure": row.measure.strip(),
+                "unit": row.unit,
+                **{name: _value(getattr(row, name)) for name in _COLUMNS},
+            }
+            for row in evaluation.rows
+        ],
+        "warnings": evaluation.warnings,
+    }
+
+
+def _text(cell: Cell, unit: str) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, Interval):
+        return f"{_number(cell.value)} [{_number(cell.low)}, {_number(cell.high)}]"
+    if unit == "%":
+        return f"{cell:.1%}"
+    return f"{_number(cell)} {unit}".rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _value(cell: Cell) -> Any:
+    return cell._asdict() if isinstance(cell, Interval) else cell

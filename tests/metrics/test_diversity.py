@@ -1,0 +1,40 @@
+"""How much clips differ, and how alike frames of a clip are, against sums written out."""
+
+import pytest
+import torch
+
+from fastvgan.metrics.diversity import first_middle_last, frame_similarity, mean_difference, pairs_of
+
+
+def test_difference_is_the_mean_over_pairs_and_pixels():
+    video = torch.randint(0, 256, (150, 2, 3, 4, 3), dtype=torch.uint8)
+    first, second = torch.randint(0, 150, (2, 131))
+    pixels = video.double()
+    expected = sum((pixels[i] - pixels[j]).abs().mean() for i, j in zip(first, second, strict=True)) / 131
+    assert mean_difference(video, first, second) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_black_and_white_differ_by_255():
+    video = torch.stack([torch.zeros(2, 2, 2, 1), torch.full((2, 2, 2, 1), 255)]).to(torch.uint8)
+    assert mean_difference(video, torch.tensor([0]), torch.tensor([1])) == 255
+
+
+def test_pairs_are_of_one_group_and_leave_nobody_out():
+    groups = torch.tensor([3, 1, 3, 3, 1, 7])
+    pairs = set(zip(*(part.tolist() for part in pairs_of(groups)), strict=True))
+    assert pairs == {(1, 4), (0, 2), (2, 3)}
+
+
+def test_frames_of_clips_of_any_length():
+    video = torch.arange(5)[None, :, None]
+    assert first_middle_last(video).flatten().tolist() == [0, 2, 4]
+    assert first_middle_last(video[:, :1]).flatten().tolist() == [0, 0, 0]
+
+
+def test_similarity_is_1_of_a_still_scene_and_0_of_scenes_with_nothing_in_common():
+    still = torch.randint(0, 256, (4, 1, 16, 16, 3), dtype=torch.uint8).expand(-1, 6, -1, -1, -1)
+    assert frame_similarity(still) == pytest.approx(1)
+    changing = torch.randint(0, 256, (4, 6, 16, 16, 3), dtype=torch.uint8)
+    changing[:, 0, :8], changing[:, 3:, 8:] = 0, 0
+    # Features are a projection of the frame, which keeps right angles only nearly.
+    assert abs(frame_similarity(changing)) < 0.35

@@ -1,0 +1,103 @@
+"""The kernel distance against its formula written out, and its interval against draws of new clips."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastvgan.metrics.kernel import KernelDistance, kernel_distance
+
+
+def written_out(x, y):
+    """Gretton et al. 2012, equation 3, with the kernel of Bińkowski et al. 2018, sum by sum."""
+
+    def k(a, b):
+        return (float(np.dot(a, b)) / len(a) + 1) ** 3
+
+    m, n = len(x), len(y)
+    within_x = sum(k(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    within_y = sum(k(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return within_x + within_y - 2 * sum(k(a, b) for a in x for b in y) / (m * n)
+
+
+@pytest.mark.parametrize(("m", "n", "d"), [(2, 2, 1), (5, 9, 3), (12, 7, 20)])
+def test_it_is_the_published_formula(m, n, d):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(1, 2, (m, d)), rng.normal(0, 1, (n, d))
+    assert kernel_distance(torch.tensor(x), torch.tensor(y)) == pytest.approx(written_out(x, y), rel=1e-10)
+    assert kernel_distance(torch.tensor(x).float(), torch.tensor(y).half()) == pytest.approx(
+        written_out(x.astype(np.float32).astype(float), y.astype(np.float16).astype(float)), rel=1e-10
+    )
+
+
+def test_it_is_unbiased():
+    """The mean over many small draws of one distribution is zero; of the biased estimate it would be 2 here."""
+    generator = torch.Generator().manual_seed(0)
+    values = [kernel_distance(*torch.randn(2, 10, 4, generator=generator)) for _ in range(400)]
+    error = np.std(values) / 20
+    assert abs(np.mean(values)) < 4 * error and error < 0.1
+
+
+def test_draws_that_are_even_over_groups_stay_unbiased():
+    """Ten clips of each of two far-off groups in both sets: the plain estimate is negative, the grouped one is not."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(20) % 2
+    plain, grouped = [], []
+    for _ in range(300):
+        a, b = torch.randn(2, 20, 4, generator=generator) + 2.0 * groups[:, None]
+        plain.append(KernelDistance(b).distance(a))
+        grouped.append(KernelDistance(b, groups).distance(a, groups))
+    error = np.std(grouped) / 300**0.5
+    assert abs(np.mean(grouped)) < 4 * error
+    assert np.mean(plain) < -8 * error
+
+
+def test_groups_of_uneven_sizes_count_alike():
+    """A pair within a group of s counts s / (s - 1) times, so that the group's share is that between two sets."""
+    x = torch.randn(7, 3, dtype=torch.float64)
+    groups = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    kernel = (x @ x.T / 3 + 1) ** 3
+    size = torch.bincount(groups)[groups].double()
+    weights = torch.where(groups[:, None] == groups, size / (size - 1), torch.ones(7))
+    weights.fill_diagonal_(0)
+    within = (kernel * weights).sum() / weights.sum()
+    y = torch.randn(5, 3, dtype=torch.float64)
+    expected = written_out(x.numpy(), y.numpy()) - (kernel.sum() - kernel.trace()) / 42 + within
+    assert KernelDistance(y).distance(x, groups) == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_the_interval_is_as_wide_as_draws_spread():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw():
+        return torch.randn(200, 8, generator=generator) + 0.5, torch.randn(200, 8, generator=generator)
+
+    values = [kernel_distance(*draw()) for _ in range(200)]
+    spread = np.quantile(values, 0.975) - np.quantile(values, 0.025)
+    widths = []
+    for seed in range(5):
+        a, b = draw()
+        interval = KernelDistance(b, seed=seed).interval(a, resamples=200)
+        assert interval.low < interval.value < interval.high
+        assert interval.value == pytest.approx(kernel_distance(a, b))
+        widths.append(interval.high - interval.low)
+    assert np.mean(widths) == pytest.approx(spread, rel=0.3)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    a, b = torch.randn(2, 30, 4)
+    assert KernelDistance(b, seed=1).interval(a) == KernelDistance(b, seed=1).interval(a)
+    assert KernelDistance(b, seed=1).interval(a) != KernelDistance(b, seed=2).interval(a)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sentence"),
+    [
+        (torch.zeros(1, 4), torch.zeros(3, 4), "N of 2 or more"),
+        (torch.zeros(3, 4), torch.zeros(3, 4, 1), "N of 2 or more"),
+        (torch.full((3, 4), torch.nan), torch.zeros(3, 4), "finite"),
+        (torch.zeros(3, 4), torch.zeros(3, 5), "have 4 values, those of real clips 5"),
+    ],
+)
+def test_what_cannot_be_measured(a, b, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kernel_distance(a, b)

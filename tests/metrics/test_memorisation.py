@@ -1,0 +1,90 @@
+"""Nearest training clips against distances written out, and that copies are found and real clips are not."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastvgan.data.digits import DigitsSource
+from fastvgan.metrics.memorisation import nearest_distances, share_of_copies
+from fastvgan.metrics.prompts import training_by_caption, training_clips
+
+
+def random_clips(n, size=(4, 8, 8, 3), seed=0):
+    return torch.randint(0, 256, (n, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def written_out(video, training):
+    a, b = (part.double().flatten(1).numpy() for part in (video, training))
+    return np.sqrt(((a[:, None] - b[None]) ** 2).mean(-1)).min(1)
+
+
+def test_distances_in_parts_are_those_of_all():
+    video, training = random_clips(5), random_clips(9, seed=1)
+    parts = [(torch.arange(5), training[:2]), (torch.arange(5), training[2:])]
+    assert nearest_distances(video, parts).numpy() == pytest.approx(written_out(video, training), rel=1e-4)
+
+
+def test_clips_are_compared_only_where_asked():
+    video, training = random_clips(3), random_clips(4, seed=1)
+    near = nearest_distances(video, [(torch.tensor([2, 0]), training)])
+    assert near[[0, 2]].numpy() == pytest.approx(written_out(video[[0, 2]], training), rel=1e-4)
+    assert near[1] == torch.inf
+
+
+def test_a_training_clip_is_not_its_own_neighbour():
+    training = random_clips(6)
+    own = torch.tensor([4, 1])
+    parts = [(torch.arange(2), training[:3]), (torch.arange(2), training[3:])]
+    near = nearest_distances(training[own], parts, own)
+    others = [written_out(training[i : i + 1], training[torch.arange(6) != i])[0] for i in (4, 1)]
+    assert near.numpy() == pytest.approx(others, rel=1e-4)
+    assert nearest_distances(training[own], parts).max() < 0.1
+
+
+def test_large_frames_are_averaged_down_first():
+    small, training = random_clips(3, (4, 16, 16, 3)), random_clips(5, (4, 16, 16, 3), seed=1)
+    large = small.repeat_interleave(2, 2).repeat_interleave(4, 3)
+    enlarged = training.repeat_interleave(2, 2).repeat_interleave(4, 3)
+    near = nearest_distances(large, [(torch.arange(3), enlarged)])
+    assert near.numpy() == pytest.approx(written_out(small, training), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Training source, some captions, and the distances of real clips of other writers."""
+    source, test = DigitsSource(), DigitsSource(split="test")
+    index = np.arange(0, 240, 3)
+    real = test.render(index.repeat(3), np.random.default_rng(0).random((240, 4)))
+    captions = [source.captions[i] for i in index.repeat(3)]
+    near = nearest_distances(real, training_by_caption(source, captions, 84, seed=0))
+    return source, index, near
+
+
+def test_real_clips_of_other_writers_are_no_copies(digits):
+    _, _, near = digits
+    assert share_of_copies(near, near) == 0
+
+
+@pytest.mark.parametrize("noise", [0, 1, 3])
+def test_training_clips_with_noise_are_copies(digits, noise):
+    source, index, near = digits
+    clips = torch.cat([training_clips(source, i, 84, seed=0)[5:6] for i in index])
+    noisy = (clips + noise * torch.randn(clips.shape)).round().clamp(0, 255).to(torch.uint8)
+    captions = [source.captions[i] for i in index]
+    found = nearest_distances(noisy, training_by_caption(source, captions, 84, seed=0))
+    assert share_of_copies(found, near) == 1
+
+
+def test_new_clips_of_training_writers_are_hardly_ever_copies(digits):
+    source, index, near = digits
+    clips = source.render(index, np.random.default_rng(1).random((len(index), 4)))
+    captions = [source.captions[i] for i in index]
+    found = nearest_distances(clips, training_by_caption(source, captions, 84, seed=0))
+    assert share_of_copies(found, near) < 0.03
+
+
+def test_a_caption_that_is_not_trained_on_has_no_training_clips(digits):
+    source, _, _ = digits
+    parts = list(training_by_caption(source, ["a pink 3 moving away", source.captions[7], "a pink 3"], 2, seed=0))
+    assert [rows.tolist() for rows, _ in parts] == [[1]]
+    assert torch.equal(parts[0][1], training_clips(source, 7, 2, seed=0))
