@@ -106,7 +106,8 @@ def _start_from(known: argparse.Namespace) -> tuple[RunConfig, Start]:
 
 def _train(config: RunConfig, start: Start, dry_run: bool, parallel) -> int:
     # Everything heavy comes in here, so that --help and bad flags answer at once.
-    from fastvgan.export import EXPORTED
+    from fastvgan.export import BEST, EXPORTED
+    from fastvgan.training.scoring import describe
     from fastvgan.training.trainer import Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -120,9 +121,12 @@ def _train(config: RunConfig, start: Start, dry_run: bool, parallel) -> int:
         return status
     newest = max((path.name for path in (start.folder / "samples").glob("*.png")), default="none")
     print(f"run folder: {start.folder}")
-    for what, where in (("samples", f"samples/{newest}"), ("generator", EXPORTED), ("report", "report.html")):
+    left = {"samples": f"samples/{newest}", "generator": EXPORTED, "best": BEST, "report": "report.html"}
+    for what, where in left.items():
         if (path := start.folder / where).is_file():
             print(f"{what + ':':12}{path}")
+    if trainer.scores:
+        print(f"scores:     {describe(trainer.scores)}")
     return status
 
 

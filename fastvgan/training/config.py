@@ -101,6 +101,11 @@ class TrainingConfig(Settings):
     """Steps from one grid of samples to the next."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps from one checkpoint to the next."""
+    evaluate_every: int = Field(0, ge=0)
+    """Steps from one evaluation of the averaged weights to the next; 0: at every checkpoint. Only a checkpoint that is
+    evaluated can become the best one; the last step always is."""
+    evaluate_clips: int = Field(240, ge=16)
+    """Clips of an evaluation, beside as many real ones."""
     keep: int = Field(2, ge=1)
     """How many of the newest checkpoints stay, beside the best one."""
     log_every: int = Field(10, ge=1)
@@ -151,6 +156,8 @@ _FREE |= {
     "watchdog",
     "profile",
     "wandb",
+    "evaluate_every",
+    "evaluate_clips",
 }
 
 

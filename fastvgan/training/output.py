@@ -19,6 +19,7 @@ from fastvgan.training.config import RunConfig
 from fastvgan.training.report import write_report
 from fastvgan.training.run_folder import RunFolder
 from fastvgan.training.samples import Samples
+from fastvgan.training.scoring import Scoring, describe
 from fastvgan.training.step import AdversarialStep
 
 logger = logging.getLogger("fastvgan")
@@ -28,8 +29,11 @@ class Output:
     """The open run folder of a run, and everything that goes into it.
 
     Args:
-        path: the folder. config: of the run. step: what is trained. source, conditions: of the data. done: how many
-            steps have been trained already.
+        path: the folder. config: of the run. step: what is trained. source, conditions: of the data. done, steps: how
+            many steps have been trained already, and will be at the end.
+
+    Attributes:
+        scores: of the last evaluation, by name.
 
     Raises:
         UserError: the folder cannot be written.
@@ -43,25 +47,33 @@ class Output:
         source: Source,
         conditions: Conditions,
         done: int,
+        steps: int,
     ):
-        self.path, self._config, self._step = path, config, step
+        self.path, self._config, self._step, self._steps = path, config, step, steps
+        self.scores: dict[str, float] = {}
+        self._warned: set[str] = set()
         self._folder = RunFolder(path, config, done, wandb=config.training.wandb)
         self._make_samples = lambda: Samples(source, conditions, step, config.training.seed)
+        self._make_scoring = lambda samples: Scoring(config, source, step, samples)
         self._samples: Samples | None = None
+        self._scoring: Scoring | None = None
 
     def begin(self) -> None:
-        """Draw what samples are made of, which on a slow source takes a while."""
+        """Draw what samples are made of, and what they are compared with, which on a slow source takes a while."""
         self._samples = self._make_samples()
+        self._scoring = self._make_scoring(self._samples)
 
     def metrics(self, values: dict[str, float]) -> None:
         """A line of metrics; `values` has "step" among its keys."""
         self._folder.metrics(values)
 
-    def now_and_then(self, record: Record, sample: bool, save: bool) -> None:
-        """Samples, or a checkpoint, after the step of the record."""
-        if not sample and not save:
+    def now_and_then(self, record: Record, sample: bool, save: bool, evaluate: bool) -> None:
+        """Samples, a checkpoint, an evaluation, or several of them, after the step of the record."""
+        if not (sample or save or evaluate):
             return
         self._samples.settle()
+        if evaluate:
+            record = self._evaluate(record)
         if save:
             self._tolerantly(f"the checkpoint of step {record.step}", lambda: self._save(record))
         if sample:
@@ -74,6 +86,7 @@ class Output:
             UserError: the last checkpoint cannot be written.
         """
         self._samples.settle()
+        record = self._evaluate(record)
         self._tolerantly(f"samples of step {record.step}", lambda: self._sample(record.step))
         if save:
             self.save_last(record)
@@ -101,12 +114,23 @@ class Output:
     def close(self) -> None:
         self._folder.close()
 
+    def _evaluate(self, record: Record) -> Record:
+        """The record with the score of the averaged generator, which is written and told."""
+        found = self._scoring.measure()
+        self.scores = found.scores
+        if found.scores:
+            self._folder.evaluation({"step": record.step, **found.scores})
+            logger.info("step %d: %s", record.step, describe(found.scores))
+        # Early in a run every condition is ignored, which says nothing yet.
+        for sentence in found.warnings if 2 * record.step >= self._steps else ():
+            kind = sentence.partition(":")[0]
+            if kind not in self._warned:
+                self._warned.add(kind)
+                logger.warning("step %d: %s", record.step, sentence)
+        return record._replace(score=found.choice)
+
     def _save(self, record: Record) -> None:
         self._folder.ensure()
-        score = self._samples.score() if self._samples else None
-        if score is not None:
-            self._folder.evaluation({"step": record.step, "coarse_frechet": score})
-        record = record._replace(score=score)
         checkpoint.save(self.path / "checkpoints", self._step, record, self._config.training.keep)
         export(self._step.ema.state_dict(), self._config.model, self.path / EXPORTED, {"step": str(record.step)})
         self._tolerantly(str(BEST), lambda: self._export_best(record.step))

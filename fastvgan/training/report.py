@@ -14,7 +14,17 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from fastvgan.files import whole
-from fastvgan.training.report_curves import Group, Series, data_uri, groups, panel, readable, series
+from fastvgan.training.report_curves import (
+    Group,
+    Series,
+    data_uri,
+    groups,
+    panel,
+    readable,
+    score_text,
+    score_unit,
+    series,
+)
 from fastvgan.training.report_page import PAGE
 
 REPORT = "report.html"
@@ -28,7 +38,6 @@ _DEPTH = 4  # of settings in settings; YAML can hold a group in itself
 # Which way a score is better, by a part of its name; of others no value is marked.
 _LOWER = ("frechet", "kernel", "fvd", "fid", "distance", "copies", "loss", "error")
 _HIGHER = ("accuracy", "precision", "recall", "digit", "colour", "motion", "joint", "diversity", "psnr", "similarity")
-_SHARES = ("digit", "colour", "motion", "joint", "held_out_joint", "same_digit", "copies")  # shown in percent
 _LEVEL = re.compile(r"^(?:\S+ ){0,3}(WARNING|ERROR|CRITICAL) ")
 _NOT_IN_HTML = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -165,7 +174,7 @@ def _facts(config, records, evaluation, log) -> list[tuple[str, str]]:
         speeds = sorted(metrics["videos_per_second"].values)
         facts.append(("videos a second, median", readable(speeds[len(speeds) // 2 :])))
     for name, (step, value) in (evaluation["best"] if evaluation else {}).items():
-        facts.append((f"best {name}", f"{_score_text(name, value)} at step {step:.0f}"))
+        facts.append((f"best {name}", f"{score_text(name, value)} at step {step:.0f}"))
     if log is not None:
         facts.append(("warnings and errors", str(len(log["lines"]) + log["left_out"])))
     return facts
@@ -218,7 +227,7 @@ def _evaluation(path: Path) -> dict:
             f"{step:.0f}",
             [
                 (
-                    _score_text(name, by_step[name][step]) if step in by_step[name] else "",
+                    score_text(name, by_step[name][step]) if step in by_step[name] else "",
                     step in best.get(name, ())[:1],
                 )
                 for name in found
@@ -226,12 +235,8 @@ def _evaluation(path: Path) -> dict:
         )
         for step in steps
     ]
-    panels = [panel(Group(name, (name,), "share" if name in _SHARES else ""), found) for name in found]
+    panels = [panel(Group(name, (name,), score_unit(name)), found) for name in found]
     return {"panels": panels, "names": list(found), "rows": rows, "best": best, "remarks": shown["remarks"]}
-
-
-def _score_text(name: str, value: float) -> str:
-    return readable([value], "share" if name in _SHARES else "")
 
 
 def _sign(name: str) -> int:

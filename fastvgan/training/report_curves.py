@@ -12,6 +12,7 @@ _STYLE = "<style>svg{color:#5a616b}@media(prefers-color-scheme:dark){svg{color:#
 _SPREAD = 30  # from this ratio of the largest value to the smallest on a linear axis hides too much
 _MANY = 60  # from this many points on a running mean is drawn over them
 _LARGEST = 1e100  # what lies beyond has no axis that shows it
+_SHARES = ("digit", "colour", "motion", "joint", "held_out_joint", "same_digit", "copies")  # scores, of clips
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fastvgan",  # the same values give the same file
@@ -149,6 +150,16 @@ def readable(values: list[float], unit: str = "") -> str:
         size, name = _binary(value)
         return f"{value / size:.4g} {name}"
     return f"{value:.1%}" if unit == "share" and 0 <= value <= 1 else f"{value:.4g}"
+
+
+def score_text(name: str, value: float) -> str:
+    """A score as text, in percent if it is a share of clips."""
+    return readable([value], score_unit(name))
+
+
+def score_unit(name: str) -> str:
+    """The unit of a score of evaluation.jsonl, as `Group` names units."""
+    return "share" if name in _SHARES else ""
 
 
 def data_uri(kind: str, content: bytes) -> str:

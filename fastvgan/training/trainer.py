@@ -102,7 +102,9 @@ class Trainer:
                 was good is saved.
         """
         if self.parallel.first:
-            self._output = Output(self.folder, self.config, self.step, self.source, self.conditions, self.done)
+            self._output = Output(
+                self.folder, self.config, self.step, self.source, self.conditions, self.done, self.steps
+            )
             self._tell()
         watchdog = Watchdog(self.config.training.watchdog, self.folder, self._rescue)
         try:
@@ -120,6 +122,11 @@ class Trainer:
             if self._output:
                 self._output.close()
         return 128 + stopped if stopped else 0
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What the last evaluation gave, in the first process; see `fastvgan.metrics.evaluation`."""
+        return self._output.scores if self._output else {}
 
     def _tell(self) -> None:
         for line in self.describe().splitlines():
@@ -175,8 +182,12 @@ class Trainer:
             if stop:
                 return signal.Signals(stop)
             if self.done < self.steps and self._output:
-                sample, save = (self.done % every == 0 for every in (training.sample_every, training.checkpoint_every))
-                self._output.now_and_then(self._record, sample, save and not self._in_trouble())
+                evaluate_every = training.evaluate_every or training.checkpoint_every
+                sample, save, evaluate = (
+                    self.done % every == 0
+                    for every in (training.sample_every, training.checkpoint_every, evaluate_every)
+                )
+                self._output.now_and_then(self._record, sample, save and not self._in_trouble(), evaluate)
                 meter.pause()
         return None
 
@@ -193,7 +204,7 @@ class Trainer:
                 "smaller --batch-size, or --accumulate 2 for the same one in two parts"
             ) from error
         self.done += 1
-        self._record = self._record._replace(step=self.done)
+        self._record = self._record._replace(step=self.done, score=None)
         self._within_step = False
 
     def _log(self, values: dict[str, float], bar: tqdm) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from small_disk import fill, small_disk
-from tiny import tiny, weights
+from tiny import Unscored, tiny, weights
 from toy import Toy, same, state_of
 
 import fastvgan
@@ -20,6 +20,7 @@ from fastvgan.training.checkpoint import Record, newest_good, restore, save, ver
 from fastvgan.training.config import read_config
 from fastvgan.training.resume import Start, find_start
 from fastvgan.training.run_folder import RunFolder
+from fastvgan.training.scoring import Scored
 from fastvgan.training.trainer import Trainer, rate_share
 
 
@@ -39,7 +40,7 @@ def _bare():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples.Samples, "score", lambda self: None)
+        patch.setattr(output, "Scoring", Unscored)
         patch.setattr(samples, "_POOL", 16)
         patch.setattr(samples, "_ROUNDS", 1)
         patch.setattr(output, "write_report", lambda folder: None)
@@ -180,7 +181,7 @@ def is_average_of(path, tensors):
 def test_the_best_and_the_last_are_exported(tmp_path, monkeypatch):
     """Also after the run goes on, and after it goes on from a step before the best one."""
     folder, scores = tmp_path / "r", iter([5.0, 2.0, 3.0, 2.5, None, 1.5, 7.0, 6.0])
-    monkeypatch.setattr(samples.Samples, "score", lambda self: next(scores))
+    monkeypatch.setattr(Unscored, "measure", lambda self: Scored({}, next(scores), []))
     train(folder, steps=3, checkpoint_every=1, keep=9)
     step, score, tensors = exported(folder, "best")
     assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)

@@ -36,8 +36,11 @@ def test_a_run_leaves_what_the_readme_says(tmp_path):
     done = run("--steps", "4", "--sample-every", "2", "--run-dir", str(tmp_path / "r"))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "r"
-    for line in ("run folder:", "samples:", "generator:", "report:"):
+    for line in ("run folder:", "samples:", "generator:", "best:", "report:"):
         assert line in done.stdout
+    scores = json.loads((folder / "evaluation.jsonl").read_text().splitlines()[-1])
+    assert scores["step"] == 4
+    assert f"\nscores:     joint {scores['joint']:.1%}, digit {scores['digit']:.1%}, colour" in done.stdout
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["base_width"] == 2
     assert "torch" in json.loads((folder / "env.json").read_text())
     assert "240" not in (folder / "log.txt").read_text() or "digits" in (folder / "log.txt").read_text()
