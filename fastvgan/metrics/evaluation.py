@@ -73,7 +73,7 @@ class Evaluator:
     Args:
         model: what the generators are: their conditions, vocabulary and classes.
         source: what they were trained on. reference: where real clips to compare with come from: of the digits those of
-            other writers, of other data the training data itself; its clips may be longer.
+            other writers, of other data the training data itself. Both give clips as long and large as the generator's.
         clips: how many are compared, at least 16. seed: of conditions, real clips and noise.
 
     Raises:
@@ -91,6 +91,7 @@ class Evaluator:
         self._real = self._reader.read(self.prompts.real)
         self._frechet = FrechetDistance(self._real.features, seed)
         self._kernel = KernelDistance(self._real.features, self.prompts.real_group, seed)
+        self._real_near: dict[bool, torch.Tensor] = {}
         self._real_difference = mean_difference(self.prompts.real, *pairs_of(self.prompts.real_group))
 
     @torch.no_grad()
@@ -119,7 +120,7 @@ class Evaluator:
         scores["diversity"] = difference / max(self._real_difference, 1e-9)
         rows.append(Row("difference of clips of one condition", difference, self._real_difference, unit="grey levels"))
         rows.append(Row("the same, of that of real clips", scores["diversity"], 1.0))
-        near, real_near = self._reader.nearest(seen, thorough), self._reader.nearest_of_real(self._real, thorough)
+        near, real_near = self._reader.nearest(seen, thorough), self._nearest_of_real(thorough)
         scores["copies"] = share_of_copies(near, real_near)
         rows.append(Row("nearest training clip", near.median().item(), real_near.median().item(), unit="grey levels"))
         rows.append(Row("copies", scores["copies"], share_of_copies(real_near, real_near), unit="%"))
@@ -148,6 +149,11 @@ class Evaluator:
             scores["first_frame_psnr"] = psnr = peak_signal_to_noise(seen.video[:, 0], self.prompts.images)
             rows.append(Row("first frame against the one given", psnr, unit="dB"))
         return scores, rows
+
+    def _nearest_of_real(self, thorough: bool) -> torch.Tensor:
+        if thorough not in self._real_near:
+            self._real_near[thorough] = self._reader.nearest_of_real(self._real, thorough)
+        return self._real_near[thorough]
 
     def _distance_rows(self, features: torch.Tensor) -> list[Row]:
         """Both distances with intervals: generated clips, other real ones (the floor), and real ones spoilt."""

@@ -105,7 +105,7 @@ class Digits:
 
     def _captions(self, seen: Seen) -> list[str]:
         """What clips show, as captions: a copy of a training clip shows what that shows, whatever was asked for."""
-        colours, motions = list(COLOURS), list(MOTIONS)
+        colours, motions = list(COLOURS), [*MOTIONS, MOTIONS[0]]  # the last for none, -1: any will do
         colour = seen.words.get("colour", torch.zeros_like(seen.words["digit"]))
         rows = zip(seen.words["digit"].tolist(), colour.tolist(), seen.words["motion"].tolist(), strict=True)
         return [caption(digit, colours[i], motions[j], with_colour=self._colour) for digit, i, j in rows]

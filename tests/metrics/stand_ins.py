@@ -1,0 +1,73 @@
+"""Functions that stand in for a generator of the digits, each good or bad in a way that is known."""
+
+import numpy as np
+import torch
+
+from fastvgan.data.captions import Vocabulary
+from fastvgan.data.digits import DigitsSource
+from fastvgan.metrics.prompts import training_clips
+from fastvgan.models import ModelConfig
+
+
+def digits_model(source, **values):
+    """The configuration of a model of the digits that follows captions, unless said otherwise."""
+    vocabulary = Vocabulary.of(source.captions)
+    known = {"vocabulary": tuple(vocabulary.words), "caption_length": vocabulary.length, "class_names": source.classes}
+    return ModelConfig(**{"base_width": 2, "latent": 4, **known, **values})
+
+
+def noise(n, generator):
+    """A number for each clip, which decides everything about it but the condition."""
+    return torch.randint(0, 2**31, (n, 1), generator=generator)
+
+
+class StandIn:
+    """Draws clips of the captions asked for: new ones of writers who are not in training.
+
+    Each of the methods is called as a generator is.
+    """
+
+    def __init__(self, model, source, drawn_from=None):
+        self.source = source
+        self.drawn_from = drawn_from or DigitsSource(*source.shape, split="test")
+        captions = self.drawn_from.captions
+        rows = Vocabulary(model.vocabulary, model.caption_length).encode(captions).tolist()
+        self._index = {tuple(row): i for i, row in enumerate(rows)}
+
+    def real(self, z, condition):
+        return self._render(self._asked(condition), z)
+
+    def deaf(self, z, condition):
+        """Clips of any caption, whatever was asked for."""
+        numbers = [np.random.default_rng(row).integers(len(self.drawn_from.captions)) for row in z.tolist()]
+        return self._render(np.array(numbers), z)
+
+    def single(self, z, condition):
+        """The same clip whenever a caption is asked for."""
+        index = self._asked(condition)
+        return self._render(index, torch.from_numpy(index)[:, None])
+
+    def copying(self, z, condition):
+        """Training clips, with noise of one grey level."""
+        captions = [self.drawn_from.captions[i] for i in self._asked(condition)]
+        index = [list(self.source.captions).index(text) for text in captions]
+        places = (z[:, 0] % 7).tolist()
+        parts = [training_clips(self.source, i, 84, seed=0)[[k]] for i, k in zip(index, places, strict=True)]
+        clips = torch.cat(parts)
+        return (clips + torch.randn(clips.shape)).round().clamp(0, 255).to(torch.uint8)
+
+    def noisy(self, amount):
+        """Real clips blended with this share of noise."""
+
+        def generate(z, condition):
+            clips = self.real(z, condition)
+            return ((1 - amount) * clips + amount * torch.randint(0, 256, clips.shape)).to(torch.uint8)
+
+        return generate
+
+    def _asked(self, condition):
+        return np.array([self._index[tuple(row)] for row in condition.text.tolist()])
+
+    def _render(self, index, z):
+        chances = [np.random.default_rng([7, *row]).random(4) for row in z.tolist()]
+        return self.drawn_from.render(index, np.array(chances))

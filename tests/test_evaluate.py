@@ -1,0 +1,162 @@
+"""`python -m fastvgan.evaluate`: on runs of the digits and of a folder of clips, and what it refuses."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from command import run as command_run
+
+from fastvgan.data.captions import Vocabulary
+from fastvgan.data.digits import DigitsSource
+from fastvgan.errors import UserError
+from fastvgan.evaluate import main
+from fastvgan.export import export
+from fastvgan.metrics.oracle import ORACLE
+from fastvgan.models import ModelConfig, build_generator
+from fastvgan.training.config import DataConfig, RunConfig
+from fastvgan.video import write_video
+
+FILE = "export/generator.safetensors"
+
+
+def make(run, data=None, **values):
+    """A run folder with an untrained generator, and a config.yaml where `data` says what it was trained on."""
+    vocabulary = Vocabulary.of(DigitsSource().captions)
+    known = {"vocabulary": tuple(vocabulary.words), "caption_length": vocabulary.length}
+    known |= {"class_names": DigitsSource.classes, "base_width": 2, "latent": 4}
+    model = ModelConfig(**{**known, **values})
+    torch.manual_seed(0)
+    (run / "export").mkdir(parents=True)
+    export(build_generator(model).state_dict(), model, run / FILE)
+    if data is not None:
+        (run / "config.yaml").write_text(RunConfig(model=model, data=data).to_yaml())
+    return run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make(tmp_path / "run", DataConfig(hold_out=0.1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty clips in two folders, one a class, without captions."""
+    folder = tmp_path_factory.mktemp("clips")
+    for i, clip in enumerate(next(DigitsSource(frames=18, height=32, width=32).batches(20, seed=0)).video):
+        (folder / f"class-{i % 2}").mkdir(exist_ok=True)
+        write_video(folder / f"class-{i % 2}" / f"{i:02}.mp4", clip, 8)
+    return folder
+
+
+def evaluate(capsys, *arguments):
+    main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def test_a_run_of_the_digits(run, tmp_path, capsys):
+    out = evaluate(capsys, "--run", run, "--clips", 64, "--seed", 3, "--json", tmp_path / "x.json")
+    lines = out.splitlines()
+    assert lines[0].split()[:2] == ["measure", "generated"] and lines[0].endswith("held-out captions")
+    sha = hashlib.sha256((run / FILE).read_bytes()).hexdigest()[:12]
+    protocol = next(line for line in lines if line.startswith("clips 64"))
+    assert f"seed 3, data digits, split test, averaged weights of {run / FILE}, sha256 {sha}" in protocol
+    assert hashlib.sha256(ORACLE.read_bytes()).hexdigest()[:12] in protocol
+    assert sum(line.startswith("warning: the ") for line in lines) >= 2  # it is untrained
+    values = json.loads((tmp_path / "x.json").read_text())
+    assert values["protocol"]["clips"] == 64 and values["scores"]["held_out_joint"] < 0.1
+    assert {entry["measure"] for entry in values["table"]} >= {"right digit", "copies", "kernel distance"}
+    assert [f"warning: {sentence}" for sentence in values["warnings"]] == lines[lines.index(protocol) + 1 :]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["x.json"]
+
+
+def test_the_same_seed_gives_the_same_numbers(run, tmp_path, capsys):
+    for name in ("a.json", "b.json"):
+        evaluate(capsys, "--run", run / FILE, "--clips", 32, "--json", tmp_path / name)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_bare_file_that_knows_the_words_of_the_digits(run, tmp_path, capsys):
+    shutil.copy(run / FILE, tmp_path / "bare.safetensors")
+    out = evaluate(capsys, "--run", tmp_path / "bare.safetensors", "--clips", 16, "--split", "train")
+    assert "data digits, split train" in out and "held-out" not in out
+
+
+def test_longer_clips_of_a_recurrent_model(tmp_path, capsys):
+    run = make(tmp_path / "run", DataConfig(), family="recurrent", condition=("class",))
+    out = evaluate(capsys, "--run", run, "--clips", 16, "--frames", 24)
+    assert "clips 16, frames 24" in out and "right digit" in out and "right motion" not in out
+
+
+@pytest.mark.parametrize("condition", [(), ("class",), ("image",)])
+def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
+    data = DataConfig(data=str(folder), workers=0)
+    names = ("class-0", "class-1")
+    run = make(tmp_path / "run", data, condition=condition, frames=8, class_names=names)
+    out = evaluate(capsys, "--run", run, "--clips", 20, "--json", tmp_path / "x.json")
+    assert "split train" in out and "oracle none" in out and "likeness of first, middle and last frame" in out
+    scores = json.loads((tmp_path / "x.json").read_text())["scores"]
+    psnr = {"first_frame_psnr"} if condition == ("image",) else set()
+    assert set(scores) == {"diversity", "copies", "frame_similarity", "frechet", "kernel"} | psnr
+    assert scores["copies"] == 0
+
+
+def refused(*arguments):
+    with pytest.raises(UserError) as raised:
+        main([str(argument) for argument in arguments])
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--split", "valid"], "the digits have no split 'valid'; take one of train, test"),
+        (["--clips", "8"], "clips should be greater than or equal to 16, not 8"),
+        (["--frames", "40"], "a conv3d model makes clips of 16 frames only"),
+        (["--nonsense"], "there is no flag --nonsense"),
+        (["--run", "missing"], "missing does not exist"),
+        (["--data", "missing"], "missing does not exist"),
+        (["--json", "no/such/folder/x.json"], "no/such/folder"),
+        (["--json", "."], "cannot write .: it is a folder"),
+        (["--json", "/proc/x.json"], "cannot write /proc/x.json"),
+    ],
+)
+def test_bad_input(run, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert sentence in refused(*([] if "--run" in arguments else ["--run", run]), *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_data_that_does_not_fit_the_run(run, tmp_path, folder):
+    assert "has no captions" in refused("--run", run, "--data", folder)
+    classes = make(tmp_path / "classes", DataConfig(), condition=("class",))
+    assert "not trained on the class 'class-0'" in refused("--run", classes, "--data", folder, "--clips", 20)
+    plain = make(tmp_path / "plain", DataConfig(data=str(folder), workers=0), condition=(), frames=8)
+    assert "--clips 21: the data has 20 clips; take --clips 20 or fewer" in refused("--run", plain, "--clips", 21)
+    assert "has no split 'test'; take one of train" in refused("--run", plain, "--split", "test")
+
+
+def test_a_bare_file_that_may_be_trained_on_anything(tmp_path):
+    bare = make(tmp_path / "bare", condition=())
+    assert "name its data by --data" in refused("--run", bare / FILE)
+    assert "name its data by --data" in refused("--run", make(tmp_path / "words", vocabulary=("a", "dog")))
+
+
+def test_the_command_ends_with_status_2_and_one_sentence(run, tmp_path):
+    done = command_run("fastvgan.evaluate", "--run", run, "--split", "valid", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: the digits have no split 'valid'; take one of train, test\n"
+    (tmp_path / "runs").mkdir()
+    done = command_run("fastvgan.evaluate", cwd=tmp_path)
+    assert done.returncode == 2 and "there is no run under runs/" in done.stderr
+
+
+def test_the_command_takes_the_newest_run(run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    run.rename(tmp_path / "runs" / "digits-1")
+    done = command_run("fastvgan.evaluate", "--clips", "16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "runs/digits-1/export" in done.stdout and done.stderr == ""
