@@ -95,7 +95,7 @@ def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
     names = ("class-0", "class-1")
     run = make(tmp_path / "run", data, condition=condition, frames=8, class_names=names)
     out = evaluate(capsys, "--run", run, "--clips", 20, "--json", tmp_path / "x.json")
-    assert "split train" in out and "oracle none" in out and "likeness of first, middle and last frame" in out
+    assert "split train" in out and "oracle none" in out and "similarity of first, middle and last frame" in out
     scores = json.loads((tmp_path / "x.json").read_text())["scores"]
     psnr = {"first_frame_psnr"} if condition == ("image",) else set()
     assert set(scores) == {"diversity", "copies", "frame_similarity", "frechet", "kernel"} | psnr

@@ -106,37 +106,39 @@ class Evaluator:
     @torch.no_grad()
     def full(self, generate: Generate, noise: Noise) -> Evaluation:
         """The whole table."""
-        scores, rows, seen = self._measure(generate, noise, thorough=True)
-        rows += self._distance_rows(seen.features)
+        scores, rows, observation = self._measure(generate, noise, thorough=True)
+        rows += self._distance_rows(observation.features)
         return Evaluation(rows, scores, warnings(scores))
 
     def _measure(
         self, generate: Generate, noise: Noise, thorough: bool
-    ) -> tuple[dict[str, float], list[Row], "readers.Seen"]:
+    ) -> tuple[dict[str, float], list[Row], "readers.Observation"]:
         video = self._generated(self.prompts, generate, noise, self.seed)
-        seen = self._reader.read(video)
-        scores, rows = self._match(seen, generate, noise)
+        observation = self._reader.read(video)
+        scores, rows = self._match(observation, generate, noise)
         difference = mean_difference(video, *pairs_of(self.prompts.group))
         scores["diversity"] = difference / max(self._real_difference, 1e-9)
-        rows.append(Row("difference of clips of one condition", difference, self._real_difference, unit="grey levels"))
-        rows.append(Row("the same, of that of real clips", scores["diversity"], 1.0))
-        near, real_near = self._reader.nearest(seen, thorough), self._nearest_of_real(thorough)
+        rows.append(Row("difference within a condition", difference, self._real_difference, unit="grey levels"))
+        rows.append(Row("diversity (that difference / real clips')", scores["diversity"], 1.0))
+        near, real_near = self._reader.nearest(observation, thorough), self._nearest_of_real(thorough)
         scores["copies"] = share_of_copies(near, real_near)
         rows.append(Row("nearest training clip", near.median().item(), real_near.median().item(), unit="grey levels"))
         rows.append(Row("copies", scores["copies"], share_of_copies(real_near, real_near), unit="%"))
-        scores[self._reader.steadiness] = steady = self._reader.steady(seen)
+        scores[self._reader.steadiness] = steady = self._reader.steady(observation)
         unit = "%" if self._reader.steadiness == "same_digit" else ""
         rows.append(Row(_STEADY[self._reader.steadiness], steady, self._reader.steady(self._real), unit=unit))
-        scores["frechet"] = self._frechet.distance(seen.features)
-        scores["kernel"] = self._kernel.distance(seen.features, self.prompts.group)
-        return scores, rows, seen
+        scores["frechet"] = self._frechet.distance(observation.features)
+        scores["kernel"] = self._kernel.distance(observation.features, self.prompts.group)
+        return scores, rows, observation
 
-    def _match(self, seen: "readers.Seen", generate: Generate, noise: Noise) -> tuple[dict[str, float], list[Row]]:
+    def _match(
+        self, observation: "readers.Observation", generate: Generate, noise: Noise
+    ) -> tuple[dict[str, float], list[Row]]:
         """Caption match, beside that of real clips, under shuffled captions and of captions held out of training."""
-        asked = self.prompts.words
-        scores, rows = match(seen.words, asked), []
-        real = match(self._real.words, asked)
-        shuffled = shuffled_match(seen.words, asked, self.seed) if asked else {}
+        expected = self.prompts.words
+        scores, rows = match(observation.words, expected), []
+        real = match(self._real.words, expected)
+        shuffled = shuffled_match(observation.words, expected, self.seed) if expected else {}
         held_out: Mapping[str, float] = {}
         if self.held_out is not None:
             video = self._generated(self.held_out, generate, noise, self.seed + 1)
@@ -146,7 +148,7 @@ class Evaluator:
         if held_out:
             scores["held_out_joint"] = held_out["joint"]
         if self.prompts.images is not None:
-            scores["first_frame_psnr"] = psnr = peak_signal_to_noise(seen.video[:, 0], self.prompts.images)
+            scores["first_frame_psnr"] = psnr = peak_signal_to_noise(observation.video[:, 0], self.prompts.images)
             rows.append(Row("first frame against the one given", psnr, unit="dB"))
         return scores, rows
 
@@ -156,15 +158,17 @@ class Evaluator:
         return self._real_near[thorough]
 
     def _distance_rows(self, features: torch.Tensor) -> list[Row]:
-        """Both distances with intervals: generated clips, other real ones (the floor), and real ones spoilt."""
+        """Both distances with intervals: generated clips, other real ones (the floor), and real ones corrupted."""
         (real, real_group), (others, others_group) = self._reader.floor(self._real)
-        spoilt = {name: self._reader.read(spoil(self.prompts.real)).features for name, spoil in SPOILT.items()}
+        corrupted = {
+            name: self._reader.read(corrupt(self.prompts.real)).features for name, corrupt in CORRUPTIONS.items()
+        }
         frechet, kernel = FrechetDistance(real, self.seed), KernelDistance(real, real_group, self.seed)
         rows = [Row("Fréchet distance", self._frechet.interval(features), frechet.interval(others))]
-        rows += [Row(f"  of {what} real clips", None, self._frechet.interval(part)) for what, part in spoilt.items()]
+        rows += [Row(f"  of {what} real clips", None, self._frechet.interval(part)) for what, part in corrupted.items()]
         generated = self._kernel.interval(features, self.prompts.group)
         rows.append(Row("kernel distance", generated, kernel.interval(others, others_group)))
-        for what, part in spoilt.items():
+        for what, part in corrupted.items():
             rows.append(Row(f"  of {what} real clips", None, self._kernel.interval(part, self.prompts.real_group)))
         return rows
 
@@ -201,16 +205,16 @@ def peak_signal_to_noise(images: torch.Tensor, given: torch.Tensor) -> float:
     return (10 * (255**2 / error).log10()).mean().item()
 
 
-def _frozen(video: torch.Tensor) -> torch.Tensor:
+def _freeze(video: torch.Tensor) -> torch.Tensor:
     return video[:, :1].expand_as(video)
 
 
-def _time_shuffled(video: torch.Tensor) -> torch.Tensor:
+def _shuffle_time(video: torch.Tensor) -> torch.Tensor:
     order = torch.rand(video.shape[:2], generator=torch.Generator().manual_seed(0)).argsort(1)
     return video[torch.arange(len(video))[:, None], order]
 
 
-def _blurred(video: torch.Tensor) -> torch.Tensor:
+def _blur(video: torch.Tensor) -> torch.Tensor:
     """Each pixel the mean of 3x3, edges repeated."""
     parts = []
     for part in video.split(_CHUNK):
@@ -220,12 +224,12 @@ def _blurred(video: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-SPOILT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "frozen": _frozen,
-    "time-shuffled": _time_shuffled,
-    "blurred": _blurred,
+CORRUPTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "frozen": _freeze,
+    "time-shuffled": _shuffle_time,
+    "blurred": _blur,
 }
 _STEADY = {
     "same_digit": "same digit in first, middle and last frame",
-    "frame_similarity": "likeness of first, middle and last frame",
+    "frame_similarity": "similarity of first, middle and last frame",
 }

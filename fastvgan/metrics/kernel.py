@@ -38,7 +38,7 @@ class KernelDistance:
     """
 
     def __init__(self, real: torch.Tensor, groups: torch.Tensor | None = None, seed: int = 0):
-        self._real = _checked(real)
+        self._real = _check(real)
         self._seed = seed
         self._within = _kernel(self._real, self._real)
         self._pairs = _pair_weights(len(real), groups)
@@ -68,7 +68,7 @@ class KernelDistance:
         self, features: torch.Tensor, groups: torch.Tensor | None, own: torch.Tensor, other: torch.Tensor
     ) -> torch.Tensor:
         """MMD² with clips counted `own` (B, M) and `other` (B, N) times, float64 (B,)."""
-        features = _checked(features)
+        features = _check(features)
         if features.shape[1] != self._real.shape[1]:
             raise ValueError(f"features have {features.shape[1]} values, those of real clips {self._real.shape[1]}")
         between = ((own @ _kernel(features, self._real)) * other).sum(1) / (own.sum(1) * other.sum(1))
@@ -76,7 +76,7 @@ class KernelDistance:
         return within + _mean_of_pairs(self._within, self._pairs, other) - 2 * between
 
 
-def _checked(features: torch.Tensor) -> torch.Tensor:
+def _check(features: torch.Tensor) -> torch.Tensor:
     if features.ndim != 2 or len(features) < 2 or not features.isfinite().all():
         raise ValueError(f"features must be finite and (N, D) with N of 2 or more, not {tuple(features.shape)}")
     return features.detach().double()

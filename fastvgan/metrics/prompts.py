@@ -74,7 +74,7 @@ def digit_prompts(
     chosen = [captions[i] for i in rows]
     place = {text: i for i, text in enumerate(reference.captions)}
     real = reference.render(np.array([place[text] for text in chosen]), rng.random((clips, 4)))
-    words = {name: values[rows] for name, values in words.items() if name in _told(model.condition)}
+    words = {name: values[rows] for name, values in words.items() if name in _words_in(model.condition)}
     text = label = images = None
     if "text" in model.condition:
         text = _encode(model, chosen)
@@ -161,7 +161,7 @@ def training_in_order(source: Source, rows: int, seed: int, most: int) -> Iterat
     batches.close()
 
 
-def _told(parts: Sequence[str]) -> set[str]:
+def _words_in(parts: Sequence[str]) -> set[str]:
     """Which words of a caption the conditions tell; a first frame shows digit and colour, not the motion."""
     told = {"text": {"digit", "colour", "motion"}, "class": {"digit"}, "image": {"digit", "colour"}}
     return set().union(*(told[part] for part in parts))

@@ -22,7 +22,7 @@ Grouped = tuple[torch.Tensor, torch.Tensor | None]
 """Features (N, D), and int64 (N,), equal where clips were drawn evenly over something they share, or None."""
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """Clips and what was read off them.
 
     video: uint8 (N, T, H, W, C). features: floating (N, D). words, reading: of the digits, see `read_words` and
@@ -44,27 +44,27 @@ class Reader(Protocol):
     steadiness: str
     """The name of the score `steady` gives."""
 
-    def read(self, video: torch.Tensor) -> Seen:
+    def read(self, video: torch.Tensor) -> Observation:
         """Read clips, uint8 (N, T, H, W, C)."""
         ...
 
-    def steady(self, seen: Seen) -> float:
+    def steady(self, observation: Observation) -> float:
         """How much clips stay themselves over time."""
         ...
 
-    def nearest(self, seen: Seen, thorough: bool) -> torch.Tensor:
+    def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
         """Distances of generated clips to their nearest training clips, float32 (N,)."""
         ...
 
-    def nearest_of_real(self, seen: Seen, thorough: bool) -> torch.Tensor:
+    def nearest_of_real(self, observation: Observation, thorough: bool) -> torch.Tensor:
         """The same of the real clips of `prompts`."""
         ...
 
-    def floor(self, seen: Seen) -> tuple[Grouped, Grouped]:
+    def floor(self, observation: Observation) -> tuple[Grouped, Grouped]:
         """Features of two sets of real clips that have no clip in common, each with its groups.
 
         Args:
-            seen: the real clips of `prompts`.
+            observation: the real clips of `prompts`.
         """
         ...
 
@@ -80,34 +80,40 @@ class Digits:
         self._oracle, self._source, self._seed = load_oracle(), source, seed
         self._colour = model.channels == 3
         self.prompts = digit_prompts(model, reference, source.captions, clips, seed)
-        self._again = digit_prompts(model, reference, source.captions, clips, seed + 1)
+        self._model, self._reference, self._clips = model, reference, clips
         self.held_out = None
         if source.held_out and "text" in model.condition:
             self.held_out = digit_prompts(model, reference, source.held_out, max(2, clips // _HELD_OUT_SHARE), seed + 2)
 
-    def read(self, video: torch.Tensor) -> Seen:
+    def read(self, video: torch.Tensor) -> Observation:
         reading = self._oracle.read(video)
-        return Seen(video, reading.features, read_words(video, reading), reading)
+        return Observation(video, reading.features, read_words(video, reading), reading)
 
-    def steady(self, seen: Seen) -> float:
-        digits = first_middle_last(seen.reading.frame_digits)  # (N, 3)
+    def steady(self, observation: Observation) -> float:
+        digits = first_middle_last(observation.reading.frame_digits)  # (N, 3)
         return (digits == digits[:, :1]).all(1).double().mean().item()
 
-    def nearest(self, seen: Seen, thorough: bool) -> torch.Tensor:
+    def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
         clips = TRAINING_CLIPS if thorough else TRAINING_CLIPS // 4
-        return nearest_distances(seen.video, training_by_caption(self._source, self._captions(seen), clips, self._seed))
+        return nearest_distances(
+            observation.video, training_by_caption(self._source, self._captions(observation), clips, self._seed)
+        )
 
     nearest_of_real = nearest
 
-    def floor(self, seen: Seen) -> tuple[Grouped, Grouped]:
-        others = self._oracle.read(self._again.real).features
-        return (seen.features, self.prompts.real_group), (others, self._again.real_group)
+    def floor(self, observation: Observation) -> tuple[Grouped, Grouped]:
+        captions = self._source.captions
+        others = digit_prompts(self._model, self._reference, captions, self._clips, self._seed + 1)
+        features = self._oracle.read(others.real).features
+        return (observation.features, self.prompts.real_group), (features, others.real_group)
 
-    def _captions(self, seen: Seen) -> list[str]:
+    def _captions(self, observation: Observation) -> list[str]:
         """What clips show, as captions: a copy of a training clip shows what that shows, whatever was asked for."""
         colours, motions = list(COLOURS), [*MOTIONS, MOTIONS[0]]  # the last for none, -1: any will do
-        colour = seen.words.get("colour", torch.zeros_like(seen.words["digit"]))
-        rows = zip(seen.words["digit"].tolist(), colour.tolist(), seen.words["motion"].tolist(), strict=True)
+        colour = observation.words.get("colour", torch.zeros_like(observation.words["digit"]))
+        rows = zip(
+            observation.words["digit"].tolist(), colour.tolist(), observation.words["motion"].tolist(), strict=True
+        )
         return [caption(digit, colours[i], motions[j], with_colour=self._colour) for digit, i, j in rows]
 
 
@@ -122,22 +128,22 @@ class Clips:
         self.prompts = clip_prompts(model, reference, clips, seed)
         self._own = torch.arange(clips)
 
-    def read(self, video: torch.Tensor) -> Seen:
-        return Seen(video, coarse_features(video), {}, None)
+    def read(self, video: torch.Tensor) -> Observation:
+        return Observation(video, coarse_features(video), {}, None)
 
-    def steady(self, seen: Seen) -> float:
-        return frame_similarity(seen.video)
+    def steady(self, observation: Observation) -> float:
+        return frame_similarity(observation.video)
 
-    def nearest(self, seen: Seen, thorough: bool) -> torch.Tensor:
-        return nearest_distances(seen.video, self._training(seen))
+    def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
+        return nearest_distances(observation.video, self._training(observation))
 
-    def nearest_of_real(self, seen: Seen, thorough: bool) -> torch.Tensor:
+    def nearest_of_real(self, observation: Observation, thorough: bool) -> torch.Tensor:
         # They are the first of the training clips themselves, and each would be its own copy.
-        return nearest_distances(seen.video, self._training(seen), self._own)
+        return nearest_distances(observation.video, self._training(observation), self._own)
 
-    def floor(self, seen: Seen) -> tuple[Grouped, Grouped]:
-        half = len(seen.features) // 2
-        return (seen.features[:half], None), (seen.features[half:], None)
+    def floor(self, observation: Observation) -> tuple[Grouped, Grouped]:
+        half = len(observation.features) // 2
+        return (observation.features[:half], None), (observation.features[half:], None)
 
-    def _training(self, seen: Seen):
-        return training_in_order(self._source, len(seen.video), self._seed, _MOST)
+    def _training(self, observation: Observation):
+        return training_in_order(self._source, len(observation.video), self._seed, _MOST)

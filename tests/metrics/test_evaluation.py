@@ -7,7 +7,7 @@ from stand_ins import StandIn, digits_model, noise
 
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.errors import UserError
-from fastvgan.metrics.evaluation import SPOILT, Evaluator, peak_signal_to_noise, warnings
+from fastvgan.metrics.evaluation import CORRUPTIONS, Evaluator, peak_signal_to_noise, warnings
 from fastvgan.metrics.table import json_values, text_table
 
 CLIPS = 240
@@ -54,10 +54,10 @@ def test_shuffled_captions_give_chance(real):
 def test_distances_notice_what_is_wrong_with_real_clips(real, name):
     """Frozen, time-shuffled and blurred clips are farther away than the interval of real ones reaches."""
     at = real.rows.index(row(real, name))
-    assert [r.measure for r in real.rows[at + 1 : at + 4]] == [f"  of {what} real clips" for what in SPOILT]
+    assert [r.measure for r in real.rows[at + 1 : at + 4]] == [f"  of {what} real clips" for what in CORRUPTIONS]
     floor = real.rows[at].real
-    for spoilt in real.rows[at + 1 : at + 4]:
-        assert spoilt.real.low > floor.high + 2 * (floor.high - floor.low)
+    for corrupted in real.rows[at + 1 : at + 4]:
+        assert corrupted.real.low > floor.high + 2 * (floor.high - floor.low)
 
 
 def test_a_generator_that_ignores_its_caption(digits):
@@ -201,7 +201,7 @@ def test_psnr_is_the_published_formula():
 
 def test_spoilt_clips_are_spoilt_as_said():
     video = torch.randint(0, 256, (70, 5, 6, 6, 3), dtype=torch.uint8)
-    frozen, shuffled, blurred = (spoil(video) for spoil in SPOILT.values())
+    frozen, shuffled, blurred = (corrupt(video) for corrupt in CORRUPTIONS.values())
     assert torch.equal(frozen[:, 3], video[:, 0])
     assert not torch.equal(shuffled, video)
     assert torch.equal(
