@@ -1,7 +1,8 @@
 """The objectives, as plain functions of logits.
 
 Each gives the discriminator's loss from logits on real and generated clips, and the generator's from logits on
-generated ones; all tensors (N,), all results scalars in float32.
+generated ones. Logits are those of one discriminator, (N,), or (N, P) for P frames of each clip, or (N, P, K) under K
+conditions per clip; means are over all of them. All results are scalars in float32.
 """
 
 from collections.abc import Callable
@@ -38,6 +39,20 @@ OBJECTIVES = {
     "nonsaturating": Objective(cross_entropy_real, cross_entropy_fake, cross_entropy_real),
     "minimax": Objective(cross_entropy_real, cross_entropy_fake, minimax_generator),
 }
+
+
+def contrast(right: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
+    """−E[log softmax(right, wrong)₀]: the cross entropy of picking a clip's own condition out of these.
+
+    It is the contrastive loss of a clip and its sentence in XMC-GAN (Zhang et al. 2021, equation 5; after InfoNCE, van
+    den Oord et al. 2018), here against conditions that are wrong in one part, drawn for each clip, and not against
+    those of the other clips of the batch. A logit's part that no condition enters cancels out, so that nothing in it
+    says whether a clip is real.
+
+    Args:
+        right: logits (...) under the clips' own conditions. wrong: (..., K), under K wrong ones per clip.
+    """
+    return -torch.cat([right[..., None], wrong], -1).float().log_softmax(-1)[..., 0].mean()
 
 
 def diversity(clips: torch.Tensor, noise: torch.Tensor, target: float) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastvgan.losses import OBJECTIVES, discriminator_loss, diversity
+from fastvgan.losses import OBJECTIVES, contrast, discriminator_loss, diversity
 
 
 @pytest.fixture
@@ -60,3 +60,22 @@ def test_diversity_is_the_mean_ratio_of_paired_distances(n):
     torch.testing.assert_close(diversity(clips, noise, 1e9), torch.stack(ratios).mean())
     assert diversity(clips, noise, 0.01) == pytest.approx(0.01)
     assert diversity(clips[:1].repeat(n, 1, 1, 1, 1), noise, 1.0) == 0
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 1)])
+def test_contrast_is_the_cross_entropy_of_the_right_one_among_all(shape):
+    generator = torch.Generator().manual_seed(0)
+    right = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    wrong = torch.randn(*shape, 6, generator=generator, dtype=torch.float64)
+    rows = torch.cat([right.reshape(-1, 1), wrong.reshape(-1, 6)], 1)
+    expected = F.cross_entropy(rows, torch.zeros(len(rows), dtype=torch.int64))
+    torch.testing.assert_close(contrast(right, wrong).double(), expected, rtol=1e-6, atol=1e-6)
+    # What is the same under all conditions, how real a clip is, changes nothing.
+    shift = torch.randn(shape, generator=generator, dtype=torch.float64)
+    shifted = contrast(right + shift, wrong + shift[..., None])
+    torch.testing.assert_close(shifted.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_contrast_of_a_logit_that_stands_out_stays_finite():
+    right, wrong = torch.tensor([3e4], dtype=torch.float16), torch.tensor([[-3e4, 3e4]], dtype=torch.float16)
+    assert contrast(right, wrong).item() == pytest.approx(0.693147, rel=1e-4)

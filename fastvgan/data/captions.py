@@ -65,8 +65,9 @@ class WrongCaptions:
     """Draws, for a clip's caption, one that does not fit the clip but nearly does.
 
     A caption wrong in every word teaches a discriminator nothing about the hardest word. So a word of the true caption
-    is picked at random, and among the captions without that word one that shares most of the others is drawn. The
-    matching-aware objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random.
+    is picked at random, the more likely the fewer captions have it (by the logarithm of how few, the inverse document
+    frequency of Spärck Jones 1972), and among the captions without that word one that shares most of the others is
+    drawn. The matching-aware objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random.
 
     Args:
         table: word indices of the distinct captions, int64 (M, L), as `Vocabulary.encode` gives them; M at least 2.
@@ -76,19 +77,20 @@ class WrongCaptions:
     def __init__(self, table: torch.Tensor, vocabulary_size: int):
         self._bags = torch.zeros(len(table), vocabulary_size).scatter_(1, table, 1.0)
         self._bags[:, _PADDING] = 0
-        shared = self._bags.all(0)
-        # Words that tell captions apart; where a caption has none (a duplicate but for word order), any other will do.
-        self._telling = self._bags * ~shared
+        # Words that all captions share tell nothing, and have the logarithm of 1. Where a caption has no other (a
+        # duplicate but for word order), any other caption will do.
+        self._telling = self._bags * (len(table) / self._bags.sum(0).clamp(min=1)).log()
         self._telling[self._telling.sum(1) == 0] = 1
 
     def draw(
         self,
         captions: torch.Tensor,
         generator: torch.Generator,
+        count: int = 1,
         rows: slice = slice(None),
         total: int | None = None,
     ) -> torch.Tensor:
-        """For caption indices (N,) the indices (N,) of wrong ones.
+        """For caption indices (N,) the indices (N, count) of wrong ones, each drawn on its own.
 
         Args:
             rows, total: where `captions` are those rows of a batch of `total`, what is drawn for them is what would be
@@ -98,12 +100,12 @@ class WrongCaptions:
         candidates = torch.arange(len(self._bags))
         if len(candidates) > _CANDIDATES:
             candidates = torch.randperm(len(candidates), generator=generator)[:_CANDIDATES]
-        place = torch.rand(total, 1, generator=generator)[rows].double()
-        reached = self._telling[captions].cumsum(1)  # every telling word is as likely as another
-        without = (reached > place * reached[:, -1:]).int().argmax(1)  # (N,), a word index each
+        place = torch.rand(total, count, 1, generator=generator)[rows].double()
+        reached = self._telling[captions].cumsum(1)[:, None]  # (N, 1, V)
+        without = (reached > place * reached[..., -1:]).int().argmax(-1)  # (N, count), a word index each
         bags = self._bags[candidates]
-        overlap = self._bags[captions] @ bags.T
-        overlap -= 1e3 * bags[:, without].T
-        overlap[candidates == captions[:, None]] = -1e6
-        noise = torch.rand(total, len(candidates), generator=generator)[rows]
-        return candidates[(overlap + 0.5 * noise).argmax(1)]
+        overlap = (self._bags[captions] @ bags.T)[:, None]  # (N, 1, M)
+        overlap = overlap - 1e3 * bags.T[without]  # (N, count, M)
+        overlap.masked_fill_((candidates == captions[:, None])[:, None], -1e6)
+        noise = torch.rand(total, count, len(candidates), generator=generator)[rows]
+        return candidates[(overlap + 0.5 * noise).argmax(-1)]

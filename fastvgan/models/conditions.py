@@ -12,9 +12,9 @@ from fastvgan.layers import Conv3d
 class Condition(NamedTuple):
     """A batch of conditions; a part that the model does not use is None.
 
-    text: word indices, int64 (N, L).
-    label: class indices, int64 (N,).
-    image: first frames in [-1, 1], float (N, C, H, W).
+    text: word indices, int64 (N, L), or (N, K, L) for K captions per clip.
+    label: class indices, int64 (N,), or (N, K).
+    image: first frames in [-1, 1], float (N, C, H, W), the same for all K.
     """
 
     text: torch.Tensor | None = None
@@ -40,7 +40,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         words = self.embed(text)  # (N, L, D/2)
-        return self.mix(words.flatten(1))  # (N, D)
+        return self.mix(words.flatten(-2))  # (N, D)
 
 
 class ImageEncoder(nn.Module):
@@ -62,7 +62,10 @@ class ImageEncoder(nn.Module):
 
 
 class ConditionEncoder(nn.Module):
-    """All parts of a condition to one vector (N, `out_dim`), a slice of `dim` for each part that the model uses."""
+    """All parts of a condition to one vector, a slice of `dim` values for each part that the model uses.
+
+    `forward(c)` gives (N, `out_dim`), or (N, K, `out_dim`) for K conditions per clip.
+    """
 
     def __init__(self, config, dim: int = 128):
         super().__init__()
@@ -76,4 +79,7 @@ class ConditionEncoder(nn.Module):
         self.out_dim = dim * len(self.parts)
 
     def forward(self, c: Condition) -> torch.Tensor:
-        return torch.cat([encode(getattr(c, name)) for name, encode in self.parts.items()], 1)
+        parts = [encode(getattr(c, name)) for name, encode in self.parts.items()]
+        several = max(parts, key=torch.Tensor.dim)  # (N, D), or (N, K, D), which a first frame has no K of
+        parts = [part if part.dim() == several.dim() else part[:, None].expand_as(several) for part in parts]
+        return torch.cat(parts, -1)

@@ -3,11 +3,13 @@
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 
 ConditionName = Literal["text", "class", "image", "none"]
+DiscriminatorName = Literal["clip", "frame", "difference"]
 # What the model learns from the data is no flag.
 Hidden = tyro.conf.Suppress
 
@@ -29,6 +31,13 @@ class ModelConfig(Settings):
     """1 for grey, 3 for colour."""
     latent: int = Field(100, ge=2)
     """How many noise values drive a clip (recurrent family: each frame)."""
+    motion_latent: int | None = Field(None, ge=0)
+    """Of these, how many are new in every frame (recurrent family; by default half of them)."""
+    discriminators: tuple[DiscriminatorName, ...] = ("clip",)
+    """What judges a clip: `clip` as a whole, each `frame` on its own, each `difference` of neighbouring frames, or
+    several of these, each with a loss of its own."""
+    frame_every: int = Field(1, ge=1)
+    """The discriminators of frames and differences look at every so many of them, at others in the next clip."""
     base_width: int = Field(64, ge=1)
     """Feature maps beside the clip itself; they double with each halving of the size, up to 8 times."""
     vocabulary: Annotated[tuple[str, ...], Hidden] = ()
@@ -52,6 +61,21 @@ class ModelConfig(Settings):
         if len(set(parts)) < len(parts) or (parts and "none" in value):
             raise ValueError("names each part once, or none alone")
         return parts
+
+    @field_validator("discriminators")
+    @classmethod
+    def _some_and_each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("names one or more, each once")
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _parts_fit_the_whole(self):
+        if self.motion_latent is not None and self.motion_latent > self.latent:
+            raise UserError(f"--motion-latent {self.motion_latent} is more than --latent {self.latent} has")
+        if 2 * self.frame_every > self.frames:
+            raise UserError(f"--frame-every {self.frame_every} is more than half of a clip's {self.frames} frames")
+        return self
 
     @property
     def vocabulary_size(self) -> int:

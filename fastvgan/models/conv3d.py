@@ -9,7 +9,7 @@ from torch import nn
 from fastvgan.deferred import chain
 from fastvgan.layers import ConvTransposeNormAct3d
 from fastvgan.models.conditions import Condition, ConditionEncoder
-from fastvgan.models.head import ScoreHead
+from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import stages
 from fastvgan.models.trunk import Decoder, Encoder
 
@@ -42,24 +42,10 @@ class Generator(nn.Module):
         return self.decoder(x)  # (N, C, T, H, W)
 
 
-class Discriminator(nn.Module):
-    """A clip, and a condition if the model has one, to one logit: how real the clip is and how well it fits.
-
-    `forward(x, c)`: x (N, C, T, H, W) in [-1, 1], c a `Condition` or None; gives (N,). `features` and `score` are its
-    two halves, so that one clip can be scored under several captions for the price of one.
-    """
+class Discriminator(Discriminators):
+    """See `Discriminators`: that of the clip is strided 3D convolutions down to about 4x4x4, all of which it sees."""
 
     def __init__(self, config):
-        super().__init__()
         plan = stages(config.frames, config.height, config.width)
-        self.encoder = Encoder(config, plan)
-        self.head = ScoreHead(config, self.encoder.out_channels, plan[0].small)
-
-    def features(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        return self.encoder(x, c)  # (N, F, 4, 4, 4)
-
-    def score(self, h: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        return self.head(h, c)
-
-    def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        return self.score(self.features(x, c), c)
+        encoder = Encoder(config, plan)
+        super().__init__(config, encoder, encoder.out_channels, plan[0].small)

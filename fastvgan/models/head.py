@@ -1,4 +1,6 @@
-"""From the discriminator's last features to a logit."""
+"""From a discriminator's last features to a logit."""
+
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -7,14 +9,26 @@ from fastvgan.layers import Conv3d
 from fastvgan.models.conditions import Condition, ConditionEncoder
 
 
+class Projected(NamedTuple):
+    """What a head keeps of a clip, from which logits under any number of conditions follow.
+
+    real: (N, P), how real the clip is at each of P places in time. fit: (N, P, E), or None where the model has no
+    condition.
+    """
+
+    real: torch.Tensor
+    fit: torch.Tensor | None
+
+
 class ScoreHead(nn.Module):
     """One convolution over all that is left, and where there is a condition the projection term beside it.
 
     The projection discriminator is that of Miyato and Koyama 2018: score = f(h) + <e(c), g(h)>. Here g keeps its own
-    weights for each place in the feature map, since a motion shows only in where things are.
+    weights for each place in the feature map, since a motion shows only in where things are. Where the feature map has
+    more frames than the head sees at once, each of them has a score of its own.
 
     Args:
-        features: channels of h. size: (T, H, W) of h.
+        features: channels of h. size: (t, H, W), the places that the head sees at once; H and W are those of h.
     """
 
     def __init__(self, config, features: int, size: tuple[int, int, int]):
@@ -24,9 +38,20 @@ class ScoreHead(nn.Module):
         if self.condition is not None:
             self.fit = Conv3d(features, self.condition.out_dim, size, bias=False)
 
-    def forward(self, h: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        score = self.real(h).flatten()  # (N,)
-        if self.condition is not None:
-            fit = self.fit(h).flatten(1)  # (N, E)
-            score = score + (fit.float() * self.condition(c).float()).sum(1) / fit.shape[1] ** 0.5
-        return score
+    def forward(self, h: torch.Tensor) -> Projected:
+        """h (N, F, T, H, W) to what `score` takes, of P = T - t + 1 places in time."""
+        real = self.real(h).flatten(1)  # (N, P)
+        if self.condition is None:
+            return Projected(real, None)
+        return Projected(real, self.fit(h).flatten(2).transpose(1, 2))  # (N, P), (N, P, E)
+
+    def score(self, projected: Projected, c: Condition | None = None) -> torch.Tensor:
+        """Logits, in float32 where there is a condition: (N, P), or (N, P, K) for K conditions per clip."""
+        real, fit = projected
+        if fit is None:
+            return real
+        told = self.condition(c).float()  # (N, E) or (N, K, E)
+        each = told if told.dim() == 3 else told[:, None]
+        fits = fit.float() @ each.transpose(1, 2) / fit.shape[-1] ** 0.5  # (N, P, K)
+        score = real[..., None] + fits
+        return score if told.dim() == 3 else score[..., 0]

@@ -8,8 +8,8 @@ from torch import nn
 
 from fastvgan.layers import ConvLSTM
 from fastvgan.models.conditions import Condition, ConditionEncoder
-from fastvgan.models.head import ScoreHead
-from fastvgan.models.sizes import stages
+from fastvgan.models.discriminators import Discriminators
+from fastvgan.models.sizes import Stage, stages
 from fastvgan.models.trunk import Decoder, Encoder
 
 
@@ -17,14 +17,15 @@ class Generator(nn.Module):
     """Noise, and a condition if the model has one, to a clip of as many frames as the noise has steps.
 
     `forward(z, c)`: z float (N, T, latent) as `noise` draws it, c a `Condition` or None; gives (N, C, T, H, W) in
-    [-1, 1]. Of the latent values half are content, the same at every step, and half motion, new at every step.
+    [-1, 1]. Of the latent values `motion_latent` (by default half) are motion, new at every step, and the others
+    content, the same at every step.
     """
 
     def __init__(self, config):
         super().__init__()
         self.frames = config.frames
-        self.content = config.latent // 2
-        self.motion = config.latent - self.content
+        self.motion = (config.latent + 1) // 2 if config.motion_latent is None else config.motion_latent
+        self.content = config.latent - self.motion
         self.condition = ConditionEncoder(config) if config.condition else None
         plan = stages(config.frames, config.height, config.width, temporal=False)
         self.decoder = Decoder(config, plan)
@@ -47,7 +48,7 @@ class Generator(nn.Module):
 
     def forward(self, z: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         n, frames, _ = z.shape
-        content = z[:, 0, : self.content]  # (N, latent / 2)
+        content = z[:, 0, : self.content]  # (N, content)
         if self.condition is not None:
             known = self.condition(c)  # (N, E)
             content = torch.cat([content, known], 1)
@@ -58,28 +59,29 @@ class Generator(nn.Module):
         return self.decoder(x)  # (N, C, T, H, W)
 
 
-class Discriminator(nn.Module):
-    """A clip of any number of frames, and a condition if the model has one, to one logit for the sequence.
+class Discriminator(Discriminators):
+    """See `Discriminators`: that of the clip encodes each frame and carries a ConvLSTM over them, whose end it sees.
 
-    `forward(x, c)`: x (N, C, T, H, W) in [-1, 1], c a `Condition` or None; gives (N,). `features` and `score` are its
-    two halves, as in the 3D-convolutional family.
+    Clips have any number of frames.
     """
 
     def __init__(self, config):
-        super().__init__()
         plan = stages(config.frames, config.height, config.width, temporal=False)
-        self.encoder = Encoder(config, plan)
-        channels = self.encoder.out_channels
-        self.lstm = ConvLSTM(channels, channels, kernel_size=3)
-        self.head = ScoreHead(config, channels, (1, *plan[0].small[1:]))
+        trunk = _Sequence(config, plan)
+        super().__init__(config, trunk, trunk.out_channels, (1, *plan[0].small[1:]))
 
-    def features(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+
+class _Sequence(nn.Module):
+    """A clip (N, C, T, H, W) to the ConvLSTM's last hidden state, (N, `out_channels`, 1, h, w)."""
+
+    def __init__(self, config, plan: list[Stage]):
+        super().__init__()
+        self.encoder = Encoder(config, plan)
+        # Half as many states as features take 0.4 times as long, and nothing is learned more slowly.
+        self.out_channels = (self.encoder.out_channels + 1) // 2
+        self.lstm = ConvLSTM(self.encoder.out_channels, self.out_channels, kernel_size=3)
+
+    def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         x = self.encoder(x, c)  # (N, F, T, h, w)
         _, (h, _) = self.lstm(x)  # (N, F, h, w)
         return h.unsqueeze(2)  # (N, F, 1, h, w)
-
-    def score(self, h: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        return self.head(h, c)
-
-    def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        return self.score(self.features(x, c), c)

@@ -62,7 +62,45 @@ class Encoder(nn.Module):
 
     def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         if self.sees_image:
-            image = c.image.unsqueeze(2).expand_as(x).to(x.dtype)
-            x = torch.cat([x, image], 1)  # (N, 2C, T, H, W)
+            x = beside(x, c.image)  # (N, 2C, T, H, W)
         x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T or T/2, H/2, W/2)
         return value(chain(self.middle, x))  # (N, F, t, h, w)
+
+
+class FrameEncoder(nn.Module):
+    """Frames (N, C, T, H, W), each on its own, to features (N, `out_channels`, T, h, w) of the plan's smallest size.
+
+    Telling shapes apart takes more layers than telling real from generated does, so each strided convolution has one of
+    3x3 behind it. A first frame that the model follows is laid beside each frame, as in `Encoder`.
+
+    Args:
+        plan: the layers of the generator's frames, smallest size first; time is left alone.
+    """
+
+    def __init__(self, config, plan: list[Stage]):
+        super().__init__()
+        self.sees_image = "image" in config.condition
+        down = plan[::-1]
+        widths = features(len(down) + 1, config.base_width)
+        self.out_channels = widths[-1]
+        channels, first = config.channels * (1 + self.sees_image), down[0]
+        self.first = Conv3d(channels, widths[0], first.kernel, first.stride, first.padding, bias=False)
+        leaky = {"activation": "leaky_relu", "negative_slope": 0.2}
+        layers: list[nn.Module] = []
+        for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+            layers.append(ConvNormAct3d(before, after, (1, 3, 3), 1, (0, 1, 1), **leaky))
+            if number + 1 < len(down):
+                s = down[number + 1]
+                layers.append(ConvNormAct3d(after, after, s.kernel, s.stride, s.padding, **leaky))
+        self.middle = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:
+        if self.sees_image:
+            x = beside(x, image)  # (N, 2C, T, H, W)
+        x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T, H/2, W/2)
+        return value(chain(self.middle, x))  # (N, F, T, h, w)
+
+
+def beside(x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Clips (N, C, T, H, W) with a picture (N, C, H, W) laid beside each of their frames: (N, 2C, T, H, W)."""
+    return torch.cat([x, image.unsqueeze(2).expand_as(x).to(x.dtype)], 1)

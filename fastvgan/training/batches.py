@@ -15,8 +15,9 @@ class Batch(NamedTuple):
     """The data of a step.
 
     video: uint8 (N, T, H, W, C). z: noise as the generator draws it, float32 (N, ...).
-    text, label: word indices (N, L) and class indices (N,), or None. wrong_text, wrong_label: the same where one part
-    is wrong. has_wrong: whether there is a wrong condition at all. wrong_image: whether first frames are what is wrong.
+    text, label: word indices (N, L) and class indices (N,), or None. wrong_text, wrong_label: (N, K, L) and (N, K), K
+    conditions per clip of which one part is wrong. has_wrong: whether there is a wrong condition at all. wrong_image:
+    whether first frames are what is wrong.
     """
 
     video: torch.Tensor
@@ -42,14 +43,14 @@ class BatchMaker:
     """Makes the batch of step k from the clips of step k; what is random in it comes from (seed, k) alone.
 
     Args:
-        noise: draws noise for n clips, as a generator's `noise`. matching_aware: whether wrong conditions are wanted.
+        noise: draws noise for n clips, as a generator's `noise`. wrong: how many wrong conditions a clip gets.
         rows, total: which clips of a batch of `total` these are, where several processes share it. All of them draw for
             the whole batch, so that together they compute what a single process would.
     """
 
-    def __init__(self, conditions: Conditions, noise, seed: int, matching_aware: bool, rows: slice, total: int):
+    def __init__(self, conditions: Conditions, noise, seed: int, wrong: int, rows: slice, total: int):
         self._conditions, self._noise, self._seed = conditions, noise, seed
-        self._wrong = matching_aware and conditions.can_be_wrong
+        self._wrong = wrong if conditions.can_be_wrong else 0
         self._rows, self._total = rows, total
 
     def make(self, number: int, clips: Clips) -> Batch:
@@ -59,7 +60,7 @@ class BatchMaker:
         batch = Batch(clips.video, z, *self._conditions.right(clips))
         if not self._wrong:
             return batch
-        text, label, image = self._conditions.wrong(clips, draw, self._rows, self._total)
+        text, label, image = self._conditions.wrong(clips, draw, self._wrong, self._rows, self._total)
         return batch._replace(wrong_text=text, wrong_label=label, has_wrong=True, wrong_image=image)
 
     def all(self, clips: Iterator[Clips], start: int) -> Iterator[Batch]:

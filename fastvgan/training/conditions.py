@@ -71,23 +71,30 @@ class Conditions:
         )
 
     def wrong(
-        self, clips: Clips, generator: torch.Generator, rows: slice = slice(None), total: int | None = None
+        self,
+        clips: Clips,
+        generator: torch.Generator,
+        count: int = 1,
+        rows: slice = slice(None),
+        total: int | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, bool]:
-        """The same with one part, drawn from those in use, exchanged for one that does not fit.
+        """The same, `count` times per clip, with one of the parts in use, drawn at random, exchanged for a wrong one.
 
         Args:
             rows, total: where these clips are those rows of a batch of `total`, what is drawn for them is what would be
                 for the whole batch.
 
         Returns:
-            Word indices, class indices, and whether it is the first frames that are wrong: see `swapped`.
+            Word indices (N, count, L), class indices (N, count), and whether it is the first frames that are wrong: see
+            `swapped`. Of those there is one per clip, so that all `count` are the same then.
         """
         part = self._can_be_wrong[int(torch.randint(len(self._can_be_wrong), (), generator=generator))]
-        text, label = self.right(clips)
+        text, label = (x if x is None else torch.stack([x] * count, 1) for x in self.right(clips))
         if part == "text":
-            text = self._table[self._wrong_captions.draw(clips.caption.cpu(), generator, rows, total)]
+            drawn = self._wrong_captions.draw(clips.caption.cpu(), generator, count, rows, total)
+            text = self._table[drawn]
         elif part == "class":
-            size = (len(label) if total is None else total,)
+            size = (len(label) if total is None else total, count)
             label = (label + torch.randint(1, self._classes, size, generator=generator)[rows]) % self._classes
         return text, label, part == "image"
 

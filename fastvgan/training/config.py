@@ -57,6 +57,10 @@ class TrainingConfig(Settings):
     """The game the two networks play; `minimax` is the textbook form."""
     matching_aware: bool = True
     """Show D real clips under a wrong condition, to be rejected (only where there is a condition)."""
+    wrong_conditions: int = Field(1, ge=1)
+    """Wrong conditions for each real clip; more of them cost little, since a clip is encoded once."""
+    contrast: float = Field(0.0, ge=0)
+    """Weight of telling a clip's own condition from the wrong ones, for D on real clips and for G (0: none)."""
     r1: float = Field(0.0, ge=0)
     """Weight of the gradient penalty on real clips (R1; 0: none)."""
     r1_every: int = Field(16, ge=1)
@@ -114,6 +118,12 @@ class TrainingConfig(Settings):
     """Steps to record by torch.profiler, into the run folder's profile/ (0: none)."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
+
+    @model_validator(mode="after")
+    def _contrast_has_wrong_ones(self):
+        if self.contrast and not self.matching_aware:
+            raise UserError("--contrast needs wrong conditions to compare with; leave --no-matching-aware out")
+        return self
 
 
 class RunConfig(Settings):

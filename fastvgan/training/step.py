@@ -3,15 +3,17 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from fastvgan.losses import OBJECTIVES, diversity, gradient_penalty, loss_on_fake, loss_on_real
+from fastvgan.losses import OBJECTIVES, contrast, diversity, gradient_penalty, loss_on_fake, loss_on_real
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.discriminators import per_clip
 from fastvgan.training.batches import Inputs
 from fastvgan.training.config import TrainingConfig
 from fastvgan.training.parallel import Parallel
@@ -23,8 +25,9 @@ class StepResult(NamedTuple):
 
     Losses; the mean probability that D gives each kind of clip of being a real one that fits; how much generated clips
     differ (see `fastvgan.losses.diversity`; of one condition only where that term has a weight); the gradient penalty,
-    NaN in steps without; the norms of both gradients; and 1 if one of them, or a loss, was not finite, so that an
-    update was left out.
+    NaN in steps without; the cross entropies of a clip's own condition among wrong ones, of real and of generated
+    clips, NaN without that term; the norms of both gradients; and 1 if one of them, or a loss, was not finite, so that
+    an update was left out.
     """
 
     d_loss: torch.Tensor
@@ -33,13 +36,15 @@ class StepResult(NamedTuple):
     d_fake: torch.Tensor
     diversity: torch.Tensor
     r1: torch.Tensor
+    d_contrast: torch.Tensor
+    g_contrast: torch.Tensor
     d_grad_norm: torch.Tensor
     g_grad_norm: torch.Tensor
     skipped: torch.Tensor
 
 
-_OF_D = ("d_loss", "d_real", "d_fake", "r1", "d_grad_norm")
-_OF_G = ("g_loss", "diversity", "g_grad_norm", "skipped")
+_OF_D = ("d_loss", "d_real", "d_fake", "r1", "d_contrast", "d_grad_norm")
+_OF_G = ("g_loss", "diversity", "g_contrast", "g_grad_norm", "skipped")
 
 
 class Held(NamedTuple):
@@ -87,6 +92,7 @@ class AdversarialStep:
         self.objective = OBJECTIVES[config.objective]
         self.decay, self._forgets = config.ema, torch.zeros((), device=device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
+        self.contrast = config.contrast
         self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
         # Without its cache a cast made in one CUDA graph is never used in another.
         enabled = precision != torch.float32
@@ -216,27 +222,38 @@ class AdversarialStep:
             # In float16 a gradient's gradient would need a scale of its own.
             with contextlib.nullcontext() if regularise and self.d_update.scaled else self.autocast:
                 on_real, on_wrong = self._d(_score_real, real, part.c, part.wrong)
-                loss_real = loss_on_real(self.objective, on_real, on_wrong)
-                penalty = gradient_penalty(on_real, real) if regularise else torch.full_like(loss_real, torch.nan)
+                loss_real = _total(partial(loss_on_real, self.objective), on_real, *on_wrong)
+                fits = _total(contrast, on_real, *on_wrong) if self.contrast and on_wrong else None
+                penalty = gradient_penalty(per_clip(on_real), real) if regularise else _scalar(None, loss_real)
             # Weighed by how seldom it comes: the lazy regularisation of Karras et al. 2020 (StyleGAN2).
             cost = loss_real + self.r1 * self.r1_every * penalty if regularise else loss_real
+            cost = cost if fits is None else cost + self.contrast * fits
             self.d_update.backward(self._shared(cost))
         with self._d.alone(not last):
             with self.autocast:
-                on_fake = self._d(_call, fake, self._told(part.c))
-                loss_fake = loss_on_fake(self.objective, on_fake, on_wrong is not None)
+                on_fake = self._d(_score, fake, self._told(part.c))
+                loss_fake = _total(partial(loss_on_fake, self.objective, matching_aware=bool(on_wrong)), on_fake)
             self.d_update.backward(self._shared(loss_fake))
-        probability = (torch.sigmoid(x.detach().float()).mean() for x in (on_real, on_fake))
-        return torch.stack([(loss_real + loss_fake).detach(), *probability, penalty.detach()])
+        probabilities = (_mean_probability(logits) for logits in (on_real, on_fake))
+        scalars = (loss_real + loss_fake).detach(), *probabilities, penalty.detach(), _scalar(fits, loss_fake)
+        return torch.stack(scalars)
 
     def _fool(self, part: Inputs, fake: torch.Tensor, keep_graph: bool) -> torch.Tensor:
         """G's gradients on one part; its scalars in the order of _OF_G."""
         with self.autocast:
-            loss = self.objective.generator(self.discriminator(fake, self._told(part.c)))
+            c, d, fits = self._told(part.c), self.discriminator, None
+            features = d.features(fake, c)
+            logits = d.score(features, c)
+            loss = _total(self.objective.generator, logits)
+            if self.contrast and part.wrong is not None:
+                # With their own first frames: clips would have to be encoded anew to be told others.
+                wrong = self._told(part.wrong._replace(image=part.c.image))
+                fits = _total(contrast, logits, d.score(features, wrong))
             apart = diversity(fake, part.z, self.diversity_target)
         cost = loss - self.diversity * apart if part.c is not None else loss
+        cost = cost if fits is None else cost + self.contrast * fits
         self.g_update.backward(self._shared(cost), keep_graph)
-        return torch.stack([loss.detach(), apart.detach()])
+        return torch.stack([loss.detach(), apart.detach(), _scalar(fits, loss)])
 
     def _shared(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.accumulate == 1 else loss / self.accumulate
@@ -262,15 +279,37 @@ def _call(network: nn.Module, *arguments) -> torch.Tensor:
     return network(*arguments)
 
 
+def _score(discriminator: nn.Module, x: torch.Tensor, c: Condition | None) -> list[torch.Tensor]:
+    return discriminator.score(discriminator.features(x, c), c)
+
+
 def _score_real(discriminator: nn.Module, real: torch.Tensor, c: Condition | None, wrong: Condition | None):
-    """Logits of real clips under their own conditions, and under wrong ones where there are some."""
+    """Each discriminator's logits of real clips under their own conditions, and those under wrong ones.
+
+    The latter are in a tuple of their own, which is empty where there are no wrong conditions.
+    """
     features = discriminator.features(real, c)
     on_real = discriminator.score(features, c)
     if wrong is None:
-        return on_real, None
-    if discriminator.encoder.sees_image and wrong.image is not c.image:
+        return on_real, ()
+    if wrong.image is not c.image:
         features = discriminator.features(real, wrong)
-    return on_real, discriminator.score(features, wrong)
+    return on_real, (discriminator.score(features, wrong),)
+
+
+def _total(loss: Callable[..., torch.Tensor], *logits: list[torch.Tensor]) -> torch.Tensor:
+    """The sum over the discriminators of a loss of each one's logits."""
+    return torch.stack([loss(*of_one) for of_one in zip(*logits, strict=True)]).sum()
+
+
+def _mean_probability(logits: list[torch.Tensor]) -> torch.Tensor:
+    """Of being real, over clips and discriminators alike."""
+    return torch.stack([of_one.detach().float().sigmoid().mean() for of_one in logits]).mean()
+
+
+def _scalar(value: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """The value without its graph, or NaN where there is none."""
+    return torch.full_like(like, torch.nan).detach() if value is None else value.detach()
 
 
 @contextlib.contextmanager

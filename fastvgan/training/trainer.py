@@ -224,7 +224,8 @@ class Trainer:
         """Batches from the next step on."""
         training, rows = self.config.training, self.parallel.rows(self.config.training.batch_size)
         maker = BatchMaker(
-            *(self.conditions, self.step.generator.noise, training.seed, training.matching_aware),
+            *(self.conditions, self.step.generator.noise, training.seed),
+            training.wrong_conditions if training.matching_aware else 0,
             *(rows, training.batch_size),
         )
         ranks = self.parallel.rank, self.parallel.world_size

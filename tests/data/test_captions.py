@@ -36,16 +36,19 @@ def test_a_wrong_caption_is_another_one(captions, seed):
     vocabulary = Vocabulary.of(captions)
     wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
     right = torch.arange(len(captions))
-    drawn = wrong.draw(right, torch.Generator().manual_seed(seed))
-    assert not (drawn == right).any() and drawn.min() >= 0 and drawn.max() < len(captions)
+    drawn = wrong.draw(right, torch.Generator().manual_seed(seed), 3)
+    assert drawn.shape == (len(captions), 3)
+    assert not (drawn == right[:, None]).any() and drawn.min() >= 0 and drawn.max() < len(captions)
 
 
 def test_wrong_captions_of_the_digits_change_one_thing_and_each_thing_in_turn():
     source = DigitsSource()
     vocabulary = Vocabulary.of(source.captions)
     wrong = WrongCaptions(vocabulary.encode(source.captions), len(vocabulary))
-    right = torch.arange(240).repeat(4)
-    drawn = wrong.draw(right, torch.Generator().manual_seed(0))
+    right = torch.arange(240)
+    drawn = wrong.draw(right, torch.Generator().manual_seed(0), 4)
+    assert (drawn.float().var(1) > 0).float().mean() > 0.95  # each of the four is drawn on its own
+    right, drawn = right.repeat_interleave(4), drawn.flatten()
     changed = [0, 0, 0]
     for before, after in zip(right.tolist(), drawn.tolist(), strict=True):
         pairs = zip(source._table[before], source._table[after], strict=True)
@@ -61,7 +64,7 @@ def test_a_table_too_large_to_search_is_sampled():
     wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
     right = torch.arange(0, 5000, 100)
     first, again = (wrong.draw(right, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, again) and not (first == right).any() and first.max() > 4096
+    assert torch.equal(first, again) and not (first == right[:, None]).any() and first.max() > 4096
 
 
 def test_words():

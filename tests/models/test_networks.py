@@ -138,7 +138,9 @@ def test_features_and_score_are_the_two_halves(family, parts):
     _, discriminator = build(model)
     x, c = torch.randn(3, 3, 16, 16, 16), condition(model, 3)
     discriminator.eval()
-    torch.testing.assert_close(discriminator.score(discriminator.features(x, c), c), discriminator(x, c))
+    (score,) = discriminator.score(discriminator.features(x, c), c)
+    assert score.shape == (3, 1)
+    torch.testing.assert_close(score[:, 0], discriminator(x, c))
 
 
 def test_recurrent_clips_have_any_length_and_a_common_beginning():
@@ -159,6 +161,12 @@ def test_content_noise_is_fixed_and_motion_noise_is_not():
     z = generator.noise(2, frames=3)
     assert z.shape == (2, 3, 7)
     assert torch.equal(z[:, 0, :3], z[:, 2, :3]) and not torch.equal(z[:, 0, 3:], z[:, 2, 3:])
+    generator, _ = build(config(family="recurrent", latent=7, motion_latent=1))
+    z = generator.noise(2, frames=3)
+    assert torch.equal(z[:, 0, :6], z[:, 2, :6]) and not (z[:, 0, 6:] == z[:, 2, 6:]).any()
+    generator, _ = build(config(family="recurrent", latent=7, motion_latent=0))
+    z = generator.noise(2, frames=3)
+    assert z.shape == (2, 3, 7) and torch.equal(z[:, 0], z[:, 2])
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     model = with_data(ModelConfig(condition=parts), source)
     conditions = Conditions(model, source)
     clips = next(source.batches(16, 0))
-    maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 0, True, slice(0, 16), 16)
+    maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 0, 3, slice(0, 16), 16)
     assert conditions.can_be_wrong == bool(parts)
     seen = set()
     for number in range(20 if parts else 1):
@@ -50,12 +50,18 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
             return
         given = {"text": right.text, "class": right.label, "image": right.image}
         assert {part for part, value in given.items() if value is not None} == set(parts)
-        pairs = {name: (getattr(right, name), getattr(wrong, name)) for name in right._fields}
+        several = right._replace(
+            text=right.text if right.text is None else torch.stack([right.text] * 3, 1),
+            label=right.label if right.label is None else torch.stack([right.label] * 3, 1),
+        )
+        pairs = {name: (getattr(several, name), getattr(wrong, name)) for name in right._fields}
         changed = [name for name, (a, b) in pairs.items() if a is not None and not torch.equal(a, b)]
         assert len(changed) == 1
         before, after = pairs[changed[0]]
         different = before != after
-        assert before.shape == after.shape and (different.flatten(1).any(1) if different.dim() > 1 else different).all()
+        assert before.shape == after.shape
+        assert (different.any(-1) if changed == ["text"] else different.flatten(1).any(1)).all()
+        assert changed == ["image"] or (after[:, 0] != after[:, 1]).any()
         seen |= set(changed)
     assert len(seen) == len(parts)
 
@@ -68,7 +74,7 @@ def test_ranks_together_draw_what_a_single_process_draws(parts):
 
     def batch(number, rank, size):
         rows = slice(rank * 12 // size, (rank + 1) * 12 // size)
-        maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 7, True, rows, 12)
+        maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 7, 2, rows, 12)
         return maker.make(number, next(source.batches(12 // size, 7, number, rank, size)))
 
     for number in range(8):

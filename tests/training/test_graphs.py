@@ -17,6 +17,7 @@ from fastvgan.training.step_tensors import tensors_of
 
 CPU = torch.device("cpu")
 PARTS = ("image", "text")
+ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2}
 
 
 def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, **training):
@@ -25,7 +26,8 @@ def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, **trainin
     model = with_data(config.model, source)
     step = AdversarialStep(model, config.training, device, precision)
     size = config.training.batch_size
-    maker = BatchMaker(Conditions(model, source), step.generator.noise, 0, True, slice(0, size), size)
+    wrong = config.training.wrong_conditions
+    maker = BatchMaker(Conditions(model, source), step.generator.noise, 0, wrong, slice(0, size), size)
 
     def batches(start=0):
         for batch in maker.all(source.batches(size, 0, start), start):
@@ -54,7 +56,8 @@ def run(step, runner, batches, steps=100, poison=()):
 def test_a_recorded_step_is_the_eager_one(family, precision):
     """With everything on that changes from step to step: rates, penalties, which condition is wrong, steps left out."""
     steps = 40
-    settings = {"model": {"family": family}, "r1": 0.1, "r1_every": 2, "diversity": 1.0}
+    settings = {"model": {"family": family, **ALL}, "r1": 0.1, "r1_every": 2, "diversity": 1.0}
+    settings |= {"contrast": 0.5, "wrong_conditions": 3}
     step, batches = make(precision, **settings)
     eager = run(step, StepRunner(step, PARTS, "off"), batches(), steps, poison=(5, 30))
     step, batches = make(precision, **settings)

@@ -16,6 +16,8 @@ from tiny import FLAGS
 from together import steps_in_float64
 
 SETTINGS = {"batch_size": 8, "diversity": 2.0, "r1": 0.1, "r1_every": 2, "lr_generator": 1e-3}
+SETTINGS |= {"contrast": 0.5, "wrong_conditions": 3}
+ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2}
 
 
 def _worker(rank, size, port, settings, folder):
@@ -28,7 +30,7 @@ def _worker(rank, size, port, settings, folder):
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_two_processes_are_one_at_the_same_batch(tmp_path, family):
     """In float64, so that nothing but a mistake can differ: weights, averages, moments, statistics after 4 steps."""
-    settings = SETTINGS | {"model": {"family": family}}
+    settings = SETTINGS | {"model": {"family": family, **ALL}}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

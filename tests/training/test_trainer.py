@@ -128,6 +128,8 @@ def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, 
 def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
     settings["model"] = {"family": family, "condition": ("text",)}
+    settings["model"] |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2}
+    settings |= {"contrast": 1.0, "wrong_conditions": 3}
     whole = begin(tmp_path / "whole", **settings)
     assert whole.run() == 0
     stops = set(random.Random(family).sample(range(59), 20))

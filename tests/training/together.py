@@ -23,7 +23,14 @@ def steps_in_float64(rank, size, settings):
     step = AdversarialStep(model, config.training, torch.device("cpu"), torch.float32, parallel)
     torch.set_default_dtype(torch.float32)
     total = config.training.batch_size
-    maker = BatchMaker(Conditions(model, source), step.generator.noise, 0, True, parallel.rows(total), total)
+    maker = BatchMaker(
+        Conditions(model, source),
+        step.generator.noise,
+        0,
+        config.training.wrong_conditions,
+        parallel.rows(total),
+        total,
+    )
     batches = maker.all(source.batches(total // size, 0, 0, rank, size), 0)
     for number in range(4):
         inputs = opened(next(batches), PARTS)

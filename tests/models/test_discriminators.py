@@ -1,0 +1,113 @@
+"""Discriminators that are combined: what each of them sees, and logits under several conditions at once."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_networks import FAMILIES, condition, config
+
+from fastvgan.errors import UserError
+from fastvgan.models import Condition, ModelConfig, build
+from fastvgan.models.discriminators import per_clip, some_frames
+
+NAMES = ("clip", "frame", "difference")
+COMBINED = [names for k in (1, 2, 3) for names in itertools.combinations(NAMES, k)]
+
+
+@given(n=st.integers(1, 9), frames=st.integers(1, 17), every=st.integers(1, 8), seed=st.integers(0, 99))
+@settings(max_examples=60)
+def test_some_frames_are_those_of_each_clip_in_turn(n, frames, every, seed):
+    every = min(every, frames)
+    torch.manual_seed(seed)
+    x = torch.randn(n, 3, frames, 2, 3).to(memory_format=torch.channels_last_3d).requires_grad_()
+    shown = some_frames(x, every)
+    assert shown.shape == (n, 3, frames // every, 2, 3)
+    expected = torch.zeros_like(x)
+    for i in range(n):
+        for place in range(frames // every):
+            frame = i % every + place * every
+            assert torch.equal(shown[i, :, place], x[i, :, frame])
+            expected[i, :, frame] = 1
+    shown.sum().backward()
+    assert torch.equal(x.grad, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frames_and_differences_are_scored_one_by_one(family):
+    model = config(family=family, discriminators=NAMES, frames=8, frame_every=2, condition=("text", "image"))
+    _, discriminator = build(model)
+    discriminator.eval()
+    x, c = torch.randn(3, 3, 8, 16, 16), condition(model, 3)
+    logits = discriminator.score(discriminator.features(x, c), c)
+    assert [part.shape for part in logits] == [(3, 1), (3, 4), (3, 3)]
+    alone = discriminator.others
+    for i, (name, video) in itertools.product(
+        range(3), (("frame", x), ("difference", (x[:, :, 1:] - x[:, :, :-1]) / 2))
+    ):
+        one = alone[name]
+        of_clip = Condition(c.text[i : i + 1], None, c.image[i : i + 1])
+        for place in range(logits[1 if name == "frame" else 2].shape[1]):
+            frame = video[i : i + 1, :, [i % 2 + 2 * place]]
+            expected = one.head.score(one.head(one.encoder(frame, of_clip.image)), of_clip)
+            torch.testing.assert_close(logits[1 if name == "frame" else 2][i : i + 1, [place]], expected)
+    mean = torch.stack([part.mean(1) for part in logits]).mean(0)
+    torch.testing.assert_close(discriminator(x, c), mean)
+    torch.testing.assert_close(per_clip(logits), 3 * mean)
+
+
+@pytest.mark.parametrize("parts", [("text",), ("class", "text"), ("class", "image", "text")], ids="+".join)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_conditions_at_once_are_each_of_them(family, parts):
+    model = config(family=family, discriminators=NAMES, condition=parts)
+    _, discriminator = build(model)
+    discriminator.eval()
+    x, c = torch.randn(2, 3, 16, 16, 16), condition(model, 2)
+    features = discriminator.features(x, c)
+    several = [condition(model, 2)._replace(image=c.image) for _ in range(4)]
+    stacked = Condition(
+        torch.stack([one.text for one in several], 1), torch.stack([one.label for one in several], 1), c.image
+    )
+    together = discriminator.score(features, stacked)
+    for k, one in enumerate(several):
+        for mine, theirs in zip(together, discriminator.score(features, one), strict=True):
+            torch.testing.assert_close(mine[..., k], theirs)
+
+
+@pytest.mark.parametrize("names", COMBINED, ids="+".join)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_discriminator_learns_and_no_other_is_there(family, names):
+    model = config(family=family, discriminators=names, frame_every=2)
+    generator, discriminator = build(model)
+    clip = generator(generator.noise(3), condition(model, 3))
+    discriminator(clip, condition(model, 3)).sum().backward()
+    for name, parameter in discriminator.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert "embed" in name or parameter.grad.abs().max() > 0, name
+    kinds = {name.split(".")[1] if name.startswith("others.") else "clip" for name in discriminator.state_dict()}
+    assert kinds == set(names)
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in generator.decoder.parameters())
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 64), (128, 16)])
+def test_frames_of_any_size(size):
+    model = config(discriminators=("frame",), height=size[0], width=size[1], frames=4, base_width=1, condition=())
+    _, discriminator = build(model)
+    assert discriminator(torch.randn(2, 3, 4, *size)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"discriminators": ()}, "discriminators names one or more, each once"),
+        ({"discriminators": ("clip", "clip")}, "discriminators names one or more, each once"),
+        ({"discriminators": ("sound",)}, "discriminators.0 should be 'clip', 'frame' or 'difference', not 'sound'"),
+        ({"frame_every": 9}, "--frame-every 9 is more than half of a clip's 16 frames"),
+        ({"latent": 4, "motion_latent": 5}, "--motion-latent 5 is more than --latent 4 has"),
+    ],
+)
+def test_bad_settings_are_one_sentence(values, sentence):
+    with pytest.raises(UserError) as raised:
+        ModelConfig(**values)
+    assert str(raised.value).startswith(sentence) and "\n" not in str(raised.value)
