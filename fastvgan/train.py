@@ -13,15 +13,16 @@ from fastvgan.settings import Settings
 from fastvgan.training.config import RunConfig, preset, read_config
 from fastvgan.training.resume import Start, find_start
 
-_DEFAULT = "digits"
+_DIGITS, _CLIPS = "digits", "clips"  # what to start from, by the data
 
 
 class Arguments(Settings):
     """Train a video GAN. With no argument: captioned moving digits, on whatever the machine has."""
 
     run: tyro.conf.OmitArgPrefixes[RunConfig]
-    preset: str = _DEFAULT
-    """Settings to start from: digits, digits-recurrent, reference or clips-64; flags override them."""
+    preset: str | None = None
+    """Settings to start from, which flags override: digits (without --data), digits-recurrent, digits-conv3d,
+    digits-image, digits-class, digits-64, clips (the default for other data), clips-64 or reference."""
     config: Path | None = None
     """YAML file of settings to start from, instead of a preset; flags override them."""
     run_dir: Path | None = None
@@ -96,8 +97,11 @@ def _start_from(known: argparse.Namespace) -> tuple[RunConfig, Start]:
     if known.preset and known.config:
         raise UserError("--preset and --config both say what to start from; give one of them")
     config = Path(known.config) if known.config else None
-    base = read_config(config) if config else preset(known.preset or _DEFAULT)
-    name = config.stem if config else known.preset or Path(known.data or "").name or _DEFAULT
+    own_data = known.data not in (None, _DIGITS)
+    base = read_config(config) if config else preset(known.preset or (_CLIPS if own_data else _DIGITS))
+    if own_data and not config:  # what presets hold out are captions of the digits
+        base = base.model_copy(update={"data": base.data.model_copy(update={"hold_out": 0.0})})
+    name = config.stem if config else known.preset or Path(known.data or "").name or _DIGITS
     start = find_start(name, Path(known.run_dir) if known.run_dir else None, known.resume)
     if start.saved and not (known.preset or config):
         base = start.saved

@@ -33,11 +33,16 @@ class ModelConfig(Settings):
     """How many noise values drive a clip (recurrent family: each frame)."""
     motion_latent: int | None = Field(None, ge=0)
     """Of these, how many are new in every frame (recurrent family; by default half of them)."""
+    warm_up: int = Field(0, ge=0)
+    """Steps of G's ConvLSTM before the first frame, which comes out worse than others without (recurrent family)."""
+    refine: int = Field(0, ge=0)
+    """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""
     discriminators: tuple[DiscriminatorName, ...] = ("clip",)
     """What judges a clip: `clip` as a whole, each `frame` on its own, each `difference` of neighbouring frames, or
     several of these, each with a loss of its own."""
     frame_every: int = Field(1, ge=1)
-    """The discriminators of frames and differences look at every so many of them, at others in the next clip."""
+    """The discriminators of frames and differences look at every so many of them, at others in the next clip, but at
+    two of each clip at least."""
     base_width: int = Field(64, ge=1)
     """Feature maps beside the clip itself; they double with each halving of the size, up to 8 times."""
     vocabulary: Annotated[tuple[str, ...], Hidden] = ()
@@ -70,11 +75,9 @@ class ModelConfig(Settings):
         return tuple(sorted(value))
 
     @model_validator(mode="after")
-    def _parts_fit_the_whole(self):
+    def _motion_is_a_part(self):
         if self.motion_latent is not None and self.motion_latent > self.latent:
             raise UserError(f"--motion-latent {self.motion_latent} is more than --latent {self.latent} has")
-        if 2 * self.frame_every > self.frames:
-            raise UserError(f"--frame-every {self.frame_every} is more than half of a clip's {self.frames} frames")
         return self
 
     @property

@@ -70,7 +70,7 @@ class FrameDiscriminator(nn.Module):
     def __init__(self, config):
         super().__init__()
         plan = stages(config.frames, config.height, config.width, temporal=False)
-        self.every = config.frame_every
+        self.every = min(config.frame_every, config.frames // 2)
         self.encoder = FrameEncoder(config, plan)
         self.head = ScoreHead(config, self.encoder.out_channels, (1, *plan[0].small[1:]))
 

@@ -10,7 +10,7 @@ from fastvgan.layers import ConvLSTM
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import Stage, stages
-from fastvgan.models.trunk import Decoder, Encoder
+from fastvgan.models.trunk import Decoder, Encoder, FirstFrame
 
 
 class Generator(nn.Module):
@@ -23,7 +23,7 @@ class Generator(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.frames = config.frames
+        self.frames, self.warm_up = config.frames, config.warm_up
         self.motion = (config.latent + 1) // 2 if config.motion_latent is None else config.motion_latent
         self.content = config.latent - self.motion
         self.condition = ConditionEncoder(config) if config.condition else None
@@ -35,6 +35,8 @@ class Generator(nn.Module):
         self.start = nn.Linear(self.content + known, 2 * cells)
         self.step = nn.Linear(config.latent + known, cells)
         self.lstm = ConvLSTM(self.map[0], self.map[0], kernel_size=3)
+        # A first frame enters the first state as a map too: what is where does not fit into a vector.
+        self.look = FirstFrame(config, plan, 2 * self.map[0]) if "image" in config.condition else None
 
     def noise(self, n: int, generator: torch.Generator | None = None, frames: int | None = None) -> torch.Tensor:
         """Noise for n clips of `frames` frames (default: the training length), float32 (n, frames, latent), on the CPU.
@@ -53,10 +55,15 @@ class Generator(nn.Module):
             known = self.condition(c)  # (N, E)
             content = torch.cat([content, known], 1)
             z = torch.cat([z, known[:, None].expand(-1, frames, -1)], 2)  # (N, T, latent + E)
-        h, cell = torch.tanh(self.start(content)).view(n, 2, *self.map).unbind(1)  # (N, F, h, w) each
-        x = torch.relu(self.step(z)).view(n, frames, *self.map).transpose(1, 2)  # (N, F, T, h, w)
-        x, _ = self.lstm(x, (h.contiguous(), cell.contiguous()))  # (N, F, T, h, w)
-        return self.decoder(x)  # (N, C, T, H, W)
+        start = self.start(content).view(n, 2, *self.map)
+        if self.look is not None:
+            start = start + self.look(c.image).view_as(start)
+        h, cell = torch.tanh(start).unbind(1)  # (N, F, h, w) each
+        x = torch.relu(self.step(z)).view(n, frames, *self.map)  # (N, T, F, h, w)
+        # The first step's input is repeated, so that longer clips begin as shorter ones do.
+        x = torch.cat([x[:, :1].expand(-1, self.warm_up, -1, -1, -1), x], 1).transpose(1, 2)  # (N, F, W + T, h, w)
+        x, _ = self.lstm(x, (h.contiguous(), cell.contiguous()))  # (N, F, W + T, h, w)
+        return self.decoder(x[:, :, self.warm_up :])  # (N, C, T, H, W)
 
 
 class Discriminator(Discriminators):

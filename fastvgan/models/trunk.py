@@ -12,8 +12,11 @@ from fastvgan.models.sizes import Stage, features
 class Decoder(nn.Module):
     """Features (N, `in_channels`, t, h, w) of the plan's smallest size to a clip (N, C, T, H, W) in [-1, 1].
 
+    Each layer but the last has batch norm and ReLU. Before the first layer and behind each but the last, `refine`
+    convolutions of 3x3 work on each frame on its own.
+
     Args:
-        plan: the layers, smallest size first; all but the last have batch norm and ReLU.
+        plan: the layers, smallest size first.
     """
 
     def __init__(self, config, plan: list[Stage]):
@@ -21,18 +24,21 @@ class Decoder(nn.Module):
         widths = features(len(plan), config.base_width)[::-1]
         self.in_channels = widths[0]
         layers = zip(plan, widths, widths[1:], strict=False)
-        self.middle = nn.Sequential(
-            *(
-                ConvTransposeNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="relu")
-                for s, before, after in layers
-            )
-        )
+        middle: list[nn.Module] = _refining(config.refine, widths[0])
+        for s, before, after in layers:
+            middle.append(ConvTransposeNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="relu"))
+            middle += _refining(config.refine, after)
+        self.middle = nn.Sequential(*middle)
         last = plan[-1]
         self.last = ConvTranspose3d(widths[-1], config.channels, last.kernel, last.stride, last.padding, bias=False)
 
     def forward(self, x: torch.Tensor | Pending) -> torch.Tensor:
         x = chain(self.middle, x)  # (N, width, T or T/2, H/2, W/2)
         return conv_act(self.last, x, "tanh")  # (N, C, T, H, W)
+
+
+def _refining(count: int, width: int) -> list[nn.Module]:
+    return [ConvNormAct3d(width, width, (1, 3, 3), 1, (0, 1, 1), activation="relu") for _ in range(count)]
 
 
 class Encoder(nn.Module):
@@ -99,6 +105,25 @@ class FrameEncoder(nn.Module):
             x = beside(x, image)  # (N, 2C, T, H, W)
         x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T, H/2, W/2)
         return value(chain(self.middle, x))  # (N, F, T, h, w)
+
+
+class FirstFrame(nn.Module):
+    """A frame (N, C, H, W) to a map (N, `channels`, h, w) of the plan's smallest size, by strided convolutions.
+
+    Args:
+        plan: the layers of the generator's frames, smallest size first.
+    """
+
+    def __init__(self, config, plan: list[Stage], channels: int):
+        super().__init__()
+        widths = [config.channels, *features(len(plan), config.base_width)]
+        layers: list[nn.Module] = []
+        for s, before, after in zip(plan[::-1], widths[:-1], widths[1:], strict=True):
+            layers += [Conv3d(before, after, s.kernel, s.stride, s.padding), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, Conv3d(widths[-1], channels, (1, 3, 3), 1, (0, 1, 1)))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layers(image.unsqueeze(2)).squeeze(2)
 
 
 def beside(x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from fastvgan.training.samples import Samples
 from fastvgan.training.step import AdversarialStep
 
 _FEWEST = 16  # clips that `Evaluator` takes
+_OTHER = 2**20  # added to the run's seed, so that `evaluate` draws other clips than those that chose the checkpoint
 _JOINT = 1000  # one clip of 240 that does not fit its caption weighs as much as 4 of the Fréchet distance
 _MAIN = (
     *("joint", "digit", "colour", "motion", "held_out_joint", "same_digit", "first_frame_psnr", "diversity"),
@@ -55,12 +56,13 @@ class Scoring:
         self._has_oracle = isinstance(source, DigitsSource)
         self._evaluator: Evaluator | None = None
         training = config.training
+        seed = training.seed + _OTHER
         if self._has_oracle:
             reference = open_source(config.data, config.model, split="test")
-            self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, training.seed)
+            self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed)
         elif source.size >= _FEWEST:
-            drawn = _Drawn(source, min(training.evaluate_clips, source.size), training.seed)
-            self._evaluator = Evaluator(config.model, drawn, drawn, drawn.size, training.seed)
+            drawn = _Drawn(source, min(training.evaluate_clips, source.size), seed)
+            self._evaluator = Evaluator(config.model, drawn, drawn, drawn.size, seed)
 
     def measure(self) -> Scored:
         """Scores of the averaged generator, whose statistics have to be settled (see `Samples.settle`)."""

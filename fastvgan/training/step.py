@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastvgan.losses import OBJECTIVES, contrast, diversity, gradient_penalty, loss_on_fake, loss_on_real
@@ -92,7 +93,7 @@ class AdversarialStep:
         self.objective = OBJECTIVES[config.objective]
         self.decay, self._forgets = config.ema, torch.zeros((), device=device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
-        self.contrast = config.contrast
+        self.contrast, self.first_frame = config.contrast, config.first_frame
         self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
         # Without its cache a cast made in one CUDA graph is never used in another.
         enabled = precision != torch.float32
@@ -252,6 +253,8 @@ class AdversarialStep:
             apart = diversity(fake, part.z, self.diversity_target)
         cost = loss - self.diversity * apart if part.c is not None else loss
         cost = cost if fits is None else cost + self.contrast * fits
+        if self.first_frame and c is not None and c.image is not None:
+            cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), c.image.float())
         self.g_update.backward(self._shared(cost), keep_graph)
         return torch.stack([loss.detach(), apart.detach(), _scalar(fits, loss)])
 

@@ -150,6 +150,20 @@ def test_the_gradients_of_combined_discriminators_are_those_of_the_written_out_l
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_the_first_frame_term_is_the_mean_squared_difference_from_the_frame_given():
+    step, real, right = make(("image",), "recurrent")
+    z, gradients = step.generator.noise(4), []
+    for weight in (0.0, 3.0):
+        copied = copy.deepcopy(step)
+        copied.first_frame = weight
+        copied._fool(Inputs(real, z, right, None), copied.generator(z, right), False)
+        gradients.append([p.grad for p in copied.generator.parameters()])
+    plain = copy.deepcopy(step).generator
+    wanted = torch.autograd.grad(3 * (plain(z, right)[:, :, 0] - right.image).square().mean(), list(plain.parameters()))
+    for without, term, expected in zip(*gradients, wanted, strict=True):
+        torch.testing.assert_close(term - without, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
     step, real, right = make(("text", "class", "image"))
     z = step.generator.noise(4)

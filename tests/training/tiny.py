@@ -9,8 +9,8 @@ FLAGS += ["--evaluate-clips", "16"]
 
 
 def tiny(model=None, **training) -> RunConfig:
-    """The digits preset with two feature maps, four clips in a batch and no step count of its own."""
-    values = PRESETS["digits"].model_dump()
+    """The preset `clips`, on digits, with two feature maps, four clips in a batch and no step count of its own."""
+    values = PRESETS["clips"].model_dump()
     small = {
         "steps": 6,
         "batch_size": 4,

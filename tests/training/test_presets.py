@@ -1,0 +1,40 @@
+"""Which preset a command starts from, and that each of them can be built."""
+
+import pytest
+import yaml
+
+from fastvgan.data import open_source
+from fastvgan.models import build
+from fastvgan.train import _first_flags, _start_from
+from fastvgan.training.conditions import with_data
+from fastvgan.training.config import PRESETS, RunConfig
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset_can_be_built_and_read_back(name):
+    config = PRESETS[name]
+    assert RunConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
+    source = open_source(config.data, config.model)
+    model = with_data(config.model, source)
+    small = model.model_copy(update={"base_width": 2})
+    generator, discriminator = build(small)
+    assert sum(p.numel() for p in generator.parameters()) and discriminator.names == config.model.discriminators
+    assert len(source.captions) == (216 if config.data.hold_out else 240)
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset", "held_out"),
+    [
+        ([], "digits", 0.1),
+        (["--data", "digits"], "digits", 0.1),
+        (["--data", "my-clips"], "clips", 0.0),
+        (["--preset", "digits-recurrent", "--data", "my-clips"], "digits-recurrent", 0.0),
+        (["--preset", "clips-64", "--data", "my-clips"], "clips-64", 0.0),
+        (["--preset", "digits-class"], "digits-class", 0.0),
+    ],
+)
+def test_the_data_decides_what_a_command_starts_from(flags, preset, held_out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, _ = _start_from(_first_flags(flags))
+    assert config.model == PRESETS[preset].model and config.training == PRESETS[preset].training
+    assert config.data.hold_out == held_out
