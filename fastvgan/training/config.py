@@ -145,10 +145,10 @@ class RunConfig(Settings):
 # ones. Without the diversity term all clips of a caption come out alike.
 _DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2)
 _DIGITS_TRAINING = TrainingConfig(
-    steps=5000,
+    steps=4000,
     batch_size=32,
-    wrong_conditions=8,
-    contrast=1.0,
+    wrong_conditions=16,
+    contrast=3.0,
     diversity=20.0,
     lr_generator=4e-4,
     lr_discriminator=4e-4,
