@@ -128,8 +128,8 @@ def _fits_digits(model: "ModelConfig") -> bool:
 
     words = Vocabulary.of(DigitsSource(channels=model.channels).captions).words
     fits = {"text": list(model.vocabulary) == words, "class": model.class_names == DigitsSource.classes}
-    told = [fits[part] for part in model.condition if part in fits]
-    return bool(told) and all(told)
+    known = [fits[part] for part in model.condition if part in fits]
+    return bool(known) and all(known)
 
 
 def _split(name: str, data: "DataConfig") -> str:

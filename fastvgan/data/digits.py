@@ -135,7 +135,7 @@ def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: 
     lost = np.zeros((len(words), words.max() + 1))
     chosen: set[int] = set()
     for _ in range(round(share * len(table))):
-        # Of the rows whose words have lost least so far, any one.
+        # Any of the rows whose words have lost least so far.
         cost = sum(lost[kind, words[kind]] for kind in range(len(words))) + rng.random(len(table)) / 2
         cost[list(chosen)] = np.inf
         row = int(cost.argmin())

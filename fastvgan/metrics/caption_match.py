@@ -44,7 +44,7 @@ def match(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor]) 
 
 
 def shuffled_match(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor], seed: int) -> dict[str, float]:
-    """`match` with the captions dealt out anew among the clips, the mean over ten such deals: what chance gives."""
+    """`match` with captions shuffled among the clips, the mean over ten shuffles: what chance gives."""
     rng = np.random.default_rng([seed, 3])
     deals = []
     for _ in range(_SHUFFLES):

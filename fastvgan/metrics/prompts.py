@@ -163,8 +163,8 @@ def training_in_order(source: Source, rows: int, seed: int, most: int) -> Iterat
 
 def _words_in(parts: Sequence[str]) -> set[str]:
     """Which words of a caption the conditions tell; a first frame shows digit and colour, not the motion."""
-    told = {"text": {"digit", "colour", "motion"}, "class": {"digit"}, "image": {"digit", "colour"}}
-    return set().union(*(told[part] for part in parts))
+    shown = {"text": {"digit", "colour", "motion"}, "class": {"digit"}, "image": {"digit", "colour"}}
+    return set().union(*(shown[part] for part in parts))
 
 
 def _rows(

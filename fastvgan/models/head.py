@@ -50,8 +50,8 @@ class ScoreHead(nn.Module):
         real, fit = projected
         if fit is None:
             return real
-        told = self.condition(c).float()  # (N, E) or (N, K, E)
-        each = told if told.dim() == 3 else told[:, None]
+        encoded = self.condition(c).float()  # (N, E) or (N, K, E)
+        each = encoded if encoded.dim() == 3 else encoded[:, None]
         fits = fit.float() @ each.transpose(1, 2) / fit.shape[-1] ** 0.5  # (N, P, K)
         score = real[..., None] + fits
-        return score if told.dim() == 3 else score[..., 0]
+        return score if encoded.dim() == 3 else score[..., 0]

@@ -17,7 +17,7 @@ class Generator(nn.Module):
     """Noise, and a condition if the model has one, to a clip of as many frames as the noise has steps.
 
     `forward(z, c)`: z float (N, T, latent) as `noise` draws it, c a `Condition` or None; gives (N, C, T, H, W) in
-    [-1, 1]. Of the latent values `motion_latent` (by default half) are motion, new at every step, and the others
+    [-1, 1]. `motion_latent` of the latent values (by default half) are motion, new at every step; the others are
     content, the same at every step.
     """
 

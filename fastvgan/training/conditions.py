@@ -86,7 +86,7 @@ class Conditions:
 
         Returns:
             Word indices (N, count, L), class indices (N, count), and whether it is the first frames that are wrong: see
-            `swapped`. Of those there is one per clip, so that all `count` are the same then.
+            `swapped`. A clip has one wrong first frame, so its `count` conditions are then the same.
         """
         part = self._can_be_wrong[int(torch.randint(len(self._can_be_wrong), (), generator=generator))]
         text, label = (x if x is None else torch.stack([x] * count, 1) for x in self.right(clips))

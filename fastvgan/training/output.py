@@ -115,7 +115,7 @@ class Output:
         self._folder.close()
 
     def _evaluate(self, record: Record) -> Record:
-        """The record with the score of the averaged generator, which is written and told."""
+        """The record with the score of the averaged generator, which is also written and logged."""
         found = self._scoring.measure()
         self.scores = found.scores
         if found.scores:

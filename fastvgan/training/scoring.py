@@ -41,7 +41,7 @@ class Scored(NamedTuple):
 class Scoring:
     """Evaluates the averaged generator of a step, always with the same noise, conditions and real clips.
 
-    Of the digits real clips are of writers who are not in training. Of other data as many clips as are evaluated are
+    Real clips of the digits are by writers who are not in training. For other data as many clips as are evaluated are
     drawn once and kept in memory; real clips and the training clips that copies are looked for among are these.
 
     No random state but its own is used, so that evaluating changes nothing about training.

@@ -247,7 +247,7 @@ class AdversarialStep:
             logits = d.score(features, c)
             loss = _total(self.objective.generator, logits)
             if self.contrast and part.wrong is not None:
-                # With their own first frames: clips would have to be encoded anew to be told others.
+                # Wrong first frames would take another pass through D, so that here only the other parts are wrong.
                 wrong = self._told(part.wrong._replace(image=part.c.image))
                 fits = _total(contrast, logits, d.score(features, wrong))
             apart = diversity(fake, part.z, self.diversity_target)
