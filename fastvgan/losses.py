@@ -50,8 +50,9 @@ def contrast(right: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
     says whether a clip is real.
 
     Args:
-        right: logits (...) under the clips' own conditions. wrong: (..., K), under K wrong ones per clip.
+        right: logits (...) under the clips' own conditions. wrong: (..., K), under K wrong ones per clip, or (...).
     """
+    wrong = wrong if wrong.dim() > right.dim() else wrong[..., None]
     return -torch.cat([right[..., None], wrong], -1).float().log_softmax(-1)[..., 0].mean()
 
 

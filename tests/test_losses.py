@@ -70,6 +70,8 @@ def test_contrast_is_the_cross_entropy_of_the_right_one_among_all(shape):
     rows = torch.cat([right.reshape(-1, 1), wrong.reshape(-1, 6)], 1)
     expected = F.cross_entropy(rows, torch.zeros(len(rows), dtype=torch.int64))
     torch.testing.assert_close(contrast(right, wrong).double(), expected, rtol=1e-6, atol=1e-6)
+    alone = F.cross_entropy(rows[:, :2], torch.zeros(len(rows), dtype=torch.int64))
+    torch.testing.assert_close(contrast(right, wrong[..., 0]).double(), alone, rtol=1e-6, atol=1e-6)
     # What is the same under all conditions, how real a clip is, changes nothing.
     shift = torch.randn(shape, generator=generator, dtype=torch.float64)
     shifted = contrast(right + shift, wrong + shift[..., None])

@@ -176,16 +176,16 @@ PRESETS: dict[str, RunConfig] = {
     # The 3D generator learns sooner, and needs more weight on the difference of clips, which it gives up otherwise.
     "digits-conv3d": _changed(
         RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
-        training={"steps": 3000, "diversity": 60.0},
+        training={"steps": 2500, "diversity": 60.0},
     ),
     "digits-image": _changed(
         _RECURRENT_DIGITS,
         model={"condition": ("image",)},
-        training={"steps": 3000, "diversity": 5.0, "first_frame": 20.0},
+        training={"steps": 2500, "diversity": 5.0, "first_frame": 20.0},
         data=DataConfig(),
     ),
     "digits-class": _changed(
-        _RECURRENT_DIGITS, model={"condition": ("class",)}, training={"steps": 3000}, data=DataConfig()
+        _RECURRENT_DIGITS, model={"condition": ("class",)}, training={"steps": 2500}, data=DataConfig()
     ),
     "digits-64": _changed(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
     # Twice the usual learning rates, settling at the end, and an average of a shorter memory.

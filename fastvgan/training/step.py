@@ -246,7 +246,7 @@ class AdversarialStep:
             features = d.features(fake, c)
             logits = d.score(features, c)
             loss = _total(self.objective.generator, logits)
-            if self.contrast and part.wrong is not None:
+            if self.contrast and part.wrong is not None and any(x is not None for x in part.wrong[:2]):
                 # Wrong first frames would take another pass through D, so that here only the other parts are wrong.
                 wrong = self._told(part.wrong._replace(image=part.c.image))
                 fits = _total(contrast, logits, d.score(features, wrong))

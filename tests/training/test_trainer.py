@@ -154,6 +154,18 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     assert steps == sorted(set(steps)) and steps[-1] == 60
 
 
+@pytest.mark.parametrize("condition", [(), ("image",), ("class",), ("class", "image"), ("image", "text")], ids="+".join)
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_every_condition_trains_with_everything_on(tmp_path, family, condition):
+    model = {"family": family, "condition": condition, "refine": 1, "warm_up": 1, "channels": 1, "frames": 5}
+    model |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2}
+    settings = {"contrast": 1.0, "wrong_conditions": 3, "first_frame": 1.0, "diversity": 1.0, "r1": 0.1, "r1_every": 2}
+    for precision in ("fp32", "fp16"):
+        trainer = begin(tmp_path / precision, model=model, steps=4, accumulate=2, precision=precision, **settings)
+        assert trainer.run() == 0
+        assert all(math.isfinite(value) for line in lines(tmp_path / precision) for value in line.values())
+
+
 @pytest.mark.with_report
 def test_a_run_folder_that_vanishes_is_made_anew(tmp_path, caplog):
     folder = tmp_path / "r"
