@@ -33,7 +33,9 @@ def open_source(
     if split != "train":
         raise UserError(f"{data.data} has no split {split!r}; take one of train")
     if data.hold_out:
-        raise UserError(f"--hold-out keeps captions of the digits out of training, not of {data.data}; leave it out")
+        raise UserError(
+            f"--hold-out keeps captions of the digits out of training, not of {data.data}; take --hold-out 0"
+        )
     if data.decoder == "digits":
         raise UserError(f"--decoder digits draws the captioned digits, not {data.data}; take another, or --data digits")
     from fastvgan.data.clips import ClipSource, items_of_folder, items_of_manifest
@@ -65,7 +67,7 @@ def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> Source:
     from fastvgan.data.digits import DigitsSource
 
     if data.decoder not in ("auto", "digits"):
-        raise UserError(f"the digits are drawn, so that --decoder {data.decoder} has nothing to do; leave it out")
+        raise UserError(f"the digits are drawn, so that --decoder {data.decoder} has nothing to do; take --hold-out 0")
     if split not in DigitsSource.splits:
         raise UserError(f"the digits have no split {split!r}; take one of {', '.join(DigitsSource.splits)}")
     return DigitsSource(

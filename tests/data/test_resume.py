@@ -30,7 +30,7 @@ def prepared(tmp_path_factory):
 def test_a_run_goes_on_with_the_very_next_batch(prepared, tmp_path, data, decoder):
     if decoder == "dali":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install '.[dali]'")
-    values = PRESETS["digits"].model_dump()
+    values = PRESETS["clips"].model_dump()
     values["model"] |= {"base_width": 2, "latent": 4}
     values["data"] |= {"data": str(prepared / data), "decoder": decoder, "mirror": True, "max_stride": 2}
     values["training"] |= {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "keep": 9, "precision": "fp32"}
