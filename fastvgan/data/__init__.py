@@ -33,9 +33,7 @@ def open_source(
     if split != "train":
         raise UserError(f"{data.data} has no split {split!r}; take one of train")
     if data.hold_out:
-        raise UserError(
-            f"--hold-out keeps captions of the digits out of training, not of {data.data}; take --hold-out 0"
-        )
+        raise UserError(f"--hold-out keeps captions of the digits out of training; with {data.data}, take --hold-out 0")
     if data.decoder == "digits":
         raise UserError(f"--decoder digits draws the captioned digits, not {data.data}; take another, or --data digits")
     from fastvgan.data.clips import ClipSource, items_of_folder, items_of_manifest
