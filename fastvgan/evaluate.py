@@ -167,7 +167,10 @@ def _evaluate(
             bar.update(len(z))
             if condition is not None:
                 condition = Condition(*(None if part is None else part.to(device) for part in condition))
-            return to_uint8(generator.network(z.to(device), condition))
+            clips = generator.network(z.to(device), condition)
+            if not clips.isfinite().all():
+                raise UserError(f"{generator.path} makes values that are not finite; name another checkpoint by --run")
+            return to_uint8(clips)
 
         return evaluator.full(generate, lambda n, draws: generator.network.noise(n, draws, model.frames))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fastvgan.data.captions import Vocabulary
+from fastvgan.data.captions import Vocabulary, words_of
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
@@ -67,6 +67,9 @@ def digit_prompts(
     Args:
         model: says which conditions are followed. reference: draws the real clips. captions: to ask for; where they are
             more than half of `clips`, that many of them, chosen at random. clips: N, at least 2.
+
+    Raises:
+        UserError: a caption is none of the digits, or the model was not trained on one of the words or classes.
     """
     rng = np.random.default_rng([seed, 1])
     words = digit_words(captions, model.channels)
@@ -201,7 +204,8 @@ def _encode(model: ModelConfig, captions: Sequence[str]) -> torch.Tensor:
     """
     vocabulary = Vocabulary(model.vocabulary, model.caption_length)
     for text in captions:
-        if missing := vocabulary.unknown(text):
+        # A caption without words, such as "…", is trained on too.
+        if words_of(text) and (missing := vocabulary.unknown(text)):
             raise UserError(
                 f"the run was not trained on the word {missing[0]!r} of the caption {text!r}; name data with its "
                 "captions by --data"
@@ -213,8 +217,10 @@ def _classes(model: ModelConfig, source: Source) -> torch.Tensor:
     """For each class of the data its index in the model, int64 (classes,).
 
     Raises:
-        UserError: the model was not trained on one of them.
+        UserError: the data has none, or the model was not trained on one of them.
     """
+    if not source.classes:
+        raise UserError("the data has no classes, and the model follows a class; name data with classes by --data")
     for name in source.classes:
         if name not in model.class_names:
             raise UserError(

@@ -42,7 +42,7 @@ class ModelConfig(Settings):
     several of these, each with a loss of its own."""
     frame_every: int = Field(1, ge=1)
     """The discriminators of frames and differences look at every so many of them, at others in the next clip, but at
-    two of each clip at least."""
+    two frames and one difference of each clip at least."""
     base_width: int = Field(64, ge=1)
     """Feature maps beside the clip itself; they double with each halving of the size, up to 8 times."""
     vocabulary: Annotated[tuple[str, ...], Hidden] = ()

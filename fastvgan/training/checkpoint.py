@@ -126,7 +126,9 @@ def averaged_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder is, or by its place is meant to be, a checkpoint."""
-    return (path / _STATE).is_file() or path.resolve().parent.name == "checkpoints"
+    real = path.resolve()
+    # A run folder may lie in a folder of that name, too.
+    return (path / _STATE).is_file() or (real.parent.name == "checkpoints" and _NAME.search(real.name) is not None)
 
 
 def best(folder: Path) -> tuple[Path, float] | None:

@@ -124,7 +124,9 @@ class TrainingConfig(Settings):
     @model_validator(mode="after")
     def _contrast_has_wrong_ones(self):
         if self.contrast and not self.matching_aware:
-            raise UserError("--contrast needs wrong conditions to compare with; leave --no-matching-aware out")
+            raise UserError(
+                "--contrast needs wrong conditions to compare with; take --contrast 0, or leave --no-matching-aware out"
+            )
         return self
 
 
