@@ -46,7 +46,7 @@ class ScoreHead(nn.Module):
         return Projected(real, self.fit(h).flatten(2).transpose(1, 2))  # (N, P), (N, P, E)
 
     def score(self, projected: Projected, c: Condition | None = None) -> torch.Tensor:
-        """Logits, in float32 where there is a condition: (N, P), or (N, P, K) for K conditions per clip."""
+        """Logits (N, P), or (N, P, K) for K conditions per clip; under autocast the fit is in its dtype."""
         real, fit = projected
         if fit is None:
             return real

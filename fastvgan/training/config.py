@@ -142,7 +142,7 @@ class RunConfig(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-# What the digits take: the discriminator of frames learns their shapes, with deeper layers, from a quarter of the
+# What the digits take: the discriminator of frames learns their shapes, with deeper layers, from half of the
 # frames and several wrong captions per clip; G refines what it draws; many small steps serve better than fewer large
 # ones. Without the diversity term all clips of a caption come out alike.
 _DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2)

@@ -1,5 +1,6 @@
 """Scores of the averaged generator as training goes, and the one number that chooses the best checkpoint."""
 
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from fastvgan.training.report_curves import score_text
 from fastvgan.training.samples import Samples
 from fastvgan.training.step import AdversarialStep
 
+logger = logging.getLogger("fastvgan")
+_NOT_FINITE = "the averaged generator makes values that are not finite"
 _FEWEST = 16  # clips that `Evaluator` takes
 _OTHER = 2**20  # added to the run's seed, so that `evaluate` draws other clips than those that chose the checkpoint
 _JOINT = 1000  # one clip of 240 that does not fit its caption weighs as much as 4 of the Fréchet distance
@@ -70,13 +73,13 @@ class Scoring:
         try:
             if self._evaluator is not None:
                 scores = self._evaluator.quick(self._generate, self._step.ema.noise)
-        except FloatingPointError:
-            return Scored({}, None, [])
+        except FloatingPointError as error:
+            return _unscored(str(error))
         if self._has_oracle:
             return Scored(scores, choice(scores), warnings(scores))
         coarse = self._samples.score()
         if coarse is None:
-            return Scored({}, None, [])
+            return _unscored(_NOT_FINITE)
         scores.pop("frechet", None)  # of the same features, but of fewer clips
         return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores))
 
@@ -87,7 +90,7 @@ class Scoring:
         with torch.no_grad(), self._step.autocast:
             clips = self._step.ema(z.to(device), condition)
         if not torch.isfinite(clips).all():
-            raise FloatingPointError("the generator makes values that are not finite")
+            raise FloatingPointError(_NOT_FINITE)
         return to_uint8(clips)
 
 
@@ -109,6 +112,11 @@ class _Drawn:
             rows = (torch.arange(batch_size) + start * batch_size) % self.size
             yield Clips(*(None if part is None else part[rows] for part in self._clips))
             start += 1
+
+
+def _unscored(reason: str) -> Scored:
+    logger.warning("no scores: %s", reason)
+    return Scored({}, None, [])
 
 
 def choice(scores: dict[str, float]) -> float:

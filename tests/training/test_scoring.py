@@ -96,10 +96,13 @@ def test_data_of_few_clips_is_compared_from_afar_alone():
 
 
 @pytest.mark.parametrize("source", [DigitsSource(), Noise(20), Noise(9)])
-def test_a_generator_that_is_not_finite_has_no_scores(source):
+def test_a_generator_that_is_not_finite_has_no_scores(source, caplog):
     scoring, step = scoring_of(source)
     next(step.ema.parameters()).data.fill_(math.nan)
     assert scoring.measure() == Scored({}, None, [])
+    assert [record.getMessage() for record in caplog.records] == [
+        "no scores: the averaged generator makes values that are not finite"
+    ]
 
 
 def test_no_random_state_is_touched():
@@ -167,5 +170,5 @@ def test_each_warning_comes_once_and_not_before_half_of_the_steps(tmp_path, capl
 
     monkeypatch.setattr(output.Scoring, "measure", measure)
     train(tmp_path / "r", steps=8, evaluate_every=1)
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == ["step 4: the digit is ignored: 3", "step 4: all alike: really"]
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert messages == ["step 4: the digit is ignored: 3", "step 4: all alike: really"]
