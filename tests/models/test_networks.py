@@ -156,6 +156,17 @@ def test_recurrent_clips_have_any_length_and_a_common_beginning():
     assert one.shape == (2, 3, 1, 16, 16)
 
 
+def test_warming_up_is_running_before_the_first_frame_on_its_noise():
+    model = config(family="recurrent", motion_latent=2)
+    plain, warm = build(model)[0].eval(), build(model.model_copy(update={"warm_up": 3}))[0].eval()
+    warm.load_state_dict(plain.state_dict())
+    z, c = plain.noise(2, frames=4), condition(model, 2)
+    longer = torch.cat([z[:, :1].expand(-1, 3, -1), z], 1)
+    assert warm(z, c).shape[2] == 4
+    torch.testing.assert_close(warm(z, c), plain(longer, c)[:, :, 3:])
+    torch.testing.assert_close(warm(z[:, :2], c), warm(z, c)[:, :, :2])
+
+
 def test_content_noise_is_fixed_and_motion_noise_is_not():
     generator, _ = build(config(family="recurrent", latent=7))
     z = generator.noise(2, frames=3)
