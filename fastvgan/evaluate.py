@@ -1,10 +1,8 @@
 """Say how good a trained generator is, beside what real clips give: `python -m fastvgan.evaluate --run DIR`."""
 
-import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,8 +18,9 @@ if TYPE_CHECKING:
     from fastvgan.data.source import Source
     from fastvgan.export import VideoGenerator
     from fastvgan.metrics.evaluation import Evaluation
+    from fastvgan.metrics.prompts import Seen
     from fastvgan.models import Condition, ModelConfig
-    from fastvgan.training.config import DataConfig
+    from fastvgan.training.config import DataConfig, RunConfig
 
 
 class Arguments(Settings):
@@ -56,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown:
         raise UserError(f"there is no flag {unknown[0]}; --help lists them")
     from fastvgan.export import load
+    from fastvgan.files import whole
     from fastvgan.metrics.table import json_values, text_table
     from fastvgan.training.device import pick_device, pick_implementations
     from fastvgan.training.run_folder import newest_run
@@ -65,35 +65,41 @@ def main(arguments: list[str] | None = None) -> None:
     if run is None:
         raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
     generator = load(run, pick_device(parsed.device))
-    with _file(parsed.json_path) as results:
-        model = _model(generator, parsed.frames)
-        data = _data(run, model, parsed.data)
-        split = _split(parsed.split, data)
-        source, reference = _sources(data, model, split)
-        evaluation = _evaluate(generator, model, source, reference, parsed)
-        protocol = _protocol(parsed, model, generator, data, split)
-        print(text_table(evaluation.rows))
-        print(", ".join(f"{name} {value}" for name, value in protocol.items()))
-        for sentence in evaluation.warnings:
-            print(f"warning: {sentence}")
-        if results is not None:
-            values = {"protocol": protocol, **json_values(evaluation)}
-            results.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _check_file(parsed.json_path)
+    model, config = _model(generator, parsed.frames), _config(run)
+    data = _data(run, config, model, parsed.data)
+    split = _split(parsed.split, data)
+    source, reference = _sources(data, model, split)
+    evaluation = _evaluate(generator, model, source, reference, _seen(config, source), parsed)
+    protocol = _protocol(parsed, model, generator, data, split)
+    print(text_table(evaluation.rows))
+    print(", ".join(f"{name} {value}" for name, value in protocol.items()))
+    for sentence in evaluation.warnings:
+        print(f"warning: {sentence}")
+    if parsed.json_path is not None:
+        values = {"protocol": protocol, **json_values(evaluation)}
+        with whole(parsed.json_path) as results:
+            results.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
-@contextlib.contextmanager
-def _file(path: Path | None) -> Iterator[Path | None]:
-    """Where to write the results, if anywhere: begun at once, so that a bad path is said before the work is done."""
-    from fastvgan.files import whole
+def _check_file(path: Path | None) -> None:
+    """Say that the results cannot be written before the work is done, not after it.
+
+    Raises:
+        UserError: they cannot.
+    """
+    from fastvgan.files import UNFINISHED
 
     if path is None:
-        yield None
         return
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file by --json")
-    with whole(path) as temporary:
-        temporary.touch()
-        yield temporary
+    probe = path.with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another file by --json") from error
 
 
 def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":
@@ -106,19 +112,32 @@ def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":
     return model.model_copy(update={"frames": frames or model.frames})
 
 
-def _data(run: Path, model: "ModelConfig", name: str | None) -> "DataConfig":
-    """What the run was trained on, as its config.yaml says, or the data of that name."""
-    from fastvgan.training.config import DataConfig, read_config
+def _config(run: Path) -> "RunConfig | None":
+    """The configuration of the run that a run folder, a checkpoint or an exported file belongs to, if it is there."""
+    from fastvgan.training.config import read_config
 
-    # A run folder; its export/generator.safetensors; its checkpoints/step-N.
-    places = [run, *run.resolve().parents[:2]] if run.exists() else []
-    found = next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
-    data = read_config(found).data if found else None
-    if data is not None and name in (None, data.data):
-        return data
+    run = run.resolve()
+    inside = run.parent.name in ("export", "checkpoints")  # export/best.safetensors, checkpoints/step-N
+    path = (run.parent.parent if inside else run) / "config.yaml"
+    return read_config(path) if path.is_file() else None
+
+
+def _data(run: Path, config: "RunConfig | None", model: "ModelConfig", name: str | None) -> "DataConfig":
+    """What the run was trained on, as its configuration says, or the data of that name."""
+    from fastvgan.training.config import DataConfig
+
+    if config is not None and name in (None, config.data.data):
+        return config.data
     if name is None and not _fits_digits(model):
         raise UserError(f"there is no config.yaml beside {run} to say what it was trained on; name its data by --data")
     return DataConfig(data=name or "digits")
+
+
+def _seen(config: "RunConfig | None", source: "Source") -> "Seen | None":
+    """Which clips of the digits it was trained on, if its configuration is there."""
+    from fastvgan.metrics.prompts import Seen
+
+    return config and Seen(config.training.seed, config.training.count_clips(source.size))
 
 
 def _fits_digits(model: "ModelConfig") -> bool:
@@ -151,7 +170,12 @@ def _sources(data: "DataConfig", model: "ModelConfig", split: str) -> tuple["Sou
 
 
 def _evaluate(
-    generator: "VideoGenerator", model: "ModelConfig", source: "Source", reference: "Source", parsed: Arguments
+    generator: "VideoGenerator",
+    model: "ModelConfig",
+    source: "Source",
+    reference: "Source",
+    seen: "Seen | None",
+    parsed: Arguments,
 ) -> "Evaluation":
     from tqdm import tqdm
 
@@ -160,7 +184,7 @@ def _evaluate(
     from fastvgan.pixels import to_uint8
 
     device = next(generator.network.parameters()).device
-    evaluator = Evaluator(model, source, reference, parsed.clips, parsed.seed)
+    evaluator = Evaluator(model, source, reference, parsed.clips, parsed.seed, seen)
     with tqdm(desc="generating", unit=" clips", disable=None, leave=False) as bar:
 
         def generate(z: "torch.Tensor", condition: "Condition | None") -> "torch.Tensor":
@@ -177,7 +201,7 @@ def _evaluate(
 
 def _protocol(
     parsed: Arguments, model: "ModelConfig", generator: "VideoGenerator", data: "DataConfig", split: str
-) -> dict[str, str | int]:
+) -> dict[str, str | float]:
     """What must be the same for two tables to be compared, and which files they are of."""
     from fastvgan.metrics.oracle import ORACLE
 
@@ -187,6 +211,7 @@ def _protocol(
         "seed": parsed.seed,
         "data": data.data,
         "split": split,
+        **({"held out": data.hold_out, "by seed": data.hold_out_seed} if data.data == "digits" else {}),
         "averaged weights of": str(generator.path),
         "sha256": _hash(generator.path),
         "oracle": _hash(ORACLE) if data.data == "digits" else "none",

@@ -61,7 +61,10 @@ def test_a_run_of_the_digits(run, tmp_path, capsys):
     assert lines[0].split()[:2] == ["measure", "generated"] and lines[0].endswith("held-out captions")
     sha = hashlib.sha256((run / FILE).read_bytes()).hexdigest()[:12]
     protocol = next(line for line in lines if line.startswith("clips 64"))
-    assert f"seed 3, data digits, split test, averaged weights of {run / FILE}, sha256 {sha}" in protocol
+    assert (
+        f"seed 3, data digits, split test, held out 0.1, by seed 0, averaged weights of {run / FILE}, sha256 {sha}"
+        in protocol
+    )
     assert hashlib.sha256(ORACLE.read_bytes()).hexdigest()[:12] in protocol
     assert sum(line.startswith("warning: the ") for line in lines) >= 2  # it is untrained
     values = json.loads((tmp_path / "x.json").read_text())
@@ -97,8 +100,9 @@ def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
     out = evaluate(capsys, "--run", run, "--clips", 20, "--json", tmp_path / "x.json")
     assert "split train" in out and "oracle none" in out and "similarity of first, middle and last frame" in out
     scores = json.loads((tmp_path / "x.json").read_text())["scores"]
-    psnr = {"first_frame_psnr"} if condition == ("image",) else set()
-    assert set(scores) == {"diversity", "copies", "frame_similarity", "frechet", "kernel"} | psnr
+    own = "first_frame_psnr" if condition == ("image",) else "diversity"
+    assert set(scores) == {own, "copies", "frame_similarity", "frechet", "kernel"}
+    assert "Fréchet distance (real clips: two times 10)" in out
     assert scores["copies"] == 0
 
 
@@ -136,6 +140,9 @@ def test_data_that_does_not_fit_the_run(run, tmp_path, folder):
     assert "not trained on the class 'class-0'" in refused("--run", classes, "--data", folder, "--clips", 20)
     plain = make(tmp_path / "plain", DataConfig(data=str(folder), workers=0), condition=(), frames=8)
     assert "--clips 21: the data has 20 clips; take --clips 20 or fewer" in refused("--run", plain, "--clips", 21)
+    few = tmp_path / "few"
+    shutil.copytree(folder / "class-0", few)
+    assert "the data has 10 clips, and an evaluation takes 16 or more" in refused("--run", plain, "--data", few)
     assert "has no split 'test'; take one of train" in refused("--run", plain, "--split", "test")
 
 

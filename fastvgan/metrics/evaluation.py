@@ -12,9 +12,11 @@ Scores, where they apply:
     digit, colour, motion, joint    share of clips that show what the condition says (digits only)
     held_out_joint                  the same of combinations of words held out of training
     first_frame_psnr                of the first frame against the one given, in dB, at most 59
-    same_digit                      share of clips whose digit is the same in first, middle and last frame
+    same_digit                      share of clips whose digit is the same in first, middle and last frame, and the
+                                    right one where the condition says which
     frame_similarity                how alike first, middle and last frame are (other data), -1 to 1
-    diversity                       how much clips of one condition differ, for real ones; 1 is as much
+    diversity                       how much clips of one condition differ, for real ones; 1 is as much; not given a
+                                    first frame, which no two real clips share
     copies                          share of clips that are copies of training clips
     frechet, kernel                 distances from real clips
 """
@@ -33,7 +35,7 @@ from fastvgan.metrics.frechet import FrechetDistance
 from fastvgan.metrics.intervals import Interval
 from fastvgan.metrics.kernel import KernelDistance
 from fastvgan.metrics.memorisation import share_of_copies
-from fastvgan.metrics.prompts import Prompts
+from fastvgan.metrics.prompts import FEWEST, Prompts, Seen
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
 
@@ -75,28 +77,40 @@ class Evaluator:
         source: what they were trained on. reference: where real clips to compare with come from: of the digits those of
             other writers, of other data the training data itself. Both give clips as long and large as the generator's.
         clips: how many are compared, at least 16. seed: of conditions, real clips and noise.
+        seen: which of the digits' clips the generators were trained on, by default those of a long run with the usual
+            seed; copies are looked for among them.
 
     Raises:
         UserError: the data has fewer clips, or a condition that the model was not trained on.
         ValueError: fewer than 16 clips.
     """
 
-    def __init__(self, model: ModelConfig, source: Source, reference: Source, clips: int = 960, seed: int = 0):
-        if clips < 16:
-            raise ValueError(f"clips must be 16 or more, not {clips}")
+    def __init__(
+        self,
+        model: ModelConfig,
+        source: Source,
+        reference: Source,
+        clips: int = 960,
+        seed: int = 0,
+        seen: Seen | None = None,
+    ):
+        if clips < FEWEST:
+            raise ValueError(f"clips must be {FEWEST} or more, not {clips}")
         self.clips, self.seed = clips, seed
         kind = readers.Digits if isinstance(reference, DigitsSource) else readers.Clips
-        self._reader: readers.Reader = kind(model, source, reference, clips, seed)
+        self._reader: readers.Reader = kind(model, source, reference, clips, seed, seen or Seen())
         self.prompts, self.held_out = self._reader.prompts, self._reader.held_out
         self._real = self._reader.read(self.prompts.real)
         self._frechet = FrechetDistance(self._real.features, seed)
-        self._kernel = KernelDistance(self._real.features, self.prompts.real_group, seed)
+        self._kernel = KernelDistance(self._real.features, self.prompts.strata, seed)
         self._real_near: dict[bool, torch.Tensor] = {}
-        self._real_difference = mean_difference(self.prompts.real, *pairs_of(self.prompts.real_group))
+        self._real_difference = None
+        if self.prompts.real_group is not None:
+            self._real_difference = mean_difference(self.prompts.real, *pairs_of(self.prompts.real_group))
 
     @torch.no_grad()
     def quick(self, generate: Generate, noise: Noise) -> dict[str, float]:
-        """Scores without intervals; copies are looked for among a quarter of the training clips that `full` takes.
+        """Scores without intervals; copies are looked for among few of the training clips that `full` takes.
 
         Args:
             generate, noise: see this module.
@@ -117,18 +131,20 @@ class Evaluator:
         observation = self._reader.read(video)
         scores, rows = self._match(observation, generate, noise)
         difference = mean_difference(video, *pairs_of(self.prompts.group))
-        scores["diversity"] = difference / max(self._real_difference, 1e-9)
         rows.append(Row("difference within a condition", difference, self._real_difference, unit="grey levels"))
-        rows.append(Row("diversity (that difference / real clips')", scores["diversity"], 1.0))
+        if self._real_difference is not None:
+            scores["diversity"] = difference / max(self._real_difference, 1e-9)
+            rows.append(Row("diversity (that difference / real clips')", scores["diversity"], 1.0))
         near, real_near = self._reader.nearest(observation, thorough), self._nearest_of_real(thorough)
         scores["copies"] = share_of_copies(near, real_near)
-        rows.append(Row("nearest training clip", near.median().item(), real_near.median().item(), unit="grey levels"))
+        searched = f"nearest of {self._reader.searched(thorough):,} training clips"
+        rows.append(Row(searched, near.median().item(), real_near.median().item(), unit="grey levels"))
         rows.append(Row("copies", scores["copies"], share_of_copies(real_near, real_near), unit="%"))
         scores[self._reader.steadiness] = steady = self._reader.steady(observation)
         unit = "%" if self._reader.steadiness == "same_digit" else ""
         rows.append(Row(_STEADY[self._reader.steadiness], steady, self._reader.steady(self._real), unit=unit))
         scores["frechet"] = self._frechet.distance(observation.features)
-        scores["kernel"] = self._kernel.distance(observation.features, self.prompts.group)
+        scores["kernel"] = self._kernel.distance(observation.features, self.prompts.strata, self.prompts.twins)
         return scores, rows, observation
 
     def _match(
@@ -159,17 +175,20 @@ class Evaluator:
 
     def _distance_rows(self, features: torch.Tensor) -> list[Row]:
         """Both distances with intervals: generated clips, other real ones (the floor), and real ones corrupted."""
-        (real, real_group), (others, others_group) = self._reader.floor(self._real)
+        real, others = self._reader.floor(self._real)
         corrupted = {
             name: self._reader.read(corrupt(self.prompts.real)).features for name, corrupt in CORRUPTIONS.items()
         }
-        frechet, kernel = FrechetDistance(real, self.seed), KernelDistance(real, real_group, self.seed)
-        rows = [Row("Fréchet distance", self._frechet.interval(features), frechet.interval(others))]
+        frechet = FrechetDistance(real.features, self.seed)
+        kernel = KernelDistance(real.features, real.strata, self.seed)
+        # Fewer clips are farther from each other.
+        halves = f" (real clips: two times {len(real.features)})" if len(real.features) < len(features) else ""
+        rows = [Row(f"Fréchet distance{halves}", self._frechet.interval(features), frechet.interval(others.features))]
         rows += [Row(f"  of {what} real clips", None, self._frechet.interval(part)) for what, part in corrupted.items()]
-        generated = self._kernel.interval(features, self.prompts.group)
-        rows.append(Row("kernel distance", generated, kernel.interval(others, others_group)))
+        generated = self._kernel.interval(features, self.prompts.strata, self.prompts.twins)
+        rows.append(Row("kernel distance", generated, kernel.interval(others.features, others.strata)))
         for what, part in corrupted.items():
-            rows.append(Row(f"  of {what} real clips", None, self._kernel.interval(part, self.prompts.real_group)))
+            rows.append(Row(f"  of {what} real clips", None, self._kernel.interval(part, self.prompts.strata)))
         return rows
 
     def _generated(self, prompts: Prompts, generate: Generate, noise: Noise, seed: int) -> torch.Tensor:
@@ -230,6 +249,6 @@ CORRUPTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "blurred": _blur,
 }
 _STEADY = {
-    "same_digit": "same digit in first, middle and last frame",
+    "same_digit": "right digit in each of first, middle and last frame",
     "frame_similarity": "similarity of first, middle and last frame",
 }

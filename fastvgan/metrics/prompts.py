@@ -15,7 +15,9 @@ from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
 from fastvgan.pixels import to_float
 
+FEWEST = 16  # clips that can be evaluated
 _BATCH = 32
+_CELLS = 2**21  # places in the frames of the training clips that are drawn at once
 
 
 class Prompts(NamedTuple):
@@ -24,7 +26,10 @@ class Prompts(NamedTuple):
     condition: N rows on the CPU, or None where the model follows none.
     group: int64 (N,), equal where two rows have the same condition.
     real: uint8 (N, T, H, W, C), row by row of the same caption or class as far as the data allows that.
-    real_group: int64 (N,), the same of the real clips.
+    real_group: int64 (N,), equal where two real clips have the same caption or class; None where no real clips share
+        what generated ones of a group do, a first frame.
+    strata, twins: int64 (N,) or None, how the clips were drawn: see `fastvgan.metrics.readers.Sample`. The strata are
+        those of the real clips as well.
     images: uint8 (N, H, W, C), the first frames given, or None.
     words: of the digits, what a clip is to show as far as the condition says it: int64 (N,) by "digit", "colour" and
         "motion", indices into 0 to 9, `COLOURS` and `MOTIONS`.
@@ -33,7 +38,9 @@ class Prompts(NamedTuple):
     condition: Condition | None
     group: torch.Tensor
     real: torch.Tensor
-    real_group: torch.Tensor
+    real_group: torch.Tensor | None
+    strata: torch.Tensor | None
+    twins: torch.Tensor | None
     images: torch.Tensor | None
     words: dict[str, torch.Tensor]
 
@@ -85,13 +92,15 @@ def digit_prompts(
         label = _classes(model, reference)[words["digit"]]
     if "image" in model.condition:
         images = real[torch.from_numpy(group), 0]
-    # Hardly any two real clips share their first frame; the nearest to it is the same caption.
-    real_group = rows if "image" in model.condition else group
+    given = torch.from_numpy(group)
+    has_image = images is not None
     return Prompts(
         _condition(text, label, images),
-        torch.from_numpy(group),
+        given,
         real,
-        torch.from_numpy(real_group),
+        None if has_image else given,
+        torch.from_numpy(rows) if has_image else given,
+        given if has_image else None,
         images,
         words,
     )
@@ -103,6 +112,10 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
     Raises:
         UserError: there are fewer clips than that, or the model was not trained on one of their captions or classes.
     """
+    if source.size < FEWEST:
+        raise UserError(
+            f"the data has {source.size} clips, and an evaluation takes {FEWEST} or more; name more by --data"
+        )
     if clips > source.size:
         raise UserError(f"--clips {clips}: the data has {source.size} clips; take --clips {source.size} or fewer")
     drawn = first_clips(source, clips, seed)
@@ -112,16 +125,30 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
         text = _encode(model, [source.captions[i] for i in drawn.caption[group]])
     if "class" in model.condition:
         label = _classes(model, source)[drawn.label][group]
-        group = label if model.condition == ("class",) else group
     if "image" in model.condition:
         images = drawn.video[group, 0]
-    keys = [part for part in (drawn.caption, drawn.label) if part is not None and model.condition]
-    real_group = torch.zeros(clips, dtype=torch.int64)
+    twins = group if model.condition else None
+    real_group = None if images is not None else _groups(drawn, bool(model.condition))
+    return Prompts(
+        _condition(text, label, images),
+        label if model.condition == ("class",) else group,
+        drawn.video,
+        real_group,
+        None,
+        twins,
+        images,
+        {},
+    )
+
+
+def _groups(drawn: Clips, has_condition: bool) -> torch.Tensor:
+    """Which real clips share caption and class, int64 (N,): all, where there is no condition or where no two do."""
+    keys = [part for part in (drawn.caption, drawn.label) if part is not None and has_condition]
     if keys:
-        real_group = torch.stack(keys, 1).unique(dim=0, return_inverse=True)[1]
-    if len(real_group.unique()) == clips:  # no two real clips share a condition
-        real_group = torch.zeros_like(real_group)
-    return Prompts(_condition(text, label, images), group, drawn.video, real_group, images, {})
+        group = torch.stack(keys, 1).unique(dim=0, return_inverse=True)[1]
+        if len(group.unique()) < len(group):
+            return group
+    return torch.zeros(len(drawn.video), dtype=torch.int64)
 
 
 def first_clips(source: Source, clips: int, seed: int) -> Clips:
@@ -134,24 +161,34 @@ def first_clips(source: Source, clips: int, seed: int) -> Clips:
     return Clips(*columns)
 
 
-def training_clips(source: DigitsSource, index: int, clips: int, seed: int) -> torch.Tensor:
-    """Training clips of one caption, by its index into the source's captions; always the same ones of a seed."""
-    return source.render(np.full(clips, index), np.random.default_rng([seed, 2, index]).random((clips, 4)))
+class Seen(NamedTuple):
+    """Which clips of endless data a generator was trained on: the first `clips` that its source draws with `seed`."""
+
+    seed: int = 0
+    clips: int = 2**17
 
 
 def training_by_caption(
-    source: DigitsSource, captions: Sequence[str], clips: int, seed: int
+    source: DigitsSource, captions: Sequence[str], seen: Seen
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For clips that show `captions`, training clips of the same: see `memorisation.nearest_distances`.
+    """For clips that show `captions`, the training clips of the same: see `memorisation.nearest_distances`.
 
     A clip whose caption is not trained on is compared with none.
     """
-    rows: dict[str, list[int]] = {}
+    rows: dict[int, list[int]] = {}
+    index = {text: i for i, text in enumerate(source.captions)}
     for row, text in enumerate(captions):
-        rows.setdefault(text, []).append(row)
-    for index, text in enumerate(source.captions):
-        if text in rows:
-            yield torch.tensor(rows[text]), training_clips(source, index, clips, seed)
+        if text in index:
+            rows.setdefault(index[text], []).append(row)
+    size = max(1, _CELLS // (source.shape[1] * source.shape[2]))
+    batches = source.batches(size, seen.seed)
+    for start in range(0, seen.clips, size):
+        drawn = next(batches)
+        shown = drawn.caption[: seen.clips - start]
+        for caption_index in shown.unique().tolist():
+            if caption_index in rows:
+                video = drawn.video[: len(shown)][shown == caption_index]
+                yield torch.tensor(rows[caption_index]), video
 
 
 def training_in_order(source: Source, rows: int, seed: int, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

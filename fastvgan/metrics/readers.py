@@ -11,15 +11,33 @@ from fastvgan.metrics.diversity import first_middle_last, frame_similarity
 from fastvgan.metrics.frechet import coarse_features
 from fastvgan.metrics.memorisation import nearest_distances
 from fastvgan.metrics.oracle import Reading, load_oracle
-from fastvgan.metrics.prompts import Prompts, clip_prompts, digit_prompts, training_by_caption, training_in_order
+from fastvgan.metrics.prompts import (
+    Prompts,
+    Seen,
+    clip_prompts,
+    digit_prompts,
+    first_clips,
+    training_by_caption,
+    training_in_order,
+)
 from fastvgan.models.config import ModelConfig
 
-TRAINING_CLIPS = 84  # of each caption of the digits: 20,160 in colour
+_MOST_CELLS = 2**25  # places in the frames of the digits' training clips among which copies are looked for
+_QUICK = 5000  # of these clips, in training
 _MOST = 2000  # training clips of other data
 _HELD_OUT_SHARE = 4  # a quarter as many clips of captions held out
 
-Grouped = tuple[torch.Tensor, torch.Tensor | None]
-"""Features (N, D), and int64 (N,), equal where clips were drawn evenly over something they share, or None."""
+
+class Sample(NamedTuple):
+    """Features of clips, and how they were drawn, as `KernelDistance` takes it.
+
+    features: floating (N, D). strata: int64 (N,), equal where clips were drawn evenly over something they share, or
+    None. twins: int64 (N,), equal where clips are under one condition that was itself drawn, or None.
+    """
+
+    features: torch.Tensor
+    strata: torch.Tensor | None = None
+    twins: torch.Tensor | None = None
 
 
 class Observation(NamedTuple):
@@ -49,7 +67,11 @@ class Reader(Protocol):
         ...
 
     def steady(self, observation: Observation) -> float:
-        """How much clips stay themselves over time."""
+        """How much clips stay themselves over time, and what they are to be where their condition says that."""
+        ...
+
+    def searched(self, thorough: bool) -> int:
+        """Among how many training clips `nearest` looks."""
         ...
 
     def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
@@ -60,8 +82,8 @@ class Reader(Protocol):
         """The same of the real clips of `prompts`."""
         ...
 
-    def floor(self, observation: Observation) -> tuple[Grouped, Grouped]:
-        """Features of two sets of real clips that have no clip in common, each with its groups.
+    def floor(self, observation: Observation) -> tuple[Sample, Sample]:
+        """Two sets of real clips that have no clip in common, of as many as there are generated ones if there are.
 
         Args:
             observation: the real clips of `prompts`.
@@ -74,10 +96,10 @@ class Digits:
 
     steadiness = "same_digit"
 
-    def __init__(self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int):
+    def __init__(self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int, seen: Seen):
         if not isinstance(source, DigitsSource) or not isinstance(reference, DigitsSource):
             raise TypeError("clips of the digits are compared with digits alone")
-        self._oracle, self._source, self._seed = load_oracle(), source, seed
+        self._oracle, self._source, self._seed, self._seen = load_oracle(), source, seed, seen
         self._colour = model.channels == 3
         self.prompts = digit_prompts(model, reference, source.captions, clips, seed)
         self._model, self._reference, self._clips = model, reference, clips
@@ -91,21 +113,26 @@ class Digits:
 
     def steady(self, observation: Observation) -> float:
         digits = first_middle_last(observation.reading.frame_digits)  # (N, 3)
-        return (digits == digits[:, :1]).all(1).double().mean().item()
+        wanted = self.prompts.words.get("digit", digits[:, 0])
+        return (digits == wanted[:, None]).all(1).double().mean().item()
+
+    def searched(self, thorough: bool) -> int:
+        _, height, width, _ = self._source.shape
+        return min(self._seen.clips, _MOST_CELLS // (height * width) if thorough else _QUICK)
 
     def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
-        clips = TRAINING_CLIPS if thorough else TRAINING_CLIPS // 4
+        seen = self._seen._replace(clips=self.searched(thorough))
         return nearest_distances(
-            observation.video, training_by_caption(self._source, self._captions(observation), clips, self._seed)
+            observation.video, training_by_caption(self._source, self._captions(observation), seen)
         )
 
     nearest_of_real = nearest
 
-    def floor(self, observation: Observation) -> tuple[Grouped, Grouped]:
+    def floor(self, observation: Observation) -> tuple[Sample, Sample]:
         captions = self._source.captions
         others = digit_prompts(self._model, self._reference, captions, self._clips, self._seed + 1)
         features = self._oracle.read(others.real).features
-        return (observation.features, self.prompts.real_group), (features, others.real_group)
+        return Sample(observation.features, self.prompts.strata), Sample(features, others.strata)
 
     def _captions(self, observation: Observation) -> list[str]:
         """What clips show, as captions: a copy of a training clip shows what that shows, whatever was asked for."""
@@ -123,9 +150,12 @@ class Clips:
     steadiness = "frame_similarity"
     held_out = None
 
-    def __init__(self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int):
+    def __init__(self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int, seen: Seen):
         self._source, self._seed = source, seed
         self.prompts = clip_prompts(model, reference, clips, seed)
+        self._others = None
+        if reference.size >= 2 * clips:
+            self._others = first_clips(reference, 2 * clips, seed).video[clips:]
         self._own = torch.arange(clips)
 
     def read(self, video: torch.Tensor) -> Observation:
@@ -141,9 +171,14 @@ class Clips:
         # They are the first of the training clips themselves, and each would be its own copy.
         return nearest_distances(observation.video, self._training(observation), self._own)
 
-    def floor(self, observation: Observation) -> tuple[Grouped, Grouped]:
+    def searched(self, thorough: bool) -> int:
+        return min(self._source.size, _MOST)
+
+    def floor(self, observation: Observation) -> tuple[Sample, Sample]:
+        if self._others is not None:
+            return Sample(observation.features), Sample(coarse_features(self._others))
         half = len(observation.features) // 2
-        return (observation.features[:half], None), (observation.features[half:], None)
+        return Sample(observation.features[:half]), Sample(observation.features[half:])
 
     def _training(self, observation: Observation):
         return training_in_order(self._source, len(observation.video), self._seed, _MOST)

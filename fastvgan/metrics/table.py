@@ -1,5 +1,6 @@
 """An evaluation as a table of text, and as values for JSON."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +23,12 @@ def text_table(rows: Sequence[Row]) -> str:
 
 
 def json_values(evaluation: Evaluation) -> dict[str, Any]:
-    """The flat scores, the rows of the table and the warnings; an interval is {"value", "low", "high"}."""
+    """The flat scores, the rows of the table and the warnings; an interval is {"value", "low", "high"}.
+
+    JSON has no infinity, which is how far a clip is from training clips that there are none of: it is None here.
+    """
     return {
-        "scores": evaluation.scores,
+        "scores": {name: _value(score) for name, score in evaluation.scores.items()},
         "table": [
             {
                 "measure": row.measure.strip(),
@@ -52,4 +56,6 @@ def _number(value: float) -> str:
 
 
 def _value(cell: Cell) -> Any:
-    return cell._asdict() if isinstance(cell, Interval) else cell
+    if isinstance(cell, Interval):
+        return {name: _value(part) for name, part in cell._asdict().items()}
+    return cell if cell is None or math.isfinite(cell) else None

@@ -98,8 +98,8 @@ def restore(path: Path, step: AdversarialStep) -> Record:
     No tensor that is there moves; slots of optimisers that the checkpoint lacks become zero.
 
     Raises:
-        UserError: a file is missing, truncated, damaged, foreign, or of another configuration; nothing has been
-            changed then.
+        UserError: a file is missing, truncated, damaged, foreign, or of another configuration or version; nothing has
+            been changed then.
     """
     try:
         record, data = _read(path)
@@ -107,7 +107,10 @@ def restore(path: Path, step: AdversarialStep) -> Record:
     except _Fault as fault:
         raise UserError(f"{fault}; {_REMEDY}") from fault
     if (name := misfit(step, tensors)) is not None:
-        raise UserError(f"{path} is a checkpoint of another configuration: it does not fit {name}")
+        raise UserError(
+            f"{path} is a checkpoint of another configuration, or of another version of fastvgan: it does not fit "
+            f"{name}; train into another --run-dir"
+        )
     copy_into(step, tensors)
     return record
 

@@ -86,8 +86,11 @@ class RunFolder:
         self._add(self._metrics, values)
 
     def evaluation(self, values: dict[str, float]) -> None:
-        """Add a line to evaluation.jsonl and points to the curves; `values` has "step" among its keys."""
-        self._add(self._evaluation, values)
+        """Add a line to evaluation.jsonl and points to the curves; `values` has "step" among its keys.
+
+        The curves are apart from those of metrics of the same name: "evaluation/diversity".
+        """
+        self._add(self._evaluation, values, "evaluation/")
 
     def samples(self, step: int, path: Path) -> None:
         """Show a picture of samples, .gif or .png, in TensorBoard; it is read when it is written there."""
@@ -133,12 +136,13 @@ class RunFolder:
             backlog.close()
         self._log.close()
 
-    def _add(self, file: Backlog, values: dict[str, float]) -> None:
+    def _add(self, file: Backlog, values: dict[str, float], group: str = "") -> None:
         self.ensure()
         step = values["step"]
         values = {name: value for name, value in values.items() if name != "step"}
-        for backlog in (file, *self._curves):
-            backlog.add(step, values)
+        file.add(step, values)
+        for backlog in self._curves:
+            backlog.add(step, {f"{group}{name}": value for name, value in values.items()})
 
     def _files(self) -> tuple[Backlog, ...]:
         return self._metrics, self._evaluation, self._curves[0]

@@ -10,7 +10,7 @@ from fastvgan.data import open_source
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips, Source
 from fastvgan.metrics.evaluation import Evaluator, warnings
-from fastvgan.metrics.prompts import first_clips
+from fastvgan.metrics.prompts import FEWEST, Seen, first_clips
 from fastvgan.models import Condition
 from fastvgan.pixels import to_uint8
 from fastvgan.training.config import RunConfig
@@ -20,7 +20,6 @@ from fastvgan.training.step import AdversarialStep
 
 logger = logging.getLogger("fastvgan")
 _NOT_FINITE = "the averaged generator makes values that are not finite"
-_FEWEST = 16  # clips that `Evaluator` takes
 _OTHER = 2**20  # added to the run's seed, so that `evaluate` draws other clips than those that chose the checkpoint
 _JOINT = 1000  # one clip of 240 that does not fit its caption weighs as much as 4 of the Fréchet distance
 _MAIN = (
@@ -62,8 +61,9 @@ class Scoring:
         seed = training.seed + _OTHER
         if self._has_oracle:
             reference = open_source(config.data, config.model, split="test")
-            self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed)
-        elif source.size >= _FEWEST:
+            seen = Seen(training.seed, training.count_clips(source.size))
+            self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed, seen)
+        elif source.size >= FEWEST:
             drawn = _Drawn(source, min(training.evaluate_clips, source.size), seed)
             self._evaluator = Evaluator(config.model, drawn, drawn, drawn.size, seed)
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from stand_ins import StandIn, digits_model, noise
+from stand_ins import DRAWN, StandIn, digits_model, noise
 
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.errors import UserError
 from fastvgan.metrics.evaluation import CORRUPTIONS, Evaluator, peak_signal_to_noise, warnings
+from fastvgan.metrics.prompts import Seen
 from fastvgan.metrics.table import json_values, text_table
 
 CLIPS = 240
@@ -17,7 +18,8 @@ CLIPS = 240
 def digits():
     source = DigitsSource(hold_out=0.1)
     model = digits_model(source)
-    return Evaluator(model, source, DigitsSource(split="test"), CLIPS), StandIn(model, source)
+    evaluator = Evaluator(model, source, DigitsSource(split="test"), CLIPS, seen=Seen(0, DRAWN))
+    return evaluator, StandIn(model, source)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def test_real_clips_are_as_good_as_real_clips(real):
     assert scores["held_out_joint"] >= 0.95
     assert scores["diversity"] == pytest.approx(1, abs=0.1)
     assert scores["copies"] == 0 and scores["same_digit"] >= 0.95
-    nearest = row(real, "nearest training clip")
+    nearest = row(real, "nearest of 4,000 training clips")
     assert nearest.generated == pytest.approx(nearest.real, rel=0.1)
     frechet, kernel = row(real, "Fréchet distance"), row(real, "kernel distance")
     assert frechet.generated.value == pytest.approx(frechet.real.value, rel=0.5)
@@ -80,16 +82,33 @@ def test_a_generator_that_ignores_its_noise(digits):
     assert [sentence[:36] for sentence in warnings(scores)] == ["clips of one condition are all alike"]
 
 
-def test_a_generator_that_copies(digits):
-    evaluator, _ = digits
-    # Of held-out captions there are no training clips to copy; it draws new ones.
+def test_a_generator_that_copies():
+    # Of held-out captions there are no training clips to copy.
     source = DigitsSource()
     model = digits_model(source)
-    copies = Evaluator(model, source, DigitsSource(split="test"), 64).full(StandIn(model, source).copying, noise)
+    copying = StandIn(model, source).copying
+    evaluators = [Evaluator(model, source, DigitsSource(split="test"), 64, seen=Seen(seed, DRAWN)) for seed in (0, 1)]
+    copies, of_another_run = (evaluator.full(copying, noise) for evaluator in evaluators)
     assert copies.scores["copies"] >= 0.98
     assert row(copies, "copies").real == 0
-    nearest = row(copies, "nearest training clip")
+    nearest = row(copies, "nearest of 4,000 training clips")
     assert nearest.generated < 2 < nearest.real
+    assert of_another_run.scores["copies"] < 0.1
+    # Few clips are looked at while training.
+    assert evaluators[0].quick(copying, noise)["copies"] >= 0.98
+
+
+def test_a_digit_that_stays_the_same_and_is_wrong_is_not_right(digits):
+    evaluator, stand_in = digits
+
+    first = evaluator.prompts.condition.text[:1]
+
+    def one_digit(z, condition):
+        """Real clips of one caption, whatever was asked for."""
+        return stand_in.real(z, condition._replace(text=first.expand_as(condition.text)))
+
+    scores = evaluator.quick(one_digit, noise)
+    assert scores["same_digit"] == pytest.approx(0.1, abs=0.03) and scores["digit"] == pytest.approx(0.1, abs=0.03)
 
 
 def test_distances_grow_with_noise(digits):
@@ -161,7 +180,8 @@ def test_first_frames_are_compared_with_those_given():
     scores = evaluation.scores
     assert scores["first_frame_psnr"] == pytest.approx(10 * np.log10(255**2 * 12))
     assert scores["digit"] >= 0.9 and scores["colour"] == 1 and "motion" not in scores
-    assert scores["diversity"] == 0
+    assert evaluation.warnings == []
+    assert "diversity" not in scores and row(evaluation, "difference within a condition").generated == 0
     assert "first frame against the one given" in text_table(evaluation.rows)
     clips = iter(evaluator.prompts.real[order].split(64))
     assert evaluator.quick(lambda z, c: next(clips), noise)["joint"] >= 0.95

@@ -65,6 +65,34 @@ def test_groups_of_uneven_sizes_count_alike():
     assert KernelDistance(y).distance(x, groups) == pytest.approx(expected.item(), rel=1e-10)
 
 
+def test_two_clips_of_each_condition_that_was_drawn_stay_unbiased():
+    """Conditions lie far apart, so that the plain estimate of the distance of one distribution from itself is high."""
+    generator = torch.Generator().manual_seed(0)
+    twins = torch.arange(10).repeat(2)
+    plain, paired = [], []
+    for _ in range(300):
+        conditions, real = torch.randn(2, 20, 4, generator=generator)
+        made = conditions[:10].repeat(2, 1) * 2 + torch.randn(20, 4, generator=generator)
+        real = real * 2 + torch.randn(20, 4, generator=generator)
+        plain.append(KernelDistance(real).distance(made))
+        paired.append(KernelDistance(real).distance(made, twins=twins))
+    error = np.std(paired) / 300**0.5
+    assert abs(np.mean(paired)) < 4 * error
+    assert np.mean(plain) > 8 * error
+
+
+def test_pairs_left_in_a_stratum_weigh_as_much_as_all_would():
+    """Strata of 4 clips under 2 conditions each: of 12 ordered pairs 8 are left, and weigh 16 together."""
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    strata, twins = torch.arange(8) // 4, torch.arange(8) // 2
+    kernel = (x @ x.T / 3 + 1) ** 3
+    within = sum(
+        kernel[i, j] * (2 if strata[i] == strata[j] else 1) for i in range(8) for j in range(8) if twins[i] != twins[j]
+    )
+    expected = written_out(x.numpy(), y.numpy()) - (kernel.sum() - kernel.trace()) / 56 + within / 64
+    assert KernelDistance(y).distance(x, strata, twins) == pytest.approx(expected.item(), rel=1e-10)
+
+
 def test_the_interval_is_as_wide_as_draws_spread():
     generator = torch.Generator().manual_seed(0)
 

@@ -6,7 +6,7 @@ import torch
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.metrics.memorisation import nearest_distances, share_of_copies
-from fastvgan.metrics.prompts import training_by_caption, training_clips
+from fastvgan.metrics.prompts import Seen, training_by_caption
 
 
 def random_clips(n, size=(4, 8, 8, 3), seed=0):
@@ -49,6 +49,9 @@ def test_large_frames_are_averaged_down_first():
     assert near.numpy() == pytest.approx(written_out(small, training), rel=1e-4)
 
 
+SEEN = Seen(3, 20_000)
+
+
 @pytest.fixture(scope="module")
 def digits():
     """Training source, some captions, and the distances of real clips of other writers."""
@@ -56,7 +59,7 @@ def digits():
     index = np.arange(0, 240, 3)
     real = test.render(index.repeat(3), np.random.default_rng(0).random((240, 4)))
     captions = [source.captions[i] for i in index.repeat(3)]
-    near = nearest_distances(real, training_by_caption(source, captions, 84, seed=0))
+    near = nearest_distances(real, training_by_caption(source, captions, SEEN))
     return source, index, near
 
 
@@ -66,12 +69,14 @@ def test_real_clips_of_other_writers_are_no_copies(digits):
 
 
 @pytest.mark.parametrize("noise", [0, 1, 3])
-def test_training_clips_with_noise_are_copies(digits, noise):
-    source, index, near = digits
-    clips = torch.cat([training_clips(source, i, 84, seed=0)[5:6] for i in index])
+def test_clips_of_training_with_noise_are_copies(digits, noise):
+    """Whatever the size of the batches in which training drew them."""
+    source, _, near = digits
+    clips = torch.cat([batch.video for batch, _ in zip(source.batches(16, SEEN.seed, start=7), range(4), strict=False)])
+    shown = torch.cat([b.caption for b, _ in zip(source.batches(16, SEEN.seed, start=7), range(4), strict=False)])
     noisy = (clips + noise * torch.randn(clips.shape)).round().clamp(0, 255).to(torch.uint8)
-    captions = [source.captions[i] for i in index]
-    found = nearest_distances(noisy, training_by_caption(source, captions, 84, seed=0))
+    captions = [source.captions[i] for i in shown]
+    found = nearest_distances(noisy, training_by_caption(source, captions, SEEN))
     assert share_of_copies(found, near) == 1
 
 
@@ -79,12 +84,20 @@ def test_new_clips_of_training_writers_are_hardly_ever_copies(digits):
     source, index, near = digits
     clips = source.render(index, np.random.default_rng(1).random((len(index), 4)))
     captions = [source.captions[i] for i in index]
-    found = nearest_distances(clips, training_by_caption(source, captions, 84, seed=0))
+    found = nearest_distances(clips, training_by_caption(source, captions, SEEN))
     assert share_of_copies(found, near) < 0.03
 
 
 def test_a_caption_that_is_not_trained_on_has_no_training_clips(digits):
     source, _, _ = digits
-    parts = list(training_by_caption(source, ["a pink 3 moving away", source.captions[7], "a pink 3"], 2, seed=0))
-    assert [rows.tolist() for rows, _ in parts] == [[1]]
-    assert torch.equal(parts[0][1], training_clips(source, 7, 2, seed=0))
+    captions = ["a pink 3 moving away", source.captions[7], "a pink 3"]
+    parts = list(training_by_caption(source, captions, Seen(5, 1000)))
+    assert all(rows.tolist() == [1] for rows, _ in parts)
+    drawn = next(source.batches(1000, 5))
+    assert torch.equal(torch.cat([clips for _, clips in parts]), drawn.video[drawn.caption == 7])
+
+
+def test_no_more_clips_are_looked_at_than_were_drawn(digits):
+    source, _, _ = digits
+    parts = list(training_by_caption(source, source.captions, Seen(5, 777)))
+    assert sum(len(clips) for _, clips in parts) == 777

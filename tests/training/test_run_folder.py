@@ -70,7 +70,7 @@ def test_metrics_and_scores_go_to_files_and_curves(tmp_path):
         {"step": 4, "d_loss": 0.25, "g_loss": None},
     ]
     assert lines(tmp_path / "r" / "evaluation.jsonl") == [{"step": 2, "coarse_frechet": 3.5}]
-    assert points(tmp_path / "r") == {"d_loss": [2, 4], "g_loss": [2], "coarse_frechet": [2]}
+    assert points(tmp_path / "r") == {"d_loss": [2, 4], "g_loss": [2], "evaluation/coarse_frechet": [2]}
     assert (tmp_path / "r" / "log.txt").read_text().endswith("INFO something 7\n")
 
 
