@@ -51,7 +51,7 @@ class DigitsSource:
         held_out: the captions kept out.
 
     Raises:
-        UserError: with so large a share held out, a word would be in no caption.
+        UserError: with so large a share held out, a word would be in no caption; so small a one is of no caption.
     """
 
     splits = ("train", "test")
@@ -127,14 +127,20 @@ def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: 
     """Indices of this share of the rows, chosen so that each digit, each colour and each motion loses about as many.
 
     Raises:
-        UserError: a word would be left in no row.
+        UserError: a word would be left in no row, or the share is of no whole row.
     """
     rng = np.random.default_rng(seed)
     # Columns count from 0 each, so that a row is three indices: of the digit, the colour and the motion.
     words = np.stack([np.unique(column, return_inverse=True)[1] for column in zip(*table, strict=True)])  # (3, rows)
     lost = np.zeros((len(words), words.max() + 1))
     chosen: set[int] = set()
-    for _ in range(round(share * len(table))):
+    count = round(share * len(table))
+    if share and not count:
+        raise UserError(
+            f"--hold-out {share} keeps none of the digits' {len(table)} captions out of training; take 0, or "
+            f"{1 / len(table):.3f} or more"
+        )
+    for _ in range(count):
         # Any of the rows whose words have lost least so far.
         cost = sum(lost[kind, words[kind]] for kind in range(len(words))) + rng.random(len(table)) / 2
         cost[list(chosen)] = np.inf

@@ -12,6 +12,7 @@ from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import stages
 from fastvgan.models.trunk import Decoder, Encoder
+from fastvgan.models.warp import Drawn
 
 
 class Generator(nn.Module):
@@ -35,11 +36,15 @@ class Generator(nn.Module):
         return torch.randn(n, self.latent, generator=generator)
 
     def forward(self, z: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+        return self.draw(z, c).clips
+
+    def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
+        """The same, with the share of the clips that is drawn anew."""
         if self.condition is not None:
             z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
         x = z[:, :, None, None, None]  # (N, latent + E, 1, 1, 1)
         x = chain([self.first], x)  # (N, F, 4, 4, 4)
-        return self.decoder(x)  # (N, C, T, H, W)
+        return self.decoder(x, None if c is None else c.image)  # (N, C, T, H, W)
 
 
 class Discriminator(Discriminators):

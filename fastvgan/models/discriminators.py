@@ -67,25 +67,37 @@ class FrameDiscriminator(nn.Module):
     a batch has all of them.
     """
 
+    anywhere = True
+    """Whether what the condition says is looked for wherever it shows."""
+
     def __init__(self, config):
         super().__init__()
         plan = stages(config.frames, config.height, config.width, temporal=False)
-        self.every = min(config.frame_every, config.frames // 2)
+        self.every = frames_between(config)
         self.encoder = FrameEncoder(config, plan)
-        self.head = ScoreHead(config, self.encoder.out_channels, (1, *plan[0].small[1:]))
+        self.head = ScoreHead(config, self.encoder.out_channels, (1, *plan[0].small[1:]), anywhere=self.anywhere)
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None) -> Projected:
         return self.head(self.encoder(some_frames(x, self.every), image))
 
 
 class DifferenceDiscriminator(FrameDiscriminator):
-    """Scores differences of neighbouring frames, as a discriminator of motion."""
+    """Scores differences of neighbouring frames, as a discriminator of motion, which shows in where things are."""
+
+    anywhere = False
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None) -> Projected:
         return super().forward((x[:, :, 1:] - x[:, :, :-1]) / 2, image)
 
 
 _KINDS = {"frame": FrameDiscriminator, "difference": DifferenceDiscriminator}
+
+
+def frames_between(config) -> int:
+    """Every how many frames one is judged on its own; 1 where none is."""
+    if {"frame", "difference"}.isdisjoint(config.discriminators):
+        return 1
+    return min(config.frame_every, config.frames // 2)
 
 
 def some_frames(x: torch.Tensor, every: int) -> torch.Tensor:

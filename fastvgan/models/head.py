@@ -24,34 +24,41 @@ class ScoreHead(nn.Module):
     """One convolution over all that is left, and where there is a condition the projection term beside it.
 
     The projection discriminator is that of Miyato and Koyama 2018: score = f(h) + <e(c), g(h)>. Here g keeps its own
-    weights for each place in the feature map, since a motion shows only in where things are. Where the feature map has
-    more frames than the head sees at once, each of them has a score of its own.
+    weights for each place in the feature map, since a motion shows only in where things are, unless it is to see the
+    same shape wherever it is: then g sees the largest value of each feature. Where the feature map has more frames than
+    the head sees at once, each of them has a score of its own.
 
     Args:
         features: channels of h. size: (t, H, W), the places that the head sees at once; H and W are those of h.
+        anywhere: a condition is looked for wherever it shows, in one frame at a time.
     """
 
-    def __init__(self, config, features: int, size: tuple[int, int, int]):
+    def __init__(self, config, features: int, size: tuple[int, int, int], anywhere: bool = False):
         super().__init__()
+        self.anywhere = anywhere
         self.real = Conv3d(features, 1, size, bias=False)
         self.condition = ConditionEncoder(config) if config.condition else None
         if self.condition is not None:
-            self.fit = Conv3d(features, self.condition.out_dim, size, bias=False)
+            self.fit = Conv3d(features, self.condition.out_dim, 1 if anywhere else size, bias=False)
 
     def forward(self, h: torch.Tensor) -> Projected:
         """h (N, F, T, H, W) to what `score` takes, of P = T - t + 1 places in time."""
         real = self.real(h).flatten(1)  # (N, P)
         if self.condition is None:
             return Projected(real, None)
-        return Projected(real, self.fit(h).flatten(2).transpose(1, 2))  # (N, P), (N, P, E)
+        seen = h.amax((3, 4), keepdim=True) if self.anywhere else h
+        return Projected(real, self.fit(seen).flatten(2).transpose(1, 2))  # (N, P), (N, P, E)
 
     def score(self, projected: Projected, c: Condition | None = None) -> torch.Tensor:
-        """Logits (N, P), or (N, P, K) for K conditions per clip; under autocast the fit is in its dtype."""
-        real, fit = projected
+        """Logits in float32 or better, (N, P), or (N, P, K) for K conditions per clip."""
+        # Under autocast a product of the two would have two or three digits, of which several logits differ in one.
+        precise = torch.promote_types(projected.real.dtype, torch.float32)
+        real, fit = projected.real.to(precise), projected.fit
         if fit is None:
             return real
-        encoded = self.condition(c).float()  # (N, E) or (N, K, E)
-        each = encoded if encoded.dim() == 3 else encoded[:, None]
-        fits = fit.float() @ each.transpose(1, 2) / fit.shape[-1] ** 0.5  # (N, P, K)
+        with torch.autocast(fit.device.type, enabled=False):
+            encoded = self.condition(c)  # (N, E) or (N, K, E)
+            each = encoded if encoded.dim() == 3 else encoded[:, None]
+            fits = fit.to(precise) @ each.transpose(1, 2) / fit.shape[-1] ** 0.5  # (N, P, K)
         score = real[..., None] + fits
         return score if encoded.dim() == 3 else score[..., 0]

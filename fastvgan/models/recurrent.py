@@ -11,6 +11,7 @@ from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import Stage, stages
 from fastvgan.models.trunk import Decoder, Encoder, FirstFrame
+from fastvgan.models.warp import Drawn
 
 
 class Generator(nn.Module):
@@ -49,6 +50,10 @@ class Generator(nn.Module):
         return torch.cat([content, motion], 2)
 
     def forward(self, z: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+        return self.draw(z, c).clips
+
+    def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
+        """The same, with the share of the clips that is drawn anew."""
         n, frames, _ = z.shape
         content = z[:, 0, : self.content]  # (N, content)
         if self.condition is not None:
@@ -63,7 +68,7 @@ class Generator(nn.Module):
         # The first step's input is repeated, so that longer clips begin as shorter ones do.
         x = torch.cat([x[:, :1].expand(-1, self.warm_up, -1, -1, -1), x], 1).transpose(1, 2)  # (N, F, W + T, h, w)
         x, _ = self.lstm(x, (h.contiguous(), cell.contiguous()))  # (N, F, W + T, h, w)
-        return self.decoder(x[:, :, self.warm_up :])  # (N, C, T, H, W)
+        return self.decoder(x[:, :, self.warm_up :], None if c is None else c.image)  # (N, C, T, H, W)
 
 
 class Discriminator(Discriminators):

@@ -7,13 +7,15 @@ from fastvgan.deferred import Pending, chain, conv_act, value
 from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
 from fastvgan.models.conditions import Condition
 from fastvgan.models.sizes import Stage, features
+from fastvgan.models.warp import CHANNELS, Drawn, compose
 
 
 class Decoder(nn.Module):
     """Features (N, `in_channels`, t, h, w) of the plan's smallest size to a clip (N, C, T, H, W) in [-1, 1].
 
     Each layer but the last has batch norm and ReLU. Before the first layer and behind each but the last, `refine`
-    convolutions of 3x3 work on each frame on its own.
+    convolutions of 3x3 work on each frame on its own. Where the configuration says `warp` the last one makes frames as
+    `fastvgan.models.warp` says, and else ends in tanh.
 
     Args:
         plan: the layers, smallest size first.
@@ -29,12 +31,16 @@ class Decoder(nn.Module):
             middle.append(ConvTransposeNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="relu"))
             middle += _refining(config.refine, after)
         self.middle = nn.Sequential(*middle)
-        last = plan[-1]
-        self.last = ConvTranspose3d(widths[-1], config.channels, last.kernel, last.stride, last.padding, bias=False)
+        last, self.warps = plan[-1], config.warp
+        made = config.channels + (CHANNELS if config.warp else 0)
+        self.last = ConvTranspose3d(widths[-1], made, last.kernel, last.stride, last.padding, bias=False)
 
-    def forward(self, x: torch.Tensor | Pending) -> torch.Tensor:
+    def forward(self, x: torch.Tensor | Pending, image: torch.Tensor | None = None) -> Drawn:
+        """See this class; `image`, (N, C, H, W) in [-1, 1], is the first frame that is given, if one is."""
         x = chain(self.middle, x)  # (N, width, T or T/2, H/2, W/2)
-        return conv_act(self.last, x, "tanh")  # (N, C, T, H, W)
+        if self.warps:
+            return compose(conv_act(self.last, x), image)
+        return Drawn(conv_act(self.last, x, "tanh"))  # (N, C, T, H, W)
 
 
 def _refining(count: int, width: int) -> list[nn.Module]:

@@ -67,10 +67,14 @@ class TrainingConfig(Settings):
     """Steps from one gradient penalty to the next; it counts as many times."""
     diversity: float = Field(0.0, ge=0)
     """Weight of the term that makes clips of one condition differ (0: none; only where there is a condition)."""
+    diversity_rise: float = Field(0.0, ge=0, le=1)
+    """Over this first share of the steps that weight rises linearly from zero."""
     diversity_target: float = Field(0.1, gt=0)
     """Mean difference of pixels, which count from -1 to 1, for that of the noise, that is different enough."""
     first_frame: float = Field(0.0, ge=0)
     """Weight of the mean squared difference of a clip's first frame from the one given (only where one is; 0: none)."""
+    redraw: float = Field(0.0, ge=0)
+    """Weight of the share of a clip that G draws anew and does not move (only with --warp; 0: none)."""
     steps: int | None = Field(None, ge=1)
     """Steps to train, each an update of D and of G; overrides --epochs."""
     epochs: int = Field(100, ge=1)
@@ -121,6 +125,14 @@ class TrainingConfig(Settings):
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
 
+    def count_steps(self, size: int) -> int:
+        """How many steps a run takes on data of so many clips."""
+        return self.steps or max(1, self.epochs * size // self.batch_size)
+
+    def count_clips(self, size: int) -> int:
+        """How many clips are drawn for them."""
+        return self.count_steps(size) * self.batch_size
+
     @model_validator(mode="after")
     def _contrast_has_wrong_ones(self):
         if self.contrast and not self.matching_aware:
@@ -143,15 +155,18 @@ class RunConfig(Settings):
 
 
 # What the digits take: the discriminator of frames learns their shapes, with deeper layers, from half of the
-# frames and several wrong captions per clip; G refines what it draws; many small steps serve better than fewer large
-# ones. Without the diversity term all clips of a caption come out alike.
-_DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2)
+# frames and several wrong captions per clip; G refines what it draws, and draws it once, which keeps it the same; many
+# small steps serve better than fewer large ones. Without the diversity term all clips of a caption come out alike;
+# from the first step on it keeps motions from being learned.
+_DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2, warp=True)
 _DIGITS_TRAINING = TrainingConfig(
-    steps=4000,
+    steps=3500,
     batch_size=32,
     wrong_conditions=16,
     contrast=3.0,
-    diversity=20.0,
+    redraw=30.0,
+    diversity=120.0,
+    diversity_rise=0.5,
     lr_generator=4e-4,
     lr_discriminator=4e-4,
     lr_decay=0.4,
@@ -175,15 +190,12 @@ def _changed(base: RunConfig, model: dict | None = None, training: dict | None =
 PRESETS: dict[str, RunConfig] = {
     "digits": _RECURRENT_DIGITS,
     "digits-recurrent": _RECURRENT_DIGITS,
-    # The 3D generator learns sooner, and needs more weight on the difference of clips, which it gives up otherwise.
-    "digits-conv3d": _changed(
-        RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
-        training={"steps": 2500, "diversity": 60.0},
-    ),
+    "digits-conv3d": RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
+    # The first frame says all but the motion, so that clips of one differ by that alone.
     "digits-image": _changed(
         _RECURRENT_DIGITS,
         model={"condition": ("image",)},
-        training={"steps": 2500, "diversity": 5.0, "first_frame": 20.0},
+        training={"steps": 1000, "diversity": 5.0, "diversity_rise": 0.0, "redraw": 0.0, "first_frame": 20.0},
         data=DataConfig(),
     ),
     "digits-class": _changed(

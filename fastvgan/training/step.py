@@ -15,6 +15,7 @@ from fastvgan.losses import OBJECTIVES, contrast, diversity, gradient_penalty, l
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import per_clip
+from fastvgan.models.warp import Drawn
 from fastvgan.training.batches import Inputs
 from fastvgan.training.config import TrainingConfig
 from fastvgan.training.parallel import Parallel
@@ -52,7 +53,7 @@ class Held(NamedTuple):
     """What the two updates of a step share: the buffers before it, and the generated clips, with their graph."""
 
     before: list[torch.Tensor]
-    fake: torch.Tensor | None
+    drawn: Drawn | None
 
 
 class AdversarialStep:
@@ -92,8 +93,9 @@ class AdversarialStep:
         )
         self.objective = OBJECTIVES[config.objective]
         self.decay, self._forgets = config.ema, torch.zeros((), device=device)
+        self._diversity_share = torch.ones((), device=device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
-        self.contrast, self.first_frame = config.contrast, config.first_frame
+        self.contrast, self.first_frame, self.redraw = config.contrast, config.first_frame, config.redraw
         self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
         # Without its cache a cast made in one CUDA graph is never used in another.
         enabled = precision != torch.float32
@@ -141,11 +143,11 @@ class AdversarialStep:
         self.d_update.clear()
         scalars = []
         for last, part in self._parts(inputs):
-            fake = held.fake
-            if fake is None:
+            drawn = held.drawn
+            if drawn is None:
                 with torch.no_grad():
-                    fake = self._generate(part)
-            scalars.append(self._judge(part, fake.detach(), regularise, last))
+                    drawn = self._generate(part)
+            scalars.append(self._judge(part, drawn.clips.detach(), regularise, last))
         mean = torch.stack(scalars).mean(0)
         norm = self.d_update.apply(mean[0])
         self._of_d.copy_(torch.cat([mean, norm[None]]))
@@ -154,15 +156,15 @@ class AdversarialStep:
         """Train G to pass for real, and bring the average, the statistics and the totals up to date.
 
         Args:
-            keep_graph: leave the graph of `held.fake` as it is, to be gone through again.
+            keep_graph: leave the graph of `held.drawn` as it is, to be gone through again.
         """
         self.g_update.clear()
         scalars = []
         with _frozen(self.discriminator):  # G's update needs the way through D, not D's weight gradients
             for last, part in self._parts(inputs):
                 with self._g.alone(not last):
-                    fake = self._generate(part) if held.fake is None else held.fake
-                    scalars.append(self._fool(part, fake, keep_graph))
+                    drawn = self._generate(part) if held.drawn is None else held.drawn
+                    scalars.append(self._fool(part, drawn, keep_graph))
         mean = torch.stack(scalars).mean(0)
         norm = self.g_update.apply(mean[0])
         bad = (self.d_update.found + self.g_update.found).clamp(max=1)
@@ -177,6 +179,10 @@ class AdversarialStep:
         """Bring both learning rates to this share of what the configuration says."""
         self.g_update.set_share(share)
         self.d_update.set_share(share)
+
+    def set_diversity(self, share: float) -> None:
+        """Bring the weight of the diversity term to this share of what the configuration says."""
+        self._diversity_share.fill_(share)
 
     def reset(self) -> None:
         """Bring everything back, in place, to what it was before the first step."""
@@ -208,9 +214,9 @@ class AdversarialStep:
         for i in range(self.accumulate):
             yield i == self.accumulate - 1, _rows(inputs, slice(i * size, (i + 1) * size))
 
-    def _generate(self, inputs: Inputs) -> torch.Tensor:
+    def _generate(self, inputs: Inputs) -> Drawn:
         with self.autocast:
-            return self._g(_call, inputs.z, self._told(inputs.c))
+            return self._g(_draw, inputs.z, self._told(inputs.c))
 
     def _told(self, c: Condition | None) -> Condition | None:
         return _in_pairs(c) if self.diversity and c is not None else c
@@ -239,8 +245,9 @@ class AdversarialStep:
         scalars = (loss_real + loss_fake).detach(), *probabilities, penalty.detach(), _scalar(fits, loss_fake)
         return torch.stack(scalars)
 
-    def _fool(self, part: Inputs, fake: torch.Tensor, keep_graph: bool) -> torch.Tensor:
+    def _fool(self, part: Inputs, drawn: Drawn, keep_graph: bool) -> torch.Tensor:
         """G's gradients on one part; its scalars in the order of _OF_G."""
+        fake = drawn.clips
         with self.autocast:
             c, d, fits = self._told(part.c), self.discriminator, None
             features = d.features(fake, c)
@@ -251,10 +258,12 @@ class AdversarialStep:
                 wrong = self._told(part.wrong._replace(image=part.c.image))
                 fits = _total(contrast, logits, d.score(features, wrong))
             apart = diversity(fake, part.z, self.diversity_target)
-        cost = loss - self.diversity * apart if part.c is not None else loss
+        cost = loss - self.diversity * self._diversity_share * apart if part.c is not None else loss
         cost = cost if fits is None else cost + self.contrast * fits
         if self.first_frame and c is not None and c.image is not None:
             cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), c.image.float())
+        if self.redraw and drawn.redrawn is not None:
+            cost = cost + self.redraw * drawn.redrawn
         self.g_update.backward(self._shared(cost), keep_graph)
         return torch.stack([loss.detach(), apart.detach(), _scalar(fits, loss)])
 
@@ -278,8 +287,8 @@ class AdversarialStep:
         self.totals.add_(torch.stack([torch.where(finite, values, 0.0), finite.float()]))
 
 
-def _call(network: nn.Module, *arguments) -> torch.Tensor:
-    return network(*arguments)
+def _draw(generator: nn.Module, z: torch.Tensor, c: Condition | None) -> Drawn:
+    return generator.draw(z, c)
 
 
 def _score(discriminator: nn.Module, x: torch.Tensor, c: Condition | None) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from fastvgan.data import open_source
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
+from fastvgan.models.discriminators import frames_between
 from fastvgan.training import checkpoint
 from fastvgan.training.batches import Batch, BatchMaker, step_seed
 from fastvgan.training.checkpoint import Record
@@ -67,8 +68,8 @@ class Trainer:
                 "resume with the same settings and data, or start anew in another --run-dir"
             )
         training = self.config.training
-        self._share = _share_of_a_batch(training.batch_size, self.parallel.world_size, training.accumulate)
-        self.steps = training.steps or max(1, training.epochs * self.source.size // training.batch_size)
+        self._share = _share_of_a_batch(self.config, self.parallel.world_size)
+        self.steps = training.count_steps(self.source.size)
         dtype = use_precision(self.precision)
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
         self.conditions = Conditions(self.config.model, self.source)
@@ -194,7 +195,9 @@ class Trainer:
     def _train_on(self, batch: Batch) -> None:
         seed = step_seed(self.config.training.seed, self.done)
         seed_everything((seed + self.parallel.rank) % 2**63, self.device)
-        self.step.set_rates(rate_share(self.done, self.steps, self.config.training.lr_decay) * self._record.rate)
+        training = self.config.training
+        self.step.set_rates(rate_share(self.done, self.steps, training.lr_decay) * self._record.rate)
+        self.step.set_diversity(rising_share(self.done, self.steps, training.diversity_rise))
         self._within_step = True
         try:
             self.runner(self.done, batch)
@@ -299,6 +302,12 @@ def rate_share(done: int, steps: int, decay: float) -> float:
     return min(1.0, (steps - done) / falling) if falling else 1.0
 
 
+def rising_share(done: int, steps: int, rise: float) -> float:
+    """The share of its full value that a weight has in the step after `done`, rising in the first `rise` of `steps`."""
+    rising = rise * steps
+    return min(1.0, done / rising) if rising else 1.0
+
+
 def seed_everything(seed: int, device: torch.device) -> None:
     """Seed all generators that a network might draw from; so that they need no saving."""
     random.seed(seed)
@@ -308,19 +317,26 @@ def seed_everything(seed: int, device: torch.device) -> None:
         torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
-def _share_of_a_batch(batch_size: int, world_size: int, accumulate: int) -> int:
+def _share_of_a_batch(config: RunConfig, world_size: int) -> int:
     """Clips of a batch for each process.
 
     Raises:
         UserError: the batch cannot be divided so.
     """
-    parts = world_size * accumulate
-    if batch_size % parts or batch_size // parts < 2:
+    size, parts = config.training.batch_size, world_size * config.training.accumulate
+    if size % parts or size // parts < 2:
         raise UserError(
-            f"--batch-size {batch_size} cannot be shared by {world_size} processes in {accumulate} parts each: "
-            f"take a multiple of {parts}, at least {2 * parts}"
+            f"--batch-size {size} cannot be shared by {world_size} processes in {config.training.accumulate} parts "
+            f"each: take a multiple of {parts}, at least {2 * parts}"
         )
-    return batch_size // world_size
+    every = frames_between(config.model)
+    if size // parts % every:
+        raise UserError(
+            f"--frame-every {config.model.frame_every}: one clip shows other frames than the next, so that parts of "
+            f"{size // parts} clips leave some frames unjudged; take a --batch-size that is a multiple of "
+            f"{parts * every}, or another --frame-every"
+        )
+    return size // world_size
 
 
 def _next(batches) -> Batch:

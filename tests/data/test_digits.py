@@ -94,6 +94,8 @@ def test_the_seed_alone_chooses_what_is_held_out():
 def test_a_share_that_leaves_a_word_in_no_caption_is_refused():
     with pytest.raises(UserError, match="--hold-out 0.97 keeps 233 of the digits' 240 captions out"):
         DigitsSource(hold_out=0.97)
+    with pytest.raises(UserError, match="--hold-out 0.002 keeps none of the digits' 240 captions .* 0.004 or more"):
+        DigitsSource(hold_out=0.002)
 
 
 def test_the_test_split_draws_every_caption():

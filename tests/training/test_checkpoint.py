@@ -21,7 +21,7 @@ from fastvgan.training.config import read_config
 from fastvgan.training.resume import Start, find_start
 from fastvgan.training.run_folder import RunFolder
 from fastvgan.training.scoring import Scored
-from fastvgan.training.trainer import Trainer, rate_share
+from fastvgan.training.trainer import Trainer, rate_share, rising_share
 
 
 def train(folder, resume=None, model=None, **training):
@@ -74,6 +74,8 @@ def test_a_resumed_run_is_bit_identical(tmp_path, family):
 def test_the_learning_rate_falls_at_the_end():
     assert [rate_share(done, 10, 0.5) for done in (0, 4, 5, 6, 9)] == [1, 1, 1, 0.8, 0.2]
     assert rate_share(9, 10, 0) == 1 and rate_share(0, 10, 1) == 1
+    assert [rising_share(done, 10, 0.4) for done in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
+    assert rising_share(0, 10, 0) == 1
 
 
 def test_a_resumed_run_counts_each_step_once(tmp_path):

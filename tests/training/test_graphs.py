@@ -17,7 +17,7 @@ from fastvgan.training.step_tensors import tensors_of
 
 CPU = torch.device("cpu")
 PARTS = ("image", "text")
-ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2}
+ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True}
 
 
 def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, **training):
@@ -46,6 +46,7 @@ def run(step, runner, batches, steps=100, poison=()):
         if number in poison:
             batch = batch._replace(z=torch.full_like(batch.z, torch.nan))
         step.set_rates(1 - number / steps)
+        step.set_diversity(number / steps)
         runner(number, batch)
     return {name: tensor.detach().clone() for name, tensor in everything(step).items()}
 
@@ -54,9 +55,9 @@ def run(step, runner, batches, steps=100, poison=()):
     ("family", "precision"), [("conv3d", torch.float32), ("conv3d", torch.float16), ("recurrent", torch.bfloat16)]
 )
 def test_a_recorded_step_is_the_eager_one(family, precision):
-    """With everything on that changes from step to step: rates, penalties, which condition is wrong, steps left out."""
+    """With all on that changes from step to step: rates, weights, penalties, which condition is wrong, steps left out."""
     steps = 40
-    settings = {"model": {"family": family, **ALL}, "r1": 0.1, "r1_every": 2, "diversity": 1.0}
+    settings = {"model": {"family": family, **ALL}, "r1": 0.1, "r1_every": 2, "diversity": 1.0, "redraw": 3.0}
     settings |= {"contrast": 0.5, "wrong_conditions": 3}
     step, batches = make(precision, **settings)
     eager = run(step, StepRunner(step, PARTS, "off"), batches(), steps, poison=(5, 30))

@@ -84,9 +84,9 @@ def test_five_steps_equal_the_textbook_loop(objective):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
-def make(parts=("text",), family="conv3d"):
+def make(parts=("text",), family="conv3d", **model):
     known = {"vocabulary": tuple("abc"), "caption_length": 2, "class_names": ("x", "y"), "condition": parts}
-    config = tiny({**known, "family": family})
+    config = tiny({**known, "family": family, **model})
     step = AdversarialStep(config.model, config.training, CPU, torch.float32)
     real = torch.rand(4, 3, 16, 16, 16) * 2 - 1
     right = Condition(torch.randint(0, 5, (4, 2)), torch.randint(0, 2, (4,)), real[:, :, 0])
@@ -145,7 +145,7 @@ def test_the_gradients_of_combined_discriminators_are_those_of_the_written_out_l
     torch.testing.assert_close(scalars[0], d_loss)
     for parameter, gradient in zip(mine.discriminator.parameters(), wanted_d, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
-    mine._fool(inputs, mine.generator(z, right), False)
+    mine._fool(inputs, mine.generator.draw(z, right), False)
     for parameter, gradient in zip(mine.generator.parameters(), wanted_g, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
@@ -156,7 +156,7 @@ def test_the_first_frame_term_is_the_mean_squared_difference_from_the_frame_give
     for weight in (0.0, 3.0):
         copied = copy.deepcopy(step)
         copied.first_frame = weight
-        copied._fool(Inputs(real, z, right, None), copied.generator(z, right), False)
+        copied._fool(Inputs(real, z, right, None), copied.generator.draw(z, right), False)
         gradients.append([p.grad for p in copied.generator.parameters()])
     plain = copy.deepcopy(step).generator
     wanted = torch.autograd.grad(3 * (plain(z, right)[:, :, 0] - right.image).square().mean(), list(plain.parameters()))
@@ -164,11 +164,27 @@ def test_the_first_frame_term_is_the_mean_squared_difference_from_the_frame_give
         torch.testing.assert_close(term - without, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_what_is_drawn_anew_costs_its_share(family):
+    step, real, right = make(("text",), family, warp=True)
+    z, gradients = step.generator.noise(4), []
+    for weight in (0.0, 30.0):
+        copied = copy.deepcopy(step)
+        copied.redraw = weight
+        copied._fool(Inputs(real, z, right, None), copied.generator.draw(z, right), False)
+        gradients.append([p.grad for p in copied.generator.parameters()])
+    plain = copy.deepcopy(step).generator
+    wanted = torch.autograd.grad(30 * plain.draw(z, right).redrawn, list(plain.parameters()))
+    assert max(gradient.abs().max() for gradient in wanted) > 0
+    for without, term, expected in zip(*gradients, wanted, strict=True):
+        torch.testing.assert_close(term - without, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
     step, real, right = make(("text", "class", "image"))
     z = step.generator.noise(4)
     told = []
-    step.generator.register_forward_pre_hook(lambda module, inputs: told.append(inputs[1]))
+    step.generator.condition.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
     plain, diverse = copy.deepcopy(step), copy.deepcopy(step)
     diverse.diversity = 5.0
     before = plain(0, real, z, right, None), diverse(0, real, z, right, None)

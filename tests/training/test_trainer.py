@@ -128,8 +128,8 @@ def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, 
 def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
     settings["model"] = {"family": family, "condition": ("text",)}
-    settings["model"] |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2}
-    settings |= {"contrast": 1.0, "wrong_conditions": 3}
+    settings["model"] |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2, "warp": True}
+    settings |= {"contrast": 1.0, "wrong_conditions": 3, "redraw": 3.0, "diversity_rise": 0.8}
     whole = begin(tmp_path / "whole", **settings)
     assert whole.run() == 0
     stops = set(random.Random(family).sample(range(59), 20))
@@ -158,8 +158,9 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_every_condition_trains_with_everything_on(tmp_path, family, condition):
     model = {"family": family, "condition": condition, "refine": 1, "warm_up": 1, "channels": 1, "frames": 5}
-    model |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2}
+    model |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2, "warp": True}
     settings = {"contrast": 1.0, "wrong_conditions": 3, "first_frame": 1.0, "diversity": 1.0, "r1": 0.1, "r1_every": 2}
+    settings |= {"redraw": 1.0}
     for precision in ("fp32", "fp16"):
         trainer = begin(tmp_path / precision, model=model, steps=4, accumulate=2, precision=precision, **settings)
         assert trainer.run() == 0
@@ -227,6 +228,14 @@ def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, size, accumulate):
     with pytest.raises(UserError, match=f"--batch-size {size} cannot be shared by 1 processes in {accumulate} parts"):
         begin(tmp_path / "r", batch_size=size, accumulate=accumulate)
+
+
+def test_parts_of_a_batch_in_which_some_frames_would_never_be_judged_are_refused(tmp_path):
+    model = {"discriminators": ("frame",), "frame_every": 4}
+    with pytest.raises(UserError, match="--frame-every 4: .* parts of 2 clips .* a multiple of 8, or") as raised:
+        begin(tmp_path / "r", model=model, batch_size=4, accumulate=2)
+    assert "\n" not in str(raised.value)
+    begin(tmp_path / "r", model=model, batch_size=4)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", pytest.param("tf32", marks=pytest.mark.gpu)])
