@@ -55,7 +55,7 @@ def run(step, runner, batches, steps=100, poison=()):
     ("family", "precision"), [("conv3d", torch.float32), ("conv3d", torch.float16), ("recurrent", torch.bfloat16)]
 )
 def test_a_recorded_step_is_the_eager_one(family, precision):
-    """With all on that changes from step to step: rates, weights, penalties, which condition is wrong, steps left out."""
+    """With all on that changes between steps: rates, weights, penalties, which condition is wrong, steps left out."""
     steps = 40
     settings = {"model": {"family": family, **ALL}, "r1": 0.1, "r1_every": 2, "diversity": 1.0, "redraw": 3.0}
     settings |= {"contrast": 0.5, "wrong_conditions": 3}
