@@ -67,24 +67,19 @@ class FrameDiscriminator(nn.Module):
     a batch has all of them.
     """
 
-    anywhere = True
-    """Whether what the condition says is looked for wherever it shows."""
-
     def __init__(self, config):
         super().__init__()
         plan = stages(config.frames, config.height, config.width, temporal=False)
         self.every = frames_between(config)
         self.encoder = FrameEncoder(config, plan)
-        self.head = ScoreHead(config, self.encoder.out_channels, (1, *plan[0].small[1:]), anywhere=self.anywhere)
+        self.head = ScoreHead(config, self.encoder.out_channels, (1, *plan[0].small[1:]), anywhere=config.warp)
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None) -> Projected:
         return self.head(self.encoder(some_frames(x, self.every), image))
 
 
 class DifferenceDiscriminator(FrameDiscriminator):
-    """Scores differences of neighbouring frames, as a discriminator of motion, which shows in where things are."""
-
-    anywhere = False
+    """Scores differences of neighbouring frames, as a discriminator of motion."""
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None) -> Projected:
         return super().forward((x[:, :, 1:] - x[:, :, :-1]) / 2, image)

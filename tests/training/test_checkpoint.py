@@ -431,13 +431,16 @@ def test_other_networks_and_optimisers_are_named(tmp_path):
     path = save(tmp_path, Toy(width=3).train(), Record(1), keep=9)
     toy = Toy()
     before = state_of(toy)
-    with pytest.raises(UserError, match=r"another configuration: it does not fit generator/0\.weight"):
+    with pytest.raises(
+        UserError,
+        match=r"another version of fastvgan: it does not fit generator/0\.weight",
+    ):
         restore(path, toy)
     more, fewer = Toy().train(), Toy().train()
     more.discriminator.add_module("2", torch.nn.Linear(1, 1))
     del fewer.discriminator[1]
     for number, other in enumerate((more, fewer), 2):
-        with pytest.raises(UserError, match=r"another configuration: it does not fit discriminator/"):
+        with pytest.raises(UserError, match=r"another version of fastvgan: it does not fit discriminator/"):
             restore(save(tmp_path, other, Record(number), keep=9), toy)
     odd = Toy().train()
     for slots in odd.g_update.optimizer.state.values():

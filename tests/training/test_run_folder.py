@@ -228,7 +228,7 @@ def test_a_vanished_folder_is_made_anew(tmp_path, caplog):
         assert folder.ensure()
         assert warnings(caplog)[1:] == [f"the run folder {path} lacks samples: made anew"]
     assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [1, 2]
-    assert points(path) == {"x": [1, 2], "y": [1, 2]}
+    assert points(path) == {"x": [1, 2], "evaluation/y": [1, 2]}
     assert (path / "config.yaml").read_text() == before and (path / "env.json").is_file()
     assert "INFO something" in (path / "log.txt").read_text()
     assert all((path / name).is_dir() for name in ("samples", "checkpoints", "export"))
@@ -288,7 +288,7 @@ def test_an_older_step_drops_what_came_later(tmp_path):
         folder.rewind(6)
         assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [2, 4, 6]
         folder.metrics({"step": 7, "x": 1.0})
-        assert points(path) == {"x": [2, 4, 6, 7], "y": [2, 4, 6]}
+        assert points(path) == {"x": [2, 4, 6, 7], "evaluation/y": [2, 4, 6]}
         shutil.rmtree(path)
         assert folder.ensure()  # which does not wait for the next line
         assert steps(path / "metrics.jsonl") == [2, 4, 6, 7] and steps(path / "evaluation.jsonl") == [2, 4, 6]
@@ -297,7 +297,7 @@ def test_an_older_step_drops_what_came_later(tmp_path):
     with opened(path, step=4) as folder:
         assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [2, 4]
         folder.metrics({"step": 6, "x": 1.0})
-        assert points(path) == {"x": [2, 4, 6], "y": [2, 4]}
+        assert points(path) == {"x": [2, 4, 6], "evaluation/y": [2, 4]}
         shutil.rmtree(path)
         folder.metrics({"step": 8, "x": 1.0})
     assert steps(path / "metrics.jsonl") == [2, 4, 6, 8] and points(path) == {"x": [2, 4, 6, 8], "y": [2, 4]}
@@ -423,7 +423,7 @@ def test_weights_and_biases_gets_all_and_is_gone_on_with(tmp_path, wandb, caplog
         folder.evaluation({"step": 4, "y": 1.0})
         assert len(warnings(caplog)) == 1 and "Weights & Biases: service died" in warnings(caplog)[0]
         wandb.broken = False
-    assert wandb.logged == [{"step": 2, "x": 1.0}, {"step": 4, "x": 1.0}, {"step": 4, "y": 1.0}]
+    assert wandb.logged == [{"step": 2, "x": 1.0}, {"step": 4, "x": 1.0}, {"step": 4, "evaluation/y": 1.0}]
     assert wandb.finished == 1 and (tmp_path / "r" / "wandb-id").read_text() == "abc123"
     with opened(tmp_path / "r", step=4, wandb="videos"):
         pass

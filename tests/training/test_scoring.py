@@ -140,7 +140,7 @@ def test_when_it_is_evaluated_and_what_that_leaves(tmp_path, caplog):
     assert trainer.scores == {name: value for name, value in last.items() if name != "step"}
     assert f"step 7: {describe(trainer.scores)}" in [record.getMessage() for record in caplog.records]
     curves = EventAccumulator(str(tmp_path / "a" / "tb")).Reload()
-    assert [event.step for event in curves.Scalars("joint")] == [3, 6, 7]
+    assert [event.step for event in curves.Scalars("evaluation/joint")] == [3, 6, 7]
     assert [event.step for event in curves.Images("samples")] == [7]
 
     train(tmp_path / "b", steps=7, checkpoint_every=3, evaluate_every=2, keep=9)
