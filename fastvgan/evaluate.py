@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown:
         raise UserError(f"there is no flag {unknown[0]}; --help lists them")
     from fastvgan.export import load
-    from fastvgan.files import whole
+    from fastvgan.files import check_writable, whole
     from fastvgan.metrics.table import json_values, text_table
     from fastvgan.training.device import pick_device, pick_implementations
     from fastvgan.training.run_folder import newest_run
@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     if run is None:
         raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
     generator = load(run, pick_device(parsed.device))
-    _check_file(parsed.json_path)
+    if parsed.json_path is not None:
+        check_writable(parsed.json_path)
     model, config = _model(generator, parsed.frames), _config(run)
     data = _data(run, config, model, parsed.data)
     split = _split(parsed.split, data)
@@ -80,26 +81,6 @@ def main(arguments: list[str] | None = None) -> None:
         values = {"protocol": protocol, **json_values(evaluation)}
         with whole(parsed.json_path) as results:
             results.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-
-
-def _check_file(path: Path | None) -> None:
-    """Say that the results cannot be written before the work is done, not after it.
-
-    Raises:
-        UserError: they cannot.
-    """
-    from fastvgan.files import UNFINISHED
-
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; name a file by --json")
-    probe = path.with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another file by --json") from error
 
 
 def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":

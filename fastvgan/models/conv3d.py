@@ -39,7 +39,7 @@ class Generator(nn.Module):
         return self.draw(z, c).clips
 
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
-        """The same, with the share of the clips that is drawn anew."""
+        """The same, with the share of the clips that is new in its frame and not moved."""
         if self.condition is not None:
             z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
         x = z[:, :, None, None, None]  # (N, latent + E, 1, 1, 1)

@@ -64,7 +64,7 @@ class FrameDiscriminator(nn.Module):
 
     MoCoGAN (Tulyakov et al. 2018) shows its discriminator of images one frame of each clip, drawn at random. Here
     nothing is drawn: with k = `frame_every`, clip i of a batch shows every k-th frame from frame i modulo k on, so that
-    a batch has all of them.
+    a batch has all of them. Where G moves a picture (`warp`) what a condition says is looked for wherever it shows.
     """
 
     def __init__(self, config):

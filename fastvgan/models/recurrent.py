@@ -53,7 +53,7 @@ class Generator(nn.Module):
         return self.draw(z, c).clips
 
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
-        """The same, with the share of the clips that is drawn anew."""
+        """The same, with the share of the clips that is new in its frame and not moved."""
         n, frames, _ = z.shape
         content = z[:, 0, : self.content]  # (N, content)
         if self.condition is not None:

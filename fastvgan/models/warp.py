@@ -1,4 +1,4 @@
-"""Clips made of one picture that moves, and of what is drawn anew in each frame.
+"""Clips made of one picture that moves, and of what is new in each frame.
 
 A shape that every frame draws for itself drifts from frame to frame; one that is drawn once and moved stays itself. The
 mask between what is moved and what is new, and that little is to be new, are from Vondrick et al. 2016 (VGAN,
@@ -27,8 +27,9 @@ class Drawn(NamedTuple):
 def compose(raw: torch.Tensor, image: torch.Tensor | None) -> Drawn:
     """Clips of the picture `image` that moves, or of the first frame drawn where there is none.
 
-    How fast the whole picture moves is the mean flow of each frame; it adds up over time, so that where a frame is
-    follows from the ones before. What comes in from beyond the edges is black (-1).
+    How fast the whole picture moves is the mean flow of each frame. It adds up over time, so that where a frame is
+    follows from the ones before, and clips longer than those of training lose the picture. What comes in from beyond
+    the edges is black (-1).
 
     Args:
         raw: floating (N, C + 3, T, H, W), the last convolution's output: what is new, before tanh, the mask and the

@@ -74,7 +74,7 @@ class TrainingConfig(Settings):
     first_frame: float = Field(0.0, ge=0)
     """Weight of the mean squared difference of a clip's first frame from the one given (only where one is; 0: none)."""
     redraw: float = Field(0.0, ge=0)
-    """Weight of the share of a clip that G draws anew and does not move (only with --warp; 0: none)."""
+    """Weight of the share of a clip that is new in its frame and not moved (only with --warp; 0: none)."""
     steps: int | None = Field(None, ge=1)
     """Steps to train, each an update of D and of G; overrides --epochs."""
     epochs: int = Field(100, ge=1)
@@ -157,7 +157,7 @@ class RunConfig(Settings):
 # What the digits take: the discriminator of frames learns their shapes, with deeper layers, from half of the
 # frames and several wrong captions per clip; G refines what it draws; many small steps serve better than fewer large
 # ones. Without the diversity term all clips of a caption come out alike. With --warp digits stay themselves more often,
-# but clips longer than the training ones run out of the frame.
+# but wander out of the frame in clips longer than the training ones.
 _DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2)
 _DIGITS_TRAINING = TrainingConfig(
     steps=4000,

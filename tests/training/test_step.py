@@ -150,45 +150,46 @@ def test_the_gradients_of_combined_discriminators_are_those_of_the_written_out_l
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_the_first_frame_term_is_the_mean_squared_difference_from_the_frame_given():
-    step, real, right = make(("image",), "recurrent")
-    z, gradients = step.generator.noise(4), []
-    for weight in (0.0, 3.0):
+def gradients_of_a_term(step, real, right, z, name, weight):
+    """What the term of that name and weight adds to the gradients of G's update."""
+    gradients = []
+    for value in (0.0, weight):
         copied = copy.deepcopy(step)
-        copied.first_frame = weight
+        setattr(copied, name, value)
         copied._fool(Inputs(real, z, right, None), copied.generator.draw(z, right), False)
         gradients.append([p.grad for p in copied.generator.parameters()])
+    return [term - without for without, term in zip(*gradients, strict=True)]
+
+
+def test_the_first_frame_term_is_the_mean_squared_difference_from_the_frame_given():
+    step, real, right = make(("image",), "recurrent")
+    z = step.generator.noise(4)
+    found = gradients_of_a_term(step, real, right, z, "first_frame", 3.0)
     plain = copy.deepcopy(step).generator
     wanted = torch.autograd.grad(3 * (plain(z, right)[:, :, 0] - right.image).square().mean(), list(plain.parameters()))
-    for without, term, expected in zip(*gradients, wanted, strict=True):
-        torch.testing.assert_close(term - without, expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found, list(wanted), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
-def test_what_is_drawn_anew_costs_its_share(family):
+def test_what_is_new_in_a_frame_costs_its_share(family):
     step, real, right = make(("text",), family, warp=True)
-    z, gradients = step.generator.noise(4), []
-    for weight in (0.0, 30.0):
-        copied = copy.deepcopy(step)
-        copied.redraw = weight
-        copied._fool(Inputs(real, z, right, None), copied.generator.draw(z, right), False)
-        gradients.append([p.grad for p in copied.generator.parameters()])
+    z = step.generator.noise(4)
+    found = gradients_of_a_term(step, real, right, z, "redraw", 30.0)
     plain = copy.deepcopy(step).generator
     wanted = torch.autograd.grad(30 * plain.draw(z, right).redrawn, list(plain.parameters()))
     assert max(gradient.abs().max() for gradient in wanted) > 0
-    for without, term, expected in zip(*gradients, wanted, strict=True):
-        torch.testing.assert_close(term - without, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found, list(wanted), rtol=1e-3, atol=1e-4)
 
 
 def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
     step, real, right = make(("text", "class", "image"))
     z = step.generator.noise(4)
-    told = []
-    step.generator.condition.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+    seen = []
+    step.generator.condition.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     plain, diverse = copy.deepcopy(step), copy.deepcopy(step)
     diverse.diversity = 5.0
     before = plain(0, real, z, right, None), diverse(0, real, z, right, None)
-    for part, mine, paired in zip(right, told[0], told[1], strict=True):
+    for part, mine, paired in zip(right, seen[0], seen[1], strict=True):
         assert torch.equal(part, mine) and torch.equal(part[::2], paired[::2]) and torch.equal(part[::2], paired[1::2])
     assert 0 < before[1].diversity < 0.1
     weights = [torch.cat([p.flatten() for p in each.generator.parameters()]) for each in (plain, diverse)]
