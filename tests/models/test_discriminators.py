@@ -11,6 +11,7 @@ from test_networks import FAMILIES, condition, config
 from fastvgan.errors import UserError
 from fastvgan.models import Condition, ModelConfig, build
 from fastvgan.models.discriminators import per_clip, some_frames
+from fastvgan.models.head import Projected, ScoreHead
 
 NAMES = ("clip", "frame", "difference")
 COMBINED = [names for k in (1, 2, 3) for names in itertools.combinations(NAMES, k)]
@@ -88,6 +89,34 @@ def test_every_discriminator_learns_and_no_other_is_there(family, names):
     kinds = {name.split(".")[1] if name.startswith("others.") else "clip" for name in discriminator.state_dict()}
     assert kinds == set(names)
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in generator.decoder.parameters())
+
+
+def test_a_head_that_looks_anywhere_sees_a_shape_wherever_it_is():
+    head = ScoreHead(config(condition=("class",)), 5, (1, 4, 4), anywhere=True)
+    h = torch.randn(2, 5, 3, 4, 4)
+    fit = head(h).fit
+    expected = torch.einsum("ef,nfp->npe", head.fit.weight[:, :, 0, 0, 0], h.flatten(3).max(3).values)
+    torch.testing.assert_close(fit, expected)
+    torch.testing.assert_close(head(h.roll((1, 2), (3, 4))).fit, fit)
+    placed = ScoreHead(config(condition=("class",)), 5, (1, 4, 4))
+    assert not torch.allclose(placed(h.roll((1, 2), (3, 4))).fit, placed(h).fit)
+
+
+@pytest.mark.parametrize("parts", [(), ("text",)], ids=["none", "text"])
+@pytest.mark.parametrize("warp", [False, True])
+def test_logits_are_as_exact_under_autocast_as_the_features_allow(parts, warp):
+    model = config(discriminators=NAMES, condition=parts, warp=warp)
+    _, discriminator = build(model)
+    discriminator.eval()
+    x, c = torch.randn(2, 3, 16, 16, 16), condition(model, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = discriminator.features(x, c)
+        logits = discriminator.score(features, c)
+    exact = [Projected(*(None if part is None else part.double() for part in one)) for one in features]
+    expected = discriminator.double().score(exact, c)
+    for mine, theirs in zip(logits, expected, strict=True):
+        assert mine.dtype == torch.float32 and theirs.dtype == torch.float64
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_two_frames_of_each_clip_are_seen_at_least():

@@ -196,6 +196,16 @@ def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
     assert not torch.equal(*weights)
 
 
+def test_a_share_of_the_diversity_term_is_that_share_of_its_gradient():
+    step, real, right = make(("text",))
+    z = step.generator.noise(4)
+    whole = gradients_of_a_term(step, real, right, z, "diversity", 4.0)
+    step.set_diversity(0.25)
+    quarter = gradients_of_a_term(step, real, right, z, "diversity", 16.0)
+    assert max(gradient.abs().max() for gradient in whole) > 0
+    torch.testing.assert_close(quarter, whole, rtol=1e-3, atol=1e-5)
+
+
 def test_the_average_follows_its_rule():
     step, real, right = make()
     expected = [p.clone() for p in step.generator.parameters()]

@@ -154,6 +154,16 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     assert steps == sorted(set(steps)) and steps[-1] == 60
 
 
+def test_the_diversity_term_s_weight_rises(tmp_path):
+    shares = []
+
+    def at(trainer, number):
+        shares.append(trainer.step._diversity_share.item())
+
+    assert begin(tmp_path / "r", before_step=at, steps=8, diversity=1.0, diversity_rise=0.5).run() == 0
+    assert shares == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("condition", [(), ("image",), ("class",), ("class", "image"), ("image", "text")], ids="+".join)
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_every_condition_trains_with_everything_on(tmp_path, family, condition):
