@@ -240,12 +240,19 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, size, accumulate):
         begin(tmp_path / "r", batch_size=size, accumulate=accumulate)
 
 
-def test_parts_of_a_batch_in_which_some_frames_would_never_be_judged_are_refused(tmp_path):
+@pytest.mark.parametrize(("size", "accumulate", "multiple"), [(4, 2, 8), (12, 2, 8), (3, 1, 4)])
+def test_parts_that_would_not_show_the_frames_of_the_whole_batch_are_refused(tmp_path, size, accumulate, multiple):
     model = {"discriminators": ("frame",), "frame_every": 4}
-    with pytest.raises(UserError, match="--frame-every 4: .* parts of 2 clips .* a multiple of 8, or") as raised:
-        begin(tmp_path / "r", model=model, batch_size=4, accumulate=2)
+    sentence = f"--frame-every 4: .* parts of {size // accumulate} clips .* a multiple of {multiple}, or"
+    with pytest.raises(UserError, match=sentence) as raised:
+        begin(tmp_path / "r", model=model, batch_size=size, accumulate=accumulate)
     assert "\n" not in str(raised.value)
-    begin(tmp_path / "r", model=model, batch_size=4)
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(4, 1), (5, 1), (8, 2)])
+def test_parts_that_show_all_frames_are_taken(tmp_path, size, accumulate):
+    model = {"discriminators": ("frame",), "frame_every": 4}
+    assert begin(tmp_path / "r", model=model, batch_size=size, accumulate=accumulate, steps=1).run() == 0
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", pytest.param("tf32", marks=pytest.mark.gpu)])
