@@ -68,8 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     trained = generator.config.frames
     if generator.config.warp and videos.shape[1] > trained:
         print(
-            f"warning: this model moves a picture and was trained on {trained} frames; in longer clips it wanders out of "
-            f"sight; take --frames {trained} or fewer"
+            f"warning: this model moves a picture and was trained on {trained} frames; in longer clips it wanders out "
+            f"of sight; take --frames {trained} or fewer"
         )
 
 

@@ -333,8 +333,8 @@ def _share_of_a_batch(config: RunConfig, world_size: int) -> int:
     if size // parts < every or (parts > 1 and size // parts % every):
         raise UserError(
             f"--frame-every {config.model.frame_every}: one clip shows other frames than the next, and parts of "
-            f"{size // parts} clips do not show those that the whole batch is to; take a --batch-size that is a multiple "
-            f"of {parts * every}, or another --frame-every"
+            f"{size // parts} clips do not show those that the whole batch is to; take a --batch-size that is a "
+            f"multiple of {parts * every}, or another --frame-every"
         )
     return size // world_size
 
