@@ -65,12 +65,6 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         write_video(parsed.out, grid(videos, scale=parsed.scale), parsed.fps)
     print(f"{parsed.out}: {len(videos)} of {generator.path}")
-    trained = generator.config.frames
-    if generator.config.warp and videos.shape[1] > trained:
-        print(
-            f"warning: this model moves a picture and was trained on {trained} frames; in longer clips it wanders out "
-            f"of sight; take --frames {trained} or fewer"
-        )
 
 
 if __name__ == "__main__":

@@ -168,15 +168,6 @@ def command(*arguments, cwd):
     return command_run("fastvgan.generate", *arguments, cwd=cwd)
 
 
-@pytest.mark.parametrize(("warp", "frames", "warns"), [(True, 17, True), (True, 16, False), (False, 17, False)])
-def test_clips_out_of_which_the_picture_wanders_are_warned_of(tmp_path, capsys, warp, frames, warns):
-    file = make(tmp_path / "x.safetensors", family="recurrent", warp=warp)
-    out = str(tmp_path / "x.gif")
-    main(["--run", str(file), "--text", "a red", "--frames", str(frames), "--out", out])
-    said = capsys.readouterr().out
-    assert ("take --frames 16 or fewer" in said) == warns and said.count("\n") == 1 + warns
-
-
 def test_command_writes_each_format(tmp_path, run):
     for name in ("x.mp4", "x.gif", "x.png"):
         done = command("--run", run, "--text", "a red", "--n", 2, "--out", name, cwd=tmp_path)

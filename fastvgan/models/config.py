@@ -35,11 +35,14 @@ class ModelConfig(Settings):
     """Of these, how many are new in every frame (recurrent family; by default half of them)."""
     warm_up: int = Field(0, ge=0)
     """Steps of G's ConvLSTM before the first frame, which comes out worse than others without (recurrent family)."""
+    clock: bool = False
+    """Tell G's ConvLSTM the time, from a random beginning, so that what moves can be anywhere when a clip begins
+    (recurrent family)."""
     refine: int = Field(0, ge=0)
     """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""
     warp: bool = False
-    """G draws one picture (or takes the first frame that it is given), moves it, and draws only what is new in a frame.
-    The picture wanders out of clips that are longer than those of training."""
+    """G draws one picture (or takes the first frame that it is given), moves it, and draws only what is new in a
+    frame."""
     discriminators: tuple[DiscriminatorName, ...] = ("clip",)
     """What judges a clip: `clip` as a whole, each `frame` on its own, each `difference` of neighbouring frames, or
     several of these, each with a loss of its own."""

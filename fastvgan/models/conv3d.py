@@ -14,6 +14,8 @@ from fastvgan.models.sizes import stages
 from fastvgan.models.trunk import Decoder, Encoder
 from fastvgan.models.warp import Drawn
 
+_HIDDEN = 256  # values between noise and the places of a picture that moves
+
 
 class Generator(nn.Module):
     """Noise, and a condition if the model has one, to a clip.
@@ -30,6 +32,12 @@ class Generator(nn.Module):
         inputs = config.latent + (self.condition.out_dim if self.condition else 0)
         self.first = ConvTransposeNormAct3d(inputs, decoder.in_channels, plan[0].small, activation="relu")
         self.decoder = decoder
+        # Which way a picture goes hangs on what is told, from where on noise: a hidden layer for the two together.
+        self.place = (
+            nn.Sequential(nn.Linear(inputs, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * config.frames))
+            if config.warp
+            else None
+        )
 
     def noise(self, n: int, generator: torch.Generator | None = None, frames: int | None = None) -> torch.Tensor:
         """Noise for n clips, float32 (n, latent) on the CPU; the number of frames is the model's own."""
@@ -42,9 +50,10 @@ class Generator(nn.Module):
         """The same, with the share of the clips that is new in its frame and not moved."""
         if self.condition is not None:
             z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
+        place = None if self.place is None else self.place(z).unflatten(1, (2, -1))  # (N, 2, T)
         x = z[:, :, None, None, None]  # (N, latent + E, 1, 1, 1)
         x = chain([self.first], x)  # (N, F, 4, 4, 4)
-        return self.decoder(x, None if c is None else c.image)  # (N, C, T, H, W)
+        return self.decoder(x, place, None if c is None else c.image)  # (N, C, T, H, W)
 
 
 class Discriminator(Discriminators):

@@ -1,17 +1,23 @@
 """The recurrent family: a ConvLSTM carries the clip through time, a frame decoder or encoder does the rest.
 
 Noise is split into content and motion as in MoCoGAN (Tulyakov et al. 2018); the ConvLSTM is that of Shi et al. 2015.
+Telling a generator the time is from DIGAN (Yu et al. 2022).
 """
+
+import math
 
 import torch
 from torch import nn
 
-from fastvgan.layers import ConvLSTM
+from fastvgan.layers import Conv3d, ConvLSTM
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import Stage, stages
 from fastvgan.models.trunk import Decoder, Encoder, FirstFrame
 from fastvgan.models.warp import Drawn
+
+_HANDS = 4  # of the clock, each twice as fast as the one before
+_LOUDNESS = 2.0  # of the clock beside noise, which has far more values
 
 
 class Generator(nn.Module):
@@ -24,7 +30,7 @@ class Generator(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.frames, self.warm_up = config.frames, config.warm_up
+        self.frames, self.warm_up, self.clock = config.frames, config.warm_up, config.clock
         self.motion = (config.latent + 1) // 2 if config.motion_latent is None else config.motion_latent
         self.content = config.latent - self.motion
         self.condition = ConditionEncoder(config) if config.condition else None
@@ -34,8 +40,9 @@ class Generator(nn.Module):
         cells = self.map[0] * self.map[1] * self.map[2]
         known = self.condition.out_dim if self.condition else 0
         self.start = nn.Linear(self.content + known, 2 * cells)
-        self.step = nn.Linear(config.latent + known, cells)
+        self.step = nn.Linear(config.latent + known + (2 * _HANDS if config.clock else 0), cells)
         self.lstm = ConvLSTM(self.map[0], self.map[0], kernel_size=3)
+        self.place = Conv3d(self.map[0], 2, (1, *self.map[1:])) if config.warp else None
         # A first frame enters the first state as a map too: what is where does not fit into a vector.
         self.look = FirstFrame(config, plan, 2 * self.map[0]) if "image" in config.condition else None
 
@@ -55,11 +62,13 @@ class Generator(nn.Module):
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
         """The same, with the share of the clips that is new in its frame and not moved."""
         n, frames, _ = z.shape
-        content = z[:, 0, : self.content]  # (N, content)
+        content, begins = z[:, 0, : self.content], z[:, 0, 0]  # (N, content), (N,)
         if self.condition is not None:
             known = self.condition(c)  # (N, E)
             content = torch.cat([content, known], 1)
             z = torch.cat([z, known[:, None].expand(-1, frames, -1)], 2)  # (N, T, latent + E)
+        if self.clock:
+            z = torch.cat([z, _LOUDNESS * told_time(begins, frames, self.frames)], 2)
         start = self.start(content).view(n, 2, *self.map)
         if self.look is not None:
             start = start + self.look(c.image).view_as(start)
@@ -68,7 +77,28 @@ class Generator(nn.Module):
         # The first step's input is repeated, so that longer clips begin as shorter ones do.
         x = torch.cat([x[:, :1].expand(-1, self.warm_up, -1, -1, -1), x], 1).transpose(1, 2)  # (N, F, W + T, h, w)
         x, _ = self.lstm(x, (h.contiguous(), cell.contiguous()))  # (N, F, W + T, h, w)
-        return self.decoder(x[:, :, self.warm_up :], None if c is None else c.image)  # (N, C, T, H, W)
+        x = x[:, :, self.warm_up :]
+        place = None if self.place is None else self.place(x).flatten(2)  # (N, 2, T)
+        return self.decoder(x, place, None if c is None else c.image)  # (N, C, T, H, W)
+
+
+def told_time(begins: torch.Tensor, frames: int, period: int) -> torch.Tensor:
+    """The time in each frame of clips that begin anywhere, as hands of a clock: sines and cosines.
+
+    Without it what moves in a clip starts from where the ConvLSTM does, and so at the same place in all of them.
+
+    Args:
+        begins: noise (N,), a standard normal value per clip that says when it begins, in two periods of `period`
+            frames. The slowest hand takes these to go round once.
+
+    Returns:
+        Floating (N, frames, 8).
+    """
+    at = {"device": begins.device, "dtype": begins.dtype}
+    turns = 2 ** torch.arange(_HANDS, **at)  # in two periods
+    time = torch.arange(frames, **at) / (2 * period) + torch.special.ndtr(begins)[:, None]  # (N, T)
+    angle = 2 * math.pi * time[..., None] * turns  # (N, T, hands)
+    return torch.cat([angle.sin(), angle.cos()], 2)
 
 
 class Discriminator(Discriminators):

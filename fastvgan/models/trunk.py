@@ -35,11 +35,18 @@ class Decoder(nn.Module):
         made = config.channels + (CHANNELS if config.warp else 0)
         self.last = ConvTranspose3d(widths[-1], made, last.kernel, last.stride, last.padding, bias=False)
 
-    def forward(self, x: torch.Tensor | Pending, image: torch.Tensor | None = None) -> Drawn:
-        """See this class; `image`, (N, C, H, W) in [-1, 1], is the first frame that is given, if one is."""
+    def forward(
+        self, x: torch.Tensor | Pending, place: torch.Tensor | None = None, image: torch.Tensor | None = None
+    ) -> Drawn:
+        """See this class.
+
+        Args:
+            place: (N, 2, T), where the picture that is moved is (only with `warp`). image: (N, C, H, W) in [-1, 1], the
+                first frame that is given, if one is.
+        """
         x = chain(self.middle, x)  # (N, width, T or T/2, H/2, W/2)
         if self.warps:
-            return compose(conv_act(self.last, x), image)
+            return compose(conv_act(self.last, x), place, image)
         return Drawn(conv_act(self.last, x, "tanh"))  # (N, C, T, H, W)
 
 

@@ -257,8 +257,11 @@ class AdversarialStep:
                 # Wrong first frames would take another pass through D, so that here only the other parts are wrong.
                 wrong = self._told(part.wrong._replace(image=part.c.image))
                 fits = _total(contrast, logits, d.score(features, wrong))
-            apart = diversity(fake, part.z, self.diversity_target)
-        cost = loss - self.diversity * self._diversity_share * apart if part.c is not None else loss
+            apart = varied = diversity(fake, part.z, self.diversity_target)
+            if drawn.picture is not None:
+                # Clips differ by where the picture is alone. Pictures lie on each other: half of it is as different.
+                varied = apart + diversity(drawn.picture, part.z, self.diversity_target / 2)
+        cost = loss - self.diversity * self._diversity_share * varied if part.c is not None else loss
         cost = cost if fits is None else cost + self.contrast * fits
         if self.first_frame and c is not None and c.image is not None:
             cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), c.image.float())

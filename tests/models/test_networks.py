@@ -1,7 +1,9 @@
 """The three families: sizes, the published reference network, conditions, and gradients that reach every weight."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch import nn
 
 from fastvgan.errors import UserError
 from fastvgan.models import Condition, ModelConfig, build
+from fastvgan.models.recurrent import told_time
 from fastvgan.models.sizes import stages
 from fastvgan.training.config import PRESETS
 
@@ -143,8 +146,9 @@ def test_features_and_score_are_the_two_halves(family, parts):
     torch.testing.assert_close(score[:, 0], discriminator(x, c))
 
 
-def test_recurrent_clips_have_any_length_and_a_common_beginning():
-    model = config(family="recurrent")
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_recurrent_clips_have_any_length_and_a_common_beginning(all_of_it):
+    model = config(family="recurrent", clock=all_of_it, warp=all_of_it)
     generator, discriminator = build(model)
     generator.eval()
     c = condition(model, 2)
@@ -165,6 +169,29 @@ def test_warming_up_is_running_before_the_first_frame_on_its_noise():
     assert warm(z, c).shape[2] == 4
     torch.testing.assert_close(warm(z, c), plain(longer, c)[:, :, 3:])
     torch.testing.assert_close(warm(z[:, :2], c), warm(z, c)[:, :, :2])
+
+
+def test_the_clock_has_hands_that_go_round_in_a_clip_twice_as_fast_each_and_begin_anywhere():
+    begins = torch.tensor([-1.3, 0.0, 0.7], dtype=torch.float64)
+    hands = told_time(begins, frames=7, period=5).numpy()
+    assert hands.shape == (3, 7, 8) and hands.dtype == np.float64
+    for n, value in enumerate(begins.tolist()):
+        since = 10 * (1 + math.erf(value / math.sqrt(2))) / 2  # frames; the normal distribution's share of two periods
+        for t in range(7):
+            for hand, frames in enumerate((10, 5, 2.5, 1.25)):
+                angle = 2 * math.pi * (since + t) / frames
+                np.testing.assert_allclose(hands[n, t, [hand, 4 + hand]], [math.sin(angle), math.cos(angle)], atol=1e-9)
+
+
+def test_without_a_clock_a_clip_hangs_on_no_time():
+    values = {"family": "recurrent", "motion_latent": 0, "latent": 3}
+    for clock in (False, True):
+        model = config(clock=clock, **values)
+        generator = build(model)[0].eval()
+        steps = []
+        generator.step.register_forward_hook(lambda _, given, out, steps=steps: steps.append(out))
+        generator(generator.noise(2), condition(model, 2))
+        assert torch.equal(steps[0][:, 0], steps[0][:, 5]) == (not clock)
 
 
 def test_content_noise_is_fixed_and_motion_noise_is_not():

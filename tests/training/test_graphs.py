@@ -17,7 +17,7 @@ from fastvgan.training.step_tensors import tensors_of
 
 CPU = torch.device("cpu")
 PARTS = ("image", "text")
-ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True}
+ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True, "clock": True}
 
 
 def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, **training):

@@ -17,7 +17,7 @@ from together import steps_in_float64
 
 SETTINGS = {"batch_size": 8, "diversity": 2.0, "redraw": 2.0, "r1": 0.1, "r1_every": 2, "lr_generator": 1e-3}
 SETTINGS |= {"contrast": 0.5, "wrong_conditions": 3}
-ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True}
+ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True, "clock": True}
 
 
 def _worker(rank, size, port, settings, folder):

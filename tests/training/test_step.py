@@ -176,8 +176,29 @@ def test_what_is_new_in_a_frame_costs_its_share(family):
     z = step.generator.noise(4)
     found = gradients_of_a_term(step, real, right, z, "redraw", 30.0)
     plain = copy.deepcopy(step).generator
-    wanted = torch.autograd.grad(30 * plain.draw(z, right).redrawn, list(plain.parameters()))
+    share = plain.draw(z, right).redrawn
+    wanted = torch.autograd.grad(30 * share, list(plain.parameters()), allow_unused=True, materialize_grads=True)
     assert max(gradient.abs().max() for gradient in wanted) > 0
+    torch.testing.assert_close(found, list(wanted), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, 1.9, 2.1, 100.0])
+def test_pictures_that_move_are_to_differ_half_as_much_as_clips(share):
+    """Yang et al. 2019, equation 3, written out, the target being `share` of what the first pair of clips has."""
+    step, real, right = make(("text",), "recurrent", warp=True)
+    right = Condition(right.text[::2].repeat_interleave(2, 0), None, None)  # the term's own pairs
+    z = step.generator.noise(4)
+    plain = copy.deepcopy(step).generator
+    drawn = plain.draw(z, right)
+    clips, pictures = (
+        torch.stack([(x[i] - x[i + 1]).abs().mean() / (z[i] - z[i + 1]).abs().mean() for i in (0, 2)])
+        for x in (drawn.clips, drawn.picture)
+    )
+    step.diversity_target = share * clips[0].item() + 1e-9
+    found = gradients_of_a_term(step, real, right, z, "diversity", 7.0)
+    term = clips.clamp(max=step.diversity_target).mean() + pictures.clamp(max=step.diversity_target / 2).mean()
+    wanted = torch.autograd.grad(-7 * term, list(plain.parameters()))
+    assert bool(max(part.abs().max() for part in wanted) > 0.01) == (share > 0)
     torch.testing.assert_close(found, list(wanted), rtol=1e-3, atol=1e-4)
 
 

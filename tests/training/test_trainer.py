@@ -128,7 +128,8 @@ def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, 
 def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
     settings["model"] = {"family": family, "condition": ("text",)}
-    settings["model"] |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2, "warp": True}
+    settings["model"] |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2}
+    settings["model"] |= {"warp": True, "clock": True}
     settings |= {"contrast": 1.0, "wrong_conditions": 3, "redraw": 3.0, "diversity_rise": 0.8}
     whole = begin(tmp_path / "whole", **settings)
     assert whole.run() == 0
@@ -168,7 +169,7 @@ def test_the_diversity_term_s_weight_rises(tmp_path):
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_every_condition_trains_with_everything_on(tmp_path, family, condition):
     model = {"family": family, "condition": condition, "refine": 1, "warm_up": 1, "channels": 1, "frames": 5}
-    model |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2, "warp": True}
+    model |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2, "warp": True, "clock": True}
     settings = {"contrast": 1.0, "wrong_conditions": 3, "first_frame": 1.0, "diversity": 1.0, "r1": 0.1, "r1_every": 2}
     settings |= {"redraw": 1.0}
     for precision in ("fp32", "fp16"):
