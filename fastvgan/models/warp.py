@@ -30,9 +30,9 @@ class Drawn(NamedTuple):
 def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) -> Drawn:
     """Clips of the picture `image` that moves, or of the first one drawn where there is none.
 
-    Where the picture is in a frame hangs on no other frame: what added up over time would be lost in clips longer
-    than those of training. Its middle stays in sight. A picture that is given is the first frame, and moves from there.
-    What comes in from beyond the edges is black (-1).
+    Where the picture is in a frame hangs on no other frame: what added up over time would be lost in clips longer than
+    those of training. Its middle stays in sight. A picture that is given is the first frame, and moves from there. What
+    comes in from beyond the edges is black (-1).
 
     Args:
         raw: floating (N, C + 1, T, H, W), the last convolution's output: what is new, before tanh, and the mask.

@@ -196,7 +196,8 @@ PRESETS: dict[str, RunConfig] = {
     # The 3D generator learns sooner, and needs more weight on the difference of clips, which it gives up otherwise.
     "digits-conv3d": _changed(
         RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
-        training={"steps": 2500},
+        model={"warp": False},
+        training={"steps": 2500, "diversity": 60.0, "redraw": 0.0},
     ),
     # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
     "digits-image": _changed(
@@ -205,9 +206,7 @@ PRESETS: dict[str, RunConfig] = {
         training={"steps": 1000, "diversity": 5.0, "first_frame": 20.0},
         data=DataConfig(),
     ),
-    "digits-class": _changed(
-        _RECURRENT_DIGITS, model={"condition": ("class",)}, training={"steps": 2500}, data=DataConfig()
-    ),
+    "digits-class": _changed(_RECURRENT_DIGITS, model={"condition": ("class",)}, data=DataConfig()),
     "digits-64": _changed(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
     # Twice the usual learning rates, settling at the end, and an average of a shorter memory.
     "clips": RunConfig(
