@@ -36,7 +36,7 @@ class ModelConfig(Settings):
     warm_up: int = Field(0, ge=0)
     """Steps of G's ConvLSTM before the first frame, which comes out worse than others without (recurrent family)."""
     clock: bool = False
-    """Tell G's ConvLSTM the time, from a random beginning, so that what moves can be anywhere when a clip begins
+    """Give G's ConvLSTM the time of each frame, from a random start, so that clips start at any phase of a motion
     (recurrent family)."""
     refine: int = Field(0, ge=0)
     """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""

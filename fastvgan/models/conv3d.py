@@ -14,7 +14,7 @@ from fastvgan.models.sizes import stages
 from fastvgan.models.trunk import Decoder, Encoder
 from fastvgan.models.warp import Drawn
 
-_HIDDEN = 256  # values between noise and the places of a picture that moves
+_HIDDEN = 256  # units between the inputs and the path of the picture that moves
 
 
 class Generator(nn.Module):
@@ -32,7 +32,7 @@ class Generator(nn.Module):
         inputs = config.latent + (self.condition.out_dim if self.condition else 0)
         self.first = ConvTransposeNormAct3d(inputs, decoder.in_channels, plan[0].small, activation="relu")
         self.decoder = decoder
-        # Which way a picture goes hangs on what is told, from where on noise: a hidden layer for the two together.
+        # A path depends on condition and noise jointly (its direction, its phase), so one linear layer is not enough.
         self.place = (
             nn.Sequential(nn.Linear(inputs, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * config.frames))
             if config.warp
@@ -47,7 +47,7 @@ class Generator(nn.Module):
         return self.draw(z, c).clips
 
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
-        """The same, with the share of the clips that is new in its frame and not moved."""
+        """The same, with what the clips are made of where a picture is moved."""
         if self.condition is not None:
             z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
         place = None if self.place is None else self.place(z).unflatten(1, (2, -1))  # (N, 2, T)

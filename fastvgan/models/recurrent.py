@@ -1,7 +1,8 @@
 """The recurrent family: a ConvLSTM carries the clip through time, a frame decoder or encoder does the rest.
 
 Noise is split into content and motion as in MoCoGAN (Tulyakov et al. 2018); the ConvLSTM is that of Shi et al. 2015.
-Telling a generator the time is from DIGAN (Yu et al. 2022).
+The time of each frame as an input is from DIGAN (Yu et al. 2022), its sines and cosines from Fourier features (Tancik
+et al. 2020).
 """
 
 import math
@@ -16,8 +17,8 @@ from fastvgan.models.sizes import Stage, stages
 from fastvgan.models.trunk import Decoder, Encoder, FirstFrame
 from fastvgan.models.warp import Drawn
 
-_HANDS = 4  # of the clock, each twice as fast as the one before
-_LOUDNESS = 2.0  # of the clock beside noise, which has far more values
+_FREQUENCIES = 4  # of the clock, each twice the one before
+_CLOCK_SCALE = 2.0  # makes up for the clock having far fewer values than the noise beside it
 
 
 class Generator(nn.Module):
@@ -40,7 +41,7 @@ class Generator(nn.Module):
         cells = self.map[0] * self.map[1] * self.map[2]
         known = self.condition.out_dim if self.condition else 0
         self.start = nn.Linear(self.content + known, 2 * cells)
-        self.step = nn.Linear(config.latent + known + (2 * _HANDS if config.clock else 0), cells)
+        self.step = nn.Linear(config.latent + known + (2 * _FREQUENCIES if config.clock else 0), cells)
         self.lstm = ConvLSTM(self.map[0], self.map[0], kernel_size=3)
         self.place = Conv3d(self.map[0], 2, (1, *self.map[1:])) if config.warp else None
         # A first frame enters the first state as a map too: what is where does not fit into a vector.
@@ -60,15 +61,15 @@ class Generator(nn.Module):
         return self.draw(z, c).clips
 
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
-        """The same, with the share of the clips that is new in its frame and not moved."""
+        """The same, with what the clips are made of where a picture is moved."""
         n, frames, _ = z.shape
-        content, begins = z[:, 0, : self.content], z[:, 0, 0]  # (N, content), (N,)
+        content, start_noise = z[:, 0, : self.content], z[:, 0, 0]  # (N, content), (N,)
         if self.condition is not None:
             known = self.condition(c)  # (N, E)
             content = torch.cat([content, known], 1)
             z = torch.cat([z, known[:, None].expand(-1, frames, -1)], 2)  # (N, T, latent + E)
         if self.clock:
-            z = torch.cat([z, _LOUDNESS * told_time(begins, frames, self.frames)], 2)
+            z = torch.cat([z, _CLOCK_SCALE * clock_features(start_noise, frames, self.frames)], 2)
         start = self.start(content).view(n, 2, *self.map)
         if self.look is not None:
             start = start + self.look(c.image).view_as(start)
@@ -82,22 +83,23 @@ class Generator(nn.Module):
         return self.decoder(x, place, None if c is None else c.image)  # (N, C, T, H, W)
 
 
-def told_time(begins: torch.Tensor, frames: int, period: int) -> torch.Tensor:
-    """The time in each frame of clips that begin anywhere, as hands of a clock: sines and cosines.
+def clock_features(start_noise: torch.Tensor, frames: int, period: int) -> torch.Tensor:
+    """Sines and cosines of each frame's time, for clips that start at random times.
 
-    Without it what moves in a clip starts from where the ConvLSTM does, and so at the same place in all of them.
+    With a constant input a ConvLSTM moves things only as it settles, which puts them at the same place in the first
+    frame of every clip.
 
     Args:
-        begins: noise (N,), a standard normal value per clip that says when it begins, in two periods of `period`
-            frames. The slowest hand takes these to go round once.
+        start_noise: standard normal (N,). Its normal distribution function gives the start, uniform over 2 * `period`
+            frames, which is also the longest period of the sines.
 
     Returns:
-        Floating (N, frames, 8).
+        Floating (N, frames, 8), in the dtype of `start_noise`.
     """
-    at = {"device": begins.device, "dtype": begins.dtype}
-    turns = 2 ** torch.arange(_HANDS, **at)  # in two periods
-    time = torch.arange(frames, **at) / (2 * period) + torch.special.ndtr(begins)[:, None]  # (N, T)
-    angle = 2 * math.pi * time[..., None] * turns  # (N, T, hands)
+    like = {"device": start_noise.device, "dtype": start_noise.dtype}
+    cycles = 2 ** torch.arange(_FREQUENCIES, **like)  # in 2 * period frames
+    time = torch.arange(frames, **like) / (2 * period) + torch.special.ndtr(start_noise)[:, None]  # (N, T)
+    angle = 2 * math.pi * time[..., None] * cycles  # (N, T, frequencies)
     return torch.cat([angle.sin(), angle.cos()], 2)
 
 

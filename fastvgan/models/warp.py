@@ -28,19 +28,19 @@ class Drawn(NamedTuple):
 
 
 def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) -> Drawn:
-    """Clips of the picture `image` that moves, or of the first one drawn where there is none.
+    """Move the picture `image`, or the first frame of what is drawn if there is none.
 
-    Where the picture is in a frame hangs on no other frame: what added up over time would be lost in clips longer than
-    those of training. Its middle stays in sight. A picture that is given is the first frame, and moves from there. What
-    comes in from beyond the edges is black (-1).
+    Each frame has a place of its own, bounded by tanh. Speeds that add up over time would carry the picture out of
+    clips longer than those of training. A given picture is the first frame and moves from there. Beyond the picture's
+    edges is black (-1).
 
     Args:
         raw: floating (N, C + 1, T, H, W), the last convolution's output: what is new, before tanh, and the mask.
-        place: floating (N, 2, T), the place (x, y) in the picture, before tanh, that a frame has in its middle.
+        place: floating (N, 2, T), the place (x, y) in the picture, before tanh, at the middle of each frame.
         image: floating (N, C, H, W) in [-1, 1], or None.
 
     Returns:
-        Clips and share in float32, or in float64 if raw is that.
+        Clips, share and picture in float32, or in float64 if raw is that.
     """
     with torch.autocast(raw.device.type, enabled=False):
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
@@ -58,7 +58,7 @@ def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) 
 
 
 def _move(picture: torch.Tensor, place: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A picture (N, C, H, W) so that place (N, 2, T), (x, y), is in the middle of each frame: (N, C, T, *size)."""
+    """Shift a picture (N, C, H, W) so that place (N, 2, T) is at the middle of each frame: (N, C, T, *size)."""
     n, _, frames = place.shape
     height, width = size
     across, down = ((2 * torch.arange(size, device=place.device) + 1) / size - 1 for size in (width, height))

@@ -66,13 +66,13 @@ class TrainingConfig(Settings):
     r1_every: int = Field(16, ge=1)
     """Steps from one gradient penalty to the next; it counts as many times."""
     diversity: float = Field(0.0, ge=0)
-    """Weight of the term that makes clips of one condition differ, and with --warp the pictures that move in them (0:
-    none; only where there is a condition)."""
+    """Weight of the term that makes clips of one condition differ, and with --warp their pictures too (0: none; only
+    where there is a condition)."""
     diversity_rise: float = Field(0.0, ge=0, le=1)
     """Over this first share of the steps that weight rises linearly from zero."""
     diversity_target: float = Field(0.1, gt=0)
-    """Mean difference of pixels, which count from -1 to 1, for that of the noise, that is different enough; of pictures
-    that move half of it."""
+    """Mean difference of pixels, which count from -1 to 1, for that of the noise, that is different enough; for the
+    pictures of --warp half of that."""
     first_frame: float = Field(0.0, ge=0)
     """Weight of the mean squared difference of a clip's first frame from the one given (only where one is; 0: none)."""
     redraw: float = Field(0.0, ge=0)
@@ -157,9 +157,9 @@ class RunConfig(Settings):
 
 
 # What the digits take: the discriminator of frames learns their shapes, with deeper layers, from half of the
-# frames and several wrong captions per clip; G refines what it draws, and moves it, so that a digit stays itself; many
-# small steps serve better than fewer large ones. Without the diversity term all clips of a caption come out alike.
-_DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2, warp=True)
+# frames and several wrong captions per clip; G refines what it draws; many small steps serve better than fewer large
+# ones. Without the diversity term all clips of a caption come out alike.
+_DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2)
 _DIGITS_TRAINING = TrainingConfig(
     steps=3000,
     batch_size=32,
@@ -175,10 +175,11 @@ _DIGITS_TRAINING = TrainingConfig(
     evaluate_every=500,
 )
 _HELD_OUT = DataConfig(hold_out=0.1)
-# Nothing about a digit is new in a frame, so all of the noise is content. Without a clock every clip of a caption
-# begins with the digit at the same place, and the diversity term distorts digits instead.
+# Nothing about a digit is new in a frame, so all of the noise is content. A digit that is drawn once and moved keeps
+# its shape. Without the clock every clip of a caption starts with its digit at the same place, and the diversity term
+# distorts digits instead.
 _RECURRENT = _DIGITS.model_copy(
-    update={"family": "recurrent", "base_width": 32, "motion_latent": 0, "warm_up": 2, "clock": True}
+    update={"family": "recurrent", "base_width": 32, "motion_latent": 0, "warm_up": 2, "warp": True, "clock": True}
 )
 _RECURRENT_DIGITS = RunConfig(model=_RECURRENT, data=_HELD_OUT, training=_DIGITS_TRAINING)
 
@@ -196,8 +197,7 @@ PRESETS: dict[str, RunConfig] = {
     # The 3D generator learns sooner, and needs more weight on the difference of clips, which it gives up otherwise.
     "digits-conv3d": _changed(
         RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
-        model={"warp": False},
-        training={"steps": 2500, "diversity": 60.0, "redraw": 0.0},
+        training={"steps": 2500, "diversity": 60.0},
     ),
     # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
     "digits-image": _changed(

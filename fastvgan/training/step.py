@@ -258,8 +258,9 @@ class AdversarialStep:
                 wrong = self._told(part.wrong._replace(image=part.c.image))
                 fits = _total(contrast, logits, d.score(features, wrong))
             apart = varied = diversity(fake, part.z, self.diversity_target)
-            if drawn.picture is not None:
-                # Clips differ by where the picture is alone. Pictures lie on each other: half of it is as different.
+            if self.diversity and part.c is not None and drawn.picture is not None:
+                # Two places are enough to tell clips apart, so pictures need a term of their own. They overlap where
+                # clips do not, which halves the difference of two real ones.
                 varied = apart + diversity(drawn.picture, part.z, self.diversity_target / 2)
         cost = loss - self.diversity * self._diversity_share * varied if part.c is not None else loss
         cost = cost if fits is None else cost + self.contrast * fits

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastvgan.errors import UserError
 from fastvgan.models import Condition, ModelConfig, build
-from fastvgan.models.recurrent import told_time
+from fastvgan.models.recurrent import clock_features
 from fastvgan.models.sizes import stages
 from fastvgan.training.config import PRESETS
 
@@ -146,9 +146,9 @@ def test_features_and_score_are_the_two_halves(family, parts):
     torch.testing.assert_close(score[:, 0], discriminator(x, c))
 
 
-@pytest.mark.parametrize("all_of_it", [False, True])
-def test_recurrent_clips_have_any_length_and_a_common_beginning(all_of_it):
-    model = config(family="recurrent", clock=all_of_it, warp=all_of_it)
+@pytest.mark.parametrize("moves", [False, True])
+def test_recurrent_clips_have_any_length_and_a_common_beginning(moves):
+    model = config(family="recurrent", clock=moves, warp=moves)
     generator, discriminator = build(model)
     generator.eval()
     c = condition(model, 2)
@@ -171,27 +171,29 @@ def test_warming_up_is_running_before_the_first_frame_on_its_noise():
     torch.testing.assert_close(warm(z[:, :2], c), warm(z, c)[:, :, :2])
 
 
-def test_the_clock_has_hands_that_go_round_in_a_clip_twice_as_fast_each_and_begin_anywhere():
-    begins = torch.tensor([-1.3, 0.0, 0.7], dtype=torch.float64)
-    hands = told_time(begins, frames=7, period=5).numpy()
-    assert hands.shape == (3, 7, 8) and hands.dtype == np.float64
-    for n, value in enumerate(begins.tolist()):
+def test_the_clock_is_sines_and_cosines_of_the_time_since_a_random_start():
+    noise = torch.tensor([-1.3, 0.0, 0.7], dtype=torch.float64)
+    clock = clock_features(noise, frames=7, period=5).numpy()
+    assert clock.shape == (3, 7, 8) and clock.dtype == np.float64
+    for n, value in enumerate(noise.tolist()):
         since = 10 * (1 + math.erf(value / math.sqrt(2))) / 2  # frames; the normal distribution's share of two periods
         for t in range(7):
-            for hand, frames in enumerate((10, 5, 2.5, 1.25)):
+            for i, frames in enumerate((10, 5, 2.5, 1.25)):
                 angle = 2 * math.pi * (since + t) / frames
-                np.testing.assert_allclose(hands[n, t, [hand, 4 + hand]], [math.sin(angle), math.cos(angle)], atol=1e-9)
+                np.testing.assert_allclose(clock[n, t, [i, 4 + i]], [math.sin(angle), math.cos(angle)], atol=1e-9)
 
 
-def test_without_a_clock_a_clip_hangs_on_no_time():
+def test_the_input_of_a_frame_depends_on_its_time_only_with_the_clock():
     values = {"family": "recurrent", "motion_latent": 0, "latent": 3}
     for clock in (False, True):
         model = config(clock=clock, **values)
         generator = build(model)[0].eval()
-        steps = []
-        generator.step.register_forward_hook(lambda _, given, out, steps=steps: steps.append(out))
-        generator(generator.noise(2), condition(model, 2))
-        assert torch.equal(steps[0][:, 0], steps[0][:, 5]) == (not clock)
+        inputs = []
+        generator.step.register_forward_pre_hook(lambda _, given, inputs=inputs: inputs.append(given[0]))
+        z = generator.noise(2)
+        generator(z, condition(model, 2))
+        assert torch.equal(inputs[0][:, 0], inputs[0][:, 5]) == (not clock)
+    torch.testing.assert_close(inputs[0][:, :, -8:], 2 * clock_features(z[:, 0, 0], 16, 16))
 
 
 def test_content_noise_is_fixed_and_motion_noise_is_not():

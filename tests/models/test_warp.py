@@ -78,7 +78,7 @@ def test_a_picture_moves_by_whole_pixels(given_image):
         torch.testing.assert_close(clips[0, :, t], expected, atol=1e-5, rtol=0)
 
 
-def test_what_a_frame_shows_does_not_hang_on_those_before():
+def test_frames_move_independently_of_each_other():
     torch.manual_seed(0)
     raw, place = torch.randn(1, 3 + CHANNELS, 4, 6, 6), torch.randn(1, 2, 4)
     picture, order = torch.rand(1, 3, 6, 6), [0, 3, 1, 2]
@@ -124,7 +124,7 @@ def test_a_generator_that_moves_a_picture(family, parts):
     assert drawn.clips.shape == (3, 3, 16, 16, 16) and drawn.clips.abs().max() <= 1
     assert 0 < drawn.redrawn < 0.1  # an untrained one moves nearly all
     if parts == ("image",):
-        assert (drawn.clips[:, :, 0] - c.image).abs().mean() < c.image.abs().mean() / 20  # which is not moved
+        assert (drawn.clips[:, :, 0] - c.image).abs().mean() < c.image.abs().mean() / 20  # not moved
     (discriminator(drawn.clips, c).sum() + drawn.redrawn).backward()
     for name, parameter in generator.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name

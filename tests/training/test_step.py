@@ -183,7 +183,7 @@ def test_what_is_new_in_a_frame_costs_its_share(family):
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1, 1.9, 2.1, 100.0])
-def test_pictures_that_move_are_to_differ_half_as_much_as_clips(share):
+def test_the_diversity_target_of_pictures_is_half_that_of_clips(share):
     """Yang et al. 2019, equation 3, written out, the target being `share` of what the first pair of clips has."""
     step, real, right = make(("text",), "recurrent", warp=True)
     right = Condition(right.text[::2].repeat_interleave(2, 0), None, None)  # the term's own pairs
