@@ -56,7 +56,6 @@ def _run(given: list[str], known: argparse.Namespace, parallel) -> int:
         default=Arguments(run=base),
         args=given,
         return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
     if unknown:
         raise UserError(f"there is no flag {unknown[0]}; --help lists them")

@@ -174,6 +174,14 @@ def test_print_config_can_be_read_back_and_dry_run_writes_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+@pytest.mark.parametrize("preset", ["digits", "digits-conv3d"])
+@pytest.mark.parametrize(("flag", "value"), [("--warp", True), ("--no-warp", False)])
+def test_a_switch_takes_both_spellings_whatever_the_preset_says(preset, flag, value):
+    done = command.run("fastvgan.train", "--preset", preset, flag, "--print-config")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["model"]["warp"] is value
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
