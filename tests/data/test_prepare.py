@@ -293,7 +293,8 @@ def test_stopped_at_any_moment_it_goes_on_and_the_result_is_the_same(forty, tmp_
 def test_ctrl_c_ends_it_in_one_sentence(forty, tmp_path):
     source, _ = forty
     command = [sys.executable, "-m", "fastvgan.prepare", str(source), str(tmp_path / "out"), "--to", "clips"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Clips this large take many seconds, so that the signal finds the command at work.
+    process = subprocess.Popen([*command, "--height", "1080", "--width", "1920"], stderr=subprocess.PIPE, text=True)
     said = ""
     while "writing clips" not in said:
         said += process.stderr.read(1)
