@@ -36,8 +36,8 @@ class ModelConfig(Settings):
     warm_up: int = Field(0, ge=0)
     """Steps of G's ConvLSTM before the first frame, which comes out worse than others without (recurrent family)."""
     clock: bool = False
-    """Give G's ConvLSTM the time of each frame, from a random start, so that clips start at any phase of a motion
-    (recurrent family)."""
+    """Give G the time at which a clip starts, at random, and in the recurrent family that of each frame, so that clips
+    start at any phase of a motion."""
     refine: int = Field(0, ge=0)
     """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""
     warp: bool = False

@@ -8,13 +8,12 @@ from torch import nn
 
 from fastvgan.deferred import chain
 from fastvgan.layers import ConvTransposeNormAct3d
+from fastvgan.models.clock import FREQUENCIES, clock_features
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import stages
 from fastvgan.models.trunk import Decoder, Encoder
-from fastvgan.models.warp import Drawn
-
-_HIDDEN = 256  # units between the inputs and the path of the picture that moves
+from fastvgan.models.warp import Drawn, Path
 
 
 class Generator(nn.Module):
@@ -25,19 +24,15 @@ class Generator(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.latent = config.latent
+        self.latent, self.frames, self.clock = config.latent, config.frames, config.clock
         self.condition = ConditionEncoder(config) if config.condition else None
         plan = stages(config.frames, config.height, config.width)
         decoder = Decoder(config, plan)
         inputs = config.latent + (self.condition.out_dim if self.condition else 0)
+        self.path = Path(inputs, config.frames) if config.warp else None
+        inputs += 2 * FREQUENCIES if config.clock else 0
         self.first = ConvTransposeNormAct3d(inputs, decoder.in_channels, plan[0].small, activation="relu")
         self.decoder = decoder
-        # A path depends on condition and noise jointly (its direction, its phase), so one linear layer is not enough.
-        self.place = (
-            nn.Sequential(nn.Linear(inputs, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * config.frames))
-            if config.warp
-            else None
-        )
 
     def noise(self, n: int, generator: torch.Generator | None = None, frames: int | None = None) -> torch.Tensor:
         """Noise for n clips, float32 (n, latent) on the CPU; the number of frames is the model's own."""
@@ -48,10 +43,14 @@ class Generator(nn.Module):
 
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
         """The same, with what the clips are made of where a picture is moved."""
+        start_noise = z[:, 0] if self.clock else None  # (N,)
         if self.condition is not None:
             z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
-        place = None if self.place is None else self.place(z).unflatten(1, (2, -1))  # (N, 2, T)
-        x = z[:, :, None, None, None]  # (N, latent + E, 1, 1, 1)
+        place = None if self.path is None else self.path(z, start_noise, self.frames)
+        if self.clock:
+            first = torch.zeros(1, device=z.device)
+            z = torch.cat([z, clock_features(start_noise, first, self.frames)[:, 0]], 1)  # (N, latent + E + 8)
+        x = z[:, :, None, None, None]  # (N, inputs, 1, 1, 1)
         x = chain([self.first], x)  # (N, F, 4, 4, 4)
         return self.decoder(x, place, None if c is None else c.image)  # (N, C, T, H, W)
 

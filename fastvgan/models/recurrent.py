@@ -1,24 +1,18 @@
 """The recurrent family: a ConvLSTM carries the clip through time, a frame decoder or encoder does the rest.
 
 Noise is split into content and motion as in MoCoGAN (Tulyakov et al. 2018); the ConvLSTM is that of Shi et al. 2015.
-The time of each frame as an input is from DIGAN (Yu et al. 2022), its sines and cosines from Fourier features (Tancik
-et al. 2020).
 """
-
-import math
 
 import torch
 from torch import nn
 
-from fastvgan.layers import Conv3d, ConvLSTM
+from fastvgan.layers import ConvLSTM
+from fastvgan.models.clock import FREQUENCIES, clock_features
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import Stage, stages
 from fastvgan.models.trunk import Decoder, Encoder, FirstFrame
-from fastvgan.models.warp import Drawn
-
-_FREQUENCIES = 4  # of the clock, each twice the one before
-_CLOCK_SCALE = 2.0  # makes up for the clock having far fewer values than the noise beside it
+from fastvgan.models.warp import Drawn, Path
 
 
 class Generator(nn.Module):
@@ -41,9 +35,9 @@ class Generator(nn.Module):
         cells = self.map[0] * self.map[1] * self.map[2]
         known = self.condition.out_dim if self.condition else 0
         self.start = nn.Linear(self.content + known, 2 * cells)
-        self.step = nn.Linear(config.latent + known + (2 * _FREQUENCIES if config.clock else 0), cells)
+        self.step = nn.Linear(config.latent + known + (2 * FREQUENCIES if config.clock else 0), cells)
         self.lstm = ConvLSTM(self.map[0], self.map[0], kernel_size=3)
-        self.place = Conv3d(self.map[0], 2, (1, *self.map[1:])) if config.warp else None
+        self.path = Path(self.content + known, config.frames) if config.warp else None
         # A first frame enters the first state as a map too: what is where does not fit into a vector.
         self.look = FirstFrame(config, plan, 2 * self.map[0]) if "image" in config.condition else None
 
@@ -63,44 +57,25 @@ class Generator(nn.Module):
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
         """The same, with what the clips are made of where a picture is moved."""
         n, frames, _ = z.shape
-        content, start_noise = z[:, 0, : self.content], z[:, 0, 0]  # (N, content), (N,)
+        content = z[:, 0, : self.content]
+        start_noise = z[:, 0, 0] if self.clock else None  # (N,)
+        # Steps before the first frame have its noise, so that longer clips begin as shorter ones do.
+        z = torch.cat([z[:, :1].expand(-1, self.warm_up, -1), z], 1)  # (N, W + T, latent)
         if self.condition is not None:
             known = self.condition(c)  # (N, E)
             content = torch.cat([content, known], 1)
-            z = torch.cat([z, known[:, None].expand(-1, frames, -1)], 2)  # (N, T, latent + E)
+            z = torch.cat([z, known[:, None].expand(-1, z.shape[1], -1)], 2)  # (N, W + T, latent + E)
         if self.clock:
-            z = torch.cat([z, _CLOCK_SCALE * clock_features(start_noise, frames, self.frames)], 2)
+            time = torch.arange(-self.warm_up, frames, device=z.device)
+            z = torch.cat([z, clock_features(start_noise, time, self.frames)], 2)
         start = self.start(content).view(n, 2, *self.map)
         if self.look is not None:
             start = start + self.look(c.image).view_as(start)
         h, cell = torch.tanh(start).unbind(1)  # (N, F, h, w) each
-        x = torch.relu(self.step(z)).view(n, frames, *self.map)  # (N, T, F, h, w)
-        # The first step's input is repeated, so that longer clips begin as shorter ones do.
-        x = torch.cat([x[:, :1].expand(-1, self.warm_up, -1, -1, -1), x], 1).transpose(1, 2)  # (N, F, W + T, h, w)
+        x = torch.relu(self.step(z)).view(n, -1, *self.map).transpose(1, 2)  # (N, F, W + T, h, w)
         x, _ = self.lstm(x, (h.contiguous(), cell.contiguous()))  # (N, F, W + T, h, w)
-        x = x[:, :, self.warm_up :]
-        place = None if self.place is None else self.place(x).flatten(2)  # (N, 2, T)
-        return self.decoder(x, place, None if c is None else c.image)  # (N, C, T, H, W)
-
-
-def clock_features(start_noise: torch.Tensor, frames: int, period: int) -> torch.Tensor:
-    """Sines and cosines of each frame's time, for clips that start at random times.
-
-    With a constant input a ConvLSTM moves things only as it settles, which puts them at the same place in the first
-    frame of every clip.
-
-    Args:
-        start_noise: standard normal (N,). Its normal distribution function gives the start, uniform over 2 * `period`
-            frames, which is also the longest period of the sines.
-
-    Returns:
-        Floating (N, frames, 8), in the dtype of `start_noise`.
-    """
-    like = {"device": start_noise.device, "dtype": start_noise.dtype}
-    cycles = 2 ** torch.arange(_FREQUENCIES, **like)  # in 2 * period frames
-    time = torch.arange(frames, **like) / (2 * period) + torch.special.ndtr(start_noise)[:, None]  # (N, T)
-    angle = 2 * math.pi * time[..., None] * cycles  # (N, T, frequencies)
-    return torch.cat([angle.sin(), angle.cos()], 2)
+        place = None if self.path is None else self.path(content, start_noise, frames)
+        return self.decoder(x[:, :, self.warm_up :], place, None if c is None else c.image)  # (N, C, T, H, W)
 
 
 class Discriminator(Discriminators):

@@ -41,7 +41,7 @@ class Decoder(nn.Module):
         """See this class.
 
         Args:
-            place: (N, 2, T), where the moving picture is in each frame, as `compose` takes it (only with `warp`).
+            place: where the moving picture is in each frame, as `compose` takes it (only with `warp`).
             image: (N, C, H, W) in [-1, 1], the given first frame, if there is one.
         """
         x = chain(self.middle, x)  # (N, width, T or T/2, H/2, W/2)

@@ -3,15 +3,23 @@
 A shape that every frame draws for itself drifts from frame to frame; one that is drawn once and moved as a whole stays
 itself. The mask between what is moved and what is new, and that little is to be new, are from Vondrick et al. 2016
 (VGAN, equation 5 and its sparsity prior), with a picture that moves in the place of a background that stands still. It
-moves by bilinear sampling, as in Jaderberg et al. 2015 (Spatial Transformer Networks, equation 5).
+moves by bilinear sampling, as in Jaderberg et al. 2015 (Spatial Transformer Networks, equation 5), along a path that is
+a function of time, like the motion of DIGAN (Yu et al. 2022).
 """
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from fastvgan.models.clock import clock_features
 
 CHANNELS = 1  # of a frame beside its picture: the mask
+_AVERAGE = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # of the places of a frame and those before it
+BEFORE = len(_AVERAGE) - 1  # places before those of a clip's frames
+_FREQUENCIES = 2  # of a path's time, whose periods are twice the clip and the clip; with 4 paths tremble
+_HIDDEN = 256  # units between what a path depends on and its places
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
 
@@ -27,16 +35,51 @@ class Drawn(NamedTuple):
     picture: torch.Tensor | None = None
 
 
+class Path(nn.Module):
+    """Where the picture is in each frame, as a function of the frame's time, for `compose`.
+
+    `forward(known, start_noise, frames)`: known float (N, `inputs`), noise and condition of the clip; start_noise (N,)
+    as `clock_features` takes it, or None for clips that all start at the same time; gives (N, 2, 4 + frames). A state
+    carried through time, or one layer that gives all places, would start all clips of a condition at the same place.
+
+    Args:
+        inputs: values known of a clip.
+        period: frames; the path repeats itself after twice as many.
+    """
+
+    def __init__(self, inputs: int, period: int):
+        super().__init__()
+        self.period = period
+        self.layers = nn.Sequential(
+            nn.Linear(inputs + 2 * _FREQUENCIES, _HIDDEN),
+            nn.ReLU(),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.ReLU(),
+            nn.Linear(_HIDDEN, 2),
+        )
+
+    def forward(self, known: torch.Tensor, start_noise: torch.Tensor | None, frames: int) -> torch.Tensor:
+        if start_noise is None:
+            start_noise = known.new_zeros(len(known))
+        time = torch.arange(-BEFORE, frames, device=known.device)
+        clock = clock_features(start_noise, time, self.period, _FREQUENCIES)  # (N, 4 + T, 4)
+        x = torch.cat([known[:, None].expand(-1, len(time), -1), clock], 2)
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 neighbouring frames round differently
+            return self.layers(x.to(self.layers[0].weight.dtype)).transpose(1, 2)  # (N, 2, 4 + T)
+
+
 def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) -> Drawn:
     """Move the picture `image`, or the first frame of what is drawn if there is none.
 
-    Each frame has a place of its own, bounded by tanh. Speeds that add up over time would carry the picture out of
-    clips longer than those of training. A given picture is the first frame and moves from there. Beyond the picture's
+    Places are bounded by tanh. Speeds that add up over time would carry the picture out of clips longer than those of
+    training. The picture is where the average of five places with binomial weights says; a place for each frame alone
+    makes it tremble, and learns slowly. A given picture is the first frame and moves from there. Beyond the picture's
     edges is black (-1).
 
     Args:
         raw: floating (N, C + 1, T, H, W), the last convolution's output: what is new, before tanh, and the mask.
-        place: floating (N, 2, T), the place (x, y) in the picture, before tanh, at the middle of each frame.
+        place: floating (N, 2, 4 + T), places (x, y) in the picture, before tanh, which come to the middle of the
+            frames: those of the first frame are the first five.
         image: floating (N, C, H, W) in [-1, 1], or None.
 
     Returns:
@@ -50,6 +93,7 @@ def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) 
         picture = new[:, :, 0] if image is None else image.to(raw.dtype)
         moved = (mask + _MOVED_AT_FIRST).sigmoid()
         place = torch.tanh(place.to(raw.dtype))
+        place = sum(weight * place[:, :, i : i + raw.shape[2]] for i, weight in enumerate(_AVERAGE))  # (N, 2, T)
         if image is not None:
             place = place - place[:, :, :1]
         clips = moved * _move(picture, place, raw.shape[3:]) + (1 - moved) * new

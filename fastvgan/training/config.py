@@ -158,14 +158,15 @@ class RunConfig(Settings):
 
 # What the digits take: the discriminator of frames learns their shapes, with deeper layers, from half of the
 # frames and several wrong captions per clip; G refines what it draws; many small steps serve better than fewer large
-# ones. Without the diversity term all clips of a caption come out alike.
-_DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2)
+# ones. A digit that is drawn once and moved keeps its shape. Without the clock every clip of a caption starts with its
+# digit at the same place; without the diversity term all digits of a caption come out alike.
+_DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2, warp=True, clock=True)
 _DIGITS_TRAINING = TrainingConfig(
     steps=3000,
     batch_size=32,
     wrong_conditions=16,
     contrast=3.0,
-    diversity=30.0,
+    diversity=20.0,
     redraw=30.0,
     lr_generator=4e-4,
     lr_discriminator=4e-4,
@@ -175,12 +176,8 @@ _DIGITS_TRAINING = TrainingConfig(
     evaluate_every=500,
 )
 _HELD_OUT = DataConfig(hold_out=0.1)
-# Nothing about a digit is new in a frame, so all of the noise is content. A digit that is drawn once and moved keeps
-# its shape. Without the clock every clip of a caption starts with its digit at the same place, and the diversity term
-# distorts digits instead.
-_RECURRENT = _DIGITS.model_copy(
-    update={"family": "recurrent", "base_width": 32, "motion_latent": 0, "warm_up": 2, "warp": True, "clock": True}
-)
+# Nothing about a digit is new in a frame, so all of the noise is content.
+_RECURRENT = _DIGITS.model_copy(update={"family": "recurrent", "base_width": 32, "motion_latent": 0, "warm_up": 2})
 _RECURRENT_DIGITS = RunConfig(model=_RECURRENT, data=_HELD_OUT, training=_DIGITS_TRAINING)
 
 
@@ -194,10 +191,8 @@ def _changed(base: RunConfig, model: dict | None = None, training: dict | None =
 PRESETS: dict[str, RunConfig] = {
     "digits": _RECURRENT_DIGITS,
     "digits-recurrent": _RECURRENT_DIGITS,
-    # The 3D generator learns sooner, and needs more weight on the difference of clips, which it gives up otherwise.
     "digits-conv3d": _changed(
-        RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
-        training={"steps": 2500, "diversity": 60.0},
+        RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING), training={"steps": 2500}
     ),
     # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
     "digits-image": _changed(

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastvgan.errors import UserError
 from fastvgan.models import Condition, ModelConfig, build
-from fastvgan.models.recurrent import clock_features
+from fastvgan.models.clock import clock_features
 from fastvgan.models.sizes import stages
 from fastvgan.training.config import PRESETS
 
@@ -172,19 +172,22 @@ def test_warming_up_is_running_before_the_first_frame_on_its_noise():
 
 
 def test_the_clock_is_sines_and_cosines_of_the_time_since_a_random_start():
-    noise = torch.tensor([-1.3, 0.0, 0.7], dtype=torch.float64)
-    clock = clock_features(noise, frames=7, period=5).numpy()
+    noise, time = torch.tensor([-1.3, 0.0, 0.7], dtype=torch.float64), torch.arange(-2, 5)
+    clock = clock_features(noise, time, period=5).numpy() / 2
     assert clock.shape == (3, 7, 8) and clock.dtype == np.float64
     for n, value in enumerate(noise.tolist()):
         since = 10 * (1 + math.erf(value / math.sqrt(2))) / 2  # frames; the normal distribution's share of two periods
         for t in range(7):
             for i, frames in enumerate((10, 5, 2.5, 1.25)):
-                angle = 2 * math.pi * (since + t) / frames
+                angle = 2 * math.pi * (since + t - 2) / frames
                 np.testing.assert_allclose(clock[n, t, [i, 4 + i]], [math.sin(angle), math.cos(angle)], atol=1e-9)
+    two = clock_features(noise, time, period=5, frequencies=2).numpy() / 2
+    np.testing.assert_array_equal(two, clock[:, :, [0, 1, 4, 5]])
 
 
-def test_the_input_of_a_frame_depends_on_its_time_only_with_the_clock():
-    values = {"family": "recurrent", "motion_latent": 0, "latent": 3}
+@pytest.mark.parametrize("warm_up", [0, 3])
+def test_the_input_of_a_frame_depends_on_its_time_only_with_the_clock(warm_up):
+    values = {"family": "recurrent", "motion_latent": 0, "latent": 3, "warm_up": warm_up}
     for clock in (False, True):
         model = config(clock=clock, **values)
         generator = build(model)[0].eval()
@@ -193,7 +196,17 @@ def test_the_input_of_a_frame_depends_on_its_time_only_with_the_clock():
         z = generator.noise(2)
         generator(z, condition(model, 2))
         assert torch.equal(inputs[0][:, 0], inputs[0][:, 5]) == (not clock)
-    torch.testing.assert_close(inputs[0][:, :, -8:], 2 * clock_features(z[:, 0, 0], 16, 16))
+    torch.testing.assert_close(inputs[0][:, :, -8:], clock_features(z[:, 0, 0], torch.arange(-warm_up, 16), 16))
+
+
+def test_3d_convolutions_get_the_time_of_the_start():
+    model = config(family="conv3d", clock=True)
+    generator = build(model)[0].eval()
+    z = generator.noise(2)
+    inputs = []
+    generator.first.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    generator(z, condition(model, 2))
+    torch.testing.assert_close(inputs[0].flatten(1)[:, -8:], clock_features(z[:, 0], torch.zeros(1), 16)[:, 0])
 
 
 def test_content_noise_is_fixed_and_motion_noise_is_not():
