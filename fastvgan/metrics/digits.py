@@ -4,6 +4,8 @@ Both come from pixels by a fixed rule (checked on real clips in the tests), so t
 generated clip and the verdict on it.
 """
 
+import math
+
 import numpy as np
 
 from fastvgan.data.digits import COLOURS, MOTIONS
@@ -19,10 +21,11 @@ def read_colour(video: np.ndarray) -> str:
 
 
 def read_motion(video: np.ndarray) -> str:
-    """The motion of the digit in a clip, uint8 (T, H, W, C), or "none" where its centre hardly moves.
+    """The motion of the digit in a clip, uint8 (T, H, W, C), or "none" where it is none that has a name.
 
     The centre of brightness is followed over time. A motion is along one axis where the other axis's spread is less
-    than 0.4 of it; else it is diagonal where x and y go together (correlation beyond 0.7), and otherwise a circle.
+    than 0.4 of it; else it is diagonal where x and y go together (correlation beyond 0.7), and a circle where it goes
+    at least halfway round the middle of its range, in one direction: a digit that goes to and fro on an arc does not.
     """
     light = video.astype(np.float64).sum(-1)
     light = np.maximum(light - 0.25 * light.max(), 0)  # keeps faint noise far from the digit out of the centre
@@ -36,4 +39,7 @@ def read_motion(video: np.ndarray) -> str:
         return MOTIONS[0]
     if spread_y < 0.4 * spread_x:
         return MOTIONS[1]
-    return MOTIONS[2] if abs(np.corrcoef(x, y)[0, 1]) > 0.7 else MOTIONS[3]
+    if abs(np.corrcoef(x, y)[0, 1]) > 0.7:
+        return MOTIONS[2]
+    angle = np.unwrap(np.arctan2(y - (y.max() + y.min()) / 2, x - (x.max() + x.min()) / 2))
+    return MOTIONS[3] if abs(angle[-1] - angle[0]) >= math.pi else "none"

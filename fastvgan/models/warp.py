@@ -16,10 +16,8 @@ from torch import nn
 from fastvgan.models.clock import clock_features
 
 CHANNELS = 1  # of a frame beside its picture: the mask
-_AVERAGE = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # of the places of a frame and those before it
-BEFORE = len(_AVERAGE) - 1  # places before those of a clip's frames
-_FREQUENCIES = 2  # of a path's time, whose periods are twice the clip and the clip; with 4 paths tremble
-_HIDDEN = 256  # units between what a path depends on and its places
+_FREQUENCIES = 2  # of a path: once in the time of two clips, and once in that of one
+_HIDDEN = 256  # units between what a path depends on and its coefficients
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
 
@@ -36,11 +34,12 @@ class Drawn(NamedTuple):
 
 
 class Path(nn.Module):
-    """Where the picture is in each frame, as a function of the frame's time, for `compose`.
+    """Where the picture is in each frame, as a short Fourier series of the frame's time, for `compose`.
 
-    `forward(known, start_noise, frames)`: known float (N, `inputs`), noise and condition of the clip; start_noise (N,)
-    as `clock_features` takes it, or None for clips that all start at the same time; gives (N, 2, 4 + frames). A state
-    carried through time, or one layer that gives all places, would start all clips of a condition at the same place.
+    `forward(known, start_noise, frames)`: known float (N, `inputs`), noise and condition of the clip, which give the
+    series' coefficients; start_noise (N,) as `clock_features` takes it, or None for clips that all start at the same
+    time; gives (N, 2, frames). A series is smooth, and a line in it becomes a circle by growing; a network that gives
+    places learns to go to and fro on an arc instead.
 
     Args:
         inputs: values known of a clip.
@@ -51,35 +50,33 @@ class Path(nn.Module):
         super().__init__()
         self.period = period
         self.layers = nn.Sequential(
-            nn.Linear(inputs + 2 * _FREQUENCIES, _HIDDEN),
+            nn.Linear(inputs, _HIDDEN),
             nn.ReLU(),
             nn.Linear(_HIDDEN, _HIDDEN),
             nn.ReLU(),
-            nn.Linear(_HIDDEN, 2),
+            nn.Linear(_HIDDEN, 2 * (1 + 2 * _FREQUENCIES)),
         )
 
     def forward(self, known: torch.Tensor, start_noise: torch.Tensor | None, frames: int) -> torch.Tensor:
-        if start_noise is None:
-            start_noise = known.new_zeros(len(known))
-        time = torch.arange(-BEFORE, frames, device=known.device)
-        clock = clock_features(start_noise, time, self.period, _FREQUENCIES)  # (N, 4 + T, 4)
-        x = torch.cat([known[:, None].expand(-1, len(time), -1), clock], 2)
-        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 neighbouring frames round differently
-            return self.layers(x.to(self.layers[0].weight.dtype)).transpose(1, 2)  # (N, 2, 4 + T)
+        # In bfloat16 neighbouring frames would round differently.
+        with torch.autocast(known.device.type, enabled=False):
+            known = known.to(self.layers[0].weight.dtype)
+            start_noise = known.new_zeros(len(known)) if start_noise is None else start_noise
+            waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, _FREQUENCIES)
+            middle, sizes = self.layers(known).unflatten(1, (2, -1)).split([1, 2 * _FREQUENCIES], 2)  # (N, 2, 1 and 4)
+            return middle + sizes @ waves.transpose(1, 2)  # (N, 2, T)
 
 
 def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) -> Drawn:
     """Move the picture `image`, or the first frame of what is drawn if there is none.
 
-    Places are bounded by tanh. Speeds that add up over time would carry the picture out of clips longer than those of
-    training. The picture is where the average of five places with binomial weights says; a place for each frame alone
-    makes it tremble, and learns slowly. A given picture is the first frame and moves from there. Beyond the picture's
+    Each frame has a place of its own, bounded by tanh. Speeds that add up over time would carry the picture out of
+    clips longer than those of training. A given picture is the first frame and moves from there. Beyond the picture's
     edges is black (-1).
 
     Args:
         raw: floating (N, C + 1, T, H, W), the last convolution's output: what is new, before tanh, and the mask.
-        place: floating (N, 2, 4 + T), places (x, y) in the picture, before tanh, which come to the middle of the
-            frames: those of the first frame are the first five.
+        place: floating (N, 2, T), the place (x, y) in the picture, before tanh, at the middle of each frame.
         image: floating (N, C, H, W) in [-1, 1], or None.
 
     Returns:
@@ -93,7 +90,6 @@ def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) 
         picture = new[:, :, 0] if image is None else image.to(raw.dtype)
         moved = (mask + _MOVED_AT_FIRST).sigmoid()
         place = torch.tanh(place.to(raw.dtype))
-        place = sum(weight * place[:, :, i : i + raw.shape[2]] for i, weight in enumerate(_AVERAGE))  # (N, 2, T)
         if image is not None:
             place = place - place[:, :, :1]
         clips = moved * _move(picture, place, raw.shape[3:]) + (1 - moved) * new

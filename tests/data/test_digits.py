@@ -1,6 +1,7 @@
 """The captioned digits: what the captions say is what the pixels show, read off by a rule that learns nothing."""
 
 import itertools
+import math
 import re
 from collections import Counter
 
@@ -126,3 +127,18 @@ def test_the_clips_of_a_seed_stay_what_they_were():
 
 def test_a_still_clip_has_no_motion():
     assert read_motion(np.repeat(np.eye(16, dtype=np.uint8)[None, :, :, None] * 255, 16, 0)) == "none"
+
+
+@pytest.mark.parametrize("way", [-1, 1])
+@pytest.mark.parametrize("phase", [0.0, 0.7, 1.6, 3.0, 5.1])
+def test_a_circle_goes_round(phase, way):
+    """In one direction: to and fro on most of the same circle, at the same speed, is none."""
+
+    def spot(angle):
+        x, y = np.meshgrid(np.arange(16), np.arange(16))
+        far = [(x - 7.5 - 4 * math.cos(a)) ** 2 + (y - 7.5 - 4 * math.sin(a)) ** 2 for a in angle]
+        return (255 * np.exp(-np.array(far)))[..., None].astype(np.uint8)
+
+    turns = phase + way * 2 * math.pi * np.arange(16) / 16
+    assert read_motion(spot(turns)) == "in a circle"
+    assert read_motion(spot(way * np.abs((turns % (2 * math.pi)) - math.pi) * 1.5)) != "in a circle"
