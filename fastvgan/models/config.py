@@ -37,12 +37,12 @@ class ModelConfig(Settings):
     """Steps of G's ConvLSTM before the first frame, which comes out worse than others without (recurrent family)."""
     clock: bool = False
     """Give G the time at which a clip starts, at random, and in the recurrent family that of each frame, so that clips
-    start at any phase of a motion."""
+    start at any phase of a motion, which repeats itself after a clip's time."""
     refine: int = Field(0, ge=0)
     """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""
     warp: bool = False
-    """G draws one picture (or takes the first frame that it is given), moves it, and draws only what is new in a
-    frame."""
+    """G draws one picture (or takes the first frame that it is given), moves it along a smooth path, and draws only what
+    is new in a frame."""
     discriminators: tuple[DiscriminatorName, ...] = ("clip",)
     """What judges a clip: `clip` as a whole, each `frame` on its own, each `difference` of neighbouring frames, or
     several of these, each with a loss of its own."""

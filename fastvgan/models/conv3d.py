@@ -29,7 +29,7 @@ class Generator(nn.Module):
         plan = stages(config.frames, config.height, config.width)
         decoder = Decoder(config, plan)
         inputs = config.latent + (self.condition.out_dim if self.condition else 0)
-        self.path = Path(inputs, config.frames) if config.warp else None
+        self.path = Path(inputs, config.frames, config.clock) if config.warp else None
         inputs += 2 * FREQUENCIES if config.clock else 0
         self.first = ConvTransposeNormAct3d(inputs, decoder.in_channels, plan[0].small, activation="relu")
         self.decoder = decoder

@@ -37,7 +37,7 @@ class Generator(nn.Module):
         self.start = nn.Linear(self.content + known, 2 * cells)
         self.step = nn.Linear(config.latent + known + (2 * FREQUENCIES if config.clock else 0), cells)
         self.lstm = ConvLSTM(self.map[0], self.map[0], kernel_size=3)
-        self.path = Path(self.content + known, config.frames) if config.warp else None
+        self.path = Path(self.content + known, config.frames, config.clock) if config.warp else None
         # A first frame enters the first state as a map too: what is where does not fit into a vector.
         self.look = FirstFrame(config, plan, 2 * self.map[0]) if "image" in config.condition else None
 

@@ -16,7 +16,6 @@ from torch import nn
 from fastvgan.models.clock import clock_features
 
 CHANNELS = 1  # of a frame beside its picture: the mask
-_FREQUENCIES = 2  # of a path: once in the time of two clips, and once in that of one
 _HIDDEN = 256  # units between what a path depends on and its coefficients
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
@@ -43,18 +42,21 @@ class Path(nn.Module):
 
     Args:
         inputs: values known of a clip.
-        period: frames; the path repeats itself after twice as many.
+        period: frames of a clip. A path is an ellipse that takes so many frames.
+        returns: whether that is all. Otherwise a second one, which takes twice as many, is added: half of it goes one
+            way. Clips that start at random times hide their pictures with it in every second turn.
     """
 
-    def __init__(self, inputs: int, period: int):
+    def __init__(self, inputs: int, period: int, returns: bool):
         super().__init__()
-        self.period = period
+        self.period, self.returns = period, returns
+        sizes = 2 if returns else 4  # of a sine and a cosine each
         self.layers = nn.Sequential(
             nn.Linear(inputs, _HIDDEN),
             nn.ReLU(),
             nn.Linear(_HIDDEN, _HIDDEN),
             nn.ReLU(),
-            nn.Linear(_HIDDEN, 2 * (1 + 2 * _FREQUENCIES)),
+            nn.Linear(_HIDDEN, 2 * (1 + sizes)),
         )
 
     def forward(self, known: torch.Tensor, start_noise: torch.Tensor | None, frames: int) -> torch.Tensor:
@@ -62,8 +64,9 @@ class Path(nn.Module):
         with torch.autocast(known.device.type, enabled=False):
             known = known.to(self.layers[0].weight.dtype)
             start_noise = known.new_zeros(len(known)) if start_noise is None else start_noise
-            waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, _FREQUENCIES)
-            middle, sizes = self.layers(known).unflatten(1, (2, -1)).split([1, 2 * _FREQUENCIES], 2)  # (N, 2, 1 and 4)
+            waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, frequencies=2)
+            waves = waves[:, :, 1::2] if self.returns else waves  # (N, T, S)
+            middle, sizes = self.layers(known).unflatten(1, (2, -1)).tensor_split([1], 2)  # (N, 2, 1), (N, 2, S)
             return middle + sizes @ waves.transpose(1, 2)  # (N, 2, T)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_networks import FAMILIES, condition, config
 
 from fastvgan.models import build, build_generator
-from fastvgan.models.warp import CHANNELS, Drawn, compose
+from fastvgan.models.warp import CHANNELS, Drawn, Path, compose
 
 KEPT = 60.0  # a mask at which all is moved
 
@@ -110,6 +110,25 @@ def test_the_picture_is_what_a_frame_shows_where_nothing_is_moved_or_new():
     drawn = compose(raw, torch.zeros(2, 2, 3), None)
     torch.testing.assert_close(drawn.clips, drawn.picture[:, :, None].expand(-1, -1, 3, -1, -1))
     torch.testing.assert_close(drawn.picture, raw[:, :3, 0].tanh())
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_path_is_one_ellipse_or_two_and_the_same_wherever_a_clip_starts_on_it(returns):
+    torch.manual_seed(0)
+    path, known = Path(5, 8, returns).double(), torch.randn(3, 5, dtype=torch.float64)
+
+    def start(turns):
+        return torch.special.ndtri(torch.full((3,), turns, dtype=torch.float64))
+
+    places = path(known, start(0.3), 32)
+    assert places.shape == (3, 2, 32) and places.std(2).min() > 0
+    lines = np.abs(np.fft.rfft(places.detach().numpy()))  # of 32 frames: 2 is once in 16, 4 is once in 8
+    at_rest = [i for i in range(17) if i not in ({0, 4} if returns else {0, 2, 4})]
+    assert lines[:, :, at_rest].max() < 1e-9 and lines[:, :, 4 if returns else 2].min() > 1e-3
+    torch.testing.assert_close(path(known, start(0.3 + 3 / 16), 29), places[:, :, 3:])
+    torch.testing.assert_close(path(known, None, 7), path(known, start(0.5), 7))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(path(known, start(0.3), 32), places)
 
 
 @pytest.mark.parametrize("parts", [(), ("text",), ("image",)], ids=lambda parts: "+".join(parts) or "none")
