@@ -41,8 +41,8 @@ class ModelConfig(Settings):
     refine: int = Field(0, ge=0)
     """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""
     warp: bool = False
-    """G draws one picture (or takes the first frame that it is given), moves it along a smooth path, and draws only what
-    is new in a frame."""
+    """G draws one picture (or takes the first frame that it is given), moves it along a smooth path, and draws only
+    what is new in a frame."""
     discriminators: tuple[DiscriminatorName, ...] = ("clip",)
     """What judges a clip: `clip` as a whole, each `frame` on its own, each `difference` of neighbouring frames, or
     several of these, each with a loss of its own."""

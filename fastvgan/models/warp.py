@@ -38,7 +38,8 @@ class Path(nn.Module):
     `forward(known, start_noise, frames)`: known float (N, `inputs`), noise and condition of the clip, which give the
     series' coefficients; start_noise (N,) as `clock_features` takes it, or None for clips that all start at the same
     time; gives (N, 2, frames). A series is smooth, and a line in it becomes a circle by growing; a network that gives
-    places learns to go to and fro on an arc instead.
+    places learns to go to and fro on an arc instead. tanh bounds the coefficients; of places it would make jumps from
+    edge to edge.
 
     Args:
         inputs: values known of a clip.
@@ -66,20 +67,21 @@ class Path(nn.Module):
             start_noise = known.new_zeros(len(known)) if start_noise is None else start_noise
             waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, frequencies=2)
             waves = waves[:, :, 1::2] if self.returns else waves  # (N, T, S)
-            middle, sizes = self.layers(known).unflatten(1, (2, -1)).tensor_split([1], 2)  # (N, 2, 1), (N, 2, S)
+            series = torch.tanh(self.layers(known)).unflatten(1, (2, -1))
+            middle, sizes = series.tensor_split([1], 2)  # (N, 2, 1), (N, 2, S)
             return middle + sizes @ waves.transpose(1, 2)  # (N, 2, T)
 
 
 def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) -> Drawn:
     """Move the picture `image`, or the first frame of what is drawn if there is none.
 
-    Each frame has a place of its own, bounded by tanh. Speeds that add up over time would carry the picture out of
-    clips longer than those of training. A given picture is the first frame and moves from there. Beyond the picture's
-    edges is black (-1).
+    Each frame has a place of its own: speeds that add up over time would carry the picture out of clips longer than
+    those of training. A given picture is the first frame and moves from there. Beyond the picture's edges is black
+    (-1).
 
     Args:
         raw: floating (N, C + 1, T, H, W), the last convolution's output: what is new, before tanh, and the mask.
-        place: floating (N, 2, T), the place (x, y) in the picture, before tanh, at the middle of each frame.
+        place: floating (N, 2, T), the place (x, y) in the picture at the middle of each frame; edges are at -1 and 1.
         image: floating (N, C, H, W) in [-1, 1], or None.
 
     Returns:
@@ -92,7 +94,7 @@ def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) 
         new = torch.tanh(new)
         picture = new[:, :, 0] if image is None else image.to(raw.dtype)
         moved = (mask + _MOVED_AT_FIRST).sigmoid()
-        place = torch.tanh(place.to(raw.dtype))
+        place = place.to(raw.dtype)
         if image is not None:
             place = place - place[:, :, :1]
         clips = moved * _move(picture, place, raw.shape[3:]) + (1 - moved) * new

@@ -192,7 +192,7 @@ PRESETS: dict[str, RunConfig] = {
     "digits": _RECURRENT_DIGITS,
     "digits-recurrent": _RECURRENT_DIGITS,
     "digits-conv3d": _changed(
-        RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING), training={"steps": 2500}
+        RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING), training={"steps": 2000}
     ),
     # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
     "digits-image": _changed(
