@@ -8,7 +8,7 @@ import math
 import torch
 
 FREQUENCIES = 4  # each twice the one before
-_SCALE = 2.0  # makes up for there being far fewer of these values than of noise beside them
+SCALE = 2.0  # for a network that gets far more noise beside these values
 
 
 def clock_features(
@@ -26,9 +26,9 @@ def clock_features(
         frequencies: how many, each twice the one before.
 
     Returns:
-        Floating (N, T, 2 * `frequencies`), up to 2 in size, in the dtype of `start_noise`.
+        Floating (N, T, 2 * `frequencies`), sines and then cosines, in the dtype of `start_noise`.
     """
     cycles = 2 ** torch.arange(frequencies, device=start_noise.device, dtype=start_noise.dtype)  # in 2 * period frames
     turns = time.to(start_noise) / (2 * period) + torch.special.ndtr(start_noise)[:, None]  # (N, T)
     angle = 2 * math.pi * turns[..., None] * cycles  # (N, T, frequencies)
-    return _SCALE * torch.cat([angle.sin(), angle.cos()], 2)
+    return torch.cat([angle.sin(), angle.cos()], 2)

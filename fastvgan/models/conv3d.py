@@ -8,7 +8,7 @@ from torch import nn
 
 from fastvgan.deferred import chain
 from fastvgan.layers import ConvTransposeNormAct3d
-from fastvgan.models.clock import FREQUENCIES, clock_features
+from fastvgan.models.clock import FREQUENCIES, SCALE, clock_features
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import stages
@@ -49,7 +49,7 @@ class Generator(nn.Module):
         place = None if self.path is None else self.path(z, start_noise, self.frames)
         if self.clock:
             first = torch.zeros(1, device=z.device)
-            z = torch.cat([z, clock_features(start_noise, first, self.frames)[:, 0]], 1)  # (N, latent + E + 8)
+            z = torch.cat([z, SCALE * clock_features(start_noise, first, self.frames)[:, 0]], 1)  # (N, latent + E + 8)
         x = z[:, :, None, None, None]  # (N, inputs, 1, 1, 1)
         x = chain([self.first], x)  # (N, F, 4, 4, 4)
         return self.decoder(x, place, None if c is None else c.image)  # (N, C, T, H, W)

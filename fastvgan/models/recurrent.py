@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastvgan.layers import ConvLSTM
-from fastvgan.models.clock import FREQUENCIES, clock_features
+from fastvgan.models.clock import FREQUENCIES, SCALE, clock_features
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.sizes import Stage, stages
@@ -67,7 +67,7 @@ class Generator(nn.Module):
             z = torch.cat([z, known[:, None].expand(-1, z.shape[1], -1)], 2)  # (N, W + T, latent + E)
         if self.clock:
             time = torch.arange(-self.warm_up, frames, device=z.device)
-            z = torch.cat([z, clock_features(start_noise, time, self.frames)], 2)
+            z = torch.cat([z, SCALE * clock_features(start_noise, time, self.frames)], 2)
         start = self.start(content).view(n, 2, *self.map)
         if self.look is not None:
             start = start + self.look(c.image).view_as(start)

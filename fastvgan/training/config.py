@@ -167,6 +167,7 @@ _DIGITS_TRAINING = TrainingConfig(
     wrong_conditions=16,
     contrast=3.0,
     diversity=20.0,
+    diversity_rise=0.3,
     redraw=30.0,
     lr_generator=4e-4,
     lr_discriminator=4e-4,

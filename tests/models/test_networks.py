@@ -173,7 +173,7 @@ def test_warming_up_is_running_before_the_first_frame_on_its_noise():
 
 def test_the_clock_is_sines_and_cosines_of_the_time_since_a_random_start():
     noise, time = torch.tensor([-1.3, 0.0, 0.7], dtype=torch.float64), torch.arange(-2, 5)
-    clock = clock_features(noise, time, period=5).numpy() / 2
+    clock = clock_features(noise, time, period=5).numpy()
     assert clock.shape == (3, 7, 8) and clock.dtype == np.float64
     for n, value in enumerate(noise.tolist()):
         since = 10 * (1 + math.erf(value / math.sqrt(2))) / 2  # frames; the normal distribution's share of two periods
@@ -181,7 +181,7 @@ def test_the_clock_is_sines_and_cosines_of_the_time_since_a_random_start():
             for i, frames in enumerate((10, 5, 2.5, 1.25)):
                 angle = 2 * math.pi * (since + t - 2) / frames
                 np.testing.assert_allclose(clock[n, t, [i, 4 + i]], [math.sin(angle), math.cos(angle)], atol=1e-9)
-    two = clock_features(noise, time, period=5, frequencies=2).numpy() / 2
+    two = clock_features(noise, time, period=5, frequencies=2).numpy()
     np.testing.assert_array_equal(two, clock[:, :, [0, 1, 4, 5]])
 
 
@@ -196,7 +196,7 @@ def test_the_input_of_a_frame_depends_on_its_time_only_with_the_clock(warm_up):
         z = generator.noise(2)
         generator(z, condition(model, 2))
         assert torch.equal(inputs[0][:, 0], inputs[0][:, 5]) == (not clock)
-    torch.testing.assert_close(inputs[0][:, :, -8:], clock_features(z[:, 0, 0], torch.arange(-warm_up, 16), 16))
+    torch.testing.assert_close(inputs[0][:, :, -8:], 2 * clock_features(z[:, 0, 0], torch.arange(-warm_up, 16), 16))
 
 
 def test_3d_convolutions_get_the_time_of_the_start():
@@ -206,7 +206,7 @@ def test_3d_convolutions_get_the_time_of_the_start():
     inputs = []
     generator.first.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     generator(z, condition(model, 2))
-    torch.testing.assert_close(inputs[0].flatten(1)[:, -8:], clock_features(z[:, 0], torch.zeros(1), 16)[:, 0])
+    torch.testing.assert_close(inputs[0].flatten(1)[:, -8:], 2 * clock_features(z[:, 0], torch.zeros(1), 16)[:, 0])
 
 
 def test_content_noise_is_fixed_and_motion_noise_is_not():
