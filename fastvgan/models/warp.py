@@ -17,6 +17,7 @@ from fastvgan.models.clock import clock_features
 
 CHANNELS = 1  # of a frame beside its picture: the mask
 _HIDDEN = 256  # units between what a path depends on and its coefficients
+_RADIUS_AT_FIRST = 0.3  # of a frame's half
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
 
@@ -59,6 +60,10 @@ class Path(nn.Module):
             nn.ReLU(),
             nn.Linear(_HIDDEN, 2 * (1 + sizes)),
         )
+        # A line could open to a circle in two ways, and so in none; a circle shrinks to any line.
+        with torch.no_grad():
+            first = self.layers[-1].bias.zero_().view(2, 1 + sizes)
+            first[0, sizes // 2] = first[1, sizes] = _RADIUS_AT_FIRST
 
     def forward(self, known: torch.Tensor, start_noise: torch.Tensor | None, frames: int) -> torch.Tensor:
         # In bfloat16 neighbouring frames would round differently.

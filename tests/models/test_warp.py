@@ -136,6 +136,15 @@ def test_a_path_is_one_ellipse_or_two_and_the_same_wherever_a_clip_starts_on_it(
     np.testing.assert_allclose(far[:, :, [0, 4]], np.broadcast_to([2, math.sqrt(2)], (3, 2, 2)))
 
 
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_path_begins_as_a_circle(returns):
+    path = Path(5, 8, returns)
+    path.layers[-1].weight.detach().zero_()  # what noise and condition change of it
+    angle = 2 * math.pi * torch.arange(16) / 8
+    circle = math.tanh(0.3) * torch.stack([angle.sin(), angle.cos()])
+    torch.testing.assert_close(path(torch.randn(1, 5), None, 16)[0], circle)
+
+
 @pytest.mark.parametrize("parts", [(), ("text",), ("image",)], ids=lambda parts: "+".join(parts) or "none")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_generator_that_moves_a_picture(family, parts):
