@@ -7,6 +7,7 @@ moves by bilinear sampling, as in Jaderberg et al. 2015 (Spatial Transformer Net
 a function of time, like the motion of DIGAN (Yu et al. 2022).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from fastvgan.models.clock import clock_features
 
 CHANNELS = 1  # of a frame beside its picture: the mask
 _HIDDEN = 256  # units between what a path depends on and its coefficients
-_RADIUS_AT_FIRST = 0.3  # of a frame's half
+_SIZE_AT_FIRST, _SPREAD_AT_FIRST = 0.3, 0.1
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
 
@@ -60,10 +61,13 @@ class Path(nn.Module):
             nn.ReLU(),
             nn.Linear(_HIDDEN, 2 * (1 + sizes)),
         )
-        # A line could open to a circle in two ways, and so in none; a circle shrinks to any line.
+        # All paths begin as one ellipse, halfway between a line and a circle: a line could open to a circle in two
+        # ways, and so does in neither, and a circle could close to a line in two.
         with torch.no_grad():
-            first = self.layers[-1].bias.zero_().view(2, 1 + sizes)
-            first[0, sizes // 2] = first[1, sizes] = _RADIUS_AT_FIRST
+            self.layers[-1].weight.mul_(_SPREAD_AT_FIRST)
+            across, down = self.layers[-1].bias.zero_().view(2, 1 + sizes)
+            across[sizes // 2] = _SIZE_AT_FIRST  # of the sine of a clip's time
+            down[sizes // 2] = down[sizes] = _SIZE_AT_FIRST / math.sqrt(2)  # of sine and cosine
 
     def forward(self, known: torch.Tensor, start_noise: torch.Tensor | None, frames: int) -> torch.Tensor:
         # In bfloat16 neighbouring frames would round differently.

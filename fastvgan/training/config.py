@@ -162,7 +162,7 @@ class RunConfig(Settings):
 # digit at the same place; without the diversity term all digits of a caption come out alike.
 _DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2, warp=True, clock=True)
 _DIGITS_TRAINING = TrainingConfig(
-    steps=3000,
+    steps=2000,
     batch_size=32,
     wrong_conditions=16,
     contrast=3.0,
@@ -192,9 +192,7 @@ def _changed(base: RunConfig, model: dict | None = None, training: dict | None =
 PRESETS: dict[str, RunConfig] = {
     "digits": _RECURRENT_DIGITS,
     "digits-recurrent": _RECURRENT_DIGITS,
-    "digits-conv3d": _changed(
-        RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING), training={"steps": 2000}
-    ),
+    "digits-conv3d": RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
     # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
     "digits-image": _changed(
         _RECURRENT_DIGITS,
