@@ -106,7 +106,7 @@ def _steps(path):
 def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk]).returncode:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk]).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
         done = run("--steps", "16", "--checkpoint-every", "1", "--keep", "999", "--run-dir", str(disk / "r"))
