@@ -19,7 +19,7 @@ _SHUFFLES = 10
 def read_words(video: torch.Tensor, reading: Reading) -> dict[str, torch.Tensor]:
     """Digit, colour and motion that clips show, int64 (N,) each, indices into 0 to 9, `COLOURS` and `MOTIONS`.
 
-    A motion of -1 is none at all. Grey clips have no colour.
+    A motion of -1 is none that has a name. Grey clips have no colour.
 
     Args:
         video: uint8 (N, T, H, W, C). reading: the oracle's, of the same clips.

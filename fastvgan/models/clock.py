@@ -17,7 +17,7 @@ def clock_features(
     """Sines and cosines of each frame's time, for clips that start at random times.
 
     A ConvLSTM with a constant input moves things only as it settles, which puts them at the same place in the first
-    frame of every clip; 3D convolutions prefer the same place, too.
+    frame of every clip; 3D convolutions learn the same place for all of them, too.
 
     Args:
         start_noise: standard normal (N,). Its normal distribution function gives the start, uniform over 2 * `period`

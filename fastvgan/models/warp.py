@@ -46,8 +46,8 @@ class Path(nn.Module):
     Args:
         inputs: values known of a clip.
         period: frames of a clip. A path is an ellipse that takes so many frames.
-        returns: whether that is all. Otherwise a second one, which takes twice as many, is added: half of it goes one
-            way. Clips that start at random times hide their pictures with it in every second turn.
+        returns: whether that is all, as clips that start at random times need it. Otherwise an ellipse that takes twice
+            as many is added, half of which is a way with no return.
     """
 
     def __init__(self, inputs: int, period: int, returns: bool):
