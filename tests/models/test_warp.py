@@ -129,8 +129,6 @@ def test_a_path_is_one_ellipse_or_two_and_the_same_wherever_a_clip_starts_on_it(
     assert lines[:, :, at_rest].max() < 1e-9 and lines[:, :, 4 if returns else 2].min() > 1e-3
     torch.testing.assert_close(path(known, start(0.3 + 3 / 16), 29), places[:, :, 3:])
     torch.testing.assert_close(path(known, None, 7), path(known, start(0.5), 7))
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(path(known, start(0.3), 32), places)
     far = np.abs(np.fft.rfft(path(1e6 * known, start(0.3), 32).detach().numpy())) / 16
     # Each coefficient is 1 or -1: the middle, and a sine and a cosine.
     np.testing.assert_allclose(far[:, :, [0, 4]], np.broadcast_to([2, math.sqrt(2)], (3, 2, 2)))
@@ -143,6 +141,26 @@ def test_a_path_begins_between_a_line_and_a_circle(returns):
     ellipse = 0.3 * torch.stack([angle.sin(), (angle + math.pi / 4).sin()])
     places = Path(100, 8, returns)(torch.randn(20, 100), None, 16)
     torch.testing.assert_close(places, ellipse.expand(20, -1, -1), atol=0.1, rtol=0)
+
+
+def test_a_path_is_as_exact_under_autocast():
+    torch.manual_seed(0)
+    path, known, start_noise = Path(5, 8, True), torch.randn(3, 5), torch.randn(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        places = path(known, start_noise, 32)
+    assert torch.equal(places, path(known, start_noise, 32))
+
+
+@pytest.mark.parametrize("clock", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_clips_start_at_times_of_their_own_and_return_only_with_the_clock(family, clock):
+    generator = build_generator(config(family=family, condition=(), warp=True, clock=clock)).eval()
+    z, given = generator.noise(4), []
+    generator.path.register_forward_pre_hook(lambda _, arguments: given.append(arguments))
+    generator.draw(z)
+    ((_, start_noise, frames),) = given
+    assert frames == 16 and generator.path.returns == clock
+    assert torch.equal(start_noise, z.flatten(1)[:, 0]) if clock else start_noise is None
 
 
 @pytest.mark.parametrize("parts", [(), ("text",), ("image",)], ids=lambda parts: "+".join(parts) or "none")
