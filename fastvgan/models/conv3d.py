@@ -28,9 +28,9 @@ class Generator(nn.Module):
         self.condition = ConditionEncoder(config) if config.condition else None
         plan = stages(config.frames, config.height, config.width)
         decoder = Decoder(config, plan)
-        inputs = config.latent + (self.condition.out_dim if self.condition else 0)
-        self.path = Path(inputs, config.frames, config.clock) if config.warp else None
-        inputs += 2 * FREQUENCIES if config.clock else 0
+        known = self.condition.out_dim if self.condition else 0
+        self.path = Path(config.latent, known, config.frames, config.clock) if config.warp else None
+        inputs = config.latent + known + (2 * FREQUENCIES if config.clock else 0)
         self.first = ConvTransposeNormAct3d(inputs, decoder.in_channels, plan[0].small, activation="relu")
         self.decoder = decoder
 
@@ -44,9 +44,10 @@ class Generator(nn.Module):
     def draw(self, z: torch.Tensor, c: Condition | None = None) -> Drawn:
         """The same, with what the clips are made of where a picture is moved."""
         start_noise = z[:, 0] if self.clock else None  # (N,)
-        if self.condition is not None:
-            z = torch.cat([z, self.condition(c)], 1)  # (N, latent + E)
-        place = None if self.path is None else self.path(z, start_noise, self.frames)
+        known = None if self.condition is None else self.condition(c)  # (N, E)
+        place = None if self.path is None else self.path(z, known, start_noise, self.frames)
+        if known is not None:
+            z = torch.cat([z, known], 1)  # (N, latent + E)
         if self.clock:
             first = torch.zeros(1, device=z.device)
             z = torch.cat([z, SCALE * clock_features(start_noise, first, self.frames)[:, 0]], 1)  # (N, latent + E + 8)

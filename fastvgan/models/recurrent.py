@@ -37,7 +37,7 @@ class Generator(nn.Module):
         self.start = nn.Linear(self.content + known, 2 * cells)
         self.step = nn.Linear(config.latent + known + (2 * FREQUENCIES if config.clock else 0), cells)
         self.lstm = ConvLSTM(self.map[0], self.map[0], kernel_size=3)
-        self.path = Path(self.content + known, config.frames, config.clock) if config.warp else None
+        self.path = Path(self.content, known, config.frames, config.clock) if config.warp else None
         # A first frame enters the first state as a map too: what is where does not fit into a vector.
         self.look = FirstFrame(config, plan, 2 * self.map[0]) if "image" in config.condition else None
 
@@ -61,20 +61,19 @@ class Generator(nn.Module):
         start_noise = z[:, 0, 0] if self.clock else None  # (N,)
         # Steps before the first frame have its noise, so that longer clips begin as shorter ones do.
         z = torch.cat([z[:, :1].expand(-1, self.warm_up, -1), z], 1)  # (N, W + T, latent)
-        if self.condition is not None:
-            known = self.condition(c)  # (N, E)
-            content = torch.cat([content, known], 1)
+        known = None if self.condition is None else self.condition(c)  # (N, E)
+        if known is not None:
             z = torch.cat([z, known[:, None].expand(-1, z.shape[1], -1)], 2)  # (N, W + T, latent + E)
         if self.clock:
             time = torch.arange(-self.warm_up, frames, device=z.device)
             z = torch.cat([z, SCALE * clock_features(start_noise, time, self.frames)], 2)
-        start = self.start(content).view(n, 2, *self.map)
+        start = self.start(content if known is None else torch.cat([content, known], 1)).view(n, 2, *self.map)
         if self.look is not None:
             start = start + self.look(c.image).view_as(start)
         h, cell = torch.tanh(start).unbind(1)  # (N, F, h, w) each
         x = torch.relu(self.step(z)).view(n, -1, *self.map).transpose(1, 2)  # (N, F, W + T, h, w)
         x, _ = self.lstm(x, (h.contiguous(), cell.contiguous()))  # (N, F, W + T, h, w)
-        place = None if self.path is None else self.path(content, start_noise, frames)
+        place = None if self.path is None else self.path(content, known, start_noise, frames)
         return self.decoder(x[:, :, self.warm_up :], place, None if c is None else c.image)  # (N, C, T, H, W)
 
 

@@ -7,18 +7,18 @@ moves by bilinear sampling, as in Jaderberg et al. 2015 (Spatial Transformer Net
 a function of time, like the motion of DIGAN (Yu et al. 2022).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastvgan.models.clock import clock_features
+from fastvgan.models.clock import SCALE, clock_features
 
 CHANNELS = 1  # of a frame beside its picture: the mask
 _HIDDEN = 256  # units between what a path depends on and its coefficients
-_SIZE_AT_FIRST, _SPREAD_AT_FIRST = 0.3, 0.1
+_SIZE_AT_FIRST = 0.4
+_REACH = 2 / 3  # of the way from the middle of the frame to its edge, how far a picture's middle goes at most
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
 
@@ -37,48 +37,61 @@ class Drawn(NamedTuple):
 class Path(nn.Module):
     """Where the picture is in each frame, as a short Fourier series of the frame's time, for `compose`.
 
-    `forward(known, start_noise, frames)`: known float (N, `inputs`), noise and condition of the clip, which give the
-    series' coefficients; start_noise (N,) as `clock_features` takes it, or None for clips that all start at the same
-    time; gives (N, 2, frames). A series is smooth, and a line in it becomes a circle by growing; a network that gives
-    places learns to go to and fro on an arc instead. tanh bounds the coefficients; of places it would make jumps from
-    edge to edge.
+    `forward(noise, condition, start_noise, frames)`: noise float (N, `noise`) and condition float (N, `condition`), or
+    None without one, give the series' coefficients; start_noise (N,) as `clock_features` takes it, or None for clips
+    that all start at the same time; gives (N, 2, frames). A series is smooth, and a line in it becomes a circle by
+    growing; a network that gives places learns to go to and fro on an arc instead. A path as a whole is kept in the
+    middle of the frame, since a generator whose pictures are still bad learns to hide them beyond the edges.
 
     Args:
-        inputs: values known of a clip.
+        noise, condition: values of a clip's noise and of its condition (0: there is none).
         period: frames of a clip. A path is an ellipse that takes so many frames.
         returns: whether that is all, as clips that start at random times need it. Otherwise an ellipse that takes twice
             as many is added, half of which is a way with no return.
     """
 
-    def __init__(self, inputs: int, period: int, returns: bool):
+    def __init__(self, noise: int, condition: int, period: int, returns: bool):
         super().__init__()
         self.period, self.returns = period, returns
         sizes = 2 if returns else 4  # of a sine and a cosine each
         self.layers = nn.Sequential(
-            nn.Linear(inputs, _HIDDEN),
+            nn.Linear(noise + condition, _HIDDEN),
             nn.ReLU(),
             nn.Linear(_HIDDEN, _HIDDEN),
             nn.ReLU(),
             nn.Linear(_HIDDEN, 2 * (1 + sizes)),
         )
-        # All paths begin as one ellipse, halfway between a line and a circle: a line could open to a circle in two
-        # ways, and so does in neither, and a circle could close to a line in two.
+        # All paths begin near one circle. It closes to a line where one is wanted, but a line, which could open to a
+        # circle in two ways, opens in neither.
         with torch.no_grad():
-            self.layers[-1].weight.mul_(_SPREAD_AT_FIRST)
             across, down = self.layers[-1].bias.zero_().view(2, 1 + sizes)
             across[sizes // 2] = _SIZE_AT_FIRST  # of the sine of a clip's time
-            down[sizes // 2] = down[sizes] = _SIZE_AT_FIRST / math.sqrt(2)  # of sine and cosine
+            down[sizes] = _SIZE_AT_FIRST  # of its cosine
 
-    def forward(self, known: torch.Tensor, start_noise: torch.Tensor | None, frames: int) -> torch.Tensor:
+    def forward(
+        self, noise: torch.Tensor, condition: torch.Tensor | None, start_noise: torch.Tensor | None, frames: int
+    ) -> torch.Tensor:
         # In bfloat16 neighbouring frames would round differently.
-        with torch.autocast(known.device.type, enabled=False):
-            known = known.to(self.layers[0].weight.dtype)
+        with torch.autocast(noise.device.type, enabled=False):
+            known = noise.to(self.layers[0].weight.dtype)
+            if condition is not None:
+                # A condition is small at first, and noise drowns it: those that want lines would close all circles.
+                known = torch.cat([known, SCALE * F.layer_norm(condition.to(known), condition.shape[1:])], 1)
             start_noise = known.new_zeros(len(known)) if start_noise is None else start_noise
             waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, frequencies=2)
             waves = waves[:, :, 1::2] if self.returns else waves  # (N, T, S)
-            series = torch.tanh(self.layers(known)).unflatten(1, (2, -1))
+            series = _kept_near(self.layers(known).unflatten(1, (2, -1)))
             middle, sizes = series.tensor_split([1], 2)  # (N, 2, 1), (N, 2, S)
             return middle + sizes @ waves.transpose(1, 2)  # (N, 2, T)
+
+
+def _kept_near(series: torch.Tensor) -> torch.Tensor:
+    """Coefficients (N, 2, 1 + S), the middle, sines and cosines, made smaller so that no place is beyond _REACH."""
+    middle, sizes = series.tensor_split([1], 2)
+    # How far along an axis an ellipse goes is the length of its sine and cosine.
+    ellipses = sizes.unflatten(2, (2, -1)).square().sum(2).clamp(min=1e-12).sqrt()  # (N, 2, S / 2)
+    far = middle.abs() + ellipses.sum(2, keepdim=True)  # (N, 2, 1)
+    return series * (_REACH * torch.tanh(far / _REACH) / far)
 
 
 def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) -> Drawn:

@@ -1,7 +1,5 @@
 """Clips of a picture that moves, against bilinear sampling written out and against shifts by whole pixels."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -117,38 +115,48 @@ def test_the_picture_is_what_a_frame_shows_where_nothing_is_moved_or_new():
 @pytest.mark.parametrize("returns", [True, False])
 def test_a_path_is_one_ellipse_or_two_and_the_same_wherever_a_clip_starts_on_it(returns):
     torch.manual_seed(0)
-    path, known = Path(5, 8, returns).double(), torch.randn(3, 5, dtype=torch.float64)
+    path, noise, known = Path(5, 4, 8, returns).double(), *torch.randn(2, 3, 5, dtype=torch.float64)
+    known = known[:, :4]
 
     def start(turns):
         return torch.special.ndtri(torch.full((3,), turns, dtype=torch.float64))
 
-    places = path(known, start(0.3), 32)
+    places = path(noise, known, start(0.3), 32)
     assert places.shape == (3, 2, 32) and places.std(2).min() > 0
     lines = np.abs(np.fft.rfft(places.detach().numpy()))  # of 32 frames: 2 is once in 16, 4 is once in 8
     at_rest = [i for i in range(17) if i not in ({0, 4} if returns else {0, 2, 4})]
     assert lines[:, :, at_rest].max() < 1e-9 and lines[:, :, 4 if returns else 2].min() > 1e-3
-    torch.testing.assert_close(path(known, start(0.3 + 3 / 16), 29), places[:, :, 3:])
-    torch.testing.assert_close(path(known, None, 7), path(known, start(0.5), 7))
-    far = np.abs(np.fft.rfft(path(1e6 * known, start(0.3), 32).detach().numpy())) / 16
-    # Each coefficient is 1 or -1: the middle, and a sine and a cosine.
-    np.testing.assert_allclose(far[:, :, [0, 4]], np.broadcast_to([2, math.sqrt(2)], (3, 2, 2)))
+    torch.testing.assert_close(path(noise, known, start(0.3 + 3 / 16), 29), places[:, :, 3:])
+    torch.testing.assert_close(path(noise, known, None, 7), path(noise, known, start(0.5), 7))
+    # However large the coefficients, the middle and the ellipses about it together go as far as they may.
+    far = np.abs(np.fft.rfft(path(1e6 * noise, known, start(0.3), 32).detach().numpy())) / 32
+    np.testing.assert_allclose(far[:, :, 0] + 2 * far[:, :, [2, 4]].sum(2), 2 / 3)
 
 
 @pytest.mark.parametrize("returns", [True, False])
-def test_a_path_begins_between_a_line_and_a_circle(returns):
+def test_a_path_begins_near_a_circle(returns):
     torch.manual_seed(0)
-    angle = 2 * math.pi * torch.arange(16) / 8
-    ellipse = 0.3 * torch.stack([angle.sin(), (angle + math.pi / 4).sin()])
-    places = Path(100, 8, returns)(torch.randn(20, 100), None, 16)
-    torch.testing.assert_close(places, ellipse.expand(20, -1, -1), atol=0.1, rtol=0)
+    places = Path(100, 128, 16, returns)(torch.randn(50, 100), torch.randn(50, 128), None, 16)
+    middle = places.mean(2, keepdim=True)
+    assert middle.abs().mean() < 0.2
+    radius = (places - middle).norm(dim=1)
+    assert (radius.mean(1) - 0.35).abs().mean() < 0.15 and (radius.std(1) / radius.mean(1)).mean() < 0.4
+
+
+def test_a_condition_says_as_much_of_a_path_however_large_it_is():
+    torch.manual_seed(0)
+    path, noise, known = Path(100, 128, 8, True), torch.randn(1, 100).expand(50, -1), torch.randn(50, 128)
+    places = path(noise, known, None, 8)
+    assert 0.02 < places.std(0).mean() < 0.3  # each begins with one of its own
+    torch.testing.assert_close(path(noise, 1000 * known + 7, None, 8), places, atol=1e-3, rtol=0)
 
 
 def test_a_path_is_as_exact_under_autocast():
     torch.manual_seed(0)
-    path, known, start_noise = Path(5, 8, True), torch.randn(3, 5), torch.randn(3)
+    path, given = Path(5, 4, 8, True), (torch.randn(3, 5), torch.randn(3, 4), torch.randn(3))
     with torch.autocast("cpu", torch.bfloat16):
-        places = path(known, start_noise, 32)
-    assert torch.equal(places, path(known, start_noise, 32))
+        places = path(*given, 32)
+    assert torch.equal(places, path(*given, 32))
 
 
 @pytest.mark.parametrize("clock", [True, False])
@@ -158,7 +166,7 @@ def test_clips_start_at_times_of_their_own_and_return_only_with_the_clock(family
     z, given = generator.noise(4), []
     generator.path.register_forward_pre_hook(lambda _, arguments: given.append(arguments))
     generator.draw(z)
-    ((_, start_noise, frames),) = given
+    ((_, _, start_noise, frames),) = given
     assert frames == 16 and generator.path.returns == clock
     assert torch.equal(start_noise, z.flatten(1)[:, 0]) if clock else start_noise is None
 
