@@ -21,9 +21,10 @@ class Purpose(IntEnum):
 
     CLIP = 0
     NOISE = 1
-    WRONG_CONDITION = 2
-    WRONG_PART = 3
-    CANDIDATES = 4
+    TRAINING_NOISE = 2
+    WRONG_CONDITION = 3
+    WRONG_PART = 4
+    CANDIDATES = 5
 
 
 class Draws:
