@@ -1,7 +1,10 @@
 """philox: random words that are a function of their counters alone, the same on every device."""
 
+import importlib
+
 import torch
 
+from .. import triton_support
 from . import reference
 from .reference import philox_4x32
 
@@ -21,4 +24,6 @@ def philox(numbers: torch.Tensor, counters: torch.Tensor, key: tuple[int, int]) 
     Returns:
         int64 (N, B, 4), in [0, 2**32).
     """
+    if numbers.is_cuda and triton_support.reason() is None and triton_support.device_refusal(numbers.device) is None:
+        return importlib.import_module(f"{__name__}.triton").philox(numbers, counters, key)
     return reference.philox(numbers, counters, key)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastvgan_kernels.philox import philox, philox_4x32
+from fastvgan_kernels.philox import philox, philox_4x32, reference
 
 # Random123's kat_vectors, "philox4x32 10": counter, key, words.
 KNOWN = [
@@ -34,3 +34,17 @@ def test_tensors_are_the_published_ones(counter, key, words, device):
     assert drawn.shape == (2, 2, 4) and drawn.dtype == torch.int64
     assert tuple(drawn[1, 1].tolist()) == words
     assert tuple(drawn[0, 0].tolist()) == philox_4x32((7, 5, 0, 7), key)
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
+def test_triton_gives_the_same(interpreted, counter, key, words):
+    triton = pytest.importorskip("fastvgan_kernels.philox.triton")
+    first, low, high, last = counter
+    number = low + (high << 32)
+    numbers = torch.tensor([3, number - 2**64 if number >= 2**63 else number, 2**40, -1, 2**31])
+    counters = torch.tensor([[first, last], *([i, 2**32 - 1 - i] for i in range(70))])
+    found = triton.philox(numbers, counters, key)
+    assert tuple(found[1, 0].tolist()) == words
+    assert torch.equal(found, reference.philox(numbers, counters, key))
+    assert triton.philox(numbers[:0], counters, key).shape == (0, 71, 4)
+    assert triton.philox(numbers, counters[:0], key).shape == (5, 0, 4)
