@@ -1,4 +1,4 @@
-"""A preset's train step, ours as the trainer runs it, and the losses that stock PyTorch computes in float64."""
+"""A preset's train step, ours as the trainer runs it on decoded clips, and the losses that stock computes in fp64."""
 
 import functools
 import itertools
@@ -9,9 +9,10 @@ from on_gpu import DTYPE, ON_GPU
 from stock_loop import StockLoop
 from variants import DTYPES, TINY, device, load_in_order
 
+from fastvgan.data.source import Clips
 from fastvgan.models.config import ModelConfig
 from fastvgan.pixels import to_float
-from fastvgan.training.batches import Batch
+from fastvgan.training.batches import Inputs
 from fastvgan.training.config import PRESETS
 from fastvgan.training.graphs import CudaGraphs, StepRunner
 from fastvgan.training.step import AdversarialStep, StepResult
@@ -28,6 +29,29 @@ class Problem(NamedTuple):
     checked: int
 
 
+class Batch(NamedTuple):
+    """Clips of uint8 (N, T, H, W, C) and their noise, on the device."""
+
+    video: torch.Tensor
+    z: torch.Tensor
+
+
+class Given:
+    """Takes the place of `BatchMaker`: the same noise in every step, and no conditions."""
+
+    def __init__(self, z: torch.Tensor):
+        self.z = z
+
+    def wrong_part(self, number: int) -> int:
+        return 0
+
+    def has_wrong_image(self, part: int) -> bool:
+        return False
+
+    def make(self, number: torch.Tensor, part: torch.Tensor, clips: Clips) -> Inputs:
+        return Inputs(to_float(clips.video, clips.video.device), self.z, None, None)
+
+
 def problem(preset: str) -> Problem:
     """A preset's, or in tiny mode the same little one of every preset."""
     config = PRESETS[preset]
@@ -38,7 +62,7 @@ def problem(preset: str) -> Problem:
 
 
 def batch_of(model: ModelConfig, size: int) -> Batch:
-    """A batch as the trainer's feed gives it: on the device, clips of uint8 (N, T, H, W, C)."""
+    """A batch as a step finds it, always the same one."""
     torch.manual_seed(1)
     shape = size, model.frames, model.height, model.width, model.channels
     video = torch.randint(256, shape, dtype=torch.uint8, device=device())
@@ -82,13 +106,14 @@ class Ours:
         model, training = self.problem.model, PRESETS[preset].training
         self.step = AdversarialStep(model, training, device(), DTYPES[dtype])
         self.graphs = Counted(self.step.totals.device) if graphs and ON_GPU else None
-        self.runner = StepRunner(self.step, model.condition, "on" if self.graphs else "off", self.graphs)
         self.number, self.sizes = itertools.count(), set()
 
     def runs(self, size: int):
         """A function that runs a step on a batch of this size, which is already captured where that is asked for."""
         batch = batch_of(self.problem.model, size)
-        run = lambda: self.runner(next(self.number), batch)  # noqa: E731
+        runner = StepRunner(self.step, Given(batch.z), "on" if self.graphs else "off", self.graphs)
+        clips = Clips(batch.video)
+        run = lambda: runner(next(self.number), clips)  # noqa: E731
         self.sizes.add(size)
         if self.graphs:
             for _ in range(STEPS_TO_CAPTURE):

@@ -177,7 +177,7 @@ def _evaluate(
                 raise UserError(f"{generator.path} makes values that are not finite; name another checkpoint by --run")
             return to_uint8(clips)
 
-        return evaluator.full(generate, lambda n, draws: generator.network.noise(n, draws, model.frames))
+        return evaluator.full(generate, lambda n, seed: generator.network.noise(n, seed, model.frames))
 
 
 def _protocol(

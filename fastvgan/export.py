@@ -118,7 +118,7 @@ class VideoGenerator:
             text: a caption, for a model that follows text, of words that were in the training captions.
             image: the first frame, for a model that follows one: a file, or uint8 (H, W, C) or (H, W).
             label: a class by name or index, for a model that follows classes.
-            n: how many clips. seed: of the noise; the same seed gives the same clips.
+            n: how many clips. seed: of the noise; the same seed gives the same clips, however many.
             frames: length, for the recurrent family; the 3D-convolutional one makes clips of the training length.
 
         Returns:
@@ -137,8 +137,7 @@ class VideoGenerator:
                 "train one of the recurrent family for other lengths"
             )
         condition = self._condition(text, image, label)
-        generator = torch.Generator().manual_seed(seed)
-        noise = self.network.noise(n, generator, frames)
+        noise = self.network.noise(n, seed, frames)
         clips = [self._clips(z, condition) for z in noise.split(64)]
         return torch.cat(clips)
 

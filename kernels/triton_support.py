@@ -38,7 +38,7 @@ def refusal(x: torch.Tensor) -> str | None:
     if interpreting() and x.dtype == torch.bfloat16:
         return "Triton's interpreter computes products of bfloat16 wrong"
     if x.is_cuda:
-        return _device_refusal(x.device)
+        return device_refusal(x.device)
     if not (x.is_cpu and interpreting()):
         return f"it is for CUDA devices, not for the {x.device.type}"
     return None
@@ -49,7 +49,8 @@ def _compiler() -> str | None:
 
 
 @cache
-def _device_refusal(device: torch.device) -> str | None:
+def device_refusal(device: torch.device) -> str | None:
+    """Why kernels cannot run on this GPU, in one sentence, or None."""
     if torch.version.hip:
         return "it is written for NVIDIA's GPUs and was never tried on others"
     if not interpreting() and _compiler() is None:

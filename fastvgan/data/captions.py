@@ -11,6 +11,7 @@ _WORD = re.compile(r"\w+")
 _PADDING, _UNKNOWN = 0, 1
 _LONGEST = 32
 _CANDIDATES = 4096
+_NEVER = 1024.0  # more words than a caption has
 
 
 def words_of(caption: str) -> list[str]:
@@ -71,41 +72,60 @@ class WrongCaptions:
 
     Args:
         table: word indices of the distinct captions, int64 (M, L), as `Vocabulary.encode` gives them; M at least 2.
-        vocabulary_size: number of word indices.
+        vocabulary_size: number of word indices. device: where captions are drawn.
     """
 
-    def __init__(self, table: torch.Tensor, vocabulary_size: int):
-        self._bags = torch.zeros(len(table), vocabulary_size).scatter_(1, table, 1.0)
-        self._bags[:, _PADDING] = 0
+    def __init__(self, table: torch.Tensor, vocabulary_size: int, device: "torch.device | str" = "cpu"):
+        size, length = table.shape
+        is_word = torch.zeros(size, vocabulary_size).scatter_(1, table, 1.0)
+        is_word[:, _PADDING] = 0
+        # A word that a caption has twice counts where it is first.
+        earlier = (table[:, :, None] == table[:, None]).tril(-1).any(-1)  # (M, L)
+        once = (~earlier & (table != _PADDING)).float()
         # Words that all captions share tell nothing, and have the logarithm of 1. Where a caption has no other (a
         # duplicate but for word order), any other caption will do.
-        self._telling = self._bags * (len(table) / self._bags.sum(0).clamp(min=1)).log()
-        self._telling[self._telling.sum(1) == 0] = 1
+        telling = once.double() * (size / is_word.sum(0).double().clamp(min=1)).log()[table]
+        tells_nothing = telling.sum(1) == 0
+        telling[tells_nothing] = 1
+        reached = telling.cumsum(1)
+        reached = (reached / reached[:, -1:]).float()
+        reached[:, -1] = 1
+        self.searches_some = size > _CANDIDATES
+        """Whether captions are too many to search all, so that `draw` takes a start."""
+        # Otherwise there is a caption without the wrong word, which fits better than the caption itself.
+        self._may_find_itself = self.searches_some or bool(tells_nothing.any())
+        # Those that are searched begin at a random place of this order, at whose end it begins again.
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+        self._order = torch.cat([order, order[: _CANDIDATES - 1]]).to(device)
+        self._size = size
+        self._has_word = is_word.T.contiguous().to(device)  # (V, M)
+        self._words, self._weights = table.to(device), torch.stack([reached, once], 1).to(device)
+        self._places = torch.arange(length, device=device)
+        self._all = torch.arange(min(size, _CANDIDATES), device=device)
 
-    def draw(
-        self,
-        captions: torch.Tensor,
-        generator: torch.Generator,
-        count: int = 1,
-        rows: slice = slice(None),
-        total: int | None = None,
-    ) -> torch.Tensor:
-        """For caption indices (N,) the indices (N, count) of wrong ones, each drawn on its own.
+    def draw(self, captions: torch.Tensor, chances: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+        """Wrong captions for true ones, each drawn on its own.
 
         Args:
-            rows, total: where `captions` are those rows of a batch of `total`, what is drawn for them is what would be
-                for the whole batch.
+            captions: indices of the true ones, int64 (N,), on the device.
+            chances: float64 (N, K, 2) in [0, 1): which word is wrong, and which of the captions that fit best is taken.
+            start: where captions are more than 4096, and so many of them are searched: from where on, float64 () in
+                [0, 1). Otherwise None.
+
+        Returns:
+            Indices of wrong ones, int64 (N, K).
         """
-        total = len(captions) if total is None else total
-        candidates = torch.arange(len(self._bags))
-        if len(candidates) > _CANDIDATES:
-            candidates = torch.randperm(len(candidates), generator=generator)[:_CANDIDATES]
-        place = torch.rand(total, count, 1, generator=generator)[rows].double()
-        reached = self._telling[captions].cumsum(1)[:, None]  # (N, 1, V)
-        without = (reached > place * reached[..., -1:]).int().argmax(-1)  # (N, count), a word index each
-        bags = self._bags[candidates]
-        overlap = (self._bags[captions] @ bags.T)[:, None]  # (N, 1, M)
-        overlap = overlap - 1e3 * bags.T[without]  # (N, count, M)
-        overlap.masked_fill_((candidates == captions[:, None])[:, None], -1e6)
-        noise = torch.rand(total, count, len(candidates), generator=generator)[rows]
-        return candidates[(overlap + 0.5 * noise).argmax(-1)]
+        has_word, candidates = self._has_word, self._all
+        if self.searches_some:
+            candidates = self._order[(start * self._size).long() + self._all]
+            has_word = has_word[:, candidates]
+        reached, once = self._weights[captions].unbind(1)  # (N, L) each
+        words = self._words[captions]  # (N, L)
+        wrong = (reached[:, None] <= chances[..., :1]).sum(-1, keepdim=True)  # (N, K, 1), a place in the caption
+        weights = torch.add(once[:, None], self._places == wrong, alpha=-_NEVER)  # (N, K, L)
+        shared = weights @ has_word[words]  # (N, K, M); whole numbers, which every device adds up alike
+        if self._may_find_itself:
+            shared = shared.masked_fill((candidates == captions[:, None])[:, None], -2 * _NEVER)
+        fits_best = (shared == shared.amax(-1, keepdim=True)).cumsum(-1)
+        place = (fits_best <= fits_best[..., -1:] * chances[..., 1:]).sum(-1)  # (N, K)
+        return candidates[place] if self.searches_some else place

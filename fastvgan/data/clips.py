@@ -40,6 +40,8 @@ class ClipSource:
         UserError: the decoder cannot serve the set.
     """
 
+    draws = 0
+
     def __init__(
         self,
         items: Sequence[Item],

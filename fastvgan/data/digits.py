@@ -10,15 +10,18 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
+from fastvgan.random_draws import Draws, Purpose, uniforms
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -33,6 +36,8 @@ MOTIONS = ("up and down", "left and right", "diagonally", "in a circle")
 # The samples are stored writer after writer, each writing the same sequence of digits; here one of them begins, so that
 # nobody's hand is in both parts.
 _WRITER_SPLIT = 1287
+
+_WORDS = 5  # random ones that a clip takes: its caption, and the four chances of `DigitsSource.render`
 
 
 class DigitsSource:
@@ -59,6 +64,7 @@ class DigitsSource:
     classes = tuple(str(digit) for digit in range(10))
     remarks = ()
     decoder = "digits: drawn, not decoded"
+    draws = _WORDS
 
     def __init__(
         self,
@@ -75,7 +81,6 @@ class DigitsSource:
         every = list(itertools.product(range(10), colours, MOTIONS))
         kept_out = _choose_held_out(every, hold_out, hold_out_seed) if split == "train" else set()
         self._table = [row for i, row in enumerate(every) if i not in kept_out]
-        self._digits = torch.tensor([digit for digit, _, _ in self._table])
         self.captions = [caption(*row, with_colour=channels == 3) for row in self._table]
         self.held_out = tuple(caption(*every[i], with_colour=channels == 3) for i in sorted(kept_out))
         images, digits = _handwriting(split)
@@ -83,39 +88,100 @@ class DigitsSource:
         self._is_sharp = height > 16 or width > 16
         if self._is_sharp:
             images = distance_pictures(_bitmaps(split), height // 2, width // 2)
-        self._images = [images[digits == digit] for digit in range(10)]
+        self._shown, order = torch.from_numpy(digits).sort(stable=True)
+        self._pictures = images[order]
+        self._tables: dict[torch.device, _Tables] = {}
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[Clips]:
         """See `fastvgan.data.source.Source.batches`; nothing is shuffled, every clip is drawn anew."""
+        draws = Draws(seed, {Purpose.CLIP: _WORDS})
         for numbers in sample_numbers(batch_size, start, rank, world_size):
-            drawn = np.stack([np.random.default_rng([seed, number]).random(5) for number in numbers])
-            index = (drawn[:, 0] * len(self.captions)).astype(np.int64)
-            yield Clips(self.render(index, drawn[:, 1:]), torch.from_numpy(index), self._digits[index])
+            yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
 
-    def render(self, caption_index: np.ndarray, chances: np.ndarray) -> torch.Tensor:
-        """Clips for these indices into `captions`; uint8 (N, T, H, W, C).
+    def draw(self, words: torch.Tensor) -> Clips:
+        """See `fastvgan.data.source.Source.draw`."""
+        chances = uniforms(words)
+        index = (chances[:, 0] * len(self.captions)).long()
+        return Clips(self.render(index, chances[:, 1:]), index, self._tables_on(words.device).labels[index])
+
+    def render(self, caption_index: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+        """Clips for these indices into `captions`, drawn where the chances are.
+
+        Grey values are rounded from float32, so that two devices may differ by 1 where one lies between two bytes.
 
         Args:
-            chances: (N, 4) in [0, 1): which writer's digit, at which phase the path begins, where it lies, which way it
-                goes.
+            caption_index: int64 (N,).
+            chances: float64 (N, 4) in [0, 1): which writer's digit, at which phase the path begins, where it lies,
+                which way it goes.
+
+        Returns:
+            uint8 (N, T, H, W, C).
         """
         frames, height, width, channels = self.shape
-        rows = [self._table[i] for i in caption_index]
-        hands = [self._images[digit] for digit, _, _ in rows]
-        images = torch.stack([hand[int(u * len(hand))] for hand, u in zip(hands, chances[:, 0], strict=True)])
-        path = _paths([motion for _, _, motion in rows], frames, *chances.T[1:])
-        margin = REACH if self._is_sharp else 0
-        grey = _place(images, torch.from_numpy(path).float(), height, width, margin)  # (N, T, H, W)
+        tables = self._tables_on(chances.device)
+        rows = tables.captions[caption_index]
+        picture = torch.addcmul(rows[:, 0], rows[:, 1], chances[:, 0]).long()  # the first one, plus one of so many
+        path = _paths(rows[:, 2:].unflatten(1, (-1, 2)), tables.time, *chances[:, 1:].split(1, 1))  # (N, T, 2)
+        grid = tables.places - path.float()[:, :, None, None]  # (N, T, H, W, 2)
+        # The frames of a clip lie one below the other, so that its picture is sampled once.
+        grey = F.grid_sample(
+            tables.pictures[picture], grid.view(-1, frames * height, width, 2), align_corners=False
+        ).view(-1, frames, height, width)
         if self._is_sharp:
             grey = coverage(grey)
         grey = grey.mul_(255).round_().to(torch.uint8)[..., None]
         if channels == 1:
             return grey
         # The colours are made of 0 and 255 alone, so that bytes can be multiplied.
-        shown = torch.tensor([COLOURS[name] for _, name, _ in rows]).gt(0).to(torch.uint8)
-        return grey * shown[:, None, None, None]
+        return grey * tables.colours[caption_index][:, None, None, None]
+
+    def _tables_on(self, device: torch.device) -> "_Tables":
+        if device not in self._tables:
+            self._tables[device] = _Tables(*(table.to(device) for table in self._make_tables()))
+        return self._tables[device]
+
+    def _make_tables(self) -> "_Tables":
+        frames, height, width, _ = self.shape
+        rows, columns = self._pictures.shape[1:]
+        margin = REACH if self._is_sharp else 0
+        # How much of the half of a frame a digit takes of its picture, which margins enlarge.
+        inside = torch.tensor([1 - 2 * margin / columns, 1 - 2 * margin / rows], dtype=torch.float64)  # (x, y)
+        motions = _motion_tables()  # (M, 5, 2)
+        motions[:, _LENGTHS] *= inside
+        counts = self._shown.bincount(minlength=10)
+        first = counts.cumsum(0) - counts
+        digits = torch.tensor([digit for digit, _, _ in self._table])
+        kinds = torch.tensor([MOTIONS.index(motion) for _, _, motion in self._table])
+        captions = torch.cat([torch.stack([first, counts], 1)[digits], motions[kinds].flatten(1)], 1)
+        across, down = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
+        shown = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)  # (H, W, 2)
+        return _Tables(
+            captions,
+            2 * math.pi * torch.arange(frames, dtype=torch.float64)[:, None] / min(frames, 16),
+            (2 * shown * inside).float(),
+            self._pictures[:, None],
+            torch.tensor([COLOURS[name] for _, name, _ in self._table]).gt(0).to(torch.uint8),
+            digits,
+        )
+
+
+class _Tables(NamedTuple):
+    """What clips are drawn from, on one device.
+
+    captions: float64 (captions, 12), for each its digit's first picture, how many there are, and the five rows (x, y)
+    of its motion, see `_paths`. time: float64 (T, 1), as an angle. places: float32 (H, W, 2), each pixel's place (x, y)
+    in a picture that lies in the middle, whose edges are at -1 and 1. pictures: float32 (P, 1, h, w), digit after
+    digit. colours: uint8 (captions, 3) of 0 and 1. labels: int64 (captions,), the digit.
+    """
+
+    captions: torch.Tensor
+    time: torch.Tensor
+    places: torch.Tensor
+    pictures: torch.Tensor
+    colours: torch.Tensor
+    labels: torch.Tensor
 
 
 def caption(digit: int, colour: str, motion: str, with_colour: bool = True) -> str:
@@ -156,44 +222,37 @@ def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: 
     return chosen
 
 
-def _paths(motions: Sequence[str], frames: int, phase: np.ndarray, where: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """Centres of digits over time, (N, T, 2) as (x, y) in [-1, 1]: one cycle in 16 frames, or in the clip if shorter.
+_LENGTHS = [0, 1, 3, 4]  # rows of a motion's table that are no angles
+
+
+def _motion_tables() -> torch.Tensor:
+    """For each of MOTIONS what `_paths` takes, float64 (motions, 5, 2): along x and y, with a circle's radius 1."""
+    swing, turning = (1, 1, 0, 0, 0), (1, -1, 0, 0, 0)
+    ahead, still = (1, -1, math.pi / 2, 0, 0), (0, 0, 0, -0.5, 1)
+    axes = {
+        "up and down": (still, swing),
+        "left and right": (swing, still),
+        "diagonally": (swing, turning),
+        "in a circle": (swing, ahead),
+    }
+    return torch.tensor([axes[motion] for motion in MOTIONS], dtype=torch.float64).transpose(1, 2)
+
+
+def _paths(
+    motions: torch.Tensor, time: torch.Tensor, phase: torch.Tensor, where: torch.Tensor, way: torch.Tensor
+) -> torch.Tensor:
+    """Centres of digits over time, float64 (N, T, 2) as (x, y): a swing along each axis, or a place along it.
 
     Args:
-        phase, where, way: (N,) in [0, 1): of the cycle at which it begins, of the span in which a straight path lies,
+        motions: (N, 5, 2), for each axis the swing's size one way and the other, the angle it is ahead, and beginning
+            and length of the span in which it lies still. time: (T, 1), as an angle.
+        phase, where, way: (N, 1) in [0, 1): of the cycle at which it begins, of the span in which a straight path lies,
             and less than a half or not.
     """
-    angle = 2 * math.pi * (np.arange(frames) / min(frames, 16) + phase[:, None])
-    swing, turn = np.sin(angle), np.where(way < 0.5, -1, 1)[:, None]
-    still = np.broadcast_to(where[:, None] - 0.5, swing.shape)
-    kind = np.array([MOTIONS.index(motion) for motion in motions])[:, None]
-    across = np.where(kind == 0, still, swing)
-    down = np.select([kind == 0, kind == 1, kind == 2], [swing, still, swing * turn], np.cos(angle) * turn)
-    return np.stack([across, down], -1)
-
-
-def _place(images: torch.Tensor, path: torch.Tensor, height: int, width: int, margin: int) -> torch.Tensor:
-    """Draw pictures of digits (N, h, w) at half the frame's size, centred along path (N, T, 2); gives (N, T, H, W).
-
-    Bilinear, what lies beyond a picture's edge counting as 0: along each axis a small matrix that mixes the picture's
-    rows, or columns, into the frame's.
-
-    Args:
-        margin: rows and columns on each side of a picture that lie outside of the digit.
-    """
-    down, across = (
-        _mix(path[..., axis], size, rows, margin)
-        for axis, size, rows in ((1, height, images.shape[1]), (0, width, images.shape[2]))
-    )  # (N, T, H, h), (N, T, W, w)
-    return down @ images[:, None] @ across.transpose(-1, -2)
-
-
-def _mix(centre: torch.Tensor, size: int, rows: int, margin: int) -> torch.Tensor:
-    """How much each of a frame's `size` rows shows of each of a picture's rows: (..., size, rows) for (...) centres."""
-    shown = (2 * torch.arange(size) + 1) / size - 1  # middle of each row, over [-1, 1]
-    # The same, counted in rows of the picture.
-    inside = (2 * shown - centre[..., None] + 1) * (rows / 2 - margin) + (margin - 0.5)
-    return (1 - (inside[..., None] - torch.arange(rows)).abs()).clamp_(min=0)
+    forth, back, ahead, begin, span = motions.unbind(1)  # (N, 2) each
+    size = torch.where(way < 0.5, back, forth)
+    angle = torch.add(ahead, phase, alpha=2 * math.pi)[:, None] + time  # (N, T, 2)
+    return torch.addcmul(torch.addcmul(begin, span, where)[:, None], size[:, None], angle.sin_())
 
 
 def _handwriting(split: str) -> tuple[torch.Tensor, np.ndarray]:

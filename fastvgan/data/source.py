@@ -32,6 +32,8 @@ class Source(Protocol):
     """What was left out or is treated otherwise than one may think, and why; a sentence a file."""
     decoder: str
     """What decodes the clips, and why that."""
+    draws: int
+    """How many random words a clip of `draw` takes; 0 where clips are decoded, which `batches` does ahead of time."""
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
@@ -44,5 +46,15 @@ class Source(Protocol):
         Args:
             batch_size: clips in a batch of one rank. rank, world_size: of a distributed run; the batches k of all
                 ranks, one after the other, are the batch k of world_size * batch_size clips of a single process.
+        """
+        ...
+
+    def draw(self, words: torch.Tensor) -> Clips:
+        """Clips by random words, where `draws` is not 0: on the words' device, by operations that wait for nothing.
+
+        `batches` gives the same clips: sample n of a seed by the words of `Purpose.CLIP` and number n.
+
+        Args:
+            words: int64 (N, `draws`) in [0, 2**32), see `fastvgan.random_draws`.
         """
         ...

@@ -40,7 +40,7 @@ from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
 
 Generate = Callable[[torch.Tensor, Condition | None], torch.Tensor]
-Noise = Callable[[int, torch.Generator], torch.Tensor]
+Noise = Callable[[int, int], torch.Tensor]  # of so many clips, by a seed
 Cell = float | Interval | None
 
 _CHUNK = 64  # clips generated at once
@@ -193,7 +193,7 @@ class Evaluator:
 
     def _generated(self, prompts: Prompts, generate: Generate, noise: Noise, seed: int) -> torch.Tensor:
         """Clips for all prompts, uint8 (N, T, H, W, C)."""
-        z = noise(len(prompts.group), torch.Generator().manual_seed(seed))
+        z = noise(len(prompts.group), seed)
         parts = []
         for start in range(0, len(z), _CHUNK):
             rows = slice(start, start + _CHUNK)

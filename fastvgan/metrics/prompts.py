@@ -83,7 +83,8 @@ def digit_prompts(
     rows, group = _rows(model.condition, words["digit"].numpy(), clips, rng)
     chosen = [captions[i] for i in rows]
     place = {text: i for i, text in enumerate(reference.captions)}
-    real = reference.render(np.array([place[text] for text in chosen]), rng.random((clips, 4)))
+    chances = torch.from_numpy(rng.random((clips, 4)))
+    real = reference.render(torch.tensor([place[text] for text in chosen]), chances)
     words = {name: values[rows] for name, values in words.items() if name in _words_in(model.condition)}
     text = label = images = None
     if "text" in model.condition:

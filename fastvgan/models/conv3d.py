@@ -4,19 +4,19 @@ With frames = height = width = 16, width 128 and no condition these are the netw
 """
 
 import torch
-from torch import nn
 
 from fastvgan.deferred import chain
 from fastvgan.layers import ConvTransposeNormAct3d
 from fastvgan.models.clock import FREQUENCIES, SCALE, clock_features
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
+from fastvgan.models.noise import NoiseDriven
 from fastvgan.models.sizes import stages
 from fastvgan.models.trunk import Decoder, Encoder
 from fastvgan.models.warp import Drawn, Path
 
 
-class Generator(nn.Module):
+class Generator(NoiseDriven):
     """Noise, and a condition if the model has one, to a clip.
 
     `forward(z, c)`: z float (N, latent), c a `Condition` or None; gives (N, C, T, H, W) in [-1, 1].
@@ -34,9 +34,13 @@ class Generator(nn.Module):
         self.first = ConvTransposeNormAct3d(inputs, decoder.in_channels, plan[0].small, activation="relu")
         self.decoder = decoder
 
-    def noise(self, n: int, generator: torch.Generator | None = None, frames: int | None = None) -> torch.Tensor:
-        """Noise for n clips, float32 (n, latent) on the CPU; the number of frames is the model's own."""
-        return torch.randn(n, self.latent, generator=generator)
+    def noise_size(self, frames: int | None = None) -> int:
+        """See `NoiseDriven.noise_size`; the number of frames is the model's own."""
+        return self.latent
+
+    def arrange(self, numbers: torch.Tensor, frames: int | None = None) -> torch.Tensor:
+        """Noise (N, latent) as it is."""
+        return numbers
 
     def forward(self, z: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         return self.draw(z, c).clips

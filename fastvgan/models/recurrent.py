@@ -10,12 +10,13 @@ from fastvgan.layers import ConvLSTM
 from fastvgan.models.clock import FREQUENCIES, SCALE, clock_features
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators
+from fastvgan.models.noise import NoiseDriven
 from fastvgan.models.sizes import Stage, stages
 from fastvgan.models.trunk import Decoder, Encoder, FirstFrame
 from fastvgan.models.warp import Drawn, Path
 
 
-class Generator(nn.Module):
+class Generator(NoiseDriven):
     """Noise, and a condition if the model has one, to a clip of as many frames as the noise has steps.
 
     `forward(z, c)`: z float (N, T, latent) as `noise` draws it, c a `Condition` or None; gives (N, C, T, H, W) in
@@ -41,15 +42,16 @@ class Generator(nn.Module):
         # A first frame enters the first state as a map too: what is where does not fit into a vector.
         self.look = FirstFrame(config, plan, 2 * self.map[0]) if "image" in config.condition else None
 
-    def noise(self, n: int, generator: torch.Generator | None = None, frames: int | None = None) -> torch.Tensor:
-        """Noise for n clips of `frames` frames (default: the training length), float32 (n, frames, latent), on the CPU.
+    def noise_size(self, frames: int | None = None) -> int:
+        """See `NoiseDriven.noise_size`: content, and motion for each frame."""
+        return self.content + self.motion * (frames or self.frames)
 
-        A longer clip from the same generator state has the shorter one's noise as its beginning.
-        """
+    def arrange(self, numbers: torch.Tensor, frames: int | None = None) -> torch.Tensor:
+        """Numbers (N, content + frames * motion) as noise (N, frames, latent)."""
+        content, motion = numbers.tensor_split([self.content], 1)
         frames = frames or self.frames
-        content = torch.randn(n, 1, self.content, generator=generator).expand(-1, frames, -1)
-        motion = torch.stack([torch.randn(n, self.motion, generator=generator) for _ in range(frames)], 1)
-        return torch.cat([content, motion], 2)
+        motion = motion.unflatten(1, (frames, self.motion))  # (N, T, motion)
+        return torch.cat([content[:, None].expand(-1, frames, -1), motion], 2)
 
     def forward(self, z: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         return self.draw(z, c).clips

@@ -1,37 +1,23 @@
-"""What one step is given, made on the host ahead of it: clips, noise and conditions, as tensors to be copied."""
+"""What one step computes on, made within it: from the step's number alone, or from decoded clips too."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
-from fastvgan.data.source import Clips
+from fastvgan.data.source import Clips, Source
 from fastvgan.models import Condition
+from fastvgan.models.noise import NoiseDriven
 from fastvgan.pixels import to_float
+from fastvgan.random_draws import Draws, Purpose, draw_below, normals, uniforms
 from fastvgan.training.conditions import Conditions, swapped, told
 
 
-class Batch(NamedTuple):
-    """The data of a step.
-
-    video: uint8 (N, T, H, W, C). z: noise as the generator draws it, float32 (N, ...).
-    text, label: word indices (N, L) and class indices (N,), or None. wrong_text, wrong_label: (N, K, L) and (N, K), K
-    conditions per clip of which one part is wrong. has_wrong: whether there is a wrong condition at all. wrong_image:
-    whether first frames are what is wrong.
-    """
-
-    video: torch.Tensor
-    z: torch.Tensor
-    text: torch.Tensor | None = None
-    label: torch.Tensor | None = None
-    wrong_text: torch.Tensor | None = None
-    wrong_label: torch.Tensor | None = None
-    has_wrong: bool = False
-    wrong_image: bool = False
-
-
 class Inputs(NamedTuple):
-    """The same as the networks take it: real (N, C, T, H, W) in [-1, 1], z, and conditions or None."""
+    """What the networks take in a step.
+
+    real: clips (N, C, T, H, W) in [-1, 1]. z: noise, float32 (N, ...). c: conditions of the clips, or None. wrong: K
+    conditions per clip of which one part is wrong, or None; where they have the very images of `c`, those are right.
+    """
 
     real: torch.Tensor
     z: torch.Tensor
@@ -40,50 +26,76 @@ class Inputs(NamedTuple):
 
 
 class BatchMaker:
-    """Makes the batch of step k from the clips of step k; what is random in it comes from (seed, k) alone.
+    """Makes the inputs of step k from (seed, k), and from the clips of step k where those are decoded.
 
     Args:
-        noise: draws noise for n clips, as a generator's `noise`. wrong: how many wrong conditions a clip gets.
-        rows, total: which clips of a batch of `total` these are, where several processes share it. All of them draw for
-            the whole batch, so that together they compute what a single process would.
+        conditions: of the clips. generator: whose noise it is. source: of the clips.
+        seed: of the run. wrong: how many wrong conditions a clip gets.
+        rows, total: which clips of a batch of `total` these are, where several processes share it. What is drawn for a
+            clip depends on its place in the whole batch alone.
+        device: where inputs are made.
     """
 
-    def __init__(self, conditions: Conditions, noise, seed: int, wrong: int, rows: slice, total: int):
-        self._conditions, self._noise, self._seed = conditions, noise, seed
-        self._wrong = wrong if conditions.can_be_wrong else 0
-        self._rows, self._total = rows, total
+    def __init__(
+        self,
+        conditions: Conditions,
+        generator: NoiseDriven,
+        source: Source,
+        seed: int,
+        wrong: int,
+        rows: slice,
+        total: int,
+        device: "torch.device | str" = "cpu",
+    ):
+        self.parts = conditions.parts
+        self._conditions, self._generator, self._source, self._seed = conditions, generator, source, seed
+        self._wrong, self._total = wrong if conditions.can_be_wrong else 0, total
+        of_a_clip = {
+            Purpose.CLIP: source.draws,
+            Purpose.TRAINING_NOISE: generator.noise_size(),
+            Purpose.WRONG_CONDITION: self._wrong * conditions.draws,
+        }
+        self._draws = Draws(seed, of_a_clip, device)
+        self._of_a_step = Draws(seed, {Purpose.CANDIDATES: 1}, device)
+        self._places = torch.arange(rows.start, rows.stop, device=device)
 
-    def make(self, number: int, clips: Clips) -> Batch:
-        """The batch of step `number` (from 0)."""
-        draw = torch.Generator().manual_seed(step_seed(self._seed, number))
-        z = self._noise(self._total, draw)[self._rows]
-        batch = Batch(clips.video, z, *self._conditions.right(clips))
+    def wrong_part(self, number: int) -> int:
+        """Which of the parts that can be wrong is wrong in step `number`, drawn on the host."""
+        count = len(self._conditions.can_be_wrong)
+        return draw_below(count, self._seed, Purpose.WRONG_PART, number) if self._wrong and count > 1 else 0
+
+    def has_wrong_image(self, part: int) -> bool:
+        """Whether that part is the first frames."""
+        return self._wrong > 0 and self._conditions.can_be_wrong[part] == "image"
+
+    def make(self, number: torch.Tensor, part: torch.Tensor, clips: Clips | None = None) -> Inputs:
+        """The inputs of a step, first frames right; the host waits for nothing.
+
+        Args:
+            number: int64 () on the device, the step (from 0). part: int64 (), as `wrong_part` gives it.
+            clips: those of the step, on the device; None where the source draws them.
+        """
+        words = self._draws(torch.add(self._places, number, alpha=self._total))
+        clips = self._source.draw(words[Purpose.CLIP]) if clips is None else clips
+        real = to_float(clips.video, clips.video.device)
+        c = told(*self._conditions.right(clips), real, self.parts)
+        z = self._generator.arrange(normals(words[Purpose.TRAINING_NOISE]))
         if not self._wrong:
-            return batch
-        text, label, image = self._conditions.wrong(clips, draw, self._wrong, self._rows, self._total)
-        return batch._replace(wrong_text=text, wrong_label=label, has_wrong=True, wrong_image=image)
-
-    def all(self, clips: Iterator[Clips], start: int) -> Iterator[Batch]:
-        """Batches from step `start` on; closing it closes `clips`."""
-        try:
-            for number, one in enumerate(clips, start):
-                yield self.make(number, one)
-        finally:
-            if hasattr(clips, "close"):
-                clips.close()
+            return Inputs(real, z, c, None)
+        chances = uniforms(words[Purpose.WRONG_CONDITION]).unflatten(1, (self._wrong, -1))
+        start = None
+        if self._conditions.searches_some:
+            start = uniforms(self._of_a_step(number[None])[Purpose.CANDIDATES]).squeeze()
+        wrong = Condition(*self._conditions.wrong(clips, chances, start, part), c.image)
+        return Inputs(real, z, c, wrong)
 
 
-def opened(batch: Batch, parts: tuple[str, ...]) -> Inputs:
-    """A batch on the device as the networks take it, for a model that follows `parts`; the host waits for nothing."""
-    real = to_float(batch.video, batch.video.device)
-    c = told(batch.text, batch.label, real, parts)
-    wrong = told(batch.wrong_text, batch.wrong_label, real, parts) if batch.has_wrong else None
-    if wrong is not None and "image" in parts:
-        wrong = wrong._replace(image=swapped(c.image) if batch.wrong_image else c.image)
-    return Inputs(real, batch.z, c, wrong)
+def with_wrong_images(inputs: Inputs) -> Inputs:
+    """The same inputs with first frames that fit no clip; what else is wrong in them must be right."""
+    return inputs._replace(wrong=inputs.wrong._replace(image=swapped(inputs.c.image)))
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of all that is random in a step: one 63-bit number for the pair."""
+    """The seed of the generators that a network might draw from in a step: one 63-bit number for the pair."""
     # The multiplier is that of Knuth's 64-bit linear congruential generator.
     return (seed * 6364136223846793005 + step) % 2**63

@@ -39,64 +39,71 @@ def with_data(model: ModelConfig, source: Source) -> ModelConfig:
 class Conditions:
     """What clips are told by, as word and class indices: the right ones, and ones that are wrong in one part.
 
-    Captions are turned into word indices once, here. All is on the CPU.
+    Captions are turned into word indices once, here. All is on the device, and nothing waits for it.
+
+    Args:
+        model, source: whose conditions. device: where clips are.
     """
 
-    def __init__(self, model: ModelConfig, source: Source):
+    def __init__(self, model: ModelConfig, source: Source, device: "torch.device | str" = "cpu"):
         self.parts = model.condition
         self._classes = len(source.classes)
         self._wrong_captions = self._table = None
         if "text" in self.parts:
-            self._table = Vocabulary(model.vocabulary, model.caption_length).encode(source.captions)
-            if len(self._table) > 1:
-                self._wrong_captions = WrongCaptions(self._table, model.vocabulary_size)
-        self._can_be_wrong = [
+            table = Vocabulary(model.vocabulary, model.caption_length).encode(source.captions)
+            self._table = table.to(device)
+            if len(table) > 1:
+                self._wrong_captions = WrongCaptions(table, model.vocabulary_size, device)
+        self.can_be_wrong = tuple(
             part
             for part in self.parts
             if part == "image"
             or (part == "text" and self._wrong_captions is not None)
             or (part == "class" and self._classes > 1)
-        ]
-
-    @property
-    def can_be_wrong(self) -> bool:
-        """Whether there is anything to draw a wrong condition from: two captions, two classes, or first frames."""
-        return bool(self._can_be_wrong)
+        )
+        """The parts that a wrong one can be drawn for: two captions, two classes, or first frames."""
+        self.draws = 2 * ("text" in self.can_be_wrong) + ("class" in self.can_be_wrong)
+        """How many random words a wrong condition takes."""
+        self.searches_some = self._wrong_captions is not None and self._wrong_captions.searches_some
+        """Whether `wrong` takes a start: see `WrongCaptions.draw`."""
 
     def right(self, clips: Clips) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Word indices, int64 (N, L), and class indices, int64 (N,), of these clips; None for what is not followed."""
         return (
-            self._table[clips.caption.cpu()] if "text" in self.parts else None,
-            clips.label.cpu() if "class" in self.parts else None,
+            self._table[clips.caption] if "text" in self.parts else None,
+            clips.label if "class" in self.parts else None,
         )
 
     def wrong(
-        self,
-        clips: Clips,
-        generator: torch.Generator,
-        count: int = 1,
-        rows: slice = slice(None),
-        total: int | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, bool]:
-        """The same, `count` times per clip, with one of the parts in use, drawn at random, exchanged for a wrong one.
+        self, clips: Clips, chances: torch.Tensor, start: torch.Tensor | None, part: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The same, K times per clip, with one part exchanged for a wrong one.
 
         Args:
-            rows, total: where these clips are those rows of a batch of `total`, what is drawn for them is what would be
-                for the whole batch.
+            chances: float64 (N, K, `draws`) in [0, 1). start: see `WrongCaptions.draw`.
+            part: int64 (), which of `can_be_wrong` is wrong. Of first frames see `swapped`: a clip has one, so its K
+                conditions are then the same.
 
         Returns:
-            Word indices (N, count, L), class indices (N, count), and whether it is the first frames that are wrong: see
-            `swapped`. A clip has one wrong first frame, so its `count` conditions are then the same.
+            Word indices (N, K, L) and class indices (N, K).
         """
-        part = self._can_be_wrong[int(torch.randint(len(self._can_be_wrong), (), generator=generator))]
-        text, label = (x if x is None else torch.stack([x] * count, 1) for x in self.right(clips))
-        if part == "text":
-            drawn = self._wrong_captions.draw(clips.caption.cpu(), generator, count, rows, total)
-            text = self._table[drawn]
-        elif part == "class":
-            size = (len(label) if total is None else total, count)
-            label = (label + torch.randint(1, self._classes, size, generator=generator)[rows]) % self._classes
-        return text, label, part == "image"
+        text, label = self.right(clips)
+        if "text" in self.can_be_wrong:
+            drawn = self._table[self._wrong_captions.draw(clips.caption, chances[..., :2], start)]
+            text = self._where(part, "text", drawn, text[:, None])
+        elif text is not None:
+            text = torch.stack([text] * chances.shape[1], 1)
+        if "class" in self.can_be_wrong:
+            other = 1 + (chances[..., -1] * (self._classes - 1)).long()
+            label = self._where(part, "class", (label[:, None] + other) % self._classes, label[:, None])
+        elif label is not None:
+            label = torch.stack([label] * chances.shape[1], 1)
+        return text, label
+
+    def _where(self, part: torch.Tensor, name: str, wrong: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        if self.can_be_wrong == (name,):
+            return wrong
+        return torch.where(part == self.can_be_wrong.index(name), wrong, right)
 
 
 def told(text: torch.Tensor | None, label: torch.Tensor | None, video: torch.Tensor, parts) -> Condition | None:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
-from fastvgan.training.batches import Batch, Inputs, opened
+from fastvgan.training.batches import BatchMaker, Inputs, with_wrong_images
+from fastvgan.training.scalar import DeviceScalar
 from fastvgan.training.step import AdversarialStep, Held
 
 logger = logging.getLogger("fastvgan")
@@ -40,11 +42,11 @@ class CudaGraphs:
 class _Captured(NamedTuple):
     """The graphs for batches of one shape, and what they read and write.
 
-    static: where each batch is copied to. judges: D's graphs by (regularise, wrong_image). alive: what the graphs hand
-    on to each other.
+    static: where decoded clips are copied to; None where the graphs draw clips. judges: D's graphs by (regularise,
+    wrong_image). alive: what the graphs hand on to each other.
     """
 
-    static: Batch
+    static: Clips | None
     begin: Any
     judges: dict[tuple[bool, bool], Any]
     fool: Any
@@ -54,21 +56,23 @@ class _Captured(NamedTuple):
 class StepRunner:
     """Runs steps of one training, captured in CUDA graphs where that is asked for and can be done.
 
-    The generation of clips, D's update (without and with the gradient penalty) and G's are a graph each, with
-    optimisers, the average and the totals in them. Nothing is captured before a few steps have run as they are, and
-    another shape is captured anew.
+    The step's inputs with the generation of clips, D's update (without and with the gradient penalty) and G's are a
+    graph each, with optimisers, the average and the totals in them. All that is random in a step follows from its
+    number, which is in a tensor on the device: where the source draws clips, replaying is all that the host does.
+    Nothing is captured before a few steps have run as they are, and another shape is captured anew.
 
     Args:
-        step: what to run. parts: of conditions that the model follows. mode: "auto", "on" or "off".
+        step: what to run. maker: what makes its inputs. mode: "auto", "on" or "off".
         backend: what captures; None for CudaGraphs.
 
     Raises:
         UserError: mode is "on" and it cannot be done.
     """
 
-    def __init__(self, step: AdversarialStep, parts: tuple[str, ...], mode: str, backend=None):
-        self.step, self._parts, self._mode = step, parts, mode
+    def __init__(self, step: AdversarialStep, maker: BatchMaker, mode: str, backend=None):
+        self.step, self._maker, self._mode = step, maker, mode
         self._device = step.totals.device
+        self._number, self._part = (DeviceScalar(0, self._device, torch.int64) for _ in range(2))
         self._eager: Counter = Counter()
         self._captured: dict[Any, _Captured] = {}
         self._why_not = self._refusal(backend)
@@ -87,63 +91,72 @@ class StepRunner:
             return "with several processes they have not been tried yet; --cuda-graphs on does"
         return None
 
-    def __call__(self, number: int, batch: Batch) -> None:
-        """Run step `number` on a batch that is on the device; its scalars go to `step.totals`."""
+    def __call__(self, number: int, clips: Clips | None = None) -> None:
+        """Run step `number`; its scalars go to `step.totals`.
+
+        Args:
+            clips: those of the step, on the device; None where the source draws them.
+        """
+        part = self._maker.wrong_part(number)
         self.step.prepare(number)
-        regularise = self.step.regularises(number)
+        self._number.set(number)
+        self._part.set(part)
+        kind = self.step.regularises(number), self._maker.has_wrong_image(part)
         if self._backend is None:
-            self._run(batch, regularise)
+            self._run(clips, kind)
             return
         stream = getattr(self._backend, "stream", None)
         if stream is None:
-            self._run_or_replay(batch, regularise)
+            self._run_or_replay(clips, kind)
             return
         current = torch.cuda.current_stream(self._device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            self._run_or_replay(batch, regularise)
+            self._run_or_replay(clips, kind)
         current.wait_stream(stream)
 
-    def _run(self, batch: Batch, regularise: bool) -> None:
-        inputs = opened(batch, self._parts)
+    def _run(self, clips: Clips | None, kind: tuple[bool, bool]) -> None:
+        regularise, wrong_image = kind
+        inputs = self._maker.make(self._number.tensor, self._part.tensor, clips)
         held = self.step.begin(inputs)
-        self.step.update_discriminator(inputs, held, regularise)
+        self.step.update_discriminator(with_wrong_images(inputs) if wrong_image else inputs, held, regularise)
         self.step.update_generator(inputs, held)
 
-    def _run_or_replay(self, batch: Batch, regularise: bool) -> None:
-        shape, kind = _shape(batch), (regularise, batch.wrong_image)
+    def _run_or_replay(self, clips: Clips | None, kind: tuple[bool, bool]) -> None:
+        shape = _shape(clips)
         captured = self._captured.get(shape)
         if captured is None or kind not in captured.judges:
             self._eager[shape] += 1
             self._eager[shape, kind] += 1
             warm = self._eager[shape] > _EAGER_STEPS and self._eager[shape, kind] > _EAGER_STEPS_OF_A_KIND
-            captured = self._try_to_capture(shape, kind, batch) if warm else None
+            captured = self._try_to_capture(shape, kind, clips) if warm else None
         if captured is None:
-            self._run(batch, regularise)
+            self._run(clips, kind)
             return
-        _copy(batch, captured.static)
+        _copy(clips, captured.static)
         for graph in (captured.begin, captured.judges[kind], captured.fool):
             graph.replay()
 
-    def _try_to_capture(self, shape, kind, batch: Batch) -> _Captured | None:
+    def _try_to_capture(self, shape, kind, clips: Clips | None) -> _Captured | None:
         try:
-            captured = self._captured.get(shape) or self._capture(batch)
+            captured = self._captured.get(shape) or self._capture(clips)
             if kind not in captured.judges:
                 captured.judges[kind] = self._capture_judge(captured, kind)
         except RuntimeError as error:
             self._give_up(str(error).splitlines()[0])
             return None
         if shape not in self._captured:
-            logger.info("captured the step for clips of %s as CUDA graphs", "x".join(map(str, batch.video.shape)))
+            size = "x".join(map(str, captured.alive[0].real.shape))
+            logger.info("captured the step for clips of %s as CUDA graphs", size)
         self._captured[shape] = captured
         return captured
 
-    def _capture(self, batch: Batch) -> _Captured:
+    def _capture(self, clips: Clips | None) -> _Captured:
         capture, step = self._backend.capture, self.step
-        static = Batch(*(x.clone() if isinstance(x, torch.Tensor) else x for x in batch))._replace(wrong_image=False)
+        static = None if clips is None else Clips(*(None if x is None else x.clone() for x in clips))
 
         def begin():
-            inputs = opened(static, self._parts)
+            inputs = self._maker.make(self._number.tensor, self._part.tensor, static)
             return inputs, step.begin(inputs)
 
         first, (inputs, held) = capture(begin)
@@ -156,10 +169,7 @@ class StepRunner:
         inputs, held = captured.alive
 
         def judge():
-            given = inputs
-            if wrong_image:
-                given = opened(captured.static._replace(wrong_image=True), self._parts)
-            self.step.update_discriminator(given, held, regularise)
+            self.step.update_discriminator(with_wrong_images(inputs) if wrong_image else inputs, held, regularise)
 
         return self._backend.capture(judge)[0]
 
@@ -174,11 +184,11 @@ class StepRunner:
         self.step.g_update.clear()
 
 
-def _shape(batch: Batch):
-    return tuple((x.shape, x.dtype) if isinstance(x, torch.Tensor) else None for x in batch), batch.has_wrong
+def _shape(clips: Clips | None):
+    return clips and tuple(x if x is None else (x.shape, x.dtype) for x in clips)
 
 
-def _copy(batch: Batch, static: Batch) -> None:
-    for new, old in zip(batch, static, strict=True):
-        if isinstance(new, torch.Tensor):
+def _copy(clips: Clips | None, static: Clips | None) -> None:
+    for new, old in zip(clips or (), static or (), strict=True):
+        if new is not None:
             old.copy_(new)

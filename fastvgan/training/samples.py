@@ -23,17 +23,16 @@ class Samples:
 
     def __init__(self, source: Source, conditions: Conditions, step: AdversarialStep, seed: int):
         self._step = step
-        generator = torch.Generator().manual_seed(seed)
         device = step.totals.device
         batches = source.batches(_POOL, seed)
         clips = next(batches)
         batches.close()
         indices = (None if part is None else part.to(device) for part in conditions.right(clips))
         self._pool = told(*indices, to_float(clips.video, device), conditions.parts)
-        self._pool_noise = [step.ema.noise(_POOL, generator).to(device) for _ in range(_ROUNDS)]
+        noise = step.ema.noise(_ROUNDS * _POOL + _SHOWN, seed).to(device).split(_POOL)
+        self._pool_noise, self._noise = noise[:_ROUNDS], noise[_ROUNDS]
         self._coarse = CoarseScore(clips.video)
         shown = _distinct(clips)[:_SHOWN]
-        self._noise = step.ema.noise(_SHOWN, generator).to(device)
         self._condition = self._pool and self._pool.rows(shown)
         self._labels = _labels(source, clips, conditions.parts, shown)
 

@@ -19,6 +19,7 @@ from fastvgan.models.warp import Drawn
 from fastvgan.training.batches import Inputs
 from fastvgan.training.config import TrainingConfig
 from fastvgan.training.parallel import Parallel
+from fastvgan.training.scalar import DeviceScalar
 from fastvgan.training.update import Update
 
 
@@ -92,8 +93,8 @@ class AdversarialStep:
             )
         )
         self.objective = OBJECTIVES[config.objective]
-        self.decay, self._forgets = config.ema, torch.zeros((), device=device)
-        self._diversity_share = torch.ones((), device=device)
+        self.decay, self._forgets = config.ema, DeviceScalar(0, device)
+        self._diversity_share = DeviceScalar(1, device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
         self.contrast, self.first_frame, self.redraw = config.contrast, config.first_frame, config.redraw
         self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
@@ -127,7 +128,7 @@ class AdversarialStep:
     def prepare(self, number: int) -> None:
         """What differs from step to step."""
         # The average must not hold on to the first, untrained weights: a shorter memory in the first steps.
-        self._forgets.fill_(1 - min(self.decay, (1 + number) / (10 + number)))
+        self._forgets.set(1 - min(self.decay, (1 + number) / (10 + number)))
 
     def begin(self, inputs: Inputs) -> Held:
         """Generate the clips of both updates.
@@ -182,7 +183,7 @@ class AdversarialStep:
 
     def set_diversity(self, share: float) -> None:
         """Bring the weight of the diversity term to this share of what the configuration says."""
-        self._diversity_share.fill_(share)
+        self._diversity_share.set(share)
 
     def reset(self) -> None:
         """Bring everything back, in place, to what it was before the first step."""
@@ -262,7 +263,7 @@ class AdversarialStep:
                 # Two places are enough to tell clips apart, so pictures need a term of their own. They overlap where
                 # clips do not, which halves the difference of two real ones.
                 varied = apart + diversity(drawn.picture, part.z, self.diversity_target / 2)
-        cost = loss - self.diversity * self._diversity_share * varied if part.c is not None else loss
+        cost = loss - self.diversity * self._diversity_share.tensor * varied if part.c is not None else loss
         cost = cost if fits is None else cost + self.contrast * fits
         if self.first_frame and c is not None and c.image is not None:
             cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), c.image.float())
@@ -277,7 +278,7 @@ class AdversarialStep:
     @torch.no_grad()
     def _average(self) -> None:
         mine, new = list(self.ema.parameters()), list(self.generator.parameters())
-        torch._foreach_lerp_(mine, new, [self._forgets.to(parameter.dtype) for parameter in mine])
+        torch._foreach_lerp_(mine, new, [self._forgets.tensor.to(parameter.dtype) for parameter in mine])
 
     def _values(self) -> torch.Tensor:
         """The scalars of the last step in the order of StepResult."""

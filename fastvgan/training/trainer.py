@@ -12,11 +12,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fastvgan.data import open_source
-from fastvgan.data.source import Source
+from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models.discriminators import frames_between
 from fastvgan.training import checkpoint
-from fastvgan.training.batches import Batch, BatchMaker, step_seed
+from fastvgan.training.batches import BatchMaker, step_seed
 from fastvgan.training.checkpoint import Record
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.config import RunConfig, differences
@@ -40,9 +40,8 @@ _SLOWER = 0.5  # of the learning rates, what is left at each setback
 class Trainer:
     """One run, from its configuration to its last checkpoint.
 
-    Every random draw of step k comes from generators seeded by (seed, k) alone, and batch k of the data likewise, so
-    that a run taken up again at any checkpoint, by any number of processes, computes what the uninterrupted one would
-    have.
+    All that is random in step k is a function of (seed, k) alone, and batch k of the data likewise, so that a run taken
+    up again at any checkpoint, by any number of processes, computes what the uninterrupted one would have.
 
     Args:
         config: the run's settings. start: the folder it writes, and the checkpoint it goes on from.
@@ -72,8 +71,8 @@ class Trainer:
         self.steps = training.count_steps(self.source.size)
         dtype = use_precision(self.precision)
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
-        self.conditions = Conditions(self.config.model, self.source)
-        self.runner = StepRunner(self.step, self.config.model.condition, training.cuda_graphs)
+        self.conditions = Conditions(self.config.model, self.source, self.device)
+        self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
         self._record = self._restore(start.checkpoint) if start.checkpoint else Record(0)
         self.done = self._record.step
         self._signal: signal.Signals | None = None
@@ -149,28 +148,28 @@ class Trainer:
         with bar, logging_redirect_tqdm(), profile:
             while True:
                 bar.n = bar.initial = self.done
-                batches = self._batches()
+                clips = self._clips()
                 try:
-                    stopped = self._loop(batches, meter, bar, watchdog, profile)
+                    stopped = self._loop(clips, meter, bar, watchdog, profile)
                 except Exception:
                     if not self._within_step:
                         self._rescue()
                     raise
                 finally:
-                    batches.close()
+                    clips.close()
                 if meter.in_a_row < training.max_skipped or stopped or self.done >= self.steps:
                     return stopped
                 self._go_back(meter.in_a_row)
                 meter.reset()
 
-    def _loop(self, batches, meter, bar, watchdog, profile) -> signal.Signals | None:
+    def _loop(self, clips, meter, bar, watchdog, profile) -> signal.Signals | None:
         training = self.config.training
         while self.done < self.steps:
             self.parallel.begin_vote(self._signal or 0)
             with meter.waiting(), watchdog.watching(DATA):
-                batch = _next(batches)
+                given = _next(clips)
             with watchdog.watching(STEP):
-                self._train_on(batch)
+                self._train_on(given)
                 stop = self.parallel.vote()
             meter.count()
             profile.step()
@@ -192,7 +191,7 @@ class Trainer:
                 meter.pause()
         return None
 
-    def _train_on(self, batch: Batch) -> None:
+    def _train_on(self, clips: Clips | None) -> None:
         seed = step_seed(self.config.training.seed, self.done)
         seed_everything((seed + self.parallel.rank) % 2**63, self.device)
         training = self.config.training
@@ -200,7 +199,7 @@ class Trainer:
         self.step.set_diversity(rising_share(self.done, self.steps, training.diversity_rise))
         self._within_step = True
         try:
-            self.runner(self.done, batch)
+            self.runner(self.done, clips)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); take a "
@@ -223,17 +222,24 @@ class Trainer:
             postfix["GB"] = f"{values['memory_bytes'] / 1e9:.2g}"
         bar.set_postfix(postfix, refresh=False)
 
-    def _batches(self) -> Generator[Batch, None, None]:
-        """Batches from the next step on."""
-        training, rows = self.config.training, self.parallel.rows(self.config.training.batch_size)
-        maker = BatchMaker(
-            *(self.conditions, self.step.generator.noise, training.seed),
+    def _maker(self) -> BatchMaker:
+        training = self.config.training
+        return BatchMaker(
+            *(self.conditions, self.step.generator, self.source, training.seed),
             training.wrong_conditions if training.matching_aware else 0,
-            *(rows, training.batch_size),
+            self.parallel.rows(training.batch_size),
+            training.batch_size,
+            self.device,
         )
+
+    def _clips(self) -> Generator[Clips | None, None, None]:
+        """The clips of the next step and all later ones, on the device; None where the step draws its own."""
+        if self.source.draws:
+            while True:
+                yield None
         ranks = self.parallel.rank, self.parallel.world_size
-        clips = self.source.batches(self._share, training.seed, self.done, *ranks)
-        return feed(maker.all(clips, self.done), self.device)
+        clips = self.source.batches(self._share, self.config.training.seed, self.done, *ranks)
+        yield from feed(clips, self.device)
 
     def _in_trouble(self) -> bool:
         """Whether the last step left an update out for what no smaller loss scale mends: then nothing is saved."""
@@ -339,8 +345,8 @@ def _share_of_a_batch(config: RunConfig, world_size: int) -> int:
     return size // world_size
 
 
-def _next(batches) -> Batch:
+def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
     try:
-        return next(batches)
+        return next(clips)
     except OSError as error:
         raise UserError(f"the data cannot be read any more: {error}; mend that, then go on by --resume auto") from error

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fastvgan.training.scalar import DeviceScalar
+
 _FIRST_SCALE, _GROWS_AFTER = 2.0**16, 2000  # as torch.amp.GradScaler's
 
 
@@ -29,7 +31,8 @@ class Update:
         device = self.parameters[0].device
         scalar = {"dtype": torch.float32, "device": device}
         self._full, self._any_rank, self.scaled = rate, any_rank, scaled
-        self.rate = torch.full((), rate, **scalar)
+        self._rate = DeviceScalar(rate, device)
+        self.rate = self._rate.tensor
         # Fused, Adam takes it unchecked that a parameter, its gradient and its moments share a memory layout, which
         # autograd and zeros_like see to.
         capturable = device.type == "cuda"
@@ -44,7 +47,7 @@ class Update:
 
     def set_share(self, share: float) -> None:
         """Take this share of the full learning rate from now on."""
-        self.rate.fill_(self._full * share)
+        self._rate.set(self._full * share)
 
     def clear(self) -> None:
         """Forget the gradients."""

@@ -1,5 +1,7 @@
 """Vocabulary and wrong captions."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,14 @@ from hypothesis import strategies as st
 from fastvgan.data.captions import Vocabulary, WrongCaptions, words_of
 from fastvgan.data.digits import DigitsSource
 from fastvgan.errors import UserError
+from fastvgan.random_draws import Draws, Purpose, uniforms
+
+
+def draw(wrong, right, seed, count=1):
+    """Wrong captions for these right ones, as training draws them."""
+    draws = Draws(seed, {Purpose.WRONG_CONDITION: 2 * count, Purpose.CANDIDATES: 1})(torch.arange(len(right)))
+    chances = uniforms(draws[Purpose.WRONG_CONDITION]).unflatten(1, (count, 2))
+    return wrong.draw(right, chances, uniforms(draws[Purpose.CANDIDATES])[0, 0] if wrong.searches_some else None)
 
 
 def test_encoding_ignores_case_and_punctuation_and_marks_unknown_words():
@@ -36,7 +46,7 @@ def test_a_wrong_caption_is_another_one(captions, seed):
     vocabulary = Vocabulary.of(captions)
     wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
     right = torch.arange(len(captions))
-    drawn = wrong.draw(right, torch.Generator().manual_seed(seed), 3)
+    drawn = draw(wrong, right, seed, 3)
     assert drawn.shape == (len(captions), 3)
     assert not (drawn == right[:, None]).any() and drawn.min() >= 0 and drawn.max() < len(captions)
 
@@ -46,7 +56,7 @@ def test_wrong_captions_of_the_digits_change_one_thing_and_each_thing_in_turn():
     vocabulary = Vocabulary.of(source.captions)
     wrong = WrongCaptions(vocabulary.encode(source.captions), len(vocabulary))
     right = torch.arange(240)
-    drawn = wrong.draw(right, torch.Generator().manual_seed(0), 4)
+    drawn = draw(wrong, right, 0, 4)
     assert (drawn.float().var(1) > 0).float().mean() > 0.95  # each of the four is drawn on its own
     right, drawn = right.repeat_interleave(4), drawn.flatten()
     changed = [0, 0, 0]
@@ -58,13 +68,25 @@ def test_wrong_captions_of_the_digits_change_one_thing_and_each_thing_in_turn():
     assert min(changed) > 0.15 * len(right), changed
 
 
+def test_each_caption_that_fits_best_is_drawn_equally_often():
+    captions = ["a red 7 here", "a red 8 here", "a red 9 here", "a blue 7 there"]
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
+    drawn = draw(wrong, torch.zeros(2000, dtype=torch.int64), 5, 2).flatten()
+    # "red" and "here" have log(4/3) each, "7" has log(2): 1 and 2 fit best without "7", and 3 alone is without others.
+    share = math.log(2) / (math.log(2) + 2 * math.log(4 / 3))
+    expected = [0, share / 2, share / 2, 1 - share]
+    assert (drawn.bincount(minlength=4) / len(drawn)).tolist() == pytest.approx(expected, abs=0.03)
+
+
 def test_a_table_too_large_to_search_is_sampled():
     captions = [f"clip {i}" for i in range(5000)]
     vocabulary = Vocabulary.of(captions)
     wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
     right = torch.arange(0, 5000, 100)
-    first, again = (wrong.draw(right, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, again = (draw(wrong, right, 3) for _ in range(2))
     assert torch.equal(first, again) and not (first == right[:, None]).any() and first.max() > 4096
+    assert len(torch.cat([draw(wrong, right, seed) for seed in range(40)]).unique()) > 1500
 
 
 def test_words():

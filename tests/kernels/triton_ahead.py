@@ -24,6 +24,7 @@ from fastvgan_kernels.conv.compiled import Fusion
 from fastvgan_kernels.conv.triton import conv_down_fused, conv_up_fused, conv_weight_grad
 from fastvgan_kernels.conv_lstm import triton as lstm
 from fastvgan_kernels.norm_act import triton as norm
+from fastvgan_kernels.philox import triton as philox
 
 SHARED_KIB = {80: 163, 86: 99, 90: 227, 100: 227, 120: 99}  # that a block can have
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -89,6 +90,9 @@ def build_odd(architecture: int, dtype: str) -> list[str]:
     found = []
     for dims, (channels, size) in [*((3, each) for each in sizes), (1, sizes[1]), (2, sizes[1])]:
         found += compiled(architecture, lambda c=channels, s=size, d=dims: _every_operation(dtype, *c, s[:d]))
+    for key, blocks in (((0, 0), 1), ((1, 0), 29), ((7, 2**32 - 1), 16)):
+        counters = torch.empty(blocks, 2, dtype=torch.int64)
+        found += compiled(architecture, lambda c=counters, k=key: philox.philox(torch.arange(3), c, k))
     return sorted({kernel.metadata.name for kernel in found})
 
 

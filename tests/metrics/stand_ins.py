@@ -17,9 +17,9 @@ def digits_model(source, **values):
     return ModelConfig(**{"base_width": 2, "latent": 4, **known, **values})
 
 
-def noise(n, generator):
+def noise(n, seed):
     """A number for each clip, which decides everything about it but the condition."""
-    return torch.randint(0, 2**31, (n, 1), generator=generator)
+    return torch.randint(0, 2**31, (n, 1), generator=torch.Generator().manual_seed(seed))
 
 
 class StandIn:
@@ -71,4 +71,4 @@ class StandIn:
 
     def _render(self, index, z):
         chances = [np.random.default_rng([7, *row]).random(4) for row in z.tolist()]
-        return self.drawn_from.render(index, np.array(chances))
+        return self.drawn_from.render(torch.from_numpy(index), torch.tensor(np.array(chances)))

@@ -57,7 +57,7 @@ def digits():
     """Training source, some captions, and the distances of real clips of other writers."""
     source, test = DigitsSource(), DigitsSource(split="test")
     index = np.arange(0, 240, 3)
-    real = test.render(index.repeat(3), np.random.default_rng(0).random((240, 4)))
+    real = test.render(torch.from_numpy(index.repeat(3)), torch.from_numpy(np.random.default_rng(0).random((240, 4))))
     captions = [source.captions[i] for i in index.repeat(3)]
     near = nearest_distances(real, training_by_caption(source, captions, SEEN))
     return source, index, near
@@ -82,7 +82,7 @@ def test_clips_of_training_with_noise_are_copies(digits, noise):
 
 def test_new_clips_of_training_writers_are_hardly_ever_copies(digits):
     source, index, near = digits
-    clips = source.render(index, np.random.default_rng(1).random((len(index), 4)))
+    clips = source.render(torch.from_numpy(index), torch.from_numpy(np.random.default_rng(1).random((len(index), 4))))
     captions = [source.captions[i] for i in index]
     found = nearest_distances(clips, training_by_caption(source, captions, SEEN))
     assert share_of_copies(found, near) < 0.03

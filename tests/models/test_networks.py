@@ -152,7 +152,7 @@ def test_recurrent_clips_have_any_length_and_a_common_beginning(moves):
     generator, discriminator = build(model)
     generator.eval()
     c = condition(model, 2)
-    short, long = (generator(generator.noise(2, torch.Generator().manual_seed(0), n), c) for n in (5, 40))
+    short, long = (generator(generator.noise(2, 0, n), c) for n in (5, 40))
     assert short.shape[2] == 5 and long.shape[2] == 40
     torch.testing.assert_close(long[:, :, :5], short)
     assert discriminator(long, c).shape == (2,)
@@ -220,6 +220,24 @@ def test_content_noise_is_fixed_and_motion_noise_is_not():
     generator, _ = build(config(family="recurrent", latent=7, motion_latent=0))
     z = generator.noise(2, frames=3)
     assert z.shape == (2, 3, 7) and torch.equal(z[:, 0], z[:, 2])
+
+
+@pytest.mark.parametrize("motion", [None, 0, 7])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_clip_s_noise_is_its_own(family, motion):
+    """Whatever other clips, and frames, are asked for."""
+    generator, _ = build(config(family=family, latent=7, motion_latent=motion))
+    frames = (5, 9) if family == "recurrent" else (None, None)
+    short, long = (generator.noise(clips, 3, n) for clips, n in zip((4, torch.tensor([2, 0])), frames, strict=True))
+    assert short.dtype == torch.float32 and len(short) == 4 and len(long) == 2
+    assert torch.equal(long[:, : short.shape[1]], short[[2, 0]])
+    assert len(short[:, 0].unique()) > 1 and not torch.equal(generator.noise(4, 4, frames[0]), short)
+
+
+def test_noise_is_standard_normal():
+    for family in FAMILIES:
+        z = build(config(family=family, latent=40))[0].noise(500)
+        assert abs(z.mean()) < 0.02 and abs(z.std() - 1) < 0.02
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,28 @@ class Recorder:
         with mode:
             made = function()
         mode.undo()
-        return _Recording(mode.operations), made
+        return Recording(mode.operations), made
+
+
+# Operations that launch nothing on a GPU.
+_VIEWS = """
+    alias as_strided detach empty empty_like empty_strided expand permute select slice split split_with_sizes squeeze t
+    transpose unbind unsqueeze view _unsafe_view
+""".split()
+
+
+class Operations(TorchDispatchMode):
+    """Within it, notes which operations are called that compute something."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.partition("::")[2]
+        if name not in _VIEWS:
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
 
 
 class _Mode(TorchDispatchMode):
@@ -59,7 +80,7 @@ def _written(function, args, kwargs):
             yield from (t for t in tree_leaves(given.get(argument.name)) if isinstance(t, torch.Tensor))
 
 
-class _Recording:
+class Recording:
     def __init__(self, operations):
         self._operations = operations
 

@@ -7,8 +7,9 @@ from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.noise import NoiseDriven
 from fastvgan.pixels import to_float, to_uint8
-from fastvgan.training.batches import BatchMaker, opened
+from fastvgan.training.batches import BatchMaker, with_wrong_images
 from fastvgan.training.conditions import Conditions, swapped, told, with_data
 from fastvgan.training.device import pick_device, pick_precision, use_precision
 
@@ -19,7 +20,17 @@ class Bare:
     """A source without captions and classes."""
 
     captions = classes = remarks = ()
-    size = 3
+    size, draws = 3, 0
+
+
+class Three(NoiseDriven):
+    """A generator whose noise is three numbers."""
+
+    def noise_size(self, frames=None):
+        return 3
+
+    def arrange(self, numbers, frames=None):
+        return numbers
 
 
 def test_words_and_classes_come_from_the_data():
@@ -38,12 +49,13 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     model = with_data(ModelConfig(condition=parts), source)
     conditions = Conditions(model, source)
     clips = next(source.batches(16, 0))
-    maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 0, 3, slice(0, 16), 16)
-    assert conditions.can_be_wrong == bool(parts)
+    maker = BatchMaker(conditions, Three(), source, 0, 3, slice(0, 16), 16)
+    assert conditions.can_be_wrong == parts
     seen = set()
     for number in range(20 if parts else 1):
-        batch = maker.make(number, clips)
-        real, z, right, wrong = opened(batch, parts)
+        part = maker.wrong_part(number)
+        inputs = maker.make(torch.tensor(number), torch.tensor(part), clips)
+        real, z, right, wrong = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
         assert torch.equal(to_uint8(real), clips.video) and z.shape == (16, 3)
         if not parts:
             assert right is None and wrong is None
@@ -72,19 +84,29 @@ def test_ranks_together_draw_what_a_single_process_draws(parts):
     model = with_data(ModelConfig(condition=parts), source)
     conditions = Conditions(model, source)
 
-    def batch(number, rank, size):
+    def batch(number, rank, size, ahead):
         rows = slice(rank * 12 // size, (rank + 1) * 12 // size)
-        maker = BatchMaker(conditions, lambda n, draw: torch.randn(n, 3, generator=draw), 7, 2, rows, 12)
-        return maker.make(number, next(source.batches(12 // size, 7, number, rank, size)))
+        maker = BatchMaker(conditions, Three(), source, 7, 2, rows, 12)
+        clips = next(source.batches(12 // size, 7, number, rank, size)) if ahead else None
+        inputs = maker.make(torch.tensor(number), torch.tensor(maker.wrong_part(number)), clips)
+        return [inputs.real, inputs.z, *inputs.c, *inputs.wrong]
 
     for number in range(8):
-        whole, shares = batch(number, 0, 1), [batch(number, rank, 3) for rank in range(3)]
-        for name, value in whole._asdict().items():
-            parts_of_it = [getattr(share, name) for share in shares]
-            if isinstance(value, torch.Tensor):
-                assert torch.equal(value, torch.cat(parts_of_it)), name
-            else:
-                assert parts_of_it == [value] * 3, name
+        for ahead in (False, True):
+            shares = zip(*(batch(number, rank, 3, ahead) for rank in range(3)), strict=True)
+            for value, share in zip(batch(number, 0, 1, False), shares, strict=True):
+                assert value is None and set(share) == {None} or torch.equal(value, torch.cat(share))
+
+
+def test_which_part_is_wrong_is_drawn_for_each_step_and_seed():
+    source = DigitsSource()
+    conditions = Conditions(with_data(ModelConfig(condition=("class", "image", "text")), source), source)
+    drawn = [
+        [BatchMaker(conditions, Three(), source, seed, 1, slice(0, 2), 2).wrong_part(number) for number in range(900)]
+        for seed in (0, 1)
+    ]
+    assert drawn[0] != drawn[1]
+    assert all(abs(part.count(i) - 300) < 60 for part in drawn for i in range(3))
 
 
 @pytest.mark.parametrize("n", [2, 5, 6])

@@ -1,53 +1,66 @@
 """A replayed step is the eager one, bit for bit: in CUDA graphs on a GPU, in recordings without one."""
 
 import copy
+import itertools
 
 import pytest
 import torch
-from recorded import Recorder
+from recorded import Operations, Recorder, Recording
 from tiny import tiny
 
+from fastvgan import random_draws
 from fastvgan.data.digits import DigitsSource
+from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.graphs import StepRunner
 from fastvgan.training.step import AdversarialStep
 from fastvgan.training.step_tensors import tensors_of
+from fastvgan_kernels.philox import philox
 
 CPU = torch.device("cpu")
 PARTS = ("image", "text")
 ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True, "clock": True}
 
 
+class Poisoned(BatchMaker):
+    """Makes noise that is not finite where `poison` is, which is on the device."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.poison = torch.zeros((), device=arguments[-1])
+
+    def make(self, *arguments):
+        inputs = super().make(*arguments)
+        return inputs._replace(z=inputs.z + self.poison)
+
+
 def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, **training):
+    """A step, what makes its inputs, and the clips of step 0 on for steps that do not draw their own."""
     config = tiny({"condition": parts, **(model or {})}, **training)
     source = DigitsSource()
     model = with_data(config.model, source)
     step = AdversarialStep(model, config.training, device, precision)
     size = config.training.batch_size
     wrong = config.training.wrong_conditions
-    maker = BatchMaker(Conditions(model, source), step.generator.noise, 0, wrong, slice(0, size), size)
-
-    def batches(start=0):
-        for batch in maker.all(source.batches(size, 0, start), start):
-            yield type(batch)(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in batch))
-
-    return step, batches
+    conditions = Conditions(model, source, device)
+    maker = Poisoned(conditions, step.generator, source, 0, wrong, slice(0, size), size, device)
+    clips = (Clips(*(x.to(device) for x in clips)) for clips in source.batches(size, 0))
+    return step, maker, clips
 
 
 def everything(step):
     return {**tensors_of(step), "totals": step.totals}
 
 
-def run(step, runner, batches, steps=100, poison=()):
+def run(step, maker, mode, backend=None, steps=100, poison=(), clips=None):
+    runner = StepRunner(step, maker, mode, backend)
     for number in range(steps):
-        batch = next(batches)
-        if number in poison:
-            batch = batch._replace(z=torch.full_like(batch.z, torch.nan))
+        maker.poison.fill_(torch.nan if number in poison else 0)
         step.set_rates(1 - number / steps)
         step.set_diversity(number / steps)
-        runner(number, batch)
+        runner(number, clips and next(clips))
     return {name: tensor.detach().clone() for name, tensor in everything(step).items()}
 
 
@@ -59,15 +72,55 @@ def test_a_recorded_step_is_the_eager_one(family, precision):
     steps = 40
     settings = {"model": {"family": family, **ALL}, "r1": 0.1, "r1_every": 2, "diversity": 1.0, "redraw": 3.0}
     settings |= {"contrast": 0.5, "wrong_conditions": 3}
-    step, batches = make(precision, **settings)
-    eager = run(step, StepRunner(step, PARTS, "off"), batches(), steps, poison=(5, 30))
-    step, batches = make(precision, **settings)
+    step, maker, _ = make(precision, **settings)
+    eager = run(step, maker, "off", steps=steps, poison=(5, 30))
+    step, maker, _ = make(precision, **settings)
     recorder = Recorder()
-    replayed = run(step, StepRunner(step, PARTS, "auto", recorder), batches(), steps, poison=(5, 30))
+    replayed = run(step, maker, "auto", recorder, steps, poison=(5, 30))
     assert recorder.captured == 2 + 4  # clips and G's update; D's with and without penalty and wrong first frames
     assert [name for name in eager if not torch.equal(eager[name], replayed[name])] == []
     skipped = eager["totals"][0, step_field("skipped")]
     assert skipped >= 2 and all(torch.isfinite(tensor).all() for tensor in eager.values())
+
+
+@pytest.mark.parametrize("parts", [PARTS, ("class", "image", "text"), ()])
+def test_clips_that_come_ahead_train_as_those_that_the_step_draws(parts):
+    """Both captured and not."""
+    results = []
+    for backend, ahead in itertools.product((None, Recorder()), (False, True)):
+        step, maker, clips = make(parts=parts)
+        results.append(run(step, maker, "auto" if backend else "off", backend, 24, clips=clips if ahead else None))
+    for other in results[1:]:
+        assert [name for name in other if not torch.equal(results[0][name], other[name])] == []
+
+
+def test_once_captured_the_host_draws_nothing(monkeypatch):
+    step, maker, _ = make()
+    recorder = Recorder()
+    runner = StepRunner(step, maker, "auto", recorder)
+    for number in range(40):
+        runner(number)
+    assert recorder.captured == 2 + 2
+    monkeypatch.setattr(Recording, "replay", lambda self: None)
+    with Operations() as host:
+        for number in range(40, 60):
+            runner(number)
+    # The average's memory, the step's number, and which part is wrong where that changes.
+    assert set(host.names) == {"fill_"} and 2 * 20 < len(host.names) < 3 * 20
+
+
+@pytest.mark.parametrize(("parts", "most"), [((), 32), (("text",), 50), (("class", "image", "text"), 60)])
+def test_a_step_s_draws_are_few_operations(parts, most, monkeypatch):
+    """Without those of Philox, which is one kernel on a GPU."""
+    _, maker, _ = make(parts=parts, wrong_conditions=3)
+    number, part, words = torch.tensor(3), torch.tensor(0), []
+    monkeypatch.setattr(random_draws, "philox", lambda *given: words.append(philox(*given)) or words[-1])
+    maker.make(number, part)
+    assert len(words) == 1  # all that is drawn is drawn at once
+    monkeypatch.setattr(random_draws, "philox", lambda *_: words[0])
+    with Operations() as found:
+        maker.make(number, part)
+    assert len(found.names) <= most, found.names
 
 
 def step_field(name):
@@ -79,24 +132,23 @@ def step_field(name):
 def test_parts_of_a_batch_are_recorded_too():
     results = []
     for backend in (None, Recorder()):
-        step, batches = make(accumulate=2)
-        results.append(run(step, StepRunner(step, PARTS, "auto" if backend else "off", backend), batches(), 30))
+        step, maker, _ = make(accumulate=2)
+        results.append(run(step, maker, "auto" if backend else "off", backend, 30))
     assert [name for name in results[0] if not torch.equal(results[0][name], results[1][name])] == []
 
 
 def test_another_shape_is_captured_anew():
-    step, batches = make(parts=())
+    step, maker, stream = make(parts=())
     recorder = Recorder()
-    runner = StepRunner(step, (), "auto", recorder)
-    other, _ = make(parts=())
-    plain = StepRunner(other, (), "off")
-    stream = batches()
+    runner = StepRunner(step, maker, "auto", recorder)
+    other, its, _ = make(parts=())
+    plain = StepRunner(other, its, "off")
     for number in range(60):
-        batch = next(stream)
+        clips = next(stream)
         if number % 2:
-            batch = batch._replace(video=batch.video[:2], z=batch.z[:2])
-        runner(number, batch)
-        plain(number, batch)
+            clips = clips._replace(label=None)
+        runner(number, clips)
+        plain(number, clips)
     assert recorder.captured == 2 * 3
     mine, theirs = everything(step), everything(other)
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
@@ -108,25 +160,24 @@ class Refuses(Recorder):
 
 
 def test_what_cannot_be_captured_runs_eagerly_and_is_told(caplog):
-    step, batches = make(parts=())
-    other, again = make(parts=())
-    runner = StepRunner(step, (), "auto", Refuses())
+    step, maker, _ = make(parts=())
     with caplog.at_level("WARNING"):
-        mine = run(step, runner, batches(), 20)
+        mine = run(step, maker, "auto", Refuses(), 20)
     assert [r.getMessage() for r in caplog.records] == [
         "no CUDA graphs: the step cannot be captured: operation not permitted when stream is capturing"
     ]
-    theirs = run(other, StepRunner(other, (), "off"), again(), 20)
+    other, again, _ = make(parts=())
+    theirs = run(other, again, "off", steps=20)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    step, batches = make(parts=())
+    step, maker, _ = make(parts=())
     with pytest.raises(UserError, match="--cuda-graphs on: the step cannot be captured"):
-        run(step, StepRunner(step, (), "on", Refuses()), batches(), 20)
+        run(step, maker, "on", Refuses(), 20)
 
 
 def test_graphs_are_refused_without_a_gpu():
-    step, _ = make(parts=())
+    step, maker, _ = make(parts=())
     with pytest.raises(UserError, match="--cuda-graphs on: they are for a GPU, and the device is cpu"):
-        StepRunner(step, (), "on")
+        StepRunner(step, maker, "on")
 
 
 def test_a_value_read_by_the_host_cannot_be_recorded():
@@ -144,9 +195,8 @@ def test_a_replayed_graph_is_the_eager_step(precision, family, monkeypatch):
     settings |= {"batch_size": 16, "device": torch.device("cuda", 0)}
     results = []
     for mode in ("off", "on"):
-        step, batches = make(precision, **settings)
-        runner = StepRunner(step, PARTS, mode)
-        results.append(run(step, runner, batches(), 100, poison=(5, 60)))
+        step, maker, _ = make(precision, **settings)
+        results.append(run(step, maker, mode, steps=100, poison=(5, 60)))
     for name, eager in results[0].items():
         torch.testing.assert_close(results[1][name], eager, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -154,24 +204,23 @@ def test_a_replayed_graph_is_the_eager_step(precision, family, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["off", "on"])
 def test_the_host_waits_for_nothing_in_a_step(mode):
-    step, batches = make(torch.bfloat16, device=torch.device("cuda", 0), r1=0.1, r1_every=4)
-    runner, given = StepRunner(step, PARTS, mode), batches()
-    ready = [next(given) for _ in range(60)]
-    for number, batch in enumerate(ready[:40]):
-        runner(number, batch)
+    step, maker, _ = make(torch.bfloat16, device=torch.device("cuda", 0), r1=0.1, r1_every=4)
+    runner = StepRunner(step, maker, mode)
+    for number in range(40):
+        runner(number)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for number, batch in enumerate(ready[40:], 40):
+        for number in range(40, 60):
             step.set_rates(0.5)
-            runner(number, batch)
+            runner(number)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_copy_of_a_step_trains_as_the_step_does():
-    step, batches = make(parts=())
+    step, maker, _ = make(parts=())
     other = copy.deepcopy(step)
-    mine = run(step, StepRunner(step, (), "off"), batches(), 5)
-    theirs = run(other, StepRunner(other, (), "off"), batches(), 5)
+    mine = run(step, maker, "off", steps=5)
+    theirs = run(other, maker, "off", steps=5)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

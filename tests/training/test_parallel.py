@@ -73,7 +73,8 @@ def assert_same(a, b, step):
     one, other = (load_file(folder / "checkpoints" / f"step-{step}" / "state.safetensors") for folder in (a, b))
     assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        # Adam enlarges the rounding of gradients near 0: by 1e-5 after two steps, where a weight moves by 4e-4 a step.
+        torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_torchrun_trains_what_one_process_does_and_either_goes_on_for_the_other(tmp_path):

@@ -29,9 +29,9 @@ def begin(folder, resume=None, model=None, before_step=lambda trainer, number: N
     trainer = Trainer(tiny(model, **{**SETTINGS, **settings}), start)
     runner = trainer.runner
 
-    def hooked(number, batch):
+    def hooked(number, clips):
         before_step(trainer, number)
-        runner(number, batch)
+        runner(number, clips)
 
     trainer.runner = hooked
     return trainer
@@ -47,9 +47,9 @@ def poison(monkeypatch):
     when = [lambda number: False]
     make = BatchMaker.make
 
-    def poisoned(self, number, clips):
-        batch = make(self, number, clips)
-        return batch._replace(z=batch.z * math.nan) if when[0](number) else batch
+    def poisoned(self, number, part, clips):
+        inputs = make(self, number, part, clips)
+        return inputs._replace(z=inputs.z * math.nan) if when[0](number.item()) else inputs
 
     monkeypatch.setattr(BatchMaker, "make", poisoned)
     return lambda function: when.__setitem__(0, function)
@@ -159,7 +159,7 @@ def test_the_diversity_term_s_weight_rises(tmp_path):
     shares = []
 
     def at(trainer, number):
-        shares.append(trainer.step._diversity_share.item())
+        shares.append(trainer.step._diversity_share.tensor.item())
 
     assert begin(tmp_path / "r", before_step=at, steps=8, diversity=1.0, diversity_rise=0.5).run() == 0
     assert shares == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
@@ -230,6 +230,7 @@ def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
             yield clips
 
     trainer.source.batches = lambda size, *rest: broken(size, *rest) if size == 4 else batches(size, *rest)
+    trainer.source.draws = 0  # so that clips are made ahead
     with pytest.raises(UserError, match=r"the data cannot be read any more: .*clip\.mp4.*--resume auto"):
         trainer.run()
     assert checkpoint.newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-13"
@@ -292,7 +293,7 @@ def test_a_clip_that_is_removed_is_named_and_another_takes_its_place(tmp_path, m
     config = config.model_copy(update={"data": config.data.model_copy(update={"data": str(clips), "workers": 0})})
     trainer = Trainer(config, Start(tmp_path / "r"))
     runner = trainer.runner
-    trainer.runner = lambda number, batch: (at(trainer, number), runner(number, batch))
+    trainer.runner = lambda number, clips: (at(trainer, number), runner(number, clips))
     assert trainer.run() == 0 and trainer.done == STEPS
     told = [r.getMessage() for r in caplog.records if "another clip takes its place" in r.getMessage()]
     assert len(told) == 1 and told[0].startswith("green.mp4: ")

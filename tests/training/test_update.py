@@ -114,7 +114,7 @@ def test_overflow_that_a_smaller_scale_mends_is_no_trouble():
 
 
 def test_a_skipped_step_leaves_statistics_and_average_finite():
-    step, _ = make(parts=())
+    step, *_ = make(parts=())
     real, z = torch.rand(4, 3, 16, 16, 16), step.generator.noise(4)
     step(0, real, z, None, None)
     before = {name: tensor.detach().clone() for name, tensor in everything(step).items()}
@@ -167,11 +167,11 @@ def test_lazy_regularisation_adds_the_penalty_to_d_s_gradient(family):
 
 def test_parts_of_a_batch_give_the_mean_of_their_gradients():
     """Two parts of two clips: the losses' gradients are the means of those of each part alone."""
-    whole, _ = make(parts=(), accumulate=2)
+    whole, *_ = make(parts=(), accumulate=2)
     real, z = torch.rand(4, 3, 16, 16, 16), whole.generator.noise(4)
     halves = []
     for rows in (slice(0, 2), slice(2, 4)):
-        half, _ = make(parts=())
+        half, *_ = make(parts=())
         half(0, real[rows], z[rows], None, None)
         halves.append([p.grad for p in half.discriminator.parameters()])
     whole(0, real, z, None, None)

@@ -65,7 +65,7 @@ def stalling(self, size, *rest):
     yield from itertools.islice(batches(self, size, *rest), 10)
     threading.Event().wait()
 
-DigitsSource.batches = stalling
+DigitsSource.batches, DigitsSource.draws = stalling, 0
 run_command(main)
 """
 

@@ -4,7 +4,7 @@ import torch
 from tiny import tiny
 
 from fastvgan.data.digits import DigitsSource
-from fastvgan.training.batches import BatchMaker, opened
+from fastvgan.training.batches import BatchMaker, Inputs, with_wrong_images
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.step import AdversarialStep
@@ -23,22 +23,19 @@ def steps_in_float64(rank, size, settings):
     step = AdversarialStep(model, config.training, torch.device("cpu"), torch.float32, parallel)
     torch.set_default_dtype(torch.float32)
     total = config.training.batch_size
-    maker = BatchMaker(
-        Conditions(model, source),
-        step.generator.noise,
-        0,
-        config.training.wrong_conditions,
-        parallel.rows(total),
-        total,
-    )
-    batches = maker.all(source.batches(total // size, 0, 0, rank, size), 0)
+    wrong, rows = config.training.wrong_conditions, parallel.rows(total)
+    maker = BatchMaker(Conditions(model, source), step.generator, source, 0, wrong, rows, total)
     for number in range(4):
-        inputs = opened(next(batches), PARTS)
-        c = inputs.c._replace(image=inputs.c.image.double())
-        own = inputs.wrong.image is inputs.c.image
-        wrong = inputs.wrong._replace(image=c.image if own else inputs.wrong.image.double())
-        step(number, inputs.real.double(), inputs.z.double(), c, wrong, step.regularises(number))
+        part = maker.wrong_part(number)
+        inputs = in_float64(maker.make(torch.tensor(number), torch.tensor(part)))
+        inputs = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
+        step(number, *inputs, step.regularises(number))
     totals = parallel.sum(step.totals.clone())
     result = {**{k: v.detach().clone() for k, v in tensors_of(step).items()}, "means": totals[0] / totals[1]}
     parallel.close()
     return result
+
+
+def in_float64(inputs):
+    c = inputs.c._replace(image=inputs.c.image.double())
+    return Inputs(inputs.real.double(), inputs.z.double(), c, inputs.wrong._replace(image=c.image))
