@@ -1,19 +1,23 @@
 """Turn what was measured on a GPU into the rules that `auto` follows there: kernels/measured/h100.py.
 
-    python bench/gpu_rules.py [--convs FILE.json] [--tiles FILE.json] [--out FILE.py]
+    python bench/gpu_rules.py [--convs FILE.json] [--tiles FILE.json] [--more FILE.json …] [--out FILE.py]
 
-The convolutions' file is what `bench/gpu.sh convs` writes, the tiles' file is what tuning wrote into FASTVGAN_CACHE.
+The convolutions' file is what `bench/gpu.sh convs` writes, the tiles' file what tuning wrote into FASTVGAN_CACHE, and
+further files, of norms and of the ConvLSTM, are what `bench/gpu.sh layers lstm` writes.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONVS = ROOT / "bench" / "results" / "convs-h100.json"
 TILES = ROOT / "bench" / "results" / "triton-tiles-h100.json"
+MORE = sorted(CONVS.parent.glob("layers-h100.json")) + sorted(CONVS.parent.glob("lstm-h100.json"))
 OUT = ROOT / "kernels" / "measured" / "h100.py"
-OPERATIONS = ("conv_up", "conv_down", "conv_weight_grad")
+OPERATIONS = ("conv_up", "conv_down", "conv_weight_grad", "norm_act", "conv_lstm")
+SIZES = ("taps", "stride", "inputs", "outputs", "positions")
 
 
 def operation_of(transposed: bool, which: str) -> str:
@@ -28,8 +32,10 @@ def problem_of(entry: dict) -> tuple[str, tuple[int, ...]]:
 
     `kernel`, `stride` and `size` are one integer for a cube, or one for each dimension.
     """
-    kernel, stride, size = (_three(entry[name]) for name in ("kernel", "stride", "size"))
-    small = size if entry["transposed"] else [-(-n // s) for n, s in zip(size, stride, strict=True)]
+    kernel, stride, size, padding = (_three(entry[name]) for name in ("kernel", "stride", "size", "padding"))
+    small = size
+    if not entry["transposed"]:
+        small = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)]
     operation = operation_of(entry["transposed"], entry["pass"])
     channels = entry["inputs"], entry["outputs"]
     # What is read is the gradient's side in a data gradient; a weight gradient has the large side first.
@@ -43,16 +49,23 @@ def ratio_of(entry: dict) -> float:
     return min(entry["stock_ms"].values()) / entry["triton_ms"]
 
 
-def problems_of(convs: dict) -> dict[str, list[tuple]]:
+def problems_of(convs: dict, more: Sequence[dict] = ()) -> dict[str, list[tuple]]:
     """Operation → (taps, stride, inputs, outputs, positions, ratio); of a problem measured twice the lower ratio."""
+    entries = [(problem_of(entry), entry) for entry in convs["passes"]]
+    for measured in more:
+        entries += [
+            ((entry["operation"], tuple(entry[name] for name in SIZES)), entry)
+            for entry in measured["problems"]
+            if "operation" in entry  # the others are of whole layers
+        ]
     found: dict[tuple, float] = {}
-    for entry in convs["passes"]:
-        key = problem_of(entry)
+    for key, entry in entries:
         found[key] = min(ratio_of(entry), found.get(key, float("inf")))
-    return {
+    rows = {
         operation: sorted((*sizes, round(ratio, 3)) for (name, sizes), ratio in found.items() if name == operation)
         for operation in OPERATIONS
     }
+    return {operation: problems for operation, problems in rows.items() if problems}
 
 
 def tiles_of(tiles: dict[str, list], device: str) -> dict[tuple, list[tuple]]:
@@ -67,14 +80,20 @@ def tiles_of(tiles: dict[str, list], device: str) -> dict[tuple, list[tuple]]:
     return found
 
 
-def generated(convs: dict, tiles: dict[str, list]) -> str:
-    """The text of kernels/measured/h100.py."""
+def generated(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) -> str:
+    """The text of kernels/measured/h100.py.
+
+    Raises:
+        ValueError: the files are of different devices, or of shrunk problems.
+    """
+    if len({measured["device"] for measured in (convs, *more)}) > 1 or any(m.get("tiny") for m in (convs, *more)):
+        raise ValueError("rules come from one device, and not from shrunk problems")
     origin = {name: convs[name] for name in ("device", "capability", "versions", "commit", "date", "dtype")}
     origin["passes"] = len(convs["passes"])
     lines = ['"""Written by bench/gpu_rules.py from measurements in bench/results: change those, not this file."""', ""]
     lines += ["# fmt: off", "ORIGIN = {", *(f"    {name!r}: {value!r}," for name, value in origin.items()), "}"]
     lines += ["# Operation → (taps, product of strides, inputs, outputs, positions, stock PyTorch's time by Triton's)."]
-    lines += _table("PROBLEMS", problems_of(convs))
+    lines += _table("PROBLEMS", problems_of(convs, more))
     lines += ["# (kernel, bytes of an element, flags) → (rows, columns, depth, tiles), (the fields of tuning.Config)."]
     lines += _table("TILES", tiles_of(tiles, convs["device"]))
     return "\n".join(lines) + "\n"
@@ -100,10 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--convs", type=Path, default=CONVS)
     parser.add_argument("--tiles", type=Path, default=TILES)
+    parser.add_argument("--more", type=Path, nargs="*", default=MORE)
     parser.add_argument("--out", type=Path, default=OUT)
     parsed = parser.parse_args()
-    convs, tiles = (json.loads(path.read_text(encoding="utf-8")) for path in (parsed.convs, parsed.tiles))
-    parsed.out.write_text(generated(convs, tiles), encoding="utf-8")
+    paths = parsed.convs, parsed.tiles, *parsed.more
+    convs, tiles, *more = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    parsed.out.write_text(generated(convs, tiles, more), encoding="utf-8")
     print(f"{parsed.out}: {len(convs['passes'])} passes and {len(tiles)} tiles of {convs['device']}")
 
 

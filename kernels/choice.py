@@ -172,7 +172,7 @@ def _tell_preference(operation: str, name: str, refusal: str, x: torch.Tensor, r
     if implementation is not None and implementation.missing() is not None:
         _tell_missing(refusal)
     elif x.dtype != torch.float64:  # float64 is the reference's by design
-        chosen = _name_of(operation, _automatic(operation, x, rest))
+        chosen = name_of(operation, _automatic(operation, x, rest).functions)
         _tell(f"{ENVIRONMENT}={name} cannot serve {operation}, so {chosen} does: {refusal}")
 
 
@@ -186,8 +186,9 @@ def _tell(sentence: str) -> None:
         _logger.warning(sentence)
 
 
-def _name_of(operation: str, implementation: Implementation) -> str:
-    return next(name for name, other in _registry[operation].items() if other is implementation)
+def name_of(operation: str, functions: Any) -> str:
+    """The name of what `pick` gave."""
+    return next(name for name, other in _registry[operation].items() if other.functions is functions)
 
 
 def _availability(operation: str, name: str, probes: dict[str, torch.Tensor]) -> str:

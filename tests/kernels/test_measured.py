@@ -33,6 +33,7 @@ def script(name):
 gpu_rules = script("gpu_rules")
 CONVS = json.loads(gpu_rules.CONVS.read_text(encoding="utf-8"))
 TILES = json.loads(gpu_rules.TILES.read_text(encoding="utf-8"))
+MORE = [json.loads(path.read_text(encoding="utf-8")) for path in gpu_rules.MORE]
 PASSES = CONVS["passes"]
 
 
@@ -82,7 +83,7 @@ def test_all_passes_together_take_what_the_faster_of_each_takes():
 
 
 def test_the_generated_file_is_up_to_date():
-    assert gpu_rules.OUT.read_text(encoding="utf-8") == gpu_rules.generated(CONVS, TILES)
+    assert gpu_rules.OUT.read_text(encoding="utf-8") == gpu_rules.generated(CONVS, TILES, MORE)
 
 
 def test_other_measurements_make_other_rules(tmp_path):
@@ -100,6 +101,17 @@ def test_other_measurements_make_other_rules(tmp_path):
         assert {chosen(entry) for entry in PASSES} == {"triton"}
     rules.choose.cache_clear()
     assert {chosen(entry) for entry in PASSES} == {"triton", "reference"}
+
+
+def test_norms_and_lstms_get_rules_once_they_are_measured():
+    sizes = {"taps": 1, "stride": 1, "inputs": 64, "outputs": 64, "positions": 4096}
+    entry = {"operation": "norm_act", **sizes, "stock_ms": {"channels_last": 3.0}, "triton_ms": 1.5}
+    measured = {"device": CONVS["device"], "problems": [entry, {"layer": "up", "triton_ms": 1.0}]}
+    assert gpu_rules.problems_of(CONVS, [measured])["norm_act"] == [(1, 1, 64, 64, 4096, 2.0)]
+    with pytest.raises(ValueError, match="one device"):
+        gpu_rules.generated(CONVS, TILES, [{**measured, "device": "another"}])
+    with pytest.raises(ValueError, match="shrunk"):
+        gpu_rules.generated(CONVS, TILES, [{**measured, "tiny": True}])
 
 
 def conv(operation, inputs, outputs, positions, taps=64, stride=8, dtype="bfloat16"):
