@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,10 +62,7 @@ def test_passes_are_what_the_rules_are_made_from(tmp_path):
     made = {}
     exec((tmp_path / "rules.py").read_text(encoding="utf-8"), made)
     assert made["ORIGIN"]["passes"] == len(found["passes"]) == 15
-    assert {sizes[:2] for rows in made["PROBLEMS"].values() for *sizes, _ in rows for sizes in [tuple(sizes)]} == {
-        (64, 8),
-        (64, 1),
-    }
+    assert {row[:2] for rows in made["PROBLEMS"].values() for row in rows} == {(64, 8), (64, 1)}
 
 
 def test_what_no_longer_fits_or_fails_is_named(tmp_path):
@@ -89,13 +87,30 @@ def test_every_unit_is_compiled_by_one_process(tmp_path):
         assert "_ms" not in text
 
 
+INTERPRETER = """#!/bin/bash
+echo "called: $*"
+case "$*" in *train.py*) sleep 60 ;; *convs.py*) exit 3 ;; esac
+"""
+
+
 def test_the_script_shares_its_budget_and_names_what_it_skips(tmp_path):
-    setting = {"OUT": str(tmp_path / "out"), "PYTHON": sys.executable}
-    text = run("bash", "bench/gpu.sh", "convs", "nonsense", status=1, BUDGET="14", **setting)
-    assert "convs: skipped" in text and "there is no part nonsense" in text
-    text = run("bash", "bench/gpu.sh", "layers", BUDGET="300", **setting)
-    assert "layers: passed" in text
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"layers.json", "log.txt"}
-    log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
-    assert "convolutions by auto on an H100" in log and "layers: passed" in log
+    """With a stand-in for Python, of which one part takes longer than its share, and another one fails."""
+    python, out = tmp_path / "python", tmp_path / "out"
+    python.write_text(INTERPRETER)
+    python.chmod(0o755)
+    setting = {"OUT": str(out), "PYTHON": str(python), "BUDGET": "40"}
+    text = run("bash", "bench/gpu.sh", "train", "lstm", "convs", "nonsense", status=1, **setting)
+    assert re.search(r"train: ran out of its 1[5-8] s", text)  # 20 of 43 shares of 40 s, less what comes first
+    assert "lstm: skipped" in text and "convs: FAILED with exit status 3" in text
+    assert "there is no part nonsense" in text
+    text = run("bash", "bench/gpu.sh", "lstm", "tests", **setting)
+    assert "lstm: passed" in text and "tests: passed" in text
+    assert re.search(rf"called: bench/gpu/lstm.py --out {out}/lstm.json --seconds \d\n", text)
+    assert "-m pytest -q -m gpu" in (out / "log.txt").read_text(encoding="utf-8")
+
+
+def test_the_script_runs_a_part(tmp_path):
+    text = run("bash", "bench/gpu.sh", "lstm", OUT=str(tmp_path), PYTHON=sys.executable, BUDGET="350")
+    assert "lstm: passed" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"lstm.json", "log.txt"}
+    assert "convolutions by auto on an H100" in (tmp_path / "log.txt").read_text(encoding="utf-8")
