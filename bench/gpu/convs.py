@@ -142,6 +142,7 @@ def units() -> list[Unit]:
             f"{layer['layer']} {which}",
             functools.partial(measure, layer, which),
             functools.partial(compile_pass, layer, which),
+            expected=1.0,
         )
         for layer in layers()
         for which in PASSES
