@@ -428,6 +428,6 @@ def test_refusals(folder, tmp_path, monkeypatch):
         sentence = refusal(other, "cpu")
         assert sentence.startswith(name) and word in sentence
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "CUDA" in refusal(changed(codec="h264"), "gpu")
+    assert refusal(clips_of(folder.glob("noisy vp9*"), frames=3), "gpu") == "there is no CUDA device"
     monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
     assert "pip install" in refusal(clips, "cpu")
