@@ -76,11 +76,11 @@ def stock_inputs(batch: Batch, layout: torch.memory_format, dtype: torch.dtype =
 
 
 @functools.cache
-def exact_losses(preset: str) -> torch.Tensor:
-    """Both losses of the stock loop's first step, computed in float64: G's comes after D's update."""
-    model, _, checked = problem(preset)
-    loop = StockLoop("fp64-eager-contiguous", model)
-    return torch.stack(loop(*stock_inputs(batch_of(model, checked), loop.layout, torch.float64)))
+def exact_losses(preset: str, size: int, dtype: str = "fp64") -> torch.Tensor:
+    """Both losses of the stock loop's first step on so many clips, in float64 or "fp32": G's comes after D's update."""
+    model, exact = problem(preset).model, {"fp64": torch.float64, **DTYPES}[dtype]
+    loop = StockLoop(f"{dtype}-eager-contiguous", model)
+    return torch.stack(loop(*stock_inputs(batch_of(model, size), loop.layout, exact))).double()
 
 
 class Counted(CudaGraphs):
@@ -121,12 +121,18 @@ class Ours:
             assert self.graphs.captured == 3 * len(self.sizes), "the step was not captured"
         return run
 
-    def check(self) -> None:
-        """Both losses of the first step are the exact ones; of one that is replayed, too."""
-        run = self.runs(self.problem.checked)
+    def check(self, size: int | None = None, dtype: str = "fp64") -> None:
+        """Both losses of the first step are the exact ones; of one that is replayed, too.
+
+        Args:
+            size: clips of that step, by default those that a GPU computes in float64 in no time.
+            dtype: of the stock loop that it is compared with.
+        """
+        size = size or self.problem.checked
+        run = self.runs(size)
         self.restart()
         run()
-        found, exact = self.totals(), exact_losses(self.preset)
+        found, exact = self.totals(), exact_losses(self.preset, size, dtype)
         losses = torch.stack([found["d_loss"], found["g_loss"]])
         loose = {"fp32": 1e-2, "bf16": 5e-2}[self.dtype]  # float32 may be tf32 on a GPU, and is in Triton's interpreter
         torch.testing.assert_close(losses, exact, rtol=loose, atol=loose, check_dtype=False)

@@ -13,6 +13,9 @@ import fastvgan
 from fastvgan.errors import UserError, run_command
 from fastvgan.training.device import pick_implementations
 from fastvgan_kernels import extension
+from fastvgan_kernels.measured import rules
+
+H100 = (9, 0)  # the compute capability of the GPU that was measured
 
 
 def facts() -> dict[str, Any]:
@@ -27,6 +30,7 @@ def facts() -> dict[str, Any]:
         "devices": _devices(),
         "extension": extension.facts(),
         "operations": operations,
+        "gpu": _gpu_rules(),
     }
 
 
@@ -39,6 +43,18 @@ def _versions() -> dict[str, str]:
         "fastvgan": fastvgan.__version__,
         "triton": _version("triton"),
         "dali": _version(dali),
+    }
+
+
+def _gpu_rules() -> dict[str, Any]:
+    """What `auto` takes on a GPU, this machine's or, without one, an H100, and the measurement that says so."""
+    here = torch.cuda.is_available()
+    capability = torch.cuda.get_device_capability() if here else H100
+    return {
+        "shown_for": torch.cuda.get_device_name() if here else "an H100 (there is no GPU here)",
+        "measured_on": rules.origin(capability),
+        "margin": rules.MARGIN,
+        "choices": [{**problem._asdict(), **choice._asdict()} for problem, choice in rules.problems(capability)],
     }
 
 
@@ -66,7 +82,7 @@ def _devices() -> dict[str, str]:
 def as_text(found: dict[str, Any]) -> str:
     """The facts for a person at a terminal."""
     lines = [line for title in ("versions", "devices", "extension") for line in _section(title, found[title])]
-    return "\n".join(lines + _table(found["operations"]))
+    return "\n".join(lines + _table(found["operations"]) + _choices(found["gpu"]))
 
 
 def _section(title: str, rows: dict[str, Any]) -> list[str]:
@@ -92,6 +108,28 @@ def _table(operations: dict[str, Any]) -> list[str]:
     lines = ["  " + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     reasons = ["", "not available (- without a line: not written yet)", *missing] if missing else []
     return ["operations", *lines, *reasons, "", "why", *why]
+
+
+def _choices(found: dict[str, Any]) -> list[str]:
+    """One row per measured problem of a GPU."""
+    origin = found["measured_on"]
+    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+    head = ["operation", "channels", "taps", "strides", "positions", "impl", "why"]
+    rows = [head]
+    for c in found["choices"]:
+        channels = f"{c['inputs']}→{c['outputs']}"
+        rows.append(
+            [c["operation"], channels, *map(str, (c["taps"], c["stride"], c["positions"])), c["impl"], c["why"]]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return [
+        "",
+        f"convolutions by auto on {found['shown_for']}",
+        f"  measured on {origin['device']}, {versions}, commit {origin['commit']}, {origin['date']}:",
+        f"  {origin['passes']} passes in {origin['dtype']}, channels_last_3d. Other problems take Triton if",
+        f"  the nearest one won by {found['margin']:.0%}, else or where none is near stock PyTorch (reference).",
+        *("  " + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
+    ]
 
 
 @dataclass

@@ -37,6 +37,7 @@ class Implementation:
         missing: why it can take no input at all (not built), or None.
         slower: called with the operation's arguments: why auto leaves this problem to the next one, though it could be
             taken, as measured; or None.
+        rules: what `slower` goes by, in a sentence, where that is asked about a device rather than about a problem.
     """
 
     functions: Any
@@ -44,6 +45,7 @@ class Implementation:
     held_back: dict[str, str] | None = None
     missing: Callable[[], str | None] = lambda: None
     slower: Callable[..., str | None] = lambda *args: None
+    rules: str | None = None
 
 
 class Deferred:
@@ -58,13 +60,21 @@ class Deferred:
         return self.__dict__[name]
 
 
-def in_triton(package: str) -> Implementation:
-    """An operation's sibling triton.py, which only a process that uses it imports, Triton with it."""
+def in_triton(package: str, slower: Callable[..., str | None], measured: bool) -> Implementation:
+    """An operation's sibling triton.py, which only a process that uses it imports, Triton with it.
+
+    Args:
+        package: the operation's.
+        slower: as Implementation's; kernels/measured has the rules.
+        measured: whether there are any for the operation; without them auto does not take Triton.
+    """
     return Implementation(
         Deferred(f"{package}.triton"),
         refusal=triton_support.refusal,
-        held_back={"cuda": f"has not been measured on a GPU yet; {ENVIRONMENT}=triton selects it"},
+        held_back=None if measured else {"cuda": f"has not been measured on a GPU; {ENVIRONMENT}=triton selects it"},
         missing=triton_support.reason,
+        slower=slower,
+        rules=f"where it was measured to be faster, else stock PyTorch; {ENVIRONMENT}=triton selects it everywhere",
     )
 
 
@@ -91,8 +101,8 @@ def pick(operation: str, impl: str, x: torch.Tensor, *rest: Any) -> Any:
         refusal = _refusal(operation, preferred, x)
         if refusal is None:
             return _registry[operation][preferred].functions
-        _tell_preference(operation, preferred, refusal, x)
-    return _automatic(operation, x, *rest).functions
+        _tell_preference(operation, preferred, refusal, x, rest)
+    return _automatic(operation, x, rest).functions
 
 
 def check_name(impl: str) -> None:
@@ -141,14 +151,14 @@ def _named(operation: str, impl: str, x: torch.Tensor) -> Any:
     raise ValueError(f"{operation} cannot run with impl={impl!r}. {'; '.join(states)}")
 
 
-def _automatic(operation: str, x: torch.Tensor, *rest: Any) -> Implementation:
+def _automatic(operation: str, x: torch.Tensor, rest: tuple) -> Implementation:
     for name, implementation in _registry[operation].items():
         if not _is_for(name, x) or x.device.type in (implementation.held_back or ()):
             continue
         missing = implementation.missing()
         if missing is not None:
             _tell_missing(missing)
-        if missing is None and implementation.refusal(x) is None and not (rest and implementation.slower(x, *rest)):
+        if missing is None and implementation.refusal(x) is None and not implementation.slower(x, *rest):
             return implementation
     raise AssertionError("the reference takes everything")
 
@@ -157,12 +167,12 @@ def _is_for(name: str, x: torch.Tensor) -> bool:
     return _DEVICE_OF.get(name, x.device.type) == x.device.type
 
 
-def _tell_preference(operation: str, name: str, refusal: str, x: torch.Tensor) -> None:
+def _tell_preference(operation: str, name: str, refusal: str, x: torch.Tensor, rest: tuple) -> None:
     implementation = _registry[operation].get(name)
     if implementation is not None and implementation.missing() is not None:
         _tell_missing(refusal)
     elif x.dtype != torch.float64:  # float64 is the reference's by design
-        chosen = _name_of(operation, _automatic(operation, x))
+        chosen = name_of(operation, _automatic(operation, x, rest).functions)
         _tell(f"{ENVIRONMENT}={name} cannot serve {operation}, so {chosen} does: {refusal}")
 
 
@@ -176,8 +186,9 @@ def _tell(sentence: str) -> None:
         _logger.warning(sentence)
 
 
-def _name_of(operation: str, implementation: Implementation) -> str:
-    return next(name for name, other in _registry[operation].items() if other is implementation)
+def name_of(operation: str, functions: Any) -> str:
+    """The name of what `pick` gave."""
+    return next(name for name, other in _registry[operation].items() if other.functions is functions)
 
 
 def _availability(operation: str, name: str, probes: dict[str, torch.Tensor]) -> str:
@@ -193,16 +204,18 @@ def _explain(operation: str, x: torch.Tensor) -> dict[str, str]:
     preferred = _preference()
     if preferred != "auto" and _refusal(operation, preferred, x) is None:
         return {"impl": preferred, "why": f"{ENVIRONMENT}={preferred}"}
-    passed_over, chosen = [], "reference"
+    passed_over, chosen, rules = [], "reference", None
     for name, implementation in _registry[operation].items():
         if not _is_for(name, x):
             continue
         held_back = (implementation.held_back or {}).get(x.device.type)
         reason = implementation.missing() or implementation.refusal(x) or held_back
         if reason is None:
-            chosen = name
+            chosen, rules = name, implementation.rules
             break
         passed_over.append(f"{name}: {reason}")
+    if rules:
+        passed_over.append(rules)
     why = "; ".join(passed_over) or ("preferred" if chosen != "reference" else "the only implementation")
     if preferred != "auto":
         why = f"{ENVIRONMENT}={preferred} cannot serve: {_refusal(operation, preferred, x)}; {why}"

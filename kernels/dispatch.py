@@ -29,14 +29,14 @@ class Operation:
         self.with_gradient: Callable | None = None
 
     def __call__(self, *args):
-        if not _plain(args):
+        if not is_plain(args):
             return self.overload(*args)
         if _C._any_requires_grad(*args) and torch.is_grad_enabled():
             return self.with_gradient(*args)
         return self.kernel(*args)
 
 
-def _plain(args: tuple) -> bool:
+def is_plain(args: tuple) -> bool:
     """Whether nothing but plain tensors on a real device, without tracing, transform or autocast, is in play."""
     if (
         torch.compiler.is_compiling()

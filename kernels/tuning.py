@@ -1,9 +1,9 @@
 """Which tiles a Triton kernel runs with: shipped choices, or the fastest of them as timed once and remembered.
 
-Without FASTVGAN_TUNE=1 nothing is ever timed: what an earlier run with it found on this kind of device serves, and
-where there is nothing, a rule over the shipped configurations does. Either way the choice depends on what is on disk
-and on shapes alone, so that a run can be repeated bit for bit. What was found is kept in a JSON file, by device, Triton
-version, kernel, dtype and class of shape; FASTVGAN_CACHE names its folder.
+Without FASTVGAN_TUNE=1 nothing is ever timed: what an earlier run with it found on this kind of device serves, then
+what was measured for the release (kernels/measured), then a rule over the shipped configurations. The choice depends on
+what is on disk and on shapes alone, so that a run can be repeated bit for bit. What was found is kept in a JSON file,
+by device, Triton version, kernel, dtype and class of shape; FASTVGAN_CACHE names its folder.
 """
 
 import json
@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+from .measured import rules
 
 TUNE, CACHE = "FASTVGAN_TUNE", "FASTVGAN_CACHE"
 FILE = "triton-tuning.json"
@@ -88,13 +90,17 @@ class Problem:
     def key(self) -> str:
         import triton
 
-        sizes = (str(_power_of_two(size)) for size in (self.rows, self.columns, self.depth, self.tiles))
-        name = _device_name(self.device)
-        kind = str(self.dtype).removeprefix("torch.")
-        return "|".join((name, f"triton {triton.__version__}", self.kernel, kind, "x".join(sizes), self.flags))
+        name = device_name(self.device)
+        kind, sizes = str(self.dtype).removeprefix("torch."), "x".join(map(str, self.sizes()))
+        return "|".join((name, f"triton {triton.__version__}", self.kernel, kind, sizes, self.flags))
+
+    def sizes(self) -> tuple[int, ...]:
+        """Rows, columns, depth and tiles, each rounded up to a power of two."""
+        return tuple(_power_of_two(size) for size in (self.rows, self.columns, self.depth, self.tiles))
 
 
 _chosen: dict[Problem, Config] = {}
+_faster: dict[tuple, str | None] = {}
 _told: set[str] = set()
 
 
@@ -114,8 +120,11 @@ def choose(problem: Problem, shipped: Sequence[Config], run: Callable[[Config], 
     config = _remembered(problem, fitting)
     if config is None:
         if _capturing(problem.device):
-            return by_rule(problem, fitting)  # not kept: the next call outside may tune
-        config = _tuned(problem, fitting, run) if os.environ.get(TUNE) == "1" else by_rule(problem, fitting)
+            return _measured(problem, fitting) or by_rule(problem, fitting)  # not kept: the next call outside may tune
+        if os.environ.get(TUNE) == "1":
+            config = _tuned(problem, fitting, run)
+        else:
+            config = _measured(problem, fitting) or by_rule(problem, fitting)
     _chosen[problem] = config
     return config
 
@@ -137,9 +146,37 @@ def by_rule(problem: Problem, fitting: Sequence[Config]) -> Config:
     return min(fitting, key=lambda c: c.rows * c.columns)
 
 
+def faster(device: torch.device, problem: tuple, ways: dict[str, Callable[[], object]]) -> str | None:
+    """Which of several ways to compute the same was faster on this device: remembered, or timed once when tuning.
+
+    Args:
+        device: what they run on.
+        problem: the class of problem; as text it is the file's key.
+        ways: name → a function that computes it and changes nothing; called only when tuning, outside any capture.
+
+    Returns:
+        A name of `ways`, or None where nothing is remembered and nothing may be timed.
+    """
+    if (device, problem) in _faster:
+        return _faster[device, problem]
+    key = "|".join((device_name(device), f"torch {torch.__version__}", "faster", *map(str, problem)))
+    found = _file().get(key)
+    if not isinstance(found, str) or found not in ways:
+        found = None
+        if os.environ.get(TUNE) == "1":
+            if _capturing(device):
+                return None  # not kept: the next call outside may time them
+            times = {name: _milliseconds(way) for name, way in ways.items()}
+            found = min(times, key=times.get)
+            _remember(key, found)
+    _faster[device, problem] = found
+    return found
+
+
 def forget() -> None:
     """Drop what is held in memory, so that the file is read again."""
     _chosen.clear()
+    _faster.clear()
     _file.cache_clear()
 
 
@@ -156,6 +193,15 @@ def _remembered(problem: Problem, fitting: Sequence[Config]) -> Config | None:
     return next((config for config in fitting if _as_list(config) == entry), None)
 
 
+def _measured(problem: Problem, fitting: Sequence[Config]) -> Config | None:
+    """What was measured to be the fastest for the class of shape or the nearest one (kernels/measured)."""
+    if problem.device.type != "cuda":
+        return None
+    capability = torch.cuda.get_device_capability(problem.device)
+    found = rules.tile(capability, problem.kernel, problem.dtype.itemsize, problem.sizes(), problem.flags)
+    return next((config for config in fitting if _as_list(config) == found), None)
+
+
 def _tuned(problem: Problem, fitting: Sequence[Config], run: Callable[[Config], None]) -> Config:
     if len(fitting) == 1:
         return fitting[0]
@@ -163,7 +209,7 @@ def _tuned(problem: Problem, fitting: Sequence[Config], run: Callable[[Config], 
     best = min(times, key=times.get)
     if times[best] == math.inf:
         return by_rule(problem, fitting)
-    _remember(problem, best)
+    _remember(problem.key(), _as_list(best))
     return best
 
 
@@ -190,7 +236,7 @@ def _path() -> Path:
 
 
 @cache
-def _file() -> dict[str, list]:
+def _file() -> dict[str, list | str]:
     try:
         found = json.loads(_path().read_text())
         if not isinstance(found, dict):
@@ -203,10 +249,10 @@ def _file() -> dict[str, list]:
     return found
 
 
-def _remember(problem: Problem, config: Config) -> None:
+def _remember(key: str, value: list | str) -> None:
     """Add to the file as it is now, which another process may have written since; whole or not at all."""
     _file.cache_clear()
-    entries = {**_file(), problem.key(): _as_list(config)}
+    entries = {**_file(), key: value}
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +274,9 @@ def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _device_name(device: torch.device) -> str:
+@cache
+def device_name(device: torch.device) -> str:
+    """What the file calls the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
 
 

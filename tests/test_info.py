@@ -23,11 +23,23 @@ def test_json_has_versions_devices_extension_and_operations():
     result = run("--json", FASTVGAN_IMPL="reference")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert set(found) == {"versions", "devices", "extension", "operations"}
+    assert set(found) == {"versions", "devices", "extension", "operations", "gpu"}
     assert {"python", "torch", "fastvgan", "triton", "dali"} <= set(found["versions"])
     assert "cpu" in found["devices"]
     assert set(found["operations"]) == OPERATIONS
     assert found["operations"]["norm_act"]["chosen"]["cpu"]["impl"] == "reference"
+
+
+def test_what_a_gpu_would_take_is_shown_with_where_it_was_measured():
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    gpu = json.loads(run("--json", **hidden).stdout)["gpu"]
+    assert gpu["shown_for"].startswith("an H100") and gpu["measured_on"]["passes"] == 60
+    taken = {(c["operation"], c["inputs"], c["outputs"], c["positions"]): c["impl"] for c in gpu["choices"]}
+    assert taken["conv_down", 128, 256, 4096] == taken["conv_up", 128, 3, 32768] == "triton"
+    assert taken["conv_up", 256, 128, 4096] == taken["conv_weight_grad", 128, 256, 4096] == "reference"
+    text = run(**hidden).stdout
+    assert "convolutions by auto on an H100" in text and gpu["measured_on"]["commit"] in text
+    assert "Triton ran at 1.44x stock PyTorch" in text
 
 
 def test_without_the_extension_it_says_why():

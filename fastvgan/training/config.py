@@ -99,6 +99,9 @@ class TrainingConfig(Settings):
     """Of convolutions and matrix products; `auto` takes bf16 where the device has instructions for it, else fp32."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """Capture each update in a CUDA graph and replay it; `auto` where that can be done, `on` or end."""
+    deterministic: bool = False
+    """Take PyTorch's deterministic operations, which are slower, run two early steps twice, and say in the log which
+    tensors do not repeat to the bit."""
     max_skipped: int = Field(10, ge=1)
     """Steps in a row whose losses or gradients are not finite, before the run goes back to its last checkpoint."""
     max_setbacks: int = Field(3, ge=0)

@@ -15,7 +15,7 @@ from fastvgan.data import open_source
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models.discriminators import frames_between
-from fastvgan.training import checkpoint
+from fastvgan.training import checkpoint, determinism
 from fastvgan.training.batches import BatchMaker, step_seed
 from fastvgan.training.checkpoint import Record
 from fastvgan.training.conditions import Conditions, with_data
@@ -70,6 +70,8 @@ class Trainer:
         self._share = _share_of_a_batch(self.config, self.parallel.world_size)
         self.steps = training.count_steps(self.source.size)
         dtype = use_precision(self.precision)
+        if training.deterministic:
+            determinism.ask_for_determinism()
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
         self.conditions = Conditions(self.config.model, self.source, self.device)
         self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
@@ -192,14 +194,16 @@ class Trainer:
         return None
 
     def _train_on(self, clips: Clips | None) -> None:
-        seed = step_seed(self.config.training.seed, self.done)
-        seed_everything((seed + self.parallel.rank) % 2**63, self.device)
         training = self.config.training
         self.step.set_rates(rate_share(self.done, self.steps, training.lr_decay) * self._record.rate)
         self.step.set_diversity(rising_share(self.done, self.steps, training.diversity_rise))
         self._within_step = True
         try:
-            self.runner(self.done, clips)
+            if training.deterministic and determinism.is_compared(self.done, training.r1, training.r1_every):
+                found = determinism.compare_two_runs(self.step, lambda: self._run_step(clips))
+                determinism.tell(self.done, self.device, *found)
+            else:
+                self._run_step(clips)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); take a "
@@ -208,6 +212,11 @@ class Trainer:
         self.done += 1
         self._record = self._record._replace(step=self.done, score=None)
         self._within_step = False
+
+    def _run_step(self, clips: Clips | None) -> None:
+        seed = step_seed(self.config.training.seed, self.done)
+        seed_everything((seed + self.parallel.rank) % 2**63, self.device)
+        self.runner(self.done, clips)
 
     def _log(self, values: dict[str, float], bar: tqdm) -> None:
         if not self._output:

@@ -15,17 +15,16 @@ import torch
 from .. import choice, extension, layout
 from ..arguments import integers, same_kind
 from ..dispatch import autocasts, define, differentiable
+from ..measured import on_gpu, rules
 from . import compiled, measured, reference, sizes
+from .joint import both_gradients
 
-for _operation, _slower in {
-    "conv_up": measured.conv_up_slower,
-    "conv_down": measured.conv_down_slower,
-    "conv_weight_grad": measured.conv_weight_grad_slower,
-}.items():
+for _operation in ("conv_up", "conv_down", "conv_weight_grad"):
+    _on_cpu, _on_gpu = (getattr(module, f"{_operation}_slower") for module in (measured, on_gpu))
     choice.register(
         _operation,
-        cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason, slower=_slower),
-        triton=choice.in_triton(__name__),
+        cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason, slower=_on_cpu),
+        triton=choice.in_triton(__name__, _on_gpu, rules.has(_operation)),
         reference=choice.Implementation(reference),
     )
 
@@ -201,7 +200,7 @@ def _check(x, weight, bias, groups, impl, inputs, outputs) -> int:
 
 
 def _up_kernel(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
-    functions = choice.pick("conv_up", impl, x, weight, stride, padding, output_padding, dilation)
+    functions = choice.pick("conv_up", impl, x, weight, stride, padding, output_padding, dilation, groups)
     y = functions.conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -212,7 +211,7 @@ def _up_fake(x, weight, bias, stride, padding, output_padding, dilation, groups,
 
 
 def _down_kernel(x, weight, bias, stride, padding, dilation, groups, impl):
-    functions = choice.pick("conv_down", impl, x, weight, stride, padding, dilation)
+    functions = choice.pick("conv_down", impl, x, weight, stride, padding, dilation, groups)
     y = functions.conv_down(x, weight, bias, stride, padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -223,7 +222,7 @@ def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
 
 
 def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, in_float32, impl):
-    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, stride, padding, groups)
+    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, stride, padding, dilation, groups)
     grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32)
     return layout.in_format(grad, layout.format_of(large, small))
 
@@ -269,8 +268,12 @@ def _bias_grad(ctx, dy):
 def _up_backward(ctx, dy):
     x, weight = ctx.saved_tensors
     size, kernel = ctx.sizes
-    stride, padding, _, dilation, groups, impl = ctx.rest
+    stride, padding, extra, dilation, groups, impl = ctx.rest
     dx = dweight = None
+    if ctx.needs_input_grad[0] and ctx.needs_input_grad[1]:
+        both = both_gradients(True, dy, x, weight, stride, padding, extra, dilation, groups, impl)
+        if both is not None:
+            return *both, _bias_grad(ctx, dy), None, None, None, None, None, None
     if ctx.needs_input_grad[0]:
         dx = sizes.trim(_conv_down(dy, weight, None, stride, padding, dilation, groups, impl), size)
     if ctx.needs_input_grad[1]:
@@ -283,8 +286,12 @@ def _down_backward(ctx, dy):
     size, kernel = ctx.sizes
     stride, padding, dilation, groups, impl = ctx.rest
     dx = dweight = None
+    extra = sizes.extra(size, dy.shape[2:], kernel, stride, padding, dilation) if ctx.needs_input_grad[0] else None
+    if ctx.needs_input_grad[0] and ctx.needs_input_grad[1]:
+        both = both_gradients(False, dy, x, weight, stride, padding, extra, dilation, groups, impl)
+        if both is not None:
+            return *both, _bias_grad(ctx, dy), None, None, None, None, None
     if ctx.needs_input_grad[0]:
-        extra = sizes.extra(size, dy.shape[2:], kernel, stride, padding, dilation)
         dx = _conv_up(dy, weight, None, stride, padding, extra, dilation, groups, impl)
     if ctx.needs_input_grad[1]:
         dweight = _conv_weight_grad(x, dy, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)

@@ -28,6 +28,7 @@ def conv_up_slower(
     padding: list[int],
     output_padding: list[int],
     dilation: list[int],
+    groups: int,
 ) -> str | None:
     """Why auto leaves this transposed convolution to stock PyTorch, or None."""
     if stock_faults.conv_up_fails(x, weight, stride, padding, output_padding, dilation):
@@ -59,7 +60,7 @@ def conv_up_slower(
 
 
 def conv_down_slower(
-    x: torch.Tensor, weight: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]
+    x: torch.Tensor, weight: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> str | None:
     """Why auto leaves this convolution to stock PyTorch, or None."""
     if stock_faults.conv_down_fails(x, weight, stride, padding, dilation):
@@ -82,6 +83,7 @@ def conv_weight_grad_slower(
     kernel_size: list[int],
     stride: list[int],
     padding: list[int],
+    dilation: list[int],
     groups: int,
 ) -> str | None:
     """Why auto leaves this weight gradient to stock PyTorch, or None."""

@@ -12,6 +12,7 @@ import torch
 from .. import choice
 from ..conv import _conv_down, _conv_up, _conv_weight_grad, check_down, check_up, sizes
 from ..conv import reference as conv_reference
+from ..conv.joint import both_gradients
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of, in_format
 from ..norm_act import _norm_act, _norm_act_backward
@@ -108,8 +109,9 @@ def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -
 
 def _convolution(x, weight, geometry, impl):
     if geometry.transposed:
-        return choice.pick("conv_up", impl, x, weight, *geometry[1:5])
-    return choice.pick("conv_down", impl, x, weight, geometry.stride, geometry.padding, geometry.dilation)
+        return choice.pick("conv_up", impl, x, weight, *geometry[1:])
+    _, stride, padding, _, dilation, groups = geometry
+    return choice.pick("conv_down", impl, x, weight, stride, padding, dilation, groups)
 
 
 # The arguments of the operation, in order: see `define` below.
@@ -165,9 +167,13 @@ def _backward(ctx, dy, _mean, _var):
         loaded = x
         if m is not None:  # not kept: to compute it again costs less than to hold it
             loaded = _norm_act(x, w, b, m, v, training, eps, in_act, in_slope, impl)[0]
-        dweight = _weight_gradient(loaded, dy, weight, geometry, impl)
+        if wants_x or wants_w or wants_b:
+            dx, dweight = _both_gradients(loaded, dy, weight, geometry, impl)
+        else:
+            dweight = _weight_gradient(loaded, dy, weight, geometry, impl)
     if wants_x or wants_w or wants_b:
-        dx = _data_gradient(dy, weight, x, geometry, impl)
+        if dx is None:
+            dx = _data_gradient(dy, weight, x, geometry, impl)
         if m is not None:
             dx, dw, db = _norm_act_backward(dx, x, w, b, m, v, training, eps, in_act, in_slope, impl)
     dbias = dy.sum([0, *range(2, dy.dim())]) if wants_bias else None
@@ -182,6 +188,14 @@ def _before_activation(dy, y, activation, slope):
     if activation == "leaky_relu":
         return torch.ops.aten.leaky_relu_backward(dy, y, slope, True)
     return torch.ops.aten.tanh_backward(dy, y) if activation == "tanh" else dy
+
+
+def _both_gradients(x, dy, weight, g, impl):
+    extra = g.output_padding
+    if not g.transposed:
+        extra = sizes.extra(x.shape[2:], dy.shape[2:], weight.shape[2:], g.stride, g.padding, g.dilation)
+    both = both_gradients(g.transposed, dy, x, weight, g.stride, g.padding, extra, g.dilation, g.groups, impl)
+    return both or (_data_gradient(dy, weight, x, g, impl), _weight_gradient(x, dy, weight, g, impl))
 
 
 def _weight_gradient(x, dy, weight, g, impl):

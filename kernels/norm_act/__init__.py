@@ -4,6 +4,7 @@ import torch
 
 from .. import choice, extension, layout
 from ..dispatch import define, differentiable, differentiable_by
+from ..measured import on_gpu, rules
 from . import compiled, reference
 from .reference import ACTIVATIONS, statistics_dtype
 
@@ -199,6 +200,6 @@ choice.register(
         held_back={"cuda": f"has not been measured on a GPU yet; {choice.ENVIRONMENT}=cuda selects it"},
         missing=_no_cuda_part,
     ),
-    triton=choice.in_triton(__name__),
+    triton=choice.in_triton(__name__, on_gpu.norm_act_slower, rules.has("norm_act")),
     reference=choice.Implementation(reference),
 )

@@ -4,6 +4,7 @@
 """
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +20,18 @@ CODECS = {
     "vp8": (".webm", "libvpx", "yuv420p", {"deadline": "realtime", "b:v": "300k"}),
     "mjpeg": (".avi", "mjpeg", "yuvj420p", {}),
     "hevc": (".mkv", "libx265", "yuv420p", {"x265-params": "log-level=none:keyint=12"}),
+    "av1": (".mkv", "libsvtav1", "yuv420p", {"preset": "12", "crf": "30", "g": "12"}),
 }
+os.environ.setdefault("SVT_LOG", "1")  # AV1's encoder tells of errors alone
+
+
+def can_encode(codec: str) -> bool:
+    """Whether this PyAV has the encoder for a codec of CODECS."""
+    try:
+        av.Codec(CODECS[codec][1], "w")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
 
 
 def encode(path: Path, frames: np.ndarray, codec: str = "h264", fps: int = 12, **options) -> Path:

@@ -1,6 +1,7 @@
 """DALI's clips against PyAV's: the same samples, from any batch on, whatever becomes of the files."""
 
 import dataclasses
+import functools
 import itertools
 import os
 import shutil
@@ -12,9 +13,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from make_videos import CODECS, encode, number_of, numbered
+from make_videos import CODECS, can_encode, encode, number_of, numbered
 
-from fastvgan.data.decoders import ClipSet, dali, dali_pipeline, pyav
+from fastvgan.data.decoders import ClipSet, choice, dali, dali_pipeline, pyav
 from fastvgan.data.decoders.dali import DaliDecoder, refusal
 from fastvgan.data.decoders.pyav import PyAVDecoder
 from fastvgan.data.media import Media, probe
@@ -37,16 +38,33 @@ def noisy(frames: int, height: int, width: int) -> np.ndarray:
     return (moved[..., None] + tint).astype(np.uint8)
 
 
+DECODED = {"cpu": ("vp9", "mjpeg"), "gpu": ("vp9", "h264", "hevc", "av1")}
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Two noisy clips, and seven numbered ones of which one is short; half of them VP9, half MJPEG."""
-    folder = tmp_path_factory.mktemp("dali")
-    for codec in ("vp9", "mjpeg"):
-        encode(folder / f"noisy{CODECS[codec][0]}", noisy(40, 240, 320), codec)
-    for i in range(7):
-        codec = ("vp9", "mjpeg")[i % 2]
-        encode(folder / f"numbered {i} schön{CODECS[codec][0]}", numbered(6 if i == 3 else 40 + i, 160, 200), codec)
-    return folder
+def folders(tmp_path_factory):
+    """Device → clips that DALI decodes there: a noisy one per codec, and numbered ones, one of them short."""
+
+    @functools.cache
+    def made(device: str) -> Path:
+        folder = tmp_path_factory.mktemp(device)
+        codecs = [codec for codec in DECODED[device] if can_encode(codec)]
+        for codec in codecs:
+            encode(folder / f"noisy {codec}{CODECS[codec][0]}", noisy(40, 240, 320), codec)
+        for i in range(7):
+            codec = codecs[i % len(codecs)]
+            path = folder / f"numbered {i} schön{CODECS[codec][0]}"
+            encode(path, numbered(6 if i == 3 else 40 + i, 160, 200), codec)
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def folder(folders, request) -> Path:
+    """That of the test's device, the CPU's where it has none."""
+    callspec = getattr(request.node, "callspec", None)
+    return folders(callspec.params.get("device", "cpu") if callspec else "cpu")
 
 
 def clips_of(paths, **cut) -> ClipSet:
@@ -271,6 +289,38 @@ def test_what_only_dali_cannot_read_goes_through_pyav(folder, tmp_path, caplog, 
     assert len(blamed) <= 2, "once it is known, no pipeline gets the clip, but for one built before"
 
 
+def test_what_pyav_writes_for_the_gpu_is_what_dali_takes_there(folders):
+    """Without a GPU: each codec is made, read by PyAV, and refused for nothing but the device that is not there."""
+    clips = clips_of(folders("gpu").glob("numbered*"), frames=3, crop="center")
+    assert {found.codec for found in clips.found} == {codec for codec in DECODED["gpu"] if can_encode(codec)}
+    assert {"vp9", "h264", "hevc"} <= {found.codec for found in clips.found}
+    got = numbers_of(take(PyAVDecoder(clips, 0), 6))
+    assert got == [list(clips.sampler.draw(5, number).indices) for number in range(24)]
+    assert refusal(clips, "gpu") == (None if torch.cuda.is_available() else "there is no CUDA device")
+
+
+def test_mjpeg_is_left_to_pyav_on_a_gpu(folders):
+    """DALI refuses it there ("not supported by the GPU variant"), so that a set that holds it goes through PyAV."""
+    clips = clips_of(folders("cpu").glob("n*"), frames=3)
+    assert refusal(clips, "cpu") is None
+    sentence = refusal(clips, "gpu")
+    assert "is mjpeg, which DALI does not decode on the GPU" in sentence
+    decoder, why = choice.choose("auto", clips, torch.device("cuda"), 0)
+    assert isinstance(decoder, PyAVDecoder) and sentence in why
+    with pytest.raises(UserError, match="--decoder dali cannot serve this data: .*mjpeg"):
+        choice.choose("dali", clips, torch.device("cuda"), 0)
+
+
+@pytest.mark.gpu
+def test_pyav_takes_over_what_dali_refuses_on_a_gpu_after_all(folders, caplog, small_chunks):
+    """As if DALI were said to take MJPEG there: no clip is lost, and it is told once for each file."""
+    pyav.tell_once.cache_clear()
+    clips = clips_of([*folders("gpu").glob("numbered*"), *folders("cpu").glob("numbered 1*")], frames=3, crop="center")
+    got = numbers_of(take(DaliDecoder(clips, "gpu"), 9))
+    assert got == [list(clips.sampler.draw(5, number).indices) for number in range(36)]
+    assert any("PyAV decodes" in record.getMessage() and ".avi" in record.getMessage() for record in caplog.records)
+
+
 def test_dali_is_given_up_where_it_fails_on_and_on(folder, caplog, monkeypatch, small_chunks):
     pyav.tell_once.cache_clear()
     built = []
@@ -378,6 +428,6 @@ def test_refusals(folder, tmp_path, monkeypatch):
         sentence = refusal(other, "cpu")
         assert sentence.startswith(name) and word in sentence
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "CUDA" in refusal(changed(codec="h264"), "gpu")
+    assert refusal(clips_of(folder.glob("noisy vp9*"), frames=3), "gpu") == "there is no CUDA device"
     monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
     assert "pip install" in refusal(clips, "cpu")

@@ -53,7 +53,7 @@ def test_a_convolution_that_stock_gets_wrong_is_known_and_right(case):
     x, w = tensors(dtype, large, weight)
     args = stride, padding, dilation
     assert stock_faults.conv_down_fails(x, w, *args)
-    assert measured.conv_down_slower(x, w, *args) is None  # whatever else it says of such a shape
+    assert measured.conv_down_slower(x, w, *args, groups) is None  # whatever else it says of such a shape
     exact = reference.conv_down(x.double(), w.double(), None, *args, groups)
     poison(x, w, exact)
     mine = reference.conv_down(x, w, None, *args, groups)
@@ -68,7 +68,7 @@ def test_a_weight_gradient_that_stock_gets_wrong_is_known_and_right(case):
     x, y, w = tensors(dtype, large, small, weight)
     args = weight[2:], stride, padding, dilation, groups
     assert stock_faults.conv_weight_grad_fails(x, y, stride, padding)
-    assert measured.conv_weight_grad_slower(x, y, weight[2:], stride, padding, groups) is None
+    assert measured.conv_weight_grad_slower(x, y, weight[2:], stride, padding, dilation, groups) is None
     poison(x, y, w)
     exact = reference.conv_weight_grad(x.double(), y.double(), *args)
     for in_float32 in (False, True):

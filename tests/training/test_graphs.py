@@ -187,11 +187,14 @@ def test_a_value_read_by_the_host_cannot_be_recorded():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
-def test_a_replayed_graph_is_the_eager_step(precision, family, monkeypatch):
-    """Over 100 steps: weights, statistics, moments, average, scale; to the bit, the kernels being the same."""
+@pytest.mark.parametrize(("family", "r1"), [("conv3d", 0.1), ("recurrent", 0.0)])
+def test_a_replayed_graph_is_the_eager_step(precision, family, r1, monkeypatch):
+    """Over 100 steps: weights, statistics, moments, average, scale; to the bit, the kernels being the same.
+
+    Not of the recurrent family with R1, whose eager steps were seen not to repeat themselves on an H100.
+    """
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    settings = {"model": {"family": family, "base_width": 16}, "r1": 0.1, "r1_every": 4, "diversity": 1.0}
+    settings = {"model": {"family": family, "base_width": 16}, "r1": r1, "r1_every": 4, "diversity": 1.0}
     settings |= {"batch_size": 16, "device": torch.device("cuda", 0)}
     results = []
     for mode in ("off", "on"):

@@ -1,4 +1,4 @@
-"""Decoding by NVIDIA's DALI, in threads: VP8, VP9 and MJPEG on the CPU; H.264, HEVC, AV1 and MPEG-4 too on a GPU."""
+"""Decoding by NVIDIA's DALI, in threads: VP8, VP9 and MJPEG on the CPU; H.264, HEVC, AV1, MPEG-4, VP8, VP9 on a GPU."""
 
 import functools
 import itertools
@@ -24,8 +24,8 @@ from fastvgan.data.source import Clips
 _SAMPLES, _BATCHES = 2048, 32
 _GIVE_UP_AFTER = 3  # failures in a row
 
-_CODECS = {"cpu": {"vp8", "vp9", "mjpeg"}}
-_CODECS["gpu"] = _CODECS["cpu"] | {"h264", "hevc", "av1", "mpeg4"}
+# On a GPU DALI says of MJPEG that it is "not supported by the GPU variant".
+_CODECS = {"cpu": {"vp8", "vp9", "mjpeg"}, "gpu": {"vp8", "vp9", "h264", "hevc", "av1", "mpeg4"}}
 
 
 def refusal(clips: ClipSet, device: str) -> str | None:

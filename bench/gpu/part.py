@@ -1,0 +1,235 @@
+"""What the parts of bench/gpu.sh share: units that are measured one by one, each written as soon as it is there.
+
+A part is a script: `python bench/gpu/NAME.py --out FILE.json --seconds N`. What no longer fits into N seconds is named
+in the file. `--compile I/N` runs every N-th unit once, by Triton, so that several processes fill Triton's cache.
+FASTVGAN_BENCH_TINY=1 shrinks every problem, so that a part's code runs on a CPU; its times say nothing then.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+import torch  # noqa: E402
+from on_gpu import captured  # noqa: E402
+from variants import TINY, clock, device, off  # noqa: E402
+
+from fastvgan.files import whole  # noqa: E402
+from fastvgan_kernels import choice, tuning  # noqa: E402
+
+ON_GPU = device().type == "cuda"
+_BEYOND_CACHE = 256 * 2**20  # bytes that are overwritten before each round, more than any GPU's cache holds
+_TRITON = ON_GPU or os.environ.get("TRITON_INTERPRET") == "1"
+OURS = "triton" if _TRITON else "auto"  # without either, the code runs by what the CPU has
+
+
+@dataclass
+class Unit:
+    """One thing to measure.
+
+    Args:
+        name: as the file calls it.
+        measure: gives a dict for the file; what it compares is measured in this one call, side by side.
+        compile: runs everything once that Triton compiles for it.
+        expected: seconds that it takes on a GPU, about.
+    """
+
+    name: str
+    measure: Callable[[], dict[str, Any] | list[dict[str, Any]]]
+    compile: Callable[[], object] = lambda: None
+    expected: float = 2.0
+
+
+@dataclass
+class Results:
+    """A part's file: where it was measured, what was found, what failed and what was left out."""
+
+    path: Path
+    key: str
+    head: dict[str, Any]
+    found: list[dict[str, Any]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def write(self) -> None:
+        """The whole file, complete or as it was before."""
+        head = {**self.head, "failed": self.failed, "left_out": self.left_out}
+        lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+        rows = ",\n".join("  " + json.dumps(row) for row in self.found)
+        with whole(self.path) as path:
+            path.write_text("{\n" + ",\n".join(lines) + f',\n "{self.key}": [\n{rows}\n ]\n}}\n', encoding="utf-8")
+
+
+def main(name: str, key: str, units: Callable[[], Iterable[Unit]], more: dict[str, Any] | None = None) -> int:
+    """Run a part as the command line says; the status is 1 if a unit failed or nothing was found.
+
+    Args:
+        name: the part's. key: of the list in its file. units: most important first. more: for the file's head.
+    """
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--only", default="", help="units whose name holds this")
+    parser.add_argument("--compile", metavar="I/N")
+    parsed = parser.parse_args()
+    start = time.monotonic()
+    if not (ON_GPU or TINY):
+        print(f"{name}: no CUDA device; FASTVGAN_BENCH_TINY=1 tries the code on the CPU", file=sys.stderr)
+        return 2
+    torch.backends.cudnn.benchmark = True  # stock PyTorch at its best, as training loops ask it to be
+    picked = [unit for unit in units() if parsed.only in unit.name]
+    if parsed.compile:
+        return _compile_all(picked, *map(int, parsed.compile.split("/")))
+    results = Results(parsed.out or Path(f"{name}.json"), key, {**origin(), **(more or {})})
+    for unit in picked:
+        spent = time.monotonic() - start
+        if spent + unit.expected * (not TINY) > parsed.seconds:
+            results.left_out.append(unit.name)
+        else:
+            _measure(unit, results)
+        results.write()
+    if results.left_out:
+        print(f"{name}: left out for lack of time: {', '.join(results.left_out)}")
+    return int(bool(results.failed) or not results.found)
+
+
+def _measure(unit: Unit, results: Results) -> None:
+    begin = time.monotonic()
+    try:
+        found = unit.measure()
+    except Exception as error:  # one that fails says so, and the next is measured
+        traceback.print_exc()
+        results.failed[unit.name] = f"{type(error).__name__}: {error}"[:500]
+        return
+    finally:
+        _free()
+    rows = found if isinstance(found, list) else [found]
+    results.found += rows
+    for row in rows:
+        print(f"{unit.name}: {_in_short(row)} ({time.monotonic() - begin:.1f} s)", flush=True)
+
+
+def _compile_all(units: list[Unit], index: int, count: int) -> int:
+    """Run every count-th unit once; when tiles are to be tuned, with every tile, but without timing any."""
+    os.environ[choice.ENVIRONMENT] = OURS
+    tuning._milliseconds = lambda run: run() or 1.0
+    failed = False
+    for unit in units[index::count]:
+        try:
+            unit.compile()
+        except Exception:  # measuring it will say so in the file
+            traceback.print_exc()
+            failed = True
+        _free()
+    return int(failed)
+
+
+def _free() -> None:
+    gc.collect()
+    if ON_GPU:
+        torch.cuda.empty_cache()
+
+
+def _in_short(row: dict[str, Any]) -> str:
+    return " ".join(
+        f"{k} {v}" for k, v in row.items() if k.endswith(("_ms", "impl", "ratio", "per_s", "_wait", "pass"))
+    )
+
+
+def origin() -> dict[str, Any]:
+    """Where and of what a file was measured."""
+    name = torch.cuda.get_device_name() if ON_GPU else "cpu"
+    return {
+        "device": name,
+        "capability": list(torch.cuda.get_device_capability()) if ON_GPU else None,
+        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": _version("triton")},
+        "commit": os.environ.get("FASTVGAN_COMMIT") or _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "dtype": "bfloat16" if ON_GPU else "float32",
+        "tiny": TINY,
+    }
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def implementation(name: str):
+    """Operations take this implementation where they can, as FASTVGAN_IMPL=name does; "auto" leaves it to the rules."""
+    before = os.environ.get(choice.ENVIRONMENT)
+    os.environ[choice.ENVIRONMENT] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[choice.ENVIRONMENT]
+        else:
+            os.environ[choice.ENVIRONMENT] = before
+
+
+def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:
+    """Median milliseconds of a call captured as a CUDA graph, replayed each time with a cold cache."""
+    replay = captured(run)
+    if not ON_GPU:
+        begin = clock()
+        replay()
+        return round(1e3 * (clock() - begin), 4)
+    flushed = torch.empty(_BEYOND_CACHE, dtype=torch.int8, device=device())
+    times = []
+    for _ in range(rounds):
+        flushed.zero_()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return round(statistics.median(times), 4)
+
+
+def check(mine, stock, exact, factor: float = 3) -> float:
+    """Our largest error against stock PyTorch's float32 result, relative to its largest value.
+
+    Raises:
+        AssertionError: it exceeds `factor` times stock's own error in the measured dtype and a few roundings.
+    """
+    worst = 0.0
+    for ours, theirs, right in zip(mine, stock, exact, strict=True):
+        error, allowed = off(ours, right), factor * off(theirs, right) + 8 * torch.finfo(ours.dtype).eps
+        assert error <= allowed, f"ours is off by {error:.2g}, stock PyTorch by {off(theirs, right):.2g}"
+        worst = max(worst, error)
+    return float(f"{worst:.2g}")
+
+
+def strict(function, *arguments):
+    """The function's result in float32 without tf32, by the algorithm that cuDNN takes without trying several."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.benchmark
+    cudnn.conv.fp32_precision, cudnn.benchmark = "ieee", False
+    try:
+        return function(*arguments)
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark = before

@@ -1,0 +1,98 @@
+"""The train step captured: ours by auto, by Triton and by stock PyTorch's operations, against the stock loop captured.
+
+Checked against the stock loop in float32 before it is timed (in float64 with FASTVGAN_BENCH_EXACT=1).
+"""
+
+import functools
+import os
+import statistics
+import sys
+
+import part
+import torch
+from networks import step_flops
+from on_gpu import DTYPE, captured
+from our_step import CHECKED, Ours, batch_of, problem, stock_inputs
+from part import ON_GPU, OURS, Unit, implementation
+from stock_loop import StockLoop
+from variants import TINY, clock
+
+# What is timed, most important first: ours by each implementation and the stock loop, captured; then both as they are,
+# and torch.compile, which takes a minute.
+MODES = ["auto", "stock bf16", "triton", "reference", "auto eager", "stock bf16 eager", "stock bf16 compile"]
+_EXPECTED = {"stock bf16 compile": 60.0, "auto": 8.0}
+
+
+def ours(preset: str, mode: str):
+    """A function that runs our step, and one that says whether all losses and gradients were finite."""
+    mine = Ours(preset, graphs=not mode.endswith("eager"))
+    if os.environ.get("FASTVGAN_BENCH_EXACT") == "1":
+        mine.check()
+    else:
+        mine.check(mine.problem.batch, "fp32")
+    return mine.runs(mine.problem.batch), mine.well
+
+
+def stock(preset: str, mode: str):
+    """The same of the stock loop in bfloat16 and channels_last_3d, with Adam fused."""
+    model, size, _ = problem(preset)
+    graph = not mode.endswith("eager")
+    how = "compile" if mode.endswith("compile") else "eager"
+    loop = StockLoop(f"{DTYPE}-{how}-channels_last", model, fused=True, capturable=graph and ON_GPU)
+    real, z = stock_inputs(batch_of(model, size), loop.layout)
+    step = functools.partial(loop, real, z)
+    run = captured(step) if graph else step
+    return run, lambda: torch.isfinite(torch.stack(run())).all()
+
+
+def seconds_a_step(run) -> float:
+    """Median over blocks of steps; the host runs ahead within a block and waits at its end."""
+    blocks = 1 if TINY else 7
+    run()
+    begin = clock()
+    run()
+    block = 1 if TINY else max(3, min(200, int(0.3 / (clock() - begin))))
+    times = []
+    for _ in range(blocks):
+        begin = clock()
+        for _ in range(block):
+            run()
+        times.append((clock() - begin) / block)
+    return statistics.median(times)
+
+
+def measure(preset: str, mode: str) -> dict:
+    name = mode.split()[0]
+    impl = {"triton": OURS, "stock": "auto"}.get(name, name)
+    with implementation(impl):
+        run, well = (stock if name == "stock" else ours)(preset, mode)
+        seconds = seconds_a_step(run)
+        assert well(), "losses or gradients are not finite"
+    model, size, _ = problem(preset)
+    found = {"preset": preset, "mode": mode, "batch": size, "step_ms": round(1e3 * seconds, 4)}
+    rate = step_flops(True, model, size) / seconds / 1e12
+    return {**found, "videos_per_s": round(size / seconds, 1), "tflop_per_s": round(rate, 2)}
+
+
+def compile_step(preset: str) -> None:
+    run = Ours(preset, graphs=False).runs(problem(preset).batch)
+    run()
+    run()
+
+
+def units() -> list[Unit]:
+    # Each preset's steps run the same kernels under auto and by Triton alone.
+    return [
+        Unit(
+            f"{preset} {mode}",
+            functools.partial(measure, preset, mode),
+            functools.partial(compile_step, preset) if mode == "triton" else lambda: None,
+            _EXPECTED.get(mode, 5.0),
+        )
+        for mode in MODES
+        for preset in CHECKED
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(part.main("train", "steps", units))

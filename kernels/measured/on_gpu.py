@@ -1,0 +1,98 @@
+"""Why auto leaves a problem on a GPU to stock PyTorch rather than to Triton, or None: by the rules, or by trial.
+
+With FASTVGAN_TUNE=1 a convolution that was not measured on this very kind of GPU is timed once both ways, outside any
+capture; what was faster is remembered beside Triton's tiles (tuning.py) and serves later processes without a trial.
+"""
+
+import importlib
+import math
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+
+from .. import layout, tuning
+from .rules import Problem, choose, is_measured
+
+_LAYOUT = "only channels_last_3d, one group and no dilation have been measured on a GPU"
+
+
+def conv_up_slower(x, weight, stride, padding, output_padding, dilation, groups) -> str | None:
+    """Of a transposed convolution; arguments as conv_up's, without the bias."""
+    if not _is_measured_kind(x, weight, dilation, groups):
+        return _LAYOUT
+    inputs, outputs, *kernel = weight.shape
+    problem = _problem("conv_up", x, kernel, stride, inputs, outputs, x.shape[0] * math.prod(x.shape[2:]))
+    return _slower(x, problem, (x, weight, None, stride, padding, output_padding, dilation, groups))
+
+
+def conv_down_slower(x, weight, stride, padding, dilation, groups) -> str | None:
+    """Of a convolution; arguments as conv_down's, without the bias."""
+    if not _is_measured_kind(x, weight, dilation, groups):
+        return _LAYOUT
+    outputs, inputs, *kernel = weight.shape
+    positions = x.shape[0]
+    for n, k, s, p in zip(x.shape[2:], kernel, stride, padding, strict=True):
+        positions *= (n + 2 * p - k) // s + 1
+    problem = _problem("conv_down", x, kernel, stride, inputs, outputs, positions)
+    return _slower(x, problem, (x, weight, None, stride, padding, dilation, groups))
+
+
+def conv_weight_grad_slower(large, small, kernel_size, stride, padding, dilation, groups) -> str | None:
+    """Of a weight gradient; arguments as conv_weight_grad's."""
+    if not _is_measured_kind(large, small, dilation, groups):
+        return _LAYOUT
+    positions = small.shape[0] * math.prod(small.shape[2:])
+    problem = _problem("conv_weight_grad", large, kernel_size, stride, large.shape[1], small.shape[1], positions)
+    return _slower(large, problem, (large, small, kernel_size, stride, padding, dilation, groups))
+
+
+def norm_act_slower(x: torch.Tensor) -> str | None:
+    """Of a norm with its activation, forward and backward."""
+    if layout.format_of(x) is not torch.channels_last_3d:
+        return _LAYOUT
+    channels = x.shape[1]
+    return _by_rule(x, _problem("norm_act", x, [1], [1], channels, channels, x.numel() // max(channels, 1)))
+
+
+def conv_lstm_slower(x: torch.Tensor, weight_hh: torch.Tensor) -> str | None:
+    """Of a ConvLSTM over a sequence x (N, C, T, H, W), forward and backward; positions are those of one step."""
+    hidden, kernel = weight_hh.shape[1], weight_hh.shape[2:]
+    positions = x.shape[0] * math.prod(x.shape[3:])
+    return _by_rule(x, _problem("conv_lstm", x, kernel, [1], x.shape[1], hidden, positions))
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """The device's compute capability; that of an H100 for the interpreter's CPU."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def _is_measured_kind(x, other, dilation, groups) -> bool:
+    return groups == 1 and max(dilation) == 1 and layout.format_of(x, other) is torch.channels_last_3d
+
+
+def _problem(operation, x, kernel, stride, inputs, outputs, positions) -> Problem:
+    dtype = str(x.dtype).removeprefix("torch.")
+    return Problem(operation, dtype, math.prod(kernel), math.prod(stride), inputs, outputs, positions)
+
+
+def _by_rule(x: torch.Tensor, problem: Problem) -> str | None:
+    impl, why = choose(capability(x.device), problem)
+    return None if impl == "triton" else why
+
+
+def _slower(x: torch.Tensor, problem: Problem, arguments: tuple) -> str | None:
+    if is_measured(tuning.device_name(x.device), capability(x.device), problem):
+        return _by_rule(x, problem)
+    faster = tuning.faster(x.device, problem, _both_ways(problem.operation, arguments))
+    if faster is None:
+        return _by_rule(x, problem)
+    return None if faster == "triton" else "stock PyTorch was faster in a trial on this GPU"
+
+
+def _both_ways(name: str, arguments: tuple) -> dict[str, Callable[[], object]]:
+    def by(module: str):
+        return getattr(importlib.import_module(f"..conv.{module}", __package__), name)(*arguments)
+
+    return {impl: partial(by, impl) for impl in ("triton", "reference")}
