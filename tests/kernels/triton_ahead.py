@@ -21,9 +21,16 @@ import fastvgan  # noqa: F401
 from fastvgan_kernels import choice, triton_configs, tuning
 from fastvgan_kernels.conv import triton as conv
 from fastvgan_kernels.conv.compiled import Fusion
-from fastvgan_kernels.conv.triton import conv_down_fused, conv_up_fused, conv_weight_grad
+from fastvgan_kernels.conv.triton import (
+    conv_down_fused,
+    conv_up_fused,
+    conv_up_with_parts,
+    conv_weight_grad,
+    joined_before_norm,
+)
 from fastvgan_kernels.conv_lstm import triton as lstm
 from fastvgan_kernels.norm_act import triton as norm
+from fastvgan_kernels.norm_act.following import Following
 
 SHARED_KIB = {80: 163, 86: 99, 90: 227, 100: 227, 120: 99}  # that a block can have
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -103,6 +110,13 @@ def _every_operation(dtype, inputs, outputs, size):
             torch.empty(groups * inputs, outputs, *[1] * dims),
         )
         conv_up_fused(small, up, bias, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups, Fusion(statistics=True))
+        followed = conv_up_with_parts(
+            small, up, None, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups, Fusion(statistics=True)
+        )
+        vectors = [torch.empty(groups * outputs) for _ in range(4)]
+        running = *vectors[2:], torch.empty((), dtype=torch.int64)
+        joined_before_norm(*followed, Following(*vectors[:2], 1e-5, *running, 0.1))
+        joined_before_norm(*followed, Following(None, None, 1e-5))
         conv_down_fused(large, down.to(dtype), None, [1] * dims, [1] * dims, [1] * dims, groups, Fusion())
         conv_weight_grad(large, small, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
         vectors = [torch.empty(groups * inputs) for _ in range(4)]
