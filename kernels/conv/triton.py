@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .. import triton_configs, tuning
+from .. import triton_configs, tuning, weight_copies
 from ..norm_act.reference import ACTIVATIONS
 from ..triton_parts import added, joined
 from ..triton_support import interpreting, on_its_device
@@ -135,6 +135,7 @@ def reach(x: torch.Tensor) -> int:
 
 def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype, innermost: int | None = None) -> torch.Tensor:
     """The weight in that dtype with channel dimension `innermost`, or either, innermost: so tiles are read fast."""
+    weight = weight_copies.cast(weight, dtype)
     if weight.dtype == dtype and 1 in (weight.stride(d) for d in ((0, 1) if innermost is None else (innermost,))):
         return weight
     dim = 1 if innermost is None else innermost

@@ -236,8 +236,8 @@ _fused_conv = define(
     "fused_conv(Tensor x, Tensor? in_mean, Tensor? in_var, Tensor? in_weight, Tensor? in_bias, Tensor? in_scale, "
     "Tensor? in_shift, Tensor weight, Tensor? bias, Tensor? out_weight, Tensor? out_bias, Tensor(a!)? running_mean, "
     "Tensor(b!)? running_var, Tensor(c!)? batches, bool in_training, float in_eps, str in_activation, float in_slope, "
-    "str activation, float slope, bool statistics, bool followed, float out_eps, float momentum, bool transposed, SymInt[] stride, "
-    "SymInt[] padding, SymInt[] output_padding, SymInt[] dilation, SymInt groups, str impl) "
+    "str activation, float slope, bool statistics, bool followed, float out_eps, float momentum, bool transposed, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] output_padding, SymInt[] dilation, SymInt groups, str impl) "
     "-> (Tensor y, Tensor mean, Tensor var, Tensor scale, Tensor shift)",
     _kernel,
     _fake,

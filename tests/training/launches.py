@@ -23,7 +23,6 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fastvgan_kernels import choice, triton_support, tuning
 from fastvgan_kernels.dispatch import Operation
@@ -92,8 +91,8 @@ def launches_of(function, args, kwargs) -> int:
     if name.startswith("_foreach_"):
         lists = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, (list, tuple))]
         lists = [tensors for tensors in lists if tensors and isinstance(tensors[0], torch.Tensor)]
-        own = name not in ("_foreach_copy_",) and not name.endswith("_") and name != "_foreach_norm"
-        return _launches_over(lists + lists[:1] * own) + 2 * (name == "_foreach_norm")
+        own = not name.endswith("_") and name != "_foreach_norm"  # a list of results
+        return _launches_over(lists + lists[:1] * own, name == "_foreach_copy_") + 2 * (name == "_foreach_norm")
     return 1
 
 
@@ -102,8 +101,8 @@ def _is_view(function) -> bool:
     return bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
 
 
-def _launches_over(lists) -> int:
-    if not _fits(lists):
+def _launches_over(lists, copies: bool = False) -> int:
+    if not _fits(lists, copies):
         return len(lists[0])
     launches = tensors = blocks = 0
     for tensor in lists[0]:
@@ -114,13 +113,13 @@ def _launches_over(lists) -> int:
     return launches + (tensors > 0 or blocks > 0)
 
 
-def _fits(lists) -> bool:
-    first = lists[0][0]
+def _fits(lists, copies: bool) -> bool:
     for tensors in zip(*lists, strict=True):
-        same = all(t.shape == tensors[0].shape and t.stride() == tensors[0].stride() for t in tensors)
-        if not same or tensors[0].dtype != first.dtype:
+        if any(t.shape != tensors[0].shape or t.stride() != tensors[0].stride() for t in tensors):
             return False
-    return all(t.dtype == tensors[0].dtype for tensors in lists for t in tensors)
+    each = [{t.dtype for t in tensors} for tensors in lists]
+    # Only copies may go from one dtype to another.
+    return all(len(dtypes) == 1 for dtypes in each) and (copies or len(set.union(*each)) == 1)
 
 
 @functools.cache
@@ -149,5 +148,6 @@ def _on_an_h100(launch):
     yield mock.patch.object(tuning, "architecture", lambda device: 90)
     yield mock.patch.object(tuning, "_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     yield mock.patch.dict(tuning._chosen, clear=True)
-    # What torch decides by the device's type.
-    yield mock.patch("torch.utils._foreach_utils._device_has_foreach_support", lambda device: True)
+    # What is decided by the device's type.
+    yield mock.patch("fastvgan.training.step.reads_copies", lambda device: True)
+    yield mock.patch("fastvgan.training.tensor_lists.lists_are_fast", lambda device: True)
