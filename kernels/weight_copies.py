@@ -17,12 +17,14 @@ _FEW = 16  # channels on the input side of a convolution, below which its kernel
 class _Entry:
     def __init__(self, weight: torch.Tensor, dtype: torch.dtype):
         self.weight, self.version = weight, None
-        innermost = 1 if weight.shape[1] >= _FEW else 0
-        self.copy = torch.empty_like(weight.detach().movedim(innermost, -1), dtype=dtype, memory_format=_CONTIGUOUS)
-        self.copy = self.copy.movedim(-1, innermost)
+        innermost, plain = 1 if weight.shape[1] >= _FEW else 0, weight.detach()
+        if plain.stride(innermost) == 1:
+            self.copy = torch.empty_like(plain, dtype=dtype)
+        else:
+            rows = torch.empty_like(plain.movedim(innermost, -1), dtype=dtype, memory_format=torch.contiguous_format)
+            self.copy = rows.movedim(-1, innermost)
 
 
-_CONTIGUOUS = torch.contiguous_format
 _in_use: dict[int, _Entry] = {}
 
 
@@ -60,6 +62,12 @@ class WeightCopies:
         finally:
             _in_use.clear()
             _in_use.update(before)
+
+
+def to_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """weight.to(dtype), or the copy if that lies in memory as the weight does: cuDNN's results hang on the layout."""
+    copy = cast(weight, dtype)
+    return copy.to(dtype) if copy.stride() == weight.stride() else weight.to(dtype)
 
 
 def cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

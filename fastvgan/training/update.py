@@ -102,17 +102,18 @@ class Update:
             self.found.copy_(flags[0])
             of_loss = flags[1]
         else:
-            norm = check_norms(_norms(self.parameters), loss, self.found)
-            self._any_rank(self.found)
+            alone = self._adds_itself
+            norm = check_norms(_norms(self.parameters), loss, self.found, self.in_a_row if alone else None)
+            if not alone:
+                self._any_rank(self.found)
+                self.in_a_row.add_(1).mul_(self.found > 0)
         self.optimizer.grad_scale, self.optimizer.found_inf = self.scale if self.scaled else None, self.found
         self.optimizer.step()
-        bad = self.found > 0
         if self.scaled:
+            bad = self.found > 0
             hopeless = bad & ((self.scale <= 1) | (of_loss > 0))
             self.in_a_row.copy_(torch.where(hopeless, self.in_a_row + 1, self.in_a_row * bad))
             self._rescale(bad)
-        else:
-            self.in_a_row.add_(1).mul_(bad)
         return norm
 
     def _rescale(self, bad: torch.Tensor) -> None:

@@ -19,17 +19,20 @@ choice.register(
 
 
 @torch.no_grad()
-def check_norms(norms: torch.Tensor, loss: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+def check_norms(
+    norms: torch.Tensor, loss: torch.Tensor, found: torch.Tensor, in_a_row: torch.Tensor | None = None
+) -> torch.Tensor:
     """The norm of all gradients together, and whether it and the loss are finite.
 
     Args:
         norms: (n,) float32, the Euclidean norms of n tensors. loss: () float32.
         found: () float32, made 1 where the loss or the norm is infinite or NaN, else 0.
+        in_a_row: () int32, or None; counted up where `found` becomes 1, else made 0.
 
     Returns:
         The norm, () float32.
     """
-    return choice.pick("finite", "auto", norms).check_norms(norms, loss, found)
+    return choice.pick("finite", "auto", norms).check_norms(norms, loss, found, in_a_row)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from ..triton_support import on_its_device
 
 
 @triton.jit
-def check_norms_kernel(norms, loss, found, norm, count, BLOCK: tl.constexpr):
+def check_norms_kernel(norms, loss, found, in_a_row, norm, count, BLOCK: tl.constexpr):
     """The norm of `count` norms, and 1 or 0 for whether that or the loss is not finite."""
     i = tl.arange(0, BLOCK)
     each = tl.load(norms + i, i < count, 0.0)  # [BLOCK]
@@ -16,6 +16,8 @@ def check_norms_kernel(norms, loss, found, norm, count, BLOCK: tl.constexpr):
     tl.store(norm, total)
     both = (total + tl.load(loss)) * 0.0
     tl.store(found, tl.where(both == 0.0, 0.0, 1.0))
+    if in_a_row is not None:
+        tl.store(in_a_row, tl.where(both == 0.0, 0, tl.load(in_a_row) + 1))
 
 
 @triton.jit
@@ -30,11 +32,11 @@ def add_finite_kernel(values, totals, count, BLOCK: tl.constexpr):
 
 
 @on_its_device
-def check_norms(norms, loss, found):
+def check_norms(norms, loss, found, in_a_row):
     """The norm (); `found` becomes 1 where it or the loss is not finite."""
     norm = torch.empty_like(found)
     block = triton.next_power_of_2(max(norms.numel(), 1))
-    check_norms_kernel[(1,)](norms.contiguous(), loss, found, norm, norms.numel(), BLOCK=block)
+    check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, norm, norms.numel(), BLOCK=block)
     return norm
 
 

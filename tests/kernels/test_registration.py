@@ -71,7 +71,13 @@ def fused_conv_samples():
         yield OPS.fused_conv.default, (x, *vectors, *before, "leaky_relu", 0.2, False, False, 0.0, 0.0, *down)
 
 
-SAMPLES = [conv_samples, norm_act_samples, lstm_samples, fused_conv_samples]
+def logistic_samples():
+    for positive in (False, True):
+        yield OPS.logistic.default, (randn(3, 5), positive, "auto")
+        yield OPS.logistic_backward.default, (randn(), randn(3, 5), positive, "auto")
+
+
+SAMPLES = [conv_samples, norm_act_samples, lstm_samples, fused_conv_samples, logistic_samples]
 
 
 @pytest.mark.parametrize("samples", SAMPLES)

@@ -15,6 +15,7 @@ Rules, by PyTorch 2.11's CUDA sources:
 - A loss and its gradient are no exception: autograd's own operations are seen like all others.
 """
 
+import contextlib
 import functools
 import math
 import sys
@@ -44,16 +45,19 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.names: Counter = Counter()
         self.order: list[str] = []
+        self._patches, self._depth = contextlib.ExitStack(), 0
 
     def __enter__(self):
-        self._patches = list(_on_an_h100(self._launch))
-        for patch in self._patches:
-            patch.start()
+        if self._depth == 0:  # it is entered again for what an operation calls
+            for patch in _on_an_h100(self._launch):
+                self._patches.enter_context(patch)
+        self._depth += 1
         return super().__enter__()
 
     def __exit__(self, *args):
-        for patch in self._patches:
-            patch.stop()
+        self._depth -= 1
+        if self._depth == 0:
+            self._patches.close()
         return super().__exit__(*args)
 
     @property
@@ -104,13 +108,16 @@ def _is_view(function) -> bool:
 def _launches_over(lists, copies: bool = False) -> int:
     if not _fits(lists, copies):
         return len(lists[0])
+    most = _TENSORS_AT_ONCE[len(lists)]
     launches = tensors = blocks = 0
     for tensor in lists[0]:
-        tensors, blocks = tensors + 1, blocks + math.ceil(tensor.numel() / _BLOCK)
-        if tensors >= _TENSORS_AT_ONCE[len(lists)] or blocks >= _BLOCKS_AT_ONCE:
-            # A tensor that fills a launch goes on in the next.
-            launches, tensors, blocks = launches + max(1, blocks // _BLOCKS_AT_ONCE), 0, blocks % _BLOCKS_AT_ONCE
-    return launches + (tensors > 0 or blocks > 0)
+        tensors += 1
+        for rest in range(math.ceil(tensor.numel() / _BLOCK) - 1, -1, -1):
+            blocks += 1
+            if blocks == _BLOCKS_AT_ONCE or (tensors == most and not rest):
+                # A tensor of which blocks are left is the first of the next launch.
+                launches, blocks, tensors = launches + 1, 0, min(rest, 1)
+    return launches + (blocks > 0)
 
 
 def _fits(lists, copies: bool) -> bool:
