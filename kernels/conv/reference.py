@@ -15,7 +15,9 @@ def conv_down(x, weight, bias, stride, padding, dilation, groups):
     if stock_faults.conv_down_fails(x, weight, stride, padding, dilation):
         exact = (None if t is None else t.double() for t in (x, weight, bias))
         return conv_down(*exact, stride, padding, dilation, groups).to(x.dtype)
-    return torch.convolution(x, to_dtype(weight, x.dtype), bias, stride, padding, dilation, False, [0] * len(stride), groups)
+    return torch.convolution(
+        x, to_dtype(weight, x.dtype), bias, stride, padding, dilation, False, [0] * len(stride), groups
+    )
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
@@ -23,7 +25,9 @@ def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
     if stock_faults.conv_up_fails(x, weight, stride, padding, output_padding, dilation):
         exact = (None if t is None else t.double() for t in (x, weight, bias))
         return conv_up(*exact, stride, padding, output_padding, dilation, groups).to(x.dtype)
-    return torch.convolution(x, to_dtype(weight, x.dtype), bias, stride, padding, dilation, True, output_padding, groups)
+    return torch.convolution(
+        x, to_dtype(weight, x.dtype), bias, stride, padding, dilation, True, output_padding, groups
+    )
 
 
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):

@@ -85,8 +85,13 @@ def joined_before_norm(y, parts, following):
     """
     if y.numel() == 0:
         return tuple(y.new_full((y.shape[1],), math.nan, dtype=torch.float32) for _ in range(4))
-    updates = y.numel() // y.shape[1] >= 2
-    return joined(*parts, following=following, update=updates)
+    count = y.numel() // y.shape[1]
+    running = following.running_mean, following.running_var
+    if not all(vector is None or vector.is_contiguous() for vector in running):
+        mean, var, *known = joined(*parts, following=following, update=False)
+        following.update(mean, var, count)
+        return mean, var, *known
+    return joined(*parts, following=following, update=count >= 2)
 
 
 def _joined(y, parts):

@@ -29,6 +29,8 @@ from fastvgan_kernels.conv.triton import (
     joined_before_norm,
 )
 from fastvgan_kernels.conv_lstm import triton as lstm
+from fastvgan_kernels.finite import triton as finite
+from fastvgan_kernels.logistic import triton as logistic
 from fastvgan_kernels.norm_act import triton as norm
 from fastvgan_kernels.norm_act.following import Following
 
@@ -122,7 +124,18 @@ def _every_operation(dtype, inputs, outputs, size):
         vectors = [torch.empty(groups * inputs) for _ in range(4)]
         norm.norm_act(small, None, None, None, None, 1e-5, "relu", 0.0)
         norm.norm_act_backward(small, small, *vectors, False, 1e-5, "tanh", 0.0)
+        _scalars(dtype, groups * inputs)
     _whole_lstm(dtype, inputs, outputs, [*size, 1, 1][:3])
+
+
+def _scalars(dtype, count):
+    logits, scalar = torch.empty(count, dtype=dtype), torch.empty(())
+    for positive in (False, True):
+        logistic.logistic(logits, positive)
+        logistic.logistic_backward(scalar, logits, positive)
+    for in_a_row in (None, torch.empty((), dtype=torch.int32)):
+        finite.check_norms(torch.empty(count), scalar, scalar, in_a_row)
+    finite.add_finite(torch.empty(count), torch.empty(2, count))
 
 
 def _whole_lstm(dtype, inputs, hidden, size):
