@@ -3,7 +3,7 @@
 Under autocast a convolution casts its weight at every use: three times in a step forward and twice backward, a launch
 each. Inside `in_use` the kernels take the copy instead. It holds the same numbers, since the cast is the same; the
 weight stays the leaf that gradients are of, so that nothing else changes. Like torch.autocast's own cache this one goes
-by the tensor's identity, and a weight that is not in it, or has changed since `refresh`, is cast as ever.
+by the tensor's identity, and a weight that is not in it is cast as ever.
 """
 
 import contextlib
@@ -39,18 +39,9 @@ class WeightCopies:
     def __init__(self, weights: Iterable[torch.Tensor], dtype: torch.dtype):
         self._entries = [_Entry(weight, dtype) for weight in weights]
 
-    @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the copies to what the weights are now; of weights laid out like their copies in one launch."""
-        pairs = [(entry.copy, entry.weight) for entry in self._entries]
-        alike = [(copy, weight) for copy, weight in pairs if copy.stride() == weight.stride()]
-        if alike:
-            torch._foreach_copy_(*map(list, zip(*alike, strict=True)))
-        for copy, weight in pairs:
-            if copy.stride() != weight.stride():
-                copy.copy_(weight)
-        for entry in self._entries:
-            entry.version = entry.weight._version
+        """Bring the copies to what the weights are now; see `refresh`."""
+        refresh(self)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -62,6 +53,24 @@ class WeightCopies:
         finally:
             _in_use.clear()
             _in_use.update(before)
+
+
+@torch.no_grad()
+def refresh(*sets: WeightCopies) -> None:
+    """Bring the copies of several sets to what their weights are now, in one launch for those that lie as these do.
+
+    To be called after every optimiser step: a fused one does not count its change as a version of the weight.
+    """
+    entries = [entry for one in sets for entry in one._entries]
+    pairs = [(entry.copy, entry.weight) for entry in entries]
+    alike = [(copy, weight) for copy, weight in pairs if copy.stride() == weight.stride()]
+    if alike:
+        torch._foreach_copy_(*map(list, zip(*alike, strict=True)))
+    for copy, weight in pairs:
+        if copy.stride() != weight.stride():
+            copy.copy_(weight)
+    for entry in entries:
+        entry.version = entry.weight._version
 
 
 def to_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -23,7 +23,7 @@ from fastvgan.training.tensor_lists import average_into, copied, restore_where
 from fastvgan.training.update import Update
 from fastvgan_kernels.finite import add_finite
 from fastvgan_kernels.logistic import logistic
-from fastvgan_kernels.weight_copies import WeightCopies
+from fastvgan_kernels.weight_copies import WeightCopies, refresh
 
 
 class StepResult(NamedTuple):
@@ -104,12 +104,10 @@ class AdversarialStep:
         # Without its cache a cast made in one CUDA graph is never used in another.
         enabled = precision != torch.float32
         self.autocast = torch.autocast(device.type, precision, enabled=enabled, cache_enabled=False)
-        self._copies, self._d_copies = None, None
+        self._copies = ()
         if enabled and reads_copies(device):
-            self._copies, self._d_copies = (
-                WeightCopies(_convolution_weights(*networks), precision)
-                for networks in ((self.generator, self.discriminator), (self.discriminator,))
-            )
+            networks = self.generator, self.discriminator
+            self._copies = tuple(WeightCopies(_convolution_weights(network), precision) for network in networks)
         self._nan = torch.full((), torch.nan, device=device)
         self._of_d = torch.zeros(len(_OF_D), device=device)
         self._values = torch.zeros(len(StepResult._fields), device=device)
@@ -148,8 +146,7 @@ class AdversarialStep:
         parts it is made all the same, since it would be held for all parts at once.
         """
         before = copied(self._buffers())
-        if self._copies is not None:
-            self._copies.refresh()
+        refresh(*self._copies)
         with self._reading_copies():
             return Held(before, self._generate(inputs) if self.accumulate == 1 else None)
 
@@ -166,8 +163,7 @@ class AdversarialStep:
                 scalars.append(self._judge(part, drawn.clips.detach(), regularise, last))
         mean = _means(scalars)
         torch.stack([*mean, self.d_update.apply(mean[0])], out=self._of_d)
-        if self._d_copies is not None:
-            self._d_copies.refresh()
+        refresh(*self._copies[1:])
 
     def update_generator(self, inputs: Inputs, held: Held, keep_graph: bool = False) -> None:
         """Train G to pass for real, and bring the average, the statistics and the totals up to date.
@@ -292,8 +288,12 @@ class AdversarialStep:
     def _shared(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.accumulate == 1 else loss / self.accumulate
 
-    def _reading_copies(self) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext() if self._copies is None else self._copies.in_use()
+    @contextlib.contextmanager
+    def _reading_copies(self):
+        with contextlib.ExitStack() as stack:
+            for copies in self._copies:
+                stack.enter_context(copies.in_use())
+            yield
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -348,10 +348,9 @@ def _means(parts: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
     return torch.stack([torch.stack(scalars) for scalars in parts]).mean(0).unbind()
 
 
-def _convolution_weights(*networks: nn.Module) -> list[nn.Parameter]:
+def _convolution_weights(network: nn.Module) -> list[nn.Parameter]:
     """Weights that convolutions cast; a ConvLSTM's and 2-D ones included."""
-    found = (parameter for network in networks for parameter in network.parameters())
-    return [p for p in found if p.dim() >= 3 and p.dtype == torch.float32]
+    return [p for p in network.parameters() if p.dim() >= 3 and p.dtype == torch.float32]
 
 
 def reads_copies(device: torch.device) -> bool:

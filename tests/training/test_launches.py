@@ -26,16 +26,16 @@ def count(preset):
     config = PRESETS[preset]
     with Launches():
         step = AdversarialStep(config.model, config.training, CPU, torch.bfloat16)
-    runner = StepRunner(step, config.model.condition, "off")
+    runner, batch = StepRunner(step, config.model.condition, "off"), batch_of(config)
     with Launches() as launches:
-        runner(0, batch_of(config))
+        runner(0, batch)
     return launches
 
 
 @pytest.mark.parametrize("preset, most", [("reference", 125), ("clips-64", 200)])
 def test_a_step_takes_few_launches(preset, most):
     launches = count(preset)
-    # What cannot be spared: a convolution's passes. Were they not seen, nothing would be.
+    # The passes of the convolutions, of which none can be spared: were they not seen, nothing would be.
     layers = {"reference": (21, 9), "clips-64": (37, 15)}[preset]
     assert (launches.names["gather"], launches.names["weight_grad"]) == layers
     assert launches.count <= most, launches.names
@@ -75,7 +75,7 @@ def test_a_step_by_copies_of_weights_is_the_step_to_the_bit(monkeypatch):
     for copies in (False, True):
         monkeypatch.setattr(step_module, "reads_copies", lambda device, copies=copies: copies)
         step = AdversarialStep(model, training, CPU, torch.bfloat16)
-        assert (step._copies is not None) == copies
+        assert bool(step._copies) == copies
         torch.manual_seed(1)
         runner = StepRunner(step, (), "off")
         for number in range(4):
