@@ -74,7 +74,7 @@ def fused_conv_samples():
 def logistic_samples():
     for positive in (False, True):
         yield OPS.logistic.default, (randn(3, 5), positive, "auto")
-        yield OPS.logistic_backward.default, (randn(), randn(3, 5), positive, "auto")
+        yield OPS.logistic_backward.default, (torch.tensor(0.7, requires_grad=True), randn(3, 5), positive, "auto")
 
 
 SAMPLES = [conv_samples, norm_act_samples, lstm_samples, fused_conv_samples, logistic_samples]
