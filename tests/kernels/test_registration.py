@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fastvgan_kernels.logistic  # noqa: F401  registers its operations
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, conv_weight_grad, norm_act
 
 OPS = torch.ops.fastvgan
