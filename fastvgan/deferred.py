@@ -5,14 +5,14 @@ as it was made, and the next convolution normalises and activates what it loads:
 Where that is not so, or somebody watches a module by a hook, the modules are called one after the other as ever.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from fastvgan_kernels.fused_conv import Norm, fused_conv, pays
+from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 
@@ -45,14 +45,18 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor |
     # What is computed together is computed by one implementation, by the statistics of this rank alone.
     fits = norm.num_features == conv.out_channels and norm.impl == conv.impl and not norm.is_synced
     from_batch = norm.training or norm.running_mean is None
-    fused = _fused(conv, x, statistics=from_batch) if fits and is_unwatched(norm) else None
+    if not (fits and is_unwatched(norm)):
+        return norm(conv(value(x)))
+    if not from_batch:
+        fused = _fused(fused_conv, conv, x)
+        return norm(conv(value(x))) if fused is None else Pending(fused[0], norm.pending(), norm.impl)
+    fused = _fused(conv_before_norm, conv, x, following=norm.following())
     if fused is None:
         return norm(conv(value(x)))
-    y, mean, var = fused
-    count = y.numel() // y.shape[1]
-    if from_batch and count < 2:
+    y, *statistics = fused
+    if y.numel() // y.shape[1] < 2:
         return norm(y)  # which says that this is too little
-    return Pending(y, norm.pending(mean, var, count), norm.impl)
+    return Pending(y, norm.pending(*statistics), norm.impl)
 
 
 def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
@@ -60,7 +64,7 @@ def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", neg
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     options = {"activation": activation, "negative_slope": negative_slope}
-    fused = _fused(conv, x, **options) if negative_slope >= 0 else None
+    fused = _fused(fused_conv, conv, x, **options) if negative_slope >= 0 else None
     if fused is not None:
         return fused[0]
     y = conv(value(x))
@@ -76,8 +80,8 @@ def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
     return x
 
 
-def _fused(conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-    """What fused_conv gives, or None where the modules are to be called one after the other."""
+def _fused(operation: Callable, conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor | None, ...] | None:
+    """What fused_conv or conv_before_norm gives, or None where the modules are to be called one after the other."""
     raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
     # A compiler is shown the plain modules, which it follows without a break.
     if torch.compiler.is_compiling() or raw.dim() != 5 or not is_unwatched(conv):
@@ -85,7 +89,7 @@ def _fused(conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor, Ten
     geometry, raw = conv.geometry(), _cast(raw)
     if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):
         return None
-    return fused_conv(raw, conv.weight, conv.bias, geometry, norm, impl=conv.impl, **options)
+    return operation(raw, conv.weight, conv.bias, geometry, norm, impl=conv.impl, **options)
 
 
 def _cast(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from fastvgan import deferred
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
 from fastvgan_kernels.fused_conv import Geometry, Norm
-from fastvgan_kernels.norm_act import update_running
+from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
 
 M = TypeVar("M", bound=nn.Module)
@@ -175,26 +175,42 @@ class BatchNormAct3d(nn.BatchNorm3d):
             self.process_group,
         )
 
-    def pending(self, mean: Tensor | None, var: Tensor | None, count: int) -> Norm:
-        """What forward would do to an input, without doing it.
+    def following(self) -> Following:
+        """What is known of the norm before its input is, for `conv_before_norm`: forward in training, so far."""
+        f = Following(self.weight, self.bias, self.eps)
+        if not (self.training and self.track_running_stats and self.running_mean is not None):
+            return f
+        # The share of this batch is the host's to know where it depends on the count.
+        momentum = self._share_of_next_batch()
+        return f._replace(
+            running_mean=self.running_mean,
+            running_var=self.running_var,
+            batches=self.num_batches_tracked,
+            momentum=momentum,
+        )
+
+    def pending(self, *statistics: Tensor | None) -> Norm:
+        """What forward would do to an input beside updating the running statistics, without doing it.
 
         Args:
-            mean, var: the input's own statistics (C,), the variance biased, of `count` values a channel: they bring
-                the running ones up to date, as forward would. Both None where the running ones are to be used.
+            statistics: mean, var, scale and shift as `conv_before_norm` gave them; none for the running ones.
         """
-        training = mean is not None
-        if self.training and self.track_running_stats and self.running_mean is not None:
-            update_running(self.running_mean, self.running_var, mean, var, self._count_batch(), count)
-        statistics = (mean, var) if training else (self.running_mean, self.running_var)
-        return Norm(*statistics, self.weight, self.bias, training, self.eps, self.activation, self.negative_slope)
+        training = bool(statistics)
+        mean, var, *known = statistics if training else (self.running_mean, self.running_var)
+        how = training, self.eps, self.activation, self.negative_slope
+        return Norm(mean, var, self.weight, self.bias, *how, *known)
+
+    def _share_of_next_batch(self) -> float:
+        if self.momentum is None and self.num_batches_tracked is not None:
+            return 1.0 / (float(self.num_batches_tracked) + 1.0)
+        return 0.0 if self.momentum is None else self.momentum
 
     def _count_batch(self) -> float:
         """Count this batch; its share in the running statistics, which for momentum=None is one over the count."""
+        share = self._share_of_next_batch()
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                return 1.0 / float(self.num_batches_tracked)
-        return 0.0 if self.momentum is None else self.momentum
+        return share
 
     def extra_repr(self) -> str:
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+
+from fastvgan_kernels.logistic import logistic
 
 
 class Objective(NamedTuple):
@@ -22,17 +23,17 @@ class Objective(NamedTuple):
 
 def cross_entropy_real(logits: torch.Tensor) -> torch.Tensor:
     """−E[log σ(logits)]: binary cross entropy against the target 1."""
-    return F.softplus(-logits.float()).mean()
+    return logistic(logits, True)[0]
 
 
 def cross_entropy_fake(logits: torch.Tensor) -> torch.Tensor:
     """−E[log(1 − σ(logits))]: binary cross entropy against the target 0."""
-    return F.softplus(logits.float()).mean()
+    return logistic(logits, False)[0]
 
 
 def minimax_generator(logits: torch.Tensor) -> torch.Tensor:
     """E[log(1 − σ(logits))], which G minimises in the game of Goodfellow et al. 2014, equation 1."""
-    return -F.softplus(logits.float()).mean()
+    return -logistic(logits, False)[0]
 
 
 OBJECTIVES = {

@@ -55,8 +55,12 @@ class Discriminators(nn.Module):
 
 
 def per_clip(logits: list[torch.Tensor]) -> torch.Tensor:
-    """The logits of a clip, (N, P) from each discriminator, as one, (N,): their sum, of each the mean over frames."""
-    return torch.stack([part.mean(1) for part in logits]).sum(0)
+    """The logits of a clip, (N, P) from each discriminator, as one, (N,): their sum, of each the mean over frames.
+
+    In float32 or better.
+    """
+    precise = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in logits)
+    return torch.stack([part.mean(1) for part in precise]).sum(0)
 
 
 class FrameDiscriminator(nn.Module):

@@ -50,12 +50,13 @@ class ScoreHead(nn.Module):
         return Projected(real, self.fit(seen).flatten(2).transpose(1, 2))  # (N, P), (N, P, E)
 
     def score(self, projected: Projected, c: Condition | None = None) -> torch.Tensor:
-        """Logits in float32 or better, (N, P), or (N, P, K) for K conditions per clip."""
-        # Under autocast a product of the two would have two or three digits, of which several logits differ in one.
-        precise = torch.promote_types(projected.real.dtype, torch.float32)
-        real, fit = projected.real.to(precise), projected.fit
+        """Logits (N, P), or (N, P, K) for K conditions per clip: float32 or better, without conditions as computed."""
+        real, fit = projected
         if fit is None:
             return real
+        # Under autocast a product of the two would have two or three digits, of which several logits differ in one.
+        precise = torch.promote_types(real.dtype, torch.float32)
+        real = real.to(precise)
         with torch.autocast(fit.device.type, enabled=False):
             encoded = self.condition(c)  # (N, E) or (N, K, E)
             each = encoded if encoded.dim() == 3 else encoded[:, None]

@@ -20,7 +20,11 @@ from fastvgan.training.batches import Inputs
 from fastvgan.training.config import TrainingConfig
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.scalar import DeviceScalar
+from fastvgan.training.tensor_lists import average_into, copied, restore_where
 from fastvgan.training.update import Update
+from fastvgan_kernels.finite import add_finite
+from fastvgan_kernels.logistic import logistic
+from fastvgan_kernels.weight_copies import WeightCopies, refresh
 
 
 class StepResult(NamedTuple):
@@ -53,7 +57,7 @@ _OF_G = ("g_loss", "diversity", "g_contrast", "g_grad_norm", "skipped")
 class Held(NamedTuple):
     """What the two updates of a step share: the buffers before it, and the generated clips, with their graph."""
 
-    before: list[torch.Tensor]
+    before: list[torch.Tensor]  # of bytes
     drawn: Drawn | None
 
 
@@ -86,7 +90,7 @@ class AdversarialStep:
         self._g, self._d = self._parallel.wrap(self.generator), self._parallel.wrap(self.discriminator)
         scaled = precision == torch.float16
         self.g_update, self.d_update = (
-            Update(network, rate, config.betas, scaled, self._parallel.any)
+            Update(network, rate, config.betas, scaled, self._parallel.any, self.world_size > 1)
             for network, rate in (
                 (self.generator, config.lr_generator),
                 (self.discriminator, config.lr_discriminator),
@@ -101,7 +105,13 @@ class AdversarialStep:
         # Without its cache a cast made in one CUDA graph is never used in another.
         enabled = precision != torch.float32
         self.autocast = torch.autocast(device.type, precision, enabled=enabled, cache_enabled=False)
-        self._of_d, self._of_g = torch.zeros(len(_OF_D), device=device), torch.zeros(len(_OF_G), device=device)
+        self._copies = ()
+        if enabled and reads_copies(device):
+            networks = self.generator, self.discriminator
+            self._copies = tuple(WeightCopies(_convolution_weights(network), precision) for network in networks)
+        self._nan = torch.full((), torch.nan, device=device)
+        self._of_d = torch.zeros(len(_OF_D), device=device)
+        self._values = torch.zeros(len(StepResult._fields), device=device)
         self.totals = torch.zeros(2, len(StepResult._fields), device=device)
 
     def __call__(
@@ -119,7 +129,7 @@ class AdversarialStep:
         held = self.begin(inputs)
         self.update_discriminator(inputs, held, regularise)
         self.update_generator(inputs, held)
-        return StepResult(*self._values().unbind())
+        return StepResult(*self._values.clone().unbind())
 
     def regularises(self, number: int) -> bool:
         """Whether step `number` has the gradient penalty."""
@@ -136,22 +146,25 @@ class AdversarialStep:
         G does not change while D learns, so that a second pass would give the same clips. Where a batch is taken in
         parts it is made all the same, since it would be held for all parts at once.
         """
-        before = [buffer.clone() for buffer in self._buffers()]
-        return Held(before, self._generate(inputs) if self.accumulate == 1 else None)
+        before = copied(self._buffers())
+        refresh(*self._copies)
+        with self._reading_copies():
+            return Held(before, self._generate(inputs) if self.accumulate == 1 else None)
 
     def update_discriminator(self, inputs: Inputs, held: Held, regularise: bool = False) -> None:
         """Train D to tell real clips from generated ones, and from real ones under a wrong condition."""
         self.d_update.clear()
         scalars = []
-        for last, part in self._parts(inputs):
-            drawn = held.drawn
-            if drawn is None:
-                with torch.no_grad():
-                    drawn = self._generate(part)
-            scalars.append(self._judge(part, drawn.clips.detach(), regularise, last))
-        mean = torch.stack(scalars).mean(0)
-        norm = self.d_update.apply(mean[0])
-        self._of_d.copy_(torch.cat([mean, norm[None]]))
+        with self._reading_copies():
+            for last, part in self._parts(inputs):
+                drawn = held.drawn
+                if drawn is None:
+                    with torch.no_grad():
+                        drawn = self._generate(part)
+                scalars.append(self._judge(part, drawn.clips.detach(), regularise, last))
+        mean = _means(scalars)
+        torch.stack([*mean, self.d_update.apply(mean[0])], out=self._of_d)
+        refresh(*self._copies[1:])
 
     def update_generator(self, inputs: Inputs, held: Held, keep_graph: bool = False) -> None:
         """Train G to pass for real, and bring the average, the statistics and the totals up to date.
@@ -161,20 +174,21 @@ class AdversarialStep:
         """
         self.g_update.clear()
         scalars = []
-        with _frozen(self.discriminator):  # G's update needs the way through D, not D's weight gradients
+        with (
+            self._reading_copies(),
+            _frozen(self.discriminator),
+        ):  # G's update needs the way through D, not D's weight gradients
             for last, part in self._parts(inputs):
                 with self._g.alone(not last):
                     drawn = self._generate(part) if held.drawn is None else held.drawn
                     scalars.append(self._fool(part, drawn, keep_graph))
-        mean = torch.stack(scalars).mean(0)
+        mean = _means(scalars)
         norm = self.g_update.apply(mean[0])
-        bad = (self.d_update.found + self.g_update.found).clamp(max=1)
-        self._of_g.copy_(torch.cat([mean, norm[None], bad[None]]))
+        bad = torch.maximum(self.d_update.found, self.g_update.found)
         # A clip that is not finite went through the batch norms before anyone noticed.
-        for buffer, old in zip(self._buffers(), held.before, strict=True):
-            torch.where(bad > 0, old, buffer, out=buffer)
+        restore_where(bad, self._buffers(), held.before)
         self._average()
-        self._add_up()
+        self._add_up(*mean, norm, bad)
 
     def set_rates(self, share: float) -> None:
         """Bring both learning rates to this share of what the configuration says."""
@@ -222,7 +236,7 @@ class AdversarialStep:
     def _told(self, c: Condition | None) -> Condition | None:
         return _in_pairs(c) if self.diversity and c is not None else c
 
-    def _judge(self, part: Inputs, fake: torch.Tensor, regularise: bool, last: bool) -> torch.Tensor:
+    def _judge(self, part: Inputs, fake: torch.Tensor, regularise: bool, last: bool) -> tuple[torch.Tensor, ...]:
         """D's gradients on one part; its scalars in the order of _OF_D."""
         real = part.real.detach().requires_grad_() if regularise else part.real
         # One backward pass each for real and generated clips: what the first one needs is free before the second.
@@ -232,7 +246,7 @@ class AdversarialStep:
                 on_real, on_wrong = self._d(_score_real, real, part.c, part.wrong)
                 loss_real = _total(partial(loss_on_real, self.objective), on_real, *on_wrong)
                 fits = _total(contrast, on_real, *on_wrong) if self.contrast and on_wrong else None
-                penalty = gradient_penalty(per_clip(on_real), real) if regularise else _scalar(None, loss_real)
+                penalty = gradient_penalty(per_clip(on_real), real) if regularise else self._nan
             # Weighed by how seldom it comes: the lazy regularisation of Karras et al. 2020 (StyleGAN2).
             cost = loss_real + self.r1 * self.r1_every * penalty if regularise else loss_real
             cost = cost if fits is None else cost + self.contrast * fits
@@ -243,10 +257,10 @@ class AdversarialStep:
                 loss_fake = _total(partial(loss_on_fake, self.objective, matching_aware=bool(on_wrong)), on_fake)
             self.d_update.backward(self._shared(loss_fake))
         probabilities = (_mean_probability(logits) for logits in (on_real, on_fake))
-        scalars = (loss_real + loss_fake).detach(), *probabilities, penalty.detach(), _scalar(fits, loss_fake)
-        return torch.stack(scalars)
+        fits = self._nan if fits is None else fits.detach()
+        return (loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits
 
-    def _fool(self, part: Inputs, drawn: Drawn, keep_graph: bool) -> torch.Tensor:
+    def _fool(self, part: Inputs, drawn: Drawn, keep_graph: bool) -> tuple[torch.Tensor, ...]:
         """G's gradients on one part; its scalars in the order of _OF_G."""
         fake = drawn.clips
         with self.autocast:
@@ -270,26 +284,28 @@ class AdversarialStep:
         if self.redraw and drawn.redrawn is not None:
             cost = cost + self.redraw * drawn.redrawn
         self.g_update.backward(self._shared(cost), keep_graph)
-        return torch.stack([loss.detach(), apart.detach(), _scalar(fits, loss)])
+        return loss.detach(), apart.detach(), self._nan if fits is None else fits.detach()
 
     def _shared(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.accumulate == 1 else loss / self.accumulate
 
+    @contextlib.contextmanager
+    def _reading_copies(self):
+        with contextlib.ExitStack() as stack:
+            for copies in self._copies:
+                stack.enter_context(copies.in_use())
+            yield
+
     @torch.no_grad()
     def _average(self) -> None:
-        mine, new = list(self.ema.parameters()), list(self.generator.parameters())
-        torch._foreach_lerp_(mine, new, [self._forgets.tensor.to(parameter.dtype) for parameter in mine])
+        average_into(list(self.ema.parameters()), list(self.generator.parameters()), self._forgets.tensor)
 
-    def _values(self) -> torch.Tensor:
-        """The scalars of the last step in the order of StepResult."""
-        by_name = dict(zip((*_OF_D, *_OF_G), (*self._of_d.unbind(), *self._of_g.unbind()), strict=True))
-        return torch.stack([by_name[name] for name in StepResult._fields])
-
-    def _add_up(self) -> None:
-        """Into `totals`: the sum of what was finite, and of how many steps."""
-        values = self._values()
-        finite = torch.isfinite(values)
-        self.totals.add_(torch.stack([torch.where(finite, values, 0.0), finite.float()]))
+    @torch.no_grad()
+    def _add_up(self, *of_g: torch.Tensor) -> None:
+        """This step's scalars, and into `totals` the sum of what was finite, and of how many steps."""
+        by_name = dict(zip((*_OF_D, *_OF_G), (*self._of_d.unbind(), *of_g), strict=True))
+        torch.stack([by_name[name] for name in StepResult._fields], out=self._values)
+        add_finite(self._values, self.totals)
 
 
 def _draw(generator: nn.Module, z: torch.Tensor, c: Condition | None) -> Drawn:
@@ -316,17 +332,31 @@ def _score_real(discriminator: nn.Module, real: torch.Tensor, c: Condition | Non
 
 def _total(loss: Callable[..., torch.Tensor], *logits: list[torch.Tensor]) -> torch.Tensor:
     """The sum over the discriminators of a loss of each one's logits."""
-    return torch.stack([loss(*of_one) for of_one in zip(*logits, strict=True)]).sum()
+    losses = [loss(*of_one) for of_one in zip(*logits, strict=True)]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def _mean_probability(logits: list[torch.Tensor]) -> torch.Tensor:
     """Of being real, over clips and discriminators alike."""
-    return torch.stack([of_one.detach().float().sigmoid().mean() for of_one in logits]).mean()
+    means = [logistic(of_one.detach(), True)[1] for of_one in logits]
+    return means[0] if len(means) == 1 else torch.stack(means).mean()
 
 
-def _scalar(value: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    """The value without its graph, or NaN where there is none."""
-    return torch.full_like(like, torch.nan).detach() if value is None else value.detach()
+def _means(parts: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    """The mean over a batch's parts of each of their scalars."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([torch.stack(scalars) for scalars in parts]).mean(0).unbind()
+
+
+def _convolution_weights(network: nn.Module) -> list[nn.Parameter]:
+    """Weights that convolutions cast; a ConvLSTM's and 2-D ones included."""
+    return [p for p in network.parameters() if p.dim() >= 3 and p.dtype == torch.float32]
+
+
+def reads_copies(device: torch.device) -> bool:
+    """Whether convolutions there read copies of weights; on a CPU the compiled ones read float32 as it is."""
+    return device.type == "cuda"
 
 
 @contextlib.contextmanager

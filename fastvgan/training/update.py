@@ -3,12 +3,13 @@
 Nothing here waits for the device, so that an update can be captured in a CUDA graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from fastvgan.training.scalar import DeviceScalar
+from fastvgan_kernels.finite import check_norms
 
 _FIRST_SCALE, _GROWS_AFTER = 2.0**16, 2000  # as torch.amp.GradScaler's
 
@@ -23,10 +24,20 @@ class Update:
 
     Args:
         network: what is trained. rate: Adam's learning rate; `share` of it, set by `set_share`, is used. betas: Adam's.
-        scaled: whether the loss is scaled. any_rank: brings flags of this process together with those of all.
+        scaled: whether the loss is scaled. any_rank: brings flags of this process together with those of all, in place.
+        shared: whether DistributedDataParallel adds gradients up, where they are its own.
     """
 
-    def __init__(self, network: nn.Module, rate: float, betas: tuple[float, float], scaled: bool, any_rank=lambda x: x):
+    def __init__(
+        self,
+        network: nn.Module,
+        rate: float,
+        betas: tuple[float, float],
+        scaled: bool,
+        any_rank: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+        shared: bool = False,
+    ):
+        self._adds_itself = not shared
         self.parameters = list(network.parameters())
         device = self.parameters[0].device
         scalar = {"dtype": torch.float32, "device": device}
@@ -41,6 +52,7 @@ class Update:
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.zeros((), **scalar), **moments}
         self.found = torch.zeros((), **scalar)
+        self._one = torch.ones((), **scalar)
         self.scale = torch.full((), _FIRST_SCALE if scaled else 1.0, **scalar)
         self.grown = torch.zeros((), dtype=torch.int32, device=device)
         self.in_a_row = torch.zeros((), dtype=torch.int32, device=device)
@@ -56,7 +68,28 @@ class Update:
 
     def backward(self, loss: torch.Tensor, retain_graph: bool = False) -> None:
         """Add the gradients of a scalar loss to those that are there."""
-        (loss * self.scale if self.scaled else loss).backward(retain_graph=retain_graph)
+        scaled = loss * self.scale if self.scaled else loss
+        # Autograd would fill a tensor with ones for each pass.
+        first = self._one if scaled.dtype == self._one.dtype else None
+        if self._adds_itself:
+            earlier = [parameter.grad for parameter in self.parameters]
+            self.clear()
+        scaled.backward(first, retain_graph=retain_graph)
+        if self._adds_itself:
+            self._add(earlier)
+
+    @torch.no_grad()
+    def _add(self, earlier: list[torch.Tensor | None]) -> None:
+        """Add earlier gradients to those of the last backward pass, all at once."""
+        sums, terms = [], []
+        for parameter, grad in zip(self.parameters, earlier, strict=True):
+            if parameter.grad is None:
+                parameter.grad = grad
+            elif grad is not None:
+                sums.append(parameter.grad)
+                terms.append(grad)
+        if sums:
+            torch._foreach_add_(sums, terms)
 
     def apply(self, loss: torch.Tensor) -> torch.Tensor:
         """Let the optimiser take its step, if the loss () and all gradients are finite; gives the gradients' norm ().
@@ -64,16 +97,24 @@ class Update:
         `found` is then 1 where they were not, `in_a_row` counts such steps, leaving out those that a smaller scale can
         mend.
         """
-        norm = gradient_norm(self.parameters) / self.scale
-        loss = loss.detach().float()
-        found, of_loss = self._any_rank((~torch.isfinite(torch.stack([norm + loss, loss]))).float()).unbind()
-        self.found.copy_(found)
+        loss, of_loss = loss.detach().float(), None
+        if self.scaled:
+            norm = gradient_norm(self.parameters) / self.scale
+            flags = self._any_rank((~torch.isfinite(torch.stack([norm + loss, loss]))).float())
+            self.found.copy_(flags[0])
+            of_loss = flags[1]
+        else:
+            alone = self._adds_itself
+            norm = check_norms(_norms(self.parameters), loss, self.found, self.in_a_row if alone else None)
+            if not alone:
+                self._any_rank(self.found)
+                self.in_a_row.add_(1).mul_(self.found > 0)
         self.optimizer.grad_scale, self.optimizer.found_inf = self.scale if self.scaled else None, self.found
         self.optimizer.step()
-        bad = self.found > 0
-        hopeless = bad & ((self.scale <= 1) | (of_loss > 0)) if self.scaled else bad
-        self.in_a_row.copy_(torch.where(hopeless, self.in_a_row + 1, self.in_a_row * bad))
         if self.scaled:
+            bad = self.found > 0
+            hopeless = bad & ((self.scale <= 1) | (of_loss > 0))
+            self.in_a_row.copy_(torch.where(hopeless, self.in_a_row + 1, self.in_a_row * bad))
             self._rescale(bad)
         return norm
 
@@ -100,4 +141,11 @@ class Update:
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     """The Euclidean norm () of all gradients together; not finite where one of their values is not."""
-    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]).float()
+    return torch.linalg.vector_norm(_norms(parameters))
+
+
+@torch.no_grad()
+def _norms(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """The Euclidean norm of each gradient, float32 (number of gradients,)."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.stack([norm.float() for norm in torch._foreach_norm(grads)])

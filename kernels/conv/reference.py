@@ -6,6 +6,7 @@ What stock PyTorch cannot be trusted with (see stock_faults.py) is computed in f
 import torch
 from torch.nn import functional
 
+from ..weight_copies import to_dtype
 from . import stock_faults
 
 
@@ -14,7 +15,9 @@ def conv_down(x, weight, bias, stride, padding, dilation, groups):
     if stock_faults.conv_down_fails(x, weight, stride, padding, dilation):
         exact = (None if t is None else t.double() for t in (x, weight, bias))
         return conv_down(*exact, stride, padding, dilation, groups).to(x.dtype)
-    return torch.convolution(x, weight.to(x.dtype), bias, stride, padding, dilation, False, [0] * len(stride), groups)
+    return torch.convolution(
+        x, to_dtype(weight, x.dtype), bias, stride, padding, dilation, False, [0] * len(stride), groups
+    )
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
@@ -22,7 +25,9 @@ def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
     if stock_faults.conv_up_fails(x, weight, stride, padding, output_padding, dilation):
         exact = (None if t is None else t.double() for t in (x, weight, bias))
         return conv_up(*exact, stride, padding, output_padding, dilation, groups).to(x.dtype)
-    return torch.convolution(x, weight.to(x.dtype), bias, stride, padding, dilation, True, output_padding, groups)
+    return torch.convolution(
+        x, to_dtype(weight, x.dtype), bias, stride, padding, dilation, True, output_padding, groups
+    )
 
 
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):

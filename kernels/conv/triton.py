@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .. import triton_configs, tuning
+from .. import triton_configs, tuning, weight_copies
 from ..norm_act.reference import ACTIVATIONS
 from ..triton_parts import added, joined
 from ..triton_support import interpreting, on_its_device
@@ -43,17 +43,63 @@ def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, gr
     Returns:
         y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
     """
+    return _joined(*conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion))
+
+
+@on_its_device
+def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
+    """conv_down and what `fusion` says; returns as conv_up_fused."""
+    return _joined(*conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion))
+
+
+@on_its_device
+def conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
+    """conv_up and what `fusion` says.
+
+    Returns:
+        y; what `joined_before_norm` takes: counts (P,), means (P, C_out) and sums of squared deviations (P, C_out) of
+        parts of the output, or None where no statistics are wanted or the output is empty.
+    """
     size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     y = rows_of(x, (x.shape[0], weight.shape[1] * groups, *size))
     return _gather(True, x, weight, bias, stride, padding, dilation, groups, fusion, y)
 
 
 @on_its_device
-def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
-    """conv_down and what `fusion` says; returns as conv_up_fused."""
+def conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion):
+    """conv_down and what `fusion` says; returns as conv_up_with_parts."""
     size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     y = rows_of(x, (x.shape[0], weight.shape[0], *size))
     return _gather(False, x, weight, bias, stride, padding, dilation, groups, fusion, y)
+
+
+@on_its_device
+def joined_before_norm(y, parts, following):
+    """The statistics of a convolution's output, and what a batch norm that follows does with them, in one launch.
+
+    Args:
+        y, parts: as conv_up_with_parts returned them. following: a norm_act.following.Following.
+
+    Returns:
+        Mean, biased variance, scale and shift, (C_out,) float32: the norm of y is y · scale + shift.
+    """
+    if y.numel() == 0:
+        return tuple(y.new_full((y.shape[1],), math.nan, dtype=torch.float32) for _ in range(4))
+    count = y.numel() // y.shape[1]
+    running = following.running_mean, following.running_var
+    if not all(vector is None or vector.is_contiguous() for vector in running):
+        mean, var, *known = joined(*parts, following=following, update=False)
+        following.update(mean, var, count)
+        return mean, var, *known
+    return joined(*parts, following=following, update=count >= 2)
+
+
+def _joined(y, parts):
+    if parts is None:
+        return y, None, None
+    if y.numel() == 0:
+        return y, *(y.new_full((y.shape[1],), math.nan, dtype=torch.float32) for _ in range(2))
+    return y, *joined(*parts)
 
 
 @on_its_device
@@ -94,6 +140,7 @@ def reach(x: torch.Tensor) -> int:
 
 def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype, innermost: int | None = None) -> torch.Tensor:
     """The weight in that dtype with channel dimension `innermost`, or either, innermost: so tiles are read fast."""
+    weight = weight_copies.cast(weight, dtype)
     if weight.dtype == dtype and 1 in (weight.stride(d) for d in ((0, 1) if innermost is None else (innermost,))):
         return weight
     dim = 1 if innermost is None else innermost
@@ -161,7 +208,7 @@ def constants(up: bool, kernel, stride, padding, dilation) -> dict:
 
 def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
     if y.numel() == 0:
-        return _of_nothing(y, fusion)
+        return y, _no_parts(y) if fusion.statistics else None
     deep, x, bias = _deep(y), _deep(_side_by_side(x)), None if bias is None else bias.contiguous()
     kernel, stride, padding, dilation = _three(weight.shape[2:], stride, padding, dilation)
     inputs, outputs = x.shape[1] // groups, y.shape[1] // groups
@@ -202,7 +249,7 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
         tiles=phases * groups, tma=kind == "gather" and _describable(weight, groups),
     )  # fmt: skip
     run(tuning.choose(problem, triton_configs.of(kind, product, x), run))
-    return (y, *joined(*parts)) if fusion.statistics else (y, None, None)
+    return y, parts
 
 
 def _kind(inputs, outputs, taps, phases, norm, statistics):
@@ -214,9 +261,8 @@ def _kind(inputs, outputs, taps, phases, norm, statistics):
     return "gather_fused" if norm or statistics else "gather"
 
 
-def _of_nothing(y, fusion):
-    nan = (y.new_full((y.shape[1],), math.nan, dtype=torch.float32) for _ in range(2))
-    return (y, *nan) if fusion.statistics else (y, None, None)
+def _no_parts(y):
+    return y.new_empty(0, dtype=torch.float32), *y.new_empty((2, 0, y.shape[1]), dtype=torch.float32).unbind()
 
 
 def _parts(x, blocks, channels):

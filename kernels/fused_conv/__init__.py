@@ -16,6 +16,7 @@ from ..conv.joint import both_gradients
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of, in_format
 from ..norm_act import _norm_act, _norm_act_backward
+from ..norm_act.following import Following
 from ..norm_act.reference import ACTIVATIONS, statistics_dtype
 from . import one_pass, reference
 
@@ -46,9 +47,11 @@ class Norm(NamedTuple):
     eps: float
     activation: str
     slope: float
+    scale: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
 
 
-_NO_NORM = (None, None, None, None, False, 0.0, "none", 0.0)
+_NO_NORM = Norm(None, None, None, None, False, 0.0, "none", 0.0)
 
 
 def fused_conv(
@@ -81,7 +84,38 @@ def fused_conv(
         ValueError: sizes that do not fit, an unknown activation, a negative slope, a norm that does not fit x.
         TypeError: dtypes that are not floating-point or differ.
     """
-    g = geometry
+    y, mean, var, _, _ = _run(x, weight, bias, geometry, norm, activation, negative_slope, statistics, None, impl)
+    return (y, mean, var) if statistics else (y, None, None)
+
+
+def conv_before_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    geometry: Geometry,
+    norm: Norm | None,
+    following: Following,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """fused_conv with statistics, which also does what a batch norm that follows in training does with them.
+
+    Args:
+        x, weight, bias, geometry, norm, impl: as fused_conv's.
+        following: the norm of the output. Its running statistics are updated in place, unless the output has fewer
+            than two values per channel.
+
+    Returns:
+        y, mean and var as fused_conv gives them, and `scale` and `shift` for the `Norm` of what is next.
+
+    Raises:
+        ValueError, TypeError: as fused_conv.
+    """
+    return _run(x, weight, bias, geometry, norm, "none", 0.0, True, following, impl)
+
+
+def _run(x, weight, bias, geometry, norm, activation, slope, statistics, following, impl):
+    """The operation, after its arguments are checked."""
+    g, norm, f = geometry, norm or _NO_NORM, following or Following(None, None, 0.0)
     if g.transposed:
         lists = check_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
     else:
@@ -89,17 +123,16 @@ def fused_conv(
         lists = stride, padding, [0] * len(stride), dilation
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-    if activation == "leaky_relu" and negative_slope < 0:
-        raise ValueError(
-            f"negative_slope must be at least 0 for the gradient to be told by the output: {negative_slope}"
-        )
-    if norm is not None and any(v is not None and v.shape != (x.shape[1],) for v in norm[:4]):
+    if activation == "leaky_relu" and slope < 0:
+        raise ValueError(f"negative_slope must be at least 0 for the gradient to be told by the output: {slope}")
+    if any(v is not None and v.shape != (x.shape[1],) for v in (*norm[:4], norm.scale, norm.shift)):
         raise ValueError(f"the norm's vectors must be of shape ({x.shape[1]},)")
-    y, mean, var = _fused_conv(
-        *(x, *(norm or _NO_NORM)[:4], weight, bias, *(norm or _NO_NORM)[4:], activation, negative_slope, statistics),
+    return _fused_conv(
+        *(x, *norm[:4], norm.scale, norm.shift, weight, bias),
+        *(f.weight, f.bias, f.running_mean, f.running_var, f.batches),
+        *(*norm[4:8], activation, slope, statistics, following is not None, f.eps, f.momentum),
         *(g.transposed, *lists, g.groups, impl),
     )
-    return (y, mean, var) if statistics else (y, None, None)
 
 
 def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -> bool:
@@ -114,71 +147,138 @@ def _convolution(x, weight, geometry, impl):
     return choice.pick("conv_down", impl, x, weight, stride, padding, dilation, groups)
 
 
-# The arguments of the operation, in order: see `define` below.
-def _kernel(x, m, v, w, b, weight, bias, training, eps, in_act, in_slope, act, slope, statistics, *rest):
-    geometry, impl = Geometry(*rest[:-1]), rest[-1]
-    norm = None if m is None else Norm(m, v, w, b, training, eps, in_act, in_slope)
-    convolution = _convolution(x, weight, geometry, impl)
+class _Arguments(NamedTuple):
+    """The operation's arguments, in the order of its schema."""
+
+    x: torch.Tensor
+    in_mean: torch.Tensor | None
+    in_var: torch.Tensor | None
+    in_weight: torch.Tensor | None
+    in_bias: torch.Tensor | None
+    in_scale: torch.Tensor | None
+    in_shift: torch.Tensor | None
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    out_weight: torch.Tensor | None
+    out_bias: torch.Tensor | None
+    running_mean: torch.Tensor | None
+    running_var: torch.Tensor | None
+    batches: torch.Tensor | None
+    in_training: bool
+    in_eps: float
+    in_activation: str
+    in_slope: float
+    activation: str
+    slope: float
+    statistics: bool
+    followed: bool
+    out_eps: float
+    momentum: float
+    transposed: bool
+    stride: Sequence[int]
+    padding: Sequence[int]
+    output_padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+    impl: str
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(*self[-7:-1])
+
+    @property
+    def norm(self) -> Norm | None:
+        return None if self.in_mean is None else Norm(*self[1:5], *self[14:18], self.in_scale, self.in_shift)
+
+    @property
+    def following(self) -> Following | None:
+        if not self.followed:
+            return None
+        running = self.running_mean, self.running_var, self.batches
+        return Following(self.out_weight, self.out_bias, self.out_eps, *running, self.momentum)
+
+
+def _kernel(*args):
+    a = _Arguments(*args)
+    x, weight, geometry, norm = a.x, a.weight, a.geometry, a.norm
+    convolution = _convolution(x, weight, geometry, a.impl)
+    how = geometry, norm, a.activation, a.slope
+    known = None, None
     if convolution is conv_reference:
-        y, mean, var = reference.fused_conv(x, weight, bias, geometry, norm, act, slope, statistics, impl)
+        y, mean, var = reference.fused_conv(x, weight, a.bias, *how, a.statistics, a.impl)
+    elif a.followed and hasattr(convolution, "joined_before_norm"):
+        y, parts = one_pass.conv_with_parts(convolution, x, weight, a.bias, *how)
+        mean, var, *known = convolution.joined_before_norm(y, parts, a.following)
     else:
-        y, mean, var = one_pass.fused_conv(convolution, x, weight, bias, geometry, norm, act, slope, statistics)
-    none = x.new_empty(0, dtype=statistics_dtype(x))
+        y, mean, var = one_pass.fused_conv(convolution, x, weight, a.bias, *how, a.statistics)
+    if a.followed and known[0] is None:
+        a.following.update(mean, var, y.numel() // max(y.shape[1], 1))
+        known = one_pass.scale_and_shift(mean, var, a.out_weight, a.out_bias, a.out_eps)
+    made = (mean, var, *known) if a.statistics else (None,) * 4
+    dtype = statistics_dtype(x)
     y = in_format(y, format_of(x, weight))
-    return (y, mean, var) if statistics else (y, none, none.clone())
+    return y, *(x.new_empty(0, dtype=dtype) if vector is None else vector for vector in made)
 
 
-def _fake(x, m, v, w, b, weight, bias, training, eps, in_act, in_slope, act, slope, statistics, *rest):
-    g = Geometry(*rest[:-1])
+def _fake(*args):
+    a = _Arguments(*args)
+    x, weight, g = a.x, a.weight, a.geometry
     channels, before = weight.shape[1] * g.groups if g.transposed else weight.shape[0], (x.shape[2:], weight.shape[2:])
     if g.transposed:
         size = sizes.large(*before, g.stride, g.padding, g.output_padding, g.dilation)
     else:
         size = sizes.small(*before, g.stride, g.padding, g.dilation)
     y = empty((x.shape[0], channels, *size), x, format_of(x, weight))
-    count, dtype = channels if statistics else 0, statistics_dtype(x)
-    return y, x.new_empty(count, dtype=dtype), x.new_empty(count, dtype=dtype)
+    count, dtype = channels if a.statistics else 0, statistics_dtype(x)
+    known = channels if a.followed else 0
+    return y, *(x.new_empty(n, dtype=dtype) for n in (count, count, known, known))
 
 
 _fused_conv = define(
-    "fused_conv(Tensor x, Tensor? in_mean, Tensor? in_var, Tensor? in_weight, Tensor? in_bias, Tensor weight, "
-    "Tensor? bias, bool in_training, float in_eps, str in_activation, float in_slope, str activation, float slope, "
-    "bool statistics, bool transposed, SymInt[] stride, SymInt[] padding, SymInt[] output_padding, "
-    "SymInt[] dilation, SymInt groups, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    "fused_conv(Tensor x, Tensor? in_mean, Tensor? in_var, Tensor? in_weight, Tensor? in_bias, Tensor? in_scale, "
+    "Tensor? in_shift, Tensor weight, Tensor? bias, Tensor? out_weight, Tensor? out_bias, Tensor(a!)? running_mean, "
+    "Tensor(b!)? running_var, Tensor(c!)? batches, bool in_training, float in_eps, str in_activation, float in_slope, "
+    "str activation, float slope, bool statistics, bool followed, float out_eps, float momentum, bool transposed, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] output_padding, SymInt[] dilation, SymInt groups, str impl) "
+    "-> (Tensor y, Tensor mean, Tensor var, Tensor scale, Tensor shift)",
     _kernel,
     _fake,
 )
 
 
 def _save(ctx, args, outputs):
-    x, m, v, w, b, weight, bias, *ctx.rest = args
-    ctx.mark_non_differentiable(outputs[1], outputs[2])
-    ctx.save_for_backward(x, m, v, w, b, weight, outputs[0] if ctx.rest[4] != "none" else None)
+    a = _Arguments(*args)
+    ctx.mark_non_differentiable(*outputs[1:])
+    # Only what backward needs, and not the running statistics, which change.
+    ctx.rest = a._replace(**dict.fromkeys(_Arguments._fields[:14]))
+    ctx.save_for_backward(*args[:5], a.weight, outputs[0] if a.activation != "none" else None)
 
 
-def _backward(ctx, dy, _mean, _var):
+def _backward(ctx, dy, *_):
     x, m, v, w, b, weight, y = ctx.saved_tensors
-    training, eps, in_act, in_slope, act, slope, _, *rest = ctx.rest
-    geometry, impl = Geometry(*rest[:-1]), rest[-1]
-    wants_x, _, _, wants_w, wants_b, wants_weight, wants_bias = ctx.needs_input_grad[:7]
-    dy = _before_activation(dy, y, act, slope)
-    dx = dw = db = dweight = None
-    if wants_weight:
+    a = ctx.rest
+    geometry, impl, into = a.geometry, a.impl, (a.in_training, a.in_eps, a.in_activation, a.in_slope)
+    needed = _Arguments(*ctx.needs_input_grad)
+    dy = _before_activation(dy, y, a.activation, a.slope)
+    wants_data = needed.x or needed.in_weight or needed.in_bias
+    grads, dx = {}, None
+    if needed.weight:
         loaded = x
         if m is not None:  # not kept: to compute it again costs less than to hold it
-            loaded = _norm_act(x, w, b, m, v, training, eps, in_act, in_slope, impl)[0]
-        if wants_x or wants_w or wants_b:
-            dx, dweight = _both_gradients(loaded, dy, weight, geometry, impl)
+            loaded = _norm_act(x, w, b, m, v, *into, impl)[0]
+        if wants_data:
+            dx, grads["weight"] = _both_gradients(loaded, dy, weight, geometry, impl)
         else:
-            dweight = _weight_gradient(loaded, dy, weight, geometry, impl)
-    if wants_x or wants_w or wants_b:
-        if dx is None:
-            dx = _data_gradient(dy, weight, x, geometry, impl)
+            grads["weight"] = _weight_gradient(loaded, dy, weight, geometry, impl)
+    if wants_data:
+        dx, dw, db = _data_gradient(dy, weight, x, geometry, impl) if dx is None else dx, None, None
         if m is not None:
-            dx, dw, db = _norm_act_backward(dx, x, w, b, m, v, training, eps, in_act, in_slope, impl)
-    dbias = dy.sum([0, *range(2, dy.dim())]) if wants_bias else None
-    grads = dx if wants_x else None, None, None, dw if wants_w else None, db if wants_b else None, dweight, dbias
-    return *grads, *[None] * len(ctx.rest)
+            dx, dw, db = _norm_act_backward(dx, x, w, b, m, v, *into, impl)
+        found = {"x": dx, "in_weight": dw, "in_bias": db}
+        grads |= {name: grad for name, grad in found.items() if getattr(needed, name)}
+    if needed.bias:
+        grads["bias"] = dy.sum([0, *range(2, dy.dim())])
+    return tuple(grads.get(name) for name in _Arguments._fields)
 
 
 def _before_activation(dy, y, activation, slope):
@@ -215,4 +315,4 @@ def _data_gradient(dy, weight, x, g, impl):
 
 
 differentiable(_fused_conv, _save, _backward)
-autocasts(_fused_conv, (0, 5, 6), float32_stays=(5,))
+autocasts(_fused_conv, (0, 7, 8), float32_stays=(7,))

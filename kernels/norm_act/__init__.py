@@ -6,6 +6,7 @@ from .. import choice, extension, layout
 from ..dispatch import define, differentiable, differentiable_by
 from ..measured import on_gpu, rules
 from . import compiled, reference
+from .following import update_running
 from .reference import ACTIVATIONS, statistics_dtype
 
 
@@ -77,18 +78,8 @@ def norm_act(
 
 def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
     """norm_act by a fused_conv.Norm, whose statistics are known already, the batch's own ones included."""
-    mean, var, weight, bias, training, eps, activation, slope = norm
+    mean, var, weight, bias, training, eps, activation, slope = norm[:8]
     return _norm_act(x, weight, bias, mean, var, training, eps, activation, slope, impl)[0]
-
-
-@torch.no_grad()
-def update_running(running_mean, running_var, mean, var, momentum, count):
-    """Bring the running statistics nearer to a batch's mean and biased variance over `count` values.
-
-    momentum and count are numbers, or tensors of one element where only the device knows them.
-    """
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 
 
 def _check(x, activation, impl, **vectors):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fastvgan_kernels.logistic  # noqa: F401  registers its operations
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, conv_weight_grad, norm_act
 
 OPS = torch.ops.fastvgan
@@ -58,13 +59,26 @@ def fused_conv_samples():
         x, weight = randn(3, 4, 4, 4, 4, last=last), randn(4, 6, 4, 4, 4)
         before, after = (last, 1e-5, "relu", 0.0), ("tanh", 0.0)
         up, down = (True, two, one, zero, one, 1, "auto"), (False, two, one, zero, one, 2, "auto")
-        yield OPS.fused_conv.default, (x, *norm, weight, randn(6), *before, *after, True, *up)
-        none = None, None, None, None
-        weight = randn(6, 2, 4, 4, 4)
-        yield OPS.fused_conv.default, (x, *none, weight, None, *before, "leaky_relu", 0.2, False, *down)
+        nothing = [None] * 6
+        vectors = *norm, None, None, weight, randn(6)
+        yield OPS.fused_conv.default, (x, *vectors, *nothing[:5], *before, *after, True, False, 0.0, 0.0, *up)
+        running = torch.zeros(6), torch.ones(6), torch.tensor(0)
+        none = "none", 0.0
+        yield (
+            OPS.fused_conv.default,
+            (x, *vectors, randn(6), randn(6), *running, *before, *none, True, True, 1e-5, 0.1, *up),
+        )
+        vectors = *nothing, randn(6, 2, 4, 4, 4), None, *nothing[:5]
+        yield OPS.fused_conv.default, (x, *vectors, *before, "leaky_relu", 0.2, False, False, 0.0, 0.0, *down)
 
 
-SAMPLES = [conv_samples, norm_act_samples, lstm_samples, fused_conv_samples]
+def logistic_samples():
+    for positive in (False, True):
+        yield OPS.logistic.default, (randn(3, 5), positive, "auto")
+        yield OPS.logistic_backward.default, (torch.tensor(0.7, requires_grad=True), randn(3, 5), positive, "auto")
+
+
+SAMPLES = [conv_samples, norm_act_samples, lstm_samples, fused_conv_samples, logistic_samples]
 
 
 @pytest.mark.parametrize("samples", SAMPLES)

@@ -1,5 +1,7 @@
 """What is fused into the Triton convolutions, under Triton's interpreter: prologue, epilogue and statistics."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -7,6 +9,8 @@ from test_fused_conv import ACTIVATE, assert_near, cases, check, make
 from test_fused_conv import test_a_gradient_of_a_gradient_goes_through_the_batch_statistics as check_second_order
 
 from fastvgan_kernels import triton_parts
+from fastvgan_kernels.fused_conv import Geometry, conv_before_norm
+from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.tuning import Config
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -70,3 +74,44 @@ def test_an_empty_batch_has_no_statistics():
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_gradient_of_a_gradient(transposed):
     check_second_order(transposed, "triton", torch.float32, "leaky_relu", "tanh")
+
+
+UP = Geometry(True, (2, 2, 2), (1, 1, 1), (0, 0, 0), (1, 1, 1))
+DOWN = UP._replace(transposed=False)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("geometry", [UP, DOWN])
+@pytest.mark.parametrize("impl", ["triton", "cpp", "reference"])
+def test_what_a_batch_norm_makes_of_the_statistics_is_torchs(tile, impl, geometry, affine):
+    """Far from zero, where squares would cancel: scale and shift, both running statistics and the count."""
+    tile(Config(16, 16, 64))
+    x, weight, bias = torch.randn(3, 5, 4, 6, 4), torch.randn(5, 5, 4, 4, 4), torch.full((5,), 300.0)
+    mine = torch.nn.BatchNorm3d(5, affine=affine)
+    if affine:
+        torch.nn.init.normal_(mine.weight)
+        torch.nn.init.normal_(mine.bias)
+    torch.nn.init.normal_(mine.running_mean)
+    exact = copy.deepcopy(mine).double()
+    running = mine.running_mean, mine.running_var, mine.num_batches_tracked
+    following = Following(mine.weight, mine.bias, mine.eps, *running, mine.momentum)
+    y, mean, var, scale, shift = conv_before_norm(x, weight, bias, geometry, None, following, impl)
+    convolution = torch.conv_transpose3d if geometry.transposed else torch.conv3d
+    raw = convolution(x.double(), weight.double(), bias.double(), 2, 1)
+    expected = exact(raw)
+    assert_near("mean", mean, raw.mean([0, 2, 3, 4]), 1e-6)
+    assert_near("running mean", mine.running_mean, exact.running_mean, 1e-6)
+    assert_near("running var", mine.running_var, exact.running_var, 1e-3)
+    assert mine.num_batches_tracked == 1
+    applied = raw * scale.view(1, -1, 1, 1, 1) + shift.view(1, -1, 1, 1, 1)
+    assert_near("norm", applied, expected.detach(), 1e-3)
+
+
+@pytest.mark.parametrize("impl", ["triton", "cpp", "reference"])
+@pytest.mark.parametrize("batch", [0, 1])
+def test_too_few_values_leave_the_running_statistics_as_they_are(impl, batch):
+    running = torch.ones(2), torch.ones(2), torch.tensor(7)
+    following = Following(None, None, 1e-5, *running, 0.1)
+    x, weight = torch.randn(batch, 2, 2, 2, 2), torch.randn(2, 2, 4, 4, 4)  # to a single value per channel, or none
+    conv_before_norm(x, weight, None, DOWN, None, following, impl)
+    assert [r.tolist() for r in running] == [[1, 1], [1, 1], 7]

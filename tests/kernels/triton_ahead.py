@@ -21,9 +21,18 @@ import fastvgan  # noqa: F401
 from fastvgan_kernels import choice, triton_configs, tuning
 from fastvgan_kernels.conv import triton as conv
 from fastvgan_kernels.conv.compiled import Fusion
-from fastvgan_kernels.conv.triton import conv_down_fused, conv_up_fused, conv_weight_grad
+from fastvgan_kernels.conv.triton import (
+    conv_down_fused,
+    conv_up_fused,
+    conv_up_with_parts,
+    conv_weight_grad,
+    joined_before_norm,
+)
 from fastvgan_kernels.conv_lstm import triton as lstm
+from fastvgan_kernels.finite import triton as finite
+from fastvgan_kernels.logistic import triton as logistic
 from fastvgan_kernels.norm_act import triton as norm
+from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.philox import triton as philox
 
 SHARED_KIB = {80: 163, 86: 99, 90: 227, 100: 227, 120: 99}  # that a block can have
@@ -107,12 +116,30 @@ def _every_operation(dtype, inputs, outputs, size):
             torch.empty(groups * inputs, outputs, *[1] * dims),
         )
         conv_up_fused(small, up, bias, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups, Fusion(statistics=True))
+        followed = conv_up_with_parts(
+            small, up, None, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups, Fusion(statistics=True)
+        )
+        vectors = [torch.empty(groups * outputs) for _ in range(4)]
+        running = *vectors[2:], torch.empty((), dtype=torch.int64)
+        joined_before_norm(*followed, Following(*vectors[:2], 1e-5, *running, 0.1))
+        joined_before_norm(*followed, Following(None, None, 1e-5))
         conv_down_fused(large, down.to(dtype), None, [1] * dims, [1] * dims, [1] * dims, groups, Fusion())
         conv_weight_grad(large, small, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
         vectors = [torch.empty(groups * inputs) for _ in range(4)]
         norm.norm_act(small, None, None, None, None, 1e-5, "relu", 0.0)
         norm.norm_act_backward(small, small, *vectors, False, 1e-5, "tanh", 0.0)
+        _scalars(dtype, groups * inputs)
     _whole_lstm(dtype, inputs, outputs, [*size, 1, 1][:3])
+
+
+def _scalars(dtype, count):
+    logits, scalar = torch.empty(count, dtype=dtype), torch.empty(())
+    for positive in (False, True):
+        logistic.logistic(logits, positive)
+        logistic.logistic_backward(scalar, logits, positive)
+    for in_a_row in (None, torch.empty((), dtype=torch.int32)):
+        finite.check_norms(torch.empty(count), scalar, scalar, in_a_row)
+    finite.add_finite(torch.empty(count), torch.empty(2, count))
 
 
 def _whole_lstm(dtype, inputs, hidden, size):

@@ -1,0 +1,40 @@
+"""The guards of a training step against PyTorch's isfinite."""
+
+import pytest
+import torch
+
+from fastvgan_kernels import choice, triton_support
+from fastvgan_kernels.finite import add_finite, check_norms
+
+
+@pytest.fixture(params=["reference", "triton"])
+def implementation(request, monkeypatch):
+    if request.param == "triton":
+        request.getfixturevalue("interpreted")
+        assert triton_support.interpreting()
+    monkeypatch.setenv(choice.ENVIRONMENT, request.param)
+
+
+@pytest.mark.parametrize("bad", [None, torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", ["norms", "loss"])
+def test_norms_are_checked(implementation, bad, where):
+    norms, loss, found = torch.rand(37) * 100, torch.tensor(-2.0), torch.tensor(torch.nan)
+    in_a_row = torch.tensor(4, dtype=torch.int32)
+    if bad is not None:
+        (norms if where == "norms" else loss).view(-1)[-1] = bad
+    norm = check_norms(norms, loss, found, in_a_row)
+    torch.testing.assert_close(norm.double(), norms.double().square().sum().sqrt(), equal_nan=True, rtol=1e-6, atol=0)
+    is_bad = bad is not None
+    assert found == is_bad and in_a_row == (5 if is_bad else 0)
+    assert found.shape == norm.shape == () and in_a_row.dtype == torch.int32
+
+
+def test_a_norm_without_a_counter(implementation):
+    found = torch.tensor(1.0)
+    assert check_norms(torch.tensor([3.0, 4.0]), torch.tensor(0.0), found) == 5 and found == 0
+
+
+def test_finite_values_are_added_up(implementation):
+    totals = torch.tensor([[1.0, 2, 3, 4, 5], [1, 1, 1, 1, 1]])
+    add_finite(torch.tensor([0.5, torch.nan, torch.inf, -torch.inf, -7]), totals)
+    assert totals.tolist() == [[1.5, 2, 3, 4, -2], [2, 1, 1, 1, 2]]
