@@ -9,7 +9,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,19 +60,21 @@ class Deferred:
         return self.__dict__[name]
 
 
-def in_triton(package: str, slower: Callable[..., str | None], measured: bool) -> Implementation:
+def in_triton(package: str, slower: Callable[..., str | None] | None = None, measured: bool = True) -> Implementation:
     """An operation's sibling triton.py, which only a process that uses it imports, Triton with it.
 
     Args:
         package: the operation's.
-        slower: as Implementation's; kernels/measured has the rules.
+        slower: as Implementation's; kernels/measured has the rules. None where there is nothing to weigh: one launch
+            in the place of several.
         measured: whether there are any for the operation; without them auto does not take Triton.
     """
-    return Implementation(
-        Deferred(f"{package}.triton"),
-        refusal=triton_support.refusal,
+    made = Implementation(Deferred(f"{package}.triton"), refusal=triton_support.refusal, missing=triton_support.reason)
+    if slower is None:
+        return made
+    return replace(
+        made,
         held_back=None if measured else {"cuda": f"has not been measured on a GPU; {ENVIRONMENT}=triton selects it"},
-        missing=triton_support.reason,
         slower=slower,
         rules=f"where it was measured to be faster, else stock PyTorch; {ENVIRONMENT}=triton selects it everywhere",
     )

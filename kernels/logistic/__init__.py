@@ -1,7 +1,5 @@
 """The mean binary cross entropy of logits against one target, and the mean probability, as one operation."""
 
-import dataclasses
-
 import torch
 
 from .. import choice
@@ -10,8 +8,8 @@ from . import reference
 
 choice.register(
     "logistic",
-    # A launch where PyTorch takes four and more: there is nothing to measure before it may be chosen.
-    triton=dataclasses.replace(choice.in_triton(__name__), held_back=None),
+    # A launch where PyTorch takes four and more: there is nothing to weigh.
+    triton=choice.in_triton(__name__),
     reference=choice.Implementation(reference),
 )
 
