@@ -154,7 +154,7 @@ def _on_an_h100(launch):
     yield mock.patch.object(triton_support, "interpreting", lambda: False)
     yield mock.patch.object(tuning, "processors", lambda device: 132)
     yield mock.patch.object(tuning, "architecture", lambda device: 90)
-    yield mock.patch.object(tuning, "_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    yield mock.patch.object(tuning, "device_name", lambda device: "NVIDIA H100 80GB HBM3")
     yield mock.patch.dict(tuning._chosen, clear=True)
     # What is decided by the device's type.
     yield mock.patch("fastvgan.training.step.reads_copies", lambda device: True)
