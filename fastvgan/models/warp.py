@@ -7,18 +7,18 @@ moves by bilinear sampling, as in Jaderberg et al. 2015 (Spatial Transformer Net
 a function of time, like the motion of DIGAN (Yu et al. 2022).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastvgan.models.clock import SCALE, clock_features
+from fastvgan.models.clock import clock_features
 
 CHANNELS = 1  # of a frame beside its picture: the mask
 _HIDDEN = 256  # units between what a path depends on and its coefficients
-_SIZE_AT_FIRST = 0.4
-_REACH = 2 / 3  # of the way from the middle of the frame to its edge, how far a picture's middle goes at most
+_SIZE_AT_FIRST, _SPREAD_AT_FIRST = 0.3, 3.0
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
 
@@ -40,8 +40,8 @@ class Path(nn.Module):
     `forward(noise, condition, start_noise, frames)`: noise float (N, `noise`) and condition float (N, `condition`), or
     None without one, give the series' coefficients; start_noise (N,) as `clock_features` takes it, or None for clips
     that all start at the same time; gives (N, 2, frames). A series is smooth, and a line in it becomes a circle by
-    growing; a network that gives places learns to go to and fro on an arc instead. A path as a whole is kept in the
-    middle of the frame, since a generator whose pictures are still bad learns to hide them beyond the edges.
+    growing; a network that gives places learns to go to and fro on an arc instead. tanh bounds the coefficients; of
+    places it would make jumps from edge to edge.
 
     Args:
         noise, condition: values of a clip's noise and of its condition (0: there is none).
@@ -61,12 +61,14 @@ class Path(nn.Module):
             nn.ReLU(),
             nn.Linear(_HIDDEN, 2 * (1 + sizes)),
         )
-        # All paths begin near one circle. It closes to a line where one is wanted, but a line, which could open to a
-        # circle in two ways, opens in neither.
+        # Paths begin as ellipses of all kinds, about one halfway between a line and a circle, and each condition's are
+        # its own. Were they one for all, those that want lines would close it before those that want circles are heard,
+        # and a line, which could open to a circle in two ways, opens in neither.
         with torch.no_grad():
+            self.layers[-1].weight.mul_(_SPREAD_AT_FIRST)
             across, down = self.layers[-1].bias.zero_().view(2, 1 + sizes)
             across[sizes // 2] = _SIZE_AT_FIRST  # of the sine of a clip's time
-            down[sizes] = _SIZE_AT_FIRST  # of its cosine
+            down[sizes // 2] = down[sizes] = _SIZE_AT_FIRST / math.sqrt(2)  # of sine and cosine
 
     def forward(
         self, noise: torch.Tensor, condition: torch.Tensor | None, start_noise: torch.Tensor | None, frames: int
@@ -75,23 +77,14 @@ class Path(nn.Module):
         with torch.autocast(noise.device.type, enabled=False):
             known = noise.to(self.layers[0].weight.dtype)
             if condition is not None:
-                # A condition is small at first, and noise drowns it: those that want lines would close all circles.
-                known = torch.cat([known, SCALE * F.layer_norm(condition.to(known), condition.shape[1:])], 1)
+                # As large as noise: a condition is small at first, and as it grew it would drive paths out of sight.
+                known = torch.cat([known, F.layer_norm(condition.to(known), condition.shape[1:])], 1)
             start_noise = known.new_zeros(len(known)) if start_noise is None else start_noise
             waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, frequencies=2)
             waves = waves[:, :, 1::2] if self.returns else waves  # (N, T, S)
-            series = _kept_near(self.layers(known).unflatten(1, (2, -1)))
+            series = torch.tanh(self.layers(known)).unflatten(1, (2, -1))
             middle, sizes = series.tensor_split([1], 2)  # (N, 2, 1), (N, 2, S)
             return middle + sizes @ waves.transpose(1, 2)  # (N, 2, T)
-
-
-def _kept_near(series: torch.Tensor) -> torch.Tensor:
-    """Coefficients (N, 2, 1 + S), the middle, sines and cosines, made smaller so that no place is beyond _REACH."""
-    middle, sizes = series.tensor_split([1], 2)
-    # How far along an axis an ellipse goes is the length of its sine and cosine.
-    ellipses = sizes.unflatten(2, (2, -1)).square().sum(2).clamp(min=1e-12).sqrt()  # (N, 2, S / 2)
-    far = middle.abs() + ellipses.sum(2, keepdim=True)  # (N, 2, 1)
-    return series * (_REACH * torch.tanh(far / _REACH) / far)
 
 
 def compose(raw: torch.Tensor, place: torch.Tensor, image: torch.Tensor | None) -> Drawn:
