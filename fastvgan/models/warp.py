@@ -19,6 +19,7 @@ from fastvgan.models.clock import clock_features
 CHANNELS = 1  # of a frame beside its picture: the mask
 _HIDDEN = 256  # units between what a path depends on and its coefficients
 _SIZE_AT_FIRST, _SPREAD_AT_FIRST = 0.3, 3.0
+_LARGEST = 2 / 3  # coefficient of a path; edges of the frame are at 1
 _MOVED_AT_FIRST = 4.0  # logit: an untrained generator moves nearly all, and so learns to move
 
 
@@ -40,8 +41,9 @@ class Path(nn.Module):
     `forward(noise, condition, start_noise, frames)`: noise float (N, `noise`) and condition float (N, `condition`), or
     None without one, give the series' coefficients; start_noise (N,) as `clock_features` takes it, or None for clips
     that all start at the same time; gives (N, 2, frames). A series is smooth, and a line in it becomes a circle by
-    growing; a network that gives places learns to go to and fro on an arc instead. tanh bounds the coefficients; of
-    places it would make jumps from edge to edge.
+    growing; a network that gives places learns to go to and fro on an arc instead. tanh bounds the coefficients, so
+    that a generator whose pictures are still bad does not learn to hide them beyond the edges; of places it would make
+    jumps from edge to edge.
 
     Args:
         noise, condition: values of a clip's noise and of its condition (0: there is none).
@@ -82,7 +84,7 @@ class Path(nn.Module):
             start_noise = known.new_zeros(len(known)) if start_noise is None else start_noise
             waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, frequencies=2)
             waves = waves[:, :, 1::2] if self.returns else waves  # (N, T, S)
-            series = torch.tanh(self.layers(known)).unflatten(1, (2, -1))
+            series = _LARGEST * torch.tanh(self.layers(known) / _LARGEST).unflatten(1, (2, -1))
             middle, sizes = series.tensor_split([1], 2)  # (N, 2, 1), (N, 2, S)
             return middle + sizes @ waves.transpose(1, 2)  # (N, 2, T)
 

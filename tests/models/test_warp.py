@@ -131,8 +131,8 @@ def test_a_path_is_one_ellipse_or_two_and_the_same_wherever_a_clip_starts_on_it(
     torch.testing.assert_close(path(noise, known, start(0.3 + 3 / 16), 29), places[:, :, 3:])
     torch.testing.assert_close(path(noise, known, None, 7), path(noise, known, start(0.5), 7))
     far = np.abs(np.fft.rfft(path(1e6 * noise, known, start(0.3), 32).detach().numpy())) / 16
-    # Each coefficient is 1 or -1: the middle, and a sine and a cosine.
-    np.testing.assert_allclose(far[:, :, [0, 4]], np.broadcast_to([2, math.sqrt(2)], (3, 2, 2)))
+    # Each coefficient is 2/3 or -2/3: the middle, and a sine and a cosine.
+    np.testing.assert_allclose(far[:, :, [0, 4]], np.broadcast_to([4 / 3, math.sqrt(8) / 3], (3, 2, 2)))
 
 
 def test_paths_begin_as_ellipses_of_all_kinds():
