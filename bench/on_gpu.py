@@ -12,6 +12,7 @@ from variants import FORMATS, TINY, device, in_mode, off
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
 from fastvgan_kernels import choice
+from fastvgan_kernels.measured.capture import launches_are_captured
 
 ON_GPU = device().type == "cuda"
 DTYPE = "bf16" if ON_GPU else "fp32"  # the interpreter computes products of bfloat16 wrong
@@ -72,12 +73,15 @@ def captured(function):
         return function
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # what is done once, compiling and choosing, must not be done in the capture
+    with (
+        torch.cuda.stream(aside),
+        launches_are_captured(),
+    ):  # what is done once, compiling and choosing, must not be done in the capture
         for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph), launches_are_captured():
         results = function()
 
     def replay():

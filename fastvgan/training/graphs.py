@@ -11,6 +11,7 @@ from fastvgan.errors import UserError
 from fastvgan.training.batches import BatchMaker, Inputs, with_wrong_images
 from fastvgan.training.scalar import DeviceScalar
 from fastvgan.training.step import AdversarialStep, Held
+from fastvgan_kernels.measured.capture import launches_are_captured
 
 logger = logging.getLogger("fastvgan")
 
@@ -105,6 +106,10 @@ class StepRunner:
         if self._backend is None:
             self._run(clips, kind)
             return
+        with launches_are_captured():
+            self._on_its_stream(clips, kind)
+
+    def _on_its_stream(self, clips: Clips | None, kind: tuple[bool, bool]) -> None:
         stream = getattr(self._backend, "stream", None)
         if stream is None:
             self._run_or_replay(clips, kind)

@@ -12,8 +12,12 @@ from functools import cache, partial
 import torch
 
 from .. import layout, tuning
+from .capture import are_launches_captured
 from .rules import Problem, choose, is_measured
 
+# Multiplications and additions of a convolution that keeps an H100 busy for as long as the host takes to launch one by
+# Triton, about 0.1 ms. On one, a step of `reference` by eager operations of ours took 27 ms, of stock PyTorch's 6.
+_WORTH_A_LAUNCH = 2e10
 _LAYOUT = "only channels_last_3d, one group and no dilation have been measured on a GPU"
 
 
@@ -79,7 +83,13 @@ def _problem(operation, x, kernel, stride, inputs, outputs, positions) -> Proble
 
 def _by_rule(x: torch.Tensor, problem: Problem) -> str | None:
     impl, why = choose(capability(x.device), problem)
+    if impl == "triton" and not are_launches_captured() and _operations(problem) < _WORTH_A_LAUNCH:
+        return "launching Triton costs the host more than is gained, but for a CUDA graph"
     return None if impl == "triton" else why
+
+
+def _operations(problem: Problem) -> int:
+    return 2 * problem.taps * problem.inputs * problem.outputs * problem.positions
 
 
 def _slower(x: torch.Tensor, problem: Problem, arguments: tuple) -> str | None:

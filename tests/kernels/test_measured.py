@@ -15,6 +15,7 @@ from fastvgan_kernels import conv_down, conv_up, tuning
 from fastvgan_kernels.conv import joint
 from fastvgan_kernels.fused_conv import Geometry, fused_conv
 from fastvgan_kernels.measured import on_gpu, rules
+from fastvgan_kernels.measured.capture import launches_are_captured
 from fastvgan_kernels.measured.rules import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,10 +203,26 @@ def test_only_what_was_measured_is_looked_up():
     x, weight = torch.empty(8, 128, 8, 8, 8, dtype=torch.bfloat16), torch.empty(256, 128, 4, 4, 4, dtype=torch.bfloat16)
     sizes = [2] * 3, [1] * 3
     last = x.contiguous(**LAST), weight.contiguous(**LAST)
-    assert on_gpu.conv_down_slower(*last, *sizes, [1] * 3, 1) is None
+    with launches_are_captured():
+        assert on_gpu.conv_down_slower(*last, *sizes, [1] * 3, 1) is None
     for arguments in ((x, weight, *sizes, [1] * 3, 1), (*last, *sizes, [2] * 3, 1), (*last, *sizes, [1] * 3, 2)):
         assert "channels_last_3d" in on_gpu.conv_down_slower(*arguments)
     assert "bfloat16" not in on_gpu.conv_down_slower(*(t.float() for t in last), *sizes, [1] * 3, 1)
+
+
+def test_a_small_convolution_is_not_worth_a_launch_by_the_host():
+    def slower(batch):
+        x, weight = torch.empty(batch, 128, 8, 8, 8), torch.empty(256, 128, 4, 4, 4)
+        x, weight = (t.bfloat16().contiguous(**LAST) for t in (x, weight))
+        return on_gpu.conv_down_slower(x, weight, [2] * 3, [1] * 3, [1] * 3, 1)
+
+    # 2 * 64 taps * 128 * 256 channels * 64 positions a clip are 2.7e8 operations; 2e10 keep the GPU busy for a launch.
+    assert "CUDA graph" in slower(70) and slower(80) is None
+    with launches_are_captured():
+        with launches_are_captured():
+            assert slower(70) is None
+        assert slower(70) is None
+    assert "CUDA graph" in slower(70)
 
 
 def test_a_trial_decides_where_nothing_was_measured_and_is_remembered(tmp_path, monkeypatch):
