@@ -5,6 +5,8 @@ Seen with torch 2.13 (oneDNN 3.12) on a processor with AMX, over some thousand r
   may read beyond its memory (any dtype but float64);
 - in half precision, a convolution that is strided along its last dimension and has one or two outputs there, or its
   weight gradient, may come out as garbage; so may a convolution over a single frame with padding in time;
+- in half precision, without AMX too, the weight gradient in three dimensions comes out as garbage where every output
+  along the first one, of two or more, sees padding;
 - in float32, the weight gradient in three dimensions may write beyond its memory where the first one is strided and
   padded by more than the stride.
 """
@@ -43,7 +45,9 @@ def conv_weight_grad_fails(large: torch.Tensor, small: torch.Tensor, stride, pad
     if large.is_cpu and large.dtype == torch.float32 and large.dim() == 5 and padding[0] > stride[0] > 1:
         return True
     half = large.is_cpu and large.dtype not in (torch.float32, torch.float64)
-    return half and stride[-1] > 1 and small.shape[-1] <= _FEW
+    frames = small.shape[2]
+    all_see_padding = large.dim() == 5 and frames > 1 and (frames - 1) * stride[0] < 2 * padding[0]
+    return half and (all_see_padding or (stride[-1] > 1 and small.shape[-1] <= _FEW))
 
 
 @lru_cache(maxsize=4096)
