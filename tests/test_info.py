@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-OPERATIONS = {"conv_up", "conv_down", "conv_weight_grad", "norm_act", "conv_lstm_cell", "conv_lstm"}
+OPERATIONS = {
+    "conv_up",
+    "conv_down",
+    "conv_weight_grad",
+    "norm_act",
+    "conv_lstm_cell",
+    "conv_lstm",
+    "logistic",
+    "finite",
+}
 
 
 def run(*arguments, **environment):
