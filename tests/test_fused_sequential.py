@@ -29,10 +29,13 @@ def wide():
 def test_a_sequential_computes_its_chains_together(monkeypatch, training, hooked):
     stock = wide().train(training)
     ours, calls, seen = fuse(copy.deepcopy(stock)), [], []
-    real = deferred.fused_conv
-    monkeypatch.setattr(
-        deferred, "fused_conv", lambda *args, **options: calls.append(args[1]) or real(*args, **options)
-    )
+    for name in ("fused_conv", "conv_before_norm"):
+
+        def counted(*args, real=getattr(deferred, name), **options):
+            calls.append(args[1])
+            return real(*args, **options)
+
+        monkeypatch.setattr(deferred, name, counted)
     if hooked is not None:
         ours.get_submodule(hooked).register_forward_hook(lambda *args: seen.append(args[2].shape))
     x = torch.randn(20, 20, 1, 1, 1)

@@ -1,5 +1,6 @@
 """Preparing a folder: what is written is what is there, whatever stops it, and whatever is broken."""
 
+import functools
 import hashlib
 import importlib
 import io
@@ -294,7 +295,10 @@ def test_ctrl_c_ends_it_in_one_sentence(forty, tmp_path):
     source, _ = forty
     command = [sys.executable, "-m", "fastvgan.prepare", str(source), str(tmp_path / "out"), "--to", "clips"]
     # Clips this large take many seconds, so that the signal finds the command at work.
-    process = subprocess.Popen([*command, "--height", "1080", "--width", "1920"], stderr=subprocess.PIPE, text=True)
+    command += ["--height", "1080", "--width", "1920"]
+    # Tests that are started in the background of a shell inherit that Ctrl-C is ignored.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     said = ""
     while "writing clips" not in said:
         said += process.stderr.read(1)
