@@ -29,13 +29,12 @@ def wide():
 def test_a_sequential_computes_its_chains_together(monkeypatch, training, hooked):
     stock = wide().train(training)
     ours, calls, seen = fuse(copy.deepcopy(stock)), [], []
+
+    def counted(real):
+        return lambda *args, **options: calls.append(args[1]) or real(*args, **options)
+
     for name in ("fused_conv", "conv_before_norm"):
-
-        def counted(*args, real=getattr(deferred, name), **options):
-            calls.append(args[1])
-            return real(*args, **options)
-
-        monkeypatch.setattr(deferred, name, counted)
+        monkeypatch.setattr(deferred, name, counted(getattr(deferred, name)))
     if hooked is not None:
         ours.get_submodule(hooked).register_forward_hook(lambda *args: seen.append(args[2].shape))
     x = torch.randn(20, 20, 1, 1, 1)
