@@ -17,7 +17,7 @@
 #   racecheck   the same for races in shared memory, over the shrunk benchmarks
 #
 # Each part has a share of BUDGET and what the parts before it left; one that no longer fits is skipped and named. A part
-# writes its file anew with each figure, so that one that is stopped leaves what it has. log.txt holds all that is said.
+# rewrites its file after each figure, so a part that is stopped keeps the figures it has. log.txt holds all output.
 #
 # BUDGET              seconds for everything (default 480)
 # OUT                 where everything is written (default bench/results/gpu)

@@ -19,6 +19,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
+from variants import load_in_order  # noqa: E402
 
 from fastvgan import layers  # noqa: E402
 from fastvgan_kernels import choice, triton_support, tuning  # noqa: E402
@@ -36,6 +37,12 @@ def cases():
     yield "ConvTransposeNormAct3d", layers.ConvTransposeNormAct3d(*conv), chain, x
     yield "BatchNormAct3d", layers.BatchNormAct3d(16, activation="relu"), nn.Sequential(*list(chain)[1:]), x
     yield "ConvLSTM, 4 steps", layers.ConvLSTM(16, 16), None, x
+
+
+def check(ours, stock, x) -> None:
+    """With stock's parameters ours gives what stock gives."""
+    load_in_order(ours, stock)
+    torch.testing.assert_close(ours(x), stock(x), rtol=1e-4, atol=1e-4)
 
 
 def forward(layer, x):
@@ -78,6 +85,8 @@ def measure(calls: int) -> dict[str, dict[str, float]]:
     """Layer and pass → variant → microseconds."""
     found = {}
     for name, ours, stock, x in cases():
+        if stock is not None:
+            check(ours, stock, x)
         for kind, run in (("forward", forward), ("forward + backward", both_passes)):
             row = found[f"{name}, {kind}"] = {}
             if stock is not None:

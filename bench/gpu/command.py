@@ -26,33 +26,14 @@ SIZE = 16 if TINY else 64  # of clips-64
 H264_CLIPS, H264_SIZE = (4, 160) if TINY else (256, 256)
 STEADY_LINES, SECONDS = (1, 0.5) if TINY else (5, 6.0)  # of metrics: left out first, then taken for so long
 LIMIT = 120.0 if TINY else 45.0  # seconds until it must run steadily
+H264 = ["--preset", "clips-64", "--data", "{h264}", "--root", "{files}"]
 COMMANDS = {
     "digits": ["--preset", "digits"],
     "reference": ["--preset", "reference"],
     "clips-64 from shards": ["--preset", "clips-64", "--data", "{shards}"],
     "digits-conv3d": ["--preset", "digits-conv3d"],
-    "clips-64 from H.264 by DALI": [
-        "--preset",
-        "clips-64",
-        "--data",
-        "{h264}",
-        "--root",
-        "{files}",
-        "--decoder",
-        "dali",
-        "--workers",
-        "4",
-    ],
-    "clips-64 from H.264 by PyAV": [
-        "--preset",
-        "clips-64",
-        "--data",
-        "{h264}",
-        "--root",
-        "{files}",
-        "--decoder",
-        "pyav",
-    ],
+    "clips-64 from H.264 by DALI": [*H264, "--decoder", "dali", "--workers", "4"],
+    "clips-64 from H.264 by PyAV": [*H264, "--decoder", "pyav"],
 }
 SMALL = ["--base-width", "2", "--batch-size", "2", "--height", "16", "--width", "16", "--frames", "4", "--refine", "0"]
 

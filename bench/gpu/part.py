@@ -6,6 +6,7 @@ FASTVGAN_BENCH_TINY=1 shrinks every problem, so that a part's code runs on a CPU
 """
 
 import argparse
+import copy
 import gc
 import json
 import os
@@ -26,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
 from on_gpu import captured  # noqa: E402
-from variants import TINY, clock, device, off  # noqa: E402
+from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, off  # noqa: E402
 
 from fastvgan.files import whole  # noqa: E402
 from fastvgan_kernels import choice, tuning  # noqa: E402
@@ -208,6 +209,16 @@ def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:
         end.synchronize()
         times.append(begin.elapsed_time(end))
     return round(statistics.median(times), 4)
+
+
+def stock_milliseconds(module: torch.nn.Module, x, dy, autocast_to: str = "fp32") -> dict[str, float]:
+    """Of a stock module's forward and backward passes, by memory format."""
+    times = {}
+    for name, layout in FORMATS.items():
+        there = in_layout(copy.deepcopy(module), layout)
+        given = (t.contiguous(memory_format=layout) for t in (x, dy))
+        times[name] = milliseconds(forward_backward(there, *given, autocast_to))
+    return times
 
 
 def check(mine, stock, exact, factor: float = 3) -> float:

@@ -1,21 +1,23 @@
 """A generator's noise: each clip's own, whatever other clips are made with it."""
 
+import abc
+
 import torch
 from torch import nn
 
 from fastvgan.random_draws import Draws, Purpose, normals
 
 
-class NoiseDriven(nn.Module):
+class NoiseDriven(nn.Module, abc.ABC):
     """A generator whose noise is standard normal numbers, arranged in the way of its family."""
 
+    @abc.abstractmethod
     def noise_size(self, frames: int | None = None) -> int:
         """How many numbers a clip of `frames` frames (default: the training length) takes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def arrange(self, numbers: torch.Tensor, frames: int | None = None) -> torch.Tensor:
         """Numbers (N, `noise_size(frames)`) as `forward` takes them."""
-        raise NotImplementedError
 
     def noise(self, clips: int | torch.Tensor, seed: int = 0, frames: int | None = None) -> torch.Tensor:
         """The noise of these clips.

@@ -60,7 +60,7 @@ class StepRunner:
     The step's inputs with the generation of clips, D's update (without and with the gradient penalty) and G's are a
     graph each, with optimisers, the average and the totals in them. All that is random in a step follows from its
     number, which is in a tensor on the device: where the source draws clips, replaying is all that the host does.
-    Nothing is captured before a few steps have run as they are, and another shape is captured anew.
+    The runner captures after a few eager steps, once for each shape of clips.
 
     Args:
         step: what to run. maker: what makes its inputs. mode: "auto", "on" or "off".

@@ -14,6 +14,8 @@ from . import sizes
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+joined_before_norm = None  # its convolutions give finished statistics, and no parts of them to join
+
 _GATHER = (
     "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, Tensor? scale, "
     "Tensor? shift, int in_activation, float in_slope, int activation, float slope, Tensor(a!) y, Tensor(b!)? mean, "

@@ -7,6 +7,7 @@ import torch
 
 from .. import choice, layout
 from ..dispatch import is_plain
+from ..weight_copies import to_dtype
 from . import reference
 
 
@@ -35,9 +36,8 @@ def both_gradients(transposed, dy, x, weight, stride, padding, extra, dilation, 
     if choice.pick("conv_weight_grad", impl, large, small, kernel, stride, padding, dilation, groups) is not reference:
         return None
     extra = extra if transposed else [0] * len(stride)
-    dx, dweight, _ = torch.ops.aten.convolution_backward(
-        *(dy, x, weight.to(x.dtype), None, stride, padding, dilation, transposed, extra, groups, [True, True, False])
-    )
+    given = dy, x, to_dtype(weight, x.dtype), None, stride, padding, dilation, transposed, extra, groups
+    dx, dweight, _ = torch.ops.aten.convolution_backward(*given, [True, True, False])
     dx = layout.in_format(dx, layout.format_of(dy, weight))
     return dx, layout.in_format(dweight.to(weight.dtype), layout.format_of(large, small))
 

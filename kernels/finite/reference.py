@@ -6,7 +6,7 @@ import torch
 def check_norms(norms, loss, found, in_a_row):
     """The norm (); `found` becomes 1 where it or the loss is not finite."""
     norm = torch.linalg.vector_norm(norms)
-    # Of a number that is not finite the product with 0 is NaN: two operations for the four of isfinite.
+    # Infinity * 0 and NaN * 0 are NaN: two operations instead of the four of isfinite.
     torch.ne((norm + loss) * 0, 0, out=found)
     if in_a_row is not None:
         in_a_row.add_(1).mul_(found > 0)

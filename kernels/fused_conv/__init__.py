@@ -124,7 +124,7 @@ def _run(x, weight, bias, geometry, norm, activation, slope, statistics, followi
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     if activation == "leaky_relu" and slope < 0:
-        raise ValueError(f"negative_slope must be at least 0 for the gradient to be told by the output: {slope}")
+        raise ValueError(f"negative_slope must be at least 0 for backward to work from the output, not {slope}")
     if any(v is not None and v.shape != (x.shape[1],) for v in (*norm[:4], norm.scale, norm.shift)):
         raise ValueError(f"the norm's vectors must be of shape ({x.shape[1]},)")
     return _fused_conv(
@@ -206,7 +206,7 @@ def _kernel(*args):
     known = None, None
     if convolution is conv_reference:
         y, mean, var = reference.fused_conv(x, weight, a.bias, *how, a.statistics, a.impl)
-    elif a.followed and hasattr(convolution, "joined_before_norm"):
+    elif a.followed and convolution.joined_before_norm is not None:
         y, parts = one_pass.conv_with_parts(convolution, x, weight, a.bias, *how)
         mean, var, *known = convolution.joined_before_norm(y, parts, a.following)
     else:

@@ -22,7 +22,7 @@ _LAYOUT = "only channels_last_3d, one group and no dilation have been measured o
 
 
 def conv_up_slower(x, weight, stride, padding, output_padding, dilation, groups) -> str | None:
-    """Of a transposed convolution; arguments as conv_up's, without the bias."""
+    """Why auto leaves this transposed convolution to stock PyTorch, or None; arguments as conv_up's, no bias."""
     if not _is_measured_kind(x, weight, dilation, groups):
         return _LAYOUT
     inputs, outputs, *kernel = weight.shape
@@ -31,7 +31,7 @@ def conv_up_slower(x, weight, stride, padding, output_padding, dilation, groups)
 
 
 def conv_down_slower(x, weight, stride, padding, dilation, groups) -> str | None:
-    """Of a convolution; arguments as conv_down's, without the bias."""
+    """Why auto leaves this convolution to stock PyTorch, or None; arguments as conv_down's, no bias."""
     if not _is_measured_kind(x, weight, dilation, groups):
         return _LAYOUT
     outputs, inputs, *kernel = weight.shape
@@ -43,7 +43,7 @@ def conv_down_slower(x, weight, stride, padding, dilation, groups) -> str | None
 
 
 def conv_weight_grad_slower(large, small, kernel_size, stride, padding, dilation, groups) -> str | None:
-    """Of a weight gradient; arguments as conv_weight_grad's."""
+    """Why auto leaves this weight gradient to stock PyTorch, or None; arguments as conv_weight_grad's."""
     if not _is_measured_kind(large, small, dilation, groups):
         return _LAYOUT
     positions = small.shape[0] * math.prod(small.shape[2:])
@@ -52,7 +52,7 @@ def conv_weight_grad_slower(large, small, kernel_size, stride, padding, dilation
 
 
 def norm_act_slower(x: torch.Tensor) -> str | None:
-    """Of a norm with its activation, forward and backward."""
+    """Why auto leaves this norm and activation, forward and backward, to stock PyTorch, or None."""
     if layout.format_of(x) is not torch.channels_last_3d:
         return _LAYOUT
     channels = x.shape[1]
@@ -60,7 +60,10 @@ def norm_act_slower(x: torch.Tensor) -> str | None:
 
 
 def conv_lstm_slower(x: torch.Tensor, weight_hh: torch.Tensor) -> str | None:
-    """Of a ConvLSTM over a sequence x (N, C, T, H, W), forward and backward; positions are those of one step."""
+    """Why auto leaves a ConvLSTM over x (N, C, T, H, W), forward and backward, to stock PyTorch, or None.
+
+    Positions are those of one step.
+    """
     hidden, kernel = weight_hh.shape[1], weight_hh.shape[2:]
     positions = x.shape[0] * math.prod(x.shape[3:])
     return _by_rule(x, _problem("conv_lstm", x, kernel, [1], x.shape[1], hidden, positions))
@@ -83,21 +86,23 @@ def _problem(operation, x, kernel, stride, inputs, outputs, positions) -> Proble
 
 def _by_rule(x: torch.Tensor, problem: Problem) -> str | None:
     impl, why = choose(capability(x.device), problem)
-    if impl == "triton" and not are_launches_captured() and _operations(problem) < _WORTH_A_LAUNCH:
-        return "launching Triton costs the host more than is gained, but for a CUDA graph"
     return None if impl == "triton" else why
 
 
-def _operations(problem: Problem) -> int:
-    return 2 * problem.taps * problem.inputs * problem.outputs * problem.positions
+def _convolution_by_rule(x: torch.Tensor, problem: Problem) -> str | None:
+    why = _by_rule(x, problem)
+    operations = 2 * problem.taps * problem.inputs * problem.outputs * problem.positions
+    if why is None and operations < _WORTH_A_LAUNCH and not are_launches_captured():
+        return "outside a CUDA graph a convolution this small takes less time than launching Triton does"
+    return why
 
 
 def _slower(x: torch.Tensor, problem: Problem, arguments: tuple) -> str | None:
     if is_measured(tuning.device_name(x.device), capability(x.device), problem):
-        return _by_rule(x, problem)
+        return _convolution_by_rule(x, problem)
     faster = tuning.faster(x.device, problem, _both_ways(problem.operation, arguments))
     if faster is None:
-        return _by_rule(x, problem)
+        return _convolution_by_rule(x, problem)
     return None if faster == "triton" else "stock PyTorch was faster in a trial on this GPU"
 
 

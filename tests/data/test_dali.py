@@ -313,7 +313,7 @@ def test_mjpeg_is_left_to_pyav_on_a_gpu(folders):
 
 @pytest.mark.gpu
 def test_pyav_takes_over_what_dali_refuses_on_a_gpu_after_all(folders, caplog, small_chunks):
-    """As if DALI were said to take MJPEG there: no clip is lost, and it is told once for each file."""
+    """MJPEG is handed to DALI's GPU decoder all the same: no clip is lost, and the log names each file once."""
     pyav.tell_once.cache_clear()
     clips = clips_of([*folders("gpu").glob("numbered*"), *folders("cpu").glob("numbered 1*")], frames=3, crop="center")
     got = numbers_of(take(DaliDecoder(clips, "gpu"), 9))

@@ -48,7 +48,7 @@ def chosen(entry):
 
 
 def milliseconds(entry):
-    """Of the chosen implementation, and of stock PyTorch in its better memory format."""
+    """The time of the chosen implementation, and that of stock PyTorch in its better memory format."""
     stock = min(entry["stock_ms"].values())
     return (entry["triton_ms"] if chosen(entry) == "triton" else stock), stock
 
