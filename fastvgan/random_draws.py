@@ -13,7 +13,7 @@ from fastvgan_kernels.philox import philox, philox_4x32
 
 _WORD, _MASK = 2**32, 2**32 - 1
 # Tensors of no dimension, which a device takes as arguments of a kernel: so nothing is copied there.
-_UNIT, _HALF_UNIT = torch.tensor([2.0**-32, 2.0**-33], dtype=torch.float64).unbind()
+_UNIT, _HALF_UNIT = torch.tensor([2.0**-32, 2.0**-33], dtype=torch.float64, device="cpu").unbind()
 
 
 class Purpose(IntEnum):
