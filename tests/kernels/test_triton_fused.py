@@ -87,7 +87,7 @@ def test_what_a_batch_norm_makes_of_the_statistics_is_torchs(tile, impl, geometr
     """Far from zero, where squares would cancel: scale and shift, both running statistics and the count."""
     tile(Config(16, 16, 64))
     x, weight, bias = torch.randn(3, 5, 4, 6, 4), torch.randn(5, 5, 4, 4, 4), torch.full((5,), 300.0)
-    mine = torch.nn.BatchNorm3d(5, affine=affine)
+    mine = torch.nn.BatchNorm3d(5, eps=5.0, affine=affine)  # an eps that shows beside variances of some 40
     if affine:
         torch.nn.init.normal_(mine.weight)
         torch.nn.init.normal_(mine.bias)

@@ -17,6 +17,7 @@ from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.graphs import StepRunner
 from fastvgan.training.step import AdversarialStep
 from fastvgan.training.step_tensors import tensors_of
+from fastvgan_kernels.measured.capture import are_launches_captured
 from fastvgan_kernels.philox import philox
 
 CPU = torch.device("cpu")
@@ -92,6 +93,17 @@ def test_clips_that_come_ahead_train_as_those_that_the_step_draws(parts):
         results.append(run(step, maker, "auto" if backend else "off", backend, 24, clips=clips if ahead else None))
     for other in results[1:]:
         assert [name for name in other if not torch.equal(results[0][name], other[name])] == []
+
+
+def test_kernels_are_chosen_for_a_capture_where_there_is_one(monkeypatch):
+    known = []
+    real = BatchMaker.make
+    monkeypatch.setattr(BatchMaker, "make", lambda *given: known.append(are_launches_captured()) or real(*given))
+    for backend in (None, Recorder()):
+        step, maker, _ = make(parts=())
+        run(step, maker, "auto" if backend else "off", backend, 13)
+        assert known and set(known) == {backend is not None} and not are_launches_captured()
+        known.clear()
 
 
 def test_once_captured_the_host_draws_nothing(monkeypatch):
