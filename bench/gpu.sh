@@ -11,6 +11,7 @@
 #
 # and, only where they are named:
 #
+#   breakdown   kernels of one captured step by time                        → breakdown.json
 #   build       the extension, against the torch that is here; nothing is downloaded
 #   thorough    the benchmarks by pytest with torch.compile, checked in float64, and a report: an hour
 #   memcheck    compute-sanitizer over the tests of the Triton kernels and, shrunk, the benchmarks; skipped without it
@@ -51,7 +52,7 @@ share_of() { # in hundredths of the budget when all parts run
         train) echo 20 ;;
         convs) echo 16 ;;
         layers | lstm) echo 7 ;;
-        tests | build) echo 12 ;;
+        tests | build | breakdown) echo 12 ;;
         thorough | memcheck | racecheck) echo 100 ;;
         *) echo 0 ;;
     esac
@@ -122,7 +123,7 @@ shrunk() { # TOOL SECONDS
 one() { # PART SECONDS
     case $1 in
         warm) run warm "$2" "$python" bench/gpu/warm.py --seconds $(($2 - 3)) ;;
-        command | train | convs | layers | lstm) measure "$1" "$2" ;;
+        command | train | convs | layers | lstm | breakdown) measure "$1" "$2" ;;
         build)
             FASTVGAN_REQUIRE_EXTENSION=1 run build "$2" "$python" -m pip install --no-deps --no-build-isolation -e .
             ;;

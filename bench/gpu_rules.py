@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONVS = ROOT / "bench" / "results" / "convs-h100.json"
 TILES = ROOT / "bench" / "results" / "triton-tiles-h100.json"
-MORE = sorted(CONVS.parent.glob("layers-h100.json")) + sorted(CONVS.parent.glob("lstm-h100.json"))
+MORE = [CONVS.with_name(name) for name in ("layers-h100.json", "lstm-h100.json")]
 OUT = ROOT / "kernels" / "measured" / "h100.py"
 OPERATIONS = ("conv_up", "conv_down", "conv_weight_grad", "norm_act", "conv_lstm")
 SIZES = ("taps", "stride", "inputs", "outputs", "positions")
@@ -45,8 +45,12 @@ def problem_of(entry: dict) -> tuple[str, tuple[int, ...]]:
 
 
 def ratio_of(entry: dict) -> float:
-    """Time of stock PyTorch in its better memory format by that of Triton."""
-    return min(entry["stock_ms"].values()) / entry["triton_ms"]
+    """Time of what auto takes instead of Triton by that of Triton.
+
+    Of a convolution that is stock PyTorch's operation, in its better memory format; of a norm with its activation and
+    of the ConvLSTM it is the reference in the network's own format.
+    """
+    return entry.get("reference_ms", min(entry["stock_ms"].values())) / entry["triton_ms"]
 
 
 def problems_of(convs: dict, more: Sequence[dict] = ()) -> dict[str, list[tuple]]:
@@ -92,7 +96,7 @@ def generated(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) ->
     origin["passes"] = len(convs["passes"])
     lines = ['"""Written by bench/gpu_rules.py from measurements in bench/results: change those, not this file."""', ""]
     lines += ["# fmt: off", "ORIGIN = {", *(f"    {name!r}: {value!r}," for name, value in origin.items()), "}"]
-    lines += ["# Operation → (taps, product of strides, inputs, outputs, positions, stock PyTorch's time by Triton's)."]
+    lines += ["# Operation → (taps, product of strides, inputs, outputs, positions, the reference's time by Triton's)."]
     lines += _table("PROBLEMS", problems_of(convs, more))
     lines += ["# (kernel, bytes of an element, flags) → (rows, columns, depth, tiles), (the fields of tuning.Config)."]
     lines += _table("TILES", tiles_of(tiles, convs["device"]))

@@ -124,10 +124,11 @@ def _choices(found: dict[str, Any]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return [
         "",
-        f"convolutions by auto on {found['shown_for']}",
+        f"convolutions, norms and ConvLSTMs by auto on {found['shown_for']}, in a CUDA graph",
         f"  measured on {origin['device']}, {versions}, commit {origin['commit']}, {origin['date']}:",
-        f"  {origin['passes']} passes in {origin['dtype']}, channels_last_3d. Other problems take Triton if",
-        f"  the nearest one won by {found['margin']:.0%}, else or where none is near stock PyTorch (reference).",
+        f"  {origin['passes']} passes in {origin['dtype']}, channels_last_3d. Other problems take Triton if the",
+        f"  nearest one won by {found['margin']:.0%}, and where none is near if they are small convolutions, norms or",
+        "  ConvLSTMs, else stock PyTorch (reference). Outside a CUDA graph small problems are stock PyTorch's too.",
         *("  " + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
     ]
 

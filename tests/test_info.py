@@ -47,7 +47,7 @@ def test_what_a_gpu_would_take_is_shown_with_where_it_was_measured():
     assert taken["conv_down", 128, 256, 4096] == taken["conv_up", 128, 3, 32768] == "triton"
     assert taken["conv_up", 256, 128, 4096] == taken["conv_weight_grad", 128, 256, 4096] == "reference"
     text = run(**hidden).stdout
-    assert "convolutions by auto on an H100" in text and gpu["measured_on"]["commit"] in text
+    assert "ConvLSTMs by auto on an H100" in text and gpu["measured_on"]["commit"] in text
     assert "Triton ran at 1.44x stock PyTorch" in text
 
 

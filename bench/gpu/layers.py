@@ -51,10 +51,13 @@ def measure_norm(channels: int, positions: int) -> dict:
     with implementation(OURS):
         error = check(forward_backward(module, x, dy)(), theirs(), exact)
     stock_ms, triton_ms, auto_ms = _timed(stock, module, x, dy, "fp32")
+    with implementation("reference"):
+        reference_ms = milliseconds(forward_backward(module, x, dy, "fp32"))
     found = {"operation": "norm_act", "taps": 1, "stride": 1, "inputs": x.shape[1], "outputs": x.shape[1]}
     found |= {"positions": x.numel() // x.shape[1], "stock_ms": stock_ms, "triton_ms": triton_ms}
     moved = 8 * x.numel() * x.element_size()  # see TRANSFERS in test_norm_act.py
-    found |= {"auto_ms": auto_ms, "triton_ratio": _ratio(stock_ms, triton_ms), "off": error}
+    found |= {"reference_ms": reference_ms, "auto_ms": auto_ms}
+    found |= {"triton_ratio": _ratio(stock_ms, triton_ms), "off": error}
     return {**found, "gb_per_s": round(moved / triton_ms / 1e6, 1)}
 
 

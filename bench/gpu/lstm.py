@@ -35,14 +35,14 @@ def measure(channels: int, size: int, batch: int) -> dict:
         exact = strict(forward_backward(plain, x.float(), dy.float()))
         error = check(joined(forward_backward(module, x, dy, DTYPE)()), theirs(), exact)
     times = []
-    for name in (OURS, "auto"):
+    for name in (OURS, "auto", "reference"):
         with implementation(name):
             times.append(milliseconds(forward_backward(module, x, dy, DTYPE)))
-    triton_ms, auto_ms = times
+    triton_ms, auto_ms, reference_ms = times
     stock_ms = stock_milliseconds(plain, x, dy, DTYPE)
     found = {"operation": "conv_lstm", "taps": KERNEL**2, "stride": 1, "inputs": x.shape[1], "outputs": x.shape[1]}
     found |= {"positions": x.shape[0] * x.shape[3] * x.shape[4], "steps": x.shape[2]}
-    found |= {"stock_ms": stock_ms, "triton_ms": triton_ms, "auto_ms": auto_ms}
+    found |= {"stock_ms": stock_ms, "triton_ms": triton_ms, "reference_ms": reference_ms, "auto_ms": auto_ms}
     return {**found, "triton_ratio": round(min(stock_ms.values()) / triton_ms, 3), "off": error}
 
 

@@ -55,6 +55,16 @@ def use_precision(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
+def time_algorithms(device: torch.device) -> None:
+    """Have cuDNN time its algorithms for each shape of convolution, once, and take the fastest, if `device` is a GPU.
+
+    A run has few shapes and computes each in every step. What cuDNN takes without timing made a captured step of the
+    preset `reference` about twice as slow on an H100, where auto leaves part of the convolutions to cuDNN.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
 def pick_implementations() -> dict[str, Any]:
     """What `fastvgan_kernels.implementations` says.
 

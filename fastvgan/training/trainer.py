@@ -20,7 +20,7 @@ from fastvgan.training.batches import BatchMaker, step_seed
 from fastvgan.training.checkpoint import Record
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.config import RunConfig, differences
-from fastvgan.training.device import pick_device, pick_implementations, pick_precision, use_precision
+from fastvgan.training.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
 from fastvgan.training.feed import feed
 from fastvgan.training.graphs import StepRunner
 from fastvgan.training.meter import Meter
@@ -59,6 +59,7 @@ class Trainer:
         self.precision = pick_precision(config.training.precision, self.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        time_algorithms(self.device)
         self.source: Source = open_source(config.data, config.model, self.device)
         self.config = config.model_copy(update={"model": with_data(config.model, self.source)})
         if start.saved is not None and (found := differences(start.saved, self.config)):

@@ -10,7 +10,7 @@ ORIGIN = {
     'dtype': 'bfloat16',
     'passes': 60,
 }
-# Operation → (taps, product of strides, inputs, outputs, positions, stock PyTorch's time by Triton's).
+# Operation → (taps, product of strides, inputs, outputs, positions, the reference's time by Triton's).
 PROBLEMS = {
     'conv_up': (
         (27, 1, 64, 64, 32768, 1.061),
@@ -65,6 +65,22 @@ PROBLEMS = {
         (64, 8, 256, 512, 1024, 0.585),
         (64, 8, 256, 512, 4096, 0.716),
         (64, 8, 256, 512, 8192, 0.592),
+    ),
+    'norm_act': (
+        (1, 1, 64, 64, 1048576, 3.51),
+        (1, 1, 128, 128, 32768, 3.599),
+        (1, 1, 128, 128, 262144, 4.544),
+        (1, 1, 256, 256, 4096, 2.662),
+        (1, 1, 256, 256, 32768, 3.596),
+        (1, 1, 512, 512, 2048, 2.555),
+        (1, 1, 512, 512, 16384, 3.165),
+    ),
+    'conv_lstm': (
+        (9, 1, 64, 64, 16384, 3.097),
+        (9, 1, 128, 128, 4096, 2.071),
+        (9, 1, 128, 128, 8192, 2.624),
+        (9, 1, 128, 128, 16384, 2.458),
+        (9, 1, 256, 256, 1024, 1.626),
     ),
 }
 # (kernel, bytes of an element, flags) → (rows, columns, depth, tiles), (the fields of tuning.Config).

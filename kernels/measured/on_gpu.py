@@ -13,11 +13,12 @@ import torch
 
 from .. import layout, tuning
 from .capture import are_launches_captured
-from .rules import Problem, choose, is_measured
+from .rules import Problem, choose, is_measured, operations_of
 
 # Multiplications and additions of a convolution that keeps an H100 busy for as long as the host takes to launch one by
 # Triton, about 0.1 ms. On one, a step of `reference` by eager operations of ours took 27 ms, of stock PyTorch's 6.
 _WORTH_A_LAUNCH = 2e10
+_NORM_WORTH_A_LAUNCH = 2**24  # elements; forward and backward move 16 bytes for each, in about 0.1 ms
 _LAYOUT = "only channels_last_3d, one group and no dilation have been measured on a GPU"
 
 
@@ -55,6 +56,8 @@ def norm_act_slower(x: torch.Tensor) -> str | None:
     """Why auto leaves this norm and activation, forward and backward, to stock PyTorch, or None."""
     if layout.format_of(x) is not torch.channels_last_3d:
         return _LAYOUT
+    if x.numel() < _NORM_WORTH_A_LAUNCH and not are_launches_captured():
+        return "outside a CUDA graph a norm this small takes less time than launching Triton does"
     channels = x.shape[1]
     return _by_rule(x, _problem("norm_act", x, [1], [1], channels, channels, x.numel() // max(channels, 1)))
 
@@ -91,8 +94,7 @@ def _by_rule(x: torch.Tensor, problem: Problem) -> str | None:
 
 def _convolution_by_rule(x: torch.Tensor, problem: Problem) -> str | None:
     why = _by_rule(x, problem)
-    operations = 2 * problem.taps * problem.inputs * problem.outputs * problem.positions
-    if why is None and operations < _WORTH_A_LAUNCH and not are_launches_captured():
+    if why is None and operations_of(problem) < _WORTH_A_LAUNCH and not are_launches_captured():
         return "outside a CUDA graph a convolution this small takes less time than launching Triton does"
     return why
 

@@ -1,7 +1,11 @@
 """Triton or stock PyTorch on a GPU: decided by the nearest problem that was measured, stock where none is near.
 
 A problem that was measured takes what was faster. One that lies within the bounds below of a measured one takes Triton
-if that was faster there by MARGIN, since a ratio moves with the sizes. Anything else is left to stock PyTorch.
+if that was faster there by MARGIN, since a ratio moves with the sizes. Beyond them Triton is taken for an operation
+that it was faster for by MARGIN in every problem (norms, the ConvLSTM), and for convolutions up to SMALL: a whole step
+of the preset `digits`, all of whose convolutions are that small, took 5.15 ms by Triton and 5.68 with the same norms
+and ConvLSTM but stock PyTorch's convolutions, which launch more kernels to pad and to convert
+(bench/results/breakdown-h100.json). Anything else is left to stock PyTorch.
 """
 
 import math
@@ -12,16 +16,19 @@ from . import h100
 
 MARGIN = 0.05  # by how much Triton must have been faster on the nearest problem
 CHANNELS_APART = 1.0  # octaves between channel counts, of a kernel's taps and of the product of the strides
+SMALL = 3e9  # multiplications and additions of a convolution
 POSITIONS_APART = 2.0  # octaves between batch times positions
 TILES_APART = 1.0  # octaves between each size of two problems of which one lends the other its tiles
 
+_CONVOLUTIONS = ("conv_up", "conv_down", "conv_weight_grad")
 _MEASURED = (h100,)
 
 
 class Problem(NamedTuple):
     """A convolution in channels_last_3d, as it was measured or is to be computed.
 
-    operation: "conv_up", "conv_down" or "conv_weight_grad". dtype: "bfloat16" or "float16", which run at one rate.
+    operation: "conv_up", "conv_down" or "conv_weight_grad"; of "norm_act" and "conv_lstm", forward and backward
+    together, the sizes mean what on_gpu.py says. dtype: "bfloat16" or "float16", which run at one rate.
     taps: of the kernel. stride: the product over the dimensions. inputs, outputs: channels read and written; of a
     weight gradient those of the large and of the small side. positions: batch times the small side's positions.
     """
@@ -68,11 +75,31 @@ def choose(capability: tuple[int, int], problem: Problem) -> Choice:
         return Choice("reference", f"{problem.dtype} has not been measured on a GPU")
     name, found = device.ORIGIN["device"], _nearest_problem(device.PROBLEMS, problem)
     if found is None:
-        return Choice("reference", f"nothing near this problem has been measured on {name}")
+        return _beyond_measured(device, problem)
     apart, ratio, sizes = found
-    where = f"{ratio:.2f}x stock PyTorch on {name}" + ("" if apart == 0 else f" for {_in_words(sizes)}, the nearest")
+    where = f"{ratio:.2f}x {_other(problem)} on {name}"
+    where += "" if apart == 0 else f" for {_in_words(sizes)}, the nearest"
     faster = ratio > 1 if apart == 0 else ratio >= 1 + MARGIN
     return Choice("triton" if faster else "reference", f"Triton ran at {where}")
+
+
+def operations_of(problem: Problem) -> int:
+    """Multiplications and additions of a convolution."""
+    return 2 * problem.taps * problem.inputs * problem.outputs * problem.positions
+
+
+def _other(problem: Problem) -> str:
+    """What auto takes in Triton's place: a convolution's reference is stock PyTorch's operation."""
+    return "stock PyTorch" if problem.operation in _CONVOLUTIONS else "the reference"
+
+
+def _beyond_measured(device, problem: Problem) -> Choice:
+    name, ratios = device.ORIGIN["device"], [row[-1] for row in device.PROBLEMS.get(problem.operation, ())]
+    if ratios and min(ratios) >= 1 + MARGIN:
+        return Choice("triton", f"Triton ran at {min(ratios):.2f}x {_other(problem)} or more in all measured on {name}")
+    if problem.operation in _CONVOLUTIONS and operations_of(problem) <= SMALL:
+        return Choice("triton", f"whole steps of convolutions this small ran faster by Triton on {name}")
+    return Choice("reference", f"nothing near this problem has been measured on {name}")
 
 
 def is_measured(device_name: str, capability: tuple[int, int], problem: Problem) -> bool:

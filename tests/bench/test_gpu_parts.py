@@ -42,6 +42,7 @@ def part(name, out, *options, **environment):
         ("lstm", "128 channels at 8", "problems", {"operation", "positions", "triton_ms", "stock_ms"}),
         ("train", "reference auto", "steps", {"mode", "step_ms", "videos_per_s"}),
         ("train", "clips-64 stock bf16 eager", "steps", {"mode", "step_ms", "videos_per_s"}),
+        ("breakdown", "reference auto", "steps", {"step_ms", "host_ms", "kernels_ms", "launches", "kernels"}),
         ("command", "digits-conv3d", "commands", {"videos_per_s", "data_wait", "start_s"}),
         ("command", "shards", "commands", {"videos_per_s", "data_wait", "start_s"}),
     ],
@@ -113,4 +114,4 @@ def test_the_script_runs_a_part(tmp_path):
     text = run("bash", "bench/gpu.sh", "lstm", OUT=str(tmp_path), PYTHON=sys.executable, BUDGET="350")
     assert "lstm: passed" in text
     assert {path.name for path in tmp_path.iterdir()} == {"lstm.json", "log.txt"}
-    assert "convolutions by auto on an H100" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "ConvLSTMs by auto on an H100" in (tmp_path / "log.txt").read_text(encoding="utf-8")

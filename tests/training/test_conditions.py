@@ -11,7 +11,7 @@ from fastvgan.models.noise import NoiseDriven
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.training.batches import BatchMaker, with_wrong_images
 from fastvgan.training.conditions import Conditions, swapped, told, with_data
-from fastvgan.training.device import pick_device, pick_precision, use_precision
+from fastvgan.training.device import pick_device, pick_precision, time_algorithms, use_precision
 
 CPU = torch.device("cpu")
 
@@ -142,6 +142,14 @@ def precisions():
     yield
     for place, value in zip(places, before, strict=True):
         place.fp32_precision = value
+
+
+def test_cudnn_times_its_algorithms_on_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    time_algorithms(torch.device("cpu"))
+    assert not torch.backends.cudnn.benchmark
+    time_algorithms(torch.device("cuda", 0))
+    assert torch.backends.cudnn.benchmark
 
 
 def test_device_and_precision(monkeypatch, precisions):
