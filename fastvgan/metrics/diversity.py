@@ -27,6 +27,17 @@ def pairs_of(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return order[:-1][same], order[1:][same]
 
 
+def share_that_differ(labels: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
+    """The share of pairs first[i], second[i] whose labels differ: the Gini-Simpson index where pairs are random.
+
+    Args:
+        labels: int64 (N,). first, second: int64 (P,), indices into it, P of 1 or more.
+
+    Source: Simpson, "Measurement of Diversity", 1949.
+    """
+    return (labels[first] != labels[second]).double().mean().item()
+
+
 def first_middle_last(video: torch.Tensor) -> torch.Tensor:
     """The first, the middle and the last frame of clips (N, T, ...), as clips (N, 3, ...)."""
     frames = video.shape[1]

@@ -17,6 +17,8 @@ Scores, where they apply:
     frame_similarity                how alike first, middle and last frame are (other data), -1 to 1
     diversity                       how much clips of one condition differ, for real ones; 1 is as much; not given a
                                     first frame, which no two real clips share
+    varied_digit, varied_colour,    share of pairs of one condition that differ in a word that the condition does not
+    varied_motion                   say, for real ones; 1 is as many (digits only)
     copies                          share of clips that are copies of training clips
     frechet, kernel                 distances from real clips
 """
@@ -30,7 +32,7 @@ from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Source
 from fastvgan.metrics import readers
 from fastvgan.metrics.caption_match import CHANCE, match, shuffled_match
-from fastvgan.metrics.diversity import mean_difference, pairs_of
+from fastvgan.metrics.diversity import mean_difference, pairs_of, share_that_differ
 from fastvgan.metrics.frechet import FrechetDistance
 from fastvgan.metrics.intervals import Interval
 from fastvgan.metrics.kernel import KernelDistance
@@ -45,6 +47,7 @@ Cell = float | Interval | None
 
 _CHUNK = 64  # clips generated at once
 _ALIKE = 0.2  # below this diversity clips of a condition are all alike
+_ONE_WORD = 0.5  # below this share of real clips' variety of a word, it nearly always comes out the same
 _MARGIN = 0.05  # a match of no more than this above chance is none
 
 
@@ -135,6 +138,7 @@ class Evaluator:
         if self._real_difference is not None:
             scores["diversity"] = difference / max(self._real_difference, 1e-9)
             rows.append(Row("diversity (that difference / real clips')", scores["diversity"], 1.0))
+        self._add_what_is_open(observation, scores, rows)
         near, real_near = self._reader.nearest(observation, thorough), self._nearest_of_real(thorough)
         scores["copies"] = share_of_copies(near, real_near)
         searched = f"nearest of {self._reader.searched(thorough):,} training clips"
@@ -167,6 +171,24 @@ class Evaluator:
             scores["first_frame_psnr"] = psnr = peak_signal_to_noise(observation.video[:, 0], self.prompts.images)
             rows.append(Row("first frame against the one given", psnr, unit="dB"))
         return scores, rows
+
+    def _add_what_is_open(self, observation: "readers.Observation", scores: dict[str, float], rows: list[Row]) -> None:
+        """How much the words vary that a condition does not say, as in real clips under it.
+
+        Clips at different places differ in their pixels, and may yet all be red.
+        """
+        pairs = pairs_of(self.prompts.group)
+        if self.prompts.real_group is None:  # of a first frame there is one real clip: any two are under their own
+            order = torch.randperm(len(self.prompts.real), generator=torch.Generator().manual_seed(self.seed))
+            real_pairs = order[:-1], order[1:]
+        else:
+            real_pairs = pairs_of(self.prompts.real_group)
+        for name, shown in observation.words.items():
+            if name in self.prompts.words:
+                continue
+            found, real = share_that_differ(shown, *pairs), share_that_differ(self._real.words[name], *real_pairs)
+            scores[f"varied_{name}"] = found / max(real, 1e-9)
+            rows.append(Row(f"pairs of one condition that differ in {name}", found, real, unit="%"))
 
     def _nearest_of_real(self, thorough: bool) -> torch.Tensor:
         if thorough not in self._real_near:
@@ -202,7 +224,7 @@ class Evaluator:
 
 
 def warnings(scores: Mapping[str, float]) -> list[str]:
-    """One sentence for each part of the condition that is ignored, and one if clips of a condition are all alike."""
+    """One sentence for each part of the condition that is ignored, and for each way in which its clips are alike."""
     found = [
         f"the {name} in the condition is ignored: {scores[name]:.0%} of clips show it, {chance:.0%} would by chance"
         for name, chance in CHANCE.items()
@@ -212,6 +234,12 @@ def warnings(scores: Mapping[str, float]) -> list[str]:
         found.append(
             f"clips of one condition are all alike: they differ {scores['diversity']:.2f} times as much as real ones"
         )
+    found += [
+        f"clips of one condition are nearly all of one {name}: pairs differ in it {scores[key]:.2f} times as often as "
+        "real ones"
+        for name in CHANCE
+        if scores.get(key := f"varied_{name}", 1.0) < _ONE_WORD
+    ]
     return found
 
 

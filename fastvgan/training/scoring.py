@@ -24,7 +24,7 @@ _OTHER = 2**20  # added to the run's seed, so that `evaluate` draws other clips 
 _JOINT = 1000  # one clip of 240 that does not fit its caption weighs as much as 4 of the Fréchet distance
 _MAIN = (
     *("joint", "digit", "colour", "motion", "held_out_joint", "same_digit", "first_frame_psnr", "diversity"),
-    *("frechet", "coarse_frechet"),
+    *("varied_digit", "varied_colour", "varied_motion", "frechet", "coarse_frechet"),
 )
 
 

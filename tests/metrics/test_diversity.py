@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastvgan.metrics.diversity import first_middle_last, frame_similarity, mean_difference, pairs_of
+from fastvgan.metrics.diversity import first_middle_last, frame_similarity, mean_difference, pairs_of, share_that_differ
 
 
 def test_difference_is_the_mean_over_pairs_and_pixels():
@@ -23,6 +23,14 @@ def test_pairs_are_of_one_group_and_leave_nobody_out():
     groups = torch.tensor([3, 1, 3, 3, 1, 7])
     pairs = set(zip(*(part.tolist() for part in pairs_of(groups)), strict=True))
     assert pairs == {(1, 4), (0, 2), (2, 3)}
+
+
+def test_share_that_differ_is_simpsons_index_over_all_pairs():
+    labels = torch.randint(4, (50,))
+    shares = torch.bincount(labels, minlength=4).double() / 50
+    everyone = torch.cartesian_prod(torch.arange(50), torch.arange(50)).unbind(1)
+    assert share_that_differ(labels, *everyone) == pytest.approx(1 - shares.square().sum().item())
+    assert share_that_differ(labels, torch.tensor([7]), torch.tensor([7])) == 0
 
 
 def test_frames_of_clips_of_any_length():

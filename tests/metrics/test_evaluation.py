@@ -165,6 +165,36 @@ def test_classes_are_asked_for_equally_often():
     scores = evaluator.quick(lambda z, c: evaluator.prompts.real[z[:, 0]], lambda n, g: torch.arange(n)[:, None])
     assert scores["digit"] == scores["joint"] >= 0.95
     assert "colour" not in scores and "motion" not in scores and "held_out_joint" not in scores
+    assert scores["varied_colour"] == scores["varied_motion"] == 1 and "varied_digit" not in scores
+    assert warnings(scores) == []
+
+
+def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
+    """Their clips differ as real ones do, for they lie at other places, and the right digit is in each."""
+    source, reference = DigitsSource(), DigitsSource(split="test")
+    evaluator = Evaluator(digits_model(source, condition=("class",)), source, reference, 200)
+    place = {text: i for i, text in enumerate(reference.captions)}
+
+    def coloured(z, condition):
+        rng = np.random.default_rng(z[0, 0].item())
+        motions = [list(MOTIONS)[i] for i in rng.integers(len(MOTIONS), size=len(z))]
+        texts = [
+            caption(digit, list(COLOURS)[digit % len(COLOURS)], motion, with_colour=True)
+            for digit, motion in zip(condition.label.tolist(), motions, strict=True)
+        ]
+        return reference.render(
+            torch.tensor([place[text] for text in texts]), torch.from_numpy(rng.random((len(z), 4)))
+        )
+
+    evaluation = evaluator.full(coloured, noise)
+    assert evaluation.scores["joint"] >= 0.95 and evaluation.scores["diversity"] > 0.75
+    assert evaluation.scores["varied_motion"] == pytest.approx(1, abs=0.15)
+    colour = row(evaluation, "pairs of one condition that differ in colour")
+    assert colour.generated == evaluation.scores["varied_colour"] == 0
+    assert colour.real == pytest.approx(5 / 6, abs=0.1)
+    assert evaluation.warnings == [
+        "clips of one condition are nearly all of one colour: pairs differ in it 0.00 times as often as real ones"
+    ]
 
 
 def test_first_frames_are_compared_with_those_given():
@@ -180,7 +210,9 @@ def test_first_frames_are_compared_with_those_given():
     scores = evaluation.scores
     assert scores["first_frame_psnr"] == pytest.approx(10 * np.log10(255**2 * 12))
     assert scores["digit"] >= 0.9 and scores["colour"] == 1 and "motion" not in scores
-    assert evaluation.warnings == []
+    assert scores["varied_motion"] == 0 and len(evaluation.warnings) == 1
+    assert row(evaluation, "pairs of one condition that differ in motion").real == pytest.approx(0.75, abs=0.15)
+    assert "nearly all of one motion" in evaluation.warnings[0]
     assert "diversity" not in scores and row(evaluation, "difference within a condition").generated == 0
     assert "first frame against the one given" in text_table(evaluation.rows)
     clips = iter(evaluator.prompts.real[order].split(64))
@@ -193,7 +225,9 @@ def test_a_model_without_a_condition_is_measured_by_what_is_left():
     evaluator = Evaluator(digits_model(source, condition=(), channels=1), source, reference, 64)
     assert evaluator.prompts.condition is None
     evaluation = evaluator.full(lambda z, c: evaluator.prompts.real[z[:, 0]], lambda n, g: torch.arange(n)[:, None])
-    assert set(evaluation.scores) == {"diversity", "copies", "same_digit", "frechet", "kernel"}
+    varied = {"varied_digit", "varied_motion"}
+    assert set(evaluation.scores) == {"diversity", "copies", "same_digit", "frechet", "kernel", *varied}
+    assert {evaluation.scores[name] for name in varied} == {1}
     assert evaluation.scores["frechet"] == pytest.approx(0, abs=1e-3)
 
 
