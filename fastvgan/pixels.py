@@ -5,7 +5,7 @@ import torch
 
 def to_float(video: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 (N, T, H, W, C) to float (N, C, T, H, W) in [-1, 1] on the device, in channels_last_3d without a copy."""
-    return video.to(device, non_blocking=True).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
+    return video.to(device, non_blocking=True).permute(0, 4, 1, 2, 3).div(127.5).sub_(1)
 
 
 def to_uint8(video: torch.Tensor) -> torch.Tensor:

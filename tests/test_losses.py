@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastvgan.losses import OBJECTIVES, contrast, discriminator_loss, diversity
+from fastvgan.losses import OBJECTIVES, contrast, discriminator_loss, diversity, feature_diversity, mean_differences
 
 
 @pytest.fixture
@@ -48,6 +48,32 @@ def test_huge_half_precision_logits_stay_finite(name):
         assert value.dtype == torch.float32 and torch.isfinite(value / 2)
 
 
+def test_real_clips_of_one_condition_differ_by_the_mean_over_their_pairs():
+    seen, kinds = torch.randn(6, 7), torch.tensor([0, 1, 0, 2, 1, 0])
+    pairs = [(0, 2), (0, 5), (2, 5), (1, 4)]
+    wanted = sum((seen[i] - seen[j]).abs() for i, j in pairs) / 4
+    torch.testing.assert_close(mean_differences(seen, kinds[:, None] == kinds), wanted)
+    assert mean_differences(seen, torch.eye(6, dtype=torch.bool)).tolist() == [0] * 7
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+def test_feature_diversity_is_the_share_of_the_target_that_features_reach(n):
+    seen = [torch.randn(n, 7).double().requires_grad_(), torch.randn(n, 3).double().requires_grad_()]
+    targets = [torch.rand(7).double(), torch.rand(3).double()]
+    targets[0][2] = 0
+    total = 0.0
+    for one, target in zip(seen, targets, strict=True):
+        for f in range(len(target)):
+            apart = [(one[2 * i, f] - one[2 * i + 1, f]).abs().item() for i in range(n // 2)]
+            if apart and target[f] > 0:
+                total += min(1, sum(apart) / len(apart) / target[f].item()) / len(target)
+    found = feature_diversity(seen, targets)
+    assert found.item() == pytest.approx(total, rel=1e-6) and found.dtype == torch.float32
+    found.backward()
+    assert seen[0].grad[:, 2].abs().max() == 0 and seen[0].grad.isfinite().all()
+    assert feature_diversity(seen, [torch.zeros_like(target) for target in targets]) == 0
+
+
 @pytest.mark.parametrize("n", [2, 5, 6])
 def test_diversity_is_the_mean_ratio_of_paired_distances(n):
     draw = torch.Generator().manual_seed(0)
@@ -60,6 +86,7 @@ def test_diversity_is_the_mean_ratio_of_paired_distances(n):
     torch.testing.assert_close(diversity(clips, noise, 1e9), torch.stack(ratios).mean())
     assert diversity(clips, noise, 0.01) == pytest.approx(0.01)
     assert diversity(clips[:1].repeat(n, 1, 1, 1, 1), noise, 1.0) == 0
+    assert diversity(clips[:1], noise[:1], 1.0) == 0  # no pair
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 1)])

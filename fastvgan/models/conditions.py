@@ -25,6 +25,11 @@ class Condition(NamedTuple):
         """These rows of each part."""
         return Condition(*(None if part is None else part[rows] for part in self))
 
+    def alike(self) -> torch.Tensor:
+        """Which clips have the very same condition, bool (N, N), of one condition per clip."""
+        parts = [part.flatten(1) if part.dim() > 1 else part[:, None] for part in self if part is not None]
+        return torch.stack([(part[:, None] == part).all(2) for part in parts]).all(0)
+
 
 class TextEncoder(nn.Module):
     """A sentence to a vector: word embeddings, kept in their order, then two linear layers.

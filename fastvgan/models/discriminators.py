@@ -49,6 +49,11 @@ class Discriminators(nn.Module):
         heads += [other.head for other in self.others.values()]
         return [head.score(part, c) for head, part in zip(heads, projected, strict=True)]
 
+    def widths(self) -> list[int]:
+        """How many features each discriminator makes its logits of, in the order of `features`."""
+        heads = [self.head] if "clip" in self.names else []
+        return [head.real.in_channels for head in (*heads, *(other.head for other in self.others.values()))]
+
     def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         """One logit per clip, (N,): the mean over the discriminators, of each over its frames."""
         return per_clip(self.score(self.features(x, c), c)) / len(self.names)

@@ -13,11 +13,20 @@ class Projected(NamedTuple):
     """What a head keeps of a clip, from which logits under any number of conditions follow.
 
     real: (N, P), how real the clip is at each of P places in time. fit: (N, P, E), or None where the model has no
-    condition.
+    condition. features: (N, F, T, H, W), what both were made of.
     """
 
     real: torch.Tensor
     fit: torch.Tensor | None
+    features: torch.Tensor
+
+    def seen(self) -> torch.Tensor:
+        """What the clip shows, wherever it shows it: each feature's largest value, the mean over time.
+
+        (N, F), float32 or better.
+        """
+        precise = torch.promote_types(self.features.dtype, torch.float32)
+        return self.features.amax((3, 4)).to(precise).mean(2)
 
 
 class ScoreHead(nn.Module):
@@ -45,13 +54,13 @@ class ScoreHead(nn.Module):
         """h (N, F, T, H, W) to what `score` takes, of P = T - t + 1 places in time."""
         real = self.real(h).flatten(1)  # (N, P)
         if self.condition is None:
-            return Projected(real, None)
+            return Projected(real, None, h)
         seen = h.amax((3, 4), keepdim=True) if self.anywhere else h
-        return Projected(real, self.fit(seen).flatten(2).transpose(1, 2))  # (N, P), (N, P, E)
+        return Projected(real, self.fit(seen).flatten(2).transpose(1, 2), h)  # (N, P), (N, P, E), (N, F, T, H, W)
 
     def score(self, projected: Projected, c: Condition | None = None) -> torch.Tensor:
         """Logits (N, P), or (N, P, K) for K conditions per clip: float32 or better, without conditions as computed."""
-        real, fit = projected
+        real, fit = projected[:2]
         if fit is None:
             return real
         # Under autocast a product of the two would have two or three digits, of which several logits differ in one.

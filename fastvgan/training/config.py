@@ -69,10 +69,14 @@ class TrainingConfig(Settings):
     """Weight of the term that makes clips of one condition differ, and with --warp their pictures too (0: none; only
     where there is a condition)."""
     diversity_rise: float = Field(0.0, ge=0, le=1)
-    """Over this first share of the steps that weight rises linearly from zero."""
+    """Over this first share of the steps that weight, and --feature-diversity's, rise linearly from zero."""
     diversity_target: float = Field(0.1, gt=0)
     """Mean difference of pixels, which count from -1 to 1, for that of the noise, that is different enough; for the
     pictures of --warp half of that."""
+    feature_diversity: float = Field(0.0, ge=0)
+    """Weight of the term that makes clips of one condition differ in what D sees of them, wherever it is, as much as
+    real clips of a batch do that share a condition (0: none; only where there is a condition). Pixels differ where a
+    thing lies elsewhere; this keeps what a condition leaves open, such as a colour, from coming out the same."""
     first_frame: float = Field(0.0, ge=0)
     """Weight of the mean squared difference of a clip's first frame from the one given (only where one is; 0: none)."""
     redraw: float = Field(0.0, ge=0)
@@ -203,7 +207,13 @@ PRESETS: dict[str, RunConfig] = {
         training={"steps": 1000, "diversity": 5.0, "first_frame": 20.0},
         data=DataConfig(),
     ),
-    "digits-class": _changed(_RECURRENT_DIGITS, model={"condition": ("class",)}, data=DataConfig()),
+    # A class leaves colour and motion open. Without a term of their own each digit comes out in one of each.
+    "digits-class": _changed(
+        _RECURRENT_DIGITS,
+        model={"condition": ("class",)},
+        training={"feature_diversity": 10.0, "diversity_rise": 0.0},
+        data=DataConfig(),
+    ),
     "digits-64": _changed(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
     # Twice the usual learning rates, settling at the end, and an average of a shorter memory.
     "clips": RunConfig(

@@ -77,6 +77,18 @@ class Parallel:
             dist.all_reduce(values)
         return values
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of all processes' tensors."""
+        return values if self.world_size == 1 else self.sum(values.clone()) / self.world_size
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows (N, ...) of all processes, one after the other; all have as many."""
+        if self.world_size == 1:
+            return rows
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
     def copy_first(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give all processes the first one's tensors, in place."""
         for tensor in tensors if self.world_size > 1 else ():

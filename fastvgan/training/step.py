@@ -11,10 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastvgan.losses import OBJECTIVES, contrast, diversity, gradient_penalty, loss_on_fake, loss_on_real
+from fastvgan.losses import (
+    OBJECTIVES,
+    contrast,
+    diversity,
+    feature_diversity,
+    gradient_penalty,
+    loss_on_fake,
+    loss_on_real,
+    mean_differences,
+)
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import per_clip
+from fastvgan.models.head import Projected
 from fastvgan.models.warp import Drawn
 from fastvgan.training.batches import Inputs
 from fastvgan.training.config import TrainingConfig
@@ -100,6 +110,9 @@ class AdversarialStep:
         self.decay, self._forgets = config.ema, DeviceScalar(0, device)
         self._diversity_share = DeviceScalar(1, device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
+        self.feature_diversity = config.feature_diversity
+        # How much real clips of one condition differ in each feature of a discriminator: D's update tells G's.
+        self._real_differences = [torch.zeros(width, device=device) for width in self.discriminator.widths()]
         self.contrast, self.first_frame, self.redraw = config.contrast, config.first_frame, config.redraw
         self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
         # Without its cache a cast made in one CUDA graph is never used in another.
@@ -154,14 +167,19 @@ class AdversarialStep:
     def update_discriminator(self, inputs: Inputs, held: Held, regularise: bool = False) -> None:
         """Train D to tell real clips from generated ones, and from real ones under a wrong condition."""
         self.d_update.clear()
-        scalars = []
+        scalars, differences = [], []
         with self._reading_copies():
             for last, part in self._parts(inputs):
                 drawn = held.drawn
                 if drawn is None:
                     with torch.no_grad():
                         drawn = self._generate(part)
-                scalars.append(self._judge(part, drawn.clips.detach(), regularise, last))
+                found, apart = self._judge(part, drawn.clips.detach(), regularise, last)
+                scalars.append(found)
+                differences += apart
+        for here, *parts in zip(self._real_differences, *differences, strict=True):
+            if parts:
+                here.copy_(torch.stack(parts).mean(0))
         mean = _means(scalars)
         torch.stack([*mean, self.d_update.apply(mean[0])], out=self._of_d)
         refresh(*self._copies[1:])
@@ -234,16 +252,26 @@ class AdversarialStep:
             return self._g(_draw, inputs.z, self._told(inputs.c))
 
     def _told(self, c: Condition | None) -> Condition | None:
-        return _in_pairs(c) if self.diversity and c is not None else c
+        return _in_pairs(c) if (self.diversity or self.feature_diversity) and c is not None else c
 
-    def _judge(self, part: Inputs, fake: torch.Tensor, regularise: bool, last: bool) -> tuple[torch.Tensor, ...]:
-        """D's gradients on one part; its scalars in the order of _OF_D."""
+    def _judge(
+        self, part: Inputs, fake: torch.Tensor, regularise: bool, last: bool
+    ) -> tuple[tuple[torch.Tensor, ...], list[list[torch.Tensor]]]:
+        """D's gradients on one part; its scalars in the order of _OF_D, and how much real clips differ, if wanted.
+
+        The latter is a list of none or one, that of `mean_differences` for each discriminator.
+        """
         real = part.real.detach().requires_grad_() if regularise else part.real
         # One backward pass each for real and generated clips: what the first one needs is free before the second.
         with self._d.alone():
             # In float16 a gradient's gradient would need a scale of its own.
             with contextlib.nullcontext() if regularise and self.d_update.scaled else self.autocast:
-                on_real, on_wrong = self._d(_score_real, real, part.c, part.wrong)
+                on_real, on_wrong, seen = self._d(_score_real, real, part.c, part.wrong)
+                apart = []
+                if self.feature_diversity and part.c is not None:
+                    gather = self._parallel.gather
+                    c = Condition(*(None if x is None else gather(x) for x in part.c))
+                    apart.append([mean_differences(gather(one.seen()), c.alike()) for one in seen])
                 loss_real = _total(partial(loss_on_real, self.objective), on_real, *on_wrong)
                 fits = _total(contrast, on_real, *on_wrong) if self.contrast and on_wrong else None
                 penalty = gradient_penalty(per_clip(on_real), real) if regularise else self._nan
@@ -258,7 +286,7 @@ class AdversarialStep:
             self.d_update.backward(self._shared(loss_fake))
         probabilities = (_mean_probability(logits) for logits in (on_real, on_fake))
         fits = self._nan if fits is None else fits.detach()
-        return (loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits
+        return ((loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits), apart
 
     def _fool(self, part: Inputs, drawn: Drawn, keep_graph: bool) -> tuple[torch.Tensor, ...]:
         """G's gradients on one part; its scalars in the order of _OF_G."""
@@ -278,6 +306,9 @@ class AdversarialStep:
                 # clips do not, which halves the difference of two real ones.
                 varied = apart + diversity(drawn.picture, part.z, self.diversity_target / 2)
         cost = loss - self.diversity * self._diversity_share.tensor * varied if part.c is not None else loss
+        if self.feature_diversity and part.c is not None:
+            seen = feature_diversity([one.seen() for one in features], self._real_differences, self._parallel.mean)
+            cost = cost - self.feature_diversity * self._diversity_share.tensor * seen
         cost = cost if fits is None else cost + self.contrast * fits
         if self.first_frame and c is not None and c.image is not None:
             cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), c.image.float())
@@ -319,15 +350,17 @@ def _score(discriminator: nn.Module, x: torch.Tensor, c: Condition | None) -> li
 def _score_real(discriminator: nn.Module, real: torch.Tensor, c: Condition | None, wrong: Condition | None):
     """Each discriminator's logits of real clips under their own conditions, and those under wrong ones.
 
-    The latter are in a tuple of their own, which is empty where there are no wrong conditions.
+    The latter are in a tuple of their own, which is empty where there are no wrong conditions. Third comes what the
+    logits were made of, without its graph.
     """
     features = discriminator.features(real, c)
+    seen = [Projected(*(None if x is None else x.detach() for x in one)) for one in features]
     on_real = discriminator.score(features, c)
     if wrong is None:
-        return on_real, ()
+        return on_real, (), seen
     if wrong.image is not c.image:
         features = discriminator.features(real, wrong)
-    return on_real, (discriminator.score(features, wrong),)
+    return on_real, (discriminator.score(features, wrong),), seen
 
 
 def _total(loss: Callable[..., torch.Tensor], *logits: list[torch.Tensor]) -> torch.Tensor:

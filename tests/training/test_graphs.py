@@ -72,7 +72,7 @@ def test_a_recorded_step_is_the_eager_one(family, precision):
     """With all on that changes between steps: rates, weights, penalties, which condition is wrong, steps left out."""
     steps = 40
     settings = {"model": {"family": family, **ALL}, "r1": 0.1, "r1_every": 2, "diversity": 1.0, "redraw": 3.0}
-    settings |= {"contrast": 0.5, "wrong_conditions": 3}
+    settings |= {"contrast": 0.5, "wrong_conditions": 3, "feature_diversity": 1.5}
     step, maker, _ = make(precision, **settings)
     eager = run(step, maker, "off", steps=steps, poison=(5, 30))
     step, maker, _ = make(precision, **settings)

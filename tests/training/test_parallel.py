@@ -13,10 +13,10 @@ import torch.multiprocessing
 from command import ROOT
 from safetensors.torch import load_file
 from tiny import FLAGS
-from together import steps_in_float64
+from together import PARTS, steps_in_float64
 
 SETTINGS = {"batch_size": 8, "diversity": 2.0, "redraw": 2.0, "r1": 0.1, "r1_every": 2, "lr_generator": 1e-3}
-SETTINGS |= {"contrast": 0.5, "wrong_conditions": 3}
+SETTINGS |= {"contrast": 0.5, "wrong_conditions": 3, "feature_diversity": 1.5}
 ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True, "clock": True}
 
 
@@ -27,10 +27,13 @@ def _worker(rank, size, port, settings, folder):
     torch.save(steps_in_float64(rank, size, settings), f"{folder}/{rank}.pt")
 
 
-@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
-def test_two_processes_are_one_at_the_same_batch(tmp_path, family):
-    """In float64, so that nothing but a mistake can differ: weights, averages, moments, statistics after 4 steps."""
-    settings = SETTINGS | {"model": {"family": family, **ALL}}
+@pytest.mark.parametrize(("family", "condition"), [("conv3d", PARTS), ("recurrent", PARTS), ("recurrent", ("class",))])
+def test_two_processes_are_one_at_the_same_batch(tmp_path, family, condition):
+    """In float64, so that nothing but a mistake can differ: weights, averages, moments, statistics after 4 steps.
+
+    First frames are all different; of a class there are clips in both processes, for --feature-diversity to compare.
+    """
+    settings = SETTINGS | {"model": {"family": family, "condition": condition, **ALL}}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

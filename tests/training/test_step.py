@@ -141,7 +141,7 @@ def test_the_gradients_of_combined_discriminators_are_those_of_the_written_out_l
     g_loss = bce(logits(fake, right), 1.0)
     wanted_g = torch.autograd.grad(g_loss + 0.7 * contrasts(fake), list(g.parameters()))
     inputs = Inputs(real, z, right, wrong)
-    scalars = mine._judge(inputs, mine.generator(z, right).detach(), False, True)
+    scalars, _ = mine._judge(inputs, mine.generator(z, right).detach(), False, True)
     torch.testing.assert_close(scalars[0], d_loss)
     for parameter, gradient in zip(mine.discriminator.parameters(), wanted_d, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
@@ -215,6 +215,42 @@ def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
     assert 0 < before[1].diversity < 0.1
     weights = [torch.cat([p.flatten() for p in each.generator.parameters()]) for each in (plain, diverse)]
     assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+@pytest.mark.parametrize("parts", [("text",), ("class",), ("text", "class")])
+def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
+    step, real, right = make(parts, family)
+    right = Condition(*(part if name in parts else None for name, part in zip(("text", "class"), right, strict=False)))
+    right = right.rows([0, 0, 1, 0])  # real clips 0, 1 and 3 are of one condition
+    step.feature_diversity = 2.0
+    z = step.generator.noise(4)
+    paired = right.rows([0, 0, 2, 2])
+
+    def seen(clips, c):
+        """The largest value of each feature, the mean over time, from the networks' parts and not from `Projected`."""
+        d = step.discriminator
+        maps = [d.trunk(clips, c), *(other.encoder(clips, None) for other in d.others.values())]
+        return [h.flatten(3).max(3).values.mean(2) for h in maps]
+
+    pairs = ((0, 1), (0, 3), (1, 3))
+    with torch.no_grad():
+        wanted = [sum((x[i] - x[j]).abs() for i, j in pairs) / 3 for x in seen(real, right)]
+    _, (found,) = copy.deepcopy(step)._judge(Inputs(real, z, right, None), real, False, True)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    for target, apart in zip(step._real_differences, wanted, strict=True):
+        target.copy_(1e3 * apart)  # out of reach, so that all features count
+    found = gradients_of_a_term(step, real, paired, z, "feature_diversity", 2.0)
+    generator = copy.deepcopy(step).generator
+    made = seen(generator(z, paired), paired)
+    shares = 0
+    for x, target in zip(made, step._real_differences, strict=True):
+        known = target > 0
+        shares = shares + ((x[::2] - x[1::2]).abs().mean(0)[known] / target[known]).sum() / len(target)
+    expected = torch.autograd.grad(-2 * shares, list(generator.parameters()), allow_unused=True)
+    assert max(gradient.abs().max() for gradient in expected if gradient is not None) > 0
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, torch.zeros_like(mine) if theirs is None else theirs, rtol=1e-2, atol=1e-4)
 
 
 def test_a_share_of_the_diversity_term_is_that_share_of_its_gradient():

@@ -131,6 +131,7 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings["model"] |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2}
     settings["model"] |= {"warp": True, "clock": True}
     settings |= {"contrast": 1.0, "wrong_conditions": 3, "redraw": 3.0, "diversity_rise": 0.8}
+    settings |= {"feature_diversity": 2.0}
     whole = begin(tmp_path / "whole", **settings)
     assert whole.run() == 0
     stops = set(random.Random(family).sample(range(59), 20))

@@ -37,5 +37,5 @@ def steps_in_float64(rank, size, settings):
 
 
 def in_float64(inputs):
-    c = inputs.c._replace(image=inputs.c.image.double())
+    c = inputs.c._replace(image=None if inputs.c.image is None else inputs.c.image.double())
     return Inputs(inputs.real.double(), inputs.z.double(), c, inputs.wrong._replace(image=c.image))
