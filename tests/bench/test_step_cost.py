@@ -62,8 +62,10 @@ def test_flops_of_stock_networks_are_those_of_torchs_counter(step_cost):
 
 @pytest.mark.parametrize(("stride", "groups", "transposed"), [(1, 1, False), (2, 2, False), (2, 1, True), (3, 2, True)])
 def test_flops_of_one_convolution(step_cost, stride, groups, transposed):
-    """Odd sizes, groups, a single clip, non-contiguous input. Each of three passes has the forward pass's products, which
-    torch's formula of the weight gradient forgets where there are groups."""
+    """Odd sizes, groups, a single clip, non-contiguous input.
+
+    Each of three passes has the forward pass's products; torch's formula of the weight gradient forgets groups.
+    """
     from fastvgan.layers import Conv3d, ConvTranspose3d
 
     kinds = (nn.ConvTranspose3d, ConvTranspose3d) if transposed else (nn.Conv3d, Conv3d)

@@ -1,0 +1,30 @@
+"""How a train step's cost grows with its frames, height and width, feature maps, batch and processes, one at a time.
+
+docs/scaling.md makes a model of it; `python bench/scaling.py --fit FILE` fits rates to the file that --benchmark-json
+names.
+"""
+
+import contextlib
+from dataclasses import asdict
+
+import pytest
+import torch
+from memory import peak_bytes
+from on_gpu import DTYPE
+from peers import stepping
+from sweep import points, runner_of
+from variants import TINY, describe, timed
+
+
+@pytest.mark.parametrize("point", points(), ids=lambda point: point.name.replace(" ", "-"))
+def test_scale(benchmark, point):
+    sizes = point.sizes
+    facts = {"family": point.family, "dimension": point.dimension, "sizes": asdict(sizes)}
+    videos = sizes.processes * sizes.batch
+    describe(benchmark, f"scale: {point.family} {point.dimension}", f"ours {point.name}", DTYPE, videos=videos, **facts)
+    together = stepping(point) if sizes.processes > 1 else contextlib.nullcontext(runner_of(point))
+    with together as (run, step):
+        timed(benchmark, run, seconds=1.0, fewest=9)
+        assert torch.isfinite(step.totals).all() and not step.totals[0, -1], "losses or gradients are not finite"
+        if benchmark.enabled and not TINY and sizes.processes == 1:
+            benchmark.extra_info["peak_bytes"] = peak_bytes(run)
