@@ -70,8 +70,8 @@ def _together(processes: int, task: str):
             yield parallel
         finally:
             parallel.close()
-        if any(other.wait(timeout=60) for other in others):
-            raise RuntimeError("another process of the step ended with an error, which it printed")
+        if any(_status(other) for other in others):
+            raise RuntimeError("another process of the step did not end well; what it printed says why")
     finally:
         for other in others:
             if other.poll() is None:
@@ -79,6 +79,14 @@ def _together(processes: int, task: str):
                 other.wait()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _status(process: subprocess.Popen) -> int:
+    """Its exit status; -1 if it has not ended after a minute."""
+    try:
+        return process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        return -1
 
 
 def _goes_on(parallel: Parallel, wished: bool) -> bool:
@@ -112,15 +120,22 @@ def _device(rank: int) -> torch.device:
 def main() -> None:
     rank = int(os.environ["RANK"])
     parallel = Parallel(rank, int(os.environ["WORLD_SIZE"]), _device(rank), timeout=120)
-    if sys.argv[1]:
-        task = json.loads(sys.argv[1])
-        point = Point(task["family"], task["dimension"], Sizes(**task["sizes"]))
-        run, _ = runner_of(point, _device(rank), parallel)
-        while _goes_on(parallel, True):
-            run()
-    else:
+    try:
+        _run(parallel, sys.argv[1])
+    finally:
+        parallel.close()
+
+
+def _run(parallel: Parallel, task: str) -> None:
+    """Steps of the point that the task is, for as long as the first process wishes; without a task, exchanges."""
+    if not task:
         _exchange(parallel)
-    parallel.close()
+        return
+    given = json.loads(task)
+    point = Point(given["family"], given["dimension"], Sizes(**given["sizes"]))
+    run, _ = runner_of(point, _device(parallel.rank), parallel)
+    while _goes_on(parallel, True):
+        run()
 
 
 if __name__ == "__main__":

@@ -273,11 +273,31 @@ def fitted(paths: Sequence[Path]) -> list[str]:
     return [*aligned(cells, range(1, 5)), ", ".join(told), off]
 
 
+def write_steps(paths: Sequence[Path], out: Path) -> None:
+    """The steps that are fitted, each with its least time, and what the first file says of where they were measured."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    first = files[0]
+    head = first.get("machine_info", {}).get("fastvgan") or {k: v for k, v in first.items() if k != "steps"}
+    commit = first.get("commit_info", {}).get("id") or first.get("commit")
+    keys = ("family", "dimension", "sizes", "dtype", "peak_bytes")
+    steps = [
+        {**{key: row.get(key) for key in keys}, "step_ms": round(1e3 * row["seconds"], 3)}
+        for row in least([row for found in files for row in steps_in(found)])
+    ]
+    rows = ",\n".join("  " + json.dumps(step) for step in steps)
+    lines = "".join(f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in {**head, "commit": commit}.items())
+    out.write_text("{\n" + lines + f' "steps": [\n{rows}\n ]\n}}\n', encoding="utf-8")
+
+
 def steps_in(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The single-process steps of a sweep, from bench/gpu/scale.py's file or pytest-benchmark's, with their seconds."""
+    """The single-process steps of a sweep, from bench/gpu/scale.py's file or pytest-benchmark's, with their seconds.
+
+    Those are of the CPU where they were measured on one thread of it.
+    """
     if "benchmarks" in found:
         on_gpu = found["machine_info"]["fastvgan"]["device"] != "cpu"
-        rows = [{**b["extra_info"], "seconds": b["stats"]["min"]} for b in found["benchmarks"]]
+        rows = [{"cpu_s": b["stats"]["min"], **b["extra_info"]} for b in found["benchmarks"]]
+        rows = [{**row, "seconds": row["cpu_s"]} for row in rows]
     else:
         on_gpu = found["device"] != "cpu"
         rows = [{**row, "seconds": row["step_ms"] / 1e3} for row in found["steps"]]
@@ -316,7 +336,10 @@ def main() -> int:
     parser.add_argument("--presets", nargs="+", default=["digits", "reference", "clips", "clips-64"], choices=PRESETS)
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 8, 64])
     parser.add_argument("--fit", nargs="+", type=Path, metavar="FILE", help="sweeps to fit rates to, instead of tables")
+    parser.add_argument("--out", type=Path, help="where to write the steps that --fit took, as JSON to be fitted again")
     parsed = parser.parse_args()
+    if parsed.fit and parsed.out:
+        write_steps(parsed.fit, parsed.out)
     print("\n".join(fitted(parsed.fit) if parsed.fit else table(parsed.presets, parsed.gpus, h100())))
     return 0
 

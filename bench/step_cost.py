@@ -60,7 +60,7 @@ class Fixed:
 
     @property
     def buckets(self) -> int:
-        """The all-reduces of gradients in a step, as DistributedDataParallel cuts them by default, at the least."""
+        """About how many all-reduces of gradients a step has: DistributedDataParallel never cuts a parameter."""
         return sum(1 + max(0, math.ceil((4 * count - _DDP_FIRST) / _DDP_BUCKET)) for count in self.parameters)
 
 
