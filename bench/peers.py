@@ -24,6 +24,7 @@ from sweep import Point, Sizes, runner_of  # noqa: E402
 from fastvgan.training.parallel import Parallel  # noqa: E402
 
 _SMALL, _LARGE = 1, 4 * 2**20  # numbers of float32 in the tensors that are exchanged
+_TIMEOUT = 600  # seconds for another process to start or to answer, on a machine that is busy too
 _TIMES = {_SMALL: 200, _LARGE: 12}
 
 
@@ -65,7 +66,7 @@ def _together(processes: int, task: str):
     before = {name: os.environ.get(name) for name in (*shared, "RANK")}
     os.environ.update(shared, RANK="0")
     try:
-        parallel = Parallel(0, processes, _device(0), timeout=120)
+        parallel = Parallel(0, processes, _device(0), timeout=_TIMEOUT)
         try:
             yield parallel
         finally:
@@ -119,7 +120,7 @@ def _device(rank: int) -> torch.device:
 
 def main() -> None:
     rank = int(os.environ["RANK"])
-    parallel = Parallel(rank, int(os.environ["WORLD_SIZE"]), _device(rank), timeout=120)
+    parallel = Parallel(rank, int(os.environ["WORLD_SIZE"]), _device(rank), timeout=_TIMEOUT)
     try:
         _run(parallel, sys.argv[1])
     finally:
