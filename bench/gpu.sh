@@ -12,6 +12,7 @@
 # and, only where they are named:
 #
 #   breakdown   kernels of one captured step by time                        → breakdown.json
+#   scale       the train step by frames, size, width, batch, processes    → scale.json, for bench/scaling.py --fit
 #   build       the extension, against the torch that is here; nothing is downloaded
 #   thorough    the benchmarks by pytest with torch.compile, checked in float64, and a report: an hour
 #   memcheck    compute-sanitizer over the tests of the Triton kernels and, shrunk, the benchmarks; skipped without it
@@ -52,7 +53,7 @@ share_of() { # in hundredths of the budget when all parts run
         train) echo 20 ;;
         convs) echo 16 ;;
         layers | lstm) echo 7 ;;
-        tests | build | breakdown) echo 12 ;;
+        tests | build | breakdown | scale) echo 12 ;;
         thorough | memcheck | racecheck) echo 100 ;;
         *) echo 0 ;;
     esac
@@ -115,6 +116,12 @@ sanitize() {
         --error-exitcode 9 --print-limit 20 "$python" -m pytest -q -x -p no:cacheprovider "$@"
 }
 
+scale() { # SECONDS: at most a third of them for compiling, in parallel processes
+    local end=$((SECONDS + $1))
+    run scale-warm $(($1 / 3)) "$python" bench/gpu/warm.py --parts scale --seconds $(($1 / 3 - 3))
+    measure scale $((end - SECONDS))
+}
+
 shrunk() { # TOOL SECONDS
     FASTVGAN_BENCH_TINY=1 sanitize "$1-benchmarks" "$2" "$1" --benchmark-disable bench/test_gpu_*.py \
         -k "ours and not ours_cuda and not ours_auto and not graph"
@@ -124,6 +131,7 @@ one() { # PART SECONDS
     case $1 in
         warm) run warm "$2" "$python" bench/gpu/warm.py --seconds $(($2 - 3)) ;;
         command | train | convs | layers | lstm | breakdown) measure "$1" "$2" ;;
+        scale) scale "$2" ;;
         build)
             FASTVGAN_REQUIRE_EXTENSION=1 run build "$2" "$python" -m pip install --no-deps --no-build-isolation -e .
             ;;

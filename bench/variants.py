@@ -4,10 +4,14 @@ import copy
 import math
 import os
 import time
+from contextlib import contextmanager
 
 import torch
 from memory import level_allocator
 from torch import nn
+
+import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
+from fastvgan_kernels import choice
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
@@ -43,6 +47,20 @@ def in_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
 def in_mode(function, mode: str):
     """The function or module as it is ("eager"), or compiled as a mode of COMPILED for the one shape it will see."""
     return torch.compile(function, dynamic=False, mode=COMPILED[mode]) if mode in COMPILED else function
+
+
+@contextmanager
+def implementation(name: str):
+    """Operations take this implementation where they can, as FASTVGAN_IMPL=name does; "auto" leaves it to the rules."""
+    before = os.environ.get(choice.ENVIRONMENT)
+    os.environ[choice.ENVIRONMENT] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[choice.ENVIRONMENT]
+        else:
+            os.environ[choice.ENVIRONMENT] = before
 
 
 def autocast(dtype: str):

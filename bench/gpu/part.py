@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import torch  # noqa: E402
 from on_gpu import captured  # noqa: E402
 from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, off  # noqa: E402
+from variants import implementation as implementation  # noqa: E402
 
 from fastvgan.files import whole  # noqa: E402
 from fastvgan_kernels import choice, tuning  # noqa: E402
@@ -175,20 +175,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-@contextmanager
-def implementation(name: str):
-    """Operations take this implementation where they can, as FASTVGAN_IMPL=name does; "auto" leaves it to the rules."""
-    before = os.environ.get(choice.ENVIRONMENT)
-    os.environ[choice.ENVIRONMENT] = name
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[choice.ENVIRONMENT]
-        else:
-            os.environ[choice.ENVIRONMENT] = before
 
 
 def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:

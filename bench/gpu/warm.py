@@ -12,20 +12,23 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Of so many processes in twelfths of the cores; a script's units are dealt out to its own.
+# The parts that run by default, each with its processes in twelfths of the cores. Its units are dealt out to them.
 SHARES = {"convs": 7, "train": 2, "layers": 2, "lstm": 1}
+ALONE = {"scale": 12}  # compiled where it is named
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
-    limit = parser.parse_args().seconds
+    parser.add_argument("--parts", nargs="+", default=list(SHARES), choices=[*SHARES, *ALONE])
+    parsed = parser.parse_args()
+    limit, shares = parsed.seconds, SHARES | ALONE
     begin, cores = time.monotonic(), os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as choices:  # what is "chosen" without timing must not be remembered
         environment = {**os.environ, "FASTVGAN_CACHE": choices, "OMP_NUM_THREADS": "1"}
         processes = []
-        for name, share in SHARES.items():
-            count = max(1, round(share * min(cores, 12) / 12))
+        for name in parsed.parts:
+            count = max(1, round(shares[name] * min(cores, 12) / 12))
             for index in range(count):
                 command = [sys.executable, HERE / f"{name}.py", "--compile", f"{index}/{count}"]
                 processes.append((name, subprocess.Popen(list(map(str, command)), env=environment)))

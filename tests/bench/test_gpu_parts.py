@@ -43,6 +43,8 @@ def part(name, out, *options, **environment):
         ("train", "reference auto", "steps", {"mode", "step_ms", "videos_per_s"}),
         ("train", "clips-64 stock bf16 eager", "steps", {"mode", "step_ms", "videos_per_s"}),
         ("breakdown", "reference auto", "steps", {"step_ms", "host_ms", "kernels_ms", "launches", "kernels"}),
+        ("scale", "conv3d base", "steps", {"family", "dimension", "sizes", "dtype", "step_ms", "videos_per_s"}),
+        ("scale", "recurrent processes", "steps", {"step_ms", "videos_per_s", "peak_bytes"}),
         ("command", "digits-conv3d", "commands", {"videos_per_s", "data_wait", "start_s"}),
         ("command", "shards", "commands", {"videos_per_s", "data_wait", "start_s"}),
     ],
@@ -108,6 +110,10 @@ def test_the_script_shares_its_budget_and_names_what_it_skips(tmp_path):
     assert "lstm: passed" in text and "tests: passed" in text
     assert re.search(rf"called: bench/gpu/lstm.py --out {out}/lstm.json --seconds \d\n", text)
     assert "-m pytest -q -m gpu" in (out / "log.txt").read_text(encoding="utf-8")
+    text = run("bash", "bench/gpu.sh", "scale", **setting)
+    assert re.search(r"called: bench/gpu/warm.py --parts scale --seconds 1?\d\n", text)
+    assert re.search(rf"called: bench/gpu/scale.py --out {out}/scale.json --seconds \d\d\n", text)
+    assert "scale-warm: passed" in text and "scale: passed" in text
 
 
 def test_the_script_runs_a_part(tmp_path):

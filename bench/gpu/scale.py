@@ -1,0 +1,61 @@
+"""How a step's cost grows on this machine's GPUs with frames, size, feature maps, batch and processes, one at a time.
+
+`python bench/scaling.py --fit FILE` fits the rates of docs/scaling.md's model to what this writes.
+"""
+
+import functools
+import sys
+from dataclasses import asdict
+
+import part
+from memory import peak_bytes
+from on_gpu import DTYPE
+from part import ON_GPU, Unit
+from peers import stepping
+from sweep import Point, points, runner_of
+from variants import TINY, clock
+
+_BLOCKS, _BLOCK = (1, 0.0) if TINY else (5, 0.1)  # how many, and seconds of each
+
+
+def least_seconds(run) -> float:
+    """Seconds of a step in the fastest of a few blocks; the host runs ahead within a block and waits at its end."""
+    run()
+    begin = clock()
+    run()
+    steps = max(1, int(_BLOCK / (clock() - begin)))
+    times = []
+    for _ in range(_BLOCKS):
+        begin = clock()
+        for _ in range(steps):
+            run()
+        times.append((clock() - begin) / steps)
+    return min(times)
+
+
+def measure(point: Point) -> dict:
+    sizes, peak = point.sizes, None
+    if sizes.processes > 1:
+        with stepping(point) as (run, step):
+            seconds = least_seconds(run)
+    else:
+        run, step = runner_of(point)
+        seconds = least_seconds(run)
+        peak = peak_bytes(run) if ON_GPU else None
+    assert not step.totals[0, -1], "losses or gradients are not finite"
+    found = {"family": point.family, "dimension": point.dimension, "sizes": asdict(sizes), "dtype": DTYPE}
+    rate = round(sizes.processes * sizes.batch / seconds, 1)
+    return {**found, "step_ms": round(1e3 * seconds, 4), "videos_per_s": rate, "peak_bytes": peak}
+
+
+def compile_step(point: Point) -> None:
+    if point.sizes.processes == 1:
+        runner_of(point, captures=False)
+
+
+def units() -> list[Unit]:
+    return [Unit(p.name, functools.partial(measure, p), functools.partial(compile_step, p), 2.0) for p in points()]
+
+
+if __name__ == "__main__":
+    sys.exit(part.main("scale", "steps", units))

@@ -1,0 +1,143 @@
+"""Several processes that run steps in lockstep, of which the first one is timed; and how fast they exchange tensors.
+
+The others are started as `python bench/peers.py`, with what torchrun would put into their environment.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from on_gpu import ON_GPU  # noqa: E402
+from sweep import Point, Sizes, runner_of  # noqa: E402
+
+from fastvgan.training.parallel import Parallel  # noqa: E402
+
+_SMALL, _LARGE = 1, 4 * 2**20  # numbers of float32 in the tensors that are exchanged
+_TIMEOUT = 600  # seconds for another process to start or to answer, on a machine that is busy too
+_TIMES = {_SMALL: 200, _LARGE: 12}
+
+
+@contextmanager
+def stepping(point: Point):
+    """A function that runs one step of all of the point's processes, of which this is the first."""
+    with _together(point.sizes.processes, json.dumps(asdict(point))) as parallel:
+        run, step = runner_of(point, _device(0), parallel)
+
+        def lockstep() -> None:
+            _goes_on(parallel, True)
+            run()
+
+        yield lockstep, step
+        _goes_on(parallel, False)
+
+
+def exchange_rates(processes: int) -> tuple[float, float]:
+    """(bytes a second that each process sends in an all-reduce of 16 MiB, seconds of one of 4 bytes); of many, the
+    middle one."""
+    with _together(processes, "") as parallel:
+        seconds = _exchange(parallel)
+    sent = 2 * (processes - 1) / processes * 4 * _LARGE
+    return sent / seconds[_LARGE], seconds[_SMALL]
+
+
+@contextmanager
+def _together(processes: int, task: str):
+    """The processes' `Parallel` here, in the first one; the others do the task, and end well or with an error here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {**os.environ, **shared, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    others = [
+        subprocess.Popen([sys.executable, __file__, task], env={**environment, "RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(1, processes)
+    ]
+    before = {name: os.environ.get(name) for name in (*shared, "RANK")}
+    os.environ.update(shared, RANK="0")
+    try:
+        parallel = Parallel(0, processes, _device(0), timeout=_TIMEOUT)
+        try:
+            yield parallel
+        finally:
+            parallel.close()
+        if any(_status(other) for other in others):
+            raise RuntimeError("another process of the step did not end well; what it printed says why")
+    finally:
+        for other in others:
+            if other.poll() is None:
+                other.kill()
+                other.wait()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _status(process: subprocess.Popen) -> int:
+    """Its exit status; -1 if it has not ended after a minute."""
+    try:
+        return process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        return -1
+
+
+def _goes_on(parallel: Parallel, wished: bool) -> bool:
+    """Whether there is another step, as the trainer asks before each; only the first process may wish to end."""
+    parallel.begin_vote(int(not wished))
+    return not parallel.vote()
+
+
+def _exchange(parallel: Parallel) -> dict[int, float]:
+    middle = {}
+    for size, times in _TIMES.items():
+        tensor = torch.zeros(size, device=_device(parallel.rank))
+        seconds = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            dist.all_reduce(tensor)
+            if ON_GPU:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begin)
+        middle[size] = sorted(seconds)[times // 2]
+    return middle
+
+
+def _device(rank: int) -> torch.device:
+    if not ON_GPU:
+        return torch.device("cpu")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
+
+
+def main() -> None:
+    rank = int(os.environ["RANK"])
+    parallel = Parallel(rank, int(os.environ["WORLD_SIZE"]), _device(rank), timeout=_TIMEOUT)
+    try:
+        _run(parallel, sys.argv[1])
+    finally:
+        parallel.close()
+
+
+def _run(parallel: Parallel, task: str) -> None:
+    """Steps of the point that the task is, for as long as the first process wishes; without a task, exchanges."""
+    if not task:
+        _exchange(parallel)
+        return
+    given = json.loads(task)
+    point = Point(given["family"], given["dimension"], Sizes(**given["sizes"]))
+    run, _ = runner_of(point, _device(parallel.rank), parallel)
+    while _goes_on(parallel, True):
+        run()
+
+
+if __name__ == "__main__":
+    main()

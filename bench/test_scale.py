@@ -1,0 +1,43 @@
+"""How a train step's cost grows with its frames, height and width, feature maps, batch and processes, one at a time.
+
+docs/scaling.md makes a model of it; `python bench/scaling.py --fit FILE` fits rates to the file that --benchmark-json
+names.
+"""
+
+import contextlib
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+from memory import peak_bytes
+from on_gpu import DTYPE
+from peers import stepping
+from sweep import points, runner_of
+from variants import TINY, describe, device, timed
+
+
+def least_cpu_seconds(run) -> float:
+    """Of three steps on one thread: what else runs on a shared machine stretches the wall time, and this far less."""
+    seconds = []
+    for _ in range(3):
+        begin = time.process_time()
+        run()
+        seconds.append(time.process_time() - begin)
+    return min(seconds)
+
+
+@pytest.mark.parametrize("point", points(), ids=lambda point: point.name.replace(" ", "-"))
+def test_scale(benchmark, point):
+    sizes = point.sizes
+    facts = {"family": point.family, "dimension": point.dimension, "sizes": asdict(sizes)}
+    videos = sizes.processes * sizes.batch
+    describe(benchmark, f"scale: {point.family} {point.dimension}", f"ours {point.name}", DTYPE, videos=videos, **facts)
+    together = stepping(point) if sizes.processes > 1 else contextlib.nullcontext(runner_of(point))
+    with together as (run, step):
+        timed(benchmark, run, seconds=0.3, fewest=3)
+        assert torch.isfinite(step.totals).all() and not step.totals[0, -1], "losses or gradients are not finite"
+        if benchmark.enabled and not TINY and sizes.processes == 1:
+            benchmark.extra_info["peak_bytes"] = peak_bytes(run)
+            if device().type == "cpu" and torch.get_num_threads() == 1:
+                benchmark.extra_info["cpu_s"] = least_cpu_seconds(run)
