@@ -11,6 +11,7 @@
 #
 # and, only where they are named:
 #
+#   few         convolutions with few channels, each tile of their kernels → few.json
 #   build       the extension, against the torch that is here; nothing is downloaded
 #   thorough    the benchmarks by pytest with torch.compile, checked in float64, and a report: an hour
 #   memcheck    compute-sanitizer over the tests of the Triton kernels and, shrunk, the benchmarks; skipped without it
@@ -49,7 +50,7 @@ share_of() { # in hundredths of the budget when all parts run
         warm) echo 12 ;;
         command) echo 26 ;;
         train) echo 20 ;;
-        convs) echo 16 ;;
+        convs | few) echo 16 ;;
         layers | lstm) echo 7 ;;
         tests | build) echo 12 ;;
         thorough | memcheck | racecheck) echo 100 ;;
@@ -112,6 +113,18 @@ sanitize() {
     fi
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 FASTVGAN_TUNE=0 run "$name" "$seconds" compute-sanitizer --tool "$tool" \
         --error-exitcode 9 --print-limit 20 "$python" -m pytest -q -x -p no:cacheprovider "$@"
+}
+
+few() { # compiled on all cores first, since it tries every tile
+    local begin=$SECONDS cores index compiling=()
+    cores=$(nproc)
+    for ((index = 0; index < cores; index++)); do
+        FASTVGAN_TUNE=0 OMP_NUM_THREADS=1 timeout $(($1 / 2)) "$python" bench/gpu/few.py --compile "$index/$cores" \
+            >>"$OUT/log.txt" 2>&1 &
+        compiling+=($!)
+    done
+    wait "${compiling[@]}"
+    FASTVGAN_TUNE=0 measure few $(($1 - SECONDS + begin))
 }
 
 shrunk() { # TOOL SECONDS
