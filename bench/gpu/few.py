@@ -4,11 +4,11 @@ In bfloat16, with a cold cache, each tile's result checked against float32. `ben
 part's file into the rules. Milliseconds are medians; shares are of bench/results/convs-h100.json's GEMM and copy.
 """
 
+import contextlib
 import functools
 import json
 import math
 import sys
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -18,12 +18,39 @@ import torch
 from gpu_rules import CONVS
 from on_gpu import DTYPE
 from part import ON_GPU, OURS, Unit, check, implementation, milliseconds, strict
+from triton.runtime.errors import OutOfResources
 from variants import DTYPES, FORMATS
 
 from fastvgan_kernels import triton_configs, tuning
 from fastvgan_kernels.conv import triton_few
 
 KERNELS = ("up_few", "down_few", "grad_few")
+# Tried beside what is shipped, to see what might be.
+MORE = {
+    "up_few": (
+        tuning.Config(256, 32, 128, 8, 3, 128),
+        tuning.Config(128, 32, 128, 4, 4, 168),
+        tuning.Config(128, 32, 128, 4, 1, 128),  # by ordinary loads, which go through the first cache
+        tuning.Config(64, 64, 128, 4, 3, 168, cell=2),
+        tuning.Config(128, 64, 128, 8, 3, 128, cell=2),
+        tuning.Config(128, 64, 128, 8, 1, 128, cell=2),
+        tuning.Config(128, 128, 128, 8, 3, 255, cell=4),
+    ),
+    "down_few": (
+        tuning.Config(256, 128, 64, 8, 3, 255, cell=4),
+        tuning.Config(128, 128, 64, 8, 3, 128, cell=4),
+        tuning.Config(256, 128, 64, 8, 3, 255, cell=2),
+        tuning.Config(256, 64, 64, 8, 3, 128),
+        tuning.Config(128, 64, 128, 4, 3, 168),
+    ),
+    "grad_few": (
+        tuning.Config(64, 256, 128, 8, 2, 255),
+        tuning.Config(64, 256, 64, 8, 4, 128),
+        tuning.Config(128, 256, 64, 8, 3, 255, cell=2),
+        tuning.Config(128, 128, 64, 8, 4, 128, cell=4),
+        tuning.Config(128, 128, 128, 8, 2, 128, cell=2),
+    ),
+}
 SERVES = ("up_serves", "down_serves", "weight_grad_serves")
 
 
@@ -35,7 +62,7 @@ def layers() -> list[dict[str, Any]]:
     ]
 
 
-@contextmanager
+@contextlib.contextmanager
 def tile(config: tuning.Config | None, seen: list[tuning.Problem]):
     """Launch with this tile, or with what would be chosen for None; `seen` gets the problems of these kernels."""
     choose = tuning.choose
@@ -50,7 +77,7 @@ def tile(config: tuning.Config | None, seen: list[tuning.Problem]):
         yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def general_kernels():
     """Leave few channels to the kernels for any number of them."""
     with mock.patch.multiple(triton_few, **{name: lambda *_: False for name in SERVES}):
@@ -61,6 +88,10 @@ def tiles_of(problem: tuning.Problem) -> list[tuning.Config]:
     """What is shipped for a problem, and fits it; shrunk, each of them."""
     shipped = triton_configs.SHIPPED[problem.kernel][tuning.architecture(problem.device) if ON_GPU else 90]
     return tuning.candidates(problem, shipped) if ON_GPU else list(shipped)
+
+
+def more_tiles_of(problem: tuning.Problem) -> list[tuning.Config]:
+    return [config for config in MORE[problem.kernel] if problem.fills(config)] if ON_GPU else []
 
 
 def problem_of(ours, tensors) -> tuning.Problem:
@@ -85,15 +116,29 @@ def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
         stock_ms[name] = milliseconds(functools.partial(stock, *there))
     with implementation(OURS), general_kernels():
         general_ms = milliseconds(functools.partial(ours, *tensors))
-    problem, tried = problem_of(ours, tensors), []
-    for config in tiles_of(problem):
-        with implementation(OURS), tile(config, []):
-            off = check([ours(*tensors)], [theirs], [exact], 2 if which == "forward" else 3)
-            tried.append((milliseconds(functools.partial(ours, *tensors)), tuning._as_list(config), off))
+    problem, wanted = problem_of(ours, tensors), ([theirs], [exact], 2 if which == "forward" else 3)
+    tried = [timed(config, ours, tensors, wanted) for config in tiles_of(problem)]
+    more = [row for config in more_tiles_of(problem) if (row := fitting(config, ours, tensors, wanted))]
     best_ms, best, off = min(tried)
     found = {"pass": which, "stock_ms": stock_ms, "general_ms": general_ms, "triton_ms": best_ms}
     found |= {"triton_ratio": round(min(stock_ms.values()) / best_ms, 3), **shares(layer, tensors, best_ms, stock_ms)}
-    return {**layer, **found, "off": off, "key": problem.key(), "tile": best, "tiles": [[c, ms] for ms, c, _ in tried]}
+    return {**layer, **found, "off": off, "key": problem.key(), "tile": best, "tiles": tried, "more_tiles": more}
+
+
+def timed(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float]:
+    """Milliseconds, the configuration's fields, and the error, which is checked."""
+    with implementation(OURS), tile(config, []):
+        off = check([ours(*tensors)], *wanted)
+        return milliseconds(functools.partial(ours, *tensors)), tuning._as_list(config), off
+
+
+def fitting(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float] | None:
+    """As `timed`; None where the device lacks the registers or the shared memory for it."""
+    try:
+        return timed(config, ours, tensors, wanted)
+    except OutOfResources as error:
+        print(f"{config} was passed over: {error}", flush=True)
+        return None
 
 
 def shares(layer: dict[str, Any], tensors: list[torch.Tensor], ms: float, stock_ms: dict[str, float]) -> dict[str, Any]:
@@ -125,8 +170,9 @@ def compile_pass(layer: dict[str, Any], which: str) -> None:
     tensors, ours = convs.tensors_of(layer, DTYPES[DTYPE]), convs.our_pass(layer, which)
     with general_kernels():
         ours(*tensors)
-    for config in tiles_of(problem_of(ours, tensors)):
-        with tile(config, []):
+    problem = problem_of(ours, tensors)
+    for config in (*tiles_of(problem), *more_tiles_of(problem)):
+        with tile(config, []), contextlib.suppress(OutOfResources):  # of those measuring will say so
             ours(*tensors)
 
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .. import triton_configs, tuning, weight_copies
+from .. import triton_configs, tuning
 from ..norm_act.reference import ACTIVATIONS
-from ..triton_launch import elements, precision, reach
+from ..triton_launch import elements, precision, reach, side_by_side_weight
 from ..triton_parts import added, joined
 from ..triton_support import on_its_device
 from . import sizes, triton_few
@@ -128,15 +128,6 @@ def rows_of(x: torch.Tensor, shape, dtype: torch.dtype | None = None) -> torch.T
     """An empty tensor (N, C, *space) on x's device with channels innermost."""
     n, channels, *space = shape
     return x.new_empty((n, *space, channels), dtype=dtype).movedim(-1, 1)
-
-
-def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype, innermost: int | None = None) -> torch.Tensor:
-    """The weight in that dtype with channel dimension `innermost`, or either, innermost: so tiles are read fast."""
-    weight = weight_copies.cast(weight, dtype)
-    if weight.dtype == dtype and 1 in (weight.stride(d) for d in ((0, 1) if innermost is None else (innermost,))):
-        return weight
-    dim = 1 if innermost is None else innermost
-    return weight.movedim(dim, -1).to(dtype, memory_format=torch.contiguous_format).contiguous().movedim(-1, dim)
 
 
 def _arranged(weight, x, up, kind, product):

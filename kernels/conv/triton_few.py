@@ -4,27 +4,26 @@ Called by triton.py, whose conventions hold: five-dimensional tensors with chann
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
 
-from .. import triton_configs, tuning, weight_copies
+from .. import choice, triton_configs, tuning
+from ..measured import rules
 from ..norm_act.reference import ACTIVATIONS
-from ..triton_launch import elements, precision, reach
+from ..triton_launch import elements, precision, reach, side_by_side_weight
 from .compiled import Fusion
 from .triton_few_kernels import (
     down_few_kernel,
     fold_parts_kernel,
     grad_few_kernel,
-    pack_down_kernel,
-    pack_up_kernel,
     up_few_kernel,
 )
 
 FEW = 4  # channels, at most; of a transposed convolution the phases make more of them
 _COLUMNS = 64  # phases × channels of a transposed convolution, at most
 _LARGE = 2**31
-_PACKED_AT_ONCE = 1024
 _SPLITS = 512  # of a sum, at most
 
 
@@ -85,19 +84,28 @@ def window_of(x: torch.Tensor, geometry: Geometry, cell: int) -> Window:
 def up_serves(x: torch.Tensor, y: torch.Tensor, geometry: Geometry) -> bool:
     """Whether `up` is for the transposed convolution that takes x to y."""
     phases = math.prod(geometry.stride)
-    few = y.shape[1] <= FEW or phases > 1
+    few = (y.shape[1] <= FEW or phases > 1) and phases * y.shape[1] <= _COLUMNS
     taken = x.shape[1] > 0 and math.prod(geometry.kernel) > 1 and _has_dense_lines(y)
-    return taken and few and phases * y.shape[1] <= _COLUMNS
+    return few and taken and _is_chosen("up_few", x.device)
 
 
 def down_serves(x: torch.Tensor, geometry: Geometry) -> bool:
     """Whether `down` is for a convolution of x."""
-    return 0 < x.shape[1] <= FEW and math.prod(geometry.kernel) > 1 and _has_dense_lines(x)
+    return _reads_few(x, geometry) and _is_chosen("down_few", x.device)
 
 
 def weight_grad_serves(x: torch.Tensor, small: torch.Tensor, geometry: Geometry) -> bool:
     """Whether `weight_grad` is for the convolution that takes x to `small`."""
-    return down_serves(x, geometry) and _has_dense_lines(small)
+    return _reads_few(x, geometry) and _has_dense_lines(small) and _is_chosen("grad_few", x.device)
+
+
+def _reads_few(x, geometry):
+    return 0 < x.shape[1] <= FEW and math.prod(geometry.kernel) > 1 and _has_dense_lines(x)
+
+
+def _is_chosen(kernel, device):
+    """auto goes by times of the general kernels until this one was measured."""
+    return device.type != "cuda" or os.environ.get(choice.ENVIRONMENT) == "triton" or rules.has_tiles(kernel)
 
 
 def up(x, weight, bias, geometry: Geometry, fusion: Fusion, y) -> None:
@@ -112,18 +120,16 @@ def up(x, weight, bias, geometry: Geometry, fusion: Fusion, y) -> None:
     q = [-(-(n + p) // s) - f for n, p, s, f in zip(y.shape[2:], g.padding, g.stride, first, strict=True)]
     product, norm = precision(x), fusion.scale is not None
     phases = math.prod(g.stride)
+    weight, weight_layout = _from_first_tap(side_by_side_weight(weight, x.dtype, int(g.flip)), g, (0, 1))
 
     def run(config):
         cell, depth = config.cell, elements(config, x)
         grid = *q[:2], -(-q[2] // cell)
         rows, columns = x.shape[0] * math.prod(grid), phases * cell * outputs
-        blocks = -(-columns // config.columns)
-        deep = -(-inputs // depth) * depth
-        packed = _packed_up(weight, x, g, nearest, cell, columns, blocks * config.columns, deep, (inputs, outputs))
-        up_few_kernel[-(-rows // config.rows) * blocks,](
-            x, packed, bias, fusion.scale, fusion.shift, y, rows, grid, first, tuple(x.shape[2:]), tuple(y.shape[2:]),
-            x.stride(0), x.stride()[2:], y.stride(0), y.stride()[2:], inputs, outputs, fusion.in_slope, fusion.slope,
-            STRIDE=g.stride, PADDING=g.padding, REACH=nearest, CELL=cell, DEPTH=deep, NORM=norm,
+        up_few_kernel[-(-rows // config.rows) * -(-columns // config.columns),](
+            x, weight, bias, fusion.scale, fusion.shift, y, rows, grid, first, tuple(x.shape[2:]), tuple(y.shape[2:]),
+            x.stride(0), x.stride()[2:], y.stride(0), y.stride()[2:], *weight_layout, inputs, outputs, fusion.in_slope,
+            fusion.slope, KERNEL=g.kernel, STRIDE=g.stride, PADDING=g.padding, REACH=nearest, CELL=cell, NORM=norm,
             IN_ACTIVATION=ACTIVATIONS.index(fusion.in_activation), ACTIVATION=ACTIVATIONS.index(fusion.activation),
             EVEN=inputs % depth == 0, WIDE=max(reach(x), reach(y), rows * columns) >= _LARGE,
             PRECISION=product, BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
@@ -145,20 +151,20 @@ def down(x, weight, bias, geometry: Geometry, fusion: Fusion, y) -> None:
     """
     g, inputs, outputs = geometry, x.shape[1], y.shape[1]
     product = precision(x)
+    weight, weight_layout = _from_first_tap(side_by_side_weight(weight, x.dtype, int(g.flip)), g, (1, 0))
+    vector = _vector(weight, outputs, weight_layout)
 
     def run(config):
         cell, depth, window = config.cell, elements(config, x), window_of(x, g, config.cell)
         grid = *y.shape[2:4], -(-y.shape[4] // cell)
         rows, columns = y.shape[0] * math.prod(grid), cell * outputs
-        blocks = -(-columns // config.columns)
-        deep = -(-g.kernel[0] * g.kernel[1] * window.line // depth) * depth
-        packed = _packed_down(weight, x, g, cell, window, columns, blocks * config.columns, deep, (inputs, outputs))
-        down_few_kernel[-(-rows // config.rows) * blocks,](
-            x, packed, bias, y, rows, grid, *_in_groups(x, window), y.shape[4] * outputs, outputs, fusion.slope,
-            KERNEL=g.kernel, STRIDE=g.stride, PADDING=g.padding, CELL=cell, LINE=window.line, WINDOW=window.used,
-            ALIGN=window.align, STEP=window.step, FIRST=window.first, DEPTH=deep,
-            ACTIVATION=ACTIVATIONS.index(fusion.activation), WIDE=max(reach(x), y.numel()) >= _LARGE,
-            PRECISION=product, BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
+        down_few_kernel[-(-rows // config.rows) * -(-columns // config.columns),](
+            x, weight, bias, y, rows, grid, *_in_groups(x, window), y.shape[4] * outputs, *weight_layout, outputs,
+            fusion.slope, INPUTS=inputs, KERNEL=g.kernel, STRIDE=g.stride, PADDING=g.padding, CELL=cell,
+            LEAD=window.lead, LINE=window.line, WINDOW=window.used, ALIGN=window.align, STEP=window.step,
+            FIRST=window.first, VECTOR=vector, ACTIVATION=ACTIVATIONS.index(fusion.activation),
+            WIDE=max(reach(x), y.numel()) >= _LARGE, PRECISION=product, BM=config.rows, BN=config.columns, BK=depth,
+            **config.launch(),
         )  # fmt: skip
 
     positions = y.shape[0] * math.prod(y.shape[2:])
@@ -206,34 +212,22 @@ def weight_grad(x, small, geometry: Geometry, grad) -> None:
     run(tuning.choose(problem, triton_configs.of("grad_few", product, x), run))
 
 
-def _packed_up(weight, x, g, nearest, cell, columns, all_columns, depth, channels):
-    """The weight as up_few_kernel takes it."""
-    neighbours = nearest[0] * nearest[1] * (nearest[2] + cell - 1)
-    packed = x.new_empty((all_columns, neighbours, depth))
-    given, strides = _strides(weight, x, g, (0, 1))
-    pack_up_kernel[-(-packed.numel() // _PACKED_AT_ONCE),](
-        given, packed, *strides, *channels, columns, packed.numel(), KERNEL=g.kernel, STRIDE=g.stride, REACH=nearest,
-        CELL=cell, FLIP=g.flip, DEPTH=depth, BLOCK=_PACKED_AT_ONCE,
-    )  # fmt: skip
-    return packed
-
-
-def _packed_down(weight, x, g, cell, window, columns, all_columns, depth, channels):
-    """The weight as down_few_kernel takes it."""
-    packed = x.new_empty((all_columns, depth))
-    given, strides = _strides(weight, x, g, (1, 0))
-    pack_down_kernel[-(-packed.numel() // _PACKED_AT_ONCE),](
-        given, packed, *strides, *channels, columns, packed.numel(), KERNEL=g.kernel, STRIDE=g.stride, CELL=cell,
-        LEAD=window.lead, LINE=window.line, FLIP=g.flip, DEPTH=depth, BLOCK=_PACKED_AT_ONCE,
-    )  # fmt: skip
-    return packed
-
-
-def _strides(weight, x, g, dims):
-    """The weight or the step's copy of it, and its strides: of the inputs, of the outputs, and of space."""
-    weight = weight_copies.cast(weight, x.dtype)
+def _from_first_tap(weight, g, dims):
+    """The weight and its layout: where the first tap is, and the strides of inputs, outputs and space."""
     inputs, outputs = dims[::-1] if g.flip else dims
-    return weight, (weight.stride(inputs), weight.stride(outputs), weight.stride()[2:])
+    first, space = 0, weight.stride()[2:]
+    if g.flip:
+        first, space = sum((k - 1) * s for k, s in zip(g.kernel, space, strict=True)), tuple(-s for s in space)
+    return weight, (first, weight.stride(inputs), weight.stride(outputs), space)
+
+
+def _vector(weight, outputs, layout):
+    """How many outputs at a time lie side by side in the weight, in whole loads."""
+    first, w_in, w_out, space = layout
+    vector = 16 // weight.element_size()
+    apart = outputs, first, w_in, *space
+    aligned = weight.data_ptr() % 16 == 0 and not any(n % vector for n in apart)
+    return vector if w_out == 1 and aligned else 1
 
 
 def _in_groups(x, window):

@@ -11,9 +11,8 @@ One matrix product each, whose other sides are wide enough for tensor cores, and
 - `grad_few_kernel` is the weight gradient of both: the sum over positions of windows times the other side's channels.
 
 A row stands for a cell of CELL positions side by side in width. Their windows overlap, so that fewer values are loaded,
-but more of the products are with zeros. Weights are packed for this in each call, by `pack_up_kernel` and
-`pack_down_kernel`. Geometry is constant at compile time, sizes and strides are not. Tuples hold one value a dimension:
-depth, height, width.
+but more of the products are with zeros. Geometry is constant at compile time, sizes and strides are not. Tuples hold
+one value a dimension: depth, height, width.
 """
 
 import triton
@@ -25,70 +24,20 @@ from .triton_weight_grad import carried
 
 
 @triton.jit
-def pack_up_kernel(w, packed, w_in, w_out, w_stride, inputs, outputs, columns, size, KERNEL: tl.constexpr,
-                   STRIDE: tl.constexpr, REACH: tl.constexpr, CELL: tl.constexpr, FLIP: tl.constexpr,
-                   DEPTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """packed (columns and more, neighbours, DEPTH), zero where there is no weight. Programs: (block of elements)."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    NEIGHBOURS: tl.constexpr = REACH[0] * REACH[1] * (REACH[2] + CELL - 1)
-    channel = i % DEPTH
-    b_v = i // DEPTH % (REACH[2] + CELL - 1)
-    a_h = i // (DEPTH * (REACH[2] + CELL - 1)) % REACH[1]
-    a_t = i // (DEPTH * (REACH[2] + CELL - 1) * REACH[1]) % REACH[0]
-    n = i // (DEPTH * NEIGHBOURS)
-    u = n % (CELL * STRIDE[2] * outputs)
-    r = n // (CELL * STRIDE[2] * outputs)
-    j_t = r // STRIDE[1] + a_t * STRIDE[0]
-    j_h = r % STRIDE[1] + a_h * STRIDE[1]
-    j_v = u // outputs % STRIDE[2] + (u // (outputs * STRIDE[2]) - (CELL - 1) + b_v) * STRIDE[2]
-    there = (n < columns) & (channel < inputs) & (j_t < KERNEL[0]) & (j_h < KERNEL[1]) & (j_v >= 0) & (j_v < KERNEL[2])
-    if FLIP:
-        j_t = KERNEL[0] - 1 - j_t
-        j_h = KERNEL[1] - 1 - j_h
-        j_v = KERNEL[2] - 1 - j_v
-    from_ = channel * w_in + u % outputs * w_out + j_t * w_stride[0] + j_h * w_stride[1] + j_v * w_stride[2]
-    value = tl.load(w + from_, there & (i < size), 0.0)
-    tl.store(packed + i, value.to(packed.dtype.element_ty), i < size)
-
-
-@triton.jit
-def pack_down_kernel(w, packed, w_in, w_out, w_stride, inputs, outputs, columns, size, KERNEL: tl.constexpr,
-                     STRIDE: tl.constexpr, CELL: tl.constexpr, LEAD: tl.constexpr, LINE: tl.constexpr,
-                     FLIP: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """packed (columns and more, DEPTH), lines of LINE elements, zero where there is no weight."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    line = i % DEPTH // LINE
-    n = i // DEPTH
-    place = i % DEPTH % LINE - LEAD - n // outputs * STRIDE[2] * inputs
-    j_t = line // KERNEL[1]
-    j_h = line % KERNEL[1]
-    j_v = place // inputs
-    there = (n < columns) & (j_t < KERNEL[0]) & (place >= 0) & (j_v < KERNEL[2])
-    channel = place % inputs
-    if FLIP:
-        j_t = KERNEL[0] - 1 - j_t
-        j_h = KERNEL[1] - 1 - j_h
-        j_v = KERNEL[2] - 1 - j_v
-    from_ = channel * w_in + n % outputs * w_out + j_t * w_stride[0] + j_h * w_stride[1] + j_v * w_stride[2]
-    value = tl.load(w + from_, there & (i < size), 0.0)
-    tl.store(packed + i, value.to(packed.dtype.element_ty), i < size)
-
-
-@triton.jit
-def up_few_kernel(x, packed, bias, scale, shift, y, rows, grid, first, x_size, y_size, x_batch, x_stride, y_batch,
-                  y_stride, inputs, outputs, in_slope, slope, STRIDE: tl.constexpr, PADDING: tl.constexpr,
-                  REACH: tl.constexpr, CELL: tl.constexpr, DEPTH: tl.constexpr, NORM: tl.constexpr,
-                  IN_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
-                  PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+def up_few_kernel(x, w, bias, scale, shift, y, rows, grid, first, x_size, y_size, x_batch, x_stride, y_batch, y_stride,
+                  w_first, w_in, w_out, w_stride, inputs, outputs, in_slope, slope, KERNEL: tl.constexpr,
+                  STRIDE: tl.constexpr, PADDING: tl.constexpr, REACH: tl.constexpr, CELL: tl.constexpr,
+                  NORM: tl.constexpr, IN_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, EVEN: tl.constexpr,
+                  WIDE: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
                   BK: tl.constexpr):  # fmt: skip
     """activation(transposed conv(in_activation(x · scale + shift)) + bias). Programs: (row block × column block).
 
     An infinity in x makes NaN of all outputs of the cells that read it, for some weights there may be zeros.
 
     Args:
-        packed: weights, (columns, neighbours · DEPTH). y: of dense lines, that is widths of channels.
+        y: of dense lines, that is widths of channels. w: begins at w_first, from where strides may be negative.
         grid: how many q there are in depth and in height, and how many cells in width. first: the first q of each.
-        DEPTH: inputs, rounded up to a multiple of BK.
+        EVEN: inputs is a multiple of BK.
     """
     ACROSS: tl.constexpr = REACH[2] + CELL - 1
     columns = STRIDE[0] * STRIDE[1] * STRIDE[2] * CELL * outputs
@@ -103,47 +52,69 @@ def up_few_kernel(x, packed, bias, scale, shift, y, rows, grid, first, x_size, y
     q_t = t + first[0]
     q_h = h + first[1]
     q_v = cell * CELL + first[2]
+    # Columns are (remainders in depth and in height, element of the line).
+    u = n % (CELL * STRIDE[2] * outputs)
+    r = n // (CELL * STRIDE[2] * outputs)
+    r_t = r // STRIDE[1]
+    r_h = r % STRIDE[1]
+    j_v = u // outputs - (CELL - 1) * STRIDE[2]  # the tap of neighbour 0
 
     acc = tl.zeros((BM, BN), tl.float32)
-    BLOCKS: tl.constexpr = DEPTH // BK
-    for k in range(0, REACH[0] * REACH[1] * ACROSS * BLOCKS):
-        neighbour = k // BLOCKS
-        i_v = q_v + (CELL - 1 - neighbour % ACROSS)
+    blocks = tl.cdiv(inputs, BK)
+    for k in range(0, REACH[0] * REACH[1] * ACROSS * blocks):
+        neighbour = k // blocks
+        across = neighbour % ACROSS
+        i_v = q_v + (CELL - 1 - across)
         i_h = q_h - neighbour // ACROSS % REACH[1]
         i_t = q_t - neighbour // (ACROSS * REACH[1])
-        read = (row_ok & inside(i_t, i_h, i_v, x_size))[:, None]
-        channel = k % BLOCKS * BK + tl.arange(0, BK)
+        channel = k % blocks * BK + tl.arange(0, BK)
         channel_ok = channel < inputs
+        tap_t = r_t + neighbour // (ACROSS * REACH[1]) * STRIDE[0]
+        tap_h = r_h + neighbour // ACROSS % REACH[1] * STRIDE[1]
+        tap_v = j_v + across * STRIDE[2]
+        there = (n < columns) & (tap_t < KERNEL[0]) & (tap_h < KERNEL[1]) & (tap_v >= 0) & (tap_v < KERNEL[2])
+        read = (row_ok & inside(i_t, i_h, i_v, x_size))[:, None]
+        w_ok = there[None, :]
         if not EVEN:
             read = read & channel_ok[None, :]
+            w_ok = w_ok & channel_ok[:, None]
         at = example * x_batch + i_t * x_stride[0] + i_h * x_stride[1] + i_v * x_stride[2]
         left = tl.load(x + at[:, None] + channel[None, :], read, 0.0)
-        weights = n * (REACH[0] * REACH[1] * ACROSS * DEPTH) + k * BK
-        right = tl.load(packed + weights[None, :] + tl.arange(0, BK)[:, None])
+        weights = w_first + u % outputs * w_out + tap_t * w_stride[0] + tap_h * w_stride[1] + tap_v * w_stride[2]
+        right = tl.load(w + (weights[None, :] + channel[:, None] * w_in), w_ok, 0.0)
         left = loaded(left, read, scale, shift, channel, channel_ok, in_slope, NORM, IN_ACTIVATION)
         acc = tl.dot(left, right, acc, input_precision=PRECISION)
 
-    u = n % (CELL * STRIDE[2] * outputs)
-    r = n // (CELL * STRIDE[2] * outputs)
     if bias is not None:
         acc += tl.load(bias + u % outputs).to(tl.float32)[None, :]
     acc = activate(acc, slope, ACTIVATION)
-    o_t = (q_t * STRIDE[0] - PADDING[0])[:, None] + (r // STRIDE[1])[None, :]
-    o_h = (q_h * STRIDE[1] - PADDING[1])[:, None] + (r % STRIDE[1])[None, :]
-    element = ((q_v * STRIDE[2] - PADDING[2]) * outputs)[:, None] + u[None, :]
+    begin_t = q_t * STRIDE[0] - PADDING[0]
+    begin_h = q_h * STRIDE[1] - PADDING[1]
+    begin = (q_v * STRIDE[2] - PADDING[2]) * outputs
+    o_t = begin_t[:, None] + r_t[None, :]
+    o_h = begin_h[:, None] + r_h[None, :]
+    element = begin[:, None] + u[None, :]
     write = (o_t >= 0) & (o_t < y_size[0]) & (o_h >= 0) & (o_h < y_size[1])
     write = write & (element >= 0) & (element < y_size[2] * outputs) & row_ok[:, None] & (n < columns)[None, :]
-    to = (example * y_batch)[:, None] + o_t * y_stride[0] + o_h * y_stride[1] + element
+    to = example * y_batch + begin_t * y_stride[0] + begin_h * y_stride[1] + begin
+    to = to[:, None] + (r_t * y_stride[0] + r_h * y_stride[1] + u)[None, :]
     tl.store(y + to, acc.to(y.dtype.element_ty), write)
 
 
 @triton.jit
-def window_lines(column, batch, stride, KERNEL: tl.constexpr, LINE: tl.constexpr, WINDOW: tl.constexpr,
-                 ALIGN: tl.constexpr):  # fmt: skip
-    """Of columns (line, element): the line's depth and height, the element's group, whether there is such an element,
-    and how far from a row's beginning it lies."""
-    line = column // LINE
-    element = column % LINE
+def lines_of(first, LINE: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT columns from `first` on, a multiple of COUNT: their lines and elements. Elements of whole lines are the
+    same for every `first`, and so is what a loop computes of them."""
+    if COUNT % LINE == 0:
+        return first // LINE + tl.arange(0, COUNT) // LINE, tl.arange(0, COUNT) % LINE
+    else:
+        return first // LINE + tl.zeros((COUNT,), tl.int32), first % LINE + tl.arange(0, COUNT)
+
+
+@triton.jit
+def window_columns(line, element, stride, KERNEL: tl.constexpr, WINDOW: tl.constexpr, ALIGN: tl.constexpr):
+    """Of columns their line's depth and height, their element's group, whether there is such an element, and how far
+    from a row's beginning it lies."""
     a_t = line // KERNEL[1]
     a_h = line % KERNEL[1]
     there = (line < KERNEL[0] * KERNEL[1]) & (element < WINDOW)
@@ -173,19 +144,21 @@ def windows(x, row_ok, example, t, h, cell, a_t, a_h, group, column_ok, offset, 
 
 
 @triton.jit
-def down_few_kernel(x, packed, bias, y, rows, grid, x_size, groups, x_batch, x_stride, y_line, outputs, slope,
-                    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, CELL: tl.constexpr,
-                    LINE: tl.constexpr, WINDOW: tl.constexpr, ALIGN: tl.constexpr, STEP: tl.constexpr,
-                    FIRST: tl.constexpr, DEPTH: tl.constexpr, ACTIVATION: tl.constexpr, WIDE: tl.constexpr,
-                    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+def down_few_kernel(x, w, bias, y, rows, grid, x_size, groups, x_batch, x_stride, y_line, w_first, w_in, w_out,
+                    w_stride, outputs, slope, INPUTS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+                    PADDING: tl.constexpr, CELL: tl.constexpr, LEAD: tl.constexpr, LINE: tl.constexpr,
+                    WINDOW: tl.constexpr, ALIGN: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr,
+                    VECTOR: tl.constexpr, ACTIVATION: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+                    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
     """activation(conv(x) + bias). Programs: (row block × column block), column blocks fastest.
 
     An infinity in x makes NaN of all outputs of the cells that read it.
 
     Args:
-        packed: weights, (columns, DEPTH). y: dense, its lines of y_line elements.
+        y: dense, its lines of y_line elements. w: begins at w_first, from where strides may be negative.
         grid: the output's depth and height, and the cells of its width. groups, x_batch, x_stride: as for `windows`.
-        LINE: the columns of the kernel's lines, a power of two of which WINDOW are used.
+        LINE: the columns of the kernel's lines, a power of two of which WINDOW are used, the first LEAD with zeros.
+        VECTOR: so many outputs at a time lie side by side in w.
     """
     columns = CELL * outputs
     column_blocks = tl.cdiv(columns, BN)
@@ -197,12 +170,18 @@ def down_few_kernel(x, packed, bias, y, rows, grid, x_size, groups, x_batch, x_s
     row_ok = row < rows
     example, t, h, cell = split_row(row, grid)
     acc = tl.zeros((BM, BN), tl.float32)
-    for k in range(0, DEPTH, BK):
-        column = k + tl.arange(0, BK)
-        a_t, a_h, group, column_ok, offset = window_lines(column, x_batch, x_stride, KERNEL, LINE, WINDOW, ALIGN)
+    for k in range(0, KERNEL[0] * KERNEL[1] * LINE, BK):
+        line, element = lines_of(k, LINE, BK)
+        a_t, a_h, group, column_ok, offset = window_columns(line, element, x_stride, KERNEL, WINDOW, ALIGN)
         left = windows(x, row_ok, example, t, h, cell, a_t, a_h, group, column_ok, offset, x_size, groups, x_batch,
                        x_stride, STRIDE, PADDING, STEP, FIRST, ALIGN)  # fmt: skip
-        right = tl.load(packed + (n * DEPTH + k)[None, :] + tl.arange(0, BK)[:, None])
+        place = (element - LEAD)[:, None] - (n // outputs * (STRIDE[2] * INPUTS))[None, :]
+        w_ok = (place >= 0) & (place < KERNEL[2] * INPUTS) & (n < columns)[None, :]
+        w_ok = w_ok & (line < KERNEL[0] * KERNEL[1])[:, None]
+        weights = (w_first + a_t * w_stride[0] + a_h * w_stride[1])[:, None] + (n % outputs * w_out)[None, :]
+        weights += place // INPUTS * w_stride[2] + place % INPUTS * w_in
+        weights = tl.max_contiguous(tl.multiple_of(weights, (1, VECTOR)), (1, VECTOR))
+        right = tl.load(w + weights, tl.max_constancy(w_ok, (1, VECTOR)), 0.0)
         acc = tl.dot(left, right, acc, input_precision=PRECISION)
     if bias is not None:
         acc += tl.load(bias + n % outputs).to(tl.float32)[None, :]
@@ -230,12 +209,12 @@ def grad_few_kernel(x, small, parts, rows, share, grid, x_size, groups, x_batch,
     LINES: tl.constexpr = KERNEL[0] * KERNEL[1]
     row_blocks = tl.cdiv(CELL * outputs, BM)
     m = tl.program_id(0) % row_blocks * BM + tl.arange(0, BM)
-    column = tl.program_id(0) // row_blocks * BN + tl.arange(0, BN)
+    line, element = lines_of(tl.program_id(0) // row_blocks * BN, LINE, BN)
     split = tl.program_id(1)
     if WIDE:
         split = split.to(tl.int64)
     start = split * share
-    a_t, a_h, group, column_ok, offset = window_lines(column, x_batch, x_stride, KERNEL, LINE, WINDOW, ALIGN)
+    a_t, a_h, group, column_ok, offset = window_columns(line, element, x_stride, KERNEL, WINDOW, ALIGN)
     row = start + tl.arange(0, BK)
     example, t, h, cell = split_row(row, grid)
     # Cells are counted on by the digits of BK, for divisions in the loop take longer than the products.
@@ -243,9 +222,9 @@ def grad_few_kernel(x, small, parts, rows, share, grid, x_size, groups, x_batch,
     acc = tl.zeros((BM, BN), tl.float32)
     for _ in range(start, tl.minimum(start + share, rows), BK):
         row_ok = row < rows
-        element = (cell * (CELL * outputs))[:, None] + m[None, :]
-        at = (example * small_batch + t * small_stride[0] + h * small_stride[1])[:, None] + element
-        read = row_ok[:, None] & (m < CELL * outputs)[None, :] & (element < small_line)
+        along = (cell * (CELL * outputs))[:, None] + m[None, :]
+        at = (example * small_batch + t * small_stride[0] + h * small_stride[1])[:, None] + along
+        read = row_ok[:, None] & (m < CELL * outputs)[None, :] & (along < small_line)
         left = tl.load(small + at, read, 0.0)
         right = windows(x, row_ok, example, t, h, cell, a_t, a_h, group, column_ok, offset, x_size, groups, x_batch,
                         x_stride, STRIDE, PADDING, STEP, FIRST, ALIGN)  # fmt: skip
@@ -255,9 +234,9 @@ def grad_few_kernel(x, small, parts, rows, share, grid, x_size, groups, x_batch,
         h, over = carried(h + more_h + over, grid[1])
         t, over = carried(t + more_t + over, grid[0])
         example += more_example + over
-    place = (column % LINE)[None, :] - LEAD - (m // outputs)[:, None] * (STRIDE[2] * inputs)
+    place = (element - LEAD)[None, :] - (m // outputs)[:, None] * (STRIDE[2] * inputs)
     write = (m < CELL * outputs)[:, None] & column_ok[None, :] & (place >= 0) & (place < KERNEL[2] * inputs)
-    to = m[:, None] * (LINES * LINE) + column[None, :]
+    to = m[:, None] * (LINES * LINE) + (line * LINE + element)[None, :]
     tl.store(parts + split * part_size + to, acc, write)
 
 

@@ -1,6 +1,7 @@
 """The Triton kernels for few channels on one side, under Triton's interpreter, against float64 PyTorch."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from test_fused_conv import assert_near, make
 from test_triton_conv import as_leaves, assert_accurate
 from torch.nn import functional
 
-from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, triton_configs
+from fastvgan_kernels import choice, conv_down, conv_up, conv_weight_grad, triton_configs
 from fastvgan_kernels.conv import triton_few
+from fastvgan_kernels.measured import rules
 from fastvgan_kernels.tuning import Config, Problem
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -190,7 +192,7 @@ def test_windows_of_the_first_layer(channels, cell, expected):
 def test_sums_are_split_and_added_up(tile, monkeypatch, cell):
     monkeypatch.setattr(triton_few.tuning, "processors", lambda device: 40)
     tile(Config(16, 16, 64, cell=cell))
-    large, small = torch.randn(3, 3, 30, 31), torch.randn(3, 18, 30, 31)
+    large, small = torch.randn(2, 3, 18, 15), torch.randn(2, 18, 18, 15)
     ours = conv_weight_grad(large, small, 3, 1, 1, impl="triton")
     assert_accurate(ours, conv_weight_grad(large.double(), small.double(), 3, 1, 1), torch.float32, 10_000)
     assert torch.equal(ours, conv_weight_grad(large, small, 3, 1, 1, impl="triton"))
@@ -220,3 +222,16 @@ def test_cells_count_in_the_choice_of_tiles():
     assert not problem.fills(Config(128, 256, 64)) and problem.fills(Config(128, 64, 64))
     for name in ("up_few", "down_few", "grad_few"):
         assert {config.cell for config in triton_configs.SHIPPED[name][90]} > {1}
+
+
+def test_on_a_gpu_they_wait_for_their_measurement(monkeypatch):
+    """What auto goes by are times of the general kernels until then; FASTVGAN_IMPL=triton asks for them."""
+    gpu = torch.device("cuda")
+    monkeypatch.delenv(choice.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(rules, "_MEASURED", [SimpleNamespace(TILES={("gather", 2, "down"): ()})])
+    assert not triton_few._is_chosen("up_few", gpu)
+    monkeypatch.setenv(choice.ENVIRONMENT, "triton")
+    assert triton_few._is_chosen("up_few", gpu)
+    monkeypatch.delenv(choice.ENVIRONMENT)
+    monkeypatch.setattr(rules, "_MEASURED", [SimpleNamespace(TILES={("up_few", 2, "(4, 4, 4)(2, 2, 2)ieee"): ()})])
+    assert triton_few._is_chosen("up_few", gpu) and not triton_few._is_chosen("down_few", gpu)
