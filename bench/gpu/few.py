@@ -94,6 +94,12 @@ def more_tiles_of(problem: tuning.Problem) -> list[tuning.Config]:
     return [config for config in MORE[problem.kernel] if problem.fills(config)] if ON_GPU else []
 
 
+def with_copied_weight(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """x, weight and dy, the weight as the copy lies in memory that a train step makes of it (weight_copies.py)."""
+    x, weight, dy = tensors
+    return [x, weight.movedim(0, -1).contiguous().movedim(-1, 0), dy]
+
+
 def problem_of(ours, tensors) -> tuning.Problem:
     seen: list[tuning.Problem] = []
     with implementation(OURS), tile(None, seen):
@@ -114,6 +120,7 @@ def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
     for name, memory_format in FORMATS.items():
         there = [t.contiguous(memory_format=memory_format) for t in tensors]
         stock_ms[name] = milliseconds(functools.partial(stock, *there))
+    tensors = with_copied_weight(tensors)
     with implementation(OURS), general_kernels():
         general_ms = milliseconds(functools.partial(ours, *tensors))
     problem, wanted = problem_of(ours, tensors), ([theirs], [exact], 2 if which == "forward" else 3)
@@ -167,7 +174,7 @@ def shares(layer: dict[str, Any], tensors: list[torch.Tensor], ms: float, stock_
 @torch.no_grad()
 def compile_pass(layer: dict[str, Any], which: str) -> None:
     """Run each way of ours once."""
-    tensors, ours = convs.tensors_of(layer, DTYPES[DTYPE]), convs.our_pass(layer, which)
+    tensors, ours = with_copied_weight(convs.tensors_of(layer, DTYPES[DTYPE])), convs.our_pass(layer, which)
     with general_kernels():
         ours(*tensors)
     problem = problem_of(ours, tensors)
