@@ -29,7 +29,7 @@ _FLAT = (_tile(128, 64, 64, 8, 2), _tile(64, 64, 64, 8, 2), _tile(64, 16, 64, 4,
 # Of few channels, the largest tiles first of those that read a value fewer times (kernels/conv/triton_few_kernels.py).
 _UP_FEW = (
     _tile(128, 64, 128, 8, 3, cell=2),
-    _tile(128, 32, 128, 4, 3),
+    _tile(128, 32, 128, 8, 3),
     _tile(64, 32, 128, 4, 3),
     _tile(64, 16, 128, 4, 3),
     _tile(16, 16, 128, 4, 3),

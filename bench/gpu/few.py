@@ -29,6 +29,7 @@ KERNELS = ("up_few", "down_few", "grad_few")
 MORE = {
     "up_few": (
         tuning.Config(256, 32, 128, 8, 3, 128),
+        tuning.Config(128, 32, 128, 4, 3, 255),
         tuning.Config(128, 32, 128, 4, 4, 168),
         tuning.Config(128, 32, 128, 4, 1, 128),  # by ordinary loads, which go through the first cache
         tuning.Config(64, 64, 128, 4, 3, 168, cell=2),
