@@ -59,7 +59,7 @@ SHIPPED = {
     "gather_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
     "weight_grad": {80: _FUSED, 90: (*_LARGE_TMA[:3], *_FUSED), 100: (*_LARGE_TMA[:3], *_FUSED)},
     "weight_grad_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
-    "up_few": dict.fromkeys(_ARCHITECTURES, _UP_FEW),
+    "up_few": {80: (_tile(64, 64, 128, 8, 3, cell=2), *_UP_FEW[1:]), 90: _UP_FEW, 100: _UP_FEW},
     "down_few": dict.fromkeys(_ARCHITECTURES, _DOWN_FEW),
     "grad_few": {
         80: (_GRAD_FEW[0], *_GRAD_FEW[2:]),
