@@ -28,7 +28,7 @@ _MERGED = (_tile(128, 64, 128, 8, 3), _tile(64, 64, 128, 8, 3), _tile(64, 32, 12
 _FLAT = (_tile(128, 64, 64, 8, 2), _tile(64, 64, 64, 8, 2), _tile(64, 16, 64, 4, 2), _tile(16, 16, 64, 4, 2))
 # Of few channels, the largest tiles first of those that read a value fewer times (kernels/conv/triton_few_kernels.py).
 _UP_FEW = (
-    _tile(128, 64, 128, 8, 3, cell=2),
+    _tile(64, 64, 128, 8, 3, cell=2),
     _tile(128, 32, 128, 8, 3),
     _tile(64, 32, 128, 4, 3),
     _tile(64, 16, 128, 4, 3),
@@ -59,7 +59,7 @@ SHIPPED = {
     "gather_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
     "weight_grad": {80: _FUSED, 90: (*_LARGE_TMA[:3], *_FUSED), 100: (*_LARGE_TMA[:3], *_FUSED)},
     "weight_grad_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
-    "up_few": {80: (_tile(64, 64, 128, 8, 3, cell=2), *_UP_FEW[1:]), 90: _UP_FEW, 100: _UP_FEW},
+    "up_few": dict.fromkeys(_ARCHITECTURES, _UP_FEW),
     "down_few": dict.fromkeys(_ARCHITECTURES, _DOWN_FEW),
     "grad_few": {
         80: (_GRAD_FEW[0], *_GRAD_FEW[2:]),

@@ -33,6 +33,7 @@ MORE = {
         tuning.Config(128, 32, 128, 4, 4, 168),
         tuning.Config(128, 32, 128, 4, 1, 128),  # by ordinary loads, which go through the first cache
         tuning.Config(64, 64, 128, 4, 3, 168, cell=2),
+        tuning.Config(128, 64, 128, 8, 3, 255, cell=2),
         tuning.Config(128, 64, 128, 8, 3, 128, cell=2),
         tuning.Config(128, 64, 128, 8, 1, 128, cell=2),
         tuning.Config(128, 128, 128, 8, 3, 255, cell=4),
