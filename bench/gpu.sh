@@ -13,6 +13,7 @@
 #
 #   breakdown   kernels of one captured step by time                        → breakdown.json
 #   scale       the train step by frames, size, width, batch, processes    → scale.json, for bench/scaling.py --fit
+#   few         convolutions with few channels, each tile of their kernels → few.json
 #   build       the extension, against the torch that is here; nothing is downloaded
 #   thorough    the benchmarks by pytest with torch.compile, checked in float64, and a report: an hour
 #   memcheck    compute-sanitizer over the tests of the Triton kernels and, shrunk, the benchmarks; skipped without it
@@ -51,7 +52,7 @@ share_of() { # in hundredths of the budget when all parts run
         warm) echo 12 ;;
         command) echo 26 ;;
         train) echo 20 ;;
-        convs) echo 16 ;;
+        convs | few) echo 16 ;;
         layers | lstm) echo 7 ;;
         tests | build | breakdown | scale) echo 12 ;;
         thorough | memcheck | racecheck) echo 100 ;;
@@ -122,6 +123,18 @@ scale() { # SECONDS: at most a third of them for compiling, in parallel processe
     measure scale $((end - SECONDS))
 }
 
+few() { # compiled on all cores first, since it tries every tile
+    local begin=$SECONDS cores index compiling=()
+    cores=$(nproc)
+    for ((index = 0; index < cores; index++)); do
+        FASTVGAN_TUNE=0 OMP_NUM_THREADS=1 timeout $(($1 / 2)) "$python" bench/gpu/few.py --compile "$index/$cores" \
+            >>"$OUT/log.txt" 2>&1 &
+        compiling+=($!)
+    done
+    wait "${compiling[@]}"
+    FASTVGAN_TUNE=0 measure few $(($1 - SECONDS + begin))
+}
+
 shrunk() { # TOOL SECONDS
     FASTVGAN_BENCH_TINY=1 sanitize "$1-benchmarks" "$2" "$1" --benchmark-disable bench/test_gpu_*.py \
         -k "ours and not ours_cuda and not ours_auto and not graph"
@@ -131,7 +144,7 @@ one() { # PART SECONDS
     case $1 in
         warm) run warm "$2" "$python" bench/gpu/warm.py --seconds $(($2 - 3)) ;;
         command | train | convs | layers | lstm | breakdown) measure "$1" "$2" ;;
-        scale) scale "$2" ;;
+        scale | few) "$1" "$2" ;;
         build)
             FASTVGAN_REQUIRE_EXTENSION=1 run build "$2" "$python" -m pip install --no-deps --no-build-isolation -e .
             ;;

@@ -1,9 +1,11 @@
 """Turn what was measured on a GPU into the rules that `auto` follows there: kernels/measured/h100.py.
 
     python bench/gpu_rules.py [--convs FILE.json] [--tiles FILE.json] [--more FILE.json …] [--out FILE.py]
+    python bench/gpu_rules.py --renew FILE.json
 
 The convolutions' file is what `bench/gpu.sh convs` writes, the tiles' file what tuning wrote into FASTVGAN_CACHE, and
-further files, of norms and of the ConvLSTM, are what `bench/gpu.sh layers lstm` writes.
+further files, of norms and of the ConvLSTM, are what `bench/gpu.sh layers lstm` writes. --renew first replaces those
+passes of the convolutions' file that `bench/gpu.sh few` measured, and adds their tiles to the tiles' file.
 """
 
 import argparse
@@ -84,14 +86,43 @@ def tiles_of(tiles: dict[str, list], device: str) -> dict[tuple, list[tuple]]:
     return found
 
 
+def renewed(convs: dict, tiles: dict[str, list], few: dict) -> tuple[dict, dict[str, list]]:
+    """Both files with what `few` measured in the place of the same passes, and with its tiles.
+
+    Passes that the file lacks stay out of it, their tiles do not.
+
+    Raises:
+        ValueError: another device, or shrunk problems.
+    """
+    _check_one_device(convs, few)
+    taken = ("stock_ms", "triton_ms", "share_of_gemm", "share_of_copy", "off")
+    new = {(row["layer"], row["pass"]): {name: row[name] for name in taken} for row in few["passes"]}
+    since = {"measured": {name: few[name] for name in ("commit", "date", "versions")}}
+    passes = []
+    for row in convs["passes"]:
+        found = new.get((row["layer"], row["pass"]))
+        passes.append({**row, **found, **since} if found else row)
+    return {**convs, "passes": passes}, {**tiles, **{row["key"]: row["tile"] for row in few["passes"]}}
+
+
+def _check_one_device(*files: dict) -> None:
+    if len({measured["device"] for measured in files}) > 1 or any(measured.get("tiny") for measured in files):
+        raise ValueError("rules come from one device, and not from shrunk problems")
+
+
+def _write_passes(path: Path, convs: dict) -> None:
+    head = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in convs.items() if name != "passes"]
+    rows = ",\n".join("  " + json.dumps(row) for row in convs["passes"])
+    path.write_text("{\n" + ",\n".join(head) + f',\n "passes": [\n{rows}\n ]\n}}\n', encoding="utf-8")
+
+
 def generated(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) -> str:
     """The text of kernels/measured/h100.py.
 
     Raises:
         ValueError: the files are of different devices, or of shrunk problems.
     """
-    if len({measured["device"] for measured in (convs, *more)}) > 1 or any(m.get("tiny") for m in (convs, *more)):
-        raise ValueError("rules come from one device, and not from shrunk problems")
+    _check_one_device(convs, *more)
     origin = {name: convs[name] for name in ("device", "capability", "versions", "commit", "date", "dtype")}
     origin["passes"] = len(convs["passes"])
     lines = ['"""Written by bench/gpu_rules.py from measurements in bench/results: change those, not this file."""', ""]
@@ -125,9 +156,14 @@ def main() -> None:
     parser.add_argument("--tiles", type=Path, default=TILES)
     parser.add_argument("--more", type=Path, nargs="*", default=MORE)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--renew", type=Path, metavar="FILE.json")
     parsed = parser.parse_args()
     paths = parsed.convs, parsed.tiles, *parsed.more
     convs, tiles, *more = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    if parsed.renew:
+        convs, tiles = renewed(convs, tiles, json.loads(parsed.renew.read_text(encoding="utf-8")))
+        _write_passes(parsed.convs, convs)
+        parsed.tiles.write_text(json.dumps(tiles, indent=1, sort_keys=True), encoding="utf-8")
     parsed.out.write_text(generated(convs, tiles, more), encoding="utf-8")
     print(f"{parsed.out}: {len(convs['passes'])} passes and {len(tiles)} tiles of {convs['device']}")
 

@@ -9,9 +9,9 @@ import torch
 from .tuning import Config, architecture
 
 
-def _tile(*sizes: int, tma: bool = False) -> Config:
+def _tile(*sizes: int, tma: bool = False, cell: int = 1) -> Config:
     """With as many registers as there are: left to choose, ptxas spills a few to fit more programs in."""
-    return Config(*sizes, registers=255, tma=tma)
+    return Config(*sizes, registers=255, tma=tma, cell=cell)
 
 
 _SMALL = (_tile(64, 64, 128, 4, 3), _tile(64, 16, 128, 4, 3), _tile(16, 16, 128, 4, 3))
@@ -26,6 +26,29 @@ _FUSED_80 = (_tile(128, 128, 64, 8, 4), *_FUSED[1:])
 # element has.
 _MERGED = (_tile(128, 64, 128, 8, 3), _tile(64, 64, 128, 8, 3), _tile(64, 32, 128, 4, 3), _tile(16, 16, 128, 4, 3))
 _FLAT = (_tile(128, 64, 64, 8, 2), _tile(64, 64, 64, 8, 2), _tile(64, 16, 64, 4, 2), _tile(16, 16, 64, 4, 2))
+# Of few channels, the largest tiles first of those that read a value fewer times (kernels/conv/triton_few_kernels.py).
+_UP_FEW = (
+    _tile(64, 64, 128, 8, 3, cell=2),
+    _tile(128, 32, 128, 8, 3),
+    _tile(64, 32, 128, 4, 3),
+    _tile(64, 16, 128, 4, 3),
+    _tile(16, 16, 128, 4, 3),
+)
+_DOWN_FEW = (
+    _tile(128, 256, 64, 8, 3, cell=4),
+    _tile(64, 256, 64, 8, 3, cell=4),
+    _tile(128, 128, 64, 8, 3, cell=2),
+    _tile(128, 64, 64, 4, 3),
+    _tile(64, 64, 64, 4, 3),
+    _tile(16, 16, 64, 4, 3),
+)
+_GRAD_FEW = (
+    _tile(256, 128, 64, 8, 3, cell=4),
+    _tile(64, 256, 64, 8, 3),
+    _tile(128, 128, 64, 8, 3, cell=2),
+    _tile(64, 64, 64, 4, 3),
+    _tile(16, 16, 64, 4, 3),
+)
 # Float32 without tensor cores.
 _STRICT = (_tile(64, 64, 64, 8, 2), _tile(32, 32, 64, 4, 2), _tile(16, 16, 64, 4, 2))
 _ARCHITECTURES = 80, 90, 100
@@ -36,6 +59,13 @@ SHIPPED = {
     "gather_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
     "weight_grad": {80: _FUSED, 90: (*_LARGE_TMA[:3], *_FUSED), 100: (*_LARGE_TMA[:3], *_FUSED)},
     "weight_grad_flat": dict.fromkeys(_ARCHITECTURES, _FLAT),
+    "up_few": dict.fromkeys(_ARCHITECTURES, _UP_FEW),
+    "down_few": dict.fromkeys(_ARCHITECTURES, _DOWN_FEW),
+    "grad_few": {
+        80: (_GRAD_FEW[0], *_GRAD_FEW[2:]),
+        90: _GRAD_FEW,
+        100: _GRAD_FEW,
+    },  # sm_86 would spill with the second
     "conv_lstm_forward": {80: _FUSED_80, 90: _FUSED, 100: _FUSED},
     "conv_lstm_backward": dict.fromkeys(_ARCHITECTURES, _FUSED[1:]),
     "strict": dict.fromkeys(_ARCHITECTURES, _STRICT),

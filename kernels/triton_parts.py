@@ -128,5 +128,16 @@ def joined(
 
 def added(parts: torch.Tensor, *outs: torch.Tensor) -> None:
     """One or two outs, dense in any layout and of one size and dtype, = the sums of parts (P, as many, their size)."""
-    grid = -(-outs[0].numel() // 32), len(outs)
-    add_parts[grid](parts, outs[0], outs[-1], parts.shape[0], outs[0].numel(), BP=64, BLOCK=32, num_warps=4)
+    count, size = parts.shape[0], outs[0].numel()
+    together, block = _tile(count, size)
+    grid = -(-size // block), len(outs)
+    add_parts[grid](parts, outs[0], outs[-1], count, size, BP=together, BLOCK=block, num_warps=4)
+
+
+def _tile(count: int, size: int) -> tuple[int, int]:
+    """How many parts and elements a program of add_parts loads at once: 2048 values, as few as can be masked off.
+
+    Of many parts of few elements, as a norm leaves them, more at once: it is how often a program waits that takes time.
+    """
+    together = min(1 << max(count - 1, 0).bit_length(), 64 if size > 1024 else 256)
+    return together, 2048 // together

@@ -37,6 +37,7 @@ class Config:
         registers: Triton's maxnreg. ptxas may choose to spill a few registers so that more programs run side by side;
             given the number it may use, it does not. None leaves it to choose.
         tma: whether an operand that is dense is loaded by the copy engine, through a tensor descriptor.
+        cell: how many positions side by side are one row of a kernel for few channels; 1 elsewhere.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class Config:
     stages: int = 3
     registers: int | None = None
     tma: bool = False
+    cell: int = 1
 
     def launch(self) -> dict[str, int | None]:
         """What a launch takes of it, as keyword arguments."""
@@ -68,6 +70,8 @@ class Problem:
         tiles: how many such products there are at once, of taps, phases or groups.
         splits: into how many programs at most the summed dimension can be split.
         tma: whether configurations with a tensor descriptor can serve.
+        cells_in_rows: a configuration's cell multiplies the rows and divides the depth, rather than to multiply the
+            columns and divide the rows.
     """
 
     kernel: str
@@ -80,11 +84,24 @@ class Problem:
     tiles: int = 1
     splits: int = 1
     tma: bool = False
+    cells_in_rows: bool = False
+
+    def product(self, config: "Config") -> tuple[int, int, int]:
+        """Rows, columns and depth of the matrix product that a configuration cuts into tiles."""
+        if self.cells_in_rows:
+            return self.rows * config.cell, self.columns, math.ceil(self.depth / config.cell)
+        return math.ceil(self.rows / config.cell), self.columns * config.cell, self.depth
+
+    def fills(self, config: "Config") -> bool:
+        """Whether a configuration's tiles are not mostly empty."""
+        rows, columns, _ = self.product(config)
+        return _fills(rows, config.rows) and _fills(columns, config.columns)
 
     def programs(self, config: "Config") -> int:
         """How many there can be with a configuration; a split takes at least eight steps."""
-        steps = self.depth * self.dtype.itemsize // config.depth if config.depth else 1
-        tiles = math.ceil(self.rows / config.rows) * math.ceil(self.columns / config.columns) * self.tiles
+        rows, columns, depth = self.product(config)
+        steps = depth * self.dtype.itemsize // config.depth if config.depth else 1
+        tiles = math.ceil(rows / config.rows) * math.ceil(columns / config.columns) * self.tiles
         return tiles * max(1, min(self.splits, steps // 8))
 
     def key(self) -> str:
@@ -133,7 +150,7 @@ def candidates(problem: Problem, shipped: Sequence[Config]) -> list[Config]:
     """Those of `shipped` that fit the device's shared memory and whose tiles are not mostly empty; at least one."""
     limit = _shared_limit(problem.device)
     fitting = [c for c in shipped if c.shared_bytes() <= limit and (problem.tma or not c.tma)]
-    full = [c for c in fitting if _fills(problem.rows, c.rows) and _fills(problem.columns, c.columns)]
+    full = [c for c in fitting if problem.fills(c)]
     return full or [min(fitting, key=lambda c: (c.columns, c.rows))]
 
 
@@ -225,7 +242,9 @@ def _milliseconds(function: Callable[[], None]) -> float:
 
 
 def _as_list(config: Config) -> list:
-    return list(astuple(config))
+    """Its fields; a cell of 1 is left out, as in files from before there were others."""
+    fields = list(astuple(config))
+    return fields if config.cell > 1 else fields[:-1]
 
 
 def _path() -> Path:

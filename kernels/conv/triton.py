@@ -11,11 +11,12 @@ from functools import lru_cache
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .. import triton_configs, tuning, weight_copies
+from .. import triton_configs, tuning
 from ..norm_act.reference import ACTIVATIONS
+from ..triton_launch import elements, precision, reach, side_by_side_weight
 from ..triton_parts import added, joined
-from ..triton_support import interpreting, on_its_device
-from . import sizes
+from ..triton_support import on_its_device
+from . import sizes, triton_few
 from .compiled import Fusion, _side_by_side
 from .triton_gather import gather
 from .triton_weight_grad import weight_grad
@@ -113,38 +114,20 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
     if grad.numel() == 0 or small.numel() == 0:
         return grad.zero_()
     large, small = _deep(_side_by_side(large)), _deep(_side_by_side(small))
-    return _weight_grad(large, small, grad, *_three(kernel_size, stride, padding, dilation), groups)
+    kernel, stride, padding, dilation = _three(kernel_size, stride, padding, dilation)
+    if groups == 1 and max(dilation) == 1:
+        geometry = triton_few.Geometry(kernel, stride, padding)
+        for x, other, of in ((large, small, geometry), (small, large, geometry.mirrored())):
+            if of is not None and triton_few.weight_grad_serves(x, other, of):
+                triton_few.weight_grad(x, other, of, grad)
+                return grad
+    return _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups)
 
 
 def rows_of(x: torch.Tensor, shape, dtype: torch.dtype | None = None) -> torch.Tensor:
     """An empty tensor (N, C, *space) on x's device with channels innermost."""
     n, channels, *space = shape
     return x.new_empty((n, *space, channels), dtype=dtype).movedim(-1, 1)
-
-
-def precision(x: torch.Tensor) -> str:
-    """How tl.dot shall multiply float32."""
-    tf32 = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
-    return "tf32" if tf32 and not interpreting() else "ieee"
-
-
-def elements(config: tuning.Config, x: torch.Tensor) -> int:
-    """A configuration's depth in elements of x, for tl.dot at least 16."""
-    return max(16, config.depth // x.element_size())
-
-
-def reach(x: torch.Tensor) -> int:
-    """One more than the largest offset of any element from x's first."""
-    return 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-
-
-def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype, innermost: int | None = None) -> torch.Tensor:
-    """The weight in that dtype with channel dimension `innermost`, or either, innermost: so tiles are read fast."""
-    weight = weight_copies.cast(weight, dtype)
-    if weight.dtype == dtype and 1 in (weight.stride(d) for d in ((0, 1) if innermost is None else (innermost,))):
-        return weight
-    dim = 1 if innermost is None else innermost
-    return weight.movedim(dim, -1).to(dtype, memory_format=torch.contiguous_format).contiguous().movedim(-1, dim)
 
 
 def _arranged(weight, x, up, kind, product):
@@ -211,6 +194,9 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
         return y, _no_parts(y) if fusion.statistics else None
     deep, x, bias = _deep(y), _deep(_side_by_side(x)), None if bias is None else bias.contiguous()
     kernel, stride, padding, dilation = _three(weight.shape[2:], stride, padding, dilation)
+    if groups == 1 and max(dilation) == 1 and not fusion.statistics:
+        if _few(up, x, weight, bias, triton_few.Geometry(kernel, stride, padding), fusion, deep):
+            return y, None
     inputs, outputs = x.shape[1] // groups, y.shape[1] // groups
     phases = math.prod(stride) if up else 1
     grid = tuple(-(-n // s) for n, s in zip(deep.shape[2:], stride, strict=True)) if up else tuple(deep.shape[2:])
@@ -250,6 +236,21 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
     )  # fmt: skip
     run(tuning.choose(problem, triton_configs.of(kind, product, x), run))
     return y, parts
+
+
+def _few(up, x, weight, bias, geometry, fusion, y):
+    """Compute y by a kernel for few channels, directly or as the opposite kind of convolution; whether there is one."""
+    weight = _deep(weight)
+    for is_up, of in ((up, geometry), (not up, geometry.mirrored())):
+        if of is None:
+            continue
+        if is_up and triton_few.up_serves(x, y, of):
+            triton_few.up(x, weight, bias, of, fusion, y)
+            return True
+        if not is_up and fusion.scale is None and triton_few.down_serves(x, of):
+            triton_few.down(x, weight, bias, of, fusion, y)
+            return True
+    return False
 
 
 def _kind(inputs, outputs, taps, phases, norm, statistics):

@@ -10,7 +10,8 @@ import torch
 from .. import triton_configs, tuning
 from ..conv import conv_down, conv_up
 from ..conv.compiled import _side_by_side
-from ..conv.triton import elements, precision, reach, rows_of, side_by_side_weight
+from ..conv.triton import rows_of
+from ..triton_launch import elements, precision, reach, side_by_side_weight
 from ..triton_support import on_its_device
 from .reference import gradients, padding_of
 from .triton_steps import step, step_backward

@@ -109,6 +109,11 @@ def is_measured(device_name: str, capability: tuple[int, int], problem: Problem)
     return device.ORIGIN["device"] == device_name and found is not None and found[0] == 0
 
 
+def has_tiles(kernel: str) -> bool:
+    """Whether a Triton kernel was measured, and with that those of its problems that `choose` decides on."""
+    return any(kernel == name for device in _MEASURED for name, _, _ in device.TILES)
+
+
 def tile(capability: tuple[int, int], kernel: str, itemsize: int, sizes: tuple[int, ...], flags: str) -> list | None:
     """The measured configuration of a Triton kernel for a class of shape, or of the nearest class; None without one.
 

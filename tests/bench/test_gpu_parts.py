@@ -56,6 +56,16 @@ def test_a_part_writes_what_it_measures(tmp_path, name, only, key, columns):
     assert found[key] and all(columns <= set(row) for row in found[key])
 
 
+def test_the_kernels_for_few_channels_are_tried_with_every_tile(tmp_path):
+    """By Triton's interpreter, which checks the results, too."""
+    only = "--only", "last-128-3-8 forward"
+    found = part("few", tmp_path / "few.json", *only, TRITON_INTERPRET="1")
+    assert found["tiny"] and not found["failed"] and not found["left_out"]
+    (row,) = found["passes"]
+    assert len(row["tiles"]) >= 3 and [row["triton_ms"], row["tile"], row["off"]] in row["tiles"]
+    assert {"stock_ms", "general_ms", "share_of_gemm", "share_of_copy"} <= set(row) and "|up_few|" in row["key"]
+
+
 def test_passes_are_what_the_rules_are_made_from(tmp_path):
     """Of this part's file, but for being shrunk, the script makes a module."""
     found = part("convs", tmp_path / "convs.json", "--only", "ref-")

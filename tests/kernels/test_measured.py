@@ -364,3 +364,37 @@ def test_second_derivatives_go_by_our_operations(monkeypatch):
     monkeypatch.setattr(joint, "_may_join", lambda *tensors: not torch.is_grad_enabled())
     x, weight = (torch.randn(*s, dtype=torch.double, requires_grad=True) for s in ((1, 2, 4, 4, 4), (2, 2, 2, 2, 2)))
     assert torch.autograd.gradgradcheck(lambda x, w: conv_down(x, w, None, 2, 1), (x, weight))
+
+
+def test_what_was_measured_anew_replaces_the_same_passes_alone(tmp_path):
+    """By the script, as it is called after `bench/gpu.sh few`: the pass and its tile are in the rules, and no other."""
+    old = next(
+        entry for entry in PASSES if entry["layer"] == "last-64-3-from-32" and entry["pass"] == "weight gradient"
+    )
+    assert chosen(old) == "reference"
+    times = {"stock_ms": {"channels_last": 0.6, "contiguous": 0.9}, "triton_ms": 0.15, "off": 1e-4}
+    shares = {"share_of_gemm": {"triton": 0.2, "stock": 0.05}, "share_of_copy": 0.4}
+    key = f"{CONVS['device']}|triton 3.6.0|grad_few|bfloat16|64x256x1048576x1|(4, 4, 4)(2, 2, 2)ieee"
+    new = {**old, **times, **shares, "key": key, "tile": [64, 256, 64, 8, 3, 255, False]}
+    few = {"device": CONVS["device"], "commit": "abc", "date": "today", "versions": {}, "passes": [new]}
+    convs, tiles, out = (tmp_path / name for name in ("convs.json", "tiles.json", "h100.py"))
+    convs.write_text(gpu_rules.CONVS.read_text())
+    tiles.write_text(gpu_rules.TILES.read_text())
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    command = [gpu_rules.__file__, "--convs", convs, "--tiles", tiles, "--out", out, "--renew", tmp_path / "few.json"]
+    subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True)
+    found = {}
+    exec(out.read_text(encoding="utf-8"), found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "_MEASURED", (SimpleNamespace(**found),))
+        rules.choose.cache_clear()
+        assert rules.has_tiles("grad_few") and not rules.has_tiles("up_few")
+        sizes = 64, 256, 1048576, 1
+        assert rules.tile(H100, "grad_few", 2, sizes, "(4, 4, 4)(2, 2, 2)ieee") == new["tile"]
+    rules.choose.cache_clear()
+    passes = json.loads(convs.read_text())["passes"]
+    assert [row for row, entry in zip(passes, PASSES, strict=True) if row != entry] == [
+        {**old, **times, **shares, "measured": {"commit": "abc", "date": "today", "versions": {}}}
+    ]
+    with pytest.raises(ValueError, match="one device"):
+        gpu_rules.renewed(CONVS, TILES, {**few, "tiny": True})

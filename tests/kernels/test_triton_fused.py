@@ -63,6 +63,16 @@ def test_statistics_of_very_many_parts_are_joined_in_turns(monkeypatch):
     assert_near("var", var, (s + n * (m - exact) ** 2).sum(0) / n.sum(), 1e-5)
 
 
+@pytest.mark.parametrize("count, size", [(1, 5), (3, 1500), (64, 33), (137, 1030), (300, 65)])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_parts_are_added_up_whatever_their_number(outputs, count, size):
+    parts = torch.randn(count, outputs, size)
+    outs = [torch.empty(size) for _ in range(outputs)]
+    triton_parts.added(parts, *outs)
+    for which, out in enumerate(outs):
+        assert_near("sum", out, parts[:, which].double().sum(0), 1e-6)
+
+
 def test_an_empty_batch_has_no_statistics():
     case = make(True, "none", None, batch=1, dtype=torch.float32)
     leaves = case.cast(torch.float32)

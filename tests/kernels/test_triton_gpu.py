@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fastvgan_kernels import conv_down, conv_lstm, conv_up, conv_weight_grad, fused_conv, norm_act, tuning
+from fastvgan_kernels import choice, conv_down, conv_lstm, conv_up, conv_weight_grad, fused_conv, norm_act, tuning
 from fastvgan_kernels.fused_conv import Geometry, Norm
 
 pytestmark = pytest.mark.gpu
@@ -220,3 +220,16 @@ def test_the_last_layer_is_written_whole():
     exact = functional.conv_transpose3d(x.double(), weight.double(), stride=2, padding=1).tanh()
     assert y.isfinite().all() and not math.isnan(y.float().sum().item())
     assert (y.double() - exact).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (4, 2)])
+@pytest.mark.parametrize("channels", [(64, 3), (128, 1), (17, 4), (3, 128)])
+def test_kernels_for_few_channels(monkeypatch, channels, kernel, stride, dtype):
+    """As asked for by FASTVGAN_IMPL; lines of 30 and of 15 or 30 elements, which are loaded two at a time or one."""
+    monkeypatch.setenv(choice.ENVIRONMENT, "triton")
+    problems = passes(dtype, *channels, size=5, batch=3, kernel=kernel, stride=stride)
+    for name in ("conv_up", "conv_down", "conv_weight_grad"):
+        function, arguments = problems[name]
+        exact = results(function, [t.double() for t in arguments], "reference")
+        assert_as_accurate(results(function, arguments), results(function, arguments, "reference"), exact, dtype)

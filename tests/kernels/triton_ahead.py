@@ -187,9 +187,9 @@ def _down(dtype, inputs=128, outputs=256, fusion=None):
     return conv_down_fused(x, weight, None, [2] * 3, [1] * 3, [1] * 3, 1, fusion or Fusion())
 
 
-def _up(dtype, inputs=256, outputs=128, fusion=None, bias=None):
-    x, weight = _rows(dtype, 16, inputs, 8, 8, 8), _rows(dtype, inputs, outputs, 4, 4, 4)
-    return conv_up_fused(x, weight, bias, [2] * 3, [1] * 3, [0] * 3, [1] * 3, 1, fusion or Fusion())
+def _up(dtype, inputs=256, outputs=128, fusion=None, bias=None, groups=1):
+    x, weight = _rows(dtype, 16, groups * inputs, 8, 8, 8), _rows(dtype, groups * inputs, outputs, 4, 4, 4)
+    return conv_up_fused(x, weight, bias, [2] * 3, [1] * 3, [0] * 3, [1] * 3, groups, fusion or Fusion())
 
 
 def _fusion(channels, **rest):
@@ -230,11 +230,14 @@ PRODUCTS = {
     "up, statistics": ("gather_fused", lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)), "gather"),
     "down, norm": ("gather_fused", lambda d: _down(d, fusion=_fusion(128)), "gather"),
     "up, norm, statistics": ("gather_fused", lambda d: _up(d, fusion=_fusion(256, statistics=True)), "gather"),
-    "last layer": ("gather_merged", lambda d: _up(d, 64, 3, Fusion(activation="tanh"), torch.empty(3)), "gather"),
-    "last layer, norm": ("gather_merged", lambda d: _up(d, 64, 3, _fusion(64, activation="tanh")), "gather"),
-    "first layer": ("gather_flat", lambda d: _down(d, 3, 128), "gather"),
+    "up, few channels": ("gather_merged", lambda d: _up(d, 64, 3, groups=2), "gather"),
+    "down, some channels": ("gather_flat", lambda d: _down(d, 8, 128), "gather"),
+    "last layer": ("up_few", lambda d: _up(d, 64, 3, Fusion(activation="tanh"), torch.empty(3)), "up_few_kernel"),
+    "last layer, norm": ("up_few", lambda d: _up(d, 64, 3, _fusion(64, activation="tanh")), "up_few_kernel"),
+    "first layer": ("down_few", lambda d: _down(d, 3, 128, Fusion(activation="leaky_relu")), "down_few_kernel"),
     "weight gradient": ("weight_grad", _weight_grad, "weight_grad"),
-    "weight gradient, few channels": ("weight_grad_flat", lambda d: _weight_grad(d, 3, 128), "weight_grad"),
+    "weight gradient, some channels": ("weight_grad_flat", lambda d: _weight_grad(d, 8, 128), "weight_grad"),
+    "weight gradient, few channels": ("grad_few", lambda d: _weight_grad(d, 3, 128), "grad_few_kernel"),
     "lstm step": ("conv_lstm_forward", lambda d: _lstm_step(d, False), "step"),
     "lstm step, backward": ("conv_lstm_backward", lambda d: _lstm_step(d, True), "step_backward"),
 }
