@@ -208,6 +208,11 @@ def _backward(ctx, d_output, d_c):
     return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None
 
 
-differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward)
+def _stock(x, h0, c0, weight_ih, weight_hh, bias, impl):
+    sequence, _ = _formats(x, weight_ih)
+    return reference.forward(x, h0, c0, weight_ih, weight_hh, bias, sequence)[:2]
+
+
+differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward, stock=_stock)
 differentiable_by(_conv_lstm_backward, _backward_composite)
 autocasts(_conv_lstm, positions=(0, 1, 3, 4, 5))

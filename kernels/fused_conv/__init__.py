@@ -211,13 +211,24 @@ def _kernel(*args):
         mean, var, *known = convolution.joined_before_norm(y, parts, a.following)
     else:
         y, mean, var = one_pass.fused_conv(convolution, x, weight, a.bias, *how, a.statistics)
-    if a.followed and known[0] is None:
+    return in_format(y, format_of(x, weight)), *_vectors(a, y, mean, var, *known)
+
+
+def _stock(*args):
+    a = _Arguments(*args)
+    how = a.geometry, a.norm, a.activation, a.slope, a.statistics, a.impl
+    y, mean, var = reference.fused_conv(a.x, a.weight, a.bias, *how)
+    with torch.no_grad():
+        return y, *_vectors(a, y, mean, var)
+
+
+def _vectors(a, y, mean, var, scale=None, shift=None):
+    """The four that the operation returns beside y, after what the norm that follows does with its statistics."""
+    if a.followed and scale is None:
         a.following.update(mean, var, y.numel() // max(y.shape[1], 1))
-        known = one_pass.scale_and_shift(mean, var, a.out_weight, a.out_bias, a.out_eps)
-    made = (mean, var, *known) if a.statistics else (None,) * 4
-    dtype = statistics_dtype(x)
-    y = in_format(y, format_of(x, weight))
-    return y, *(x.new_empty(0, dtype=dtype) if vector is None else vector for vector in made)
+        scale, shift = one_pass.scale_and_shift(mean, var, a.out_weight, a.out_bias, a.out_eps)
+    made = (mean, var, scale, shift) if a.statistics else (None,) * 4
+    return tuple(y.new_empty(0, dtype=statistics_dtype(y)) if vector is None else vector for vector in made)
 
 
 def _fake(*args):
@@ -314,5 +325,5 @@ def _data_gradient(dy, weight, x, g, impl):
     return _conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
 
 
-differentiable(_fused_conv, _save, _backward)
+differentiable(_fused_conv, _save, _backward, stock=_stock)
 autocasts(_fused_conv, (0, 7, 8), float32_stays=(7,))
