@@ -189,11 +189,17 @@ def _check(x, weight, bias, groups, impl, inputs, outputs) -> int:
     choice.check_name(impl)
     same_kind("x", x, weight=weight, bias=bias)
     if x.dim() not in (3, 4, 5) or weight.dim() != x.dim():
-        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} must have the same 1 to 3 spatial sizes")
+        raise ValueError(
+            f"expected x and weight to have the same 1 to 3 spatial sizes, but got x of size {list(x.shape)} and "
+            f"weight of size {list(weight.shape)}"
+        )
     if groups < 1 or inputs % groups:
         raise ValueError(f"the {inputs} input channels do not divide into {groups} groups")
     if x.shape[1] != inputs:
-        raise ValueError(f"x has {x.shape[1]} channels but the weight {tuple(weight.shape)} takes {inputs}")
+        raise ValueError(
+            f"given groups={groups} and weight of size {list(weight.shape)}, expected input {list(x.shape)} to have "
+            f"{inputs} channels, but got {x.shape[1]} channels instead"
+        )
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"bias must be of shape ({outputs},), not {tuple(bias.shape)}")
     return x.dim() - 2

@@ -7,17 +7,19 @@ i, f, g, o, cells (N, C, T, H, W).
 
 import torch
 
-from ..conv import conv_down, conv_up, conv_weight_grad
+from ..conv import _conv_down, conv_up, conv_weight_grad
 
 
 def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     """(output, last cell, gates, cells) of the whole sequence."""
     hidden, accumulate = h.shape[1], torch.promote_types(x.dtype, torch.float32)
     pad_ih, pad_hh = padding_of(weight_ih), padding_of(weight_hh)
-    inputs = conv_down(x, weight_ih.unsqueeze(2), bias, padding=[0, *pad_ih])  # (N, 4C, T, H, W), all steps at once
+    # Straight by the operation: its arguments are checked, and what is the same at every step need not be again.
+    rest = [1, 1], pad_hh, [1, 1], 1, "auto"
+    inputs = _conv_down(x, weight_ih.unsqueeze(2), bias, [1, 1, 1], [0, *pad_ih], [1, 1, 1], 1, "auto")  # all steps
     outputs, gates, cells = [], [], []
     for step in inputs.unbind(2):
-        pre = step.to(accumulate) + conv_down(h, weight_hh, padding=pad_hh).to(accumulate)
+        pre = step.to(accumulate) + _conv_down(h, weight_hh, None, *rest).to(accumulate)
         i, f = torch.sigmoid(pre[:, : 2 * hidden]).chunk(2, 1)
         g, o = torch.tanh(pre[:, 2 * hidden : 3 * hidden]), torch.sigmoid(pre[:, 3 * hidden :])
         new = f * c.to(accumulate) + i * g
