@@ -176,6 +176,7 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
         activation: "none", "relu", "leaky_relu" or "tanh".
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
+        options: what newer versions of torch.nn.BatchNorm3d take by keyword, as `bias`.
 
     Attributes:
         process_group: the ranks whose batches are normalised as one in training, or None, which it is at first; see
@@ -198,11 +199,12 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
         activation: str = "none",
         negative_slope: float = 0.01,
         impl: str = "auto",
+        **options: Any,
     ):
         choice.check_name(impl)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
         self.activation = activation
         self.negative_slope = negative_slope
         self.impl = impl

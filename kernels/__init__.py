@@ -4,7 +4,7 @@ Every operation takes any batch, any size, non-contiguous and channels-last tens
 works under torch.compile, autocast and torch.func. `implementations()` says what serves each and why.
 """
 
-from . import finite, logistic  # noqa: F401  (so that implementations() lists them)
+from . import finite, flops, logistic  # noqa: F401  (so that implementations() lists them)
 from .choice import implementations
 from .conv import conv_down, conv_up, conv_weight_grad
 from .conv_lstm import conv_lstm, conv_lstm_cell
@@ -21,3 +21,5 @@ __all__ = [
     "implementations",
     "norm_act",
 ]
+
+flops.register_on_import()

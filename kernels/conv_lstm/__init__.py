@@ -217,8 +217,7 @@ def _backward(ctx, d_output, d_c):
 
 
 def _stock(x, h0, c0, weight_ih, weight_hh, bias, impl):
-    sequence, _ = _formats(x, weight_ih)
-    return reference.forward(x, h0, c0, weight_ih, weight_hh, bias, sequence)[:2]
+    return reference.stock(x, h0, c0, weight_ih, weight_hh, bias)
 
 
 differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward, stock=_stock)
