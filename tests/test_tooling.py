@@ -317,7 +317,7 @@ def test_tensorboard_graph(tmp_path, pair):
         writer.add_graph(pair[0], pair[2])
     events = EventAccumulator(str(tmp_path)).Reload()
     operations = {node.op for node in events.Graph().node}
-    assert operations & {"aten::_convolution", "aten::batch_norm"}
+    assert operations & {"aten::_convolution", "aten::_convolution_mode", "aten::batch_norm"}
 
 
 def test_jit_script_refuses_in_one_sentence(pair):
@@ -452,10 +452,12 @@ def test_a_weight_found_twice_is_one_parameter():
 
 
 def test_dir_lists_what_there_is():
+    import fastvgan
     from fastvgan import layers
 
-    assert set(layers.__all__) <= set(dir(layers))
-    assert all(getattr(layers, name) for name in layers.__all__)
+    for module in (fastvgan, layers):
+        assert set(module.__all__) <= set(dir(module))
+        assert all(getattr(module, name) for name in module.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Conv9d'"):
         layers.Conv9d  # noqa: B018
 
@@ -520,3 +522,19 @@ def test_inputs_that_do_not_fit_are_told(make, shape, error, message):
 def test_arguments_that_make_no_layer_are_told(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [lambda x: x, nn.Parameter])
+def test_compile_follows_layers_without_a_break(kind):
+    torch._dynamo.reset()
+    ours, stock, x = parts()
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    assert_same(ours, stock, compiled, stock, kind(x))
+
+
+def test_a_traced_layer_survives_copies_and_autocast():
+    ours, stock, x = parts()
+    traced = copy.deepcopy(fx.symbolic_trace(ours))
+    assert [type(traced.down), type(traced.norm), type(traced.up)] == [Conv3d, BatchNormAct3d, ConvTranspose3d]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(traced(x), stock(x), rtol=0.05, atol=0.05)
