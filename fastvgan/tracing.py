@@ -2,7 +2,8 @@
 
 from typing import Any, NoReturn
 
-from torch import _C, Tensor, fx, nn
+from torch import Tensor, fx, nn
+from torch._C import _get_tracing_state
 
 from fastvgan_kernels import dispatch
 
@@ -13,7 +14,7 @@ def wants_stock(input: Any) -> bool:
     What is no tensor is either a stand-in of torch.fx or a mistake, of which stock PyTorch tells the caller.
     """
     if type(input) is Tensor:
-        return _C._get_tracing_state() is not None
+        return _get_tracing_state() is not None
     return not isinstance(input, Tensor) or dispatch.wants_stock()
 
 
@@ -24,9 +25,10 @@ class TraceableLayer(nn.Module):
     # hooks run: as a leaf's, they belong to the run of the graph and not to its making.
     def _call_impl(self, *args, **kwargs):
         if not (args and type(args[0]) is Tensor):
-            path = _path_in_trace(self, args, kwargs)
-            if path:
-                return _first_proxy(args, kwargs).tracer.create_proxy("call_module", path, args, kwargs)
+            tracer = _tracer_of(*args, *kwargs.values())
+            path = "" if tracer is None else tracer.path_of_module(self)
+            if path:  # the module is not all that is traced
+                return tracer.create_proxy("call_module", path, args, kwargs)
         return super()._call_impl(*args, **kwargs)
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -36,13 +38,6 @@ class TraceableLayer(nn.Module):
         )
 
 
-def _first_proxy(args: tuple, kwargs: dict) -> fx.Proxy | None:
-    return next((arg for arg in (*args, *kwargs.values()) if isinstance(arg, fx.Proxy)), None)
-
-
-def _path_in_trace(module: nn.Module, args: tuple, kwargs: dict) -> str:
-    """The module's name in what is being traced; "" where nothing is, or the module is all of it."""
-    proxy = _first_proxy(args, kwargs)
-    if proxy is None or not isinstance(proxy.tracer, fx.Tracer):
-        return ""
-    return proxy.tracer.path_of_module(module)
+def _tracer_of(*arguments: Any) -> fx.Tracer | None:
+    proxy = next((argument for argument in arguments if isinstance(argument, fx.Proxy)), None)
+    return proxy.tracer if proxy is not None and isinstance(proxy.tracer, fx.Tracer) else None

@@ -1,7 +1,8 @@
 """Operations for video GANs: each one public function over one or more implementations.
 
 Every operation takes any batch, any size, non-contiguous and channels-last tensors, has gradients of every order, in
-forward mode too, and works under torch.compile, autocast and torch.func. `implementations()` says what serves each and why.
+forward mode too, and works under torch.compile, autocast and torch.func. `implementations()` says what serves each
+and why.
 """
 
 from . import finite, flops, logistic  # noqa: F401  (so that implementations() lists them)
