@@ -4,7 +4,7 @@
 has an `impl` argument that names the implementation of its operations ("auto" unless told).
 """
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from fastvgan.fuse import FusedActivation, FusedSequential, FuseEntry, FuseReport, fuse
 
 M = TypeVar("M", bound=nn.Module)
-Sizes = int | tuple[int, ...]  # one integer, or one for each of T, H and W
+Sizes = int | tuple[int, int, int]  # one integer, or one for each of T, H and W
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 # fuse.py is built from the layers here, so that it can only be imported after them.
 _OF_FUSE = ("FuseEntry", "FuseReport", "FusedActivation", "FusedSequential", "fuse")
@@ -74,15 +75,26 @@ class Conv3d(TraceableLayer, nn.Conv3d):
         dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
         impl: str = "auto",
     ):
         choice.check_name(impl)
-        options = stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        super().__init__(in_channels, out_channels, kernel_size, *options)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
         self.impl = impl
 
     def forward(self, input: Tensor) -> Tensor:
@@ -129,15 +141,27 @@ class ConvTranspose3d(TraceableLayer, nn.ConvTranspose3d):
         groups: int = 1,
         bias: bool = True,
         dilation: Sizes = 1,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
         impl: str = "auto",
     ):
         choice.check_name(impl)
-        options = stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype
-        super().__init__(in_channels, out_channels, kernel_size, *options)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+        )
         self.impl = impl
 
     def geometry(self) -> Geometry:
@@ -345,11 +369,11 @@ class _NormAct(TraceableLayer):
     norm: BatchNormAct3d
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         return self.conv.weight
 
     @property
-    def bias(self) -> nn.Parameter | None:
+    def bias(self) -> Tensor | None:
         return self.conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -376,7 +400,7 @@ class ConvNormAct3d(_NormAct):
         padding: Sizes | str = 0,
         dilation: Sizes = 1,
         groups: int = 1,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         *,
         activation: str = "relu",
         negative_slope: float = 0.01,
