@@ -2,7 +2,10 @@
 
 import copy
 import io
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from fastvgan.layers import (
     fuse,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 ACTIVATIONS = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}
 
 
@@ -538,3 +542,17 @@ def test_a_traced_layer_survives_copies_and_autocast():
     assert [type(traced.down), type(traced.norm), type(traced.up)] == [Conv3d, BatchNormAct3d, ConvTranspose3d]
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(traced(x), stock(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("first", ["fastvgan.layers", "torch.utils.flop_counter"])
+def test_flop_formulas_are_registered_whichever_is_imported_first(first):
+    second = {"fastvgan.layers": "torch.utils.flop_counter", "torch.utils.flop_counter": "fastvgan.layers"}[first]
+    code = (
+        f"import sys, {first}; early = 'torch.utils.flop_counter' in sys.modules; import {second}, torch; "
+        "known = torch.ops.fastvgan.conv_down in sys.modules['torch.utils.flop_counter'].flop_registry; "
+        "print(early, known)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    # Our layers alone leave the counter, and Triton with it, unimported.
+    assert run.stdout.split() == [str(first != "fastvgan.layers"), "True"]
