@@ -4,7 +4,12 @@ import importlib.machinery
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from fastvgan.export import VideoGenerator, load
+
+__all__ = ["VideoGenerator", "load"]
 __version__ = "0.1.0"
 
 
@@ -41,9 +46,13 @@ def _bind_checkout() -> None:
 _bind_checkout()
 
 
-def __getattr__(name: str):
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:
     # Loaded when asked for: `import fastvgan` alone must not import torch.
-    if name in ("load", "VideoGenerator"):
+    if name in __all__:
         from fastvgan import export
 
         return getattr(export, name)

@@ -19,6 +19,8 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
+from fastvgan.tracing import TraceableLayer
+
 _MAX_VARIANTS = 32
 
 
@@ -57,10 +59,10 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module is called as a whole: what torch.nn computes itself, subclasses of its layers, our layers."""
     if isinstance(module, nn.Sequential):
         return False
-    if isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, torch.jit.ScriptModule)):
+    layers = nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, torch.jit.ScriptModule, TraceableLayer
+    if isinstance(module, layers):
         return True
-    places = (getattr(type(module).forward, "__module__", None) or "", type(module).__module__ + ".")
-    return places[0].startswith(("torch.nn.", "torch.ao.nn.")) or places[1].startswith("fastvgan.layers.")
+    return (getattr(type(module).forward, "__module__", None) or "").startswith(("torch.nn.", "torch.ao.nn."))
 
 
 def has_forward(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from fastvgan.tracing import wants_stock
 from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
@@ -67,7 +68,11 @@ def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", neg
     fused = _fused(fused_conv, conv, x, **options) if negative_slope >= 0 else None
     if fused is not None:
         return fused[0]
-    y = conv(value(x))
+    return activate(conv(value(x)), activation, negative_slope)
+
+
+def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
+    """The activation of y by torch: "none", "relu", "leaky_relu" or "tanh"."""
     if activation == "leaky_relu":
         return nn.functional.leaky_relu(y, negative_slope)
     return y if activation == "none" else getattr(torch, activation)(y)
@@ -83,8 +88,8 @@ def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
 def _fused(operation: Callable, conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor | None, ...] | None:
     """What fused_conv or conv_before_norm gives, or None where the modules are to be called one after the other."""
     raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
-    # A compiler is shown the plain modules, which it follows without a break.
-    if torch.compiler.is_compiling() or raw.dim() != 5 or not is_unwatched(conv):
+    # A compiler is shown the plain modules, which it follows without a break, and so is a tracer.
+    if torch.compiler.is_compiling() or wants_stock(raw) or raw.dim() != 5 or not is_unwatched(conv):
         return None
     geometry, raw = conv.geometry(), _cast(raw)
     if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):
@@ -94,7 +99,10 @@ def _fused(operation: Callable, conv: nn.Module, x: Tensor | Pending, **options)
 
 def _cast(x: Tensor) -> Tensor:
     """As autocast does it for a convolution: before the choice of an implementation, which depends on the dtype."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device):
+        return x
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
 

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from fastvgan.deferred import Pending, conv_act, conv_norm, is_silent, value
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
+from fastvgan.tracing import TraceableLayer
 
 # By their names in fastvgan_kernels.
 ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh"}
 
 
-class FusedActivation(nn.Identity):
+class FusedActivation(TraceableLayer, nn.Identity):
     """What an activation becomes once the batch norm before it computes it: the identity, under the same name.
 
     Attributes:

@@ -4,8 +4,7 @@
 has an `impl` argument that names the implementation of its operations ("auto" unless told).
 """
 
-import math
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,34 +12,94 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastvgan import deferred
-from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
+from fastvgan.recurrent_layers import ConvLSTM, ConvLSTMCell
+from fastvgan.tracing import TraceableLayer, wants_stock
+from fastvgan_kernels import choice, conv_down, conv_up, norm_act
 from fastvgan_kernels.fused_conv import Geometry, Norm
 from fastvgan_kernels.norm_act.following import Following
+from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
 
+if TYPE_CHECKING:
+    from fastvgan.fuse import FusedActivation, FusedSequential, FuseEntry, FuseReport, fuse
+
 M = TypeVar("M", bound=nn.Module)
+Sizes = int | tuple[int, int, int]  # one integer, or one for each of T, H and W
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+# fuse.py is built from the layers here, so that it can only be imported after them.
+_OF_FUSE = ("FuseEntry", "FuseReport", "FusedActivation", "FusedSequential", "fuse")
+
+__all__ = [
+    "BatchNormAct3d",
+    "Conv3d",
+    "ConvLSTM",
+    "ConvLSTMCell",
+    "ConvNormAct3d",
+    "ConvTranspose3d",
+    "ConvTransposeNormAct3d",
+    "FuseEntry",
+    "FuseReport",
+    "FusedActivation",
+    "FusedSequential",
+    "fuse",
+    "sync_batch_norm",
+]
 
 
-def __getattr__(name: str):
-    # fuse.py is built from the layers here, so that it can only be imported after them.
-    if name in ("fuse", "FuseReport", "FuseEntry", "FusedActivation", "FusedSequential"):
+def __getattr__(name: str) -> Any:
+    if name in _OF_FUSE:
         from fastvgan import fuse
 
         return getattr(fuse, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class Conv3d(nn.Conv3d):
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OF_FUSE})
+
+
+class Conv3d(TraceableLayer, nn.Conv3d):
     """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, any padding_mode.
 
     Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels.
     """
 
-    def __init__(self, *args, impl: str = "auto", **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        impl: str = "auto",
+    ):
+        choice.check_name(impl)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
         self.impl = impl
 
     def forward(self, input: Tensor) -> Tensor:
+        if wants_stock(input):
+            return super().forward(input)
         if input.dim() == 4:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         x, padding = self._pad(input)
@@ -64,15 +123,45 @@ class Conv3d(nn.Conv3d):
         return functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0, 0)
 
 
-class ConvTranspose3d(nn.ConvTranspose3d):
+class ConvTranspose3d(TraceableLayer, nn.ConvTranspose3d):
     """torch.nn.ConvTranspose3d on `conv_up`: the same arguments, state_dict and results.
 
     Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels. `output_size` chooses among the sizes
     that a stride allows.
     """
 
-    def __init__(self, *args, impl: str = "auto", **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Sizes = 1,
+        padding_mode: PaddingMode = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        impl: str = "auto",
+    ):
+        choice.check_name(impl)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+        )
         self.impl = impl
 
     def geometry(self) -> Geometry:
@@ -80,6 +169,8 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         return Geometry(True, self.stride, self.padding, self.output_padding, self.dilation, self.groups)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if wants_stock(input):
+            return super().forward(input, output_size)
         output_padding = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(
@@ -100,7 +191,7 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         return y.squeeze(0) if input.dim() == 4 else y
 
 
-class BatchNormAct3d(nn.BatchNorm3d):
+class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
     """torch.nn.BatchNorm3d and an activation in one operation, `norm_act`.
 
     Takes BatchNorm3d's arguments and state_dict, and:
@@ -109,6 +200,7 @@ class BatchNormAct3d(nn.BatchNorm3d):
         activation: "none", "relu", "leaky_relu" or "tanh".
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
+        options: what newer versions of torch.nn.BatchNorm3d take by keyword, as `bias`.
 
     Attributes:
         process_group: the ranks whose batches are normalised as one in training, or None, which it is at first; see
@@ -118,8 +210,25 @@ class BatchNormAct3d(nn.BatchNorm3d):
     # By its name, which unlike the group can be copied and pickled. Of the class, for norms that `fuse` made.
     _group_name: str | None = None
 
-    def __init__(self, *args, activation: str = "none", negative_slope: float = 0.01, impl: str = "auto", **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
+        impl: str = "auto",
+        **options: Any,
+    ):
+        choice.check_name(impl)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
         self.activation = activation
         self.negative_slope = negative_slope
         self.impl = impl
@@ -138,6 +247,8 @@ class BatchNormAct3d(nn.BatchNorm3d):
         return self.training and self._group_name is not None
 
     def forward(self, input: Tensor) -> Tensor:
+        if wants_stock(input) and not self.is_synced:
+            return deferred.activate(super().forward(input), self.activation, self.negative_slope)
         self._check_input_dim(input)
         if self.is_synced:
             return self._synced(input)
@@ -247,13 +358,27 @@ def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
     return module
 
 
-class _NormAct(nn.Module):
-    """A convolution without bias, `conv`, and BatchNormAct3d, `norm`."""
+class _NormAct(TraceableLayer):
+    """A convolution without bias, `conv`, and BatchNormAct3d, `norm`.
 
-    conv: nn.Module
+    Attributes:
+        weight, bias: the convolution's, since initialisers look for them in every class named after a convolution.
+    """
+
+    conv: Conv3d | ConvTranspose3d
     norm: BatchNormAct3d
 
+    @property
+    def weight(self) -> Tensor:
+        return self.conv.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.conv.bias
+
     def forward(self, x: Tensor) -> Tensor:
+        if wants_stock(x):
+            return self.norm(self.conv(x))
         return deferred.value(deferred.conv_norm(self.conv, self.norm, x))
 
 
@@ -270,20 +395,20 @@ class ConvNormAct3d(_NormAct):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         *,
         activation: str = "relu",
         negative_slope: float = 0.01,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         impl: str = "auto",
-        device=None,
-        dtype=None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         place = {"impl": impl, "device": device, "dtype": dtype}
@@ -308,20 +433,20 @@ class ConvTransposeNormAct3d(_NormAct):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        output_padding=0,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
         groups: int = 1,
-        dilation=1,
+        dilation: Sizes = 1,
         *,
         activation: str = "relu",
         negative_slope: float = 0.01,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         impl: str = "auto",
-        device=None,
-        dtype=None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         place = {"impl": impl, "device": device, "dtype": dtype}
@@ -331,74 +456,3 @@ class ConvTransposeNormAct3d(_NormAct):
         self.norm = BatchNormAct3d(
             out_channels, eps, momentum, activation=activation, negative_slope=negative_slope, **place
         )
-
-
-class _ConvLSTMBase(nn.Module):
-    """The parameters of a convolutional LSTM: weight_ih (4C, C_in, k, k), weight_hh (4C, C, k, k), bias (4C,)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        kernel_size: int | tuple[int, int] = 3,
-        bias: bool = True,
-        *,
-        impl: str = "auto",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-        if len(size) != 2 or any(k < 1 or k % 2 == 0 for k in size):
-            raise ValueError(f"kernel_size must be an odd integer or two, not {kernel_size!r}")
-        self.in_channels, self.hidden_channels, self.kernel_size, self.impl = in_channels, hidden_channels, size, impl
-        gates, place = 4 * hidden_channels, {"device": device, "dtype": dtype}
-        self.weight_ih = nn.Parameter(torch.empty(gates, in_channels, *size, **place))
-        self.weight_hh = nn.Parameter(torch.empty(gates, hidden_channels, *size, **place))
-        self.register_parameter("bias", nn.Parameter(torch.empty(gates, **place)) if bias else None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Uniform within ± one over the root of a gate's recurrent fan-in: torch.nn.LSTM's rule for kernel size 1."""
-        bound = 1 / math.sqrt(self.hidden_channels * math.prod(self.kernel_size))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
-
-    def extra_repr(self) -> str:
-        bias = "" if self.bias is not None else ", bias=False"
-        return f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}{bias}"
-
-
-class ConvLSTMCell(_ConvLSTMBase):
-    """One step of a convolutional LSTM (Shi et al. 2015, without peepholes), on `conv_lstm_cell`.
-
-    Args:
-        in_channels, hidden_channels: C_in and C.
-        kernel_size: odd, one or two integers.
-        bias: whether the gates have one.
-        impl: the implementation of the operation.
-    """
-
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """x (N, C_in, H, W) and the state (h, c), each (N, C, H, W) or zeros when None, to the next (h, c)."""
-        if state is None:
-            zeros = x.new_zeros(x.shape[0], self.hidden_channels, *x.shape[2:])
-            state = zeros, zeros.to(torch.promote_types(x.dtype, torch.float32))
-        return conv_lstm_cell(x, *state, self.weight_ih, self.weight_hh, self.bias, self.impl)
-
-
-class ConvLSTM(_ConvLSTMBase):
-    """A convolutional LSTM over a sequence (Shi et al. 2015, without peepholes), on `conv_lstm`.
-
-    Args:
-        in_channels, hidden_channels: C_in and C.
-        kernel_size: odd, one or two integers.
-        bias: whether the gates have one.
-        impl: the implementation of the operation.
-    """
-
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (N, C_in, T, H, W) and a state (h, c) or None, to the output (N, C, T, H, W) and the last (h, c)."""
-        h0, c0 = (None, None) if state is None else state
-        output, h, c = conv_lstm(x, h0, c0, self.weight_ih, self.weight_hh, self.bias, self.impl)
-        return output, (h, c)

@@ -1,10 +1,11 @@
 """Operations for video GANs: each one public function over one or more implementations.
 
-Every operation takes any batch, any size, non-contiguous and channels-last tensors, has gradients of every order and
-works under torch.compile, autocast and torch.func. `implementations()` says what serves each and why.
+Every operation takes any batch, any size, non-contiguous and channels-last tensors, has gradients of every order, in
+forward mode too, and works under torch.compile, autocast and torch.func. `implementations()` says what serves each
+and why.
 """
 
-from . import finite, logistic  # noqa: F401  (so that implementations() lists them)
+from . import finite, flops, logistic  # noqa: F401  (so that implementations() lists them)
 from .choice import implementations
 from .conv import conv_down, conv_up, conv_weight_grad
 from .conv_lstm import conv_lstm, conv_lstm_cell
@@ -21,3 +22,5 @@ __all__ = [
     "implementations",
     "norm_act",
 ]
+
+flops.register_on_import()

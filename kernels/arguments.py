@@ -15,6 +15,8 @@ def integers(name: str, value: int | Sequence[int], count: int, least: int) -> l
 
 def same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor | None) -> None:
     """Raise unless the tensors are floating-point, on one device and, outside autocast, of one dtype."""
+    if not isinstance(first, torch.Tensor):
+        raise TypeError(f"{first_name} must be a Tensor, not {type(first).__name__}")
     if not first.is_floating_point():
         raise TypeError(f"{first_name} must be of a floating-point dtype, not {first.dtype}")
     for name, other in others.items():
@@ -22,5 +24,10 @@ def same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor | Non
             continue
         if other.device != first.device:
             raise ValueError(f"{name} is on {other.device} but {first_name} on {first.device}")
-        if other.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
+        if other.dtype != first.dtype and not _is_autocast_on(first.device.type):
             raise TypeError(f"{name} is {other.dtype} but {first_name} {first.dtype}")
+
+
+def _is_autocast_on(device: str) -> bool:
+    # torch raises for a device that has no autocast: meta, for one.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

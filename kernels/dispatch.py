@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import _C
+from torch._C import _functorch
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
@@ -27,9 +28,12 @@ class Operation:
         self.overload = overload
         self.kernel = kernel
         self.with_gradient: Callable | None = None
+        self.stock: Callable | None = None
 
     def __call__(self, *args):
         if not is_plain(args):
+            if self.stock is not None and wants_stock():
+                return self.stock(*args)
             return self.overload(*args)
         if _C._any_requires_grad(*args) and torch.is_grad_enabled():
             return self.with_gradient(*args)
@@ -45,6 +49,7 @@ def is_plain(args: tuple) -> bool:
         or torch.is_autocast_enabled("cpu")
         or torch.is_autocast_enabled("cuda")
         or forward_ad._current_level >= 0
+        or _C._get_tracing_state() is not None
     ):
         return False
     for arg in args:
@@ -55,6 +60,11 @@ def is_plain(args: tuple) -> bool:
         elif isinstance(arg, torch.Tensor):
             return False
     return True
+
+
+def wants_stock() -> bool:
+    """Whether a graph is being recorded for a reader that knows no operations but PyTorch's: torch.jit.trace, ONNX."""
+    return _C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export()
 
 
 def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
@@ -74,7 +84,13 @@ def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
     return Operation(overload, kernel)
 
 
-def differentiable(op: Operation, save: Callable, backward: Callable, forward: Operation | None = None) -> None:
+def differentiable(
+    op: Operation,
+    save: Callable,
+    backward: Callable,
+    forward: Operation | None = None,
+    stock: Callable | None = None,
+) -> None:
     """Give `op` its gradient.
 
     Args:
@@ -84,8 +100,12 @@ def differentiable(op: Operation, save: Callable, backward: Callable, forward: O
         backward: `backward(ctx, *grads)` returns one gradient or None for each argument. A gradient in `grads` is
             None where that output was not used.
         forward: the operation to run in place of `op` where a gradient is wanted (`op` itself when None).
+        stock: the same out of PyTorch's own operations, with `op`'s arguments. It stands in for `op` under
+            forward-mode differentiation, whose rules these operations have, and in graphs that are recorded for other
+            programs. None where there is no such thing: forward mode is refused then.
     """
     forward = forward or op
+    op.stock = stock
 
     def run_forward(ctx, *args):
         ctx.set_materialize_grads(False)
@@ -115,7 +135,7 @@ def differentiable(op: Operation, save: Callable, backward: Callable, forward: O
             return function.apply(*args)
 
     op.with_gradient = function.apply
-    _register_autograd(op, one_level)
+    _register_autograd(op, one_level, stock or one_level)
 
 
 def differentiable_by(op: Operation, composite: Callable) -> None:
@@ -124,21 +144,31 @@ def differentiable_by(op: Operation, composite: Callable) -> None:
     This is how a backward operation gets derivatives of every order: a gradient of it is wanted only under
     create_graph=True, and there a graph of plain operations is what is asked for.
     """
-    op.with_gradient = composite
-    _register_autograd(op, composite)
+    op.with_gradient = op.stock = composite
+    _register_autograd(op, composite, composite)
 
 
-def _register_autograd(op: Operation, with_gradient: Callable) -> None:
+def _register_autograd(op: Operation, with_gradient: Callable, with_tangents: Callable) -> None:
     overload = op.overload
 
     def kernel(keyset, *args):
-        # Forward-mode differentiation is not implemented; torch says so there, and would drop the tangents below.
-        if (_C._any_requires_grad(*args) and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
+        # Below autograd tangents would be dropped. A custom autograd.Function without a rule for them says so.
+        if _is_forward_mode():
+            return with_tangents(*args)
+        if _C._any_requires_grad(*args) and torch.is_grad_enabled():
             return with_gradient(*args)
         with _C._AutoDispatchBelowAutograd():
             return overload.redispatch(keyset & _C._after_autograd_keyset, *args)
 
     LIBRARY.impl(overload._opname, kernel, "Autograd", with_keyset=True)
+
+
+def _is_forward_mode() -> bool:
+    if forward_ad._current_level >= 0:
+        return True
+    # A graph that torch.compile made of torch.func.jvp enters the transform without telling forward_ad.
+    top = _functorch.peek_interpreter_stack() if _C._are_functorch_transforms_active() else None
+    return top is not None and top.key() == _functorch.TransformType.Jvp
 
 
 def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[int, ...] = ()) -> None:

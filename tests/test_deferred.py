@@ -199,7 +199,7 @@ def test_a_single_value_a_channel_is_refused_as_batch_norm_refuses_it(impl):
 @pytest.mark.parametrize(
     "kind, options, shape, message",
     [
-        (ConvNormAct3d, {}, (2, 5, 4, 4, 4), "x has 5 channels"),
+        (ConvNormAct3d, {}, (2, 5, 4, 4, 4), "to have 3 channels, but got 5"),
         (ConvNormAct3d, {}, (2, 3, 2, 4, 4), "smaller than the kernel"),
         (ConvNormAct3d, {}, (2, 3, 2, 2, 2), "smaller than the kernel"),
         (ConvTransposeNormAct3d, {"padding": 4}, (2, 3, 2, 2, 2), "leaves nothing"),
@@ -320,7 +320,7 @@ def test_sizes_that_do_not_fit_are_one_clear_error_fused_or_not():
     for size in ((3, 3, 3), (5, 5, 3)):
         with pytest.raises(ValueError, match="smaller than the kernel"):
             layer(torch.randn(16, 64, *size).contiguous(**last))
-    with pytest.raises(ValueError, match="x has 63 channels but the weight"):
+    with pytest.raises(ValueError, match="to have 64 channels, but got 63"):
         layer(torch.randn(16, 63, 8, 8, 8).contiguous(**last))
     layer.norm = BatchNormAct3d(5)
     with pytest.raises((ValueError, RuntimeError), match="5"):

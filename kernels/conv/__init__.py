@@ -189,11 +189,17 @@ def _check(x, weight, bias, groups, impl, inputs, outputs) -> int:
     choice.check_name(impl)
     same_kind("x", x, weight=weight, bias=bias)
     if x.dim() not in (3, 4, 5) or weight.dim() != x.dim():
-        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} must have the same 1 to 3 spatial sizes")
+        raise ValueError(
+            f"expected x and weight to have the same 1 to 3 spatial sizes, but got x of size {list(x.shape)} and "
+            f"weight of size {list(weight.shape)}"
+        )
     if groups < 1 or inputs % groups:
         raise ValueError(f"the {inputs} input channels do not divide into {groups} groups")
     if x.shape[1] != inputs:
-        raise ValueError(f"x has {x.shape[1]} channels but the weight {tuple(weight.shape)} takes {inputs}")
+        raise ValueError(
+            f"given groups={groups} and weight of size {list(weight.shape)}, expected input {list(x.shape)} to have "
+            f"{inputs} channels, but got {x.shape[1]} channels instead"
+        )
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"bias must be of shape ({outputs},), not {tuple(bias.shape)}")
     return x.dim() - 2
@@ -311,9 +317,13 @@ def _weight_grad_backward(ctx, dweight):
     return dlarge, dsmall, None, None, None, None, None, None, None
 
 
-differentiable(_conv_up, _save, _up_backward)
-differentiable(_conv_down, _save, _down_backward)
-differentiable(_conv_weight_grad, _save, _weight_grad_backward)
+def _without_impl(function):
+    return lambda *args: function(*args[:-1])
+
+
+differentiable(_conv_up, _save, _up_backward, stock=_without_impl(reference.conv_up))
+differentiable(_conv_down, _save, _down_backward, stock=_without_impl(reference.conv_down))
+differentiable(_conv_weight_grad, _save, _weight_grad_backward, stock=_without_impl(reference.conv_weight_grad))
 autocasts(_conv_up, (0, 1, 2), float32_stays=(1,))
 autocasts(_conv_down, (0, 1, 2), float32_stays=(1,))
 autocasts(_conv_weight_grad, (0, 1))

@@ -4,7 +4,7 @@ import torch
 
 from .. import choice, extension, layout
 from ..arguments import same_kind
-from ..dispatch import autocasts, define, differentiable, differentiable_by
+from ..dispatch import autocasts, define, differentiable, differentiable_by, wants_stock
 from ..measured import on_gpu, rules
 from . import compiled, reference
 
@@ -50,15 +50,19 @@ def conv_lstm(
 
     Source: Shi et al., "Convolutional LSTM Network", 2015, without the peephole connections.
     """
-    h0, c0 = _check(x, h0, c0, weight_ih, weight_hh, bias, impl)
+    if not wants_stock():  # to a tracer sizes are tensors, and every condition on one is a warning
+        _check(x, h0, c0, weight_ih, weight_hh, bias, impl)
+    shape = (x.shape[0], weight_hh.shape[1], *x.shape[3:])
+    h0 = x.new_zeros(shape) if h0 is None else h0
+    c0 = x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32)) if c0 is None else c0
     output, c = _conv_lstm(x, h0, c0, weight_ih, weight_hh, bias, impl)
     return output, output[:, :, -1], c
 
 
 def conv_lstm_cell(
     x: torch.Tensor,
-    h: torch.Tensor,
-    c: torch.Tensor,
+    h: torch.Tensor | None,
+    c: torch.Tensor | None,
     weight_ih: torch.Tensor,
     weight_hh: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -68,8 +72,8 @@ def conv_lstm_cell(
 
     Args:
         x: (N, C_in, H, W), any floating-point dtype.
-        h: (N, C, H, W) of x's dtype.
-        c: (N, C, H, W) of x's dtype or float32.
+        h: (N, C, H, W) of x's dtype, or None for zeros.
+        c: (N, C, H, W) of x's dtype or float32, or None for zeros, in float32 at least.
         weight_ih, weight_hh, bias, impl: as for conv_lstm.
 
     Returns:
@@ -81,6 +85,8 @@ def conv_lstm_cell(
 
     Source: Shi et al., "Convolutional LSTM Network", 2015, without the peephole connections.
     """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"x must be a Tensor, not {type(x).__name__}")
     if x.dim() != 4:
         raise ValueError(f"x must be (N, C, H, W), not {tuple(x.shape)}")
     _, h, c = conv_lstm(x.unsqueeze(2), h, c, weight_ih, weight_hh, bias, impl)
@@ -95,21 +101,23 @@ def _check(x, h0, c0, weight_ih, weight_hh, bias, impl):
     if weight_hh.dim() != 4 or weight_hh.shape[0] != 4 * weight_hh.shape[1]:
         raise ValueError(f"weight_hh must be (4C, C, k, k), not {tuple(weight_hh.shape)}")
     hidden = weight_hh.shape[1]
-    if weight_ih.dim() != 4 or tuple(weight_ih.shape[:2]) != (4 * hidden, x.shape[1]):
-        raise ValueError(f"weight_ih must be ({4 * hidden}, {x.shape[1]}, k, k), not {tuple(weight_ih.shape)}")
+    if weight_ih.dim() != 4 or weight_ih.shape[0] != 4 * hidden:
+        raise ValueError(f"weight_ih must be ({4 * hidden}, C_in, k, k), not {tuple(weight_ih.shape)}")
+    if x.shape[1] != weight_ih.shape[1]:
+        raise ValueError(
+            f"given weight_ih of size {list(weight_ih.shape)}, expected input {list(x.shape)} to have "
+            f"{weight_ih.shape[1]} channels, but got {x.shape[1]} channels instead"
+        )
     if any(size % 2 == 0 for size in (*weight_ih.shape[2:], *weight_hh.shape[2:])):
         raise ValueError("the kernel sizes of a convolutional LSTM must be odd")
     if bias is not None and bias.shape != (4 * hidden,):
         raise ValueError(f"bias must be of shape ({4 * hidden},), not {tuple(bias.shape)}")
     shape = (x.shape[0], hidden, *x.shape[3:])
-    h0 = x.new_zeros(shape) if h0 is None else h0
-    c0 = x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32)) if c0 is None else c0
     for name, state in (("h", h0), ("c", c0)):
-        if state.shape != shape:
+        if state is not None and state.shape != shape:
             raise ValueError(f"{name} must be of shape {shape}, not {tuple(state.shape)}")
-    if c0.device != x.device or not c0.is_floating_point():
+    if c0 is not None and (c0.device != x.device or not c0.is_floating_point()):
         raise ValueError(f"c must be floating-point on {x.device}, not {c0.dtype} on {c0.device}")
-    return h0, c0
 
 
 def _formats(x, weight_ih):
@@ -208,6 +216,10 @@ def _backward(ctx, d_output, d_c):
     return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None
 
 
-differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward)
+def _stock(x, h0, c0, weight_ih, weight_hh, bias, impl):
+    return reference.stock(x, h0, c0, weight_ih, weight_hh, bias)
+
+
+differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward, stock=_stock)
 differentiable_by(_conv_lstm_backward, _backward_composite)
 autocasts(_conv_lstm, positions=(0, 1, 3, 4, 5))

@@ -6,6 +6,7 @@ i, f, g, o, cells (N, C, T, H, W).
 """
 
 import torch
+from torch.nn import functional
 
 from ..conv import conv_down, conv_up, conv_weight_grad
 
@@ -26,6 +27,20 @@ def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
         gates.append(torch.cat([i, f, g, o], 1).to(x.dtype))
         cells.append(c)
     return _stack(outputs, memory_format), c.clone(), _stack(gates, memory_format), _stack(cells, memory_format)
+
+
+def stock(x, h, c, weight_ih, weight_hh, bias):
+    """(output, last cell) out of PyTorch's own operations, without a look at any size, which a tracer would freeze."""
+    accumulate = torch.promote_types(x.dtype, torch.float32)
+    inputs = functional.conv3d(x, weight_ih.unsqueeze(2), bias, padding="same")  # (N, 4C, T, H, W)
+    outputs = []
+    for step in inputs.unbind(2):
+        pre = step.to(accumulate) + functional.conv2d(h, weight_hh, padding="same").to(accumulate)
+        i, f, g, o = pre.chunk(4, 1)
+        new = torch.sigmoid(f) * c.to(accumulate) + torch.sigmoid(i) * torch.tanh(g)
+        h, c = (torch.sigmoid(o) * torch.tanh(new)).to(x.dtype), new.to(c.dtype)
+        outputs.append(h)
+    return torch.stack(outputs, 2), c
 
 
 def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, memory_format):

@@ -147,7 +147,7 @@ def _convolution(x, weight, geometry, impl):
     return choice.pick("conv_down", impl, x, weight, stride, padding, dilation, groups)
 
 
-class _Arguments(NamedTuple):
+class Arguments(NamedTuple):
     """The operation's arguments, in the order of its schema."""
 
     x: torch.Tensor
@@ -199,7 +199,7 @@ class _Arguments(NamedTuple):
 
 
 def _kernel(*args):
-    a = _Arguments(*args)
+    a = Arguments(*args)
     x, weight, geometry, norm = a.x, a.weight, a.geometry, a.norm
     convolution = _convolution(x, weight, geometry, a.impl)
     how = geometry, norm, a.activation, a.slope
@@ -211,17 +211,28 @@ def _kernel(*args):
         mean, var, *known = convolution.joined_before_norm(y, parts, a.following)
     else:
         y, mean, var = one_pass.fused_conv(convolution, x, weight, a.bias, *how, a.statistics)
-    if a.followed and known[0] is None:
+    return in_format(y, format_of(x, weight)), *_vectors(a, y, mean, var, *known)
+
+
+def _stock(*args):
+    a = Arguments(*args)
+    how = a.geometry, a.norm, a.activation, a.slope, a.statistics, a.impl
+    y, mean, var = reference.fused_conv(a.x, a.weight, a.bias, *how)
+    with torch.no_grad():
+        return y, *_vectors(a, y, mean, var)
+
+
+def _vectors(a, y, mean, var, scale=None, shift=None):
+    """The four that the operation returns beside y, after what the norm that follows does with its statistics."""
+    if a.followed and scale is None:
         a.following.update(mean, var, y.numel() // max(y.shape[1], 1))
-        known = one_pass.scale_and_shift(mean, var, a.out_weight, a.out_bias, a.out_eps)
-    made = (mean, var, *known) if a.statistics else (None,) * 4
-    dtype = statistics_dtype(x)
-    y = in_format(y, format_of(x, weight))
-    return y, *(x.new_empty(0, dtype=dtype) if vector is None else vector for vector in made)
+        scale, shift = one_pass.scale_and_shift(mean, var, a.out_weight, a.out_bias, a.out_eps)
+    made = (mean, var, scale, shift) if a.statistics else (None,) * 4
+    return tuple(y.new_empty(0, dtype=statistics_dtype(y)) if vector is None else vector for vector in made)
 
 
 def _fake(*args):
-    a = _Arguments(*args)
+    a = Arguments(*args)
     x, weight, g = a.x, a.weight, a.geometry
     channels, before = weight.shape[1] * g.groups if g.transposed else weight.shape[0], (x.shape[2:], weight.shape[2:])
     if g.transposed:
@@ -247,10 +258,10 @@ _fused_conv = define(
 
 
 def _save(ctx, args, outputs):
-    a = _Arguments(*args)
+    a = Arguments(*args)
     ctx.mark_non_differentiable(*outputs[1:])
     # Only what backward needs, and not the running statistics, which change.
-    ctx.rest = a._replace(**dict.fromkeys(_Arguments._fields[:14]))
+    ctx.rest = a._replace(**dict.fromkeys(Arguments._fields[:14]))
     ctx.save_for_backward(*args[:5], a.weight, outputs[0] if a.activation != "none" else None)
 
 
@@ -258,7 +269,7 @@ def _backward(ctx, dy, *_):
     x, m, v, w, b, weight, y = ctx.saved_tensors
     a = ctx.rest
     geometry, impl, into = a.geometry, a.impl, (a.in_training, a.in_eps, a.in_activation, a.in_slope)
-    needed = _Arguments(*ctx.needs_input_grad)
+    needed = Arguments(*ctx.needs_input_grad)
     dy = _before_activation(dy, y, a.activation, a.slope)
     wants_data = needed.x or needed.in_weight or needed.in_bias
     grads, dx = {}, None
@@ -278,7 +289,7 @@ def _backward(ctx, dy, *_):
         grads |= {name: grad for name, grad in found.items() if getattr(needed, name)}
     if needed.bias:
         grads["bias"] = dy.sum([0, *range(2, dy.dim())])
-    return tuple(grads.get(name) for name in _Arguments._fields)
+    return tuple(grads.get(name) for name in Arguments._fields)
 
 
 def _before_activation(dy, y, activation, slope):
@@ -314,5 +325,5 @@ def _data_gradient(dy, weight, x, g, impl):
     return _conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
 
 
-differentiable(_fused_conv, _save, _backward)
+differentiable(_fused_conv, _save, _backward, stock=_stock)
 autocasts(_fused_conv, (0, 7, 8), float32_stays=(7,))

@@ -19,5 +19,5 @@ def fused_conv(x, weight, bias, geometry, norm, activation, slope, statistics, i
     mean = var = None
     if statistics:
         space = [0, *range(2, y.dim())]
-        var, mean = torch.var_mean(y.to(statistics_dtype(y)), space, correction=0)
+        var, mean = torch.var_mean(y.detach().to(statistics_dtype(y)), space, correction=0)
     return activate_(y, activation, slope), mean, var

@@ -82,5 +82,10 @@ def _backward_composite(dloss, logits, positive, impl):
     return reference.differentiable_backward(dloss, logits, positive)
 
 
-differentiable(_logistic, _save, _backward)
+def _stock(logits, positive, impl):
+    loss, probability = reference.logistic(logits, positive)
+    return loss, probability.detach()
+
+
+differentiable(_logistic, _save, _backward, stock=_stock)
 differentiable_by(_logistic_backward, _backward_composite)

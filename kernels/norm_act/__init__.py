@@ -84,6 +84,8 @@ def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
 
 def _check(x, activation, impl, **vectors):
     choice.check_name(impl)
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"x must be a Tensor, not {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"x must be of a floating-point dtype, not {x.dtype}")
     if not 2 <= x.dim() <= 5:
@@ -95,8 +97,13 @@ def _check(x, activation, impl, **vectors):
     for name, vector in vectors.items():
         if vector is None:
             continue
-        if vector.shape != (x.shape[1],):
+        if vector.dim() != 1:
             raise ValueError(f"{name} must be of shape ({x.shape[1]},), not {tuple(vector.shape)}")
+        if vector.shape[0] != x.shape[1]:
+            raise ValueError(
+                f"expected input {list(x.shape)} to have {vector.shape[0]} channels, as many as {name} has elements, "
+                f"but got {x.shape[1]} channels instead"
+            )
         if vector.device != x.device:
             raise ValueError(f"{name} is on {vector.device} but x on {x.device}")
 
@@ -167,7 +174,11 @@ def _backward(ctx, dy, _mean, _var):
     return *wanted, *[None] * 7
 
 
-differentiable(_norm_act, _save, _backward)
+def _stock(x, weight, bias, mean, var, training, eps, activation, slope, impl):
+    return reference.stock(x, weight, bias, mean, var, training, eps, activation, slope)
+
+
+differentiable(_norm_act, _save, _backward, stock=_stock)
 differentiable_by(_norm_act_backward, _backward_composite)
 
 

@@ -29,6 +29,28 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     return (y, mean, var) if training else (y, mean.new_empty(0, dtype=dtype), mean.new_empty(0, dtype=dtype))
 
 
+def stock(x, weight, bias, mean, var, training, eps, activation, slope):
+    """(y, mean, var) as the operation gives them, out of PyTorch's own differentiable operations.
+
+    In training y is a function of x's own statistics, also where they are given.
+    """
+    dtype = statistics_dtype(x)
+    by = (None, None) if training else (mean.to(dtype), var.to(dtype))
+    if x.numel() == 0:  # batch_norm refuses it
+        y = x.clone()
+    else:
+        y = torch.batch_norm(x, _to(weight, dtype), _to(bias, dtype), *by, training, 0.0, eps, False)
+    if activation == "leaky_relu":
+        y = functional.leaky_relu(y, slope)
+    elif activation != "none":
+        y = getattr(torch, activation)(y)
+    if mean is not None:
+        return y, *(mean.new_empty(0, dtype=dtype) for _ in range(2))
+    values = x.detach().to(dtype)
+    batch_var, batch_mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)
+    return y, batch_mean, batch_var
+
+
 def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
     """(dx, dweight, dbias); mean and var are those that forward used."""
     dtype = statistics_dtype(x)

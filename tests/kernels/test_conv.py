@@ -230,8 +230,12 @@ def test_no_gradient_is_computed_that_nobody_wants(monkeypatch):
     [
         (lambda x, w: conv_down(x, w.double()), TypeError, "weight is torch.float64 but x torch.float32"),
         (lambda x, w: conv_down(x.int(), w), TypeError, "floating-point"),
-        (lambda x, w: conv_down(x[:, :1], w), ValueError, "x has 1 channels"),
-        (lambda x, w: conv_down(x, w, groups=3), ValueError, "x has 2 channels .* takes 6"),
+        (lambda x, w: conv_down(x[:, :1], w), ValueError, "to have 2 channels, but got 1"),
+        (
+            lambda x, w: conv_down(x, w, groups=3),
+            ValueError,
+            "given groups=3 .* to have 6 channels, but got 2",
+        ),
         (lambda x, w: conv_down(x, w[:, :1], groups=2, stride=2, impl="auto", bias=w), ValueError, "bias must be"),
         (lambda x, w: conv_up(x, w, groups=3), ValueError, "2 input channels do not divide into 3 groups"),
         (lambda x, w: conv_down(x, w, torch.zeros(9)), ValueError, "bias must be of shape"),

@@ -129,7 +129,8 @@ def test_half_precision_keeps_its_cell_in_float32(dtype):
     [
         ({"x": torch.zeros(2, 3, 0, 4, 3)}, "at least one step"),
         ({"weight_ih": torch.zeros(8, 3, 2, 2)}, "odd"),
-        ({"weight_ih": torch.zeros(8, 4, 3, 3)}, "weight_ih must be"),
+        ({"weight_ih": torch.zeros(8, 4, 3, 3)}, r"expected input \[2, 3, .* to have 4 channels, but got 3"),
+        ({"weight_ih": torch.zeros(4, 3, 3, 3)}, "weight_ih must be"),
         ({"weight_hh": torch.zeros(8, 3, 3, 3)}, "weight_hh must be"),
         ({"h0": torch.zeros(2, 2, 3, 3)}, "h must be of shape"),
         ({"bias": torch.zeros(3)}, "bias must be of shape"),

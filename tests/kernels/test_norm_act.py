@@ -144,7 +144,8 @@ def test_layout_is_kept():
     ("options", "error", "message"),
     [
         ({"activation": "gelu"}, ValueError, "activation must be one of none, relu"),
-        ({"weight": torch.ones(5)}, ValueError, r"weight must be of shape \(3,\)"),
+        ({"weight": torch.ones(5)}, ValueError, r"expected input \[2, 3, 2\] to have 5 channels"),
+        ({"weight": torch.ones(3, 1)}, ValueError, r"weight must be of shape \(3,\)"),
         ({"training": False}, ValueError, "needs running_mean"),
         ({"running_mean": torch.zeros(3)}, ValueError, "must both be given"),
         ({"impl": "magic"}, ValueError, "impl must be one of"),

@@ -1,0 +1,99 @@
+"""torch.onnx.export of our layers: the operators of stock PyTorch's, computed by onnxruntime to the same numbers."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from fastvgan.layers import BatchNormAct3d, Conv3d, ConvLSTM, ConvNormAct3d, ConvTranspose3d, fuse
+from fastvgan_kernels import conv_down, norm_act
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+
+class Functions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(3, 2, 3, 3)), nn.Parameter(torch.randn(3))
+        self.mean, self.var = nn.Buffer(torch.randn(3)), nn.Buffer(torch.rand(3) + 0.5)
+
+    def forward(self, x):
+        y = conv_down(x, self.weight, padding=1)
+        return norm_act(y, self.scale, None, self.mean, self.var, False, activation="tanh")
+
+
+MODELS = {
+    "fused": (
+        lambda: fuse(
+            nn.Sequential(
+                nn.Conv3d(2, 4, 3, padding=1),
+                nn.BatchNorm3d(4),
+                nn.ReLU(),
+                nn.Conv3d(4, 6, 4, 2, 1, bias=False),
+                nn.BatchNorm3d(6),
+                nn.LeakyReLU(0.2),
+                nn.ConvTranspose3d(6, 2, 4, 2, 1),
+                nn.Tanh(),
+            )
+        ),
+        (2, 2, 4, 6, 4),
+        {"Conv", "ConvTranspose", "Relu", "LeakyRelu", "Tanh"},
+    ),
+    "layers": (
+        lambda: nn.Sequential(
+            ConvNormAct3d(2, 3, 3, padding=1, activation="leaky_relu", negative_slope=0.1),
+            ConvTranspose3d(3, 4, 3, 2, 1, 1, groups=1),
+            BatchNormAct3d(4, activation="tanh"),
+            Conv3d(4, 2, (1, 2, 3), padding="same"),
+        ),
+        (1, 2, 3, 4, 2),
+        {"Conv", "ConvTranspose", "LeakyRelu", "Tanh"},
+    ),
+    "ConvLSTM": (lambda: ConvLSTM(2, 3), (2, 2, 3, 4, 4), {"Conv", "Sigmoid", "Tanh"}),
+    "functions": (Functions, (2, 2, 4, 4), {"Conv", "Tanh"}),
+}
+
+
+def computed(file, x):
+    """What onnxruntime makes of the model in a file."""
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(y) for y in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
+
+
+def trained(make):
+    """A module in evaluation, whose running statistics are not those that it begins with."""
+    model = make().eval()
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_export(name, dynamo, tmp_path):
+    make, shape, operators = MODELS[name]
+    model, x, file = trained(make), torch.randn(shape), tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (x,), str(file), dynamo=dynamo, verbose=False)
+    nodes = onnx.load(file).graph.node
+    assert operators <= {node.op_type for node in nodes} and {node.domain for node in nodes} == {""}
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(model(x))
+    torch.testing.assert_close(computed(file, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_export_of_any_batch(tmp_path):
+    make, shape, _ = MODELS["layers"]
+    model, file = trained(make), tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        any_batch = ({0: torch.export.Dim("batch")},)
+        torch.onnx.export(model, (torch.randn(2, *shape[1:]),), str(file), dynamic_shapes=any_batch, verbose=False)
+    x = torch.randn(3, *shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(computed(file, x), [model(x)], rtol=1e-4, atol=1e-5)
