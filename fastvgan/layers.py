@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from fastvgan import deferred
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, norm_act
+from fastvgan_kernels.conv.direct import recall
 from fastvgan_kernels.fused_conv import Geometry, Norm
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
@@ -41,6 +42,11 @@ class Conv3d(nn.Conv3d):
         self.impl = impl
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.impl == "auto" and self.padding_mode == "zeros":
+            geometry = False, self.stride, self.padding, 0, self.dilation, self.groups
+            y = recall(input, self.weight, self.bias, geometry)
+            if y is not None:
+                return y
         if input.dim() == 4:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         x, padding = self._pad(input)
@@ -81,6 +87,11 @@ class ConvTranspose3d(nn.ConvTranspose3d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         output_padding = self.output_padding
+        if output_size is None and self.impl == "auto":
+            geometry = True, self.stride, self.padding, output_padding, self.dilation, self.groups
+            y = recall(input, self.weight, self.bias, geometry)
+            if y is not None:
+                return y
         if output_size is not None:
             output_padding = self._output_padding(
                 input, output_size, self.stride, self.padding, self.kernel_size, 3, self.dilation

@@ -51,6 +51,11 @@ def conv_weight_grad_slower(large, small, kernel_size, stride, padding, dilation
     return _slower(large, problem, (large, small, kernel_size, stride, padding, dilation, groups))
 
 
+def is_worth_a_launch(taps: int, inputs: int, outputs: int, positions: int) -> bool:
+    """Whether a convolution of that size keeps a GPU busy for as long as the host takes to launch one of ours."""
+    return 2 * taps * inputs * outputs * positions >= _WORTH_A_LAUNCH
+
+
 def norm_act_slower(x: torch.Tensor) -> str | None:
     """Why auto leaves this norm and activation, forward and backward, to stock PyTorch, or None."""
     if layout.format_of(x) is not torch.channels_last_3d:
@@ -91,8 +96,8 @@ def _by_rule(x: torch.Tensor, problem: Problem) -> str | None:
 
 def _convolution_by_rule(x: torch.Tensor, problem: Problem) -> str | None:
     why = _by_rule(x, problem)
-    operations = 2 * problem.taps * problem.inputs * problem.outputs * problem.positions
-    if why is None and operations < _WORTH_A_LAUNCH and not are_launches_captured():
+    worth = is_worth_a_launch(problem.taps, problem.inputs, problem.outputs, problem.positions)
+    if why is None and not worth and not are_launches_captured():
         return "outside a CUDA graph a convolution this small takes less time than launching Triton does"
     return why
 
