@@ -17,8 +17,8 @@ from . import reference
 # Looked up once: these checks are most of what a call costs.
 _decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
 _RECALLED = 4  # kinds of input for each norm
-# Values, up to which stock PyTorch is faster forward and with backward, or as fast: measured on one thread with AVX-512,
-# in float32 and bfloat16. Of ReLU and channels last it is so up to 65,536, of contiguous tensors and of tanh to this.
+# Values up to which stock PyTorch is as fast or faster: one thread with AVX-512, float32 and bfloat16. At twice as many
+# it still is in channels last with ReLU; of contiguous tensors and with tanh the compiled forward is faster there.
 _SMALL = 1 << 15
 
 
