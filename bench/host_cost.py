@@ -5,14 +5,15 @@
 Tensors are so small that the work is next to nothing. `stock` is torch.nn on the CPU, `auto` ours as it chooses on the
 CPU, and `triton` the host code of the Triton implementations with launches left out: a stand-in takes their place, so
 that what Triton's own launcher takes, some ten microseconds for each, is not in the figure, and results are garbage.
-Figures are the least CPU time of this thread over five rounds, which another process on the machine changes little.
+Figures are the least CPU time of this thread over twenty rounds, in each of which the variants take turns; another
+process on the machine changes that little.
 """
 
 import argparse
 import json
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from unittest import mock
 
 os.environ["TRITON_INTERPRET"] = "0"
@@ -24,7 +25,7 @@ from variants import load_in_order  # noqa: E402
 from fastvgan import layers  # noqa: E402
 from fastvgan_kernels import choice, triton_support, tuning  # noqa: E402
 
-ROUNDS = 5
+ROUNDS = 20
 
 
 def cases():
@@ -57,28 +58,40 @@ def both_passes(layer, x):
 
 
 def microseconds(call, calls: int) -> float:
-    """Of one call, the least of five rounds."""
-    for _ in range(3):
+    """Of one call, as the mean of so many."""
+    call()
+    begin = time.thread_time()
+    for _ in range(calls):
         call()
-    rounds = []
-    for _ in range(ROUNDS):
-        begin = time.thread_time()
-        for _ in range(calls):
-            call()
-        rounds.append(time.thread_time() - begin)
-    return min(rounds) / calls * 1e6
+    return (time.thread_time() - begin) / calls * 1e6
 
 
-def without_launches(stack: ExitStack) -> None:
-    """Have the Triton implementations serve CPU tensors and launch nothing, until the stack is closed."""
+@contextmanager
+def without_launches():
+    """Within it the Triton implementations serve CPU tensors and launch nothing."""
     from triton.runtime.jit import JITFunction
 
+    with ExitStack() as stack:
+        _patch(stack, JITFunction)
+        yield
+
+
+def _patch(stack: ExitStack, JITFunction) -> None:
     stack.enter_context(mock.patch.object(JITFunction, "run", lambda self, *args, **kwargs: None))
     stack.enter_context(mock.patch.dict(os.environ, {choice.ENVIRONMENT: "triton"}))
     stack.enter_context(mock.patch.object(tuning, "processors", lambda device: 132))
     stack.enter_context(mock.patch.object(tuning, "architecture", lambda device: 90))
     for implementations in choice._registry.values():
         stack.enter_context(mock.patch.dict(implementations["triton"].__dict__, {"refusal": lambda x: None}))
+
+
+def variants(ours, stock) -> dict:
+    """Name → a layer, and the context that it is called in."""
+    found = {} if stock is None else {"stock": (stock, nullcontext)}
+    found["auto"] = ours, nullcontext
+    if triton_support.reason() is None:
+        found["triton"] = ours, without_launches
+    return found
 
 
 def measure(calls: int) -> dict[str, dict[str, float]]:
@@ -89,13 +102,11 @@ def measure(calls: int) -> dict[str, dict[str, float]]:
             check(ours, stock, x)
         for kind, run in (("forward", forward), ("forward + backward", both_passes)):
             row = found[f"{name}, {kind}"] = {}
-            if stock is not None:
-                row["stock"] = microseconds(lambda run=run, layer=stock, x=x: run(layer, x), calls)
-            row["auto"] = microseconds(lambda run=run, layer=ours, x=x: run(layer, x), calls)
-            if triton_support.reason() is None:
-                with ExitStack() as stack:
-                    without_launches(stack)
-                    row["triton"] = microseconds(lambda run=run, layer=ours, x=x: run(layer, x), calls)
+            for _ in range(ROUNDS):
+                for variant, (layer, context) in variants(ours, stock).items():
+                    with context():
+                        taken = microseconds(lambda run=run, layer=layer, x=x: run(layer, x), calls)
+                    row[variant] = min(taken, row.get(variant, taken))
     return found
 
 

@@ -43,6 +43,9 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor |
     Args:
         conv: Conv3d or ConvTranspose3d of fastvgan.layers. norm: its BatchNormAct3d.
     """
+    casts = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")  # before that is asked
+    if isinstance(x, Tensor) and not casts and not gains(conv, x):
+        return norm(conv(x))
     # What is computed together is computed by one implementation, by the statistics of this rank alone.
     fits = norm.num_features == conv.out_channels and norm.impl == conv.impl and not norm.is_synced
     from_batch = norm.training or norm.running_mean is None
@@ -88,13 +91,21 @@ def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
 def _fused(operation: Callable, conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor | None, ...] | None:
     """What fused_conv or conv_before_norm gives, or None where the modules are to be called one after the other."""
     raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
+    if torch.compiler.is_compiling() or wants_stock(raw) or not is_unwatched(conv):
+        return None
+    raw = _cast(raw)
+    if not gains(conv, raw):
+        return None
+    return operation(raw, conv.weight, conv.bias, conv.geometry(), norm, impl=conv.impl, **options)
+
+
+def gains(conv: nn.Module, x: Tensor) -> bool:
+    """Whether the convolution of x, of the dtype it is computed in, can be fused and is faster so."""
     # A compiler is shown the plain modules, which it follows without a break, and so is a tracer.
-    if torch.compiler.is_compiling() or wants_stock(raw) or raw.dim() != 5 or not is_unwatched(conv):
-        return None
-    geometry, raw = conv.geometry(), _cast(raw)
-    if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):
-        return None
-    return operation(raw, conv.weight, conv.bias, geometry, norm, impl=conv.impl, **options)
+    if torch.compiler.is_compiling() or wants_stock(x) or x.dim() != 5 or not _is_layer(conv):
+        return False
+    geometry = conv.geometry()
+    return geometry is not None and pays(x, conv.weight, geometry, conv.impl)
 
 
 def _cast(x: Tensor) -> Tensor:
@@ -109,7 +120,11 @@ def _cast(x: Tensor) -> Tensor:
 
 def is_unwatched(module: nn.Module) -> bool:
     """Whether it is a layer of fastvgan.layers, and nobody would notice that it is not called itself."""
-    return type(module).__module__ == "fastvgan.layers" and is_silent(module)
+    return _is_layer(module) and is_silent(module)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return type(module).__module__ == "fastvgan.layers"
 
 
 def is_silent(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from fastvgan import deferred
 from fastvgan.recurrent_layers import ConvLSTM, ConvLSTMCell
 from fastvgan.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, conv_down, conv_up, norm_act
+from fastvgan_kernels.conv.direct import recall
 from fastvgan_kernels.fused_conv import Geometry, Norm
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
@@ -100,6 +101,11 @@ class Conv3d(TraceableLayer, nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         if wants_stock(input):
             return super().forward(input)
+        if self.impl == "auto" and self.padding_mode == "zeros":
+            geometry = False, self.stride, self.padding, 0, self.dilation, self.groups
+            y = recall(input, self.weight, self.bias, geometry)
+            if y is not None:
+                return y
         if input.dim() == 4:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         x, padding = self._pad(input)
@@ -172,6 +178,11 @@ class ConvTranspose3d(TraceableLayer, nn.ConvTranspose3d):
         if wants_stock(input):
             return super().forward(input, output_size)
         output_padding = self.output_padding
+        if output_size is None and self.impl == "auto":
+            geometry = True, self.stride, self.padding, output_padding, self.dilation, self.groups
+            y = recall(input, self.weight, self.bias, geometry)
+            if y is not None:
+                return y
         if output_size is not None:
             output_padding = self._output_padding(
                 input, output_size, self.stride, self.padding, self.kernel_size, 3, self.dilation

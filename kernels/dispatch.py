@@ -29,12 +29,22 @@ class Operation:
         self.kernel = kernel
         self.with_gradient: Callable | None = None
         self.stock: Callable | None = None
+        self.cast: Callable | None = None  # what `autocasts` made
 
     def __call__(self, *args):
-        if not is_plain(args):
+        if not _is_untransformed(args):
             if self.stock is not None and wants_stock():
                 return self.stock(*args)
             return self.overload(*args)
+        if self.cast is not None and _C._is_any_autocast_enabled():
+            device = args[0].device.type
+            if torch.is_autocast_enabled(device):
+                args = self.cast(device, args)
+                with _C._ExcludeDispatchKeyGuard(_C.DispatchKeySet(_AUTOCAST_KEYS[device])):
+                    return self._run(*args)
+        return self._run(*args)
+
+    def _run(self, *args):
         if _C._any_requires_grad(*args) and torch.is_grad_enabled():
             return self.with_gradient(*args)
         return self.kernel(*args)
@@ -42,12 +52,16 @@ class Operation:
 
 def is_plain(args: tuple) -> bool:
     """Whether nothing but plain tensors on a real device, without tracing, transform or autocast, is in play."""
+    casts = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    return not casts and _is_untransformed(args)
+
+
+def _is_untransformed(args: tuple) -> bool:
+    """is_plain, whatever autocast is."""
     if (
         torch.compiler.is_compiling()
         or _C._len_torch_dispatch_stack()
         or _C._are_functorch_transforms_active()
-        or torch.is_autocast_enabled("cpu")
-        or torch.is_autocast_enabled("cuda")
         or forward_ad._current_level >= 0
         or _C._get_tracing_state() is not None
     ):
@@ -177,21 +191,26 @@ def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[in
     A float32 tensor at a position of float32_stays is left for the operation to convert: a weight, which is then
     neither copied for backward nor given a gradient that has been rounded.
     """
-    for device, key in _AUTOCAST_KEYS.items():
-        kernel = _autocast_kernel(op.overload, device, key, positions, float32_stays)
-        LIBRARY.impl(op.overload._opname, kernel, key.name)
 
-
-def _autocast_kernel(op, device, key, positions, float32_stays):
-    keyset = _C.DispatchKeySet(key)
-
-    def kernel(*args):
+    def cast(device, args):
         dtype = torch.get_autocast_dtype(device)
         args = list(args)
         for i in positions:
             stays = (torch.float64, torch.float32) if i in float32_stays else (torch.float64,)
             if args[i] is not None and args[i].dtype not in stays:
                 args[i] = args[i].to(dtype)
+        return args
+
+    op.cast = cast
+    for device, key in _AUTOCAST_KEYS.items():
+        LIBRARY.impl(op.overload._opname, _autocast_kernel(op.overload, device, key, cast), key.name)
+
+
+def _autocast_kernel(op, device, key, cast):
+    keyset = _C.DispatchKeySet(key)
+
+    def kernel(*args):
+        args = cast(device, args)
         with _C._ExcludeDispatchKeyGuard(keyset):
             return op(*args)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from . import choice
 from .measured import rules
 
 TUNE, CACHE = "FASTVGAN_TUNE", "FASTVGAN_CACHE"
@@ -192,6 +193,7 @@ def faster(device: torch.device, problem: tuple, ways: dict[str, Callable[[], ob
 
 def forget() -> None:
     """Drop what is held in memory, so that the file is read again."""
+    choice.decisions.clear()
     _chosen.clear()
     _faster.clear()
     _file.cache_clear()

@@ -73,6 +73,11 @@ def refresh(*sets: WeightCopies) -> None:
         entry.version = entry.weight._version
 
 
+def are_in_use() -> bool:
+    """Whether any copies are."""
+    return bool(_in_use)
+
+
 def to_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """weight.to(dtype), or the copy if that lies in memory as the weight does: cuDNN's results hang on the layout."""
     copy = cast(weight, dtype)

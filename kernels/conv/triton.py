@@ -9,10 +9,10 @@ import math
 from functools import lru_cache
 
 import torch
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .. import triton_configs, tuning
 from ..norm_act.reference import ACTIVATIONS
+from ..triton_descriptors import descriptor
 from ..triton_launch import elements, precision, reach, side_by_side_weight
 from ..triton_parts import added, joined
 from ..triton_support import on_its_device
@@ -162,15 +162,15 @@ def _dense(x, dim=1):
 
 def _positions(x, rows, columns):
     """(all positions, channels) of x, in boxes of so many."""
-    flat = x.movedim(1, -1).flatten(0, -2)
-    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [rows, columns])
+    channels = x.shape[1]
+    return descriptor(x, (x.numel() // channels, channels), (rows, columns))
 
 
 def _descriptor(weight, deep, columns, depth):
     """The weight as a matrix for each tap, in boxes of one tap; rows are columns of the product where `deep`."""
-    flat = weight.movedim(_innermost(weight), -1).flatten(1, -2)
-    box = [columns, 1, depth] if deep else [depth, 1, columns]
-    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), box)
+    innermost, taps = _innermost(weight), weight.shape[2:].numel()
+    shape = weight.shape[1 - innermost], taps, weight.shape[innermost]
+    return descriptor(weight, shape, (columns, 1, depth) if deep else (depth, 1, columns))
 
 
 @lru_cache(maxsize=1024)

@@ -15,6 +15,7 @@ from ..conv import reference as conv_reference
 from ..conv.joint import both_gradients
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of, in_format
+from ..measured.capture import are_launches_captured
 from ..norm_act import _norm_act, _norm_act_backward
 from ..norm_act.following import Following
 from ..norm_act.reference import ACTIVATIONS, statistics_dtype
@@ -137,7 +138,14 @@ def _run(x, weight, bias, geometry, norm, activation, slope, statistics, followi
 
 def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -> bool:
     """Whether the convolution is one that is compiled for this device, so that something is gained by fusing."""
-    return _convolution(x, weight, geometry, impl) is not conv_reference
+    if impl != "auto" or type(x) is not torch.Tensor or not choice.is_undirected() or torch.jit.is_tracing():
+        return _convolution(x, weight, geometry, impl) is not conv_reference
+    tensors = x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.stride()
+    key = "pays", *tensors, geometry, are_launches_captured()
+    known = choice.decisions.get(key)
+    return (
+        choice.remember(key, _convolution(x, weight, geometry, impl) is not conv_reference) if known is None else known
+    )
 
 
 def _convolution(x, weight, geometry, impl):

@@ -13,7 +13,7 @@ import torch
 
 from .. import layout, tuning
 from .capture import are_launches_captured
-from .rules import Problem, choose, is_measured, operations_of
+from .rules import Problem, choose, is_measured
 
 # Multiplications and additions of a convolution that keeps an H100 busy for as long as the host takes to launch one by
 # Triton, about 0.1 ms. On one, a step of `reference` by eager operations of ours took 27 ms, of stock PyTorch's 6.
@@ -50,6 +50,11 @@ def conv_weight_grad_slower(large, small, kernel_size, stride, padding, dilation
     positions = small.shape[0] * math.prod(small.shape[2:])
     problem = _problem("conv_weight_grad", large, kernel_size, stride, large.shape[1], small.shape[1], positions)
     return _slower(large, problem, (large, small, kernel_size, stride, padding, dilation, groups))
+
+
+def is_worth_a_launch(taps: int, inputs: int, outputs: int, positions: int) -> bool:
+    """Whether a convolution of that size keeps a GPU busy for as long as the host takes to launch one of ours."""
+    return 2 * taps * inputs * outputs * positions >= _WORTH_A_LAUNCH
 
 
 def norm_act_slower(x: torch.Tensor) -> str | None:
@@ -94,7 +99,8 @@ def _by_rule(x: torch.Tensor, problem: Problem) -> str | None:
 
 def _convolution_by_rule(x: torch.Tensor, problem: Problem) -> str | None:
     why = _by_rule(x, problem)
-    if why is None and operations_of(problem) < _WORTH_A_LAUNCH and not are_launches_captured():
+    worth = is_worth_a_launch(problem.taps, problem.inputs, problem.outputs, problem.positions)
+    if why is None and not worth and not are_launches_captured():
         return "outside a CUDA graph a convolution this small takes less time than launching Triton does"
     return why
 

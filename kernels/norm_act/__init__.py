@@ -5,7 +5,7 @@ import torch
 from .. import choice, extension, layout
 from ..dispatch import define, differentiable, differentiable_by
 from ..measured import on_gpu, rules
-from . import compiled, reference
+from . import compiled, direct, reference
 from .following import update_running
 from .reference import ACTIVATIONS, statistics_dtype
 
@@ -62,9 +62,16 @@ def norm_act(
 
     Source: Ioffe and Szegedy, "Batch Normalization", 2015.
     """
+    given = x, weight, bias, running_mean, running_var, training
+    rest = momentum, eps, activation, negative_slope
+    stock = direct.serves(*given) if impl == "auto" and activation in ACTIVATIONS else False
+    if stock:
+        return direct.norm_act(*given, *rest)
     _check(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    if stock is None and direct.decide(*given):
+        return direct.norm_act(*given, *rest)
     if training:
-        count = x.numel() // max(x.shape[1], 1)
+        count = _count(x)
         if count == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
         y, mean, var = _norm_act(x, weight, bias, None, None, True, eps, activation, negative_slope, impl)
@@ -74,6 +81,11 @@ def norm_act(
     if running_mean is None:
         raise ValueError("norm_act needs running_mean and running_var when it is not training")
     return _norm_act(x, weight, bias, running_mean, running_var, False, eps, activation, negative_slope, impl)[0]
+
+
+def _count(x: torch.Tensor) -> int:
+    """Values per channel."""
+    return x.numel() // max(x.shape[1], 1)
 
 
 def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
@@ -195,6 +207,7 @@ choice.register(
         _Compiled,
         refusal=lambda x: compiled.refusal(x) if x.is_cpu else f"it is for the CPU, not for {x.device.type}",
         missing=extension.reason,
+        slower=direct.slower,
     ),
     cuda=choice.Implementation(
         _Compiled,

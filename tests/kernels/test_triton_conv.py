@@ -115,8 +115,8 @@ def test_sums_are_split_and_added_up(tile, monkeypatch):
 @pytest.mark.parametrize("stride, innermost", [(1, 0), (2, 1)])
 def test_dense_operands_by_tensor_descriptors(tile, monkeypatch, channels, stride, innermost, dtype):
     tile(Config(16, 16, 16 * dtype.itemsize, tma=True))
-    described, make = [], triton.TensorDescriptor
-    monkeypatch.setattr(triton, "TensorDescriptor", lambda *args: described.append(args) or make(*args))
+    described, make = [], triton.descriptor
+    monkeypatch.setattr(triton, "descriptor", lambda *args: described.append(make(*args)) or described[-1])
     case = Case(2, channels, [3, 2], [3, 4], [stride] * 2, [1, 1], [0] * 2, [1, 1], 1, "channels_last", False)
     small, large, weight = (t.to(dtype) / 4 for t in case.tensors())
     weight = weight.contiguous(memory_format=torch.channels_last)
@@ -130,6 +130,9 @@ def test_dense_operands_by_tensor_descriptors(tile, monkeypatch, channels, strid
     grad = conv_weight_grad(large, small, case.kernel, **case.down_args, impl="triton")
     assert_accurate(grad, conv_weight_grad(exact[1], exact[0], case.kernel, **case.down_args), dtype, 1000)
     assert len(described) == 3
+    for one in described:
+        one.__post_init__()  # Triton's own check, which is made once for all of one size
+        assert one.base.numel() == math.prod(one.shape) and one.base.dtype == dtype
 
 
 def test_what_the_copy_engine_does_not_take_has_no_descriptor():

@@ -1,0 +1,91 @@
+"""Norms that auto leaves to stock PyTorch: its batch_norm and activation, which autograd records.
+
+An operation of ours costs the host some 40 µs forward and 150 µs with backward, more than a small norm takes. What was
+decided is remembered for these parameters and an input like the one that was given.
+"""
+
+import torch
+from torch import _C
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+from .. import choice, layout
+from ..guards import same_kind_as
+from ..measured.capture import are_launches_captured
+from . import reference
+
+# Looked up once: these checks are most of what a call costs.
+_decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
+_RECALLED = 4  # kinds of input for each norm
+# Values up to which stock PyTorch is as fast or faster: one thread with AVX-512, float32 and bfloat16. At twice as many
+# it still is in channels last with ReLU; of contiguous tensors and with tanh the compiled forward is faster there.
+_SMALL = 1 << 15
+
+
+def slower(x: torch.Tensor) -> str | None:
+    """Why auto leaves this norm on the CPU to stock PyTorch, or None."""
+    return "of a problem as small stock PyTorch is faster" if x.numel() <= _SMALL else None
+
+
+def serves(x, weight, bias, running_mean, running_var, training: bool) -> bool | None:
+    """Whether `norm_act` below is to be called, or None where `decide` has to be asked; arguments as norm_act's."""
+    if _is_traced() or forward_ad._current_level >= 0 or not _is_undirected():
+        return False
+    for is_like, stock in _decisions.get((id(weight), id(bias), id(running_mean), training), ()):
+        if weight is None or bias is None or running_mean is None or running_var is None:
+            alike = is_like(*_given(x, weight, bias, running_mean, running_var))
+        else:
+            alike = is_like(x, weight, bias, running_mean, running_var)
+        if alike:
+            return stock and not (x.is_cuda and are_launches_captured())
+    return None
+
+
+def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
+    """What `serves` shall say of arguments that are checked; remembered where nothing traces or transforms."""
+    if running_mean is None and not training:
+        return False
+    tensors = _given(x, weight, bias, running_mean, running_var)
+    if (
+        any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
+        or _C._len_torch_dispatch_stack()
+        or _C._are_functorch_transforms_active()
+        or _C._get_tracing_state() is not None
+        or (x.is_cuda and are_launches_captured())
+    ):
+        return False
+    stock = _is_taken(*tensors, training=training) and choice.pick("norm_act", "auto", x) is reference
+    # The parameters are found by their addresses, which others may have later: only where they are like these.
+    is_like = same_kind_as(*tensors)
+    if is_like is not None:
+        key = id(weight), id(bias), id(running_mean), training
+        choice.remember(key, ((is_like, stock), *_decisions.get(key, ())[: _RECALLED - 1]))
+    return stock
+
+
+def norm_act(x, weight, bias, running_mean, running_var, training, momentum, eps, activation, slope) -> torch.Tensor:
+    """The operation by stock PyTorch; arguments as its public function's, where `serves` or `decide` is true."""
+    y = torch.batch_norm(
+        x, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled
+    )
+    # In place, since batch_norm's backward does not read its result.
+    if activation == "relu":
+        y = torch.relu_(y)
+    elif activation == "leaky_relu":
+        y = functional.leaky_relu(y, slope, slope >= 0)
+    elif activation == "tanh":
+        y = torch.tanh_(y)
+    return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+
+
+def _given(*tensors: torch.Tensor | None) -> list[torch.Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def _is_taken(x: torch.Tensor, *vectors: torch.Tensor, training: bool) -> bool:
+    """Whether stock PyTorch computes this as the operation does: x dense, vectors all of its dtype or all float32."""
+    if x.numel() // max(x.shape[1], 1) <= training or not (x.is_cpu or x.is_cuda):
+        return False  # nothing, or what norm_act refuses
+    if x.stride() != layout.in_format(x, layout.format_of(x)).stride():
+        return False
+    return {vector.dtype for vector in vectors} in (set(), {x.dtype}, {torch.float32})
