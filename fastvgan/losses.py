@@ -77,9 +77,9 @@ def diversity(clips: torch.Tensor, noise: torch.Tensor, target: float) -> torch.
         precise = torch.promote_types(x.dtype, torch.float32)
         return torch.linalg.vector_norm(difference, 1, list(range(1, x.dim())), dtype=precise)
 
-    values = clips[:1].numel() / max(noise[:1].numel(), 1)
-    ratios = (apart(clips) / apart(noise) / values).clamp(max=target)
-    return ratios.sum().float() / max(len(ratios), 1)
+    values = clips[:1].numel() / max(noise[:1].numel(), 1)  # of a clip, for one of its noise
+    ratios = (apart(clips) / apart(noise)).clamp(max=target * values)
+    return ratios.sum().float() / (values * max(len(ratios), 1))
 
 
 def feature_diversity(

@@ -171,7 +171,7 @@ def test_another_tensor_at_a_weights_address_is_not_taken_for_it():
     assert layer(torch.randn(2, 4, 9, 9, 9)).shape[2:] == (3, 3, 3)
     layer.padding_mode, layer.padding, layer._reversed_padding_repeated_twice = "circular", (1, 1, 1), [1] * 6
     assert layer(x).shape[2:] == (2, 2, 2)
-    with pytest.raises(ValueError, match="x has 3 channels"):
+    with pytest.raises(ValueError, match="but got 3 channels instead"):
         layer(x[:, :3])
     with pytest.raises(TypeError, match="weight is torch.float32 but x torch.float64"):
         layer(x.double())
