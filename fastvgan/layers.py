@@ -23,7 +23,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def __getattr__(name: str):
     # fuse.py is built from the layers here, so that it can only be imported after them.
-    if name in ("fuse", "FuseReport", "FuseEntry", "FusedActivation", "FusedSequential"):
+    if name in ("fuse", "FuseReport", "FuseEntry", "FusedSequential"):
         from fastvgan import fuse
 
         return getattr(fuse, name)
@@ -138,9 +138,21 @@ class BatchNormAct3d(nn.BatchNorm3d):
         return self.training and self._group_name is not None
 
     def forward(self, input: Tensor) -> Tensor:
+        return self.normalise(input, self.activation, self.negative_slope)
+
+    def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+        """Forward with another activation than the module's own, as a container that fuses one behind it asks for.
+
+        Args:
+            input: (N, C, T, H, W), floating-point.
+            activation, negative_slope: as norm_act's.
+
+        Returns:
+            The same shape and dtype.
+        """
         self._check_input_dim(input)
         if self.is_synced:
-            return self._synced(input)
+            return self._synced(input, activation, negative_slope)
         tracks = self.running_mean is not None
         # Without running statistics the batch's own serve in evaluation too, as in torch.nn.
         training = self.training or not tracks
@@ -154,12 +166,12 @@ class BatchNormAct3d(nn.BatchNorm3d):
             training,
             self._count_batch() if update else 0.0,
             self.eps,
-            self.activation,
-            self.negative_slope,
+            activation,
+            negative_slope,
             self.impl,
         )
 
-    def _synced(self, input: Tensor) -> Tensor:
+    def _synced(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
         update = self.track_running_stats and self.running_mean is not None
         return norm_act_synced(
             input,
@@ -169,8 +181,8 @@ class BatchNormAct3d(nn.BatchNorm3d):
             self.running_var if update else None,
             self._count_batch() if self.track_running_stats else 0.0,
             self.eps,
-            self.activation,
-            self.negative_slope,
+            activation,
+            negative_slope,
             self.impl,
             self.process_group,
         )
@@ -402,3 +414,6 @@ class ConvLSTM(_ConvLSTMBase):
         h0, c0 = (None, None) if state is None else state
         output, h, c = conv_lstm(x, h0, c0, self.weight_ih, self.weight_hh, self.bias, self.impl)
         return output, (h, c)
+
+
+deferred.register(Conv3d, ConvTranspose3d, BatchNormAct3d, ConvNormAct3d, ConvTransposeNormAct3d)
