@@ -57,6 +57,11 @@ def is_plain(args: tuple) -> bool:
     return True
 
 
+def is_transformed() -> bool:
+    """Whether torch.compile, torch.func or forward-mode differentiation is at work, which want functions."""
+    return torch.compiler.is_compiling() or _C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
     """Register `fastvgan::<schema>` with the kernel that serves every device, its fake kernel and a vmap rule.
 
