@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 from torch import _C, Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
+from fastvgan_kernels.dispatch import is_transformed
 from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
@@ -76,13 +76,12 @@ def _conv_before_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> 
     # What is computed together is computed by one implementation, by the statistics of this rank alone.
     if norm.num_features != conv.out_channels or norm.impl != conv.impl or norm.is_synced:
         return None
-    if not norm.training and norm.running_mean is not None:
-        fused = _fused(fused_conv, conv, x)
-        return None if fused is None else Pending(fused[0], norm.pending(), norm.impl)
-    fused = _fused(conv_before_norm, conv, x, following=norm.following())
-    if fused is None:
+    given = _to_fuse(conv, x)
+    if given is None:
         return None
-    y, *statistics = fused
+    if not norm.training and norm.running_mean is not None:
+        return Pending(fused_conv(*given, impl=conv.impl)[0], norm.pending(), norm.impl)
+    y, *statistics = conv_before_norm(*given, norm.following(), conv.impl)
     if y.numel() // y.shape[1] < 2:
         return norm(y)  # which says that this is too little
     return Pending(y, norm.pending(*statistics), norm.impl)
@@ -103,10 +102,10 @@ def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", neg
 
 def fused_conv_act(conv: nn.Module, x: Tensor | Pending, activation: str, negative_slope: float) -> Tensor | None:
     """conv_act in one operation, or None where the modules are to be called one after the other."""
-    if negative_slope < 0:
+    given = _to_fuse(conv, x) if negative_slope >= 0 else None
+    if given is None:
         return None
-    fused = _fused(fused_conv, conv, x, activation=activation, negative_slope=negative_slope)
-    return None if fused is None else fused[0]
+    return fused_conv(*given, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0]
 
 
 def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
@@ -116,15 +115,15 @@ def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
     return x
 
 
-def _fused(operation: Callable, conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor | None, ...] | None:
-    """What fused_conv or conv_before_norm gives, or None where the modules are to be called one after the other."""
+def _to_fuse(conv: nn.Module, x: Tensor | Pending) -> tuple | None:
+    """x, weight, bias, geometry and norm for fused_conv, or None where the modules are to be called one by one."""
     raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
     if is_observed() or not (is_unwatched(conv) and _is_plain(raw) and _is_plain(conv.weight) and raw.dim() == 5):
         return None
     geometry, raw = conv.geometry(), _cast(raw)
     if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):
         return None
-    return operation(raw, conv.weight, conv.bias, geometry, norm, impl=conv.impl, **options)
+    return raw, conv.weight, conv.bias, geometry, norm
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -142,11 +141,9 @@ def _cast(x: Tensor) -> Tensor:
 def is_observed() -> bool:
     """Whether a compiler, tracer, transform or mode looks at each call: it is shown the modules one by one."""
     return (
-        torch.compiler.is_compiling()
+        is_transformed()
         or torch.jit.is_tracing()
         or nn.Module.__call__ is not _CALL  # torch.fx replaces it while it traces
-        or forward_ad._current_level >= 0
-        or _C._are_functorch_transforms_active()
         or _C._len_torch_dispatch_stack() > 0
         or (_C._len_torch_function_stack() > 0 and not _only_devices())
     )

@@ -110,11 +110,14 @@ def _take(left: list[nn.Module]) -> Group:
     module = left.pop()
     kind = type(module)
     if kind in _CONVOLUTIONS and is_unwatched(module):
-        _expand(left)
         norm = None
-        if left and type(left[-1]) is BatchNormAct3d and is_unwatched(left[-1]):
+        if _expand(left) and type(left[-1]) is BatchNormAct3d and is_unwatched(left[-1]):
             norm = left.pop()
-        return Group(module, norm, _take_activation(norm, left))
+        activation = _take_activation(norm, left)
+        if norm is None and activation is not None and not _may_save_output(activation, left):
+            left.append(activation)
+            activation = None
+        return Group(module, norm, activation)
     if kind is BatchNormAct3d and is_unwatched(module):
         activation = _take_activation(module, left)
         if activation is not None:
@@ -126,6 +129,16 @@ def _take_activation(norm: BatchNormAct3d | None, left: list[nn.Module]) -> nn.M
     if (norm is None or norm.activation == "none") and _expand(left):
         return left.pop() if type(left[-1]) in ACTIVATIONS and is_unwatched(left[-1]) else None
     return None
+
+
+def _may_save_output(activation: nn.Module, left: list[nn.Module]) -> bool:
+    """Whether nobody can change the activation's output, which a fused convolution needs for backward, and torch's not.
+
+    torch's saves its input, if it is a leaky one out of place, so that what is next may be in place.
+    """
+    if type(activation) is not nn.LeakyReLU or activation.inplace or not torch.is_grad_enabled():
+        return True
+    return _expand(left) and type(left[-1]) in _CONVOLUTIONS and is_unwatched(left[-1])
 
 
 def _expand(left: list[nn.Module]) -> bool:
