@@ -16,7 +16,14 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from fastvgan.fused_sequential import ACTIVATIONS, FusedSequential, fused_class, groups, is_sequential
+from fastvgan.fused_sequential import (
+    ACTIVATIONS,
+    FusedSequential,
+    fused_class,
+    groups,
+    is_sequential,
+    is_told_of_subclasses,
+)
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
 from fastvgan_kernels import choice
 
@@ -135,7 +142,8 @@ class _Exchange:
             _exchange(module, impl)
         for module in self._accepted():
             if is_sequential(type(module)) and _has_a_row(module):
-                module.__class__ = fused_class(type(module))
+                # Not by a __setattr__ of its own.
+                object.__setattr__(module, "__class__", fused_class(type(module)))
 
     def _close(self, module: nn.Module) -> None:
         reason = None
@@ -236,6 +244,8 @@ def _refusal(module: nn.Module) -> str | None:
         return "has a forward that was replaced on the instance"
     if vars(module).get("qconfig") is not None:
         return "is prepared for quantisation, which goes by its class"
+    if is_sequential(type(module)) and is_told_of_subclasses(type(module)):
+        return f"is of a class, {type(module).__name__}, that runs code of its own where one inherits from it"
     if type(module) not in _OURS:
         is_subclass = isinstance(module, tuple(_OURS)) and type(module) not in _OURS.values()
         return _subclass_refusal(module) if is_subclass else None

@@ -177,6 +177,11 @@ def is_sequential(kind: type) -> bool:
     return (forward is _STOCK[0] or forward is FusedSequential.forward) and (kind.__iter__, kind.__call__) == _STOCK[1:]
 
 
+def is_told_of_subclasses(kind: type) -> bool:
+    """Whether code of its own runs where a class inherits from it, as registries have it."""
+    return type(kind) is not type or any("__init_subclass__" in vars(base) for base in kind.__mro__[:-1])
+
+
 # Class of Sequentials → the one that fuse gives its instances.
 _fused_classes: dict[type[nn.Sequential], type[FusedSequential]] = {nn.Sequential: FusedSequential}
 
@@ -185,7 +190,7 @@ def fused_class(kind: type[nn.Sequential]) -> type[FusedSequential]:
     """The FusedSequential that is also a `kind`, of the same name; `kind` itself where it is one.
 
     Args:
-        kind: nn.Sequential, or a subclass of it for which `is_sequential`.
+        kind: nn.Sequential, or a subclass of it for which `is_sequential` and not `is_told_of_subclasses`.
     """
     if issubclass(kind, FusedSequential):
         return kind

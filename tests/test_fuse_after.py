@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from fastvgan.fused_sequential import FusedSequential
-from fastvgan.layers import fuse
+from fastvgan.layers import FuseReport, fuse
 from fastvgan_kernels import extension
 
 # "cpp" computes every row of modules in one pass, however small.
@@ -516,6 +516,37 @@ def test_nothing_of_a_network_is_run():
     x = inputs()
     for training in (True, False, True):
         torch.testing.assert_close(ours.train(training)(x), stock.train(training)(x), rtol=1e-4, atol=1e-4)
+
+
+class Registered(nn.Sequential):
+    names = []
+
+    def __init_subclass__(cls):
+        Registered.names.append(cls.__name__)
+
+
+class Watching(nn.Sequential):
+    written = []
+
+    def __setattr__(self, name, value):
+        self.written.append(name)
+        super().__setattr__(name, value)
+
+
+def test_no_code_of_a_class_is_run():
+    """A registry of subclasses; attributes written through a __setattr__. The first is fused by what it is in."""
+    layers = nn.BatchNorm3d(3), nn.ReLU()
+    report = FuseReport()
+    registered = fuse(Registered(*layers), report=report)
+    assert type(registered) is Registered and not Registered.names
+    assert "that runs code of its own" in report.left[0].why
+    assert type(fuse(nn.Sequential(registered))) is FusedSequential
+    watching = Watching(*layers)
+    Watching.written.clear()
+    fuse(watching)
+    assert isinstance(watching, FusedSequential) and not Watching.written
+    x = inputs()
+    torch.testing.assert_close(watching(x), nn.Sequential(nn.BatchNorm3d(3), nn.ReLU())(x))
 
 
 # --- compilers, tracers, transforms and modes are shown the modules ---
