@@ -5,6 +5,7 @@ has an `impl` argument that names the implementation of its operations ("auto" u
 """
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,13 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _geometry(transposed: bool, *each: int | Sequence[int], groups: int) -> Geometry:
+    """A Geometry of tuples: who sets a layer's attribute afterwards may set one integer or a list, as in torch.nn."""
+    if set(map(type, each)) != {tuple}:
+        each = tuple((value,) * 3 if isinstance(value, int) else tuple(value) for value in each)
+    return Geometry(transposed, *each, groups)
+
+
 class Conv3d(nn.Conv3d):
     """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, any padding_mode.
 
@@ -50,7 +58,7 @@ class Conv3d(nn.Conv3d):
         """What fused_conv wants to know, or None where the padding is not of that kind."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
-        return Geometry(False, self.stride, self.padding, (0, 0, 0), self.dilation, self.groups)
+        return _geometry(False, self.stride, self.padding, (0, 0, 0), self.dilation, groups=self.groups)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """What conv_down cannot pad itself: other values than zeros, and "same" for an even kernel."""
@@ -77,7 +85,7 @@ class ConvTranspose3d(nn.ConvTranspose3d):
 
     def geometry(self) -> Geometry:
         """What fused_conv wants to know."""
-        return Geometry(True, self.stride, self.padding, self.output_padding, self.dilation, self.groups)
+        return _geometry(True, self.stride, self.padding, self.output_padding, self.dilation, groups=self.groups)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         output_padding = self.output_padding

@@ -198,7 +198,7 @@ def test_all_activations_exchanged(pair, nested_pair):
 def test_attributes_changed(pair):
     for model in pair:
         model[5].negative_slope, model[4].eps, model[1].momentum = 0.7, 0.3, 0.9
-        model[3].stride, model[3].padding = (1, 1, 1), (0, 0, 0)
+        model[3].stride, model[3].padding, model[3].dilation = [1, 1, 1], 0, 1
     assert_same(*pair, inputs())
 
 
