@@ -2,22 +2,36 @@
 
 Where a convolution is one that is compiled for the device, its output is left as it is, with the statistics of it taken
 as it was made, and the next convolution normalises and activates what it loads: the activation itself is never written.
-Where that is not so, or somebody watches a module by a hook, the modules are called one after the other as ever.
+Where that is not so, or something else looks at a module or at its operations, the modules are called one after the
+other.
 """
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import _C, Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
-from fastvgan.tracing import wants_stock
+from fastvgan_kernels.dispatch import is_transformed
 from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Each class whose call may be left out because another call computes the same → its forward. A class that somebody
+# has given another forward since is called.
+_FORWARDS: dict[type[nn.Module], Callable] = {}
+_CALL = nn.Module.__call__
+
+
+def register(*kinds: type[nn.Module]) -> None:
+    """Let instances of exactly these classes be computed together with their neighbours, instead of being called.
+
+    The fastvgan.layers classes that `conv_norm`, `conv_act` and `chain` take, and torch.nn's activations.
+    """
+    _FORWARDS.update((kind, kind.forward) for kind in kinds)
 
 
 class Pending(NamedTuple):
@@ -37,27 +51,37 @@ def value(x: Tensor | Pending) -> Tensor:
     return x.value() if isinstance(x, Pending) else x
 
 
-def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor | Pending:
-    """norm(conv(x)), pending where that gains something.
+def conv_norm(
+    conv: nn.Module, norm: nn.Module, x: Tensor | Pending, activation: tuple[str, float] | None = None
+) -> Tensor | Pending:
+    """activation(norm(conv(x))), pending where that gains something.
 
     Args:
-        conv: Conv3d or ConvTranspose3d of fastvgan.layers. norm: its BatchNormAct3d.
+        conv: Conv3d or ConvTranspose3d of fastvgan.layers.
+        norm: its BatchNormAct3d.
+        activation: the name and negative_slope of one to compute instead of the norm's own, which is only asked of a
+            norm that has none and is not hooked.
     """
-    casts = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")  # before that is asked
-    if isinstance(x, Tensor) and not casts and not gains(conv, x):
-        return norm(conv(x))
+    y = _conv_before_norm(conv, norm, x) if is_unwatched(norm) else None
+    if y is None:
+        y = conv(value(x))
+        return norm(y) if activation is None else norm.normalise(y, *activation)
+    if activation is not None and isinstance(y, Pending):
+        return y._replace(norm=y.norm._replace(activation=activation[0], slope=activation[1]))
+    return y
+
+
+def _conv_before_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor | Pending | None:
+    """conv_norm with the norm's own activation, or None where the modules are to be called one after the other."""
     # What is computed together is computed by one implementation, by the statistics of this rank alone.
-    fits = norm.num_features == conv.out_channels and norm.impl == conv.impl and not norm.is_synced
-    from_batch = norm.training or norm.running_mean is None
-    if not (fits and is_unwatched(norm)):
-        return norm(conv(value(x)))
-    if not from_batch:
-        fused = _fused(fused_conv, conv, x)
-        return norm(conv(value(x))) if fused is None else Pending(fused[0], norm.pending(), norm.impl)
-    fused = _fused(conv_before_norm, conv, x, following=norm.following())
-    if fused is None:
-        return norm(conv(value(x)))
-    y, *statistics = fused
+    if norm.num_features != conv.out_channels or norm.impl != conv.impl or norm.is_synced:
+        return None
+    given = _to_fuse(conv, x)
+    if given is None:
+        return None
+    if not norm.training and norm.running_mean is not None:
+        return Pending(fused_conv(*given, impl=conv.impl)[0], norm.pending(), norm.impl)
+    y, *statistics = conv_before_norm(*given, norm.following(), conv.impl)
     if y.numel() // y.shape[1] < 2:
         return norm(y)  # which says that this is too little
     return Pending(y, norm.pending(*statistics), norm.impl)
@@ -67,11 +91,8 @@ def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", neg
     """The convolution of x and an activation, "none", "relu", "leaky_relu" or "tanh"."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-    options = {"activation": activation, "negative_slope": negative_slope}
-    fused = _fused(fused_conv, conv, x, **options) if negative_slope >= 0 else None
-    if fused is not None:
-        return fused[0]
-    return activate(conv(value(x)), activation, negative_slope)
+    y = fused_conv_act(conv, x, activation, negative_slope)
+    return activate(conv(value(x)), activation, negative_slope) if y is None else y
 
 
 def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
@@ -81,6 +102,14 @@ def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
     return y if activation == "none" else getattr(torch, activation)(y)
 
 
+def fused_conv_act(conv: nn.Module, x: Tensor | Pending, activation: str, negative_slope: float) -> Tensor | None:
+    """conv_act in one operation, or None where the modules are to be called one after the other."""
+    given = _to_fuse(conv, x) if negative_slope >= 0 else None
+    if given is None:
+        return None
+    return fused_conv(*given, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0]
+
+
 def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
     """x through ConvNormAct3d and ConvTransposeNormAct3d layers; what the last one gives may be pending."""
     for layer in layers:
@@ -88,24 +117,20 @@ def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
     return x
 
 
-def _fused(operation: Callable, conv: nn.Module, x: Tensor | Pending, **options) -> tuple[Tensor | None, ...] | None:
-    """What fused_conv or conv_before_norm gives, or None where the modules are to be called one after the other."""
+def _to_fuse(conv: nn.Module, x: Tensor | Pending) -> tuple | None:
+    """x, weight, bias, geometry and norm for fused_conv, or None where the modules are to be called one by one."""
     raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
-    if torch.compiler.is_compiling() or wants_stock(raw) or not is_unwatched(conv):
+    if is_observed() or not (is_unwatched(conv) and _is_plain(raw) and _is_plain(conv.weight) and raw.dim() == 5):
         return None
-    raw = _cast(raw)
-    if not gains(conv, raw):
+    geometry, raw = conv.geometry(), _cast(raw)
+    if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):
         return None
-    return operation(raw, conv.weight, conv.bias, conv.geometry(), norm, impl=conv.impl, **options)
+    return raw, conv.weight, conv.bias, geometry, norm
 
 
-def gains(conv: nn.Module, x: Tensor) -> bool:
-    """Whether the convolution of x, of the dtype it is computed in, can be fused and is faster so."""
-    # A compiler is shown the plain modules, which it follows without a break, and so is a tracer.
-    if torch.compiler.is_compiling() or wants_stock(x) or x.dim() != 5 or not _is_layer(conv):
-        return False
-    geometry = conv.geometry()
-    return geometry is not None and pays(x, conv.weight, geometry, conv.impl)
+def _is_plain(x: Tensor) -> bool:
+    """Whether it is an ordinary tensor with data, and not of a subclass, which may mean anything."""
+    return type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided and not x.is_meta
 
 
 def _cast(x: Tensor) -> Tensor:
@@ -118,19 +143,39 @@ def _cast(x: Tensor) -> Tensor:
     return x
 
 
+def is_observed() -> bool:
+    """Whether a compiler, tracer, transform or mode looks at each call: it is shown the modules one by one."""
+    return (
+        is_transformed()
+        or torch.jit.is_tracing()
+        or nn.Module.__call__ is not _CALL  # torch.fx replaces it while it traces
+        or _is_in_a_dispatch_mode()
+        or (_C._len_torch_function_stack() > 0 and not _only_devices())
+    )
+
+
+def _is_in_a_dispatch_mode() -> bool:
+    return _C._len_torch_dispatch_stack() > 0
+
+
+def _only_devices() -> bool:
+    """Whether no other mode is on than torch.device as a context or default, which sees only what makes tensors."""
+    return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+
+
 def is_unwatched(module: nn.Module) -> bool:
-    """Whether it is a layer of fastvgan.layers, and nobody would notice that it is not called itself."""
-    return _is_layer(module) and is_silent(module)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    return type(module).__module__ == "fastvgan.layers"
+    """Whether it is of a registered class, and nobody would notice that it is not called itself."""
+    kind = type(module)
+    return kind in _FORWARDS and kind.forward is _FORWARDS[kind] and is_silent(module)
 
 
 def is_silent(module: nn.Module) -> bool:
     """Whether calling it runs nothing but the forward of its class."""
+    own = vars(module)
     return (
-        "forward" not in vars(module)
-        and not any(getattr(module, hooks) for hooks in HOOKS)
+        "forward" not in own
+        and not (own["_forward_hooks"] or own["_forward_pre_hooks"])
+        and not (own["_backward_hooks"] or own["_backward_pre_hooks"])
+        and module._compiled_call_impl is None
         and not torch_module._has_any_global_hook()
     )

@@ -1,7 +1,7 @@
 """Exchanges the stock layers of any network for fastvgan's, in place: `fastvgan.layers.fuse`.
 
 A layer is exchanged by giving the module that is there another class. It stays the same object with the same
-parameters, buffers, hooks and attributes, wherever it is referred to.
+parameters, buffers, hooks and attributes, wherever it is referred to. Nothing of it is called.
 """
 
 import itertools
@@ -16,9 +16,15 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from fastvgan import chains
-from fastvgan.fused_sequential import ACTIVATIONS, FusedActivation, FusedSequential, setting
-from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
+from fastvgan.fused_sequential import (
+    ACTIVATIONS,
+    FusedSequential,
+    fused_class,
+    groups,
+    is_sequential,
+    is_told_of_subclasses,
+)
+from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
 from fastvgan_kernels import choice
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,6 +35,7 @@ _OURS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.BatchNorm3d:
 _UNINITIALISED = "is not initialised yet: run the module once before"
 # What looks as if it could be exchanged.
 _ALIKE = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_CHAINS = (ConvNormAct3d, ConvTransposeNormAct3d)
 
 
 @dataclass(frozen=True)
@@ -82,21 +89,22 @@ class FuseReport:
 
 
 def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> M:
-    """Exchange, in place, every stock layer and chain that a fused one can serve.
+    """Exchange, in place, every stock layer that a fused one can serve, and every Sequential that can fuse some.
 
-    nn.Conv3d and nn.ConvTranspose3d become fastvgan.layers', nn.BatchNorm3d becomes BatchNormAct3d. Where a ReLU,
-    LeakyReLU or Tanh module always follows such a batch norm directly, and nothing else sees what is between them, the
-    batch norm computes it, and the activation becomes a FusedActivation, the identity. A Sequential in which one of
-    these convolutions stands before a batch norm or an activation becomes a FusedSequential, which computes them
-    together wherever no module in question has a hook. Every module stays the same object under the same name, with
-    its parameters, buffers, hooks, state_dict and mode. Results are the same.
+    nn.Conv3d and nn.ConvTranspose3d become fastvgan.layers', nn.BatchNorm3d becomes BatchNormAct3d without an
+    activation. Each of them, called by anyone, computes what it did before. A Sequential in which a convolution, a
+    batch norm and an activation (ReLU, LeakyReLU or Tanh), or two of these, stand in a row becomes a FusedSequential,
+    which computes them together. It looks at what is in it at each call, so that its parts may be taken out, exchanged,
+    converted and hooked afterwards as those of any Sequential. Every module stays the same object under the same name,
+    with its parameters, buffers, hooks, state_dict and mode. Results are the same.
 
-    What follows what is read off each module's forward by torch.fx, in training and in evaluation; a module that cannot
-    be traced is taken to call the Sequentials in it as a whole. Attributes that steer a forward must not be changed
-    afterwards, and hooks that a batch norm gets afterwards see the activation's output. Call it before torch.compile.
+    No code of the modules is run. What a module with a forward of its own calls is therefore not known: its layers are
+    exchanged and computed one by one, and the report says so. Call it before torch.compile.
 
     Args:
-        module: any module. Only instances of exactly those classes are exchanged, since a subclass may do anything.
+        module: any module. Only layers of exactly those classes are exchanged, since a subclass may do anything, and
+            only Sequentials that have nn.Sequential's forward. A subclass of it with that forward becomes a class of
+            the same name that is also a FusedSequential.
         impl: the implementation of the layers that are exchanged.
         report: one to fill with what was exchanged, and what was left and why; what was in it is dropped.
 
@@ -113,27 +121,29 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
     if _is_compiled(module):
         raise ValueError("the module is compiled already: call fuse before torch.compile")
     report = FuseReport() if report is None else report
-    plan = _Plan(module)
-    report.entries = [entry for name, m in module.named_modules() if (entry := plan.entry(name, m)) is not None]
-    plan.apply(impl)
+    report.entries = _Exchange(module, impl).entries()
     _logger.info("fuse: %s", report.summary())
     return module
 
 
-class _Plan:
-    """What to exchange in a module. Nothing is changed before `apply`."""
+class _Exchange:
+    """Exchanges what can be exchanged in a module, and says what became of each module in it."""
 
-    def __init__(self, root: nn.Module):
-        self.names = {id(module): name for name, module in root.named_modules()}
-        self.modules = list(root.modules())
-        self.closed: dict[int, str] = {}  # the modules that are no longer Python's, or in one, and why
-        self.tops: set[int] = set()
-        for module in self.modules:
+    def __init__(self, root: nn.Module, impl: str):
+        self.names = {module: name for name, module in root.named_modules()}
+        self.classes = {module: type(module) for module in self.names}
+        self.closed: dict[nn.Module, str] = {}  # the modules that are no longer Python's, or in one, and why
+        self.tops: set[nn.Module] = set()
+        for module in self.names:
             self._close(module)
-        # Why each layer of a kind that can be exchanged is not, or None.
-        layers = [module for module in self.modules if isinstance(module, tuple(_OURS))]
-        self.refusals = {id(layer): self.closed.get(id(layer)) or _refusal(layer) for layer in layers}
-        self.chains = chains.find(root, self.names, set(self.closed), self._norm_refusal)
+        # All reasons before anything is changed.
+        self.refusals = {module: self.closed.get(module) or _refusal(module) for module in self.names}
+        for module in self._accepted():
+            _exchange(module, impl)
+        for module in self._accepted():
+            if is_sequential(type(module)) and _has_a_row(module):
+                # Not by a __setattr__ of its own.
+                object.__setattr__(module, "__class__", fused_class(type(module)))
 
     def _close(self, module: nn.Module) -> None:
         reason = None
@@ -141,108 +151,104 @@ class _Plan:
             reason = "is a ScriptModule, whose code is fixed"
         elif _is_compiled(module):
             reason = "is compiled already: call fuse before torch.compile"
-        if reason is not None and id(module) not in self.closed:
-            self.tops.add(id(module))
-            self.closed.update((id(inner), reason) for inner in module.modules())
+        if reason is not None and module not in self.closed:
+            self.tops.add(module)
+            self.closed.update((inner, reason) for inner in module.modules())
 
-    def _norm_refusal(self, norm: nn.Module) -> str | None:
-        """Why a batch norm cannot compute the activation after it."""
-        if self.refusals[id(norm)] is not None:
-            return self.refusals[id(norm)]
-        if type(norm) is BatchNormAct3d and norm.activation != "none":
-            return "has an activation already"
-        if norm._forward_hooks or norm._backward_hooks or norm._backward_pre_hooks:
-            return "has a hook that sees its output without the activation"
-        return None
+    def _accepted(self) -> list[nn.Module]:
+        return [module for module, reason in self.refusals.items() if reason is None]
 
-    def entry(self, name: str, module: nn.Module) -> FuseEntry | None:
+    def entries(self) -> list[FuseEntry]:
+        return [entry for module in self.names if (entry := self._entry(module)) is not None]
+
+    def _entry(self, module: nn.Module) -> FuseEntry | None:
         """What the report says of a module, None where there is nothing to say."""
-        was, became = type(module).__name__, self._becomes(module)
-        if became is not None:
-            return FuseEntry(name, was, became, self._remark(module))
+        name, was = self.names[module], self.classes[module]
+        if type(module) is not was:
+            ours = was in _OURS and was is not nn.BatchNorm3d
+            became = f"fastvgan {was.__name__}" if ours else _kind(module).__name__
+            return FuseEntry(name, was.__name__, became, self._rows(module))
+        if module in self.closed:
+            return FuseEntry(name, was.__name__, None, self.closed[module]) if module in self.tops else None
         why = self._why_left(module)
-        return None if why is None else FuseEntry(name, was, None, why)
-
-    def _becomes(self, module: nn.Module) -> str | None:
-        if module in self.chains.norms_of:
-            return "FusedActivation"
-        if module in self.chains.activation_of:
-            return f"BatchNormAct3d({setting(self.chains.activation_of[module])[0]})"
-        if type(module) in _OURS and self.refusals[id(module)] is None:
-            return f"fastvgan {_OURS[type(module)].__name__}"
-        return "FusedSequential" if self._is_joined(module) else None
-
-    def _is_joined(self, module: nn.Module) -> bool:
-        """Whether it is a Sequential that can compute some of what is in it together."""
-        if type(module) is not nn.Sequential or "forward" in vars(module) or id(module) in self.closed:
-            return False
-        return any(
-            isinstance(first, nn.Conv3d | nn.ConvTranspose3d)
-            and self.refusals.get(id(first), "") is None
-            and (self.refusals.get(id(second), "") is None or type(second) in ACTIVATIONS)
-            for first, second in itertools.pairwise(module)
-        )
-
-    def _remark(self, module: nn.Module) -> str:
-        if module in self.chains.norms_of:
-            return f"computed by {self._norm_names(module)}"
-        if module in self.chains.activation_of:
-            chain = (self.chains.convolution_of.get(module), module, self.chains.activation_of[module])
-            return "chain of " + ", ".join(self.names[id(part)] for part in chain if part is not None)
-        if module in self.chains.functions:
-            return f"{self.chains.functions[module]} after it is called as a function; a module could be fused"
-        return ""
-
-    def _norm_names(self, activation: nn.Module) -> str:
-        return ", ".join(self.names[id(norm)] for norm in self.chains.norms_of[activation])
+        return None if why is None else FuseEntry(name, was.__name__, None, why)
 
     def _why_left(self, module: nn.Module) -> str | None:
-        if id(module) in self.closed:
-            return self.closed[id(module)] if id(module) in self.tops else None
-        if module in self.chains.why_not:
-            return self.chains.why_not[module]
         if isinstance(module, tuple(_OURS)):
-            return self.refusals[id(module)] if type(module) not in _OURS.values() else None
+            return self.refusals[module]
         if isinstance(module, LazyModuleMixin) and module.cls_to_become in _OURS:
             return _UNINITIALISED
-        if isinstance(module, _ALIKE) or _is_quantised(module):
+        if isinstance(module, _ALIKE):
             return f"there is no fused layer for {type(module).__name__}"
-        if id(module) in self.chains.untraceable and any(map(self._is_lone, module.modules())):
-            return f"{self.chains.untraceable[id(module)]}; only what is in it was looked at"
+        if is_sequential(type(module)):
+            return self.refusals[module] if _has_a_row(module) else None
+        if any(type(child) is BatchNormAct3d for child in _direct(module)) and not isinstance(module, _CHAINS):
+            return "has a forward of its own, which is not looked into: what it calls itself is computed one by one"
         return None
 
-    def _is_lone(self, module: nn.Module) -> bool:
-        """Whether it is a batch norm that could have computed an activation."""
-        is_norm = isinstance(module, nn.BatchNorm3d) and self._norm_refusal(module) is None
-        return is_norm and module not in self.chains.activation_of
+    def _rows(self, module: nn.Module) -> str:
+        """What a FusedSequential computes together, by the names within it."""
+        if not isinstance(module, FusedSequential):
+            return ""
+        inside = {inner: name for name, inner in module.named_modules()}
+        rows = [group.modules for group in groups(module)]
+        return "together: " + ", ".join("+".join(map(inside.get, row)) for row in rows if len(row) > 1)
 
-    def apply(self, impl: str) -> None:
-        joined = [m for m in self.modules if self._is_joined(m)]
-        exchanged = [m for m in self.modules if type(m) in _OURS and self.refusals[id(m)] is None]
-        for module in exchanged:
-            module.__class__ = _OURS[type(module)]
-            module.impl = impl
-            if isinstance(module, BatchNormAct3d):
-                module.activation, module.negative_slope = "none", 0.01
-        for norm, activation in self.chains.activation_of.items():
-            norm.activation, norm.negative_slope = setting(activation)
-        for activation in self.chains.norms_of:
-            activation.activation, activation.fused_into = repr(activation), self._norm_names(activation)
-            activation.__class__ = FusedActivation
-        for module in joined:
-            module.__class__ = FusedSequential
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    return FusedSequential if isinstance(module, FusedSequential) else type(module)
+
+
+def _exchange(module: nn.Module, impl: str) -> None:
+    """Make a layer fastvgan's."""
+    if type(module) not in _OURS:
+        return
+    module.__class__ = _OURS[type(module)]
+    module.impl = impl
+    if isinstance(module, BatchNormAct3d):
+        module.activation, module.negative_slope = "none", 0.01
+
+
+def _has_a_row(container: nn.Sequential) -> bool:
+    """Whether there are modules in it that could be computed together, were there no hooks."""
+    kinds = list(map(type, _flat(container)))
+    after = {kind: (BatchNormAct3d, *ACTIVATIONS) for kind in (Conv3d, ConvTranspose3d)}
+    after[BatchNormAct3d] = tuple(ACTIVATIONS)
+    return any(second in after.get(first, ()) for first, second in itertools.pairwise(kinds))
+
+
+def _flat(container: nn.Sequential) -> Iterator[nn.Module]:
+    for module in container:
+        if is_sequential(type(module)):
+            yield from _flat(module)
+        else:
+            yield module
+
+
+def _direct(module: nn.Module) -> Iterator[nn.Module]:
+    """What a module with a forward has in it, what is in a ModuleList or another module without one in its place."""
+    if _has_forward(module):
+        for child in module.children():
+            yield child
+            yield from () if _has_forward(child) else child.children()
+
+
+def _has_forward(module: nn.Module) -> bool:
+    # The class of ScriptModules has none to look at.
+    return isinstance(module, torch.jit.ScriptModule) or type(module).forward is not nn.Module.forward
 
 
 def _refusal(module: nn.Module) -> str | None:
-    """Why a convolution or batch norm has to stay as it is."""
-    if type(module) in _OURS.values():
-        return "has a forward that was replaced on the instance" if "forward" in vars(module) else None
-    if type(module) not in _OURS:
-        return _subclass_refusal(module)
+    """Why a layer or a Sequential has to stay as it is."""
     if "forward" in vars(module):
         return "has a forward that was replaced on the instance"
-    if getattr(module, "qconfig", None) is not None:
+    if vars(module).get("qconfig") is not None:
         return "is prepared for quantisation, which goes by its class"
+    if is_sequential(type(module)) and is_told_of_subclasses(type(module)):
+        return f"is of a class, {type(module).__name__}, that runs code of its own where one inherits from it"
+    if type(module) not in _OURS:
+        is_subclass = isinstance(module, tuple(_OURS)) and type(module) not in _OURS.values()
+        return _subclass_refusal(module) if is_subclass else None
     names = ("impl", "activation", "negative_slope") if type(module) is nn.BatchNorm3d else ("impl",)
     taken = [name for name in names if hasattr(module, name)]
     if taken:
@@ -260,13 +266,7 @@ def _subclass_refusal(module: nn.Module) -> str:
         return _UNINITIALISED
     if parametrize.is_parametrized(module):
         return f"is parametrised ({', '.join(module.parametrizations)}), which goes by its class"
-    if _is_quantised(module):
-        return "is quantised"
     return f"is of a subclass of torch.nn's, {type(module).__name__}, which may do something else"
-
-
-def _is_quantised(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.ao.") and type(module).__name__.endswith(("3d", "2d"))
 
 
 def _is_compiled(module: nn.Module) -> bool:

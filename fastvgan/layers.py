@@ -4,6 +4,7 @@
 has an `impl` argument that names the implementation of its operations ("auto" unless told).
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -22,14 +23,14 @@ from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
 
 if TYPE_CHECKING:
-    from fastvgan.fuse import FusedActivation, FusedSequential, FuseEntry, FuseReport, fuse
+    from fastvgan.fuse import FusedSequential, FuseEntry, FuseReport, fuse
 
 M = TypeVar("M", bound=nn.Module)
 Sizes = int | tuple[int, int, int]  # one integer, or one for each of T, H and W
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 # fuse.py is built from the layers here, so that it can only be imported after them.
-_OF_FUSE = ("FuseEntry", "FuseReport", "FusedActivation", "FusedSequential", "fuse")
+_OF_FUSE = ("FuseEntry", "FuseReport", "FusedSequential", "fuse")
 
 __all__ = [
     "BatchNormAct3d",
@@ -41,7 +42,6 @@ __all__ = [
     "ConvTransposeNormAct3d",
     "FuseEntry",
     "FuseReport",
-    "FusedActivation",
     "FusedSequential",
     "fuse",
     "sync_batch_norm",
@@ -58,6 +58,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_OF_FUSE})
+
+
+def _geometry(transposed: bool, *each: int | Sequence[int], groups: int) -> Geometry:
+    """A Geometry of tuples: who sets a layer's attribute afterwards may set one integer or a list, as in torch.nn."""
+    if set(map(type, each)) != {tuple}:
+        each = tuple((value,) * 3 if isinstance(value, int) else tuple(value) for value in each)
+    return Geometry(transposed, *each, groups)
 
 
 class Conv3d(TraceableLayer, nn.Conv3d):
@@ -115,7 +122,7 @@ class Conv3d(TraceableLayer, nn.Conv3d):
         """What fused_conv wants to know, or None where the padding is not of that kind."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
-        return Geometry(False, self.stride, self.padding, (0, 0, 0), self.dilation, self.groups)
+        return _geometry(False, self.stride, self.padding, (0, 0, 0), self.dilation, groups=self.groups)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """What conv_down cannot pad itself: other values than zeros, and "same" for an even kernel."""
@@ -172,7 +179,7 @@ class ConvTranspose3d(TraceableLayer, nn.ConvTranspose3d):
 
     def geometry(self) -> Geometry:
         """What fused_conv wants to know."""
-        return Geometry(True, self.stride, self.padding, self.output_padding, self.dilation, self.groups)
+        return _geometry(True, self.stride, self.padding, self.output_padding, self.dilation, groups=self.groups)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if wants_stock(input):
@@ -258,11 +265,23 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
         return self.training and self._group_name is not None
 
     def forward(self, input: Tensor) -> Tensor:
+        return self.normalise(input, self.activation, self.negative_slope)
+
+    def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+        """Forward with another activation than the module's own, as a container that fuses one behind it asks for.
+
+        Args:
+            input: (N, C, T, H, W), floating-point.
+            activation, negative_slope: as norm_act's.
+
+        Returns:
+            The same shape and dtype.
+        """
         if wants_stock(input) and not self.is_synced:
-            return deferred.activate(super().forward(input), self.activation, self.negative_slope)
+            return deferred.activate(super().forward(input), activation, negative_slope)
         self._check_input_dim(input)
         if self.is_synced:
-            return self._synced(input)
+            return self._synced(input, activation, negative_slope)
         tracks = self.running_mean is not None
         # Without running statistics the batch's own serve in evaluation too, as in torch.nn.
         training = self.training or not tracks
@@ -276,12 +295,12 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
             training,
             self._count_batch() if update else 0.0,
             self.eps,
-            self.activation,
-            self.negative_slope,
+            activation,
+            negative_slope,
             self.impl,
         )
 
-    def _synced(self, input: Tensor) -> Tensor:
+    def _synced(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
         update = self.track_running_stats and self.running_mean is not None
         return norm_act_synced(
             input,
@@ -291,8 +310,8 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
             self.running_var if update else None,
             self._count_batch() if self.track_running_stats else 0.0,
             self.eps,
-            self.activation,
-            self.negative_slope,
+            activation,
+            negative_slope,
             self.impl,
             self.process_group,
         )
@@ -467,3 +486,6 @@ class ConvTransposeNormAct3d(_NormAct):
         self.norm = BatchNormAct3d(
             out_channels, eps, momentum, activation=activation, negative_slope=negative_slope, **place
         )
+
+
+deferred.register(Conv3d, ConvTranspose3d, BatchNormAct3d, ConvNormAct3d, ConvTransposeNormAct3d)

@@ -76,6 +76,11 @@ def _is_untransformed(args: tuple) -> bool:
     return True
 
 
+def is_transformed() -> bool:
+    """Whether torch.compile, torch.func or forward-mode differentiation is at work, which want functions."""
+    return torch.compiler.is_compiling() or _C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def wants_stock() -> bool:
     """Whether a graph is being recorded for a reader that knows no operations but PyTorch's: torch.jit.trace, ONNX."""
     return _C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export()

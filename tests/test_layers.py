@@ -15,6 +15,7 @@ from fastvgan.layers import (
     ConvTranspose3d,
     ConvTransposeNormAct3d,
 )
+from fastvgan_kernels import extension
 
 CONV = [
     {"kernel_size": 3},
@@ -200,3 +201,29 @@ def test_layers_survive_pickle_and_compile():
     torch.testing.assert_close(
         compiled.state_dict()["_orig_mod.norm.running_mean"].isfinite().all(), torch.tensor(True)
     )
+
+
+IN_PLACE = [
+    (Conv3d, {"kernel_size": 3, "padding": 1}, (2, 4, 3, 4, 5)),
+    (Conv3d, {"kernel_size": 1}, (2, 4, 1, 1, 1)),
+    (ConvTranspose3d, {"kernel_size": 4, "stride": 2, "padding": 1}, (2, 4, 3, 4, 5)),
+    (BatchNormAct3d, None, (2, 4, 3, 4, 5)),
+    (ConvNormAct3d, {"kernel_size": 3}, (2, 4, 3, 4, 5)),
+]
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"] + ["cpp"] * (extension.load() is not None))
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("kind, options, shape", IN_PLACE)
+def test_the_output_may_be_changed_in_place(kind, options, shape, channels, last, impl):
+    """As an activation in place after it does; autograd refuses that of a view made within an operation."""
+    x = torch.randn(shape)
+    x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
+    layer = kind(4, impl=impl) if options is None else kind(4, channels, impl=impl, **options)
+    results = []
+    for function in (torch.sin_, torch.sin):
+        layer.zero_grad()
+        function(layer(x)).sum().backward()
+        results.append([p.grad for p in layer.parameters()])
+    torch.testing.assert_close(*results)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from fastvgan.deferred import Pending, conv_norm
 from fastvgan.layers import BatchNormAct3d, ConvTransposeNormAct3d, fuse, sync_batch_norm
@@ -115,7 +116,9 @@ def test_derivatives(group):
 def samples(group):
     for last, dtype, activation in ((False, torch.float32, "relu"), (True, torch.bfloat16, "tanh")):
         options = {"last": last, "dtype": dtype, "activation": activation}
-        yield OPS.norm_act_synced.default, arguments(group, **options)
+        x, weight, bias, *rest = arguments(group, **options)
+        yield OPS.norm_act_synced.default, (x, weight, bias, *rest)
+        yield OPS.norm_act_synced_tracked.default, (x, weight, bias, torch.zeros(4), torch.ones(4), 0.1, *rest)
         yield OPS.norm_act_synced_backward.default, backward_arguments(group, **options)
 
 
@@ -177,6 +180,25 @@ def test_it_compiles_without_a_break(group):
         grads.append([*(p.grad for p in norm.parameters()), norm.running_mean, norm.running_var])
     for mine in grads[1:]:
         torch.testing.assert_close(mine, grads[0])
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_a_checkpoint_moves_the_statistics_as_often_as_torch_does(group, early_stop):
+    """With the norm last, where recomputing stops early; by what is called where there are more ranks than this one."""
+    stock, ours = nn.BatchNorm3d(4), BatchNormAct3d(4)
+    conv = nn.Conv3d(4, 4, 1)
+
+    def by_all(x):
+        options = ours.eps, "none", 0.0, "auto", group.group_name
+        x = conv(x)
+        return synced._by_all(x, ours.weight, ours.bias, ours.running_mean, ours.running_var, 0.1, *options)
+
+    x, grads = torch.randn(3, 4, 2, 3, 3), []
+    for norm, function in ((stock, lambda x: stock(conv(x))), (ours, by_all)):
+        y = checkpoint(function, x.clone().requires_grad_(), use_reentrant=False, early_stop=early_stop)
+        y.square().sum().backward()
+        grads.append([y, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu

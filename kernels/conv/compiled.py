@@ -4,6 +4,8 @@ Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16, and weights of t
 float32. Channels lie side by side in memory there, so a contiguous tensor is rearranged first.
 """
 
+import itertools
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +133,9 @@ def _side_by_side(x: torch.Tensor) -> torch.Tensor:
 
 def _empty(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     n, channels, *space = shape
-    y = x.new_empty((n, *space, channels))
+    sizes_inwards = (max(size, 1) for size in space[::-1])
+    strides = list(itertools.accumulate(sizes_inwards, operator.mul, initial=max(channels, 1)))[::-1]
+    # Not a view, which autograd would not let anybody change in place, as an activation does.
+    y = x.new_empty_strided(shape, (strides[0], 1, *strides[1:]))
     extension.load().prefer_large_pages(y.data_ptr(), y.nbytes)
-    return y.movedim(-1, 1)
+    return y

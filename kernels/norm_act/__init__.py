@@ -3,7 +3,7 @@
 import torch
 
 from .. import choice, extension, layout
-from ..dispatch import define, differentiable, differentiable_by
+from ..dispatch import define, differentiable, differentiable_by, is_transformed, wants_stock
 from ..measured import on_gpu, rules
 from . import compiled, direct, reference
 from .following import update_running
@@ -74,9 +74,13 @@ def norm_act(
         count = _count(x)
         if count == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
-        y, mean, var = _norm_act(x, weight, bias, None, None, True, eps, activation, negative_slope, impl)
-        if running_mean is not None and count > 0:
-            update_running(running_mean, running_var, mean, var, momentum, count)
+        how = eps, activation, negative_slope, impl
+        if running_mean is None or count == 0:
+            return _norm_act(x, weight, bias, None, None, True, *how)[0]
+        if not (is_transformed() or wants_stock()):
+            return _norm_act_tracked(x, weight, bias, running_mean, running_var, momentum, *how)[0]
+        y, mean, var = _norm_act(x, weight, bias, None, None, True, *how)
+        update_running(running_mean, running_var, mean, var, momentum, count)
         return y
     if running_mean is None:
         raise ValueError("norm_act needs running_mean and running_var when it is not training")
@@ -191,6 +195,34 @@ def _stock(x, weight, bias, mean, var, training, eps, activation, slope, impl):
 
 
 differentiable(_norm_act, _save, _backward, stock=_stock)
+
+
+# Running statistics are updated within the operation, before autograd saves anything: torch.utils.checkpoint without
+# reentry stops recomputing at the last tensor saved, and torch's batch norm has updated its own by then.
+def _tracked_kernel(x, weight, bias, running_mean, running_var, momentum, eps, activation, slope, impl):
+    y, mean, var = _kernel(x, weight, bias, None, None, True, eps, activation, slope, impl)
+    update_running(running_mean, running_var, mean, var, momentum, x.numel() // x.shape[1])
+    return y, mean, var
+
+
+def _tracked_fake(x, weight, bias, running_mean, running_var, momentum, eps, activation, slope, impl):
+    return _fake(x, weight, bias, None, None, True, eps, activation, slope, impl)
+
+
+_norm_act_tracked = define(
+    "norm_act_tracked(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!) running_mean, Tensor(b!) running_var, "
+    "float momentum, float eps, str activation, float slope, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    _tracked_kernel,
+    _tracked_fake,
+)
+
+
+def _tracked_save(ctx, args, outputs):
+    x, weight, bias, _, _, _, *rest = args
+    _save(ctx, (x, weight, bias, None, None, True, *rest), outputs)
+
+
+differentiable(_norm_act_tracked, _tracked_save, _backward)
 differentiable_by(_norm_act_backward, _backward_composite)
 
 

@@ -68,11 +68,11 @@ def norm_act(x, weight, bias, running_mean, running_var, training, momentum, eps
     y = torch.batch_norm(
         x, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled
     )
-    # In place, since batch_norm's backward does not read its result.
+    # By functions that keep their input for backward and not their result, which the caller may change in place.
     if activation == "relu":
-        y = torch.relu_(y)
+        y = torch.threshold(y, 0.0, 0.0)
     elif activation == "leaky_relu":
-        y = functional.leaky_relu(y, slope, slope >= 0)
+        y = functional.leaky_relu(y, slope)
     elif activation == "tanh":
         y = torch.tanh_(y)
     return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 
 from .. import choice, layout
-from ..dispatch import define, differentiable, differentiable_by
+from ..dispatch import define, differentiable, differentiable_by, is_transformed
 from . import _as_parameters, _backward_kernel, _check, _kernel, norm_act, reference, update_running
 from .reference import statistics_dtype
 
@@ -58,12 +58,19 @@ def norm_act_synced(
 
 
 def _by_all(x, weight, bias, running_mean, running_var, momentum, *options):
-    y, mean, var, count = _norm_act_synced(x, weight, bias, *options)
-    if running_mean is not None:
-        # Of no values at all there is nothing to learn, and of a single one the variance is 0, however corrected.
-        share = momentum * (count > 0).to(running_mean.dtype)
-        update_running(running_mean, running_var, mean, var, share, count.clamp(min=2))
+    if running_mean is None:
+        return _norm_act_synced(x, weight, bias, *options)[0]
+    if not is_transformed():
+        return _norm_act_synced_tracked(x, weight, bias, running_mean, running_var, momentum, *options)[0]
+    y, *statistics = _norm_act_synced(x, weight, bias, *options)
+    _update(running_mean, running_var, momentum, *statistics)
     return y
+
+
+def _update(running_mean, running_var, momentum, mean, var, count):
+    # Of no values at all there is nothing to learn, and of a single one the variance is 0, however corrected.
+    share = momentum * (count > 0).to(running_mean.dtype)
+    update_running(running_mean, running_var, mean, var, share, count.clamp(min=2))
 
 
 def group_of(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
@@ -239,3 +246,34 @@ def _backward(ctx, dy, _mean, _var, _count):
 
 differentiable(_norm_act_synced, _save, _backward)
 differentiable_by(_norm_act_synced_backward, _synced_backward_composite)
+
+
+# As norm_act_tracked, and for the same reason.
+def _tracked_kernel(x, weight, bias, running_mean, running_var, momentum, *options):
+    y, *statistics = _synced_kernel(x, weight, bias, *options)
+    _update(running_mean, running_var, momentum, *statistics)
+    return y, *statistics
+
+
+def _tracked_fake(x, weight, bias, running_mean, running_var, momentum, *options):
+    return _synced_fake(x, weight, bias, *options)
+
+
+_norm_act_synced_tracked = define(
+    "norm_act_synced_tracked(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!) running_mean, Tensor(b!) running_var, "
+    "float momentum, float eps, str activation, float slope, str impl, str group) "
+    "-> (Tensor y, Tensor mean, Tensor var, Tensor count)",
+    _tracked_kernel,
+    _tracked_fake,
+)
+
+
+def _tracked_save(ctx, args, outputs):
+    _save(ctx, (*args[:3], *args[6:]), outputs)
+
+
+def _tracked_backward(ctx, *grads):
+    return *_backward(ctx, *grads), None, None, None
+
+
+differentiable(_norm_act_synced_tracked, _tracked_save, _tracked_backward)

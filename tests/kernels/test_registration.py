@@ -36,6 +36,7 @@ def norm_act_samples():
         dy = randn(3, 4, 2, 3, 2, grad=False)
         yield OPS.norm_act.default, (x, weight, bias, None, None, True, *options)
         yield OPS.norm_act.default, (x, None, None, mean, var, last, *options)
+        yield OPS.norm_act_tracked.default, (x, weight, bias, mean.clone(), var.clone(), 0.1, *options)
         yield OPS.norm_act_backward.default, (dy, x.detach(), weight.detach(), None, mean, var, True, *options)
 
 

@@ -4,11 +4,17 @@ As in a captured graph, only operations on tensors are repeated, on the very sam
 it was recorded stays as it was, and a value read by the host is an error.
 """
 
+from unittest import mock
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default}
+
+
+# A graph is captured from what runs without a mode: within this the layers do not see that a mode notes them.
+UNSEEN = mock.patch("fastvgan.deferred._is_in_a_dispatch_mode", lambda: False)
 
 
 class Recorder:
@@ -20,7 +26,7 @@ class Recorder:
     def capture(self, function):
         self.captured += 1
         mode = _Mode()
-        with mode:
+        with mode, UNSEEN:
             made = function()
         mode.undo()
         return Recording(mode.operations), made

@@ -1,0 +1,365 @@
+"""Any network, fused and then taken apart, changed, converted, copied, hooked and traced at random, gives the same."""
+
+import copy
+import os
+import pickle
+import random
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from fastvgan.layers import fuse
+from fastvgan_kernels import extension
+
+CHANNELS = 4
+KINDS = ["conv", "transposed", "norm", "act", "row", "row", "row", "nested", "branch", "other"]
+
+
+class Chain(nn.Sequential):
+    """A Sequential of a class of its own."""
+
+
+class Branch(nn.Module):
+    """Layers called one after another by a forward."""
+
+    def __init__(self, conv, norm, act):
+        super().__init__()
+        self.conv, self.norm, self.act = conv, norm, act
+
+    def forward(self, x):
+        return self.act(self.norm(self.conv(x))) + 1
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return x * 0.5
+
+
+def make(kind, choose, depth=0):
+    """A layer that keeps the number of channels; `choose` is a random.Random."""
+    if kind == "nested":
+        count = choose.randrange(4) if depth < 3 else 0
+        inside = [make(choose.choice(KINDS), choose, depth + 1) for _ in range(count)]
+        return choose.choice([nn.Sequential, Chain])(*inside)
+    if kind == "row":
+        return row(choose)
+    if kind == "branch":
+        return Branch(*(make(part, choose) for part in ("conv", "norm", "act")))
+    if kind == "norm":
+        return norm(choose)
+    if kind == "act":
+        inplace = choose.random() < 0.3
+        return choose.choice([nn.LeakyReLU(0.9, inplace), nn.LeakyReLU(0.8), nn.Tanh(), nn.SiLU(), nn.ReLU6()])
+    if kind == "other":
+        return choose.choice(
+            [nn.AvgPool3d(1), nn.Dropout(0.0), nn.Identity(), nn.InstanceNorm3d(CHANNELS, 0.1), Scaled()]
+        )
+    return convolution(kind, choose)
+
+
+def row(choose):
+    """A convolution, a norm and an activation, some of them in a Sequential of their own, or one of them absent."""
+    layers = [make(kind, choose) for kind in (choose.choice(["conv", "transposed"]), "norm", "act")]
+    if choose.random() < 0.4:
+        layers.pop(choose.randrange(3))
+    border = choose.randrange(len(layers) + 1)
+    inside = choose.choice([nn.Sequential, Chain])
+    return inside(*layers[:border], inside(*layers[border:])) if choose.random() < 0.5 else inside(*layers)
+
+
+def norm(choose):
+    # A large eps, or else what is nearly constant makes much of little errors.
+    layer = nn.BatchNorm3d(
+        CHANNELS,
+        eps=choose.choice([0.1, 1.0]),
+        momentum=choose.choice([None, 0.1, 0.9]),
+        affine=choose.random() < 0.7,
+        track_running_stats=choose.random() < 0.8,
+    )
+    if layer.affine:
+        with torch.no_grad():
+            layer.weight.uniform_(0.5, 2)
+            layer.bias.normal_()
+    return layer
+
+
+def convolution(kind, choose):
+    triple = lambda: tuple(choose.randint(1, 2) for _ in range(3))  # noqa: E731
+    options = {"kernel_size": triple(), "groups": choose.choice([1, 1, 2]), "bias": choose.random() < 0.5}
+    if kind == "transposed":
+        return nn.ConvTranspose3d(CHANNELS, CHANNELS, padding=0, dilation=triple(), **options)
+    mode = choose.choice(["zeros", "zeros", "replicate", "circular"])
+    return nn.Conv3d(CHANNELS, CHANNELS, padding="same", padding_mode=mode, dilation=triple(), **options)
+
+
+# --- what is done to a network; each takes it and a random.Random, and gives it back ---
+
+
+def containers(model):
+    return [m for m in model.modules() if isinstance(m, nn.Sequential)]
+
+
+def leaf(model, choose):
+    """The name of a part, and what it is in, both at random."""
+    inside = [(m, name) for m in model.modules() for name, _ in m.named_children()]
+    return choose.choice(inside) if inside else (None, None)
+
+
+def a_slice(model, choose):
+    start = choose.randint(0, len(model) // 2)
+    return model[start : choose.randint(start, len(model))]
+
+
+def an_exchange(model, choose):
+    parent, name = leaf(model, choose)
+    if parent is not None:
+        setattr(parent, name, make(choose.choice(KINDS), choose))
+    return model
+
+
+def a_swap(model, choose):
+    container = choose.choice(containers(model))
+    if len(container) > 1:
+        i, j = choose.sample(range(len(container)), 2)
+        container[i], container[j] = container[j], container[i]
+    return model
+
+
+def a_move(model, choose):
+    source, target = choose.choice(containers(model)), choose.choice(containers(model))
+    if len(source) and target not in source.modules():
+        target.append(source.pop(choose.randrange(len(source))))
+    return model
+
+
+def a_conversion(model, choose):
+    """All norms, as converters exchange them: by their class, with what they hold."""
+    how = choose.choice(["group", "new", "none"])
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm3d):
+                setattr(parent, name, converted(child, how))
+    return model
+
+
+def converted(child, how):
+    if how == "none":
+        return nn.Identity()
+    if how == "group":
+        return nn.GroupNorm(2, child.num_features, child.eps)
+    tracks = child.running_mean is not None
+    new = nn.BatchNorm3d(child.num_features, child.eps, child.momentum, child.affine, tracks)
+    new.load_state_dict(child.state_dict())
+    return new
+
+
+def a_folding(model, choose):
+    model.eval()
+    for container in containers(model):
+        for i in range(len(container) - 1):
+            conv, after = container[i], container[i + 1]
+            if isinstance(after, nn.BatchNorm3d) and isinstance(conv, nn.Conv3d) and after.running_mean is not None:
+                if not (conv._forward_hooks or conv._forward_pre_hooks or after._forward_hooks):
+                    container[i], container[i + 1] = fuse_conv_bn_eval(conv, after), nn.Identity()
+    return model
+
+
+def a_copy(model, choose):
+    return choose.choice([copy.deepcopy, through_pickle])(model)
+
+
+def through_pickle(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+def doubled(module, args, y):
+    return y * 2
+
+
+def halved(module, args):
+    return (args[0] / 2,)
+
+
+def shifted(module, args, kwargs, y):
+    return y + 1
+
+
+def thirded(module, before, after):
+    return tuple(None if grad is None else grad / 3 for grad in before)
+
+
+def quartered(module, after):
+    return tuple(None if grad is None else grad / 4 for grad in after)
+
+
+def a_hook(model, choose):
+    module = choose.choice(list(model.modules()))
+    how = choose.randrange(5)
+    if how == 0:
+        module.register_forward_hook(doubled)
+    elif how == 1:
+        module.register_forward_pre_hook(halved)
+    elif how == 2:
+        module.register_forward_hook(shifted, with_kwargs=True)
+    elif how == 3:
+        module.register_full_backward_hook(thirded)
+    else:
+        module.register_full_backward_pre_hook(quartered)
+    return model
+
+
+def no_hooks(model, choose):
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            if choose.random() < 0.5:
+                hooks.clear()
+    return model
+
+
+def an_attribute(model, choose):
+    module = choose.choice(list(model.modules()))
+    if isinstance(module, nn.BatchNorm3d):
+        module.eps, module.momentum, module.track_running_stats = 0.5, choose.choice([None, 0.5]), choose.random() < 0.5
+    elif isinstance(module, nn.LeakyReLU):
+        module.negative_slope = choose.choice([0.7, 1.2])
+    elif isinstance(module, nn.ConvTranspose3d):
+        module.padding = (0, 0, 0)
+        module.dilation = (1, 2, 1)
+    return model
+
+
+def a_mode(model, choose):
+    choose.choice(list(model.modules())).train(choose.random() < 0.5)
+    return model
+
+
+def frozen(model, choose):
+    for parameter in choose.choice(list(model.modules())).parameters():
+        parameter.requires_grad_(choose.random() < 0.5)
+    return model
+
+
+class Forward:
+    """A forward of an instance's own, which goes with copies and pickles."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __call__(self, x):
+        return x.tanh() if self.kind else x * 0.5
+
+
+def a_forward(model, choose):
+    layers = [m for m in model.modules() if not list(m.children())]
+    if layers:
+        choose.choice(layers).forward = Forward(choose.random() < 0.5)
+    return model
+
+
+def last_format(model, choose):
+    return model.to(memory_format=choose.choice([torch.channels_last_3d, torch.contiguous_format]))
+
+
+class LayersAreLeaves(torch.fx.Tracer):
+    def is_leaf_module(self, m, name):
+        return not list(m.children()) or any(vars(m)[hooks] for hooks in vars(m) if hooks.endswith("_hooks"))
+
+
+def a_trace(model, choose):
+    """As torch.fx records it, once: what is traced is the whole network, and the network itself goes on."""
+    graph = LayersAreLeaves().trace(model)
+    return nn.Sequential(torch.fx.GraphModule(model, graph)) if choose.random() < 0.3 else model
+
+
+CHANGES = [a_slice, an_exchange, a_swap, a_move, a_conversion, a_folding, a_copy, a_hook, no_hooks, an_attribute]
+CHANGES += [a_mode, frozen, a_forward, last_format, a_trace, an_exchange, a_hook]
+
+# --- the comparison ---
+
+
+def run(model, x, with_gradient, through, in_place):
+    """Output, changed in place if that is asked for, gradients and state, or what was raised."""
+    leaf_x = x.clone().requires_grad_(with_gradient)
+    model.zero_grad()
+    with torch.set_grad_enabled(with_gradient):
+        try:
+            y = through(model)(leaf_x * 1)  # an activation in place may not change a leaf
+            y = y.add_(1) if in_place else y
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            return type(error)
+        if with_gradient and y.requires_grad:
+            try:
+                (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+            except RuntimeError:
+                return RuntimeError  # something in place changed what backward needs
+    grads = [leaf_x.grad, *(p.grad for p in model.parameters())]
+    return y.detach(), [g for g in grads if g is not None], list(model.state_dict().values())
+
+
+def near(mine, exact, tolerance):
+    """As a whole, since one value near an activation's kink may go either way."""
+    assert mine.shape == exact.shape and mine.dtype == exact.dtype
+    difference = (mine.double() - exact.double()).norm()
+    assert difference <= tolerance * (exact.double().norm() + 0.1 * exact.numel() ** 0.5), difference
+
+
+def assert_same(ours, stock, x, choose, tolerance):
+    with_gradient = choose.random() < 0.7
+    through = choose.choice([lambda m: m] * 4 + [traced, one_by_one])
+    in_place = choose.random() < 0.2
+    mine, exact = (run(model, x, with_gradient, through, in_place) for model in (ours, stock))
+    if isinstance(exact, type):
+        # torch refuses what is in place too early; whoever does not need to refuse it may compute it.
+        return
+    assert not isinstance(mine, type), mine
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    for a, b in zip((mine[0], *mine[1], *mine[2]), (exact[0], *exact[1], *exact[2]), strict=True):
+        near(a, b, tolerance)
+
+
+def traced(model):
+    return torch.fx.GraphModule(model, LayersAreLeaves().trace(model))
+
+
+def one_by_one(model):
+    def call(x):
+        for layer in model.children():
+            x = layer(x)
+        return x
+
+    return call
+
+
+IMPLS = [("auto", torch.float64, 1e-6)]
+if extension.load() is not None:
+    IMPLS += [("cpp", torch.float32, 1e-2)]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'", "ignore:Full backward hook")
+@pytest.mark.parametrize("impl, dtype, tolerance", IMPLS)
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(CHANGES), max_size=5))
+@settings(max_examples=60)
+def test_any_network_after_any_changes(impl, dtype, tolerance, seed, changes):
+    choose = random.Random(seed)
+    torch.manual_seed(seed)
+    stock = nn.Sequential(*(make(choose.choice(KINDS), choose) for _ in range(choose.randint(1, 7)))).to(dtype)
+    ours = fuse(copy.deepcopy(stock))
+    x = torch.randn(2, CHANNELS, 2, 3, 2, dtype=dtype)
+    with mock.patch.dict(os.environ, {"FASTVGAN_IMPL": impl}):
+        for change in (None, *changes):
+            models = []
+            training, again = choose.random() < 0.6, choose.random() < 0.2
+            number = choose.random()
+            for model in (ours, stock):
+                torch.manual_seed(seed)
+                model.train(training)
+                models.append(model if change is None else change(model, random.Random(number)).to(dtype))
+            ours, stock = models
+            if again:
+                fuse(ours)
+            assert_same(ours, stock, x, choose, tolerance)
