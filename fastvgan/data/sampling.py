@@ -123,12 +123,11 @@ class Sampler:
             words: int64 (N, WORDS) in [0, 2**32). clips: int64 (N,), indices of members.
         """
         tables, cut = self._tables_on(words.device), self.cut
-        row = tables.clips[clips]  # (N, 6)
-        stride, mirror, caption = below(words[:, :3], row[:, :3]).unbind(1)
-        last, first_caption, label = row[:, 3:].unbind(1)
-        stride = stride + cut.stride
-        starts = torch.add(last + 1, stride, alpha=1 - cut.frames).clamp_(min=1)
-        start = below(words[:, 3], starts)
+        row = tables.clips[clips]  # (N, 7)
+        more, mirror, caption = below(words[:, :3], row[:, :3]).unbind(1)
+        last, starts, first_caption, label = row[:, 3:].unbind(1)
+        starts = torch.add(starts, more, alpha=1 - cut.frames).clamp_(min=1)
+        start, stride = below(words[:, 3], starts), more + cut.stride
         indices = torch.addcmul(start[:, None], stride[:, None], tables.steps)  # (N, T)
         crop = words[:, 4:] if cut.crop == "random" else tables.centre
         caption = tables.captions[first_caption + caption]
@@ -159,8 +158,9 @@ class Sampler:
 class _Tables(NamedTuple):
     """What samples are drawn from, int64 on one device.
 
-    clips: (clips, 6), for each: among how many strides, mirrorings and captions one is drawn, its last frame, where its
-    captions begin in `captions`, and its class. captions: those of all clips, one after the other, then -1. steps:
+    clips: (clips, 7), for each: among how many strides, mirrorings and captions one is drawn, its last frame, at how
+    many places it may begin at the smallest stride (below 1: at its first frame), where its captions begin in
+    `captions`, and its class. captions: those of all clips, one after the other, then -1. steps:
     (T,), 0 and on. centre: (1, 2), the words of a crop at the centre.
     """
 
@@ -171,19 +171,20 @@ class _Tables(NamedTuple):
 
 
 def _tables_of(members: Sequence[Member], cut: Cut) -> _Tables:
-    counts = [len(member.captions) for member in members]
     captions = [caption for member in members for caption in member.captions]
-    first = itertools.accumulate(counts, initial=0)
+    counts = [len(member.captions) for member in members]
+    begins = itertools.accumulate(counts, initial=0)
     frames = torch.tensor([member.frames for member in members], dtype=torch.int64, device="cpu")
     longest = (frames - 1) // max(1, cut.frames - 1)  # stride at which the clip is long enough
     strides = longest.clamp(max=cut.max_stride or cut.stride).clamp_(min=cut.stride) - cut.stride + 1
     # A clip without captions draws the -1 at the end.
-    of_captions = [(count, start) if count else (1, len(captions)) for count, start in zip(counts, first, strict=False)]
-    count, start = torch.tensor(of_captions, dtype=torch.int64, device="cpu").unbind(1)
+    among = [(n, first) if n else (1, len(captions)) for n, first in zip(counts, begins, strict=False)]
+    count, first_caption = torch.tensor(among, dtype=torch.int64, device="cpu").unbind(1)
     label = torch.tensor([member.label for member in members], dtype=torch.int64, device="cpu")
+    starts = frames - (cut.frames - 1) * cut.stride
     mirrors = torch.full_like(frames, 2 if cut.mirror else 1)
     return _Tables(
-        torch.stack([strides, mirrors, count, frames - 1, start, label], 1),
+        torch.stack([strides, mirrors, count, frames - 1, starts, first_caption, label], 1),
         torch.tensor([*captions, -1], dtype=torch.int64, device="cpu"),
         torch.arange(cut.frames, device="cpu"),
         torch.full((1, 2), _HALF, dtype=torch.int64, device="cpu"),

@@ -101,6 +101,7 @@ def test_every_order_is_as_likely():
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [1, 7, 5000, 100_000])
 def test_a_gpu_shuffles_and_draws_as_the_cpu_does(size):
+    """And the host waits for nothing meanwhile, once what serves is loaded."""
     epochs = torch.tensor([0, 1, 2**33])
     assert torch.equal(shuffled(size, 2**63 + 5, epochs), shuffled(size, 2**63 + 5, epochs.cuda()).cpu())
     drawn = sampler([1 + i % 30 for i in range(size)])
@@ -108,6 +109,15 @@ def test_a_gpu_shuffles_and_draws_as_the_cpu_does(size):
     here, there = (drawn.pick(drawn.words(9, numbers.to(device)), clips.to(device)) for device in ("cpu", "cuda"))
     for mine, theirs in zip(here, there, strict=True):
         assert torch.equal(mine, theirs.cpu())
+    shuffle, host = Shuffle(size, 3, 64, "cuda"), sampler([5] * size)
+    for first in (0, 2**20, 2**40):  # none of which is held after the one before
+        torch.cuda.set_sync_debug_mode("default" if first == 0 else "error")
+        try:
+            shuffle.reach(range(first, first + 64))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        numbers = torch.arange(first, first + 64)
+        assert shuffle(numbers.cuda()).tolist() == host.clips(3, numbers.tolist())
 
 
 @given(lengths, st.integers(0, 2**32), st.integers(0, 50))
