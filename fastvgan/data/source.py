@@ -33,9 +33,13 @@ class Source(Protocol):
     decoder: str
     """What decodes the clips, and why that."""
     draws: int
-    """How many random words a clip of `draw` takes; 0 where clips are decoded, which `batches` does ahead of time."""
+    """How many random words a clip of `draw` takes; 0 where `batches` has to make clips ahead of time."""
     shuffles: bool
-    """Whether `draw` is given which clips of the set to take, by `Shuffle` (`fastvgan.data.sampling`)."""
+    """Whether `draw` takes clips of the set, each once in an epoch: then it is given which.
+
+    `fastvgan.data.sampling.Shuffle` gives them, from the samples' numbers on the device. Before a step the host brings
+    it up to date by `Shuffle.reach`, which does something about once in an epoch.
+    """
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
