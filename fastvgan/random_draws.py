@@ -66,7 +66,7 @@ def draw_below(bound: int, seed: int, purpose: Purpose, number: int) -> int:
     return below(word, bound)
 
 
-def below(words: Word, bounds: "torch.Tensor | int") -> Word:
+def below(words: Word, bounds: "Word | int") -> Word:
     """Words in [0, 2**32) as integers in [0, bounds), for bounds below 2**31: the same on every device.
 
     The upper half of a 64-bit product, as in Lemire 2019 (Fast random integer generation in an interval), without the

@@ -77,7 +77,13 @@ class ClipSource:
             yield self._with_what_there_is(clips)
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """See `fastvgan.data.source.Source.draw`; where clips are not decoded ahead of time."""
+        """See `fastvgan.data.source.Source.draw`.
+
+        Raises:
+            ValueError: clips are decoded ahead of time here, or which of them is not said.
+        """
+        if self._decoder.resident is None or clips is None:
+            raise ValueError("draw takes which clips to cut, and serves where the device holds them; else use batches")
         return self._with_what_there_is(self._decoder.resident.draw(words, clips))
 
     def _with_what_there_is(self, clips: Clips) -> Clips:

@@ -87,7 +87,8 @@ class BatchMaker:
         samples = torch.add(self._places, number, alpha=self._total)
         words = self._draws(samples)
         if clips is None:
-            clips = self._source.draw(words[Purpose.CLIP], self._shuffle and self._shuffle(samples))
+            chosen = self._shuffle(samples) if self._shuffle else None
+            clips = self._source.draw(words[Purpose.CLIP], chosen)
         real = to_float(clips.video, clips.video.device)
         c = told(*self._conditions.right(clips), real, self.parts)
         z = self._generator.arrange(normals(words[Purpose.TRAINING_NOISE]))

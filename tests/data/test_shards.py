@@ -124,6 +124,13 @@ def test_rows_of_any_size_are_cut_as_slices_are(height, width, sizes, channels, 
     assert got.caption.eq(-1).all() and got.label.eq(-1).all()
 
 
+def test_clips_that_are_decoded_ahead_are_not_drawn(both):
+    data = source(both / "shards", Cut(4, 20, 20))
+    assert not data.draws and not data.shuffles
+    with pytest.raises(ValueError, match="else use batches"):
+        data.draw(torch.zeros(1, 6, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+
+
 def test_a_resident_set_is_copied_and_pickled(both, held):
     data = source(both / "shards", Cut(4, 20, 20, mirror=True))
     expected = next(data.batches(5, 2))
