@@ -6,12 +6,15 @@ A number is that of a clip (step * clips of a batch + place in the batch), or th
 
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import TypeVar
 
 import torch
 
 from fastvgan_kernels.philox import philox, philox_4x32
 
-_WORD, _MASK = 2**32, 2**32 - 1
+Word = TypeVar("Word", torch.Tensor, int)
+
+_MASK = 2**32 - 1
 # Tensors of no dimension, which a device takes as arguments of a kernel: so nothing is copied there.
 _UNIT, _HALF_UNIT = torch.tensor([2.0**-32, 2.0**-33], dtype=torch.float64, device="cpu").unbind()
 
@@ -25,6 +28,7 @@ class Purpose(IntEnum):
     WRONG_CONDITION = 3
     WRONG_PART = 4
     CANDIDATES = 5
+    SHUFFLE = 6
 
 
 class Draws:
@@ -38,12 +42,14 @@ class Draws:
     def __init__(self, seed: int, sizes: Mapping[Purpose, int], device: "torch.device | str" = "cpu"):
         self._key = _key(seed)
         self._places: dict[Purpose, slice] = {}
-        counters: list[tuple[int, int]] = []
+        counters = [torch.empty(0, 2, dtype=torch.int64, device=device)]
+        start = 0
         for purpose, size in sizes.items():
-            start = 4 * len(counters)
             self._places[purpose] = slice(start, start + size)
-            counters += [(block, int(purpose)) for block in range(-(-size // 4))]
-        self._counters = torch.tensor(counters, dtype=torch.int64, device=device).view(-1, 2)
+            blocks = torch.arange(-(-size // 4), device=device)
+            counters.append(torch.stack([blocks, torch.full_like(blocks, int(purpose))], 1))
+            start += 4 * len(blocks)
+        self._counters = torch.cat(counters)
 
     def __call__(self, numbers: torch.Tensor) -> dict[Purpose, torch.Tensor]:
         """Words int64 (N, size) in [0, 2**32) for numbers int64 (N,) on the device, by purpose.
@@ -57,7 +63,16 @@ class Draws:
 def draw_below(bound: int, seed: int, purpose: Purpose, number: int) -> int:
     """An integer in [0, bound) on the host, from the first word that `Draws` gives for this purpose and number."""
     word = philox_4x32((0, number & _MASK, number >> 32 & _MASK, int(purpose)), _key(seed))[0]
-    return word * bound // _WORD
+    return below(word, bound)
+
+
+def below(words: Word, bounds: "Word | int") -> Word:
+    """Words in [0, 2**32) as integers in [0, bounds), for bounds below 2**31: the same on every device.
+
+    The upper half of a 64-bit product, as in Lemire 2019 (Fast random integer generation in an interval), without the
+    rejection: a value is more or less likely than another by at most bounds / 2**32.
+    """
+    return words * bounds >> 32
 
 
 def uniforms(words: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from fastvgan.data.decoders.choice import choose
 from fastvgan.data.layouts import Layout, scan
 from fastvgan.data.manifest import Manifest
 from fastvgan.data.media import Media, Probe
-from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
+from fastvgan.data.sampling import WORDS, Cut, Member, Sampler, sample_numbers
 from fastvgan.data.source import Clips
 from fastvgan.data.survey import check_share, divide, examine, side_by_side, unsteady
 from fastvgan.errors import UserError
@@ -40,8 +40,6 @@ class ClipSource:
         UserError: the decoder cannot serve the set.
     """
 
-    draws = 0
-
     def __init__(
         self,
         items: Sequence[Item],
@@ -67,6 +65,8 @@ class ClipSource:
         self.sampler = Sampler(members, cut)
         clips = ClipSet(names, media, found, self.sampler)
         self._decoder, self.decoder = choose(decoder, clips, torch.device(device), workers)
+        self.shuffles = self._decoder.resident is not None
+        self.draws = WORDS if self.shuffles else 0
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
@@ -74,9 +74,22 @@ class ClipSource:
         """See `fastvgan.data.source.Source.batches`."""
         numbers = sample_numbers(batch_size, start, rank, world_size)
         for clips in self._decoder.batches(seed, numbers):
-            yield clips._replace(
-                caption=clips.caption if self.captions else None, label=clips.label if self.classes else None
-            )
+            yield self._with_what_there_is(clips)
+
+    def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
+        """See `fastvgan.data.source.Source.draw`.
+
+        Raises:
+            ValueError: clips are decoded ahead of time here, or which of them is not said.
+        """
+        if self._decoder.resident is None or clips is None:
+            raise ValueError("draw takes which clips to cut, and serves where the device holds them; else use batches")
+        return self._with_what_there_is(self._decoder.resident.draw(words, clips))
+
+    def _with_what_there_is(self, clips: Clips) -> Clips:
+        return clips._replace(
+            caption=clips.caption if self.captions else None, label=clips.label if self.classes else None
+        )
 
 
 def items_of_manifest(manifest: Manifest, require: str = "none") -> tuple[list[Item], list[str]]:

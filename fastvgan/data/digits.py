@@ -65,6 +65,7 @@ class DigitsSource:
     remarks = ()
     decoder = "digits: drawn, not decoded"
     draws = _WORDS
+    shuffles = False
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class DigitsSource:
         for numbers in sample_numbers(batch_size, start, rank, world_size):
             yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
 
-    def draw(self, words: torch.Tensor) -> Clips:
+    def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
         """See `fastvgan.data.source.Source.draw`."""
         chances = uniforms(words)
         index = (chances[:, 0] * len(self.captions)).long()

@@ -33,7 +33,13 @@ class Source(Protocol):
     decoder: str
     """What decodes the clips, and why that."""
     draws: int
-    """How many random words a clip of `draw` takes; 0 where clips are decoded, which `batches` does ahead of time."""
+    """How many random words a clip of `draw` takes; 0 where `batches` has to make clips ahead of time."""
+    shuffles: bool
+    """Whether `draw` takes clips of the set, each once in an epoch: then it is given which.
+
+    `fastvgan.data.sampling.Shuffle` gives them, from the samples' numbers on the device. Before a step the host brings
+    it up to date by `Shuffle.reach`, which does something about once in an epoch.
+    """
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
@@ -49,12 +55,13 @@ class Source(Protocol):
         """
         ...
 
-    def draw(self, words: torch.Tensor) -> Clips:
+    def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
         """Clips by random words, where `draws` is not 0: on the words' device, by operations that wait for nothing.
 
         `batches` gives the same clips: sample n of a seed by the words of `Purpose.CLIP` and number n.
 
         Args:
             words: int64 (N, `draws`) in [0, 2**32), see `fastvgan.random_draws`.
+            clips: where the source `shuffles`, which clip of the set each is, int64 (N,) on the same device.
         """
         ...

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastvgan.data.sampling import Shuffle
 from fastvgan.data.source import Clips, Source
 from fastvgan.models import Condition
 from fastvgan.models.noise import NoiseDriven
@@ -57,7 +58,15 @@ class BatchMaker:
         }
         self._draws = Draws(seed, of_a_clip, device)
         self._of_a_step = Draws(seed, {Purpose.CANDIDATES: 1}, device)
+        self._rows = rows
         self._places = torch.arange(rows.start, rows.stop, device=device)
+        self._shuffle = Shuffle(source.size, seed, rows.stop - rows.start, device) if source.shuffles else None
+
+    def prepare(self, number: int) -> None:
+        """Have on the device what the host knows of step `number`, before `make`; the host waits for nothing."""
+        if self._shuffle:
+            first = number * self._total
+            self._shuffle.reach(range(first + self._rows.start, first + self._rows.stop))
 
     def wrong_part(self, number: int) -> int:
         """Which of the parts that can be wrong is wrong in step `number`, drawn on the host."""
@@ -75,8 +84,11 @@ class BatchMaker:
             number: int64 () on the device, the step (from 0). part: int64 (), as `wrong_part` gives it.
             clips: those of the step, on the device; None where the source draws them.
         """
-        words = self._draws(torch.add(self._places, number, alpha=self._total))
-        clips = self._source.draw(words[Purpose.CLIP]) if clips is None else clips
+        samples = torch.add(self._places, number, alpha=self._total)
+        words = self._draws(samples)
+        if clips is None:
+            chosen = self._shuffle(samples) if self._shuffle else None
+            clips = self._source.draw(words[Purpose.CLIP], chosen)
         real = to_float(clips.video, clips.video.device)
         c = told(*self._conditions.right(clips), real, self.parts)
         z = self._generator.arrange(normals(words[Purpose.TRAINING_NOISE]))

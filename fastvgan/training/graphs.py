@@ -100,6 +100,7 @@ class StepRunner:
         """
         part = self._maker.wrong_part(number)
         self.step.prepare(number)
+        self._maker.prepare(number)
         self._number.set(number)
         self._part.set(part)
         kind = self.step.regularises(number), self._maker.has_wrong_image(part)

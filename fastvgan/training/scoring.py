@@ -100,6 +100,7 @@ class _Drawn:
     remarks = ()
     decoder = "in memory"
     draws = 0
+    shuffles = False
 
     def __init__(self, source: Source, size: int, seed: int):
         self.captions, self.classes, self.size = source.captions, source.classes, size

@@ -4,12 +4,14 @@ import pytest
 import torch
 from make_videos import encode, numbered
 
+from fastvgan.data.decoders import shards
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.training.config import PRESETS, RunConfig
 from fastvgan.training.resume import find_start
 from fastvgan.training.trainer import Trainer
 
-DATA = [("clips", "pyav"), ("clips", "dali"), ("tars", "auto"), ("shards", "auto")]
+HELD = "shards held on the device"
+DATA = [("clips", "pyav"), ("clips", "dali"), ("tars", "auto"), ("shards", "auto"), (HELD, "auto")]
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +29,14 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("data", "decoder"), DATA)
-def test_a_run_goes_on_with_the_very_next_batch(prepared, tmp_path, data, decoder):
+def test_a_run_goes_on_with_the_very_next_batch(prepared, tmp_path, data, decoder, monkeypatch):
     if decoder == "dali":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install '.[dali]'")
-    values = PRESETS["clips"].model_dump()
-    values["model"] |= {"base_width": 2, "latent": 4}
-    values["data"] |= {"data": str(prepared / data), "decoder": decoder, "mirror": True, "max_stride": 2}
-    values["training"] |= {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "keep": 9, "precision": "fp32"}
-    config = RunConfig.model_validate(values)
+    config = _config(prepared / ("shards" if data == HELD else data), decoder)
+    if data == HELD:
+        mapped = Trainer(config, find_start("t", tmp_path / "mapped", None))
+        assert mapped.run() == 0
+        monkeypatch.setattr(shards, "_fits", lambda *_: True)
     straight = Trainer(config, find_start("t", tmp_path / "straight", None))
     assert straight.run() == 0
     middle = find_start("t", tmp_path / "parts", str(tmp_path / "straight" / "checkpoints" / "step-3"))
@@ -43,3 +45,14 @@ def test_a_run_goes_on_with_the_very_next_batch(prepared, tmp_path, data, decode
     for part in ("generator", "discriminator", "ema"):
         expected, got = (getattr(trainer.step, part).state_dict() for trainer in (straight, resumed))
         assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+        if data == HELD:
+            cut_by_the_host = getattr(mapped.step, part).state_dict()
+            assert [name for name in expected if not torch.equal(expected[name], cut_by_the_host[name])] == []
+
+
+def _config(data, decoder):
+    values = PRESETS["clips"].model_dump()
+    values["model"] |= {"base_width": 2, "latent": 4}
+    values["data"] |= {"data": str(data), "decoder": decoder, "mirror": True, "max_stride": 2}
+    values["training"] |= {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "keep": 9, "precision": "fp32"}
+    return RunConfig.model_validate(values)

@@ -1,13 +1,17 @@
 """What is drawn depends on seed and number alone, is spread as it should be, and is shared out among ranks."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
+from fastvgan.data.sampling import Cut, Member, Sampler, Shuffle, sample_numbers, shuffled
+from fastvgan.random_draws import Purpose
+from fastvgan_kernels.philox import philox_4x32
 
 CUT = Cut(4, 8, 8, max_stride=3, mirror=True)
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=9)
@@ -23,6 +27,97 @@ def test_a_sample_is_a_function_of_seed_and_number(frames, seed, number):
     for n in (3, number + 1, 0):
         other.draw(seed, n)
     assert one.draw(seed, number) == other.draw(seed, number)
+
+
+def words_of(seed, purpose, number, count):
+    """Random words in Python's integers."""
+    key, place = (seed % 2**32, seed // 2**32 % 2**32), (number % 2**32, number // 2**32)
+    blocks = (philox_4x32((block, *place, purpose), key) for block in range(-(-count // 4)))
+    return [word for block in blocks for word in block][:count]
+
+
+@given(lengths, st.sampled_from(["random", "center"]), st.booleans(), st.integers(0, 2**64), st.integers(0, 2**40))
+@settings(max_examples=50)
+def test_a_sample_is_what_exact_integers_say(frames, crop, mirror, seed, number):
+    cut = Cut(3, 8, 8, stride=2, max_stride=4, crop=crop, mirror=mirror)
+    captions = [tuple(range(10 * i, 10 * i + i % 3)) for i in range(len(frames))]
+    drawn = Sampler([Member(n, c, i) for i, (n, c) in enumerate(zip(frames, captions, strict=True))], cut)
+    draw = drawn.draw(seed, number)
+    words = [Fraction(word, 2**32) for word in words_of(seed, Purpose.CLIP, number, 6)]
+    epoch, place = divmod(number, len(frames))
+    sorts = words_of(seed, Purpose.SHUFFLE, epoch, 2 * len(frames))
+    order = sorted(range(len(frames)), key=lambda i: sorts[2 * i : 2 * i + 2])
+    clip = order[place]
+    length = frames[clip]
+    stride = 2 + int(words[0] * len([s for s in (2, 3, 4) if s == 2 or 2 * s < length]))
+    start = int(words[3] * max(1, length - 2 * stride))
+    mine = captions[clip]
+    assert draw == (
+        clip,
+        tuple(min(start + i * stride, length - 1) for i in range(3)),
+        *((int(words[4] * 2**32), int(words[5] * 2**32)) if crop == "random" else (2**31, 2**31)),
+        mirror and words[1] >= Fraction(1, 2),
+        mine[int(words[2] * len(mine))] if mine else -1,
+        clip,
+    )
+
+
+@given(st.integers(1, 40), st.integers(1, 100), st.integers(0, 2**40), st.lists(st.integers(0, 10**6), max_size=4))
+@settings(max_examples=50)
+def test_the_device_shuffles_as_the_host_does_wherever_a_batch_begins(size, batch, start, jumps):
+    host, device = sampler([5] * size), Shuffle(size, 7, batch)
+    for first in (start, start + batch, start + 2 * batch, *jumps, 0):
+        numbers = range(first, first + batch)
+        device.reach(numbers)
+        assert device(torch.arange(first, first + batch)).tolist() == host.clips(7, numbers)
+
+
+@pytest.mark.parametrize("size", [20_000, 2**14, 2**14 - 1])
+def test_sets_longer_and_shorter_than_what_is_shuffled_at_once(size):
+    host, device = sampler([5] * size), Shuffle(size, 3, 6)
+    for first in (0, size - 6, size - 3, size, 2 * size - 1, size - 1):
+        device.reach(range(first, first + 6))
+        assert device(torch.arange(first, first + 6)).tolist() == host.clips(3, range(first, first + 6))
+
+
+def test_epochs_that_are_held_are_not_shuffled_again(monkeypatch):
+    device = Shuffle(4, 0, 3)
+    device.reach(range(3))
+    monkeypatch.setattr("fastvgan.data.sampling.shuffled", lambda *_: pytest.fail("shuffled again"))
+    for first in range(0, 2**14 - 3, 3):
+        device.reach(range(first, first + 3))
+    with pytest.raises(pytest.fail.Exception, match="shuffled again"):
+        device.reach(range(2**14 - 2, 2**14 + 1))
+
+
+def test_every_order_is_as_likely():
+    orders = shuffled(4, 11, torch.arange(24_000))
+    counts = np.unique(orders.numpy(), axis=0, return_counts=True)[1]
+    assert len(counts) == 24
+    # Of 23 degrees of freedom; 60 is exceeded by chance in 4 of 10**5 seeds.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 60
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [1, 7, 5000, 100_000])
+def test_a_gpu_shuffles_and_draws_as_the_cpu_does(size):
+    """And the host waits for nothing meanwhile, once what serves is loaded."""
+    epochs = torch.tensor([0, 1, 2**33])
+    assert torch.equal(shuffled(size, 2**63 + 5, epochs), shuffled(size, 2**63 + 5, epochs.cuda()).cpu())
+    drawn = sampler([1 + i % 30 for i in range(size)])
+    clips, numbers = torch.arange(256) % size, torch.arange(256) + 2**32
+    here, there = (drawn.pick(drawn.words(9, numbers.to(device)), clips.to(device)) for device in ("cpu", "cuda"))
+    for mine, theirs in zip(here, there, strict=True):
+        assert torch.equal(mine, theirs.cpu())
+    shuffle, host = Shuffle(size, 3, 64, "cuda"), sampler([5] * size)
+    for first in (0, 2**20, 2**40):  # none of which is held after the one before
+        torch.cuda.set_sync_debug_mode("default" if first == 0 else "error")
+        try:
+            shuffle.reach(range(first, first + 64))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        numbers = torch.arange(first, first + 64)
+        assert shuffle(numbers.cuda()).tolist() == host.clips(3, numbers.tolist())
 
 
 @given(lengths, st.integers(0, 2**32), st.integers(0, 50))
@@ -61,7 +156,7 @@ def test_crops_lie_inside(tall, wide, height, width, seed):
 
 
 def test_everything_random_is_evenly_spread():
-    draws = [sampler([30]).draw(0, number) for number in range(3000)]
+    draws = sampler([30]).draws(0, range(3000))
     strides = np.array([draw.indices[1] - draw.indices[0] for draw in draws])
     for value in (1, 2, 3):
         assert abs((strides == value).mean() - 1 / 3) < 0.05
@@ -69,7 +164,7 @@ def test_everything_random_is_evenly_spread():
     assert set(starts) == set(range(27))
     assert abs(np.mean([draw.mirror for draw in draws]) - 0.5) < 0.05
     assert abs(np.mean([draw.caption for draw in draws]) - 0.5) < 0.05
-    tops, lefts = np.array([(draw.top, draw.left) for draw in draws]).T
+    tops, lefts = np.array([(draw.top, draw.left) for draw in draws]).T / 2**32
     assert abs(tops.mean() - 0.5) < 0.03 and abs(np.corrcoef(tops, lefts)[0, 1]) < 0.06
 
 

@@ -1,6 +1,8 @@
 """Clips cut out of decoded frames are those that decoding on the spot gives."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -8,10 +10,13 @@ import torch
 from make_videos import encode, numbered
 
 from fastvgan.data.clips import ClipSource, items_of_manifest
+from fastvgan.data.decoders import shards as shards_module
+from fastvgan.data.decoders.resident import ResidentClips
 from fastvgan.data.manifest import read_manifest
 from fastvgan.data.preparation import PrepareConfig, prepare
-from fastvgan.data.sampling import Cut
+from fastvgan.data.sampling import Cut, Member, Sampler, Shuffle
 from fastvgan.errors import UserError
+from fastvgan.random_draws import Draws, Purpose
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -22,7 +27,10 @@ def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "src").mkdir()
     for i, (length, width) in enumerate([(30, 64), (3, 48), (17, 72), (1, 64)]):
-        encode(folder / "src" / f"{i}.avi", numbered(140, 48, width)[13 * i :][:length], "mjpeg")
+        path = folder / "src" / ("even", "odd")[i % 2] / f"{i}.avi"
+        path.parent.mkdir(exist_ok=True)
+        encode(path, numbered(140, 48, width)[13 * i :][:length], "mjpeg")
+        path.with_suffix(".txt").write_text("".join(f"clip {i}, line {j}\n" for j in range(i)))
     sizes = {"height": 20, "width": 20, "shard_size": 1, "min_frames": 1}
     prepare(folder / "src", folder / "files", PrepareConfig(min_frames=1))
     prepare(folder / "src", folder / "shards", PrepareConfig(to="shards", **sizes))
@@ -34,6 +42,109 @@ def source(folder, cut, device="cpu", decoder="auto"):
     root = str(folder.parent / "src") if folder.name == "files" else None
     items, remarks = items_of_manifest(read_manifest(str(folder / "manifest.jsonl"), root))
     return ClipSource(items, cut, remarks, decoder, device, workers=0)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """All clips are held on the device, the CPU too."""
+    monkeypatch.setattr(shards_module, "_fits", lambda *_: True)
+
+
+def as_a_step_draws(data, size, seed, start, device):
+    """Endless batches by `draw`, from tensors of the samples' numbers alone."""
+    shuffle = Shuffle(data.size, seed, size, device)
+    draws = Draws(seed, {Purpose.CLIP: data.draws}, device)
+    for first in itertools.count(start * size, size):
+        shuffle.reach(range(first, first + size))
+        numbers = torch.arange(first, first + size, device=device)
+        yield data.draw(draws(numbers)[Purpose.CLIP], shuffle(numbers))
+
+
+CUTS = {
+    "even": Cut(4, 20, 20),
+    "strides": Cut(5, 20, 20, stride=2, max_stride=4, mirror=True),
+    "centre": Cut(9, 20, 20, crop="center"),
+    "one frame": Cut(1, 20, 20, mirror=True),
+    "grey": Cut(6, 20, 20, channels=1),
+    "grey, mirrored, held": Cut(40, 20, 20, channels=1, mirror=True, max_stride=3),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("size", [1, 3, 11])
+def test_a_step_draws_the_clips_that_are_decoded(both, cut, size, device, held):
+    """With captions, of which one clip has none, and classes; batches cross the ends of epochs of four clips."""
+    here = source(both / ("grey" if cut.channels == 1 else "shards"), cut, device)
+    files = source(both / "files", cut)
+    assert here.draws and here.shuffles and not files.draws and not files.shuffles
+    assert (
+        here.decoder.startswith("shards: decoded frames, all ") and f"memory of {device} and cut there" in here.decoder
+    )
+    assert here.captions == files.captions and here.classes == files.classes == ["even", "odd"]
+    drawn = as_a_step_draws(here, size, 7, 5, device)
+    theirs = files.batches(size, 7, 5)
+    for mine, other, ahead in itertools.islice(zip(drawn, theirs, here.batches(size, 7, 5), strict=True), 8):
+        for a, b, c in zip(mine, other, ahead, strict=True):
+            assert a.device.type == device and a.dtype == b.dtype
+            assert torch.equal(a.cpu(), b) and torch.equal(c.cpu(), b)
+        assert mine.video.is_contiguous()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("crop", ["random", "center"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("height", "width", "sizes"),
+    [
+        (8, 16, [(8, 16)]),  # one clip, rows of 8-byte words
+        (8, 8, [(8, 8), (20, 8), (9, 8)]),  # crops up and down
+        (8, 6, [(8, 6), (8, 8), (8, 9), (30, 6)]),  # rows of any bytes
+        (1, 1, [(1, 1), (1, 5), (3, 1)]),
+        (5, 4, [(5, 4), (5, 12), (7, 4)]),
+        (6, 4, [(9, 8), (6, 4)]),  # larger both ways
+    ],
+)
+def test_rows_of_any_size_are_cut_as_slices_are(height, width, sizes, channels, crop, device):
+    random = torch.Generator().manual_seed(height * width)
+    lengths = [1 + 7 * i % 11 for i in range(len(sizes))]
+    videos = [
+        torch.randint(0, 256, (n, *size, channels), dtype=torch.uint8, generator=random)
+        for n, size in zip(lengths, sizes, strict=True)
+    ]
+    videos[0] = videos[0].transpose(1, 2).contiguous().transpose(1, 2)  # not contiguous
+    cut = Cut(3, height, width, channels, max_stride=3, crop=crop, mirror=True)
+    drawn = Sampler([Member(n, (), -1) for n in lengths], cut)
+    clips = ResidentClips(videos, drawn, torch.device(device))
+    got = next(clips.batches(3, iter([range(50)])))
+    for video, draw in zip(got.video.cpu(), drawn.draws(3, range(50)), strict=True):
+        top, left = draw.offsets(videos[draw.clip].shape[1:3], height, width)
+        expected = videos[draw.clip].numpy()[list(draw.indices), top : top + height, left : left + width]
+        assert np.array_equal(video.numpy(), expected[:, :, ::-1] if draw.mirror else expected)
+    assert got.caption.eq(-1).all() and got.label.eq(-1).all()
+
+
+def test_clips_that_are_decoded_ahead_are_not_drawn(both):
+    data = source(both / "shards", Cut(4, 20, 20))
+    assert not data.draws and not data.shuffles
+    with pytest.raises(ValueError, match="else use batches"):
+        data.draw(torch.zeros(1, 6, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_resident_set_is_copied_and_pickled(both, held):
+    data = source(both / "shards", Cut(4, 20, 20, mirror=True))
+    expected = next(data.batches(5, 2))
+    for other in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
+        assert all(torch.equal(a, b) for a, b in zip(next(other.batches(5, 2)), expected, strict=True))
+
+
+@pytest.mark.gpu
+def test_a_gpu_holds_what_fits_and_no_more(both, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (1000, 10**12))
+    data = source(both / "shards", Cut(4, 20, 20), "cuda")
+    assert not data.draws and data.decoder == "shards: decoded frames, mapped into memory"
+    monkeypatch.undo()
+    assert source(both / "shards", Cut(4, 20, 20), "cuda").draws
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -20,7 +20,7 @@ class Bare:
     """A source without captions and classes."""
 
     captions = classes = remarks = ()
-    size, draws = 3, 0
+    size, draws, shuffles = 3, 0, False
 
 
 class Three(NoiseDriven):

@@ -9,12 +9,18 @@ from recorded import Operations, Recorder, Recording
 from tiny import tiny
 
 from fastvgan import random_draws
+from fastvgan.data import sampling
+from fastvgan.data.clips import ClipSource, Item
+from fastvgan.data.decoders import shards
 from fastvgan.data.digits import DigitsSource
+from fastvgan.data.media import Media, Probe
+from fastvgan.data.sampling import Cut
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
+from fastvgan.tensor_file import save_tensors
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.conditions import Conditions, with_data
-from fastvgan.training.graphs import StepRunner
+from fastvgan.training.graphs import CudaGraphs, StepRunner
 from fastvgan.training.step import AdversarialStep
 from fastvgan.training.step_tensors import tensors_of
 from fastvgan_kernels.measured.capture import are_launches_captured
@@ -37,10 +43,10 @@ class Poisoned(BatchMaker):
         return inputs._replace(z=inputs.z + self.poison)
 
 
-def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, **training):
+def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, source=None, **training):
     """A step, what makes its inputs, and the clips of step 0 on for steps that do not draw their own."""
     config = tiny({"condition": parts, **(model or {})}, **training)
-    source = DigitsSource()
+    source = source or DigitsSource()
     model = with_data(config.model, source)
     step = AdversarialStep(model, config.training, device, precision)
     size = config.training.batch_size
@@ -102,6 +108,112 @@ def test_clips_that_come_ahead_train_as_those_that_the_step_draws(parts):
         assert [name for name in other if not torch.equal(results[0][name], other[name])] == []
 
 
+def decoded(folder, count, device=CPU):
+    """A source of decoded clips of 16x16 to 20x16, 9 to 45 frames long, with captions and classes."""
+    random = torch.Generator().manual_seed(count)
+    clips = {
+        str(i): torch.randint(0, 256, (9 + 36 * i // 7, 16, 16 + 2 * i % 6, 3), dtype=torch.uint8, generator=random)
+        for i in range(count)
+    }
+    path = folder / f"{count}.safetensors"
+    save_tensors(clips, path)
+    items = [
+        Item(
+            name,
+            Media("shard", path, name),
+            Probe(*video.shape[:3], "rgb24"),
+            tuple(f"number {name}, said in way {i}" for i in range(1 + int(name) % 2)),
+            "ab"[int(name) % 2],
+        )
+        for name, video in clips.items()
+    ]
+    return ClipSource(items, Cut(16, 16, 16, max_stride=2, mirror=True), device=device)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Shards are held on the device, the CPU too, and few epochs are shuffled at once."""
+    monkeypatch.setattr(shards, "_fits", lambda *_: True)
+    monkeypatch.setattr(sampling, "_AHEAD", 8)
+    sampling._orders.cache_clear()
+    yield
+    sampling._orders.cache_clear()
+
+
+@pytest.mark.parametrize(("count", "parts"), [(7, ("class", "image", "text")), (3, ("text",)), (1, ("image",))])
+def test_clips_held_on_the_device_train_as_those_cut_by_the_host(count, parts, tmp_path, held, monkeypatch):
+    """Captured or not, with batches across the ends of epochs, and larger than the set."""
+    results = []
+    source = decoded(tmp_path, count)
+    assert source.draws and source.shuffles
+    for backend in (None, Recorder()):
+        step, maker, _ = make(parts=parts, source=source)
+        results.append(run(step, maker, "auto" if backend else "off", backend, 24))
+        assert backend is None or backend.captured >= 3
+    monkeypatch.setattr(shards, "_fits", lambda *_: False)
+    source = decoded(tmp_path, count)
+    assert not source.draws and not source.shuffles
+    step, maker, clips = make(parts=parts, source=source)
+    results.append(run(step, maker, "off", steps=24, clips=clips))
+    for other in results[1:]:
+        assert [name for name in other if not torch.equal(results[0][name], other[name])] == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_a_step_s_clips_are_the_same_in_any_order_and_shared_by_processes(count, tmp_path, held):
+    source = decoded(tmp_path, count)
+    config = tiny({"condition": PARTS})
+    model = with_data(config.model, source)
+    conditions = Conditions(model, source)
+    generator = AdversarialStep(model, config.training, CPU, torch.float32).generator
+
+    def maker(start, stop):
+        return BatchMaker(conditions, generator, source, 5, 1, slice(start, stop), 6)
+
+    def real(maker, number):
+        maker.prepare(number)
+        return maker.make(torch.tensor(number), torch.tensor(0)).real
+
+    whole, parts = maker(0, 6), [maker(0, 2), maker(2, 4), maker(4, 6)]
+    straight = [real(whole, number) for number in range(12)]
+    for number in (11, 3, 4, 0, 10):
+        assert torch.equal(real(whole, number), straight[number])
+        assert torch.equal(torch.cat([real(part, number) for part in parts]), straight[number])
+    assert torch.equal(real(maker(0, 6), 7), straight[7])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [1, 7, 50])
+def test_a_cuda_graph_cuts_the_clips_that_the_cpu_does(count, tmp_path, held):
+    cuda = torch.device("cuda", 0)
+    (_, here, _), (_, there, _) = (make(parts=(), device=d, source=decoded(tmp_path, count, d)) for d in (CPU, cuda))
+    number, part = torch.zeros((2,), dtype=torch.int64, device=cuda).unbind()
+    there.prepare(0)
+    there.make(number, part)
+    graph, made = CudaGraphs(cuda).capture(lambda: there.make(number, part))
+    for step in (*range(30), 2**40, 3):
+        there.prepare(step)
+        number.fill_(step)
+        graph.replay()
+        here.prepare(step)
+        expected = here.make(torch.tensor(step), torch.tensor(0)).real
+        # Two bytes next to each other are 0.008 apart.
+        torch.testing.assert_close(made.real.cpu(), expected, rtol=0, atol=1e-6)
+
+
+def test_once_captured_the_host_cuts_nothing(tmp_path, held, monkeypatch):
+    monkeypatch.setattr(sampling, "_AHEAD", 1000)
+    step, maker, _ = make(source=decoded(tmp_path, 7))
+    runner = StepRunner(step, maker, "auto", Recorder())
+    for number in range(40):
+        runner(number)
+    monkeypatch.setattr(Recording, "replay", lambda self: None)
+    with Operations() as host:
+        for number in range(40, 60):
+            runner(number)
+    assert set(host.names) == {"fill_"}
+
+
 def test_kernels_are_chosen_for_a_capture_where_there_is_one(monkeypatch):
     known = []
     real = BatchMaker.make
@@ -128,10 +240,12 @@ def test_once_captured_the_host_draws_nothing(monkeypatch):
     assert set(host.names) == {"fill_"} and 2 * 20 < len(host.names) < 3 * 20
 
 
+@pytest.mark.parametrize("is_decoded", [False, True])
 @pytest.mark.parametrize(("parts", "most"), [((), 32), (("text",), 50), (("class", "image", "text"), 60)])
-def test_a_step_s_draws_are_few_operations(parts, most, monkeypatch):
+def test_a_step_s_draws_are_few_operations(parts, most, is_decoded, tmp_path, held, monkeypatch):
     """Without those of Philox, which is one kernel on a GPU."""
-    _, maker, _ = make(parts=parts, wrong_conditions=3)
+    _, maker, _ = make(parts=parts, wrong_conditions=3, source=decoded(tmp_path, 7) if is_decoded else None)
+    maker.prepare(3)
     number, part, words = torch.tensor(3), torch.tensor(0), []
     monkeypatch.setattr(random_draws, "philox", lambda *given: words.append(philox(*given)) or words[-1])
     maker.make(number, part)
@@ -139,7 +253,7 @@ def test_a_step_s_draws_are_few_operations(parts, most, monkeypatch):
     monkeypatch.setattr(random_draws, "philox", lambda *_: words[0])
     with Operations() as found:
         maker.make(number, part)
-    assert len(found.names) <= most, found.names
+    assert len(found.names) <= most + 2 * is_decoded, found.names
 
 
 def step_field(name):
@@ -225,8 +339,12 @@ def test_a_replayed_graph_is_the_eager_step(precision, family, r1, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["off", "on"])
-def test_the_host_waits_for_nothing_in_a_step(mode):
-    step, maker, _ = make(torch.bfloat16, device=torch.device("cuda", 0), r1=0.1, r1_every=4)
+@pytest.mark.parametrize("is_decoded", [False, True])
+def test_the_host_waits_for_nothing_in_a_step(mode, is_decoded, tmp_path, held):
+    """With shards that are shuffled anew every other step."""
+    device = torch.device("cuda", 0)
+    source = decoded(tmp_path, 7, device) if is_decoded else None
+    step, maker, _ = make(torch.bfloat16, device=device, r1=0.1, r1_every=4, source=source)
     runner = StepRunner(step, maker, mode)
     for number in range(40):
         runner(number)

@@ -27,6 +27,9 @@ class Decoded:
     def wrong_part(self, number):
         return 0
 
+    def prepare(self, number):
+        """There is nothing that the host has to bring up to date."""
+
     def has_wrong_image(self, part):
         return False
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from fastvgan.data.media import Media, Probe
 from fastvgan.data.sampling import Draw, Sampler
 from fastvgan.data.source import Clips
+
+if TYPE_CHECKING:
+    from fastvgan.data.decoders.resident import ResidentClips
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class ClipSet:
 
 class Decoder(Protocol):
     """Turns samples' numbers into batches."""
+
+    resident: "ResidentClips | None"
+    """The clips, where they are held on the device and a step cuts them there; None where they are decoded ahead."""
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
         """A batch, uint8 (N, T, H, W, C), for each range of sample numbers.

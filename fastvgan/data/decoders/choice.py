@@ -45,7 +45,9 @@ def _shards(clips: ClipSet, device: torch.device) -> tuple[Decoder, str]:
     from fastvgan.data.decoders.shards import ShardDecoder
 
     decoder = ShardDecoder(clips, device)
-    where = "all of it in the device's memory" if decoder.on_device else "mapped into memory"
+    where = "mapped into memory"
+    if decoder.resident:
+        where = f"all {decoder.resident.nbytes / 1e9:.2g} GB of them kept in the memory of {device} and cut there"
     return decoder, f"shards: decoded frames, {where}"
 
 

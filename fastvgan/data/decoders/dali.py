@@ -77,6 +77,7 @@ class DaliDecoder:
 
     def __init__(self, clips: ClipSet, device: str = "cpu", workers: int = 1):
         self.clips, self.threads = clips, max(1, workers)
+        self.resident = None
         # Taken here: which device is current is a matter of each thread.
         self.device = torch.cuda.current_device() if device == "gpu" else None
         self.stamps = [_stamp(media) for media in clips.media]
@@ -155,7 +156,8 @@ class _Run:
                 ahead.result().close()
 
     def _build(self, ranges: list[range]) -> _Chunk:
-        draws = {numbers: [self._clips.sampler.draw(self._seed, n) for n in numbers] for numbers in ranges}
+        every = iter(self._clips.sampler.draws(self._seed, list(itertools.chain.from_iterable(ranges))))
+        draws = {numbers: list(itertools.islice(every, len(numbers))) for numbers in ranges}
         for numbers, drawn in list(draws.items()):
             self._note_changed(drawn)
             if self._failures >= _GIVE_UP_AFTER or any(draw.clip in self._left_to_pyav for draw in drawn):

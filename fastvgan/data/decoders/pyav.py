@@ -28,6 +28,7 @@ class PyAVDecoder:
 
     def __init__(self, clips: ClipSet, workers: int = 1):
         self._clips, self._workers = clips, workers
+        self.resident = None
         # More decode frames in vain, beyond a clip's last one.
         self._threads = min(4, max(1, processors() // max(1, workers)))
 
@@ -55,23 +56,28 @@ class _Batches(Dataset):
 
     def __getitem__(self, numbers: range) -> tuple[Clips, list[str]]:
         unreadable: list[str] = []
-        drawn = (sample(self._clips, self._seed, number, unreadable, self._threads) for number in numbers)
-        videos, draws = zip(*drawn, strict=True)
+        samples = [
+            sample(self._clips, self._seed, number, unreadable, self._threads, draw)
+            for number, draw in zip(numbers, self._clips.sampler.draws(self._seed, numbers), strict=True)
+        ]
+        videos, draws = zip(*samples, strict=True)
         return Clips(torch.from_numpy(np.stack(videos)), *conditions(draws)), unreadable
 
 
-def sample(clips: ClipSet, seed: int, number: int, unreadable: list[str], threads: int = 1) -> tuple[np.ndarray, Draw]:
+def sample(
+    clips: ClipSet, seed: int, number: int, unreadable: list[str], threads: int = 1, drawn: Draw | None = None
+) -> tuple[np.ndarray, Draw]:
     """Sample `number` of a run, uint8 (T, H, W, C), and how it was drawn.
 
     Args:
         unreadable: takes a sentence for each clip that could not be read, and whose place another took.
-        threads: as of `decode`.
+        threads: as of `decode`. drawn: the sample, where it is drawn already.
 
     Raises:
         UserError: there is no usable clip left.
     """
     said = ""
-    for draw in clips.sampler.candidates(seed, number):
+    for draw in clips.sampler.candidates(seed, number, drawn):
         try:
             return decode(clips, draw, threads), draw
         except BadVideo as error:

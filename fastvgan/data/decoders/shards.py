@@ -1,4 +1,4 @@
-"""Frames that are decoded already: shards mapped into memory, or held on the device where they fit."""
+"""Frames that are decoded already: shards mapped into memory, or held on a GPU where they fit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,19 +7,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fastvgan.data.decoders import ClipSet, conditions
+from fastvgan.data.decoders.resident import ResidentClips
 from fastvgan.data.media import cover
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 
-_SHARE = 0.5  # of a device's free memory that a set may fill
+_SHARE = 0.5  # of a GPU's free memory that a set may fill
 
 
 class ShardDecoder:
     """See `fastvgan.data.decoders.Decoder`.
 
-    Where the device is a GPU and all frames fit into half of its free memory, they are held there and batches are cut
-    out of them there; else they stay in the files, which the system keeps in memory as far as it has some.
+    Where the device is a GPU and all frames fit into half of its free memory, they are `resident` there, in each
+    process that trains; else they stay in the files, which the system keeps in memory as far as it has some.
 
     Args:
         device: where batches are wanted.
@@ -31,17 +32,19 @@ class ShardDecoder:
     def __init__(self, clips: ClipSet, device: torch.device):
         self._clips = clips
         videos = _mapped(clips)
-        size = sum(video.nbytes for video in videos)
-        self.on_device = device.type == "cuda" and size < _SHARE * torch.cuda.mem_get_info(device)[0]
-        self._videos = [video.to(device) for video in videos] if self.on_device else videos
+        fits = _fits(sum(video.nbytes for video in videos), device)
+        self.resident = ResidentClips(videos, clips.sampler, device) if fits else None
+        self._videos = [] if fits else videos
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
         """See `fastvgan.data.decoders.Decoder.batches`."""
+        if self.resident:
+            yield from self.resident.batches(seed, numbers)
+            return
         cut = self._clips.sampler.cut
         for batch in numbers:
-            draws = [self._clips.sampler.draw(seed, number) for number in batch]
-            shape = (len(draws), cut.frames, cut.height, cut.width, cut.channels)
-            video = torch.empty(shape, dtype=torch.uint8, device=self._videos[0].device)
+            draws = self._clips.sampler.draws(seed, batch)
+            video = torch.empty(len(draws), cut.frames, cut.height, cut.width, cut.channels, dtype=torch.uint8)
             for place, draw in zip(video, draws, strict=True):
                 self._cut(draw, place)
             yield Clips(video, *conditions(draws))
@@ -61,6 +64,11 @@ class ShardDecoder:
         if len(moving) < len(draw.indices):
             held = part[last]
             out[len(moving) :].copy_(held.flip(1) if draw.mirror else held)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes are to be held on a device."""
+    return device.type == "cuda" and size < _SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _mapped(clips: ClipSet) -> list[torch.Tensor]:
