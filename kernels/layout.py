@@ -28,7 +28,9 @@ def in_format(x: torch.Tensor, memory_format: torch.memory_format) -> torch.Tens
         channels_last = memory_format is not torch.contiguous_format
         stride = list(x.stride())
         stride[1] = 1 if channels_last else max(x.shape[2:].numel(), 1)
-        if stride[1] != x.stride(1):
+        if stride[1] != x.stride(1) and x.requires_grad:
+            x = x.as_strided(x.shape, stride, x.storage_offset())
+        elif stride[1] != x.stride(1):
             # Not as_strided: a view of what an operation made cannot be changed in place under autograd.
             x = x.new_empty(0).set_(x.untyped_storage(), x.storage_offset(), x.shape, stride)
     return x

@@ -118,7 +118,7 @@ def test_what_is_compiled_and_faster_is_still_taken():
     assert not is_stock(Conv3d(64, 128, 4, 2, 1)(x.requires_grad_()))
     small = torch.randn(16, 64, 4, 4, 4).to(memory_format=LAST)
     assert not is_stock(ConvTranspose3d(64, 64, 4, 2, 1)(small))
-    assert type(BatchNormAct3d(64)(x).grad_fn).__name__ == "norm_act_autogradBackward"
+    assert type(BatchNormAct3d(64)(x).grad_fn).__name__ == "norm_act_tracked_autogradBackward"
 
 
 @pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
@@ -278,3 +278,13 @@ def test_norms_of_unlike_dtypes_and_layouts():
     (dx,) = torch.autograd.grad(negative.square().sum(), x)
     right = functional.leaky_relu(functional.batch_norm(x, None, None, vector, None, True), -0.5)
     torch.testing.assert_close(dx, torch.autograd.grad(right.square().sum(), x)[0])
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("layer", [Conv3d(3, 1, 3), ConvTranspose3d(3, 1, 3), BatchNormAct3d(1, activation="relu")])
+def test_gradients_pass_a_single_channel(layer, last):
+    """Whose stride is set right afterwards, in a tensor that autograd follows."""
+    x = torch.randn(2, 1 if isinstance(layer, BatchNormAct3d) else 3, 4, 5, 6)
+    x = (x.to(memory_format=LAST) if last else x).requires_grad_()
+    layer(x).square().sum().backward()
+    assert x.grad.abs().max() > 0 and all(p.grad.abs().max() > 0 for p in layer.parameters())
