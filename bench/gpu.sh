@@ -90,7 +90,7 @@ measure() { # NAME SECONDS: a script of bench/gpu, which leaves out what does no
 tests() {
     local several=()
     [ -z "${FASTVGAN_BENCH_TINY:-}" ] && "$python" -c "import xdist" 2>/dev/null && several=(-n 6 --dist worksteal)
-    FASTVGAN_TUNE=0 run tests "$1" "$python" -m pytest -q -m gpu -p no:cacheprovider "${several[@]}" \
+    FASTVGAN_TUNE=0 run tests "$1" "$python" -m pytest -v -m gpu -p no:cacheprovider "${several[@]}" \
         --durations=5 "${picked[@]}"
 }
 

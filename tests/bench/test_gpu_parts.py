@@ -119,7 +119,7 @@ def test_the_script_shares_its_budget_and_names_what_it_skips(tmp_path):
     text = run("bash", "bench/gpu.sh", "lstm", "tests", **setting)
     assert "lstm: passed" in text and "tests: passed" in text
     assert re.search(rf"called: bench/gpu/lstm.py --out {out}/lstm.json --seconds \d\n", text)
-    assert "-m pytest -q -m gpu" in (out / "log.txt").read_text(encoding="utf-8")
+    assert "-m pytest -v -m gpu" in (out / "log.txt").read_text(encoding="utf-8")
     text = run("bash", "bench/gpu.sh", "scale", **setting)
     assert re.search(r"called: bench/gpu/warm.py --parts scale --seconds 1?\d\n", text)
     assert re.search(rf"called: bench/gpu/scale.py --out {out}/scale.json --seconds \d\d\n", text)
