@@ -26,7 +26,7 @@ from fastvgan.training.graphs import StepRunner
 from fastvgan.training.step import AdversarialStep
 
 CPU = torch.device("cpu")
-_NORMS = ("fastvgan::norm_act", "fastvgan::norm_act_backward")
+_NORMS = ("fastvgan::norm_act", "fastvgan::norm_act_tracked", "fastvgan::norm_act_backward")
 _DDP_FIRST, _DDP_BUCKET = 2**20, 25 * 2**20  # bytes, the defaults of DistributedDataParallel
 
 

@@ -51,6 +51,7 @@ def use_precision(name: str) -> torch.dtype:
     """Set this process up for fp32, tf32, bf16 or fp16; gives the dtype for autocast, float32 for none."""
     multiplied = "tf32" if name == "tf32" else "ieee"
     torch.backends.cudnn.conv.fp32_precision = multiplied
+    torch.backends.cudnn.rnn.fp32_precision = multiplied  # torch.export refuses where the two differ
     torch.backends.cuda.matmul.fp32_precision = multiplied
     return _DTYPES[name]
 

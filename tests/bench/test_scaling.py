@@ -234,11 +234,13 @@ def test_the_sweep_runs_at_tiny_sizes(tmp_path):
     target = tmp_path / "scale.json"
     hidden = {"CUDA_VISIBLE_DEVICES": "", "FASTVGAN_BENCH_TINY": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     hidden["TRITON_INTERPRET"] = "0"  # of a whole step it would take minutes
+    # In a worker of xdist pytest-benchmark would time nothing.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-q", "bench/test_scale.py", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(
         [*command, f"--benchmark-json={target}", "-k", "recurrent"],
         cwd=ROOT,
-        env={**os.environ, **hidden},
+        env={**alone, **hidden},
         capture_output=True,
         text=True,
         timeout=400,

@@ -137,7 +137,7 @@ def test_pixels_are_channels_last_without_a_copy_of_layout():
 
 @pytest.fixture
 def precisions():
-    places = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    places = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
     before = [place.fp32_precision for place in places]
     yield
     for place, value in zip(places, before, strict=True):
