@@ -172,7 +172,7 @@ def test_classes_are_asked_for_equally_often():
 def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
     """Their clips differ as real ones do, for they lie at other places, and the right digit is in each."""
     source, reference = DigitsSource(), DigitsSource(split="test")
-    evaluator = Evaluator(digits_model(source, condition=("class",)), source, reference, 200)
+    evaluator = Evaluator(digits_model(source, condition=("class",)), source, reference, 100, seen=Seen(0, DRAWN))
     place = {text: i for i, text in enumerate(reference.captions)}
 
     def coloured(z, condition):
