@@ -47,10 +47,10 @@ def problem_of(entry: dict) -> tuple[str, tuple[int, ...]]:
 
 
 def ratio_of(entry: dict) -> float:
-    """Time of what auto takes instead of Triton by that of Triton.
+    """How many times as fast as what auto takes instead Triton is.
 
-    Of a convolution that is stock PyTorch's operation, in its better memory format; of a norm with its activation and
-    of the ConvLSTM it is the reference in the network's own format.
+    For a convolution auto takes stock PyTorch's operation, timed in its better memory format; for a norm with its
+    activation, and for the ConvLSTM, the reference in the network's own format.
     """
     return entry.get("reference_ms", min(entry["stock_ms"].values())) / entry["triton_ms"]
 

@@ -47,7 +47,7 @@ class Rates:
     tile: int = 1
 
     def seconds(self, work: Work) -> float:
-        """Of one operation; views and allocations take none."""
+        """Seconds of one operation; views and allocations take none."""
         if not work.bytes:
             return 0.0
         return self.per_flop * tiled(work, self.tile) + self.per_byte * work.bytes + self.per_operation
@@ -130,12 +130,12 @@ def memory_bytes(cost: StepCost, on_gpu: bool = True) -> int:
 
 
 def decoded_bytes(model: ModelConfig, frames: int | None = None) -> int:
-    """Of one clip of uint8, of the model's frames or as many as given."""
+    """Bytes of one uint8 clip, with the model's frames or as many as given."""
     return (frames or model.frames) * model.height * model.width * model.channels
 
 
 def encoded_bytes(model: ModelConfig, bits_per_pixel: float, frames: int | None = None) -> int:
-    """Of one clip as a video file, whose bits are counted for each pixel of each frame."""
+    """Bytes of one clip as a video file, whose bits are counted for each pixel of each frame."""
     return round((frames or model.frames) * model.height * model.width * bits_per_pixel / 8)
 
 
@@ -192,12 +192,12 @@ def sample_of(cost: StepCost, seconds: float, tile: int = 1) -> Sample:
 
 
 def errors_left_out(samples: Sequence[Sample], tile: int = 1) -> list[float]:
-    """Of each sample, how far the rates fitted to all others are off, as a share of its seconds."""
+    """How far the rates fitted to all other samples are off for each sample, as a share of its seconds."""
     errors = []
     for i, (flops, moved, operations, seconds) in enumerate(samples):
         rates = fit([*samples[:i], *samples[i + 1 :]], tile)
-        told = rates.per_flop * flops + rates.per_byte * moved + rates.per_operation * operations
-        errors.append(told / seconds - 1)
+        predicted = rates.per_flop * flops + rates.per_byte * moved + rates.per_operation * operations
+        errors.append(predicted / seconds - 1)
     return errors
 
 
@@ -243,10 +243,10 @@ def table(presets: Sequence[str], counts: Sequence[int], device: Device) -> list
         cost = counted(config, config.training.batch_size)
         for processes in counts:
             network = NVLINK if processes <= 8 else BETWEEN
-            told = predict(cost, config.model, device, network, processes)
-            cells = f"{1e3 * told['step_s']:.2f}", f"{told['videos_per_s']:,.0f}", f"{told['efficiency']:.0%}"
+            found = predict(cost, config.model, device, network, processes)
+            cells = f"{1e3 * found['step_s']:.2f}", f"{found['videos_per_s']:,.0f}", f"{found['efficiency']:.0%}"
             sizes = f"{memory_bytes(cost) / 1e9:.2f}", f"{exchanged_bytes(cost, processes) / 1e6:.0f}"
-            rows.append((name, str(processes), *cells, *sizes, told["first"]))
+            rows.append((name, str(processes), *cells, *sizes, found["first"]))
     return aligned(rows, range(1, 7))
 
 
@@ -266,11 +266,11 @@ def fitted(paths: Sequence[Path]) -> list[str]:
         megabytes = f"{peak / 1e6:.1f}" if peak else ""
         cells.append((name_of(row), f"{1e3 * row['seconds']:.2f}", f"{error:+.0%}", megabytes, of_count))
     speeds = ((rates.per_flop, 1e12, "TFLOP/s"), (rates.per_byte, 1e9, "GB/s"))
-    told = [f"{1 / x / unit:.3g} {name}" if x else f"no limit by {name}" for x, unit, name in speeds]
-    told.append(f"{1e6 * rates.per_operation:.3g} us an operation, tiles of {tile} channels")
+    rates_in_words = [f"{1 / x / unit:.3g} {name}" if x else f"no limit by {name}" for x, unit, name in speeds]
+    rates_in_words.append(f"{1e6 * rates.per_operation:.3g} us an operation, tiles of {tile} channels")
     absolute = [abs(error) for error in errors]
     off = f"off by {statistics.median(absolute):.0%} (median), {max(absolute):.0%} (worst)"
-    return [*aligned(cells, range(1, 5)), ", ".join(told), off]
+    return [*aligned(cells, range(1, 5)), ", ".join(rates_in_words), off]
 
 
 def write_steps(paths: Sequence[Path], out: Path) -> None:
@@ -305,7 +305,7 @@ def steps_in(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def least(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each step the row with the least seconds, and with the least peak where that was measured."""
+    """The row with the least seconds for each step, and with the least peak where that was measured."""
     found: dict[Any, dict[str, Any]] = {}
     for row in rows:
         key = row["family"], row["dtype"], tuple(row["sizes"].values())

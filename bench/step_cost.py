@@ -161,7 +161,7 @@ def products(function, args: tuple, kwargs: dict[str, Any], results) -> tuple[in
 
 
 def _conv(small: torch.Tensor, weight: torch.Tensor) -> int:
-    """Of one pass of a convolution whose small side is `small`, forward or either gradient."""
+    """The cost of one pass of a convolution whose small side is `small`, forward or either gradient."""
     return 2 * small.shape[0] * math.prod(small.shape[2:]) * weight.numel()
 
 

@@ -19,7 +19,7 @@ STEPS_TO_CAPTURE = 20  # more than a runner runs eagerly before it captures
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a step: its clips' frames, their height and width, feature maps of the first layer, and clips a process."""
+    """The sizes of a step: frames of a clip, its height and width, feature maps of the first layer, clips a process."""
 
     frames: int
     size: int

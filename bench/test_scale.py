@@ -18,7 +18,7 @@ from variants import TINY, describe, device, timed
 
 
 def least_cpu_seconds(run) -> float:
-    """Of three steps on one thread: what else runs on a shared machine stretches the wall time, and this far less."""
+    """The least of three steps' CPU time on one thread, which other processes stretch far less than the wall time."""
     seconds = []
     for _ in range(3):
         begin = time.process_time()

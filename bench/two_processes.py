@@ -96,15 +96,15 @@ def compare(family: str, sizes: Sizes, processes: int, rounds: int, lines: int) 
     network = Network("here", bytes_per_s, latency)
     cost = counted(config_of(family, sizes, sizes.batch), sizes.batch, DTYPES["fp32"])
     added = exchange_seconds(cost, network, processes)
-    told, found = min(alone) + sum(added.values()), min(together)
+    predicted, found = min(alone) + sum(added.values()), min(together)
     return {
         "family": family,
         "sizes": asdict(sizes),
         "processes": processes,
         "alone_ms": round(1e3 * min(alone), 2),
         "together_ms": round(1e3 * found, 2),
-        "told_ms": round(1e3 * told, 2),
-        "error": round(told / found - 1, 3),
+        "predicted_ms": round(1e3 * predicted, 2),
+        "error": round(predicted / found - 1, 3),
         "sends_mb": round(exchanged_bytes(cost, processes) / 1e6, 2),
         "exchange_ms": {name: round(1e3 * seconds, 3) for name, seconds in added.items()},
         "gb_per_s": round(bytes_per_s / 1e9, 3),

@@ -43,7 +43,7 @@ class _Registration(importlib.abc.MetaPathFinder):
 
 
 def _convolution(batch, sizes, weight):
-    """Of a weight at each of the small side's places."""
+    """Operations of a convolution: the whole weight at each of the small side's places."""
     return 2 * batch * prod(sizes) * prod(weight)
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a captured train step goes on a GPU: kernels by time, what the host takes, and what is idle.
+"""A captured train step on a GPU: the time of the step, of the host's part of it and of each kernel.
 
 `digits` and `reference` run as the command runs them, clips drawn within the step; clips-64 on clips that are there.
 """
@@ -114,7 +114,7 @@ def _kernels(run) -> dict[str, tuple[float, float]]:
 
 
 def _short(name: str) -> str:
-    """Of a kernel's name, what tells it from others: without namespaces that all have."""
+    """The kernel's name without the namespaces that most names have."""
     name = re.sub(r"^void |at::native::|\(anonymous namespace\)::|at::", "", name)
     return name[:110]
 

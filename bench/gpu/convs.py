@@ -136,17 +136,26 @@ def compile_pass(layer: dict[str, Any], which: str) -> None:
     our_pass(layer, which)(*tensors_of(layer, DTYPES[DTYPE]))
 
 
-def units() -> list[Unit]:
+def units_of(picked: list[dict[str, Any]], measure_one, compile_one, expected: float) -> list[Unit]:
+    """A unit for each pass of each layer.
+
+    Args:
+        measure_one, compile_one: called with a layer and the name of a pass. expected: as Unit's.
+    """
     return [
         Unit(
             f"{layer['layer']} {which}",
-            functools.partial(measure, layer, which),
-            functools.partial(compile_pass, layer, which),
-            expected=1.0,
+            functools.partial(measure_one, layer, which),
+            functools.partial(compile_one, layer, which),
+            expected,
         )
-        for layer in layers()
+        for layer in picked
         for which in PASSES
     ]
+
+
+def units() -> list[Unit]:
+    return units_of(layers(), measure, compile_pass, 1.0)
 
 
 def _three(value: int | list[int]) -> list[int]:

@@ -186,16 +186,7 @@ def compile_pass(layer: dict[str, Any], which: str) -> None:
 
 
 def units() -> list[Unit]:
-    return [
-        Unit(
-            f"{layer['layer']} {which}",
-            functools.partial(measure, layer, which),
-            functools.partial(compile_pass, layer, which),
-            expected=4.0,
-        )
-        for layer in layers()
-        for which in convs.PASSES
-    ]
+    return convs.units_of(layers(), measure, compile_pass, 4.0)
 
 
 if __name__ == "__main__":

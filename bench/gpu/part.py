@@ -198,7 +198,7 @@ def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:
 
 
 def stock_milliseconds(module: torch.nn.Module, x, dy, autocast_to: str = "fp32") -> dict[str, float]:
-    """Of a stock module's forward and backward passes, by memory format."""
+    """Milliseconds of a stock module's forward and backward passes, for each memory format."""
     times = {}
     for name, layout in FORMATS.items():
         there = in_layout(copy.deepcopy(module), layout)

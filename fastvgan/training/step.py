@@ -24,7 +24,6 @@ from fastvgan.losses import (
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import per_clip
-from fastvgan.models.head import Projected
 from fastvgan.models.warp import Drawn
 from fastvgan.training.batches import Inputs
 from fastvgan.training.config import TrainingConfig
@@ -271,7 +270,9 @@ class AdversarialStep:
                 if self.feature_diversity and part.c is not None:
                     gather = self._parallel.gather
                     c = Condition(*(None if x is None else gather(x) for x in part.c))
-                    apart.append([mean_differences(gather(one.seen()), c.alike()) for one in seen])
+                    alike = c.alike()
+                    with torch.no_grad():
+                        apart.append([mean_differences(gather(one.seen()), alike) for one in seen])
                 loss_real = _total(partial(loss_on_real, self.objective), on_real, *on_wrong)
                 fits = _total(contrast, on_real, *on_wrong) if self.contrast and on_wrong else None
                 penalty = gradient_penalty(per_clip(on_real), real) if regularise else self._nan
@@ -351,10 +352,10 @@ def _score_real(discriminator: nn.Module, real: torch.Tensor, c: Condition | Non
     """Each discriminator's logits of real clips under their own conditions, and those under wrong ones.
 
     The latter are in a tuple of their own, which is empty where there are no wrong conditions. Third comes what the
-    logits were made of, without its graph.
+    first were made of.
     """
     features = discriminator.features(real, c)
-    seen = [Projected(*(None if x is None else x.detach() for x in one)) for one in features]
+    seen = features
     on_real = discriminator.score(features, c)
     if wrong is None:
         return on_real, (), seen

@@ -13,7 +13,7 @@ import torch
 
 from .. import layout, tuning
 from .capture import are_launches_captured
-from .rules import Problem, choose, is_measured
+from .rules import Problem, choose, is_measured, operations
 
 # Multiplications and additions of a convolution that keeps an H100 busy for as long as the host takes to launch one by
 # Triton, about 0.1 ms. On one, a step of `reference` by eager operations of ours took 27 ms, of stock PyTorch's 6.
@@ -54,7 +54,7 @@ def conv_weight_grad_slower(large, small, kernel_size, stride, padding, dilation
 
 def is_worth_a_launch(taps: int, inputs: int, outputs: int, positions: int) -> bool:
     """Whether a convolution of that size keeps a GPU busy for as long as the host takes to launch one of ours."""
-    return 2 * taps * inputs * outputs * positions >= _WORTH_A_LAUNCH
+    return operations(taps, inputs, outputs, positions) >= _WORTH_A_LAUNCH
 
 
 def norm_act_slower(x: torch.Tensor) -> str | None:

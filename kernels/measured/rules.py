@@ -16,9 +16,9 @@ from . import h100
 
 MARGIN = 0.05  # by how much Triton must have been faster on the nearest problem
 CHANNELS_APART = 1.0  # octaves between channel counts, of a kernel's taps and of the product of the strides
-SMALL = 3e9  # multiplications and additions of a convolution
 POSITIONS_APART = 2.0  # octaves between batch times positions
 TILES_APART = 1.0  # octaves between each size of two problems of which one lends the other its tiles
+SMALL = 3e9  # multiplications and additions of a convolution
 
 _CONVOLUTIONS = ("conv_up", "conv_down", "conv_weight_grad")
 _MEASURED = (h100,)
@@ -83,9 +83,9 @@ def choose(capability: tuple[int, int], problem: Problem) -> Choice:
     return Choice("triton" if faster else "reference", f"Triton ran at {where}")
 
 
-def operations_of(problem: Problem) -> int:
-    """Multiplications and additions of a convolution."""
-    return 2 * problem.taps * problem.inputs * problem.outputs * problem.positions
+def operations(taps: int, inputs: int, outputs: int, positions: int) -> int:
+    """Multiplications and additions of a convolution; arguments as the fields of Problem."""
+    return 2 * taps * inputs * outputs * positions
 
 
 def _other(problem: Problem) -> str:
@@ -97,7 +97,8 @@ def _beyond_measured(device, problem: Problem) -> Choice:
     name, ratios = device.ORIGIN["device"], [row[-1] for row in device.PROBLEMS.get(problem.operation, ())]
     if ratios and min(ratios) >= 1 + MARGIN:
         return Choice("triton", f"Triton ran at {min(ratios):.2f}x {_other(problem)} or more in all measured on {name}")
-    if problem.operation in _CONVOLUTIONS and operations_of(problem) <= SMALL:
+    work = operations(problem.taps, problem.inputs, problem.outputs, problem.positions)
+    if problem.operation in _CONVOLUTIONS and work <= SMALL:
         return Choice("triton", f"whole steps of convolutions this small ran faster by Triton on {name}")
     return Choice("reference", f"nothing near this problem has been measured on {name}")
 

@@ -141,11 +141,11 @@ def test_a_step_is_the_sum_of_its_operations_and_of_its_collectives(scaling):
     assert scaling.step_seconds(cost, device) == pytest.approx(alone)
     assert sum(scaling.parts_of_step(cost, device).values()) == pytest.approx(alone)
     network = scaling.Network("n", bytes_per_s=1e6, latency=1e-3, hidden=0.25)
-    told = scaling.predict(cost, PRESETS["reference"].model, device, network, 2)
+    predicted = scaling.predict(cost, PRESETS["reference"].model, device, network, 2)
     # 8,000 bytes and a bucket for each network, of which a quarter is hidden; one norm and three flags.
-    assert told["step_s"] == pytest.approx(alone + 0.75 * (8e-3 + 2e-3) + 4e-3)
-    assert told["videos_per_s"] == pytest.approx(2 * 4 / told["step_s"])
-    assert told["efficiency"] == pytest.approx(alone / told["step_s"])
+    assert predicted["step_s"] == pytest.approx(alone + 0.75 * (8e-3 + 2e-3) + 4e-3)
+    assert predicted["videos_per_s"] == pytest.approx(2 * 4 / predicted["step_s"])
+    assert predicted["efficiency"] == pytest.approx(alone / predicted["step_s"])
     assert scaling.memory_bytes(cost, on_gpu=False) == 3 * 8000 + 8000 + 7
 
 
@@ -153,8 +153,8 @@ def test_data_that_comes_too_slowly_sets_the_step(scaling):
     model = PRESETS["clips-64"].model
     cost = cost_of(scaling, scaling.Work("aten::add", 0, 4000, (), 0), batch=32)
     device = scaling.Device("d", scaling.Rates(0, 0, 1e-6), scaling.Rates(0, 0, 1e-6), input_gb_per_s=1e-3)
-    told = scaling.predict(cost, model, device, scaling.NVLINK, 1)
-    assert told["first"] == "data" and told["step_s"] == pytest.approx(32 * 16 * 64 * 64 * 3 / 1e6)
+    predicted = scaling.predict(cost, model, device, scaling.NVLINK, 1)
+    assert predicted["first"] == "data" and predicted["step_s"] == pytest.approx(32 * 16 * 64 * 64 * 3 / 1e6)
 
 
 def test_flops_of_measured_passes_are_those_of_torchs_counter(scaling):
@@ -181,9 +181,9 @@ def test_the_h100_is_off_by_no_more_than_the_page_says(scaling):
     for name, milliseconds in measured.items():
         config = PRESETS[name]
         cost = scaling.counted(config, config.training.batch_size)
-        told = 1e3 * scaling.step_seconds(cost, scaling.h100())
-        error = told / milliseconds - 1
-        assert f"{name} {milliseconds:.2f} ms, predicted {told:.1f} ms ({error:+.0%})" in page
+        predicted = 1e3 * scaling.step_seconds(cost, scaling.h100())
+        error = predicted / milliseconds - 1
+        assert f"{name} {milliseconds:.2f} ms, predicted {predicted:.1f} ms ({error:+.0%})" in page
 
 
 def test_rates_are_fitted_to_sweeps_by_the_command(scaling, tmp_path):

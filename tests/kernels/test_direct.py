@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import types
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d
 from fastvgan_kernels import choice, conv_down, conv_up, extension, norm_act
 from fastvgan_kernels.conv import direct
+from fastvgan_kernels.measured.capture import launches_are_captured
+from fastvgan_kernels.norm_act import direct as norm_direct
 
 LAST = torch.channels_last_3d
 GEOMETRY = [
@@ -130,6 +133,40 @@ def test_one_gradient_that_is_compiled_keeps_the_operation():
     assert is_stock(layer(x))
     with torch.no_grad():
         assert torch.equal(layer(x), functional.conv3d(x, layer.weight, layer.bias, 1, 1))
+
+
+def test_a_call_without_gradients_decides_nothing_for_one_with_them():
+    layer, x = Conv3d(64, 64, 3, 1, 1), torch.randn(16, 64, 4, 4, 4).to(memory_format=LAST).requires_grad_()
+    with torch.no_grad():
+        layer(x), layer(x)
+    assert not is_stock(layer(x))  # the gradient of its weight is compiled
+
+
+def test_a_stride_that_is_set_afterwards_holds_for_the_very_same_input():
+    layer, x = Conv3d(4, 6, 3), torch.randn(2, 4, 7, 7, 7)
+    layer(x), layer(x)
+    layer.stride = (2, 2, 2)
+    assert torch.equal(layer(x), functional.conv3d(x, layer.weight, layer.bias, 2))
+
+
+def test_in_a_capture_on_a_gpu_nothing_is_recalled(monkeypatch):
+    """A GPU's decisions, as they would be remembered there."""
+    x, weight, geometry = (
+        torch.randn(2, 4, 5, 5, 5),
+        torch.randn(6, 4, 3, 3, 3),
+        (False, (1,) * 3, (0,) * 3, 0, (1,) * 3, 1),
+    )
+    stock = direct._Stock(([1] * 3, [0] * 3, [1] * 3, False, [0] * 3, 1), 27, torch.contiguous_format, True)
+    norm = types.SimpleNamespace(is_cuda=True)
+    known = {id(weight): ((lambda *tensors: True, geometry, True, stock),)}
+    known[id(None), id(None), id(None), True] = ((lambda *tensors: True, True),)
+    for module in (direct, norm_direct):
+        monkeypatch.setattr(module, "_decisions", known)
+    assert torch.equal(direct.recall(x, weight, None, geometry), functional.conv3d(x, weight))
+    assert norm_direct.serves(norm, None, None, None, None, True) is True
+    with launches_are_captured():
+        assert direct.recall(x, weight, None, geometry) is None
+        assert norm_direct.serves(norm, None, None, None, None, True) is False
 
 
 def test_what_stock_gets_wrong_is_not_left_to_it():

@@ -156,6 +156,13 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     assert steps == sorted(set(steps)) and steps[-1] == 60
 
 
+def test_algorithms_are_timed_where_training_runs(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("fastvgan.training.trainer.time_algorithms", asked.append)
+    trainer = begin(tmp_path / "r")
+    assert asked == [trainer.device]
+
+
 def test_the_diversity_term_s_weight_rises(tmp_path):
     shares = []
 
