@@ -10,7 +10,7 @@
 #include "norm_act.h"
 
 // Raise it, and API_VERSION in kernels/extension.py with it, whenever a schema or the meaning of an operation changes.
-#define FASTVGAN_API_VERSION 3
+#define FASTVGAN_API_VERSION 4
 
 #ifndef FASTVGAN_TORCH_VERSION
 #define FASTVGAN_TORCH_VERSION "unknown"

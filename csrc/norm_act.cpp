@@ -48,6 +48,10 @@ void check_like(const Tensor& dy, const Tensor& x) {
   }
 }
 
+void check_activation(int64_t activation) {
+  STD_TORCH_CHECK(activation >= kNone && activation <= kGelu, "norm_act: there is no activation ", activation);
+}
+
 void check_parameter(const OptionalTensor& parameter, const Tensor& x, const char* name) {
   if (!parameter.has_value()) return;
   STD_TORCH_CHECK(parameter->scalar_type() == ScalarType::Float && parameter->dim() == 1 &&

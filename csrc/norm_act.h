@@ -10,7 +10,7 @@
 
 namespace fastvgan {
 
-enum Activation : int64_t { kNone = 0, kRelu = 1, kLeakyRelu = 2, kTanh = 3 };
+enum Activation : int64_t { kNone = 0, kRelu = 1, kLeakyRelu = 2, kTanh = 3, kSilu = 4, kGelu = 5 };
 
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
@@ -28,6 +28,7 @@ struct Layout {
 // Throws where x is neither layout, of another dtype or size than an operation takes.
 Layout layout_of(const Tensor& x);
 void check_like(const Tensor& dy, const Tensor& x);
+void check_activation(int64_t activation);
 void check_parameter(const OptionalTensor& parameter, const Tensor& x, const char* name);
 
 namespace cpu {

@@ -215,7 +215,7 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
     Takes BatchNorm3d's arguments and state_dict, and:
 
     Args:
-        activation: "none", "relu", "leaky_relu" or "tanh".
+        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (the exact one, by the error function).
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
         options: what newer versions of torch.nn.BatchNorm3d take by keyword, as `bias`.

@@ -242,6 +242,7 @@ void gradient_sums(const Plan& plan, Stored data, const void* dy, const void* x,
 ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
                       double eps, int64_t activation, double slope) {
   const Layout layout = layout_of(x);
+  check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   check_parameter(mean, x, "mean");
@@ -276,6 +277,7 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
                                Tensor var, bool training, double eps, int64_t activation, double slope) {
   const Layout layout = layout_of(x);
   check_like(dy, x);
+  check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   check_parameter(mean, x, "mean");

@@ -48,7 +48,7 @@ def norm_act(
         training: normalise by the batch's own statistics.
         momentum: the batch's share in the updated running statistics.
         eps: added to the variance.
-        activation: "none", "relu", "leaky_relu" or "tanh".
+        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (the exact one, by the error function).
         negative_slope: of leaky_relu.
         impl: "auto" or an implementation's name.
 

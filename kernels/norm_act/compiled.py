@@ -54,7 +54,7 @@ def norm_act(
         x: (N, C, *space). Made dense where it is neither channels-last nor contiguous.
         weight, bias: (C,) or None for 1 and 0.
         mean, var: (C,), or both None for the batch's own (biased variance).
-        activation: 0 none, 1 relu, 2 leaky_relu, 3 tanh.
+        activation: 0 none, 1 relu, 2 leaky_relu, 3 tanh, 4 silu, 5 gelu.
         slope: leaky_relu's below 0.
 
     Returns:

@@ -1,9 +1,12 @@
 """norm_act in plain PyTorch: the definition of right, on every device and dtype."""
 
+import math
+
 import torch
 from torch.nn import functional
 
-ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
+# By their codes in compiled implementations. "gelu" is the exact one, by the error function.
+ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "silu", "gelu")
 
 
 def statistics_dtype(x: torch.Tensor) -> torch.dtype:
@@ -40,10 +43,7 @@ def stock(x, weight, bias, mean, var, training, eps, activation, slope):
         y = x.clone()
     else:
         y = torch.batch_norm(x, _to(weight, dtype), _to(bias, dtype), *by, training, 0.0, eps, False)
-    if activation == "leaky_relu":
-        y = functional.leaky_relu(y, slope)
-    elif activation != "none":
-        y = getattr(torch, activation)(y)
+    y = activate(y, activation, slope)
     if mean is not None:
         return y, *(mean.new_empty(0, dtype=dtype) for _ in range(2))
     values = x.detach().to(dtype)
@@ -104,12 +104,25 @@ def _to(tensor, dtype):
     return None if tensor is None else tensor.to(dtype)
 
 
+def activate(y, activation, slope):
+    """The activation by torch's function for it."""
+    if activation == "leaky_relu":
+        return functional.leaky_relu(y, slope)
+    if activation in ("silu", "gelu"):
+        return getattr(functional, activation)(y)
+    return y if activation == "none" else getattr(torch, activation)(y)
+
+
 def activate_(y, activation, slope):
     """The activation, in place: y is the operation's own."""
     if activation == "relu":
         return torch.relu_(y)
     if activation == "leaky_relu":
         return functional.leaky_relu_(y, slope)
+    if activation == "silu":
+        return functional.silu(y, inplace=True)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_(y)
     return torch.tanh_(y) if activation == "tanh" else y
 
 
@@ -118,6 +131,10 @@ def _activation_backward(dy, z, activation, slope):
         return torch.ops.aten.threshold_backward(dy, z, 0)
     if activation == "leaky_relu":
         return torch.ops.aten.leaky_relu_backward(dy, z, slope, False)
+    if activation == "silu":
+        return torch.ops.aten.silu_backward(dy, z)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_backward(dy, z)
     return torch.ops.aten.tanh_backward(dy, torch.tanh_(z))
 
 
@@ -127,4 +144,10 @@ def _slope_at(z, activation, slope):
         return (z > 0).to(z.dtype)
     if activation == "leaky_relu":
         return torch.where(z > 0, 1.0, slope).to(z.dtype)
+    if activation == "silu":
+        share = torch.sigmoid(z)
+        return share * (1 + z * torch.sigmoid(-z))
+    if activation == "gelu":
+        density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+        return 0.5 * torch.erfc(z * -math.sqrt(0.5)) + z * density
     return 1 - torch.tanh(z).square() if activation == "tanh" else torch.ones_like(z)

@@ -19,7 +19,7 @@ from fastvgan_kernels.norm_act import compiled
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-ACTIVATIONS = ["none", "relu", "leaky_relu", "tanh"]
+ACTIVATIONS = ["none", "relu", "leaky_relu", "tanh", "silu", "gelu"]
 EPS, SLOPE = 1e-5, 0.2
 NAMES = ("y", "mean", "var", "dx", "dweight", "dbias")
 
@@ -44,7 +44,7 @@ def poison(*tensors):
 def activate(z, activation):
     if activation == "leaky_relu":
         return functional.leaky_relu(z, SLOPE)
-    return z if activation == "none" else getattr(torch, activation)(z)
+    return z if activation == "none" else getattr(functional, activation)(z)
 
 
 def stock(dy, x, weight, bias, mean, var, activation, dtype):
@@ -303,7 +303,8 @@ def test_nan_and_infinity_stay_visible(activation):
     x = torch.tensor([[math.nan, 1.0], [2.0, math.inf], [0.5, -1.0]])
     code = ACTIVATIONS.index(activation)
     y = compiled.norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, code, SLOPE)[0]
-    expected = activate(functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS), activation)
+    z = functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS)
+    expected = activate(z.double(), activation).float()  # in float32 torch's gelu of infinity is a NaN
     torch.testing.assert_close(y, expected, equal_nan=True)
     y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, code, SLOPE)
     assert torch.isnan(y).all() and torch.isnan(var).all()
@@ -328,6 +329,47 @@ def test_tanh_is_accurate(instruction_set):
     y = compiled.norm_act(x.reshape(-1, 1), None, None, torch.zeros(1), torch.ones(1), 0.0, 3, SLOPE)[0].flatten()
     right = torch.tanh(x.double())
     assert ((y.double() - right).abs() <= 2e-7 * right.abs()).all()
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_silu_and_gelu_are_accurate(instruction_set, activation):
+    """Also where they are next to nothing, up to where float32 ends; and their slopes beside the largest, about 1."""
+    z = torch.cat([torch.linspace(-100, 100, 400001), torch.linspace(-6, 6, 100001), torch.tensor([0.0, -0.0])])
+    z = z.reshape(-1, 1).requires_grad_()
+    code, affine = ACTIVATIONS.index(activation), (None, None, torch.zeros(1), torch.ones(1))
+    y = compiled.norm_act(z, *affine, 0.0, code, SLOPE)[0]
+    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, code, SLOPE)[0]
+    exact = z.detach().double().requires_grad_()
+    # torch's gelu is by 1 + erf, which has no digits left for large negative z.
+    right = activate(exact, activation) if activation == "silu" else exact * 0.5 * torch.erfc(-exact * math.sqrt(0.5))
+    right.sum().backward()
+    # z²/2 is rounded before its exponential is taken.
+    allowed = 5e-7 * right.detach().abs() * (1 + (activation == "gelu") * exact.detach().square() / 8)
+    assert ((y.double() - right).abs() <= allowed + 1e-36).all()
+    assert ((dx.double() - exact.grad).abs() <= 5e-7).all()
+    assert torch.equal(torch.signbit(y), torch.signbit(z + 0.0))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_extremes_are_as_in_torch(instruction_set, activation):
+    z = torch.tensor([math.inf, -math.inf, math.nan, 3e38, -3e38, 1e-45, -1e-45, 100.0, -100.0]).reshape(-1, 1)
+    code, affine = ACTIVATIONS.index(activation), (None, None, torch.zeros(1), torch.ones(1))
+    theirs = z.double().requires_grad_()  # in float32 torch's gelu of infinity is a NaN
+    expected = activate(theirs, activation)
+    (slopes,) = torch.autograd.grad(expected.sum(), theirs)
+    y = compiled.norm_act(z, *affine, 0.0, code, SLOPE)[0]
+    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, code, SLOPE)[0]
+    torch.testing.assert_close(y, expected.detach().float(), equal_nan=True)
+    torch.testing.assert_close(dx, slopes.float(), equal_nan=True)
+
+
+def test_codes_without_an_activation_are_refused():
+    x, zero, one = torch.randn(2, 3), torch.zeros(3), torch.ones(3)
+    for code in (-1, len(ACTIVATIONS)):
+        with pytest.raises(RuntimeError, match="no activation"):
+            compiled.norm_act(x, None, None, zero, one, EPS, code, SLOPE)
+        with pytest.raises(RuntimeError, match="no activation"):
+            compiled.norm_act_backward(x, x, None, None, zero, one, False, EPS, code, SLOPE)
 
 
 def test_other_dtypes_are_refused_with_a_reason():

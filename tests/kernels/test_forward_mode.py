@@ -15,6 +15,8 @@ ACTIVATIONS = {
     "relu": torch.relu,
     "leaky_relu": lambda y: functional.leaky_relu(y, 0.2),
     "tanh": torch.tanh,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
 }
 
 

@@ -27,6 +27,8 @@ ACTIVATE = {
     "relu": functional.relu,
     "leaky_relu": lambda y: functional.leaky_relu(y, 0.2),
     "tanh": torch.tanh,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
 }
 
 
