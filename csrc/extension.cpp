@@ -30,6 +30,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastvgan_compiled, CPU, m) {
   m.impl("conv_lstm_steps_backward", TORCH_BOX(&fastvgan::cpu::conv_lstm_steps_backward));
   m.impl("norm_act", TORCH_BOX(&fastvgan::cpu::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fastvgan::cpu::norm_act_backward));
+  m.impl("norm_act_residual", TORCH_BOX(&fastvgan::cpu::norm_act_residual));
+  m.impl("norm_act_residual_backward", TORCH_BOX(&fastvgan::cpu::norm_act_residual_backward));
 }
 
 #ifdef FASTVGAN_WITH_CUDA

@@ -550,7 +550,7 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
                                Tensor var, bool training, double eps, int64_t activation, double slope) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Layout layout = layout_of(x);
-  check_like(dy, x);
+  check_like(dy, x, "dy");
   check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");

@@ -62,11 +62,15 @@ def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
     return stock
 
 
-def norm_act(x, weight, bias, running_mean, running_var, training, momentum, eps, activation, slope) -> torch.Tensor:
+def norm_act(
+    x, weight, bias, running_mean, running_var, training, momentum, eps, activation, slope, residual=None
+) -> torch.Tensor:
     """The operation by stock PyTorch; arguments as its public function's, where `serves` or `decide` is true."""
     y = torch.batch_norm(
         x, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled
     )
+    if residual is not None:
+        y = y + residual
     # By functions that keep their input for backward and not their result, which the caller may change in place.
     if activation == "relu":
         y = torch.threshold(y, 0.0, 0.0)

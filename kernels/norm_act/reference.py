@@ -32,6 +32,12 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     return (y, mean, var) if training else (y, mean.new_empty(0, dtype=dtype), mean.new_empty(0, dtype=dtype))
 
 
+def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope, forward=norm_act):
+    """norm_act with `residual` added before the activation: the norm by `forward`, and then the rest."""
+    y, *statistics = forward(x, weight, bias, mean, var, eps, "none", slope)
+    return activate_(y.add_(residual), activation, slope), *statistics
+
+
 def stock(x, weight, bias, mean, var, training, eps, activation, slope):
     """(y, mean, var) as the operation gives them, out of PyTorch's own differentiable operations.
 
@@ -67,14 +73,47 @@ def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation,
     )
 
 
+def norm_act_residual_backward(
+    dy,
+    x,
+    residual,
+    weight,
+    bias,
+    mean,
+    var,
+    training,
+    eps,
+    activation,
+    slope,
+    forward=norm_act,
+    backward=norm_act_backward,
+):
+    """(dx, d_residual, dweight, dbias), the norm's by `forward` and `backward`."""
+    if activation == "none":
+        d_residual = dy.clone()
+    else:
+        z = forward(x, weight, bias, mean, var, eps, "none", slope)[0].add_(residual)
+        d_residual = _activation_backward(dy, z, activation, slope)
+    dx, *rest = backward(d_residual, x, weight, bias, mean, var, training, eps, "none", slope)
+    return dx, d_residual, *rest
+
+
 def differentiable_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
     """norm_act_backward out of plain differentiable operations; batch statistics are functions of x here."""
+    dx, _, *rest = differentiable_residual_backward(
+        dy, x, None, weight, bias, mean, var, training, eps, activation, slope
+    )
+    return dx, *rest
+
+
+def differentiable_residual_backward(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope):
+    """norm_act_residual_backward likewise; the residual may be None for none."""
     if not training:
-        return differentiable_backward_by(dy, x, weight, bias, mean, var, None, eps, activation, slope)
+        return _differentiable_by(dy, x, residual, weight, bias, mean, var, None, eps, activation, slope)
     xs, space = x.to(statistics_dtype(x)), [0, *range(2, x.dim())]
     mean, var = xs.mean(space), xs.var(space, correction=0)
     count = max(x.numel() // max(x.shape[1], 1), 1)
-    return differentiable_backward_by(dy, x, weight, bias, mean, var, lambda s: s / count, eps, activation, slope)
+    return _differentiable_by(dy, x, residual, weight, bias, mean, var, lambda s: s / count, eps, activation, slope)
 
 
 def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, activation, slope):
@@ -83,6 +122,12 @@ def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, act
     `average` makes of x's sums (2, C) the averages over all values that the statistics are of; None where they are
     constant.
     """
+    dx, _, *rest = _differentiable_by(dy, x, None, weight, bias, mean, var, average, eps, activation, slope)
+    return dx, *rest
+
+
+def _differentiable_by(dy, x, residual, weight, bias, mean, var, average, eps, activation, slope):
+    """(dx, d_residual, dweight, dbias)"""
     dtype = statistics_dtype(x)
     shape, space = [1, -1] + [1] * (x.dim() - 2), [0, *range(2, x.dim())]
     inverse = torch.rsqrt(var.to(dtype) + eps)
@@ -91,13 +136,15 @@ def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, act
     z = normalised * scale.view(shape)
     if bias is not None:
         z = z + bias.to(dtype).view(shape)
-    dz = dy.to(dtype) * _slope_at(z, activation, slope)
+    if residual is not None:
+        z = z + residual.to(dtype)
+    d_residual = dz = dy.to(dtype) * _slope_at(z, activation, slope)
     dweight, dbias = (dz * normalised).sum(space), dz.sum(space)
     if average is not None:
         along, constant = average(torch.stack([dweight, dbias])).unbind()
         dz = dz - (constant.view(shape) + normalised * along.view(shape))
     dx = dz * (scale * inverse).view(shape)
-    return dx.to(x.dtype), dweight, dbias
+    return dx.to(x.dtype), d_residual.to(x.dtype), dweight, dbias
 
 
 def _to(tensor, dtype):

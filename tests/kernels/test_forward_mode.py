@@ -70,6 +70,17 @@ def test_norm_act(activation, training):
     )
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_norm_act_with_a_residual(training):
+    x, residual, weight = randn(3, 4, 2, 2) * 2 + 1, randn(3, 4, 2, 2), randn(4)
+    running = (None, None) if training else (randn(4), torch.rand(4, dtype=torch.float64) + 0.5)
+    assert_same_jvp(
+        lambda x, r, w: norm_act(x, w, None, *running, training, 0.1, 1e-5, "silu", residual=r),
+        lambda x, r, w: functional.silu(functional.batch_norm(x, *running, w, None, training) + r),
+        *(x, residual, weight),
+    )
+
+
 def test_running_statistics_take_no_tangent():
     mean, var = torch.zeros(2), torch.ones(2)
     expected = mean.clone(), var.clone()
