@@ -1,4 +1,7 @@
-"""Batch norm and an activation: `BatchNormAct3d` against BatchNorm3d and ReLU or LeakyReLU."""
+"""Batch norm and an activation: `BatchNormAct3d` against BatchNorm3d and ReLU, LeakyReLU, SiLU or GELU.
+
+And with a residual that is added before ReLU, as residual networks have it.
+"""
 
 import pytest
 import torch
@@ -22,15 +25,31 @@ from fastvgan.layers import BatchNormAct3d
 
 SHAPES = [(64, 128, 8, 8, 8), (64, 64, 16, 16, 16)]
 ACTIVATIONS = {"relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2)}
+SMOOTH = {"silu": nn.SiLU(), "gelu": nn.GELU()}
 # How often x, y, dy or dx goes by. The mean of x must be known before the first y, and that of dy before the first dx:
 # those are read twice where they exceed the cache. Evaluation: x, y; forward: x, x, y; backward: dy, x, dy, x, dx.
 TRANSFERS = {"evaluation": 2, "forward": 3, "forward + backward": 8}
+# With a residual also that; in backward dy, x, residual, its gradient, and then that, x, dx.
+RESIDUAL_TRANSFERS = {"evaluation": 3, "forward": 4, "forward + backward": 11}
+
+
+class Residual(nn.Module):
+    """relu(norm(x) + residual) by stock PyTorch, or by one call of the norm. The residual is a parameter."""
+
+    def __init__(self, norm: nn.BatchNorm3d, residual: torch.Tensor):
+        super().__init__()
+        self.norm, self.residual = norm, nn.Parameter(residual)
+
+    def forward(self, x):
+        if isinstance(self.norm, BatchNormAct3d):
+            return self.norm(x, self.residual)
+        return torch.relu(self.norm(x) + self.residual)
 
 
 def problem(shape, dtype, activation):
     torch.manual_seed(0)
     x = torch.randn(shape, device=device(), dtype=dtype)
-    reference = nn.Sequential(nn.BatchNorm3d(shape[1]), ACTIVATIONS[activation]).to(device())
+    reference = nn.Sequential(nn.BatchNorm3d(shape[1]), (ACTIVATIONS | SMOOTH)[activation]).to(device())
     nn.init.normal_(reference[0].weight)
     nn.init.normal_(reference[0].bias)
     return x, torch.randn_like(x), reference
@@ -64,7 +83,7 @@ def check(module, reference, x, dy, what):
 
 @pytest.mark.parametrize("variant", [*STOCK, *(f"ours-{layout}" for layout in FORMATS)])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, *SMOOTH])
 @pytest.mark.parametrize("what", TRANSFERS, ids=["evaluation", "forward", "forward-backward"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_norm_act(benchmark, shape, what, activation, dtype, variant):
@@ -75,6 +94,30 @@ def test_norm_act(benchmark, shape, what, activation, dtype, variant):
         x = x.contiguous(memory_format=FORMATS[variant.split("-")[1]])
         module = ours(reference, activation)
         check(module, reference, x, dy, what)
+    else:
+        module, x = stock(reference, variant, x)
+    timed(benchmark, runner(module, x, dy, what))
+
+
+@pytest.mark.parametrize("variant", [*STOCK, *(f"ours-{layout}" for layout in FORMATS)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("what", TRANSFERS, ids=["evaluation", "forward", "forward-backward"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_norm_residual_relu(benchmark, shape, what, dtype, variant):
+    x, dy, reference = problem(shape, DTYPES[dtype], "relu")
+    reference = Residual(reference[0], torch.randn_like(x))
+    transfers = RESIDUAL_TRANSFERS[what] * x.numel() * x.element_size()
+    describe(benchmark, f"BatchNorm3d + residual + relu {shape}, {what}, {dtype}", variant, dtype, bytes=transfers)
+    if variant.startswith("ours"):
+        layout = FORMATS[variant.split("-")[1]]
+        x = x.contiguous(memory_format=layout)
+        norm = load_in_order(BatchNormAct3d(shape[1], activation="relu").to(device()), reference.norm)
+        module = Residual(norm, reference.residual.detach().contiguous(memory_format=layout))
+        double = in_float64(reference)
+        with torch.no_grad():
+            dy = away_from_kink(dy, double.norm(x.double()) + double.residual)
+        exact = runner(in_float64(reference), x.double(), dy.double(), what)()
+        assert_as_accurate(runner(module, x, dy, what)(), runner(reference, x, dy, what)(), exact, 3)
     else:
         module, x = stock(reference, variant, x)
     timed(benchmark, runner(module, x, dy, what))

@@ -10,7 +10,7 @@
 #include "norm_act.h"
 
 // Raise it, and API_VERSION in kernels/extension.py with it, whenever a schema or the meaning of an operation changes.
-#define FASTVGAN_API_VERSION 3
+#define FASTVGAN_API_VERSION 4
 
 #ifndef FASTVGAN_TORCH_VERSION
 #define FASTVGAN_TORCH_VERSION "unknown"
@@ -30,6 +30,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastvgan_compiled, CPU, m) {
   m.impl("conv_lstm_steps_backward", TORCH_BOX(&fastvgan::cpu::conv_lstm_steps_backward));
   m.impl("norm_act", TORCH_BOX(&fastvgan::cpu::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fastvgan::cpu::norm_act_backward));
+  m.impl("norm_act_residual", TORCH_BOX(&fastvgan::cpu::norm_act_residual));
+  m.impl("norm_act_residual_backward", TORCH_BOX(&fastvgan::cpu::norm_act_residual_backward));
 }
 
 #ifdef FASTVGAN_WITH_CUDA

@@ -39,13 +39,18 @@ Layout layout_of(const Tensor& x) {
   return layout;
 }
 
-void check_like(const Tensor& dy, const Tensor& x) {
-  STD_TORCH_CHECK(dy.scalar_type() == x.scalar_type() && dy.dim() == x.dim(), "norm_act: dy must be like x");
+void check_like(const Tensor& other, const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(other.scalar_type() == x.scalar_type() && other.dim() == x.dim(), "norm_act: ", name,
+                  " must be like x");
   for (int64_t d = 0; d < x.dim(); ++d) {
-    STD_TORCH_CHECK(dy.size(d) == x.size(d), "norm_act: dy must be of x's shape");
-    STD_TORCH_CHECK(x.numel() == 0 || x.size(d) == 1 || dy.stride(d) == x.stride(d),
-                    "norm_act: dy must have x's memory layout");
+    STD_TORCH_CHECK(other.size(d) == x.size(d), "norm_act: ", name, " must be of x's shape");
+    STD_TORCH_CHECK(x.numel() == 0 || x.size(d) == 1 || other.stride(d) == x.stride(d), "norm_act: ", name,
+                    " must have x's memory layout");
   }
+}
+
+void check_activation(int64_t activation) {
+  STD_TORCH_CHECK(activation >= kNone && activation <= kGelu, "norm_act: there is no activation ", activation);
 }
 
 void check_parameter(const OptionalTensor& parameter, const Tensor& x, const char* name) {

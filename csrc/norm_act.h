@@ -10,11 +10,12 @@
 
 namespace fastvgan {
 
-enum Activation : int64_t { kNone = 0, kRelu = 1, kLeakyRelu = 2, kTanh = 3 };
+enum Activation : int64_t { kNone = 0, kRelu = 1, kLeakyRelu = 2, kTanh = 3, kSilu = 4, kGelu = 5 };
 
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // Where the channels lie in a dense tensor: element i belongs to channel (i / inner) % channels.
 // inner is 1 for channels innermost (channels_last), the spatial size for channels outermost (contiguous).
@@ -27,7 +28,8 @@ struct Layout {
 
 // Throws where x is neither layout, of another dtype or size than an operation takes.
 Layout layout_of(const Tensor& x);
-void check_like(const Tensor& dy, const Tensor& x);
+void check_like(const Tensor& other, const Tensor& x, const char* name);
+void check_activation(int64_t activation);
 void check_parameter(const OptionalTensor& parameter, const Tensor& x, const char* name);
 
 namespace cpu {
@@ -35,6 +37,11 @@ ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, Opti
                       double eps, int64_t activation, double slope);
 ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
                                Tensor var, bool training, double eps, int64_t activation, double slope);
+ThreeTensors norm_act_residual(Tensor x, Tensor residual, OptionalTensor weight, OptionalTensor bias,
+                               OptionalTensor mean, OptionalTensor var, double eps, int64_t activation, double slope);
+FourTensors norm_act_residual_backward(Tensor dy, Tensor x, Tensor residual, OptionalTensor weight, OptionalTensor bias,
+                                       Tensor mean, Tensor var, bool training, double eps, int64_t activation,
+                                       double slope);
 }  // namespace cpu
 
 namespace cuda {

@@ -16,8 +16,9 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from fastvgan_kernels.dispatch import is_transformed
+from fastvgan_kernels.fused_conv import ACTIVATIONS as FUSED_ACTIVATIONS
 from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
-from fastvgan_kernels.norm_act import norm_act_with
+from fastvgan_kernels.norm_act import norm_act_with, reference
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 
 # Each class whose call may be left out because another call computes the same → its forward. A class that somebody
@@ -56,6 +57,9 @@ def conv_norm(
 ) -> Tensor | Pending:
     """activation(norm(conv(x))), pending where that gains something.
 
+    Not pending is an activation that no convolution computes as it loads its input. The statistics are then still taken
+    as the convolution writes its output, which norm_act reads once.
+
     Args:
         conv: Conv3d or ConvTranspose3d of fastvgan.layers.
         norm: its BatchNormAct3d.
@@ -66,9 +70,11 @@ def conv_norm(
     if y is None:
         y = conv(value(x))
         return norm(y) if activation is None else norm.normalise(y, *activation)
-    if activation is not None and isinstance(y, Pending):
-        return y._replace(norm=y.norm._replace(activation=activation[0], slope=activation[1]))
-    return y
+    if not isinstance(y, Pending):
+        return y
+    if activation is not None:
+        y = y._replace(norm=y.norm._replace(activation=activation[0], slope=activation[1]))
+    return y if y.norm.activation in FUSED_ACTIVATIONS else y.value()
 
 
 def _conv_before_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor | Pending | None:
@@ -88,7 +94,7 @@ def _conv_before_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> 
 
 
 def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
-    """The convolution of x and an activation, "none", "relu", "leaky_relu" or "tanh"."""
+    """The convolution of x and an activation, by its name in norm_act."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     y = fused_conv_act(conv, x, activation, negative_slope)
@@ -96,15 +102,13 @@ def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", neg
 
 
 def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
-    """The activation of y by torch: "none", "relu", "leaky_relu" or "tanh"."""
-    if activation == "leaky_relu":
-        return nn.functional.leaky_relu(y, negative_slope)
-    return y if activation == "none" else getattr(torch, activation)(y)
+    """The activation of y by torch, by its name in norm_act."""
+    return reference.activate(y, activation, negative_slope)
 
 
 def fused_conv_act(conv: nn.Module, x: Tensor | Pending, activation: str, negative_slope: float) -> Tensor | None:
     """conv_act in one operation, or None where the modules are to be called one after the other."""
-    given = _to_fuse(conv, x) if negative_slope >= 0 else None
+    given = _to_fuse(conv, x) if negative_slope >= 0 and activation in FUSED_ACTIVATIONS else None
     if given is None:
         return None
     return fused_conv(*given, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0]

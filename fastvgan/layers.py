@@ -215,7 +215,7 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
     Takes BatchNorm3d's arguments and state_dict, and:
 
     Args:
-        activation: "none", "relu", "leaky_relu" or "tanh".
+        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (the exact one, by the error function).
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
         options: what newer versions of torch.nn.BatchNorm3d take by keyword, as `bias`.
@@ -264,24 +264,28 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
         """Whether forward, as the module is now, takes the statistics of all ranks."""
         return self.training and self._group_name is not None
 
-    def forward(self, input: Tensor) -> Tensor:
-        return self.normalise(input, self.activation, self.negative_slope)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """activation(norm(input) + residual); residual of input's shape and dtype, or None for none."""
+        return self.normalise(input, self.activation, self.negative_slope, residual)
 
-    def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+    def normalise(
+        self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None = None
+    ) -> Tensor:
         """Forward with another activation than the module's own, as a container that fuses one behind it asks for.
 
         Args:
             input: (N, C, T, H, W), floating-point.
-            activation, negative_slope: as norm_act's.
+            activation, negative_slope, residual: as norm_act's.
 
         Returns:
             The same shape and dtype.
         """
         if wants_stock(input) and not self.is_synced:
-            return deferred.activate(super().forward(input), activation, negative_slope)
+            y = super().forward(input)
+            return deferred.activate(y if residual is None else y + residual, activation, negative_slope)
         self._check_input_dim(input)
         if self.is_synced:
-            return self._synced(input, activation, negative_slope)
+            return self._synced(input, activation, negative_slope, residual)
         tracks = self.running_mean is not None
         # Without running statistics the batch's own serve in evaluation too, as in torch.nn.
         training = self.training or not tracks
@@ -298,9 +302,10 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
             activation,
             negative_slope,
             self.impl,
+            residual,
         )
 
-    def _synced(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+    def _synced(self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None) -> Tensor:
         update = self.track_running_stats and self.running_mean is not None
         return norm_act_synced(
             input,
@@ -314,6 +319,7 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
             negative_slope,
             self.impl,
             self.process_group,
+            residual,
         )
 
     def following(self) -> Following:

@@ -10,6 +10,8 @@ import triton.language as tl
 RELU = tl.constexpr(1)
 LEAKY_RELU = tl.constexpr(2)
 TANH = tl.constexpr(3)
+SILU = tl.constexpr(4)
+GELU = tl.constexpr(5)
 
 
 @triton.jit
@@ -33,6 +35,27 @@ def sigmoid(x):
 
 
 @triton.jit
+def normal_distribution(x):
+    """The normal distribution's function at x, to a few units in its last place, and exp(-x²/2).
+
+    The tail beyond u = |x| is exp(-u²/2) · t · P(t), t = 1 / (1 + 0.26375 u), as in Abramowitz and Stegun's formula
+    26.2.17; P here is of degree 8 and by least relative error over u up to 14, which is 1.5e-8.
+    """
+    bell = tl.exp(-0.5 * x * x)
+    t = 1.0 / (1.0 + 0.26375 * tl.abs(x))
+    p = 3.078744560e-2 * t - 1.465174705e-1
+    p = p * t + 2.261828631e-1
+    p = p * t - 1.246793345e-1
+    p = p * t + 1.433892250e-1
+    p = p * t + 5.815467238e-2
+    p = p * t + 1.027416810e-1
+    p = p * t + 1.046953350e-1
+    p = p * t + 1.052455753e-1
+    tail = bell * (t * p)
+    return tl.where(x < 0.0, tail, 1.0 - tail), bell
+
+
+@triton.jit
 def activate(x, slope, ACTIVATION: tl.constexpr):
     """The activation of x; a NaN stays one."""
     if ACTIVATION == RELU:
@@ -41,6 +64,11 @@ def activate(x, slope, ACTIVATION: tl.constexpr):
         x = tl.where(x < 0.0, x * slope, x)
     if ACTIVATION == TANH:
         x = tanh(x)
+    if ACTIVATION == SILU:
+        x = x * sigmoid(x)
+    if ACTIVATION == GELU:
+        share, bell = normal_distribution(x)
+        x = x * share
     return x
 
 
@@ -55,6 +83,11 @@ def slope_at(z, slope, ACTIVATION: tl.constexpr):
     if ACTIVATION == TANH:
         y = tanh(z)
         result = 1.0 - y * y
+    if ACTIVATION == SILU:
+        result = sigmoid(z) * (1.0 + z * sigmoid(-z))
+    if ACTIVATION == GELU:
+        share, bell = normal_distribution(z)
+        result = share + z * bell * 0.3989422804014327  # 1 / √(2π)
     return result
 
 

@@ -247,6 +247,29 @@ def test_the_statistics_are_those_of_batch_norm(options, switched_off):
         assert_same_state(norm, stock)
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_activation_that_no_convolution_computes_does_not_wait(activation, training):
+    """Neither the norm's own, nor one that a container asks for, nor that of a layer within a chain."""
+    conv, norm = Conv3d(20, 18, 3, bias=False).to(**LAST), BatchNormAct3d(18, activation=activation)
+    stock = nn.Sequential(nn.Conv3d(20, 18, 3, bias=False), nn.BatchNorm3d(18)).to(**LAST)
+    stock[0].load_state_dict(conv.state_dict())
+    plain, following = BatchNormAct3d(18), Conv3d(18, 4, 1).to(**LAST)
+    for module in (norm, plain, stock):
+        module.train(training)
+    x = torch.randn(4, 20, 5, 6, 7)
+    act = getattr(nn.functional, activation)
+    exact = act(stock(x))
+    for y in (conv_norm(conv, norm, x), conv_norm(conv, plain, x, (activation, 0.0))):
+        assert not isinstance(y, Pending)
+        assert_near("y", y, exact, 1e-5)
+        assert_near("next", conv_act(following, y, activation), act(following(exact)), 1e-4)
+    assert_same_state(norm, stock[1]), assert_same_state(plain, stock[1])
+    layer = ConvNormAct3d(20, 18, 3, activation=activation).to(**LAST).train(training)
+    layer.conv, layer.norm = conv, norm
+    assert_near("chain", value(chain([layer], x)), act(stock(x)), 1e-5)
+
+
 def test_an_empty_batch_passes():
     impl = "cpp" if COMPILED else "auto"
     layer = ConvTransposeNormAct3d(20, 18, 4, impl=impl).to(**LAST)

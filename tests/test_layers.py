@@ -76,7 +76,17 @@ def test_output_size_chooses_the_size():
         ours(x, output_size=[9, 9, 9])
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "tanh"])
+STOCK_ACTIVATIONS = {
+    "none": nn.Identity(),
+    "relu": nn.ReLU(),
+    "leaky_relu": nn.LeakyReLU(0.2),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+}
+
+
+@pytest.mark.parametrize("activation", STOCK_ACTIVATIONS)
 @pytest.mark.parametrize(
     "options",
     [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"momentum": 0.5, "eps": 1e-2}],
@@ -84,7 +94,7 @@ def test_output_size_chooses_the_size():
 def test_batch_norm_act_is_torchs(activation, options):
     ours = BatchNormAct3d(4, activation=activation, negative_slope=0.2, **options)
     stock = nn.BatchNorm3d(4, **options)
-    act = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}[activation]
+    act = STOCK_ACTIVATIONS[activation]
     assert list(ours.state_dict()) == list(stock.state_dict())
     with torch.no_grad():
         for parameter in stock.parameters():

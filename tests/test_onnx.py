@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from fastvgan.layers import BatchNormAct3d, Conv3d, ConvLSTM, ConvNormAct3d, ConvTranspose3d, fuse
+from fastvgan.layers import (
+    BatchNormAct3d,
+    Conv3d,
+    ConvLSTM,
+    ConvNormAct3d,
+    ConvTranspose3d,
+    ConvTransposeNormAct3d,
+    fuse,
+)
 from fastvgan_kernels import conv_down, norm_act
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -48,9 +56,11 @@ MODELS = {
             ConvTranspose3d(3, 4, 3, 2, 1, 1, groups=1),
             BatchNormAct3d(4, activation="tanh"),
             Conv3d(4, 2, (1, 2, 3), padding="same"),
+            ConvNormAct3d(2, 3, 1, activation="silu"),
+            ConvTransposeNormAct3d(3, 2, 1, activation="gelu"),
         ),
         (1, 2, 3, 4, 2),
-        {"Conv", "ConvTranspose", "LeakyRelu", "Tanh"},
+        {"Conv", "ConvTranspose", "LeakyRelu", "Tanh", "Sigmoid"},
     ),
     "ConvLSTM": (lambda: ConvLSTM(2, 3), (2, 2, 3, 4, 4), {"Conv", "Sigmoid", "Tanh"}),
     "functions": (Functions, (2, 2, 4, 4), {"Conv", "Tanh"}),

@@ -92,7 +92,7 @@ def test_a_group_of_one_gives_what_the_plain_layer_gives(group, options):
         ours(torch.randn(1, 4, 1, 1))
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "tanh"])
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "tanh", "silu", "gelu"])
 @pytest.mark.parametrize("last", [False, True])
 def test_the_operation_in_one_process_is_norm_act(group, activation, last):
     x, weight, bias, *rest = arguments(group, last, activation=activation)

@@ -6,14 +6,17 @@
 namespace fastvgan {
 namespace FASTVGAN_ISA {
 
-constexpr int kNone = 0, kRelu = 1, kLeakyRelu = 2, kTanh = 3;
+constexpr int kNone = 0, kRelu = 1, kLeakyRelu = 2, kTanh = 3, kSilu = 4, kGelu = 5;
 
 template <int act>
 FASTVGAN_INLINE Floats activate(Floats z, float leak) {
   if (act == kNone) return z;
   if (act == kRelu) return positive_part(z);
   if (act == kLeakyRelu) return select(z > broadcast(0), z, z * leak);
-  return tanh(z);
+  if (act == kTanh) return tanh(z);
+  Floats share, rest;
+  act == kSilu ? sigmoids(z, &share, &rest) : normal_distribution(z, &share, &rest);
+  return z * share;
 }
 
 template <int value>
@@ -21,13 +24,21 @@ struct Constant {
   static constexpr int kValue = value;
 };
 
-// Calls visit with the activation as a type.
+// Calls visit with the activation as a type: one of the four that a convolution computes along with it.
 template <typename Visit>
 FASTVGAN_INLINE void with_activation(int64_t activation, Visit visit) {
   if (activation == kRelu) return visit(Constant<kRelu>{});
   if (activation == kLeakyRelu) return visit(Constant<kLeakyRelu>{});
   if (activation == kTanh) return visit(Constant<kTanh>{});
   visit(Constant<kNone>{});
+}
+
+// The same with those of norm_act too.
+template <typename Visit>
+FASTVGAN_INLINE void with_any_activation(int64_t activation, Visit visit) {
+  if (activation == kSilu) return visit(Constant<kSilu>{});
+  if (activation == kGelu) return visit(Constant<kGelu>{});
+  with_activation(activation, visit);
 }
 
 }  // namespace FASTVGAN_ISA

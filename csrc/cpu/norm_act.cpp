@@ -215,21 +215,38 @@ Tensor vector_like(const Tensor& x, int64_t size) {
 
 float* writable(const Tensor& vector) { return static_cast<float*>(vector.mutable_data_ptr()); }
 
-// Sums of g and g * (x - mean) for each channel.
-void gradient_sums(const Plan& plan, Stored data, const void* dy, const void* x, const Affine& affine,
+// What is added before the activation, and where its gradient goes; null where there is nothing.
+struct Addend {
+  const void* values = nullptr;
+  void* gradient = nullptr;
+};
+
+// Sums of g and g * (x - mean) for each channel; with an addend its gradient, which is g, is written as well.
+void gradient_sums(const Plan& plan, Stored data, const void* dy, const void* x, Addend addend, const Affine& affine,
                    int64_t activation, float leak, std::vector<double>& g, std::vector<double>& gx) {
   std::vector<double> sums(plan.blocks * plan.width, 0.0), products(plan.blocks * plan.width, 0.0);
   const NormActLoops& loops = fastvgan::loops().norm_act;
   plan.for_pieces([&](int64_t block, int64_t column, int64_t offset, Block piece) {
     const int64_t to = block * plan.width + column;
+    const void *incoming = data.at(dy, offset), *from = data.at(x, offset);
+    const Parameters p = affine.at(column);
+    if (!plan.runs && addend.values) {
+      loops.column_residual_sums(data.element, incoming, from, data.at(addend.values, offset),
+                                 data.at(addend.gradient, offset), piece, p, activation, leak, &sums[to],
+                                 &products[to]);
+      return;
+    }
     if (!plan.runs) {
-      loops.column_gradient_sums(data.element, data.at(dy, offset), data.at(x, offset), piece, affine.at(column),
-                                 activation, leak, &sums[to], &products[to]);
+      loops.column_gradient_sums(data.element, incoming, from, piece, p, activation, leak, &sums[to], &products[to]);
       return;
     }
     double both[2] = {0, 0};
-    loops.run_gradient_sums(data.element, data.at(dy, offset), data.at(x, offset), piece, affine.at(column), activation,
-                            leak, both);
+    if (addend.values) {
+      loops.run_residual_sums(data.element, incoming, from, data.at(addend.values, offset),
+                              data.at(addend.gradient, offset), piece, p, activation, leak, both);
+    } else {
+      loops.run_gradient_sums(data.element, incoming, from, piece, p, activation, leak, both);
+    }
     sums[to] = both[0];
     products[to] = both[1];
   });
@@ -237,17 +254,19 @@ void gradient_sums(const Plan& plan, Stored data, const void* dy, const void* x,
   gx = sum_blocks(plan, [&](int64_t b, int64_t j) { return products[b * plan.width + j]; });
 }
 
-}  // namespace
-
-ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
-                      double eps, int64_t activation, double slope) {
+// Forward, with a residual where it is not null.
+ThreeTensors forward(const Tensor& x, const Tensor* residual, const OptionalTensor& weight, const OptionalTensor& bias,
+                     const OptionalTensor& mean, const OptionalTensor& var, double eps, int64_t activation,
+                     double slope) {
   const Layout layout = layout_of(x);
+  check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   check_parameter(mean, x, "mean");
   check_parameter(var, x, "var");
   const bool training = !mean.has_value();
   STD_TORCH_CHECK(training == !var.has_value(), "norm_act: mean and var must be given both or neither");
+  if (residual) check_like(*residual, x, "residual");
   const Tensor y = output_like(x);
   const Tensor batch_mean = vector_like(x, training ? layout.channels : 0);
   const Tensor batch_var = vector_like(x, training ? layout.channels : 0);
@@ -264,18 +283,29 @@ ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, Opti
   const float* used_mean = training ? writable(batch_mean) : values(mean);
   const float* used_var = training ? writable(batch_var) : values(var);
   const Affine affine(plan, used_mean, used_var, values(weight), values(bias), eps);
-  const bool streamed = streams(plan, layout, data, 2, to);
+  const void* added = residual ? residual->const_data_ptr() : nullptr;
+  const bool streamed = streams(plan, layout, data, residual ? 3 : 2, to);
   plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {
+    if (added) {
+      loops().norm_act.apply_residual(data.element, data.at(from, offset), data.at(added, offset), data.at(to, offset),
+                                      piece, affine.at(column), plan.runs, activation, static_cast<float>(slope),
+                                      streamed);
+      return;
+    }
     loops().norm_act.apply(data.element, data.at(from, offset), data.at(to, offset), piece, affine.at(column),
                            plan.runs, activation, static_cast<float>(slope), streamed);
   });
   return {y, batch_mean, batch_var};
 }
 
-ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
-                               Tensor var, bool training, double eps, int64_t activation, double slope) {
+// Backward; with a residual, where it is not null, its gradient goes to d_residual.
+ThreeTensors backward(const Tensor& dy, const Tensor& x, const Tensor* residual, const Tensor* d_residual,
+                      const OptionalTensor& weight, const OptionalTensor& bias, const Tensor& mean, const Tensor& var,
+                      bool training, double eps, int64_t activation, double slope) {
   const Layout layout = layout_of(x);
-  check_like(dy, x);
+  check_like(dy, x, "dy");
+  if (residual) check_like(*residual, x, "residual");
+  check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   check_parameter(mean, x, "mean");
@@ -294,8 +324,10 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
   const float leak = static_cast<float>(slope);
   const float* variance = values(var);
   Affine affine(plan, values(mean), variance, values(weight), values(bias), eps);
+  Addend addend;
+  if (residual) addend = {residual->const_data_ptr(), d_residual->mutable_data_ptr()};
   std::vector<double> g, gx;
-  gradient_sums(plan, data, incoming, from, affine, activation, leak, g, gx);
+  gradient_sums(plan, data, incoming, from, addend, affine, activation, leak, g, gx);
   std::vector<float> constant(layout.channels), slopes(layout.channels);
   const double count = static_cast<double>(layout.per_channel());
   for (int64_t c = 0; c < layout.channels; ++c) {
@@ -307,12 +339,41 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
   }
   affine.constant = expand(plan, std::move(constant));
   affine.slope = expand(plan, std::move(slopes));
+  // What the residual's gradient is, is the gradient before the activation: there is nothing to compute again.
+  if (residual) incoming = addend.gradient;
+  const int64_t last = residual ? static_cast<int64_t>(kNone) : activation;
   const bool streamed = streams(plan, layout, data, 3, to);
   plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {
     loops().norm_act.gradient(data.element, data.at(incoming, offset), data.at(from, offset), data.at(to, offset),
-                              piece, affine.at(column), plan.runs, training, activation, leak, streamed);
+                              piece, affine.at(column), plan.runs, training, last, leak, streamed);
   });
   return {dx, dweight, dbias};
+}
+
+}  // namespace
+
+ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
+                      double eps, int64_t activation, double slope) {
+  return forward(x, nullptr, weight, bias, mean, var, eps, activation, slope);
+}
+
+ThreeTensors norm_act_residual(Tensor x, Tensor residual, OptionalTensor weight, OptionalTensor bias,
+                               OptionalTensor mean, OptionalTensor var, double eps, int64_t activation, double slope) {
+  return forward(x, &residual, weight, bias, mean, var, eps, activation, slope);
+}
+
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
+                               Tensor var, bool training, double eps, int64_t activation, double slope) {
+  return backward(dy, x, nullptr, nullptr, weight, bias, mean, var, training, eps, activation, slope);
+}
+
+FourTensors norm_act_residual_backward(Tensor dy, Tensor x, Tensor residual, OptionalTensor weight, OptionalTensor bias,
+                                       Tensor mean, Tensor var, bool training, double eps, int64_t activation,
+                                       double slope) {
+  const Tensor d_residual = output_like(x);
+  auto [dx, dweight, dbias] =
+      backward(dy, x, &residual, &d_residual, weight, bias, mean, var, training, eps, activation, slope);
+  return {dx, d_residual, dweight, dbias};
 }
 
 }  // namespace cpu

@@ -44,6 +44,15 @@ struct NormActLoops {
                             double* sums);
   void (*gradient)(Element, const void* dy, const void* x, void* dx, Block, Parameters, bool run, bool training,
                    int64_t activation, float leak, bool streamed);
+
+  // The same of z + residual. The sums also write g, rounded, to d_residual; the gradient is then that of `gradient`
+  // with d_residual for dy and without an activation.
+  void (*apply_residual)(Element, const void* x, const void* residual, void* y, Block, Parameters, bool run,
+                         int64_t activation, float leak, bool streamed);
+  void (*column_residual_sums)(Element, const void* dy, const void* x, const void* residual, void* d_residual, Block,
+                               Parameters, int64_t activation, float leak, double* g, double* gx);
+  void (*run_residual_sums)(Element, const void* dy, const void* x, const void* residual, void* d_residual, Block,
+                            Parameters, int64_t activation, float leak, double* sums);
 };
 
 }  // namespace fastvgan

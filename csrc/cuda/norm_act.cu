@@ -78,15 +78,24 @@ struct ActivationFunction {
   __device__ float value(float z) const {
     if (kind == kRelu) return z < 0 ? 0.f : z;  // a NaN stays one
     if (kind == kLeakyRelu) return z > 0 ? z : z * leak;
-    return kind == kTanh ? tanhf(z) : z;
+    if (kind == kTanh) return tanhf(z);
+    if (kind == kSilu) return z * sigmoid(z);
+    return kind == kGelu ? z * distribution(z) : z;
   }
   __device__ float gradient(float dy, float z) const {
     if (kind == kRelu) return z <= 0 ? 0.f : dy;
     if (kind == kLeakyRelu) return z > 0 ? dy : dy * leak;
-    if (kind != kTanh) return dy;
-    const float t = tanhf(z);
-    return dy * (1 - t * t);
+    if (kind == kTanh) {
+      const float t = tanhf(z);
+      return dy * (1 - t * t);
+    }
+    if (kind == kSilu) return dy * (sigmoid(z) * (1 + z * sigmoid(-z)));
+    if (kind != kGelu) return dy;
+    return dy * (distribution(z) + z * expf(-0.5f * z * z) * 0.398942280401432678f);  // 1 / sqrt(2 pi)
   }
+  __device__ static float sigmoid(float z) { return 1 / (1 + expf(-z)); }
+  // The normal distribution's; 1 + erff(z) would lose the digits of what is near 0.
+  __device__ static float distribution(float z) { return 0.5f * erfcf(z * -0.707106781186547524f); }
 };
 
 // z = (x - mean) * scale + shift, and dx = scale * (g - constant - (x - mean) * slope).
@@ -502,6 +511,7 @@ ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, Opti
                       double eps, int64_t activation, double slope) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Layout layout = layout_of(x);
+  check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   check_parameter(mean, x, "mean");
@@ -540,7 +550,8 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
                                Tensor var, bool training, double eps, int64_t activation, double slope) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Layout layout = layout_of(x);
-  check_like(dy, x);
+  check_like(dy, x, "dy");
+  check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   check_parameter(mean, x, "mean");

@@ -6,13 +6,12 @@ float32. Channels lie side by side in memory there, so a contiguous tensor is re
 
 import itertools
 import operator
-from dataclasses import dataclass
 
 import torch
 
 from .. import extension, layout
-from ..norm_act.reference import ACTIVATIONS
 from . import sizes
+from .fusion import ACTIVATIONS, Fusion
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,26 +40,6 @@ def refusal(x: torch.Tensor) -> str | None:
     if x.dtype not in DTYPES:
         return f"{x.dtype} is not one of float32, bfloat16 and float16"
     return None
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """What is computed along with a convolution: activation(conv(in_activation(x · scale + shift)) + bias).
-
-    Args:
-        scale, shift: (C_in,), both or neither; what reaches over the border is 0, as the padding of what they give.
-        in_activation, activation: "none", "relu", "leaky_relu" or "tanh".
-        in_slope, slope: leaky_relu's below 0.
-        statistics: whether the mean and biased variance of each output channel, before the activation, are wanted.
-    """
-
-    scale: torch.Tensor | None = None
-    shift: torch.Tensor | None = None
-    in_activation: str = "none"
-    in_slope: float = 0.0
-    activation: str = "none"
-    slope: float = 0.0
-    statistics: bool = False
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):

@@ -11,13 +11,13 @@ from functools import lru_cache
 import torch
 
 from .. import triton_configs, tuning
-from ..norm_act.reference import ACTIVATIONS
 from ..triton_descriptors import descriptor
 from ..triton_launch import elements, precision, reach, side_by_side_weight
 from ..triton_parts import added, joined
 from ..triton_support import on_its_device
 from . import sizes, triton_few
-from .compiled import Fusion, _side_by_side
+from .compiled import _side_by_side
+from .fusion import ACTIVATIONS, Fusion
 from .triton_gather import gather
 from .triton_weight_grad import weight_grad
 

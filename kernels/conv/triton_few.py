@@ -11,9 +11,8 @@ import torch
 
 from .. import choice, triton_configs, tuning
 from ..measured import rules
-from ..norm_act.reference import ACTIVATIONS
 from ..triton_launch import elements, precision, reach, side_by_side_weight
-from .compiled import Fusion
+from .fusion import ACTIVATIONS, Fusion
 from .triton_few_kernels import (
     down_few_kernel,
     fold_parts_kernel,

@@ -12,13 +12,14 @@ import torch
 from .. import choice
 from ..conv import _conv_down, _conv_up, _conv_weight_grad, check_down, check_up, sizes
 from ..conv import reference as conv_reference
+from ..conv.fusion import ACTIVATIONS
 from ..conv.joint import both_gradients
 from ..dispatch import autocasts, define, differentiable
 from ..layout import empty, format_of, in_format
 from ..measured.capture import are_launches_captured
 from ..norm_act import _norm_act, _norm_act_backward
 from ..norm_act.following import Following
-from ..norm_act.reference import ACTIVATIONS, statistics_dtype
+from ..norm_act.reference import statistics_dtype
 from . import one_pass, reference
 
 
@@ -37,7 +38,7 @@ class Norm(NamedTuple):
     """Batch normalisation and an activation, to be computed on load.
 
     mean, var: (C,) float32; weight, bias: (C,) or None. training: whether mean and var are the batch's own, through
-    which gradients then go. activation, slope: as norm_act's.
+    which gradients then go. activation, slope: as norm_act's; fused_conv takes those of its own ACTIVATIONS.
     """
 
     mean: torch.Tensor
@@ -72,7 +73,8 @@ def fused_conv(
         x, weight, bias: as for conv_down, or for conv_up where the geometry is transposed.
         geometry: which convolution.
         norm: of x, computed as it is loaded; None for x as it is.
-        activation: "none", "relu", "leaky_relu" or "tanh".
+        activation: "none", "relu", "leaky_relu" or "tanh", and the norm's likewise: of norm_act's activations those
+            that a convolution computes along with it.
         negative_slope: of leaky_relu, at least 0.
         statistics: whether they are wanted. They are for a norm that follows, and take no gradient of their own: that
             norm's gradient goes through them (`Norm.training`).
@@ -122,8 +124,9 @@ def _run(x, weight, bias, geometry, norm, activation, slope, statistics, followi
     else:
         stride, padding, dilation = check_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
         lists = stride, padding, [0] * len(stride), dilation
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    for which, name in (("activation", activation), ("the norm's activation", norm.activation)):
+        if name not in ACTIVATIONS:
+            raise ValueError(f"{which} must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
     if activation == "leaky_relu" and slope < 0:
         raise ValueError(f"negative_slope must be at least 0 for backward to work from the output, not {slope}")
     if any(v is not None and v.shape != (x.shape[1],) for v in (*norm[:4], norm.scale, norm.shift)):

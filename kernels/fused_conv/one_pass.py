@@ -2,7 +2,7 @@
 
 import torch
 
-from ..conv.compiled import Fusion
+from ..conv.fusion import Fusion
 
 
 def fused_conv(functions, x, weight, bias, geometry, norm, activation, slope, statistics):

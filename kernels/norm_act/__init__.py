@@ -7,7 +7,9 @@ from ..dispatch import define, differentiable, differentiable_by, is_transformed
 from ..measured import on_gpu, rules
 from . import compiled, direct, reference
 from .following import update_running
+from .parameters import as_parameters
 from .reference import ACTIVATIONS, statistics_dtype
+from .with_residual import check_residual, norm_act_with_residual
 
 
 class _Compiled:
@@ -22,6 +24,29 @@ class _Compiled:
         code = ACTIVATIONS.index(activation)
         return compiled.norm_act_backward(dy, x, weight, bias, mean, var, training, eps, code, slope)
 
+    @staticmethod
+    def norm_act_residual(*args):
+        *given, activation, slope = args
+        return compiled.norm_act_residual(*given, ACTIVATIONS.index(activation), slope)
+
+    @staticmethod
+    def norm_act_residual_backward(*args):
+        *given, activation, slope = args
+        return compiled.norm_act_residual_backward(*given, ACTIVATIONS.index(activation), slope)
+
+
+class _Cuda(_Compiled):
+    """On a GPU: with a residual, norm_act and torch's operations after it."""
+
+    @staticmethod
+    def norm_act_residual(*args):
+        return reference.norm_act_residual(*args, forward=_Compiled.norm_act)
+
+    @staticmethod
+    def norm_act_residual_backward(*args):
+        by = {"forward": _Compiled.norm_act, "backward": _Compiled.norm_act_backward}
+        return reference.norm_act_residual_backward(*args, **by)
+
 
 def norm_act(
     x: torch.Tensor,
@@ -35,10 +60,11 @@ def norm_act(
     activation: str = "none",
     negative_slope: float = 0.01,
     impl: str = "auto",
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Batch normalisation followed by an activation: activation((x - mean) / √(var + eps) · weight + bias).
+    """Batch normalisation followed by an activation: activation((x - mean) / √(var + eps) · weight + bias + residual).
 
-    Equivalent to `activation(torch.nn.functional.batch_norm(...))`, in one pass where an implementation can.
+    Equivalent to `activation(torch.nn.functional.batch_norm(...) + residual)`, in one pass where an implementation can.
 
     Args:
         x: (N, C, *space), 0 to 3 spatial dimensions, any floating-point dtype.
@@ -48,9 +74,10 @@ def norm_act(
         training: normalise by the batch's own statistics.
         momentum: the batch's share in the updated running statistics.
         eps: added to the variance.
-        activation: "none", "relu", "leaky_relu" or "tanh".
+        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (the exact one, by the error function).
         negative_slope: of leaky_relu.
         impl: "auto" or an implementation's name.
+        residual: of x's shape and dtype, in any layout, added before the activation; or None.
 
     Returns:
         y of x's shape, dtype and memory format. Statistics are computed in float32 at least.
@@ -58,22 +85,28 @@ def norm_act(
     Raises:
         ValueError: shapes that do not fit, an unknown activation, one value a channel in training, no running
             statistics in evaluation, or a named implementation that cannot run.
-        TypeError: x is not floating-point.
+        TypeError: x is not floating-point, or residual of another dtype.
 
     Source: Ioffe and Szegedy, "Batch Normalization", 2015.
     """
     given = x, weight, bias, running_mean, running_var, training
     rest = momentum, eps, activation, negative_slope
     stock = direct.serves(*given) if impl == "auto" and activation in ACTIVATIONS else False
-    if stock:
+    if stock and residual is None:
         return direct.norm_act(*given, *rest)
     _check(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    if stock is None and direct.decide(*given):
-        return direct.norm_act(*given, *rest)
+    if residual is not None:
+        check_residual(residual, x)
+    if stock or (stock is None and direct.decide(*given)):
+        return direct.norm_act(*given, *rest, residual)
+    count = _count(x)
+    if training and count == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+    if not training and running_mean is None:
+        raise ValueError("norm_act needs running_mean and running_var when it is not training")
+    if residual is not None:
+        return norm_act_with_residual(x, residual, *given[1:], *rest, impl)
     if training:
-        count = _count(x)
-        if count == 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
         how = eps, activation, negative_slope, impl
         if running_mean is None or count == 0:
             return _norm_act(x, weight, bias, None, None, True, *how)[0]
@@ -82,8 +115,6 @@ def norm_act(
         y, mean, var = _norm_act(x, weight, bias, None, None, True, *how)
         update_running(running_mean, running_var, mean, var, momentum, count)
         return y
-    if running_mean is None:
-        raise ValueError("norm_act needs running_mean and running_var when it is not training")
     return _norm_act(x, weight, bias, running_mean, running_var, False, eps, activation, negative_slope, impl)[0]
 
 
@@ -143,25 +174,20 @@ def _backward_kernel(dy, x, weight, bias, mean, var, training, eps, activation, 
     x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
     functions = choice.pick("norm_act", impl, x)
     dx, dweight, dbias = functions.norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope)
-    return layout.in_format(dx, memory_format), *_as_parameters(dweight, dbias, weight, bias)
+    return layout.in_format(dx, memory_format), *as_parameters(dweight, dbias, weight, bias)
 
 
 def _backward_fake(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
     dx = layout.empty(x.shape, x, layout.format_of(x))
     gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
-    return dx, *_as_parameters(gradient, gradient.clone(), weight, bias)
+    return dx, *as_parameters(gradient, gradient.clone(), weight, bias)
 
 
 def _backward_composite(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
     dx, dweight, dbias = reference.differentiable_backward(
         dy, x, weight, bias, mean, var, training, eps, activation, slope
     )
-    return dx, *_as_parameters(dweight, dbias, weight, bias)
-
-
-def _as_parameters(dweight, dbias, weight, bias):
-    """The gradients in the parameters' dtypes; where there is no parameter, as they are."""
-    return dweight.to((dweight if weight is None else weight).dtype), dbias.to((dbias if bias is None else bias).dtype)
+    return dx, *as_parameters(dweight, dbias, weight, bias)
 
 
 _norm_act = define(
@@ -242,7 +268,7 @@ choice.register(
         slower=direct.slower,
     ),
     cuda=choice.Implementation(
-        _Compiled,
+        _Cuda,
         refusal=lambda x: compiled.refusal(x) if x.is_cuda else f"it is for CUDA devices, not for the {x.device.type}",
         held_back={"cuda": f"has not been measured on a GPU yet; {choice.ENVIRONMENT}=cuda selects it"},
         missing=_no_cuda_part,

@@ -20,6 +20,15 @@ _library.define(
     "norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, bool training, "
     "float eps, int activation, float slope) -> (Tensor dx, Tensor dweight, Tensor dbias)"
 )
+_library.define(
+    "norm_act_residual(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, float eps, "
+    "int activation, float slope) -> (Tensor y, Tensor mean, Tensor var)"
+)
+_library.define(
+    "norm_act_residual_backward(Tensor dy, Tensor x, Tensor residual, Tensor? weight, Tensor? bias, Tensor mean, "
+    "Tensor var, bool training, float eps, int activation, float slope) "
+    "-> (Tensor dx, Tensor d_residual, Tensor dweight, Tensor dbias)"
+)
 
 
 def refusal(x: torch.Tensor) -> str | None:
@@ -54,7 +63,7 @@ def norm_act(
         x: (N, C, *space). Made dense where it is neither channels-last nor contiguous.
         weight, bias: (C,) or None for 1 and 0.
         mean, var: (C,), or both None for the batch's own (biased variance).
-        activation: 0 none, 1 relu, 2 leaky_relu, 3 tanh.
+        activation: 0 none, 1 relu, 2 leaky_relu, 3 tanh, 4 silu, 5 gelu.
         slope: leaky_relu's below 0.
 
     Returns:
@@ -101,6 +110,62 @@ def norm_act_backward(
     return torch.ops.fastvgan_compiled.norm_act_backward(dy, x, *parameters, training, eps, activation, slope)
 
 
+def norm_act_residual(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor | None,
+    var: torch.Tensor | None,
+    eps: float,
+    activation: int,
+    slope: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """activation((x - mean) / √(var + eps) · weight + bias + residual), on the CPU.
+
+    Args:
+        residual: of x's shape, any dtype and layout.
+        x, weight, bias, mean, var, eps, activation, slope: as norm_act's.
+
+    Returns, raises: as norm_act.
+    """
+    x = _taken(x)
+    vectors = map(_parameter, (weight, bias, mean, var))
+    return torch.ops.fastvgan_compiled.norm_act_residual(x, _like(residual, x), *vectors, eps, activation, slope)
+
+
+def norm_act_residual_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    training: bool,
+    eps: float,
+    activation: int,
+    slope: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """norm_act_residual's gradients, in a pass that gives the residual's, and one that makes x's of it.
+
+    Args:
+        residual: as norm_act_residual got it; the others as norm_act_backward's.
+
+    Returns:
+        dx, d_residual in x's dtype and layout, dweight and dbias (C,) float32.
+
+    Raises:
+        TypeError: `refusal(x)` has a reason.
+    """
+    x = _taken(x)
+    dy, residual = _like(dy, x), _like(residual, x)
+    vectors = map(_parameter, (weight, bias, mean, var))
+    return torch.ops.fastvgan_compiled.norm_act_residual_backward(
+        dy, x, residual, *vectors, training, eps, activation, slope
+    )
+
+
 def _taken(x: torch.Tensor) -> torch.Tensor:
     why = refusal(x)
     if why is not None:
@@ -113,7 +178,7 @@ def _taken(x: torch.Tensor) -> torch.Tensor:
 
 def _like(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if dy.shape != x.shape:
-        raise ValueError(f"dy must be of x's shape {tuple(x.shape)}, not {tuple(dy.shape)}")
+        raise ValueError(f"dy and a residual must be of x's shape {tuple(x.shape)}, not {tuple(dy.shape)}")
     dy = dy.to(x.dtype)
     return dy.contiguous() if x.is_contiguous() else _from_channels_last(_channels_last(dy).contiguous())
 

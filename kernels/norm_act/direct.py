@@ -7,7 +7,6 @@ decided is remembered for these parameters and an input like the one that was gi
 import torch
 from torch import _C
 from torch.autograd import forward_ad
-from torch.nn import functional
 
 from .. import choice, layout
 from ..guards import same_kind_as
@@ -63,18 +62,22 @@ def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
     return stock
 
 
-def norm_act(x, weight, bias, running_mean, running_var, training, momentum, eps, activation, slope) -> torch.Tensor:
+def norm_act(
+    x, weight, bias, running_mean, running_var, training, momentum, eps, activation, slope, residual=None
+) -> torch.Tensor:
     """The operation by stock PyTorch; arguments as its public function's, where `serves` or `decide` is true."""
     y = torch.batch_norm(
         x, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled
     )
+    if residual is not None:
+        y = y + residual
     # By functions that keep their input for backward and not their result, which the caller may change in place.
     if activation == "relu":
         y = torch.threshold(y, 0.0, 0.0)
-    elif activation == "leaky_relu":
-        y = functional.leaky_relu(y, slope)
     elif activation == "tanh":
         y = torch.tanh_(y)
+    else:
+        y = reference.activate(y, activation, slope)
     return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
 
 

@@ -1,9 +1,12 @@
 """norm_act in plain PyTorch: the definition of right, on every device and dtype."""
 
+import math
+
 import torch
 from torch.nn import functional
 
-ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
+# By their codes in compiled implementations. "gelu" is the exact one, by the error function.
+ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "silu", "gelu")
 
 
 def statistics_dtype(x: torch.Tensor) -> torch.dtype:
@@ -29,6 +32,12 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     return (y, mean, var) if training else (y, mean.new_empty(0, dtype=dtype), mean.new_empty(0, dtype=dtype))
 
 
+def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope, forward=norm_act):
+    """norm_act with `residual` added before the activation: the norm by `forward`, and then the rest."""
+    y, *statistics = forward(x, weight, bias, mean, var, eps, "none", slope)
+    return activate_(y.add_(residual), activation, slope), *statistics
+
+
 def stock(x, weight, bias, mean, var, training, eps, activation, slope):
     """(y, mean, var) as the operation gives them, out of PyTorch's own differentiable operations.
 
@@ -40,10 +49,7 @@ def stock(x, weight, bias, mean, var, training, eps, activation, slope):
         y = x.clone()
     else:
         y = torch.batch_norm(x, _to(weight, dtype), _to(bias, dtype), *by, training, 0.0, eps, False)
-    if activation == "leaky_relu":
-        y = functional.leaky_relu(y, slope)
-    elif activation != "none":
-        y = getattr(torch, activation)(y)
+    y = activate(y, activation, slope)
     if mean is not None:
         return y, *(mean.new_empty(0, dtype=dtype) for _ in range(2))
     values = x.detach().to(dtype)
@@ -67,14 +73,47 @@ def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation,
     )
 
 
+def norm_act_residual_backward(
+    dy,
+    x,
+    residual,
+    weight,
+    bias,
+    mean,
+    var,
+    training,
+    eps,
+    activation,
+    slope,
+    forward=norm_act,
+    backward=norm_act_backward,
+):
+    """(dx, d_residual, dweight, dbias), the norm's by `forward` and `backward`."""
+    if activation == "none":
+        d_residual = dy.clone()
+    else:
+        z = forward(x, weight, bias, mean, var, eps, "none", slope)[0].add_(residual)
+        d_residual = _activation_backward(dy, z, activation, slope)
+    dx, *rest = backward(d_residual, x, weight, bias, mean, var, training, eps, "none", slope)
+    return dx, d_residual, *rest
+
+
 def differentiable_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
     """norm_act_backward out of plain differentiable operations; batch statistics are functions of x here."""
+    dx, _, *rest = differentiable_residual_backward(
+        dy, x, None, weight, bias, mean, var, training, eps, activation, slope
+    )
+    return dx, *rest
+
+
+def differentiable_residual_backward(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope):
+    """norm_act_residual_backward likewise; the residual may be None for none."""
     if not training:
-        return differentiable_backward_by(dy, x, weight, bias, mean, var, None, eps, activation, slope)
+        return _differentiable_by(dy, x, residual, weight, bias, mean, var, None, eps, activation, slope)
     xs, space = x.to(statistics_dtype(x)), [0, *range(2, x.dim())]
     mean, var = xs.mean(space), xs.var(space, correction=0)
     count = max(x.numel() // max(x.shape[1], 1), 1)
-    return differentiable_backward_by(dy, x, weight, bias, mean, var, lambda s: s / count, eps, activation, slope)
+    return _differentiable_by(dy, x, residual, weight, bias, mean, var, lambda s: s / count, eps, activation, slope)
 
 
 def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, activation, slope):
@@ -83,6 +122,12 @@ def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, act
     `average` makes of x's sums (2, C) the averages over all values that the statistics are of; None where they are
     constant.
     """
+    dx, _, *rest = _differentiable_by(dy, x, None, weight, bias, mean, var, average, eps, activation, slope)
+    return dx, *rest
+
+
+def _differentiable_by(dy, x, residual, weight, bias, mean, var, average, eps, activation, slope):
+    """(dx, d_residual, dweight, dbias)"""
     dtype = statistics_dtype(x)
     shape, space = [1, -1] + [1] * (x.dim() - 2), [0, *range(2, x.dim())]
     inverse = torch.rsqrt(var.to(dtype) + eps)
@@ -91,17 +136,28 @@ def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, act
     z = normalised * scale.view(shape)
     if bias is not None:
         z = z + bias.to(dtype).view(shape)
-    dz = dy.to(dtype) * _slope_at(z, activation, slope)
+    if residual is not None:
+        z = z + residual.to(dtype)
+    d_residual = dz = dy.to(dtype) * _slope_at(z, activation, slope)
     dweight, dbias = (dz * normalised).sum(space), dz.sum(space)
     if average is not None:
         along, constant = average(torch.stack([dweight, dbias])).unbind()
         dz = dz - (constant.view(shape) + normalised * along.view(shape))
     dx = dz * (scale * inverse).view(shape)
-    return dx.to(x.dtype), dweight, dbias
+    return dx.to(x.dtype), d_residual.to(x.dtype), dweight, dbias
 
 
 def _to(tensor, dtype):
     return None if tensor is None else tensor.to(dtype)
+
+
+def activate(y, activation, slope):
+    """The activation by torch's function for it."""
+    if activation == "leaky_relu":
+        return functional.leaky_relu(y, slope)
+    if activation in ("silu", "gelu"):
+        return getattr(functional, activation)(y)
+    return y if activation == "none" else getattr(torch, activation)(y)
 
 
 def activate_(y, activation, slope):
@@ -110,6 +166,10 @@ def activate_(y, activation, slope):
         return torch.relu_(y)
     if activation == "leaky_relu":
         return functional.leaky_relu_(y, slope)
+    if activation == "silu":
+        return functional.silu(y, inplace=True)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_(y)
     return torch.tanh_(y) if activation == "tanh" else y
 
 
@@ -118,6 +178,10 @@ def _activation_backward(dy, z, activation, slope):
         return torch.ops.aten.threshold_backward(dy, z, 0)
     if activation == "leaky_relu":
         return torch.ops.aten.leaky_relu_backward(dy, z, slope, False)
+    if activation == "silu":
+        return torch.ops.aten.silu_backward(dy, z)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_backward(dy, z)
     return torch.ops.aten.tanh_backward(dy, torch.tanh_(z))
 
 
@@ -127,4 +191,10 @@ def _slope_at(z, activation, slope):
         return (z > 0).to(z.dtype)
     if activation == "leaky_relu":
         return torch.where(z > 0, 1.0, slope).to(z.dtype)
+    if activation == "silu":
+        share = torch.sigmoid(z)
+        return share * (1 + z * torch.sigmoid(-z))
+    if activation == "gelu":
+        density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+        return 0.5 * torch.erfc(z * -math.sqrt(0.5)) + z * density
     return 1 - torch.tanh(z).square() if activation == "tanh" else torch.ones_like(z)

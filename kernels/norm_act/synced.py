@@ -5,8 +5,10 @@ import torch.distributed as dist
 
 from .. import choice, layout
 from ..dispatch import define, differentiable, differentiable_by, is_transformed
-from . import _as_parameters, _backward_kernel, _check, _kernel, norm_act, reference, update_running
+from . import _backward_kernel, _check, _kernel, norm_act, reference, update_running
+from .parameters import as_parameters
 from .reference import statistics_dtype
+from .with_residual import check_residual
 
 
 def norm_act_synced(
@@ -21,6 +23,7 @@ def norm_act_synced(
     negative_slope: float = 0.01,
     impl: str = "auto",
     group: dist.ProcessGroup | None = None,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """norm_act in training, by the mean and variance of what all ranks of a group hold, as if it were one batch.
 
@@ -36,6 +39,7 @@ def norm_act_synced(
         running_mean, running_var: (C,) or both None; updated in place with all ranks' mean and unbiased variance.
         momentum, eps, activation, negative_slope, impl: as norm_act.
         group: the ranks, by Gloo, NCCL or another backend that sums float64; None for the default group.
+        residual: as norm_act's, here added, and activated, in passes of their own.
 
     Returns:
         y of x's shape, dtype and memory format. Statistics are computed in float32 at least.
@@ -50,11 +54,15 @@ def norm_act_synced(
     group = group_of(group)
     if group.size() == 1:
         return norm_act(
-            x, weight, bias, running_mean, running_var, True, momentum, eps, activation, negative_slope, impl
+            x, weight, bias, running_mean, running_var, True, momentum, eps, activation, negative_slope, impl, residual
         )
     _check(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    options = eps, activation, negative_slope, impl, group.group_name
-    return _by_all(x, weight, bias, running_mean, running_var, momentum, *options)
+    given = x, weight, bias, running_mean, running_var, momentum
+    if residual is None:
+        return _by_all(*given, eps, activation, negative_slope, impl, group.group_name)
+    check_residual(residual, x)
+    y = _by_all(*given, eps, "none", negative_slope, impl, group.group_name)
+    return reference.activate(y + residual, activation, negative_slope)
 
 
 def _by_all(x, weight, bias, running_mean, running_var, momentum, *options):
@@ -146,7 +154,7 @@ def _synced_backward_kernel(dy, x, weight, bias, mean, var, count, eps, activati
     functions = choice.pick("norm_act", impl, x)
     by = _backward_in_halves if hasattr(functions, "backward_sums") else _backward_by_a_difference
     dx, dweight, dbias = by(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group)
-    return dx, *_as_parameters(dweight, dbias, weight, bias)
+    return dx, *as_parameters(dweight, dbias, weight, bias)
 
 
 def _backward_in_halves(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group):
@@ -182,7 +190,7 @@ def _sums(dweight, dbias, group):
 
 def _synced_backward_fake(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group):
     dx = layout.empty(x.shape, x, layout.format_of(x))
-    return dx, *_as_parameters(torch.empty_like(mean), torch.empty_like(mean), weight, bias)
+    return dx, *as_parameters(torch.empty_like(mean), torch.empty_like(mean), weight, bias)
 
 
 class _Sum(torch.autograd.Function):
@@ -214,7 +222,7 @@ def _synced_backward_composite(dy, x, weight, bias, mean, var, count, eps, activ
     dx, dweight, dbias = reference.differentiable_backward_by(
         dy, x, weight, bias, mean, var, average, eps, activation, slope
     )
-    return dx, *_as_parameters(dweight, dbias, weight, bias)
+    return dx, *as_parameters(dweight, dbias, weight, bias)
 
 
 _norm_act_synced = define(

@@ -18,9 +18,14 @@ _LARGE = 2**31
 _PARTS = 4  # programs for each multiprocessor that share a reduction
 
 
-@on_its_device
 def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     """(y, mean, var); with mean and var None by the batch's own, which are then returned, else (0,) tensors."""
+    return norm_act_residual(x, None, weight, bias, mean, var, eps, activation, slope)
+
+
+@on_its_device
+def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope):
+    """norm_act with a residual, laid out as x, before the activation; None for none."""
     y, training = torch.empty_like(x), mean is None
     none = x.new_empty(0, dtype=torch.float32)
     if x.numel() == 0:
@@ -34,7 +39,7 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
     def run(config):
         forward[size.blocks(config)](
             x, y, weight, bias, mean, var, *where, eps, slope,
-            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config),
+            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config), residual=residual,
         )  # fmt: skip
 
     run(size.choose("norm_act", run))
@@ -48,9 +53,17 @@ def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation,
     return dx, dweight, dbias
 
 
+def norm_act_residual_backward(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope):
+    """(dx, d_residual, dweight, dbias): the first pass writes the residual's gradient, the second makes x's of it."""
+    vectors, d_residual = (weight, bias, mean, var), torch.empty_like(x)
+    sums = backward_sums(dy, x, *vectors, eps, activation, slope, residual, d_residual)
+    dx = backward_by_sums(d_residual, x, *vectors, *sums, training, eps, "none", slope)
+    return dx, d_residual, *sums
+
+
 @on_its_device
-def backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope):
-    """dweight and dbias, (C,) float32."""
+def backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope, residual=None, d_residual=None):
+    """dweight and dbias, (C,) float32; the residual's gradient is written to d_residual."""
     dweight, dbias = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
     if x.numel() == 0:
         return dweight.zero_(), dbias.zero_()
@@ -61,7 +74,8 @@ def backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope):
         to = dweight.new_empty((parts, 2, x.shape[1]))
         sums_kernel[size.columns(config), parts](
             dy, x, to, *vectors, size.rows, share, *size.arguments[1:], eps, slope,
-            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config),
+            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config), residual=residual,
+            d_residual=d_residual,
         )  # fmt: skip
         added(to, dweight, dbias)
 

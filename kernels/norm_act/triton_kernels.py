@@ -87,28 +87,39 @@ def affine(weight, bias, mean, var, eps, c, c_ok):
 
 @triton.jit
 def forward(x, y, weight, bias, mean, var, rows, channels, space, eps, slope, ACTIVATION: tl.constexpr,
-            LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """y = activation((x - mean) / √(var + eps) · weight + bias). Programs: row block × channel block, these fastest."""
+            LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, residual=None):  # fmt: skip
+    """y = activation((x - mean) / √(var + eps) · weight + bias + residual).
+
+    Programs: row block × channel block, these fastest.
+    """
     c, c_ok, at, ok = own_tile(rows, channels, space, LAST, WIDE, BR, BC)
     m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
     values = tl.load(x + at, ok, 0.0).to(tl.float32)
     z = (values - m[None, :]) * (inverse * w)[None, :] + b[None, :]
+    if residual is not None:
+        z += tl.load(residual + at, ok, 0.0).to(tl.float32)
     tl.store(y + at, activate(z, slope, ACTIVATION).to(y.dtype.element_ty), ok)
 
 
 @triton.jit
-def before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION: tl.constexpr):
+def before_activation(dy, x, residual, at, ok, m, inverse, w, b, slope, ACTIVATION: tl.constexpr):
     """The gradient before the activation, computed again from x, and the normalised x."""
     d = tl.load(dy + at, ok, 0.0).to(tl.float32)
     normalised = (tl.load(x + at, ok, 0.0).to(tl.float32) - m[None, :]) * inverse[None, :]
-    return d * slope_at(normalised * w[None, :] + b[None, :], slope, ACTIVATION), normalised
+    z = normalised * w[None, :] + b[None, :]
+    if residual is not None:
+        z += tl.load(residual + at, ok, 0.0).to(tl.float32)
+    return d * slope_at(z, slope, ACTIVATION), normalised
 
 
 @triton.jit
 def backward_sums(dy, x, parts, weight, bias, mean, var, rows, share, channels, space, eps, slope,
                   ACTIVATION: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, BR: tl.constexpr,
-                  BC: tl.constexpr):  # fmt: skip
-    """The gradients of weight and bias: parts (P, 2, C). Programs: (channel block, part)."""
+                  BC: tl.constexpr, residual=None, d_residual=None):  # fmt: skip
+    """The gradients of weight and bias: parts (P, 2, C); and the residual's, where there is one.
+
+    Programs: (channel block, part).
+    """
     c, c_ok, part, start, end = own_share(rows, share, channels, WIDE, BC)
     m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
     dw = tl.zeros((BR, BC), tl.float32)
@@ -117,7 +128,9 @@ def backward_sums(dy, x, parts, weight, bias, mean, var, rows, share, channels, 
         row = first + tl.arange(0, BR)
         ok = (row < end)[:, None] & c_ok[None, :]
         at = address(row, c, channels, space, LAST, WIDE)
-        dz, normalised = before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION)
+        dz, normalised = before_activation(dy, x, residual, at, ok, m, inverse, w, b, slope, ACTIVATION)
+        if d_residual is not None:
+            tl.store(d_residual + at, dz.to(d_residual.dtype.element_ty), ok)
         dw += dz * normalised
         db += dz
     to = parts + part * 2 * channels + c
@@ -132,7 +145,7 @@ def backward(dy, x, dx, weight, bias, mean, var, dweight, dbias, rows, channels,
     """The gradient of x, in training also through the statistics. Programs: as those of `forward`."""
     c, c_ok, at, ok = own_tile(rows, channels, space, LAST, WIDE, BR, BC)
     m, inverse, w, b = affine(weight, bias, mean, var, eps, c, c_ok)
-    dz, normalised = before_activation(dy, x, at, ok, m, inverse, w, b, slope, ACTIVATION)
+    dz, normalised = before_activation(dy, x, None, at, ok, m, inverse, w, b, slope, ACTIVATION)
     if TRAINING:
         dw = tl.load(dweight + c, c_ok, 0.0) / rows
         db = tl.load(dbias + c, c_ok, 0.0) / rows

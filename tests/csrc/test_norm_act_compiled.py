@@ -19,7 +19,7 @@ from fastvgan_kernels.norm_act import compiled
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-ACTIVATIONS = ["none", "relu", "leaky_relu", "tanh"]
+ACTIVATIONS = ["none", "relu", "leaky_relu", "tanh", "silu", "gelu"]
 EPS, SLOPE = 1e-5, 0.2
 NAMES = ("y", "mean", "var", "dx", "dweight", "dbias")
 
@@ -44,11 +44,14 @@ def poison(*tensors):
 def activate(z, activation):
     if activation == "leaky_relu":
         return functional.leaky_relu(z, SLOPE)
-    return z if activation == "none" else getattr(torch, activation)(z)
+    return z if activation == "none" else getattr(functional, activation)(z)
 
 
-def stock(dy, x, weight, bias, mean, var, activation, dtype):
-    """y, mean, var, dx, dweight, dbias by PyTorch, computed in `dtype`; parameters in float32 at least."""
+def stock(dy, x, weight, bias, mean, var, activation, dtype, residual=None):
+    """y, mean, var, dx, dweight, dbias by PyTorch, computed in `dtype`; parameters in float32 at least.
+
+    With a residual its gradient too.
+    """
     wide = torch.promote_types(dtype, torch.float32)
     x = x.to(dtype).detach().requires_grad_()
     ones, zeros = torch.ones(x.shape[1], dtype=wide), torch.zeros(x.shape[1], dtype=wide)
@@ -58,8 +61,12 @@ def stock(dy, x, weight, bias, mean, var, activation, dtype):
     count = x.numel() // x.shape[1]
     mean, var = (zeros.clone(), ones.clone()) if training else (mean.to(wide), var.to(wide))
     z = functional.batch_norm(x, mean, var, weight, bias, training, 1.0, EPS)
+    leaves = x, weight, bias
+    if residual is not None:
+        residual = residual.to(dtype).detach().requires_grad_()
+        z, leaves = z + residual, (*leaves, residual)
     y = activate(z, activation)
-    grads = torch.autograd.grad(y, (x, weight, bias), dy.to(dtype))
+    grads = torch.autograd.grad(y, leaves, dy.to(dtype))
     biased = var * ((count - 1) / count)
     return (y.detach(), mean if training else None, biased if training else None, *grads)
 
@@ -75,9 +82,21 @@ def ours(dy, x, weight, bias, mean, var, activation):
     return (y, *(statistics if training else (None, None)), *grads)
 
 
+def ours_with_residual(dy, x, weight, bias, mean, var, activation, residual):
+    code, training = ACTIVATIONS.index(activation), mean is None
+    poison(x)
+    y, *statistics = compiled.norm_act_residual(x, residual, weight, bias, mean, var, EPS, code, SLOPE)
+    statistics = statistics if training else (mean, var)
+    poison(x, x)
+    dx, d_residual, *rest = compiled.norm_act_residual_backward(
+        dy, x, residual, weight, bias, *statistics, training, EPS, code, SLOPE
+    )
+    return (y, *(statistics if training else (None, None)), dx, *rest, d_residual)
+
+
 def assert_accurate(mine, theirs, exact, largest_term=0.0):
     """`largest_term` of those whose difference dx is: where they cancel, their rounding remains."""
-    for name, a, b, right in zip(NAMES, mine, theirs, exact, strict=True):
+    for name, a, b, right in zip((*NAMES, "d_residual")[: len(mine)], mine, theirs, exact, strict=True):
         if right is None:
             assert a is None
             continue
@@ -148,6 +167,21 @@ def check(shape, dtype, activation, layout, seed=0, offset=0.0, **options):
         assert result.is_contiguous() == (layout == "gaps" or x.is_contiguous()) or x.numel() == 0
 
 
+def check_residual(shape, dtype, activation, layout, residual_layout, seed=0, **options):
+    """check, with something added before the activation."""
+    dy, x, *parameters = problem(shape, dtype, seed, **options)
+    residual = torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1)).to(dtype)
+    z = stock(dy, x, *parameters, "none", torch.float64, residual)[0]
+    dy = dy.masked_fill(z.abs() < 1e-5, 0)
+    exact = stock(dy, x, *parameters, activation, torch.float64, residual)
+    x, dy, residual = lay_out(x, layout), lay_out(dy, layout), lay_out(residual, residual_layout)
+    theirs = stock(dy, x, *parameters, activation, dtype, residual)
+    mine = ours_with_residual(dy, x, *parameters, activation, residual)
+    assert_accurate(mine, theirs, exact, largest_term(dy, *parameters, exact[2]))
+    for result in (mine[0], mine[3], mine[-1]):
+        assert result.dtype == dtype and (result.stride() == mine[0].stride() or x.numel() == 0)
+
+
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17])
 
 
@@ -170,6 +204,24 @@ def test_any_shape(batch, channels, space, dtype, activation, layout, affine, tr
     check((batch, channels, *space), dtype, activation, layout, seed, affine=affine, training=training)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    batch=st.sampled_from([1, 2, 3, 5, 33]),
+    channels=st.sampled_from([1, 2, 3, 7, 16, 33, 100]),
+    space=st.lists(SIZES, max_size=3),
+    dtype=st.sampled_from(DTYPES),
+    activation=st.sampled_from(ACTIVATIONS),
+    layouts=st.tuples(*[st.sampled_from(["contiguous", "channels_last", "gaps"])] * 2),
+    affine=st.booleans(),
+    training=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_any_shape_with_a_residual(batch, channels, space, dtype, activation, layouts, affine, training, seed):
+    if batch * math.prod(space) == 1 and training:
+        batch = 2
+    check_residual((batch, channels, *space), dtype, activation, *layouts, seed, affine=affine, training=training)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -177,6 +229,7 @@ def test_instruction_sets(instruction_set, dtype, activation, layout):
     for shape in [(5, 35, 3, 7, 5), (3, 3, 4, 5, 6), (2, 70, 70)]:
         for training in (True, False):
             check(shape, dtype, activation, layout, training=training)
+            check_residual(shape, dtype, activation, layout, "contiguous", training=training)
 
 
 @pytest.mark.parametrize("shape", [(2, 1500), (1, 3, 40, 45, 50), (700, 520), (1, 1, 100003), (9, 24, 5, 5, 5)])
@@ -204,6 +257,7 @@ def test_large_results(shape, layout, dtype):
         shape = (2 * shape[0], *shape[1:])
     assert 2 * math.prod(shape) * dtype.itemsize >= 24 << 20
     check(shape, dtype, "leaky_relu", layout)
+    check_residual(shape, dtype, "leaky_relu", layout, layout)
 
 
 def test_large_results_with_each_instruction_set(instruction_set):
@@ -295,6 +349,10 @@ def test_nothing_to_do(shape):
     assert y.shape == x.shape and mean.eq(0).all() and var.eq(0).all() and mean.shape == (shape[1],)
     dx, dweight, dbias = compiled.norm_act_backward(x, x, None, None, mean, var, True, EPS, 1, SLOPE)
     assert dx.shape == x.shape and dweight.eq(0).all() and dbias.eq(0).all() and dbias.shape == (shape[1],)
+    y, mean, var = compiled.norm_act_residual(x, x, None, None, None, None, EPS, 1, SLOPE)
+    assert y.shape == x.shape and mean.eq(0).all() and var.eq(0).all()
+    made = compiled.norm_act_residual_backward(x, x, x, None, None, mean, var, True, EPS, 1, SLOPE)
+    assert made[0].shape == made[1].shape == x.shape and made[2].eq(0).all() and made[3].eq(0).all()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -303,7 +361,8 @@ def test_nan_and_infinity_stay_visible(activation):
     x = torch.tensor([[math.nan, 1.0], [2.0, math.inf], [0.5, -1.0]])
     code = ACTIVATIONS.index(activation)
     y = compiled.norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, code, SLOPE)[0]
-    expected = activate(functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS), activation)
+    z = functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS)
+    expected = activate(z.double(), activation).float()  # in float32 torch's gelu of infinity is a NaN
     torch.testing.assert_close(y, expected, equal_nan=True)
     y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, code, SLOPE)
     assert torch.isnan(y).all() and torch.isnan(var).all()
@@ -330,6 +389,47 @@ def test_tanh_is_accurate(instruction_set):
     assert ((y.double() - right).abs() <= 2e-7 * right.abs()).all()
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_silu_and_gelu_are_accurate(instruction_set, activation):
+    """Also where they are next to nothing, up to where float32 ends; and their slopes beside the largest, about 1."""
+    z = torch.cat([torch.linspace(-100, 100, 400001), torch.linspace(-6, 6, 100001), torch.tensor([0.0, -0.0])])
+    z = z.reshape(-1, 1).requires_grad_()
+    code, affine = ACTIVATIONS.index(activation), (None, None, torch.zeros(1), torch.ones(1))
+    y = compiled.norm_act(z, *affine, 0.0, code, SLOPE)[0]
+    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, code, SLOPE)[0]
+    exact = z.detach().double().requires_grad_()
+    # torch's gelu is by 1 + erf, which has no digits left for large negative z.
+    right = activate(exact, activation) if activation == "silu" else exact * 0.5 * torch.erfc(-exact * math.sqrt(0.5))
+    right.sum().backward()
+    # z²/2 is rounded before its exponential is taken.
+    allowed = 5e-7 * right.detach().abs() * (1 + (activation == "gelu") * exact.detach().square() / 8)
+    assert ((y.double() - right).abs() <= allowed + 1e-36).all()
+    assert ((dx.double() - exact.grad).abs() <= 5e-7).all()
+    assert torch.equal(torch.signbit(y), torch.signbit(z + 0.0))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_extremes_are_as_in_torch(instruction_set, activation):
+    z = torch.tensor([math.inf, -math.inf, math.nan, 3e38, -3e38, 1e-45, -1e-45, 100.0, -100.0]).reshape(-1, 1)
+    code, affine = ACTIVATIONS.index(activation), (None, None, torch.zeros(1), torch.ones(1))
+    theirs = z.double().requires_grad_()  # in float32 torch's gelu of infinity is a NaN
+    expected = activate(theirs, activation)
+    (slopes,) = torch.autograd.grad(expected.sum(), theirs)
+    y = compiled.norm_act(z, *affine, 0.0, code, SLOPE)[0]
+    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, code, SLOPE)[0]
+    torch.testing.assert_close(y, expected.detach().float(), equal_nan=True)
+    torch.testing.assert_close(dx, slopes.float(), equal_nan=True)
+
+
+def test_codes_without_an_activation_are_refused():
+    x, zero, one = torch.randn(2, 3), torch.zeros(3), torch.ones(3)
+    for code in (-1, len(ACTIVATIONS)):
+        with pytest.raises(RuntimeError, match="no activation"):
+            compiled.norm_act(x, None, None, zero, one, EPS, code, SLOPE)
+        with pytest.raises(RuntimeError, match="no activation"):
+            compiled.norm_act_backward(x, x, None, None, zero, one, False, EPS, code, SLOPE)
+
+
 def test_other_dtypes_are_refused_with_a_reason():
     x = torch.randn(2, 3, dtype=torch.float64)
     assert "float64" in compiled.refusal(x)
@@ -343,5 +443,7 @@ def test_wrong_sizes_are_refused():
     x = torch.randn(2, 3, 4)
     with pytest.raises(RuntimeError, match="weight"):
         compiled.norm_act(x, torch.ones(4), None, None, None, EPS, 0, SLOPE)
+    with pytest.raises(ValueError, match="residual"):
+        compiled.norm_act_residual(x, x[:1], None, None, None, None, EPS, 0, SLOPE)
     with pytest.raises(ValueError, match="dy"):
         compiled.norm_act_backward(x[:1], x, None, None, torch.zeros(3), torch.ones(3), False, EPS, 0, SLOPE)

@@ -271,13 +271,23 @@ def test_layers_are_copied_and_pickled_after_a_call():
         assert torch.equal(torch.load(file, weights_only=False)(x), y)
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "tanh"])
+STOCK_ACTIVATIONS = {
+    "none": nn.Identity(),
+    "relu": nn.ReLU(),
+    "leaky_relu": nn.LeakyReLU(0.2),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+}
+
+
+@pytest.mark.parametrize("activation", STOCK_ACTIVATIONS)
 @pytest.mark.parametrize(
     "options", [{}, {"affine": False}, {"track_running_stats": False}, {"momentum": None}], ids=str
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_a_small_norm_gives_stocks_bits(picks, activation, options, dtype):
-    act = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}[activation]
+    act = STOCK_ACTIVATIONS[activation]
     ours = BatchNormAct3d(4, activation=activation, negative_slope=0.2, **options).to(dtype)
     stock = nn.BatchNorm3d(4, **options).to(dtype)
     for training in (True, True, False, True):
@@ -309,7 +319,7 @@ def test_norms_of_unlike_dtypes_and_layouts():
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             norm_act(x[:1, :, :1, :1, :1], vector)
         with pytest.raises(ValueError, match="activation must be one of"):
-            norm_act(x, vector, activation="gelu")
+            norm_act(x, vector, activation="elu")
         assert norm_act(x[:0], vector).shape == (0, 4, 3, 3, 3)
     negative = norm_act(x.requires_grad_(), vector, activation="leaky_relu", negative_slope=-0.5)
     (dx,) = torch.autograd.grad(negative.square().sum(), x)

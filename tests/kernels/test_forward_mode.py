@@ -15,6 +15,8 @@ ACTIVATIONS = {
     "relu": torch.relu,
     "leaky_relu": lambda y: functional.leaky_relu(y, 0.2),
     "tanh": torch.tanh,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
 }
 
 
@@ -65,6 +67,17 @@ def test_norm_act(activation, training):
         lambda x, w, b: norm_act(x, w, b, *running, training, 0.1, 1e-5, activation, 0.2),
         lambda x, w, b: ACTIVATIONS[activation](functional.batch_norm(x, *running, w, b, training)),
         *(x, weight, bias),
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_norm_act_with_a_residual(training):
+    x, residual, weight = randn(3, 4, 2, 2) * 2 + 1, randn(3, 4, 2, 2), randn(4)
+    running = (None, None) if training else (randn(4), torch.rand(4, dtype=torch.float64) + 0.5)
+    assert_same_jvp(
+        lambda x, r, w: norm_act(x, w, None, *running, training, 0.1, 1e-5, "silu", residual=r),
+        lambda x, r, w: functional.silu(functional.batch_norm(x, *running, w, None, training) + r),
+        *(x, residual, weight),
     )
 
 

@@ -392,6 +392,7 @@ DOWN = Geometry(False, (1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1))
     ("options", "error", "message"),
     [
         ({"activation": "gelu"}, ValueError, "activation must be one of none, relu, leaky_relu, tanh, not 'gelu'"),
+        ({"norm": NORM._replace(activation="silu")}, ValueError, "the norm's activation must be one of .*, not 'silu'"),
         ({"activation": "leaky_relu", "negative_slope": -0.1}, ValueError, "negative_slope must be at least 0 .*-0.1"),
         ({"norm": NORM._replace(mean=torch.zeros(3))}, ValueError, r"must be of shape \(2,\)"),
         ({"norm": NORM._replace(var=torch.ones(1))}, ValueError, r"must be of shape \(2,\)"),

@@ -14,6 +14,8 @@ ACTIVATE = {
     "relu": functional.relu,
     "leaky_relu": lambda y: functional.leaky_relu(y, 0.2),
     "tanh": torch.tanh,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
 }
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -143,7 +145,7 @@ def test_layout_is_kept():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"activation": "gelu"}, ValueError, "activation must be one of none, relu"),
+        ({"activation": "elu"}, ValueError, "activation must be one of none, relu"),
         ({"weight": torch.ones(5)}, ValueError, r"expected input \[2, 3, 2\] to have 5 channels"),
         ({"weight": torch.ones(3, 1)}, ValueError, r"weight must be of shape \(3,\)"),
         ({"training": False}, ValueError, "needs running_mean"),

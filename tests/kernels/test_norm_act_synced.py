@@ -27,6 +27,8 @@ ACTIVATE = {
     "relu": functional.relu,
     "leaky_relu": lambda y: functional.leaky_relu(y, 0.2),
     "tanh": torch.tanh,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
 }
 
 
@@ -45,6 +47,7 @@ class Case(NamedTuple):
     constant: float = 0.0
     impl: str = "auto"
     autocast: bool = False
+    residual: bool = False
 
     def make(self):
         """x of all ranks, weight and bias, and y's weights in the loss. Ranks and channels differ in mean and scale."""
@@ -90,6 +93,9 @@ CASES = {
     "triton, a rank without clips": Case((0, 3), impl="triton", space=(1, 2, 1), dtype=torch.float16, last=True),
     "triton, constant": Case(impl="triton", activation="none", dtype=torch.float16, constant=30.0, affine=False),
     "under autocast": Case(autocast=True),
+    "a residual in float64": Case(activation="gelu", residual=True, **EXACT),
+    "a residual in float32": Case(residual=True, last=True),
+    "a residual, a rank without clips": Case((0, 3), activation="silu", residual=True),
 }
 TRITON = triton_support.interpreting()
 
@@ -97,12 +103,15 @@ TRITON = triton_support.interpreting()
 def results(function, x, weight, bias, c, case):
     """The output and, by their names, gradients of first and second order."""
     inputs = [t.clone().requires_grad_() for t in ((x, weight, bias) if case.affine else (x,))]
-    y = function(*inputs, *[None] * (3 - len(inputs)))
+    given = [*inputs, *[None] * (3 - len(inputs))]
+    if case.residual:
+        inputs.append(x.flip(1).mul_(0.5).requires_grad_())
+    y = function(*given, inputs[-1] if case.residual else None)
     first = torch.autograd.grad((y * c).sum(), inputs, retain_graph=True)
     # As R1, but of a loss that is not linear in y, so that the penalty depends on all there is.
     (dx,) = torch.autograd.grad((y.square() * c).sum(), inputs[0], create_graph=True)
     second = torch.autograd.grad(dx.square().sum(), inputs)
-    names = ["dx", "dweight", "dbias"][: len(inputs)]
+    names = ["dx", "dweight", "dbias", "dx of the residual"][: len(inputs)]
     names = ["y", *names, *(f"{name} of a penalty" for name in names)]
     return dict(zip(names, (y.detach(), *first, *second), strict=True))
 
@@ -114,8 +123,9 @@ def of_rank(case, rank, group):
     x = x.contiguous(**LAST) if case.last else x
     running = case.running() if case.tracks else [None, None]
 
-    def function(x, weight, bias):
-        return norm_act_synced(x, weight, bias, *running, 0.1, 1e-5, case.activation, 0.2, case.impl, group)
+    def function(x, weight, bias, residual):
+        how = 0.1, 1e-5, case.activation, 0.2, case.impl, group, residual
+        return norm_act_synced(x, weight, bias, *running, *how)
 
     with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
         found = results(function, x, weight, bias, c, case)
@@ -126,8 +136,9 @@ def in_one(case):
     x, weight, bias, c = (t.double() for t in case.make())
     running = [t.double() for t in case.running()]
 
-    def function(x, weight, bias):
+    def function(x, weight, bias, residual):
         y = functional.batch_norm(x, *running, weight, bias, True, 0.1, 1e-5)
+        y = y if residual is None else y + residual
         return ACTIVATE[case.activation](y)
 
     found = results(function, x, weight, bias, c, case)

@@ -5,6 +5,7 @@ import torch
 
 import fastvgan_kernels.logistic  # noqa: F401  registers its operations
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, conv_weight_grad, norm_act
+from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 
 OPS = torch.ops.fastvgan
 CHANNELS_LAST = {"memory_format": torch.channels_last_3d}
@@ -29,7 +30,8 @@ def conv_samples():
 
 
 def norm_act_samples():
-    for activation, last in (("none", True), ("relu", False), ("leaky_relu", True), ("tanh", False)):
+    for activation in ACTIVATIONS:
+        last = activation in ("none", "leaky_relu", "silu")
         x, weight, bias = randn(3, 4, 2, 3, 2, last=last), randn(4), randn(4)
         mean, var = torch.randn(4), torch.rand(4) + 0.5
         options = (1e-5, activation, 0.2, "auto")
@@ -38,6 +40,12 @@ def norm_act_samples():
         yield OPS.norm_act.default, (x, None, None, mean, var, last, *options)
         yield OPS.norm_act_tracked.default, (x, weight, bias, mean.clone(), var.clone(), 0.1, *options)
         yield OPS.norm_act_backward.default, (dy, x.detach(), weight.detach(), None, mean, var, True, *options)
+        added = randn(3, 4, 2, 3, 2, last=not last)
+        yield OPS.norm_act_residual.default, (x, added, weight, bias, None, None, True, *options)
+        yield OPS.norm_act_residual.default, (x, added, None, None, mean, var, last, *options)
+        yield OPS.norm_act_residual_tracked.default, (x, added, None, bias, mean.clone(), var.clone(), 0.1, *options)
+        detached = dy, x.detach(), added.detach(), weight.detach(), None, mean, var
+        yield OPS.norm_act_residual_backward.default, (*detached, True, *options)
 
 
 def lstm_samples():

@@ -4,6 +4,7 @@ tests/kernels/test_norm_act.py runs by it too, with FASTVGAN_IMPL=triton: .ci/ru
 """
 
 import functools
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_norm_act import ACTIVATE, FORMATS, actual, expected
 
-from fastvgan_kernels import triton_parts, tuning
+from fastvgan_kernels import norm_act, triton_parts, tuning
 from fastvgan_kernels.norm_act import triton
 from fastvgan_kernels.tuning import Config
 
@@ -109,3 +110,22 @@ def test_rows_and_channels_of_any_number_are_one_axis_of_the_grid():
     """CUDA takes no more than 65,535 programs along the others."""
     x = torch.randn(2, 70_000, 1)
     assert triton._Sizes(x.expand(2, 70_000, 3).contiguous()).blocks(Config(256, 1)) == (70_000,)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_silu_and_gelu_where_they_are_next_to_nothing_and_at_extremes(activation):
+    """Against the functions in float64, gelu by erfc: torch's is by 1 + erf, which has no digits left there."""
+    z = torch.cat([torch.linspace(-100, 100, 2001), torch.linspace(-6, 6, 2001), torch.tensor([3e38, -3e38])])
+    z = torch.cat([z, torch.tensor([float("inf"), -float("inf"), float("nan")])]).reshape(-1, 1).requires_grad_()
+    y = norm_act(z, None, None, torch.zeros(1), torch.ones(1), False, 0.1, 0.0, activation, impl="triton")
+    (dx,) = torch.autograd.grad(y.sum(), z)
+    exact = z.detach().double().requires_grad_()
+    right = exact * (torch.sigmoid(exact) if activation == "silu" else 0.5 * torch.erfc(exact * -math.sqrt(0.5)))
+    (slope,) = torch.autograd.grad(right.sum(), exact)
+    # z²/2 is rounded before its exponential is taken.
+    growth = torch.where(exact.abs() < 14, exact.square() / 8, 0) if activation == "gelu" else 0
+    beyond = 6e-7 * right.abs() * (1 + growth) + 1e-36
+    finite = torch.isfinite(exact)
+    assert ((y.double() - right).abs() <= beyond)[finite].all()
+    assert ((dx.double() - slope).abs() <= 6e-7)[finite & (exact.abs() < 1e30)].all()
+    torch.testing.assert_close(y[~finite].double(), right[~finite], equal_nan=True)

@@ -128,6 +128,8 @@ def _every_operation(dtype, inputs, outputs, size):
         vectors = [torch.empty(groups * inputs) for _ in range(4)]
         norm.norm_act(small, None, None, None, None, 1e-5, "relu", 0.0)
         norm.norm_act_backward(small, small, *vectors, False, 1e-5, "tanh", 0.0)
+        norm.norm_act_residual(small, small, *vectors, 1e-5, "silu", 0.0)
+        norm.norm_act_residual_backward(small, small, small, *vectors, True, 1e-5, "gelu", 0.0)
         _scalars(dtype, groups * inputs)
     _whole_lstm(dtype, inputs, outputs, [*size, 1, 1][:3])
 
