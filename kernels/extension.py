@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 # Raise it with FASTVGAN_API_VERSION in csrc/extension.cpp whenever a schema or the meaning of an operation changes.
-API_VERSION = 3
+API_VERSION = 4
 DISABLE = "FASTVGAN_DISABLE_EXTENSION"
 
 

@@ -7,7 +7,6 @@ decided is remembered for these parameters and an input like the one that was gi
 import torch
 from torch import _C
 from torch.autograd import forward_ad
-from torch.nn import functional
 
 from .. import choice, layout
 from ..guards import same_kind_as
@@ -68,14 +67,18 @@ def norm_act(x, weight, bias, running_mean, running_var, training, momentum, eps
     y = torch.batch_norm(
         x, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled
     )
+    y = activate_result(y, activation, slope)
+    return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+
+
+def activate_result(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
+    """The activation of what stock PyTorch's norm gave and nothing else keeps."""
+    if not (y.requires_grad and torch.is_grad_enabled()):
+        return reference.activate_(y, activation, slope)
     # By functions that keep their input for backward and not their result, which the caller may change in place.
     if activation == "relu":
-        y = torch.threshold(y, 0.0, 0.0)
-    elif activation == "leaky_relu":
-        y = functional.leaky_relu(y, slope)
-    elif activation == "tanh":
-        y = torch.tanh_(y)
-    return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+        return torch.threshold(y, 0.0, 0.0)
+    return torch.tanh_(y) if activation == "tanh" else reference.activate(y, activation, slope)
 
 
 def _given(*tensors: torch.Tensor | None) -> list[torch.Tensor]:

@@ -40,10 +40,7 @@ def stock(x, weight, bias, mean, var, training, eps, activation, slope):
         y = x.clone()
     else:
         y = torch.batch_norm(x, _to(weight, dtype), _to(bias, dtype), *by, training, 0.0, eps, False)
-    if activation == "leaky_relu":
-        y = functional.leaky_relu(y, slope)
-    elif activation != "none":
-        y = getattr(torch, activation)(y)
+    y = activate(y, activation, slope)
     if mean is not None:
         return y, *(mean.new_empty(0, dtype=dtype) for _ in range(2))
     values = x.detach().to(dtype)
@@ -102,6 +99,13 @@ def differentiable_backward_by(dy, x, weight, bias, mean, var, average, eps, act
 
 def _to(tensor, dtype):
     return None if tensor is None else tensor.to(dtype)
+
+
+def activate(y, activation, slope):
+    """The activation by torch's function for it."""
+    if activation == "leaky_relu":
+        return functional.leaky_relu(y, slope)
+    return y if activation == "none" else getattr(torch, activation)(y)
 
 
 def activate_(y, activation, slope):

@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 from .. import choice, layout
 from ..dispatch import define, differentiable, differentiable_by, is_transformed
-from . import _as_parameters, _backward_kernel, _check, _kernel, norm_act, reference, update_running
+from . import _as_parameters, _backward_kernel, _kernel, check_arguments, norm_act, reference, update_running
 from .reference import statistics_dtype
 
 
@@ -52,7 +52,7 @@ def norm_act_synced(
         return norm_act(
             x, weight, bias, running_mean, running_var, True, momentum, eps, activation, negative_slope, impl
         )
-    _check(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    check_arguments(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     options = eps, activation, negative_slope, impl, group.group_name
     return _by_all(x, weight, bias, running_mean, running_var, momentum, *options)
 
