@@ -57,11 +57,11 @@ def group_norm_act(
     Source: Wu and He, "Group Normalization", 2018; Ulyanov, Vedaldi and Lempitsky, "Instance Normalization", 2016.
     """
     given, how = (x, groups, weight, bias), (eps, activation, negative_slope)
-    stock = direct.serves(*given) if impl == "auto" and activation in ACTIVATIONS else False
+    stock = direct.serves(*given, activation) if impl == "auto" and activation in ACTIVATIONS else False
     if stock:
         return direct.group_norm_act(*given, *how)
     _check(x, groups, activation, impl, weight=weight, bias=bias)
-    if stock is None and direct.decide(*given):
+    if stock is None and direct.decide(*given, activation):
         return direct.group_norm_act(*given, *how)
     return _group_norm_act(*given, *how, impl)[0]
 
@@ -79,7 +79,7 @@ def _check(x, groups, activation, impl, **vectors):
 def _kernel(x, groups, weight, bias, eps, activation, slope, impl):
     memory_format = layout.format_of(x)
     x = x.contiguous(memory_format=memory_format)
-    functions = choice.pick("group_norm_act", impl, x, groups)
+    functions = choice.pick("group_norm_act", impl, x, groups, activation)
     y, mean, inverse = functions.group_norm_act(x, groups, weight, bias, eps, activation, slope)
     return layout.in_format(y, memory_format), mean, inverse
 
@@ -92,7 +92,7 @@ def _fake(x, groups, weight, bias, eps, activation, slope, impl):
 def _backward_kernel(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
     memory_format = layout.format_of(x)
     x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
-    functions = choice.pick("group_norm_act", impl, x, groups)
+    functions = choice.pick("group_norm_act", impl, x, groups, activation)
     dx, dweight, dbias = functions.group_norm_act_backward(
         dy, x, groups, weight, bias, mean, inverse, eps, activation, slope
     )

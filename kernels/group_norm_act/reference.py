@@ -2,6 +2,7 @@
 
 import torch
 
+from .. import layout
 from ..norm_act.reference import _activation_backward, _slope_at, activate, activate_, statistics_dtype
 
 
@@ -21,9 +22,12 @@ def stock(x, groups, weight, bias, eps, activation, slope):
     if x.numel() == 0:
         empty = x.new_zeros(shape[:2], dtype=dtype)
         return x.clone(), empty, empty.clone()
-    y = torch.group_norm(*_accepted(x, groups, weight, bias), eps, False)
+    given, *rest = _accepted(x, groups, weight, bias)
+    # Its rule for forward mode fails where x or a tangent of it is not contiguous.
+    y = torch.group_norm(given.clone(memory_format=torch.contiguous_format), *rest, eps, False)
+    y = activate(y, activation, slope).to(x.dtype).contiguous(memory_format=layout.format_of(x))
     var, mean = torch.var_mean(x.detach().to(dtype).reshape(shape), -1, correction=0)
-    return activate(y, activation, slope).to(x.dtype), mean, torch.rsqrt(var + eps)
+    return y, mean, torch.rsqrt(var + eps)
 
 
 def group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope):
