@@ -113,12 +113,13 @@ class _InstanceNormAct(_NormAct):
         self._set_activation(activation, negative_slope, impl)
 
     def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
-        tracks = self.running_mean is not None
+        tracks, is_unbatched = self.running_mean is not None, input.dim() == self._get_no_batch_dim()
         by_input = self.training or not self.track_running_stats
-        if wants_stock(input) or not self._is_taken(input) or tracks is by_input:
-            # Also where running statistics are to be updated, and what torch.nn refuses.
+        # Also where running statistics are to be updated, and what torch.nn refuses. torch.batch_norm, which serves
+        # small norms by running statistics, gives wrong gradients for a channels-last input without a batch.
+        if wants_stock(input) or not self._is_taken(input) or tracks is by_input or (tracks and is_unbatched):
             return self._stock(input, activation, negative_slope)
-        if input.dim() == self._get_no_batch_dim():
+        if is_unbatched:
             return self.normalise(input.unsqueeze(0), activation, negative_slope).squeeze(0)
         how = self.eps, activation, negative_slope, self.impl
         if tracks:

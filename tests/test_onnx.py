@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from fastvgan.layers import BatchNormAct3d, Conv3d, ConvLSTM, ConvNormAct3d, ConvTranspose3d, fuse
+from fastvgan.layers import (
+    BatchNormAct3d,
+    Conv3d,
+    ConvLSTM,
+    ConvNormAct3d,
+    ConvTranspose3d,
+    GroupNormAct,
+    InstanceNormAct3d,
+    fuse,
+)
 from fastvgan_kernels import conv_down, norm_act
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -51,6 +60,11 @@ MODELS = {
         ),
         (1, 2, 3, 4, 2),
         {"Conv", "ConvTranspose", "LeakyRelu", "Tanh"},
+    ),
+    "norms": (
+        lambda: nn.Sequential(GroupNormAct(2, 4, activation="relu"), InstanceNormAct3d(4, affine=True)),
+        (2, 4, 3, 4, 2),
+        {"Relu", "InstanceNormalization"},
     ),
     "ConvLSTM": (lambda: ConvLSTM(2, 3), (2, 2, 3, 4, 4), {"Conv", "Sigmoid", "Tanh"}),
     "functions": (Functions, (2, 2, 4, 4), {"Conv", "Tanh"}),
