@@ -63,7 +63,16 @@ struct Plan {
 
   bool is_rest(int64_t block) const { return !runs && rest > 0 && block == blocks - 1; }
   int64_t width_of(int64_t block) const { return is_rest(block) ? rest : width; }
-  int64_t channel_of(int64_t column) const { return runs ? column : (column / inner) % channels; }
+  // Calls visit(column, channel) for each column, in order.
+  template <typename Visit>
+  void for_columns(const Visit& visit) const {
+    const int64_t repeated = runs ? 1 : inner;
+    for (int64_t j = 0; j < width;) {
+      for (int64_t c = 0; c < channels && j < width; ++c) {
+        for (int64_t end = std::min(width, j + repeated); j < end; ++j) visit(j, c);
+      }
+    }
+  }
   bool columns_are_channels() const { return width == channels; }
 
   // Values of a column in a block.
@@ -72,8 +81,11 @@ struct Plan {
     if (!runs) return std::min(block_rows, rows - block * block_rows);
     return runs_in(block) * length_of(block);
   }
-  int64_t runs_in(int64_t block) const { return std::min(group, batch - block / parts * group); }
-  int64_t length_of(int64_t block) const { return std::min(part, inner - block % parts * part); }
+  // Divisions are as much work as some ten vectors are: most tensors have one part a run.
+  int64_t sample_of(int64_t block) const { return parts == 1 ? block : block / parts; }
+  int64_t start_of(int64_t block) const { return parts == 1 ? 0 : block % parts * part; }
+  int64_t runs_in(int64_t block) const { return std::min(group, batch - sample_of(block) * group); }
+  int64_t length_of(int64_t block) const { return std::min(part, inner - start_of(block)); }
 
   // Calls visit(block, column, offset, Block) for each piece of columns, or of runs: rows are then the runs.
   template <typename Visit>
@@ -82,7 +94,11 @@ struct Plan {
     const int64_t pieces = blocks * per_block;
     const int64_t piece = runs ? group * part : std::min(block_rows, rows + 1) * std::min(width, kTile);
     torch::stable::parallel_for(0, pieces, std::max<int64_t>(1, kSerial / piece), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) visit_piece(i / per_block, i % per_block, visit);
+      int64_t block = begin / per_block, at = begin % per_block;
+      for (int64_t i = begin; i < end; ++i) {
+        visit_piece(block, at, visit);
+        if (++at == per_block) at = 0, ++block;
+      }
     });
   }
 
@@ -93,15 +109,18 @@ struct Plan {
     const int64_t pieces = blocks * per_block;
     const int64_t piece = runs ? group * part : std::min(block_rows, rows + 1) * std::min(width, kTile);
     torch::stable::parallel_for(0, pieces, std::max<int64_t>(1, kSerial / piece), [&](int64_t begin, int64_t end) {
-      for (int64_t i = end - 1; i >= begin; --i) visit_piece(i / per_block, i % per_block, visit);
+      int64_t block = (end - 1) / per_block, at = (end - 1) % per_block;
+      for (int64_t i = end - 1; i >= begin; --i) {
+        visit_piece(block, at, visit);
+        if (--at < 0) at = per_block - 1, --block;
+      }
     });
   }
 
   template <typename Visit>
   void visit_piece(int64_t block, int64_t i, const Visit& visit) const {
     if (runs) {
-      const int64_t first = block / parts * group, start = block % parts * part;
-      const int64_t offset = (first * channels + i) * inner + start;
+      const int64_t offset = (sample_of(block) * group * channels + i) * inner + start_of(block);
       visit(block, i, offset, Block{runs_in(block), channels * inner, length_of(block)});
       return;
     }
@@ -145,7 +164,7 @@ std::vector<double> sum_blocks(const Plan& plan, const Term& term) {
   }
   if (plan.columns_are_channels()) return columns;
   std::vector<double> channels(plan.channels, 0.0);
-  for (int64_t j = 0; j < plan.width; ++j) channels[plan.channel_of(j)] += columns[j];
+  plan.for_columns([&](int64_t j, int64_t c) { channels[c] += columns[j]; });
   return channels;
 }
 
@@ -154,7 +173,7 @@ template <typename T>
 std::vector<T> expand(const Plan& plan, std::vector<T> channels) {
   if (plan.columns_are_channels()) return channels;
   std::vector<T> columns(plan.width);
-  for (int64_t j = 0; j < plan.width; ++j) columns[j] = channels[plan.channel_of(j)];
+  plan.for_columns([&](int64_t j, int64_t c) { columns[j] = channels[c]; });
   return columns;
 }
 

@@ -18,26 +18,39 @@ from . import reference
 # Looked up once: these checks are most of what a call costs.
 _decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
 _RECALLED = 4  # kinds of input for each norm
-# Values up to which stock PyTorch is as fast or faster, with a gradient and without one: one thread with AVX-512,
-# groups of one channel and of several. Its channels-last backward takes several times as long as its contiguous one.
+# Values up to which stock PyTorch is as fast or faster, with a gradient and without one: one thread with AVX-512.
 _CONTIGUOUS = {"float32": (1 << 18, 1 << 18), "half": (1 << 17, 1 << 16)}
-_CHANNELS_LAST = {"float32": (1 << 15, 1 << 18), "half": (1 << 12, 1 << 16)}
+_CHANNELS_LAST = {"float32": (1 << 16, 1 << 18), "half": (1 << 14, 1 << 16)}
 # The same for a norm without an activation, for which stock PyTorch too reads and writes once.
 _CONTIGUOUS_ALONE = {"float32": (math.inf, math.inf), "half": (1 << 19, 1 << 18)}
-_CHANNELS_LAST_ALONE = {"float32": (1 << 15, math.inf), "half": (1 << 12, 1 << 18)}
-_COPIED = 1 << 14  # values up to which copies to the contiguous layout and back pay where there is no gradient
+_CHANNELS_LAST_ALONE = {"float32": (1 << 16, math.inf), "half": (1 << 14, 1 << 18)}
+_COPIED = 1 << 14  # values up to which copies from channels-last and back to it pay
 
 
 def slower(x: torch.Tensor, groups: int, activation: str) -> str | None:
     """Why auto leaves this norm on the CPU to stock PyTorch, or None."""
-    if _is_channels_last(x):
-        limits = _CHANNELS_LAST_ALONE if activation == "none" else _CHANNELS_LAST
-    else:
+    if x.numel() > _limit(x, groups, activation):
+        return None
+    return "stock PyTorch is as fast on problems of this size, layout and activation"
+
+
+def _limit(x, groups: int, activation: str) -> float:
+    """Values up to which auto takes stock PyTorch."""
+    dtype, space = "float32" if x.dtype is torch.float32 else "half", x.shape[2:].numel()
+    if not _is_channels_last(x):
+        # What is done once for a channel has to be little beside the work on its values.
+        least = 1 << 10 if dtype == "half" else 1 << 11 if groups < x.shape[1] else 1 << 13
         limits = _CONTIGUOUS_ALONE if activation == "none" else _CONTIGUOUS
-    limit = limits["float32" if x.dtype is torch.float32 else "half"][not x.requires_grad]
-    if x.numel() <= limit:
-        return "stock PyTorch is as fast on problems of this size, layout and activation"
-    return None
+        return limits[dtype][not x.requires_grad] if space >= least else math.inf
+    if groups == x.shape[1]:
+        # Its variance is the mean square less the mean's square, where that of its instance_norm is not.
+        return _COPIED
+    # Stock PyTorch's loop for these is over the few channels of a group.
+    if x.shape[1] < 8 * groups and (space < 1 << 10 or x.requires_grad):
+        return 1 << 16 if dtype == "float32" else _COPIED
+    least = 1 << 10 if x.requires_grad else 1 << 8 if dtype == "half" else 1 << 11
+    limits = _CHANNELS_LAST_ALONE if activation == "none" else _CHANNELS_LAST
+    return limits[dtype][not x.requires_grad] if space >= least else math.inf
 
 
 def serves(x, groups, weight, bias, activation: str) -> bool | None:
@@ -75,11 +88,25 @@ def group_norm_act(x, groups, weight, bias, eps, activation, slope) -> torch.Ten
     if weight is None and bias is None and x.is_cpu and x.dtype in (torch.bfloat16, torch.float16):
         # Without them it would round the statistics that backward needs to x's dtype.
         weight, bias = (x.new_full((x.shape[1],), value, dtype=torch.float32) for value in (1, 0))
-    is_copied = x.is_cpu and x.numel() <= _COPIED and not x.requires_grad and _is_channels_last(x)
-    given = x.contiguous() if is_copied else x
+    given = _contiguous(x) if _is_copied(x, groups) else x
     y = torch.group_norm(given, groups, weight, bias, eps, torch.backends.cudnn.enabled)
     y = activate_result(y, activation, slope)
     return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+
+
+def _is_copied(x, groups: int) -> bool:
+    if not x.is_cpu or x.numel() > _COPIED or not _is_channels_last(x):
+        return False
+    return not x.requires_grad or x.dtype is not torch.float32 or groups == x.shape[1]
+
+
+def _contiguous(x: torch.Tensor) -> torch.Tensor:
+    """A channels-last x, copied, whose gradient will be channels-last too."""
+    given = x.contiguous()
+    if given.requires_grad:
+        memory_format = layout.format_of(x)
+        given.register_hook(lambda gradient: gradient.contiguous(memory_format=memory_format))
+    return given
 
 
 def _is_channels_last(x: torch.Tensor) -> bool:

@@ -37,10 +37,10 @@ def group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, eps, act
         return torch.empty_like(x), *(x.new_zeros(channels, dtype=dtype) for _ in range(2))
     if activation != "none":
         z = _normalised(x, groups, weight, bias, eps)[0]
-        dy = _activation_backward(dy.to(z.dtype), z, activation, slope)
+        dy = _activation_backward(dy.to(z.dtype).contiguous(), z, activation, slope)
     given, _, weight, _ = _accepted(x, groups, weight, bias)
     dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
-        dy.to(given.dtype),
+        dy.to(given.dtype).contiguous(),
         given,
         mean.to(weight.dtype),
         inverse.to(weight.dtype),
@@ -85,11 +85,11 @@ def _normalised(x, groups, weight, bias, eps):
 def _accepted(x, groups, weight, bias):
     """x, groups, weight and bias as torch.group_norm takes them, with its statistics in float32 at least.
 
-    On the CPU it takes float32 parameters beside an x in half precision, elsewhere parameters of x's dtype alone.
+    On the CPU it takes float32 parameters beside an x in half precision, elsewhere parameters of x's dtype alone. Of a
+    channels-last x its variance is the mean square less the mean's square, which cancel.
     """
     dtype = statistics_dtype(x)
-    if not x.is_cpu:
-        x = x.to(dtype).contiguous()
+    x = (x if x.is_cpu else x.to(dtype)).contiguous()
     weight = x.new_ones(x.shape[1], dtype=dtype) if weight is None else weight.to(dtype)
     bias = x.new_zeros(x.shape[1], dtype=dtype) if bias is None else bias.to(dtype)
     return x, groups, weight, bias
