@@ -7,6 +7,7 @@
 #include "conv_lstm.h"
 #include "cpu/instruction_set.h"
 #include "cpu/large_pages.h"
+#include "group_norm_act.h"
 #include "norm_act.h"
 
 // Raise it, and API_VERSION in kernels/extension.py with it, whenever a schema or the meaning of an operation changes.
@@ -28,6 +29,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastvgan_compiled, CPU, m) {
   m.impl("conv_weight_grad", TORCH_BOX(&fastvgan::cpu::conv_weight_grad));
   m.impl("conv_lstm_steps", TORCH_BOX(&fastvgan::cpu::conv_lstm_steps));
   m.impl("conv_lstm_steps_backward", TORCH_BOX(&fastvgan::cpu::conv_lstm_steps_backward));
+  m.impl("group_norm_act", TORCH_BOX(&fastvgan::cpu::group_norm_act));
+  m.impl("group_norm_act_backward", TORCH_BOX(&fastvgan::cpu::group_norm_act_backward));
   m.impl("norm_act", TORCH_BOX(&fastvgan::cpu::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fastvgan::cpu::norm_act_backward));
   m.impl("norm_act_residual", TORCH_BOX(&fastvgan::cpu::norm_act_residual));

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastvgan import deferred
+from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
 from fastvgan.recurrent_layers import ConvLSTM, ConvLSTMCell
 from fastvgan.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, conv_down, conv_up, norm_act
@@ -43,6 +44,9 @@ __all__ = [
     "FuseEntry",
     "FuseReport",
     "FusedSequential",
+    "GroupNormAct",
+    "InstanceNormAct2d",
+    "InstanceNormAct3d",
     "fuse",
     "sync_batch_norm",
 ]

@@ -10,6 +10,7 @@ from .choice import implementations
 from .conv import conv_down, conv_up, conv_weight_grad
 from .conv_lstm import conv_lstm, conv_lstm_cell
 from .fused_conv import fused_conv
+from .group_norm_act import group_norm_act
 from .norm_act import norm_act
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "conv_up",
     "conv_weight_grad",
     "fused_conv",
+    "group_norm_act",
     "implementations",
     "norm_act",
 ]

@@ -12,6 +12,7 @@ OPERATIONS = {
     "conv_down",
     "conv_weight_grad",
     "norm_act",
+    "group_norm_act",
     "conv_lstm_cell",
     "conv_lstm",
     "logistic",

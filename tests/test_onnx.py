@@ -13,6 +13,8 @@ from fastvgan.layers import (
     ConvNormAct3d,
     ConvTranspose3d,
     ConvTransposeNormAct3d,
+    GroupNormAct,
+    InstanceNormAct3d,
     fuse,
 )
 from fastvgan_kernels import conv_down, norm_act
@@ -61,6 +63,11 @@ MODELS = {
         ),
         (1, 2, 3, 4, 2),
         {"Conv", "ConvTranspose", "LeakyRelu", "Tanh", "Sigmoid"},
+    ),
+    "norms": (
+        lambda: nn.Sequential(GroupNormAct(2, 4, activation="relu"), InstanceNormAct3d(4, affine=True)),
+        (2, 4, 3, 4, 2),
+        {"Relu", "InstanceNormalization"},
     ),
     "ConvLSTM": (lambda: ConvLSTM(2, 3), (2, 2, 3, 4, 4), {"Conv", "Sigmoid", "Tanh"}),
     "functions": (Functions, (2, 2, 4, 4), {"Conv", "Tanh"}),

@@ -20,6 +20,9 @@ from fastvgan.layers import (
     ConvNormAct3d,
     ConvTranspose3d,
     ConvTransposeNormAct3d,
+    GroupNormAct,
+    InstanceNormAct2d,
+    InstanceNormAct3d,
     fuse,
 )
 
@@ -57,6 +60,16 @@ class StockConvLSTMCell(StockConvLSTM):
 def norm_act(activation, **options):
     ours = BatchNormAct3d(4, activation=activation, negative_slope=0.2, **options)
     return ours, nn.Sequential(nn.BatchNorm3d(4, **options), ACTIVATIONS[activation])
+
+
+def group_norm_act(activation, **options):
+    ours = GroupNormAct(2, 4, activation=activation, negative_slope=0.2, **options)
+    return ours, nn.Sequential(nn.GroupNorm(2, 4, **options), ACTIVATIONS[activation])
+
+
+def instance_norm_act(activation, ours=InstanceNormAct3d, stock=nn.InstanceNorm3d, **options):
+    ours = ours(4, activation=activation, negative_slope=0.2, **options)
+    return ours, nn.Sequential(stock(4, **options), ACTIVATIONS[activation])
 
 
 def chain(ours, stock, *args, **options):
@@ -97,6 +110,16 @@ PAIRS = {
     ),
     **{f"BatchNormAct3d-{name}": (lambda name=name: norm_act(name), (3, 4, 2, 3, 1)) for name in ACTIVATIONS},
     "BatchNormAct3d-plain": (lambda: norm_act("tanh", affine=False, track_running_stats=False), (3, 4, 2, 3, 1)),
+    **{f"GroupNormAct-{name}": (lambda name=name: group_norm_act(name), (3, 4, 2, 3, 1)) for name in ACTIVATIONS},
+    "GroupNormAct-plain": (lambda: group_norm_act("relu", affine=False), (3, 4, 5)),
+    "InstanceNormAct3d": (lambda: instance_norm_act("leaky_relu", affine=True), (3, 4, 2, 3, 1)),
+    "InstanceNormAct3d-plain": (lambda: instance_norm_act("relu"), (3, 4, 2, 3, 1)),
+    "InstanceNormAct3d-tracking": (lambda: instance_norm_act("tanh", track_running_stats=True), (3, 4, 2, 3, 1)),
+    "InstanceNormAct3d-unbatched": (lambda: instance_norm_act("relu", affine=True), (4, 2, 3, 5)),
+    "InstanceNormAct2d": (
+        lambda: instance_norm_act("relu", InstanceNormAct2d, nn.InstanceNorm2d, affine=True),
+        (3, 4, 5, 3),
+    ),
     "ConvNormAct3d": (lambda: chain(ConvNormAct3d, nn.Conv3d, 4, 6, 3), (2, 4, 4, 4, 4)),
     "ConvTransposeNormAct3d": (
         lambda: chain(ConvTransposeNormAct3d, nn.ConvTranspose3d, 4, 6, 4, 2, 1),
@@ -155,6 +178,9 @@ def test_meta(pair, training):
         (Conv3d, nn.Conv3d, (2, 3, 3)),
         (ConvTranspose3d, nn.ConvTranspose3d, (2, 3, 3)),
         (BatchNormAct3d, nn.BatchNorm3d, (3,)),
+        (GroupNormAct, nn.GroupNorm, (2, 4)),
+        (InstanceNormAct2d, nn.InstanceNorm2d, (3, 1e-5, 0.1, True, True)),
+        (InstanceNormAct3d, nn.InstanceNorm3d, (3, 1e-5, 0.1, True)),
         (ConvNormAct3d, None, (2, 3, 3)),
         (ConvTransposeNormAct3d, None, (2, 3, 3)),
         (ConvLSTM, None, (2, 3)),
@@ -321,7 +347,8 @@ def test_tensorboard_graph(tmp_path, pair):
         writer.add_graph(pair[0], pair[2])
     events = EventAccumulator(str(tmp_path)).Reload()
     operations = {node.op for node in events.Graph().node}
-    assert operations & {"aten::_convolution", "aten::_convolution_mode", "aten::batch_norm"}
+    norms = {"aten::batch_norm", "aten::group_norm", "aten::instance_norm"}
+    assert operations & {"aten::_convolution", "aten::_convolution_mode", *norms}
 
 
 def test_jit_script_refuses_in_one_sentence(pair):
@@ -467,7 +494,15 @@ def test_dir_lists_what_there_is():
 
 
 @pytest.mark.parametrize(
-    ("ours", "stock"), [(Conv3d, nn.Conv3d), (ConvTranspose3d, nn.ConvTranspose3d), (BatchNormAct3d, nn.BatchNorm3d)]
+    ("ours", "stock"),
+    [
+        (Conv3d, nn.Conv3d),
+        (ConvTranspose3d, nn.ConvTranspose3d),
+        (BatchNormAct3d, nn.BatchNorm3d),
+        (GroupNormAct, nn.GroupNorm),
+        (InstanceNormAct2d, nn.InstanceNorm2d),
+        (InstanceNormAct3d, nn.InstanceNorm3d),
+    ],
 )
 def test_signatures_are_torchs_and_more_by_keyword(ours, stock):
     import inspect
@@ -489,6 +524,7 @@ CHANNELS = r"expected input \[1, 4, .*\] to have {} channels.* but got {} channe
         (lambda: Conv3d(2, 2, 3, groups=2), (4, 5, 5, 5), ValueError, CHANNELS.format(2, 4)),
         (lambda: ConvTranspose3d(3, 2, 3), (1, 4, 5, 5, 5), ValueError, CHANNELS.format(3, 4)),
         (lambda: BatchNormAct3d(3), (1, 4, 5, 5, 5), ValueError, CHANNELS.format(3, 4)),
+        (lambda: GroupNormAct(3, 6), (1, 4, 5, 5, 5), ValueError, CHANNELS.format(6, 4)),
         (lambda: ConvNormAct3d(3, 2, 3), (1, 4, 5, 5, 5), ValueError, CHANNELS.format(3, 4)),
         (lambda: ConvLSTM(3, 2), (1, 4, 2, 5, 5), ValueError, CHANNELS.format(3, 4)),
         (lambda: ConvLSTMCell(3, 2), (1, 4, 5, 5), ValueError, CHANNELS.format(3, 4)),
@@ -518,6 +554,8 @@ def test_inputs_that_do_not_fit_are_told(make, shape, error, message):
         (lambda: ConvTranspose3d(3, 2, 3, impl="fast"), ValueError, "impl must be one of auto"),
         (lambda: BatchNormAct3d(3, impl="fast"), ValueError, "impl must be one of auto"),
         (lambda: BatchNormAct3d(3, activation="gelu"), ValueError, "activation must be one of none, relu"),
+        (lambda: GroupNormAct(3, 6, impl="fast"), ValueError, "impl must be one of auto"),
+        (lambda: InstanceNormAct3d(3, activation="swish"), ValueError, "activation must be one of none, relu"),
         (lambda: ConvNormAct3d(3, 2, 3, activation="gelu"), ValueError, "activation must be one of none, relu"),
         (lambda: ConvLSTM(1, 1)(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1)), ValueError, r"the two tensors \(h, c\)"),
         (lambda: ConvLSTM(1, 1)(torch.zeros(1, 1, 1, 1, 1), [None]), ValueError, r"not 1 of them"),

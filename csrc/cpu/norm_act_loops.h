@@ -12,7 +12,7 @@
 namespace fastvgan {
 
 // Parameters of the normalisation, of each column or (one value each) of a run: z = (x - mean) * scale + shift,
-// dx = scale * (g - constant - (x - mean) * slope).
+// dx = scale * g - constant - (x - mean) * slope.
 struct Parameters {
   const float* mean;
   const float* scale;

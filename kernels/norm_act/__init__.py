@@ -94,7 +94,7 @@ def norm_act(
     stock = direct.serves(*given) if impl == "auto" and activation in ACTIVATIONS else False
     if stock and residual is None:
         return direct.norm_act(*given, *rest)
-    _check(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    check_arguments(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     if residual is not None:
         check_residual(residual, x)
     if stock or (stock is None and direct.decide(*given)):
@@ -129,7 +129,8 @@ def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
     return _norm_act(x, weight, bias, mean, var, training, eps, activation, slope, impl)[0]
 
 
-def _check(x, activation, impl, **vectors):
+def check_arguments(x, activation, impl, **vectors):
+    """Raise unless x, activation and impl are a norm's, and the vectors (C,) or None, on x's device."""
     choice.check_name(impl)
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"x must be a Tensor, not {type(x).__name__}")
@@ -139,7 +140,7 @@ def _check(x, activation, impl, **vectors):
         raise ValueError(f"x must be (N, C) and up to 3 sizes, not {tuple(x.shape)}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-    if (vectors["running_mean"] is None) != (vectors["running_var"] is None):
+    if (vectors.get("running_mean") is None) != (vectors.get("running_var") is None):
         raise ValueError("running_mean and running_var must both be given or both be None")
     for name, vector in vectors.items():
         if vector is None:

@@ -71,14 +71,18 @@ def norm_act(
     )
     if residual is not None:
         y = y + residual
+    y = activate_result(y, activation, slope)
+    return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+
+
+def activate_result(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
+    """The activation of what stock PyTorch's norm gave and nothing else keeps."""
+    if not (y.requires_grad and torch.is_grad_enabled()):
+        return reference.activate_(y, activation, slope)
     # By functions that keep their input for backward and not their result, which the caller may change in place.
     if activation == "relu":
-        y = torch.threshold(y, 0.0, 0.0)
-    elif activation == "tanh":
-        y = torch.tanh_(y)
-    else:
-        y = reference.activate(y, activation, slope)
-    return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+        return torch.threshold(y, 0.0, 0.0)
+    return torch.tanh_(y) if activation == "tanh" else reference.activate(y, activation, slope)
 
 
 def _given(*tensors: torch.Tensor | None) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 from .. import choice, layout
 from ..dispatch import define, differentiable, differentiable_by, is_transformed
-from . import _backward_kernel, _check, _kernel, norm_act, reference, update_running
+from . import _backward_kernel, _kernel, check_arguments, norm_act, reference, update_running
 from .parameters import as_parameters
 from .reference import statistics_dtype
 from .with_residual import check_residual
@@ -56,7 +56,7 @@ def norm_act_synced(
         return norm_act(
             x, weight, bias, running_mean, running_var, True, momentum, eps, activation, negative_slope, impl, residual
         )
-    _check(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    check_arguments(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     given = x, weight, bias, running_mean, running_var, momentum
     if residual is None:
         return _by_all(*given, eps, activation, negative_slope, impl, group.group_name)

@@ -123,7 +123,8 @@ def test_auto_leaves_a_problem_to_the_next_where_that_is_faster(register):
 def test_every_operation_is_listed():
     table = implementations()
     convolutions = {"conv_up", "conv_down", "conv_weight_grad"}
-    assert set(table) == convolutions | {"norm_act", "conv_lstm_cell", "conv_lstm", "logistic", "finite"}
+    norms = {"norm_act", "group_norm_act"}
+    assert set(table) == convolutions | norms | {"conv_lstm_cell", "conv_lstm", "logistic", "finite"}
     for entry in table.values():
         assert list(entry["implementations"]) == ["reference", "cpp", "cuda", "triton"]
         assert entry["implementations"]["reference"] == "available"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastvgan_kernels.logistic  # noqa: F401  registers its operations
-from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, conv_weight_grad, norm_act
+from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, conv_weight_grad, group_norm_act, norm_act
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 
 OPS = torch.ops.fastvgan
@@ -48,6 +48,18 @@ def norm_act_samples():
         yield OPS.norm_act_residual_backward.default, (*detached, True, *options)
 
 
+def group_norm_act_samples():
+    for activation, last in zip(ACTIVATIONS, (True, False) * 3, strict=True):
+        x, weight, bias = randn(3, 4, 2, 3, 2, last=last), randn(4), randn(4)
+        mean, inverse = torch.randn(3, 2), torch.rand(3, 2) + 0.5
+        options = (1e-5, activation, 0.2, "auto")
+        dy = randn(3, 4, 2, 3, 2, grad=False)
+        yield OPS.group_norm_act.default, (x, 2, weight, bias, *options)
+        yield OPS.group_norm_act.default, (x, 4, None, None, *options)
+        parameters = weight.detach(), None
+        yield OPS.group_norm_act_backward.default, (dy, x.detach(), 2, *parameters, mean, inverse, *options)
+
+
 def lstm_samples():
     for last in (False, True):
         weights = randn(8, 3, 3, 3), randn(8, 2, 1, 3), randn(8)
@@ -87,7 +99,7 @@ def logistic_samples():
         yield OPS.logistic_backward.default, (torch.tensor(0.7, requires_grad=True), randn(3, 5), positive, "auto")
 
 
-SAMPLES = [conv_samples, norm_act_samples, lstm_samples, fused_conv_samples, logistic_samples]
+SAMPLES = [conv_samples, norm_act_samples, group_norm_act_samples, lstm_samples, fused_conv_samples, logistic_samples]
 
 
 @pytest.mark.parametrize("samples", SAMPLES)
@@ -111,6 +123,7 @@ def test_fake_strides_are_the_real_ones(samples):
 def network(x, w_up, w_down, scale, w_ih, w_hh):
     y = norm_act(conv_up(x, w_up, stride=2, padding=1), scale, activation="relu")
     y = norm_act(conv_down(y, w_down, stride=2, padding=1), None, None, activation="tanh")
+    y = group_norm_act(y, 2, activation="leaky_relu")
     output, h, c = conv_lstm(y, None, None, w_ih, w_hh)
     return output.sum() + conv_lstm_cell(h, h, c, w_hh.repeat(1, 1, 1, 1), w_hh)[0].square().sum()
 

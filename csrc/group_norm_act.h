@@ -1,0 +1,16 @@
+// Group normalisation and an activation as one operation; instance normalisation is that with one channel a group.
+// The schemas, with shapes and dtypes, are in kernels/group_norm_act/compiled.py, which also makes inputs dense.
+#pragma once
+
+#include "norm_act.h"
+
+namespace fastvgan {
+namespace cpu {
+
+ThreeTensors group_norm_act(Tensor x, int64_t groups, OptionalTensor weight, OptionalTensor bias, double eps,
+                            int64_t activation, double slope);
+ThreeTensors group_norm_act_backward(Tensor dy, Tensor x, int64_t groups, OptionalTensor weight, OptionalTensor bias,
+                                     Tensor mean, Tensor inverse, int64_t activation, double slope);
+
+}  // namespace cpu
+}  // namespace fastvgan

@@ -1,0 +1,153 @@
+"""Group or instance normalisation and an activation as one operation."""
+
+import torch
+
+from .. import choice, extension, layout
+from ..dispatch import define, differentiable, differentiable_by
+from ..norm_act import check_arguments
+from ..norm_act.parameters import as_parameters
+from ..norm_act.reference import ACTIVATIONS, statistics_dtype
+from . import compiled, direct, reference
+
+
+class _Compiled:
+    """compiled.py with the activation's name for its code, as the reference has it."""
+
+    @staticmethod
+    def group_norm_act(x, groups, weight, bias, eps, activation, slope):
+        return compiled.group_norm_act(x, groups, weight, bias, eps, ACTIVATIONS.index(activation), slope)
+
+    @staticmethod
+    def group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope):
+        code = ACTIVATIONS.index(activation)
+        return compiled.group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, code, slope)
+
+
+def group_norm_act(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Group normalisation followed by an activation: activation((x - mean) / √(var + eps) · weight + bias).
+
+    mean and var are those of each group of C / groups channels of each sample. With as many groups as channels it is
+    instance normalisation. Equivalent to `activation(torch.nn.functional.group_norm(...))` but for the memory format.
+
+    Args:
+        x: (N, C, *space), 0 to 3 spatial dimensions, any floating-point dtype.
+        groups: a divisor of C.
+        weight, bias: (C,) or None for 1 and 0; float32 beside a half-precision x is fine.
+        eps: added to the variance.
+        activation: as norm_act's.
+        negative_slope: of leaky_relu.
+        impl: "auto" or an implementation's name.
+
+    Returns:
+        y of x's shape, dtype and memory format. Statistics are computed in float32 at least.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown activation, a single value to normalise, or a named
+            implementation that cannot run.
+        TypeError: x is not floating-point.
+
+    Source: Wu and He, "Group Normalization", 2018; Ulyanov, Vedaldi and Lempitsky, "Instance Normalization", 2016.
+    """
+    given, how = (x, groups, weight, bias), (eps, activation, negative_slope)
+    stock = direct.serves(*given, activation) if impl == "auto" and activation in ACTIVATIONS else False
+    if stock:
+        return direct.group_norm_act(*given, *how)
+    _check(x, groups, activation, impl, weight=weight, bias=bias)
+    if stock is None and direct.decide(*given, activation):
+        return direct.group_norm_act(*given, *how)
+    return _group_norm_act(*given, *how, impl)[0]
+
+
+def _check(x, groups, activation, impl, **vectors):
+    check_arguments(x, activation, impl, **vectors)
+    if groups < 1:
+        raise ValueError(f"groups must be greater than zero, not {groups}")
+    if x.shape[1] % groups:
+        raise ValueError(f"expected input {list(x.shape)} to have a multiple of {groups} channels, one for each group")
+    if x.shape[0] * reference.values_per_group(x, groups) == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+
+
+def _kernel(x, groups, weight, bias, eps, activation, slope, impl):
+    memory_format = layout.format_of(x)
+    x = x.contiguous(memory_format=memory_format)
+    functions = choice.pick("group_norm_act", impl, x, groups, activation)
+    y, mean, inverse = functions.group_norm_act(x, groups, weight, bias, eps, activation, slope)
+    return layout.in_format(y, memory_format), mean, inverse
+
+
+def _fake(x, groups, weight, bias, eps, activation, slope, impl):
+    statistics = x.new_empty((x.shape[0], groups), dtype=statistics_dtype(x))
+    return layout.empty(x.shape, x, layout.format_of(x)), statistics, torch.empty_like(statistics)
+
+
+def _backward_kernel(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
+    memory_format = layout.format_of(x)
+    x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
+    functions = choice.pick("group_norm_act", impl, x, groups, activation)
+    dx, dweight, dbias = functions.group_norm_act_backward(
+        dy, x, groups, weight, bias, mean, inverse, eps, activation, slope
+    )
+    return layout.in_format(dx, memory_format), *as_parameters(dweight, dbias, weight, bias)
+
+
+def _backward_fake(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
+    dx = layout.empty(x.shape, x, layout.format_of(x))
+    gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
+    return dx, *as_parameters(gradient, gradient.clone(), weight, bias)
+
+
+def _backward_composite(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
+    dx, dweight, dbias = reference.differentiable_backward(dy, x, groups, weight, bias, eps, activation, slope)
+    return dx, *as_parameters(dweight, dbias, weight, bias)
+
+
+_group_norm_act = define(
+    "group_norm_act(Tensor x, int groups, Tensor? weight, Tensor? bias, float eps, str activation, float slope, "
+    "str impl) -> (Tensor y, Tensor mean, Tensor inverse)",
+    _kernel,
+    _fake,
+)
+_group_norm_act_backward = define(
+    "group_norm_act_backward(Tensor dy, Tensor x, int groups, Tensor? weight, Tensor? bias, Tensor mean, "
+    "Tensor inverse, float eps, str activation, float slope, str impl) "
+    "-> (Tensor dx, Tensor dweight, Tensor dbias)",
+    _backward_kernel,
+    _backward_fake,
+)
+
+
+def _save(ctx, args, outputs):
+    x, ctx.groups, weight, bias, *ctx.rest = args
+    ctx.mark_non_differentiable(outputs[1], outputs[2])
+    ctx.save_for_backward(x, weight, bias, *outputs[1:])
+
+
+def _backward(ctx, dy, _mean, _inverse):
+    x, *others = ctx.saved_tensors
+    dx, dweight, dbias = _group_norm_act_backward(dy, x, ctx.groups, *others, *ctx.rest)
+    wanted = ctx.needs_input_grad
+    return dx if wanted[0] else None, None, dweight if wanted[2] else None, dbias if wanted[3] else None, *[None] * 4
+
+
+def _stock(x, groups, weight, bias, eps, activation, slope, impl):
+    return reference.stock(x, groups, weight, bias, eps, activation, slope)
+
+
+differentiable(_group_norm_act, _save, _backward, stock=_stock)
+differentiable_by(_group_norm_act_backward, _backward_composite)
+
+choice.register(
+    "group_norm_act",
+    cpp=choice.Implementation(_Compiled, refusal=compiled.refusal, missing=extension.reason, slower=direct.slower),
+    reference=choice.Implementation(reference),
+)
