@@ -239,7 +239,10 @@ def a_folding(model, choose):
 
 
 def a_copy(model, choose):
-    return choose.choice([copy.deepcopy, through_pickle])(model)
+    how = choose.choice([copy.deepcopy, through_pickle])
+    # A pickle of a GraphModule is traced anew, for which all that its graph calls has to be there still.
+    is_traced = any(isinstance(m, torch.fx.GraphModule) for m in model.modules())
+    return copy.deepcopy(model) if is_traced else how(model)
 
 
 def through_pickle(model):
