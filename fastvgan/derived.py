@@ -34,7 +34,8 @@ def derived_class(theirs: type[nn.Module], ours: type[nn.Module], *, ours_first:
 
     names = {"__module__": theirs.__module__, "__qualname__": theirs.__qualname__, "__doc__": theirs.__doc__}
     bases = (ours, theirs) if ours_first else (theirs, ours)
-    made = type(theirs.__name__, bases, names | {"__reduce_ex__": __reduce_ex__})
+    names |= {"__reduce_ex__": __reduce_ex__, "_is_leaf_of_fx": False}
+    made = type(theirs.__name__, bases, names)
     _made[theirs, ours], _ours[made] = made, ours
     return made
 
