@@ -246,7 +246,7 @@ def _has_a_row(container: nn.Sequential) -> bool:
 def _are_a_row(first: nn.Module, second: nn.Module) -> bool:
     kind = kind_of(first)
     if is_activation(second):
-        return kind in NORMS or (kind in CONVOLUTIONS and ACTIVATIONS[type(second)].follows_convolutions)
+        return kind in NORMS or (CONVOLUTIONS.get(kind, False) and ACTIVATIONS[type(second)].follows_convolutions)
     return kind in NORMS.get(kind_of(second), ())
 
 

@@ -32,17 +32,28 @@ class Activation(NamedTuple):
     is_meant: Callable[[nn.Module], bool] = lambda module: True
 
 
-ACTIVATIONS = {nn.ReLU: Activation("relu"), nn.LeakyReLU: Activation("leaky_relu"), nn.Tanh: Activation("tanh")}
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: Activation("relu"),
+    nn.LeakyReLU: Activation("leaky_relu"),
+    nn.Tanh: Activation("tanh"),
+}
 deferred.register(*ACTIVATIONS, nn.Identity)
 
-CONVOLUTIONS: tuple[type[nn.Module], ...] = (Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d)
-# Each norm has the attribute `activation` and the method `normalise(input, activation, negative_slope)`. → The
-# convolutions that take the norm's statistics while they write their output, and leave the norm to what is next. In two
-# dimensions none does: auto leaves nearly all of those to stock PyTorch.
+# Each convolution → whether it may compute the activation behind it. Conv2d would gain nothing: stock computes it.
+CONVOLUTIONS: dict[type[nn.Module], bool] = {
+    Conv2d: False,
+    Conv3d: True,
+    ConvTranspose2d: True,
+    ConvTranspose3d: True,
+}
+# Each norm, with an attribute `activation` and a method `normalise(input, activation, negative_slope)` → those
+# convolutions that take its statistics while they write their output, and leave the norm to what is next. In two
+# dimensions none does, since auto leaves nearly all of those to stock PyTorch.
 NORMS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     BatchNormAct2d: (),
     BatchNormAct3d: (Conv3d, ConvTranspose3d),
 }
+_COMPUTED = frozenset((*ACTIVATIONS, *CONVOLUTIONS, *NORMS))  # neither Sequentials nor without effect
 # In evaluation each of these returns its input.
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 deferred.register(*_DROPOUTS)
@@ -122,7 +133,7 @@ def _take(left: list[nn.Module]) -> Group:
     """
     module = left.pop()
     kind = kind_of(module)
-    if kind in CONVOLUTIONS and is_unwatched(module):
+    if CONVOLUTIONS.get(kind) and is_unwatched(module):
         norm = None
         if _expand(left) and kind in NORMS.get(kind_of(left[-1]), ()) and is_unwatched(left[-1]):
             norm = left.pop()
@@ -174,6 +185,8 @@ def _expand(left: list[nn.Module]) -> bool:
     """Put what is in a Sequential in its place while one is next, and drop what does nothing; is something left?"""
     while left:
         module = left[-1]
+        if type(module) in _COMPUTED:
+            return True
         if is_sequential(type(module)) and is_silent(module):
             left.pop()
             left.extend(list(module)[::-1])
