@@ -35,8 +35,13 @@ def register(*kinds: type[nn.Module]) -> None:
     _FORWARDS.update((kind, kind.forward) for kind in kinds)
 
 
+def register_as(derived: type[nn.Module], kind: type[nn.Module]) -> None:
+    """Let instances of a class that has the forward of a registered one be computed together as those of that one."""
+    _FORWARDS[derived] = _FORWARDS[kind]
+
+
 class Pending(NamedTuple):
-    """A convolution's raw output (N, C, T, H, W), and the norm and activation that it has still to go through."""
+    """A convolution's raw output (N, C, *space), and the norm and activation that it has still to go through."""
 
     raw: Tensor
     norm: Norm
@@ -61,8 +66,8 @@ def conv_norm(
     as the convolution writes its output, which norm_act reads once.
 
     Args:
-        conv: Conv3d or ConvTranspose3d of fastvgan.layers.
-        norm: its BatchNormAct3d.
+        conv: Conv3d or ConvTranspose3d of fastvgan.layers, or Conv2d or ConvTranspose2d.
+        norm: its BatchNormAct3d, or BatchNormAct2d.
         activation: the name and negative_slope of one to compute instead of the norm's own, which is only asked of a
             norm that has none and is not hooked.
     """
@@ -124,7 +129,9 @@ def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
 def _to_fuse(conv: nn.Module, x: Tensor | Pending) -> tuple | None:
     """x, weight, bias, geometry and norm for fused_conv, or None where the modules are to be called one by one."""
     raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
-    if is_observed() or not (is_unwatched(conv) and _is_plain(raw) and _is_plain(conv.weight) and raw.dim() == 5):
+    if is_observed() or not (is_unwatched(conv) and _is_plain(raw) and _is_plain(conv.weight)):
+        return None
+    if raw.dim() != conv.weight.dim():
         return None
     geometry, raw = conv.geometry(), _cast(raw)
     if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):

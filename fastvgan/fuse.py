@@ -4,6 +4,7 @@ A layer is exchanged by giving the module that is there another class. It stays 
 parameters, buffers, hooks and attributes, wherever it is referred to. Nothing of it is called.
 """
 
+import inspect
 import itertools
 import logging
 import sys
@@ -16,13 +17,19 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
+from fastvgan.derived import is_told_of_subclasses
+from fastvgan.flat_layers import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.fused_sequential import (
     ACTIVATIONS,
+    CONVOLUTIONS,
+    NORMS,
     FusedSequential,
     fused_class,
+    fused_layer_class,
     groups,
+    is_activation,
     is_sequential,
-    is_told_of_subclasses,
+    kind_of,
 )
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
 from fastvgan_kernels import choice
@@ -31,11 +38,25 @@ M = TypeVar("M", bound=nn.Module)
 
 _logger = logging.getLogger("fastvgan")
 
-_OURS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.BatchNorm3d: BatchNormAct3d}
+_OURS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: Conv2d,
+    nn.Conv3d: Conv3d,
+    nn.ConvTranspose2d: ConvTranspose2d,
+    nn.ConvTranspose3d: ConvTranspose3d,
+    nn.BatchNorm2d: BatchNormAct2d,
+    nn.BatchNorm3d: BatchNormAct3d,
+}
 _UNINITIALISED = "is not initialised yet: run the module once before"
 # What looks as if it could be exchanged.
 _ALIKE = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _CHAINS = (ConvNormAct3d, ConvTransposeNormAct3d)
+# What a subclass may have of its own, though torch.nn's classes have it: none of it takes part in a call.
+_APART_FROM_CALLS = frozenset(
+    "__init__ __module__ __qualname__ __doc__ __annotations__ __annotate__ __annotate_func__ __annotations_cache__ "
+    "__firstlineno__ __static_attributes__ __dict__ __weakref__ __constants__ reset_parameters extra_repr".split()
+)
+# What torch.nn's layers call when they are called themselves.
+_OF_A_CALL = ("forward", "_call_impl", "_conv_forward", "_output_padding", "_check_input_dim")
 
 
 @dataclass(frozen=True)
@@ -91,20 +112,22 @@ class FuseReport:
 def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> M:
     """Exchange, in place, every stock layer that a fused one can serve, and every Sequential that can fuse some.
 
-    nn.Conv3d and nn.ConvTranspose3d become fastvgan.layers', nn.BatchNorm3d becomes BatchNormAct3d without an
-    activation. Each of them, called by anyone, computes what it did before. A Sequential in which a convolution, a
-    batch norm and an activation (ReLU, LeakyReLU or Tanh), or two of these, stand in a row becomes a FusedSequential,
-    which computes them together. It looks at what is in it at each call, so that its parts may be taken out, exchanged,
-    converted and hooked afterwards as those of any Sequential. Every module stays the same object under the same name,
-    with its parameters, buffers, hooks, state_dict and mode. Results are the same.
+    nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d and nn.ConvTranspose3d become fastvgan.layers', nn.BatchNorm2d and
+    nn.BatchNorm3d become BatchNormAct2d and BatchNormAct3d without an activation. Each of them, called by anyone,
+    computes what it did before. A Sequential in which a norm and an activation (ReLU, LeakyReLU or Tanh), or a
+    convolution and one of these, stand in a row becomes a FusedSequential, which computes them together where that is
+    faster. It looks at what is in it at each call, so that its parts may be taken out, exchanged, converted and hooked
+    afterwards as those of any Sequential. Every module stays the same object under the same name, with its parameters,
+    buffers, hooks, state_dict and mode. Results are the same.
 
     No code of the modules is run. What a module with a forward of its own calls is therefore not known: its layers are
     exchanged and computed one by one, and the report says so. Call it before torch.compile.
 
     Args:
-        module: any module. Only layers of exactly those classes are exchanged, since a subclass may do anything, and
-            only Sequentials that have nn.Sequential's forward. A subclass of it with that forward becomes a class of
-            the same name that is also a FusedSequential.
+        module: any module. Only layers that torch.nn computes are exchanged: of exactly those classes, or of a subclass
+            that has nothing of its own that takes part in a call, as one with only an __init__; and only Sequentials
+            that have nn.Sequential's forward. An instance of a subclass gets a class of the same name that inherits
+            from the subclass and from ours.
         impl: the implementation of the layers that are exchanged.
         report: one to fill with what was exchanged, and what was left and why; what was in it is dropped.
 
@@ -165,8 +188,9 @@ class _Exchange:
         """What the report says of a module, None where there is nothing to say."""
         name, was = self.names[module], self.classes[module]
         if type(module) is not was:
-            ours = was in _OURS and was is not nn.BatchNorm3d
-            became = f"fastvgan {was.__name__}" if ours else _kind(module).__name__
+            became = FusedSequential if isinstance(module, FusedSequential) else kind_of(module)
+            is_namesake = _stock_of(was) is not None and became.__name__ == _stock_of(was).__name__
+            became = f"fastvgan {became.__name__}" if is_namesake else became.__name__
             return FuseEntry(name, was.__name__, became, self._rows(module))
         if module in self.closed:
             return FuseEntry(name, was.__name__, None, self.closed[module]) if module in self.tops else None
@@ -182,7 +206,7 @@ class _Exchange:
             return f"there is no fused layer for {type(module).__name__}"
         if is_sequential(type(module)):
             return self.refusals[module] if _has_a_row(module) else None
-        if any(type(child) is BatchNormAct3d for child in _direct(module)) and not isinstance(module, _CHAINS):
+        if any(kind_of(child) in NORMS for child in _direct(module)) and not isinstance(module, _CHAINS):
             return "has a forward of its own, which is not looked into: what it calls itself is computed one by one"
         return None
 
@@ -195,26 +219,35 @@ class _Exchange:
         return "together: " + ", ".join("+".join(map(inside.get, row)) for row in rows if len(row) > 1)
 
 
-def _kind(module: nn.Module) -> type[nn.Module]:
-    return FusedSequential if isinstance(module, FusedSequential) else type(module)
+def _stock_of(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The class of torch.nn's that can be exchanged of which `kind` is a subclass, or which it is."""
+    return next((base for base in kind.__mro__ if base in _OURS), None)
 
 
 def _exchange(module: nn.Module, impl: str) -> None:
     """Make a layer fastvgan's."""
-    if type(module) not in _OURS:
+    kind = type(module)
+    stock = _stock_of(kind)
+    if stock is None or issubclass(kind, _OURS[stock]):
         return
-    module.__class__ = _OURS[type(module)]
+    ours = _OURS[stock]
+    # Not by a __setattr__ of its own.
+    object.__setattr__(module, "__class__", ours if kind is stock else fused_layer_class(kind, ours))
     module.impl = impl
-    if isinstance(module, BatchNormAct3d):
+    if ours in NORMS:
         module.activation, module.negative_slope = "none", 0.01
 
 
 def _has_a_row(container: nn.Sequential) -> bool:
     """Whether there are modules in it that could be computed together, were there no hooks."""
-    kinds = list(map(type, _flat(container)))
-    after = {kind: (BatchNormAct3d, *ACTIVATIONS) for kind in (Conv3d, ConvTranspose3d)}
-    after[BatchNormAct3d] = tuple(ACTIVATIONS)
-    return any(second in after.get(first, ()) for first, second in itertools.pairwise(kinds))
+    return any(itertools.starmap(_are_a_row, itertools.pairwise(_flat(container))))
+
+
+def _are_a_row(first: nn.Module, second: nn.Module) -> bool:
+    kind = kind_of(first)
+    if is_activation(second):
+        return kind in NORMS or (CONVOLUTIONS.get(kind, False) and ACTIVATIONS[type(second)].follows_convolutions)
+    return kind in NORMS.get(kind_of(second), ())
 
 
 def _flat(container: nn.Sequential) -> Iterator[nn.Module]:
@@ -246,14 +279,26 @@ def _refusal(module: nn.Module) -> str | None:
         return "is prepared for quantisation, which goes by its class"
     if is_sequential(type(module)) and is_told_of_subclasses(type(module)):
         return f"is of a class, {type(module).__name__}, that runs code of its own where one inherits from it"
-    if type(module) not in _OURS:
-        is_subclass = isinstance(module, tuple(_OURS)) and type(module) not in _OURS.values()
-        return _subclass_refusal(module) if is_subclass else None
-    names = ("impl", "activation", "negative_slope") if type(module) is nn.BatchNorm3d else ("impl",)
-    taken = [name for name in names if hasattr(module, name)]
+    kind = type(module)
+    stock = _stock_of(kind)
+    if stock is None or kind_of(module) is _OURS[stock]:
+        return None
+    return (None if kind is stock else _subclass_refusal(module, stock)) or _layer_refusal(module, stock)
+
+
+def _layer_refusal(module: nn.Module, stock: type[nn.Module]) -> str | None:
+    """Why a layer of one of torch.nn's classes, as this instance is, has to stay as it is."""
+    replaced = [name for name in _OF_A_CALL if name in vars(module)]
+    if replaced:
+        return f"has a {replaced[0]} that was replaced on the instance"
+    tensors = *module.named_parameters(recurse=False), *module.named_buffers(recurse=False)
+    own = {*vars(module), *(name for name, _ in tensors), *module._modules}
+    added = {"impl", "activation", "negative_slope"} if _OURS[stock] in NORMS else {"impl"}
+    added |= set(dir(_OURS[stock])) - set(dir(stock))
+    taken = sorted(name for name in added if name in own or hasattr(type(module), name))
     if taken:
         return f"has an attribute of its own named {taken[0]}"
-    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+    for name, tensor in tensors:
         if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
             return f"has a {name} that is a {type(tensor).__name__}, not a plain tensor"
         if not tensor.is_floating_point() and name != "num_batches_tracked":
@@ -261,12 +306,33 @@ def _refusal(module: nn.Module) -> str | None:
     return None
 
 
-def _subclass_refusal(module: nn.Module) -> str:
+def _subclass_refusal(module: nn.Module, stock: type[nn.Module]) -> str | None:
+    """Why a layer of a subclass of torch.nn's has to stay, or None where the subclass leaves calls as they are."""
+    kind = type(module)
     if isinstance(module, LazyModuleMixin):
         return _UNINITIALISED
     if parametrize.is_parametrized(module):
         return f"is parametrised ({', '.join(module.parametrizations)}), which goes by its class"
-    return f"is of a subclass of torch.nn's, {type(module).__name__}, which may do something else"
+    of = f"is of a subclass of torch.nn's, {kind.__name__}"
+    if issubclass(kind, _OURS[stock]):
+        return f"is of a subclass of fastvgan's, {kind.__name__}, which may do something else"
+    if is_told_of_subclasses(kind):
+        return f"{of}, that runs code of its own where one inherits from it"
+    for base in kind.__mro__:
+        own = next((name for name in vars(base) if _takes_part(name, module, stock)), None)
+        if base not in stock.__mro__ and own is not None:
+            return f"{of}, with a {own} of its own, which may do something else"
+    return None
+
+
+def _takes_part(name: str, module: nn.Module, stock: type[nn.Module]) -> bool:
+    """Whether a call could come upon what a subclass has by this name."""
+    if name in _APART_FROM_CALLS:
+        return False
+    annotated = (inspect.get_annotations(base) for base in stock.__mro__)
+    tensors = *module._parameters, *module._buffers, "qconfig"
+    is_special = name.startswith("__") and name.endswith("__")
+    return is_special or hasattr(_OURS[stock], name) or name in tensors or any(name in names for names in annotated)
 
 
 def _is_compiled(module: nn.Module) -> bool:

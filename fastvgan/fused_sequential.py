@@ -4,8 +4,7 @@ What is in a FusedSequential stays what it is: each module, called by anyone, co
 of them may be exchanged, hooked, moved or taken out. At each call the container looks at what is there at that moment.
 """
 
-import copyreg
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,13 +12,48 @@ from torch import Tensor, nn
 
 from fastvgan import deferred
 from fastvgan.deferred import Pending, conv_act, conv_norm, fused_conv_act, is_observed, is_silent, is_unwatched, value
+from fastvgan.derived import derived_class, ours_of
+from fastvgan.flat_layers import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
 
-# By their names in fastvgan_kernels.
-ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh"}
+
+class Activation(NamedTuple):
+    """What is known of a class of activations.
+
+    Args:
+        name: in fastvgan_kernels.
+        follows_convolutions: whether a convolution computes it too, and not a norm alone: from its output its gradient
+            has to be known.
+        is_meant: whether an instance computes what the name says.
+    """
+
+    name: str
+    follows_convolutions: bool = True
+    is_meant: Callable[[nn.Module], bool] = lambda module: True
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: Activation("relu"),
+    nn.LeakyReLU: Activation("leaky_relu"),
+    nn.Tanh: Activation("tanh"),
+}
 deferred.register(*ACTIVATIONS, nn.Identity)
 
-_CONVOLUTIONS = (Conv3d, ConvTranspose3d)
+# Each convolution → whether it may compute the activation behind it. Conv2d would gain nothing: stock computes it.
+CONVOLUTIONS: dict[type[nn.Module], bool] = {
+    Conv2d: False,
+    Conv3d: True,
+    ConvTranspose2d: True,
+    ConvTranspose3d: True,
+}
+# Each norm, with an attribute `activation` and a method `normalise(input, activation, negative_slope)` → those
+# convolutions that take its statistics while they write their output, and leave the norm to what is next. In two
+# dimensions none does, since auto leaves nearly all of those to stock PyTorch.
+NORMS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
+    BatchNormAct2d: (),
+    BatchNormAct3d: (Conv3d, ConvTranspose3d),
+}
+_COMPUTED = frozenset((*ACTIVATIONS, *CONVOLUTIONS, *NORMS))  # neither Sequentials nor without effect
 # In evaluation each of these returns its input.
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 deferred.register(*_DROPOUTS)
@@ -28,10 +62,10 @@ deferred.register(*_DROPOUTS)
 class FusedSequential(nn.Sequential):
     """A Sequential whose convolutions, batch norms and activations are computed together where they stand in a row.
 
-    It looks through Sequentials in it, and through what does nothing. Only instances of exactly fastvgan.layers'
-    Conv3d, ConvTranspose3d and BatchNormAct3d and torch.nn's ReLU, LeakyReLU and Tanh are computed together, and only
-    those without hooks and without a forward of their own; all others are called. Compilers, tracers, torch.func's
-    transforms and dispatch modes are shown every module.
+    It looks through Sequentials in it, and through what does nothing. Only instances of exactly the classes in
+    CONVOLUTIONS, NORMS and ACTIVATIONS, or of one that fuse derived from these, are computed together, and only those
+    without hooks and without a forward of their own; all others are called. Compilers, tracers, torch.func's transforms
+    and dispatch modes are shown every module.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -42,16 +76,6 @@ class FusedSequential(nn.Sequential):
             input = _run(self, input)
         return input
 
-    # The class that fuse made this one for.
-    _stock: type[nn.Sequential] = nn.Sequential
-
-    def __reduce_ex__(self, protocol):
-        how, arguments, *rest = super().__reduce_ex__(max(protocol, 2))
-        if how is copyreg.__newobj__ and _fused_classes.get(self._stock) is type(self):
-            # A class that fused_class made cannot be found by its name.
-            return _new, (self._stock,), *rest
-        return how, arguments, *rest
-
 
 class Group(NamedTuple):
     """Modules that are computed together: a convolution, a norm and an activation, of which any may be absent.
@@ -60,7 +84,7 @@ class Group(NamedTuple):
     """
 
     conv: nn.Module | None = None
-    norm: BatchNormAct3d | None = None
+    norm: nn.Module | None = None
     activation: nn.Module | None = None
     other: nn.Module | None = None
 
@@ -108,27 +132,43 @@ def _take(left: list[nn.Module]) -> Group:
     What is taken together is looked at just before it is computed: until then a hook may have changed it.
     """
     module = left.pop()
-    kind = type(module)
-    if kind in _CONVOLUTIONS and is_unwatched(module):
+    kind = kind_of(module)
+    if CONVOLUTIONS.get(kind) and is_unwatched(module):
         norm = None
-        if _expand(left) and type(left[-1]) is BatchNormAct3d and is_unwatched(left[-1]):
+        if _expand(left) and kind in NORMS.get(kind_of(left[-1]), ()) and is_unwatched(left[-1]):
             norm = left.pop()
         activation = _take_activation(norm, left)
-        if norm is None and activation is not None and not _may_save_output(activation, left):
+        if norm is None and activation is not None and not _may_follow(activation, left):
             left.append(activation)
             activation = None
         return Group(module, norm, activation)
-    if kind is BatchNormAct3d and is_unwatched(module):
+    if kind in NORMS and is_unwatched(module):
         activation = _take_activation(module, left)
         if activation is not None:
             return Group(None, module, activation)
     return Group(other=module)
 
 
-def _take_activation(norm: BatchNormAct3d | None, left: list[nn.Module]) -> nn.Module | None:
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """Its class; where fuse derived that from one of ours, the one of ours."""
+    return ours_of(type(module))
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether it is one of ACTIVATIONS in what it computes too."""
+    activation = ACTIVATIONS.get(type(module))
+    return activation is not None and activation.is_meant(module)
+
+
+def _take_activation(norm: nn.Module | None, left: list[nn.Module]) -> nn.Module | None:
     if (norm is None or norm.activation == "none") and _expand(left):
-        return left.pop() if type(left[-1]) in ACTIVATIONS and is_unwatched(left[-1]) else None
+        return left.pop() if is_activation(left[-1]) and is_unwatched(left[-1]) else None
     return None
+
+
+def _may_follow(activation: nn.Module, left: list[nn.Module]) -> bool:
+    """Whether a convolution may compute it, without a norm between them."""
+    return ACTIVATIONS[type(activation)].follows_convolutions and _may_save_output(activation, left)
 
 
 def _may_save_output(activation: nn.Module, left: list[nn.Module]) -> bool:
@@ -138,13 +178,15 @@ def _may_save_output(activation: nn.Module, left: list[nn.Module]) -> bool:
     """
     if type(activation) is not nn.LeakyReLU or activation.inplace or not torch.is_grad_enabled():
         return True
-    return _expand(left) and type(left[-1]) in _CONVOLUTIONS and is_unwatched(left[-1])
+    return _expand(left) and kind_of(left[-1]) in CONVOLUTIONS and is_unwatched(left[-1])
 
 
 def _expand(left: list[nn.Module]) -> bool:
     """Put what is in a Sequential in its place while one is next, and drop what does nothing; is something left?"""
     while left:
         module = left[-1]
+        if type(module) in _COMPUTED:
+            return True
         if is_sequential(type(module)) and is_silent(module):
             left.pop()
             left.extend(list(module)[::-1])
@@ -163,7 +205,7 @@ def _does_nothing(module: nn.Module) -> bool:
 def setting(activation: nn.Module) -> tuple[str, float]:
     """An activation's name and its slope below 0, which is of no account unless it is leaky."""
     slope = activation.negative_slope if type(activation) is nn.LeakyReLU else 0.01
-    return ACTIVATIONS[type(activation)], slope
+    return ACTIVATIONS[type(activation)].name, slope
 
 
 _STOCK = nn.Sequential.forward, nn.Sequential.__iter__, nn.Module.__call__
@@ -177,16 +219,7 @@ def is_sequential(kind: type) -> bool:
     return (forward is _STOCK[0] or forward is FusedSequential.forward) and (kind.__iter__, kind.__call__) == _STOCK[1:]
 
 
-def is_told_of_subclasses(kind: type) -> bool:
-    """Whether code of its own runs where a class inherits from it, as registries have it."""
-    return type(kind) is not type or any("__init_subclass__" in vars(base) for base in kind.__mro__[:-1])
-
-
-# Class of Sequentials → the one that fuse gives its instances.
-_fused_classes: dict[type[nn.Sequential], type[FusedSequential]] = {nn.Sequential: FusedSequential}
-
-
-def fused_class(kind: type[nn.Sequential]) -> type[FusedSequential]:
+def fused_class(kind: type[nn.Sequential]) -> type[nn.Sequential]:
     """The FusedSequential that is also a `kind`, of the same name; `kind` itself where it is one.
 
     Args:
@@ -194,12 +227,16 @@ def fused_class(kind: type[nn.Sequential]) -> type[FusedSequential]:
     """
     if issubclass(kind, FusedSequential):
         return kind
-    if kind not in _fused_classes:
-        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-        _fused_classes[kind] = type(kind.__name__, (FusedSequential, kind), names | {"_stock": kind})
-    return _fused_classes[kind]
+    return FusedSequential if kind is nn.Sequential else derived_class(kind, FusedSequential, ours_first=True)
 
 
-def _new(kind: type[nn.Sequential]) -> FusedSequential:
-    fused = fused_class(kind)
-    return fused.__new__(fused)
+def fused_layer_class(kind: type[nn.Module], ours: type[nn.Module]) -> type[nn.Module]:
+    """The layer of ours that is also a `kind`, of the same name, and is computed together with others as ours is.
+
+    Args:
+        kind: a subclass, without code that takes part in a call, of the class of torch.nn's that `ours` stands for.
+        ours: of fastvgan.layers.
+    """
+    made = derived_class(kind, ours)
+    deferred.register_as(made, ours)
+    return made

@@ -1,44 +1,48 @@
 """Layers over the operations of fastvgan_kernels, usable in any network.
 
-`ConvTranspose3d` and `Conv3d` take torch.nn's arguments and state_dict, `BatchNormAct3d` BatchNorm3d's. Every layer
-has an `impl` argument that names the implementation of its operations ("auto" unless told).
+`ConvTranspose3d` and `Conv3d` take torch.nn's arguments and state_dict, `BatchNormAct3d` BatchNorm3d's, and so do their
+counterparts in two dimensions (flat_layers.py). Every layer has an `impl` argument that names the implementation of its
+operations ("auto" unless told).
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+import importlib
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fastvgan import deferred
+from fastvgan.convolutions import Convolution, PaddingMode, TransposedConvolution
 from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
 from fastvgan.recurrent_layers import ConvLSTM, ConvLSTMCell
 from fastvgan.tracing import TraceableLayer, wants_stock
-from fastvgan_kernels import choice, conv_down, conv_up, norm_act
-from fastvgan_kernels.conv.direct import recall
-from fastvgan_kernels.fused_conv import Geometry, Norm
+from fastvgan_kernels import choice, norm_act
+from fastvgan_kernels.fused_conv import Norm
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
 
 if TYPE_CHECKING:
+    from fastvgan.flat_layers import BatchNormAct2d, Conv2d, ConvTranspose2d
     from fastvgan.fuse import FusedSequential, FuseEntry, FuseReport, fuse
 
 M = TypeVar("M", bound=nn.Module)
 Sizes = int | tuple[int, int, int]  # one integer, or one for each of T, H and W
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
-# fuse.py is built from the layers here, so that it can only be imported after them.
-_OF_FUSE = ("FuseEntry", "FuseReport", "FusedSequential", "fuse")
+# Built from the layers here, so that they can only be imported after them.
+_LATER = dict.fromkeys(("BatchNormAct2d", "Conv2d", "ConvTranspose2d"), "fastvgan.flat_layers")
+_LATER |= dict.fromkeys(("FuseEntry", "FuseReport", "FusedSequential", "fuse"), "fastvgan.fuse")
 
 __all__ = [
+    "BatchNormAct2d",
     "BatchNormAct3d",
+    "Conv2d",
     "Conv3d",
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvNormAct3d",
+    "ConvTranspose2d",
     "ConvTranspose3d",
     "ConvTransposeNormAct3d",
     "FuseEntry",
@@ -53,25 +57,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _OF_FUSE:
-        from fastvgan import fuse
-
-        return getattr(fuse, name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_OF_FUSE})
+    return sorted({*globals(), *_LATER})
 
 
-def _geometry(transposed: bool, *each: int | Sequence[int], groups: int) -> Geometry:
-    """A Geometry of tuples: who sets a layer's attribute afterwards may set one integer or a list, as in torch.nn."""
-    if set(map(type, each)) != {tuple}:
-        each = tuple((value,) * 3 if isinstance(value, int) else tuple(value) for value in each)
-    return Geometry(transposed, *each, groups)
-
-
-class Conv3d(TraceableLayer, nn.Conv3d):
+class Conv3d(Convolution, nn.Conv3d):
     """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, any padding_mode.
 
     Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels.
@@ -109,38 +104,8 @@ class Conv3d(TraceableLayer, nn.Conv3d):
         )
         self.impl = impl
 
-    def forward(self, input: Tensor) -> Tensor:
-        if wants_stock(input):
-            return super().forward(input)
-        if self.impl == "auto" and self.padding_mode == "zeros":
-            geometry = False, self.stride, self.padding, 0, self.dilation, self.groups
-            y = recall(input, self.weight, self.bias, geometry)
-            if y is not None:
-                return y
-        if input.dim() == 4:
-            return self.forward(input.unsqueeze(0)).squeeze(0)
-        x, padding = self._pad(input)
-        return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
 
-    def geometry(self) -> Geometry | None:
-        """What fused_conv wants to know, or None where the padding is not of that kind."""
-        if self.padding_mode != "zeros" or isinstance(self.padding, str):
-            return None
-        return _geometry(False, self.stride, self.padding, (0, 0, 0), self.dilation, groups=self.groups)
-
-    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """What conv_down cannot pad itself: other values than zeros, and "same" for an even kernel."""
-        if self.padding_mode == "zeros":
-            if not isinstance(self.padding, str):
-                return x, self.padding
-            before = self._reversed_padding_repeated_twice[::-1]  # (right, left) a dimension, first dimension first
-            if before[0::2] == before[1::2]:
-                return x, tuple(before[0::2])
-            return functional.pad(x, self._reversed_padding_repeated_twice), (0, 0, 0)
-        return functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0, 0)
-
-
-class ConvTranspose3d(TraceableLayer, nn.ConvTranspose3d):
+class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
     """torch.nn.ConvTranspose3d on `conv_up`: the same arguments, state_dict and results.
 
     Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels. `output_size` chooses among the sizes
@@ -181,44 +146,12 @@ class ConvTranspose3d(TraceableLayer, nn.ConvTranspose3d):
         )
         self.impl = impl
 
-    def geometry(self) -> Geometry:
-        """What fused_conv wants to know."""
-        return _geometry(True, self.stride, self.padding, self.output_padding, self.dilation, groups=self.groups)
 
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if wants_stock(input):
-            return super().forward(input, output_size)
-        output_padding = self.output_padding
-        if output_size is None and self.impl == "auto":
-            geometry = True, self.stride, self.padding, output_padding, self.dilation, self.groups
-            y = recall(input, self.weight, self.bias, geometry)
-            if y is not None:
-                return y
-        if output_size is not None:
-            output_padding = self._output_padding(
-                input, output_size, self.stride, self.padding, self.kernel_size, 3, self.dilation
-            )
-        batch = input.unsqueeze(0) if input.dim() == 4 else input
-        y = conv_up(
-            batch,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            output_padding,
-            self.dilation,
-            self.groups,
-            self.impl,
-        )
-        return y.squeeze(0) if input.dim() == 4 else y
-
-
-class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
-    """torch.nn.BatchNorm3d and an activation in one operation, `norm_act`.
-
-    Takes BatchNorm3d's arguments and state_dict, and:
+class BatchNormAct(TraceableLayer):
+    """Goes before torch.nn's BatchNorm2d or BatchNorm3d among the bases, and computes it and an activation in one.
 
     Args:
+        num_features, eps, momentum, affine, track_running_stats, device, dtype: as torch.nn.BatchNorm3d.
         activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (the exact one, by the error function).
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
@@ -228,6 +161,16 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
         process_group: the ranks whose batches are normalised as one in training, or None, which it is at first; see
             `sync_batch_norm`. In no state_dict; a copy has the same group.
     """
+
+    # torch.nn's.
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    eps: float
+    momentum: float | None
+    track_running_stats: bool
 
     # By its name, which unlike the group can be copied and pickled. Of the class, for norms that `fuse` made.
     _group_name: str | None = None
@@ -278,7 +221,7 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
         """Forward with another activation than the module's own, as a container that fuses one behind it asks for.
 
         Args:
-            input: (N, C, T, H, W), floating-point.
+            input: (N, C, T, H, W), of BatchNormAct2d (N, C, H, W), floating-point.
             activation, negative_slope, residual: as norm_act's.
 
         Returns:
@@ -368,18 +311,25 @@ class BatchNormAct3d(TraceableLayer, nn.BatchNorm3d):
         return f"{super().extra_repr()}, activation={self.activation}{slope}"
 
 
+class BatchNormAct3d(BatchNormAct, nn.BatchNorm3d):
+    """torch.nn.BatchNorm3d and an activation in one operation, `norm_act`, of (N, C, T, H, W).
+
+    Takes BatchNorm3d's arguments and state_dict, and `activation`, `negative_slope` and `impl` as `BatchNormAct` says.
+    """
+
+
 def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
-    """Have every BatchNormAct3d in a module normalise, in training, the batches of all ranks as one; in place.
+    """Have every BatchNormAct2d and 3d in a module normalise, in training, the batches of all ranks as one; in place.
 
     The counterpart of torch.nn.SyncBatchNorm.convert_sync_batchnorm; results are those of one process with the
     concatenated batch (N of all ranks, C, T, H, W), also where ranks have different N. Every layer stays the same
     object with the same parameters, buffers, dtype, state_dict and hooks, and computes as ever in evaluation. Every
     rank has to run the same layers in the same order; gradients of parameters are each rank's share, for
-    DistributedDataParallel to reduce. nn.BatchNorm3d is left as it is: call `fuse` before, which makes BatchNormAct3d
-    of it.
+    DistributedDataParallel to reduce. nn.BatchNorm2d and 3d are left as they are: call `fuse` before, which makes
+    BatchNormAct2d and 3d of them.
 
     Args:
-        module: any module, itself a BatchNormAct3d or not.
+        module: any module, itself such a layer or not.
         group: the ranks, by Gloo or NCCL; None for the default group. The attribute `process_group` of a layer is set
             to it, and may be set to None to undo this.
 
@@ -393,7 +343,7 @@ def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
     """
     group = group_of(group)
     for layer in module.modules():
-        if isinstance(layer, BatchNormAct3d):
+        if isinstance(layer, BatchNormAct):
             layer.process_group = group
     return module
 

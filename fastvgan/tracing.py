@@ -21,10 +21,13 @@ def wants_stock(input: Any) -> bool:
 class TraceableLayer(nn.Module):
     """A layer that torch.fx takes as one node, as it takes the layers of torch.nn."""
 
+    # Of a class that is somebody's too it takes the forward instead, as of any subclass of torch.nn's.
+    _is_leaf_of_fx = True
+
     # torch.fx has no other word for a leaf than a module path in torch.nn. A call is where it can be intercepted before
     # hooks run: as a leaf's, they belong to the run of the graph and not to its making.
     def _call_impl(self, *args, **kwargs):
-        if not (args and type(args[0]) is Tensor):
+        if not (args and type(args[0]) is Tensor) and self._is_leaf_of_fx:
             tracer = _tracer_of(*args, *kwargs.values())
             path = "" if tracer is None else tracer.path_of_module(self)
             if path:  # the module is not all that is traced

@@ -24,7 +24,7 @@ def assert_same(ours, stock, *inputs, steps=(True, True, False, True), tolerance
 def settle(module):
     """Statistics and affine parameters that are not the initial ones."""
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm3d) and layer.affine:
+        if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm3d)) and layer.affine:
             with torch.no_grad():
                 layer.weight.uniform_(0.5, 2)
                 layer.bias.normal_()
@@ -133,3 +133,67 @@ class UNet(nn.Module):
         y = self.up(self.middle(self.down(fine)))
         y = self.outside(torch.cat([y, fine if skip else fine * 0], 1))
         return torch.cat([head(y) for head in self.heads], 1)
+
+
+class DCGAN(nn.Sequential):
+    """DCGAN's generator of images (Radford et al. 2016), small."""
+
+    def __init__(self):
+        super().__init__(
+            *(nn.ConvTranspose2d(6, 8, 4, bias=False), nn.BatchNorm2d(8), nn.ReLU(True)),
+            *(nn.ConvTranspose2d(8, 4, 4, 2, 1, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(0.2, inplace=True)),
+            *(nn.ConvTranspose2d(4, 3, 4, 2, 1, bias=False), nn.Tanh()),
+        )
+
+
+class ImageUNet(nn.Module):
+    """UNet above, of images."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.middle, self.outside = self.double(2, 4), self.double(4, 8), self.double(8, 4)
+        self.down, self.up, self.head = nn.MaxPool2d(2), nn.ConvTranspose2d(8, 4, 2, 2), nn.Conv2d(4, 1, 1)
+
+    @staticmethod
+    def double(inputs, outputs):
+        return nn.Sequential(
+            *(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)),
+        )
+
+    def forward(self, x):
+        fine = self.inside(x)
+        return self.head(self.outside(torch.cat([self.up(self.middle(self.down(fine))), fine], 1)))
+
+
+class Conv3DSimple(nn.Conv3d):
+    """torchvision.models.video's class of this name: its __init__ and a static method, and no forward."""
+
+    def __init__(self, in_planes, out_planes, midplanes=None, stride=1, padding=1):
+        super().__init__(in_planes, out_planes, kernel_size=3, stride=stride, padding=padding, bias=False)
+
+    @staticmethod
+    def get_downsample_stride(stride):
+        return stride, stride, stride
+
+
+class OwnNorm(nn.BatchNorm3d):
+    """A norm with another initial state and another name for itself."""
+
+    def __init__(self, num_features):
+        super().__init__(num_features, eps=1e-3, momentum=0.01)
+        self.note = {"any": num_features}
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        nn.init.constant_(self.bias, 0.1)
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, own"
+
+
+class OwnLayers(nn.Sequential):
+    """Layers of subclasses that add no forward."""
+
+    def __init__(self):
+        super().__init__(Conv3DSimple(3, 4), OwnNorm(4), nn.ReLU(), Conv3DSimple(4, 2, stride=2), nn.Tanh())

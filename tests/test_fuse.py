@@ -7,13 +7,25 @@ import pickle
 
 import pytest
 import torch
-from fuse_networks import Block, R2Plus1D, Residual, UNet, VideoGAN, assert_same, generator, settle
+from fuse_networks import (
+    DCGAN,
+    Block,
+    ImageUNet,
+    OwnLayers,
+    R2Plus1D,
+    Residual,
+    UNet,
+    VideoGAN,
+    assert_same,
+    generator,
+    settle,
+)
 from torch import nn
 
 from fastvgan.fused_sequential import FusedSequential, groups
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, FuseReport, fuse
 
-STOCK = (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d)
+STOCK = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fused(module, **options):
@@ -37,7 +49,7 @@ def rows_of(module):
     ("make", "shape", "rows"),
     [
         (generator, (2, 6, 1, 2, 1), [3, 3, 2]),
-        (lambda: VideoGAN().generator, (2, 6), [3, 2]),
+        (lambda: VideoGAN().generator, (2, 6), [3, 2, 2]),
         (lambda: VideoGAN().discriminator, (2, 3, 6, 6, 6), [2, 3]),
         (Residual, (2, 4, 3, 3, 3), []),
         (R2Plus1D, (2, 3, 3, 4, 4), [3, 3, 2, 2]),
@@ -45,6 +57,9 @@ def rows_of(module):
         (lambda: nn.Sequential(nn.Conv3d(3, 4, 1), Residual(), Residual(relus=2)), (2, 3, 2, 3, 2), []),
         (lambda: nn.Sequential(nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4)), nn.ReLU()), (2, 3, 2, 3, 2), [3]),
         (lambda: nn.Sequential(Block(3, 4), Block(4, 2), nn.Tanh()), (2, 3, 2, 3, 2), [3, 3]),
+        (DCGAN, (2, 6, 1, 1), [2, 2, 2]),
+        (ImageUNet, (2, 2, 4, 4), [2] * 6),
+        (OwnLayers, (2, 3, 3, 4, 4), [3, 2]),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -57,7 +72,7 @@ def test_networks_are_the_same(make, shape, rows, dtype):
     assert rows_of(ours) == rows and changed
     assert before == {name: id(module) for name, module in ours.named_modules()}
     assert parameters == {name: id(t) for name, t in (*ours.named_parameters(), *ours.named_buffers())}
-    assert not any(type(m) in (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d) for m in ours.modules())
+    assert not any(type(m) in STOCK for m in ours.modules())
     assert_same(ours, stock, torch.randn(shape, dtype=dtype), tolerance=1e-4 if dtype == torch.float32 else 1e-10)
     ours.load_state_dict(stock.state_dict())
     stock.load_state_dict(ours.state_dict())
@@ -67,7 +82,7 @@ def test_networks_are_the_same(make, shape, rows, dtype):
 
 def test_the_report_says_what_and_why(caplog):
     model = nn.Sequential(
-        nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.LeakyReLU(0.2), nn.Flatten(1, 2), nn.BatchNorm2d(4), Residual(4)
+        nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.LeakyReLU(0.2), nn.Flatten(1, 3), nn.BatchNorm1d(4), Residual(4)
     )
     report = FuseReport()
     with caplog.at_level(logging.INFO, logger="fastvgan"):
@@ -78,7 +93,7 @@ def test_the_report_says_what_and_why(caplog):
         ("", "Sequential", "FusedSequential", "together: 0+1+2"),
         ("0", "Conv3d", "fastvgan Conv3d", ""),
         ("1", "BatchNorm3d", "BatchNormAct3d", ""),
-        ("4", "BatchNorm2d", None, "there is no fused layer for BatchNorm2d"),
+        ("4", "BatchNorm1d", None, "there is no fused layer for BatchNorm1d"),
         ("5", "Residual", None, own),
         ("5.conv1", "Conv3d", "fastvgan Conv3d", ""),
         ("5.bn1", "BatchNorm3d", "BatchNormAct3d", ""),
@@ -90,19 +105,31 @@ def test_the_report_says_what_and_why(caplog):
     assert str(report) == "0 exchanged, 0 left"
 
 
-@pytest.mark.parametrize("make", [nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d])
+def of_three_channels(kind):
+    return kind(3) if issubclass(kind, nn.modules.batchnorm._BatchNorm) else kind(3, 4, 2)
+
+
+def clip_or_image(kind):
+    return torch.randn(2, 3, *[3] * (2 if kind.__name__.endswith("2d") else 3))
+
+
+@pytest.mark.parametrize("make", STOCK)
 def test_the_module_itself_may_be_a_stock_layer(make):
-    stock = make(3) if make is nn.BatchNorm3d else make(3, 4, 2)
+    stock = of_three_channels(make)
     ours = copy.deepcopy(stock)
     assert list(fused(ours)[0]) == [""] and type(ours) is not make and isinstance(ours, make)
-    assert_same(ours, stock, torch.randn(2, 3, 3, 3, 3))
+    assert_same(ours, stock, clip_or_image(make))
 
 
-def test_the_input_may_be_given_by_its_name():
+@pytest.mark.parametrize("make", STOCK)
+def test_the_input_may_be_given_by_its_name(make):
+    stock, x = of_three_channels(make), clip_or_image(make)
+    ours = fuse(copy.deepcopy(stock))
+    torch.testing.assert_close(ours(input=x), stock(input=x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_output_size_may_be_given_by_its_name():
     x = torch.randn(2, 2, 3, 3, 3)
-    for stock in (nn.Conv3d(2, 2, 2), nn.ConvTranspose3d(2, 2, 2), nn.BatchNorm3d(2)):
-        ours = fuse(copy.deepcopy(stock))
-        torch.testing.assert_close(ours(input=x), stock(input=x), rtol=1e-4, atol=1e-4)
     ours = fuse(nn.ConvTranspose3d(2, 2, 3, 2, 1))
     assert ours(x, output_size=[6, 5, 6]).shape[2:] == (6, 5, 6)
 
@@ -173,7 +200,7 @@ def subclassed(module):
         (lambda: nn.Conv3d(2, 2, 1, dtype=torch.complex64), "weight of torch.complex64"),
         (lambda: torch.jit.script(nn.Sequential(nn.Conv3d(2, 2, 1))), "ScriptModule"),
         (lambda: torch.compile(nn.Conv3d(2, 2, 1), backend="eager"), "compiled already"),
-        (lambda: nn.Conv2d(2, 2, 1), "no fused layer for Conv2d"),
+        (lambda: nn.Conv1d(2, 2, 1), "no fused layer for Conv1d"),
         (lambda: nn.SyncBatchNorm(2), "no fused layer for SyncBatchNorm"),
         (lambda: nn.InstanceNorm3d(2), "no fused layer for InstanceNorm3d"),
     ],

@@ -338,7 +338,7 @@ def grad_cam(model, log):
     """Selvaraju et al. 2017: the maps of a layer and their gradients."""
     handles = []
     for m in model.modules():
-        if isinstance(m, (nn.Conv3d, nn.BatchNorm3d, nn.ReLU, nn.Tanh)):
+        if isinstance(m, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Tanh)):
             handles.append(m.register_forward_hook(lambda m, args, y: log.append(y.detach().clone())))
             handles.append(m.register_full_backward_hook(lambda m, dx, dy: log.append(dy[0].clone())))
     return handles

@@ -24,6 +24,10 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 
+class OwnConv2d(nn.Conv2d):
+    """A subclass that adds no forward."""
+
+
 class Functions(nn.Module):
     def __init__(self):
         super().__init__()
@@ -50,6 +54,17 @@ MODELS = {
             )
         ),
         (2, 2, 4, 6, 4),
+        {"Conv", "ConvTranspose", "Relu", "LeakyRelu", "Tanh"},
+    ),
+    "fused 2D": (
+        lambda: fuse(
+            nn.Sequential(
+                *(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+                *(OwnConv2d(4, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6), nn.LeakyReLU(0.2)),
+                *(nn.ConvTranspose2d(6, 2, 4, 2, 1), nn.Tanh()),
+            )
+        ),
+        (2, 2, 6, 4),
         {"Conv", "ConvTranspose", "Relu", "LeakyRelu", "Tanh"},
     ),
     "layers": (

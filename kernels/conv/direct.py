@@ -19,6 +19,7 @@ from ..measured.capture import are_launches_captured
 from ..measured.on_gpu import is_worth_a_launch
 from . import reference, sizes, stock_faults
 from .checks import check_down, check_up
+from .measured import is_one_backward_faster
 
 # Looked up once: these checks are most of what a call costs.
 _Tensor, _Parameter, _decisions = torch.Tensor, torch.nn.Parameter, choice.decisions
@@ -186,7 +187,7 @@ def _stock(transposed, x, weight, geometry, groups, for_x, for_weight, recorded)
     asked = [forward]
     if for_x:
         asked.append(_data_gradient(transposed, y, weight, x.shape[2:], *rest, groups))
-    if for_weight:
+    if for_weight and not is_one_backward_faster(transposed, x, outputs // groups):
         asked.append(("conv_weight_grad", large, small, kernel, *rest, groups))
     if any(choice.pick(operation, "auto", *arguments) is not reference for operation, *arguments in asked):
         return False

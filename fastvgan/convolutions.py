@@ -1,0 +1,114 @@
+"""What the convolution layers of two and of three dimensions share: torch.nn's forward on `conv_down` and `conv_up`."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from fastvgan.tracing import TraceableLayer, wants_stock
+from fastvgan_kernels import conv_down, conv_up
+from fastvgan_kernels.conv.direct import recall
+from fastvgan_kernels.fused_conv import Geometry
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+class Convolution(TraceableLayer):
+    """Goes before torch.nn's Conv2d or Conv3d among the bases of a layer, and computes its forward on `conv_down`."""
+
+    # torch.nn's; one integer for each spatial dimension, unless somebody sets another afterwards.
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: PaddingMode
+    _reversed_padding_repeated_twice: list[int]
+    impl: str
+
+    def forward(self, input: Tensor) -> Tensor:
+        if wants_stock(input):
+            return super().forward(input)
+        if self.impl == "auto" and self.padding_mode == "zeros":
+            geometry = False, self.stride, self.padding, 0, self.dilation, self.groups
+            y = recall(input, self.weight, self.bias, geometry)
+            if y is not None:
+                return y
+        if input.dim() == self.weight.dim() - 1:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        x, padding = self._pad(input)
+        return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
+
+    def geometry(self) -> Geometry | None:
+        """What fused_conv wants to know, or None where the padding is not of that kind."""
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return None
+        dims = self.weight.dim() - 2
+        return _geometry(False, self.stride, self.padding, (0,) * dims, self.dilation, groups=self.groups, dims=dims)
+
+    def _pad(self, x: Tensor) -> tuple[Tensor, int | tuple[int, ...]]:
+        """What conv_down cannot pad itself: other values than zeros, and "same" for an even kernel."""
+        if self.padding_mode == "zeros":
+            if not isinstance(self.padding, str):
+                return x, self.padding
+            before = self._reversed_padding_repeated_twice[::-1]  # (right, left) a dimension, first dimension first
+            if before[0::2] == before[1::2]:
+                return x, tuple(before[0::2])
+            return functional.pad(x, self._reversed_padding_repeated_twice), 0
+        return functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+
+
+class TransposedConvolution(TraceableLayer):
+    """Goes before torch.nn's ConvTranspose2d or ConvTranspose3d among the bases, and computes forward on `conv_up`."""
+
+    weight: Tensor
+    bias: Tensor | None
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    impl: str
+
+    def geometry(self) -> Geometry:
+        """What fused_conv wants to know."""
+        each = self.stride, self.padding, self.output_padding, self.dilation
+        return _geometry(True, *each, groups=self.groups, dims=self.weight.dim() - 2)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if wants_stock(input):
+            return super().forward(input, output_size)
+        output_padding = self.output_padding
+        if output_size is None and self.impl == "auto":
+            geometry = True, self.stride, self.padding, output_padding, self.dilation, self.groups
+            y = recall(input, self.weight, self.bias, geometry)
+            if y is not None:
+                return y
+        dims = self.weight.dim() - 2
+        if output_size is not None:
+            output_padding = self._output_padding(
+                input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+            )
+        batch = input.unsqueeze(0) if input.dim() == dims + 1 else input
+        y = conv_up(
+            batch,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            output_padding,
+            self.dilation,
+            self.groups,
+            self.impl,
+        )
+        return y.squeeze(0) if input.dim() == dims + 1 else y
+
+
+def _geometry(transposed: bool, *each: int | Sequence[int], groups: int, dims: int) -> Geometry:
+    """A Geometry of tuples: who sets a layer's attribute afterwards may set one integer or a list, as in torch.nn."""
+    if set(map(type, each)) != {tuple}:
+        each = tuple((value,) * dims if isinstance(value, int) else tuple(value) for value in each)
+    return Geometry(transposed, *each, groups)
