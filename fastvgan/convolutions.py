@@ -31,15 +31,20 @@ class Convolution(TraceableLayer):
     def forward(self, input: Tensor) -> Tensor:
         if wants_stock(input):
             return super().forward(input)
-        if self.impl == "auto" and self.padding_mode == "zeros":
-            geometry = False, self.stride, self.padding, 0, self.dilation, self.groups
-            y = recall(input, self.weight, self.bias, geometry)
-            if y is not None:
-                return y
+        y = self.recalled(input)
+        if y is not None:
+            return y
         if input.dim() == self.weight.dim() - 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         x, padding = self._pad(input)
         return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
+
+    def recalled(self, input: Tensor) -> Tensor | None:
+        """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
+        if self.impl != "auto" or self.padding_mode != "zeros":
+            return None
+        geometry = False, self.stride, self.padding, 0, self.dilation, self.groups
+        return recall(input, self.weight, self.bias, geometry)
 
     def geometry(self) -> Geometry | None:
         """What fused_conv wants to know, or None where the padding is not of that kind."""
@@ -78,15 +83,20 @@ class TransposedConvolution(TraceableLayer):
         each = self.stride, self.padding, self.output_padding, self.dilation
         return _geometry(True, *each, groups=self.groups, dims=self.weight.dim() - 2)
 
+    def recalled(self, input: Tensor) -> Tensor | None:
+        """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
+        if self.impl != "auto":
+            return None
+        geometry = True, self.stride, self.padding, self.output_padding, self.dilation, self.groups
+        return recall(input, self.weight, self.bias, geometry)
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if wants_stock(input):
             return super().forward(input, output_size)
+        y = self.recalled(input) if output_size is None else None
+        if y is not None:
+            return y
         output_padding = self.output_padding
-        if output_size is None and self.impl == "auto":
-            geometry = True, self.stride, self.padding, output_padding, self.dilation, self.groups
-            y = recall(input, self.weight, self.bias, geometry)
-            if y is not None:
-                return y
         dims = self.weight.dim() - 2
         if output_size is not None:
             output_padding = self._output_padding(

