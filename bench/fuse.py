@@ -33,7 +33,6 @@ from fastvgan.errors import UserError, run_command  # noqa: E402
 from fastvgan.files import check_writable  # noqa: E402
 from fastvgan_kernels import extension  # noqa: E402
 
-COLUMNS = [(direction, dtype, threads) for direction in DIRECTIONS for dtype in DTYPES for threads in THREADS]
 _OF_ONE_RUN = ("cpu", "versions", "commit", "tiny")
 
 Row = dict[str, Any]
@@ -118,19 +117,25 @@ def ratios(rows: Iterable[Row]) -> dict[str, dict[tuple, float]]:
 
 def geometric_mean(values: Iterable[float]) -> float:
     logs = [math.log(value) for value in values]
-    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+    return math.exp(sum(logs) / len(logs))
 
 
-def table(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+def table(rows: list[Row]) -> list[tuple[str, ...]]:
     """A head, a line a network, and the geometric means."""
     found = ratios(rows)
-    lines = [("", *(f"{direction}, {dtype}, {threads} thr." for direction, dtype, threads in COLUMNS))]
+    columns = sorted({column for of in found.values() for column in of}, key=_order)
+    lines = [("", *(f"{direction}, {dtype}, {threads} thr." for direction, dtype, threads in columns))]
     for network in (name for name in ARCHITECTURES if name in found):
-        of_each = (found[network].get(column) for column in COLUMNS)
+        of_each = (found[network].get(column) for column in columns)
         lines.append((ARCHITECTURES[network].title, *("" if ratio is None else f"{ratio:.2f}" for ratio in of_each)))
-    columns = ([of[column] for of in found.values() if column in of] for column in COLUMNS)
-    lines.append(("geometric mean", *(f"{geometric_mean(values):.2f}" if values else "" for values in columns)))
+    of_columns = ([of[column] for of in found.values() if column in of] for column in columns)
+    lines.append(("geometric mean", *(f"{geometric_mean(values):.2f}" for values in of_columns)))
     return lines
+
+
+def _order(column: tuple[str, str, int]) -> tuple[int, int, int]:
+    direction, dtype, threads = column
+    return DIRECTIONS.index(direction), [*DTYPES].index(dtype), threads
 
 
 def means(rows: list[Row]) -> list[str]:
@@ -152,13 +157,15 @@ def means(rows: list[Row]) -> list[str]:
 
 def as_text(facts: dict[str, Any], rows: list[Row]) -> list[str]:
     """The table for a terminal."""
-    return [*described(facts), "", *aligned(table(rows), range(1, len(COLUMNS) + 1)), "", *means(rows)]
+    lines = table(rows)
+    return [*described(facts), "", *aligned(lines, range(1, len(lines[0]))), "", *means(rows)]
 
 
 def as_markdown(facts: dict[str, Any], rows: list[Row]) -> list[str]:
     """The table for docs/fuse.md."""
-    first, *others = (f"| {' | '.join(line)} |" for line in table(rows))
-    return [*described(facts), "", first, f"| --- {'| ---: ' * len(COLUMNS)}|", *others, "", *means(rows)]
+    lines = table(rows)
+    first, *others = (f"| {' | '.join(line)} |" for line in lines)
+    return [*described(facts), "", first, f"| --- {'| ---: ' * (len(lines[0]) - 1)}|", *others, "", *means(rows)]
 
 
 def described(facts: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from torch import nn
 
 # Weight of the last norm in a block at the start. The public code starts at 0 or 1: from 0 half of the gradients are 0,
 # and from 1 those of random networks this deep are noise in bf16, so that they could not be checked.
-_LAST_NORM = 0.2
+_LAST_NORM = 0.1
 
 
 class Conv3DSimple(nn.Conv3d):
