@@ -42,7 +42,7 @@ def measured(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float
 @pytest.mark.skipif(device().type == "cuda", reason="its networks have the size for two threads of a CPU")
 @pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize("variant", [f"{side}-{layout}" for side in SIDES for layout in FORMATS])
-@pytest.mark.parametrize("cell", cells(), ids=lambda cell: cell.name.replace(", ", "-").replace(" ", ""))
+@pytest.mark.parametrize("cell", list(cells()), ids=lambda cell: cell.name.replace(", ", "-").replace(" ", ""))
 def test_fuse(benchmark, cell, variant):
     describe(benchmark, f"fuse: {cell.name}", variant, cell.dtype)
     side, layout = variant.split("-")

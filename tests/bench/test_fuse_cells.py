@@ -129,25 +129,45 @@ def run(*command, status=0):
     return done.stdout + done.stderr
 
 
-def test_the_command_writes_rows_and_prints_tables(tmp_path):
-    files = tmp_path / "a.json", tmp_path / "b.json"
-    for network, file in zip(("dcgan", "mocogan-image"), files, strict=True):
-        text = run("bench/fuse.py", "--out", file, "--only", network, "--threads", 1)
-        assert f"{network}, forward + backward, bf16, 1 thread: " in text and "geometric mean of 4: " in text
-    found = json.loads(files[0].read_text(encoding="utf-8"))
+def test_the_command_writes_rows_and_prints_tables(tmp_path, monkeypatch):
+    file, part = tmp_path / "all.json", tmp_path / "part.json"
+    text = run("bench/fuse.py", "--out", file, "--only", "dcgan", "mocogan-image", "--threads", 1)
+    assert "mocogan-image, forward + backward, bf16, 1 thread: " in text and "geometric mean of 8: " in text
+    found = json.loads(file.read_text(encoding="utf-8"))
     assert {"cpu", "amx", "commit", "date", "versions"} <= set(found) and not found["failed"]
-    assert [(row["direction"], row["dtype"]) for row in found["rows"]] == [
+    assert [(row["direction"], row["dtype"]) for row in found["rows"][:4]] == [
         *(("forward", dtype) for dtype in ("fp32", "bf16")),
         *((TRAINING, dtype) for dtype in ("fp32", "bf16")),
     ]
-    lines = run("bench/fuse.py", "--markdown", "--from", *files).splitlines()
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import fuse
+
+    part.write_text(json.dumps({**found, "rows": [{**found["rows"][0], "ratio": 3.0}]}), encoding="utf-8")
+    lines = fuse.as_markdown(*fuse.read([file, part]))  # of a cell measured twice the last row
     table = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "---" not in line]
-    assert len(table) == 4 and table[1][0].startswith("MoCoGAN") and table[2][0].startswith("DCGAN")
-    assert table[2][1] == f"{found['rows'][0]['ratio']:.2f}"
-    assert any(line.startswith("geometric mean of 8: ") for line in lines)
-    files[1].write_text(json.dumps({**found, "commit": "another"}), encoding="utf-8")
-    assert "of another machine, commit" in run("bench/fuse.py", "--from", *files, status=2)
+    _, mocogan, dcgan, last = table
+    assert mocogan[0].startswith("MoCoGAN") and dcgan[0].startswith("DCGAN") and dcgan[1] == "3.00"
+    mean = fuse.geometric_mean([3.0, found["rows"][4]["ratio"]])
+    assert last[:2] == ["geometric mean", f"{mean:.2f}"]
+    part.write_text(json.dumps({**found, "commit": "another"}), encoding="utf-8")
+    with pytest.raises(fuse.UserError, match="of another machine, commit"):
+        fuse.read([file, part])
     assert "nowhere.json: No such file" in run("bench/fuse.py", "--from", tmp_path / "nowhere.json", status=2)
+
+
+def test_means_and_the_worst(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import fuse
+
+    ms = {"stock_ms": {"contiguous": 2.0, "channels_last": 1.0}, "fused_ms": {"contiguous": 2.0, "channels_last": 4.0}}
+    rows = [
+        {"network": "vnet", "direction": "forward", "dtype": dtype, "threads": 1, "ratio": ratio, **ms}
+        for dtype, ratio in (("fp32", 0.5), ("bf16", 2.0))
+    ]
+    first, second = fuse.means(rows)
+    assert first == "geometric mean of 2: 1.000x, fp32 0.500x, bf16 2.000x"
+    assert second.startswith("below 0.98x: 1 of 2; the worst 0.50x, vnet, forward, fp32, 1 thread (stock 2.0 / 1.0 ms")
+    assert fuse.means([]) == ["nothing was measured"]
 
 
 def test_pytest_reports_the_rounds_that_were_measured_together(tmp_path):
