@@ -102,6 +102,7 @@ TARGETS = [
     Target(r"^ConvLSTM ", "x eager loop", 2, faster_than("^eager-")),
     Target(r"^generator ", "x plain fp32", 3, PLAIN),
     Target(r"^generator ", "x best stock", 1.5, BEST),
+    Target(r"^fuse: ", "x best stock", 0.98, BEST),
     Target(r"^dispatch ", "µs a call", 10, lambda group: group["variants"]["ours"]["median_ms"], at_most=True),
     Target(r"^loading .* by (pyav|dali)", "x DataLoader over PyAV", 1, BEST),
     Target(r"^loading .* by shards", "x decoding", 20, BEST),
@@ -122,7 +123,11 @@ TARGETS = [
     Target(r"^GPU: train step", "x plain fp32", 3, PLAIN),
     Target(r"^GPU: train step", "x compiled autocast", 1.5, faster_than("^bf16-compile-channels_last$")),
 ]
-MEANS = [Target(GPU_CONV, "x best stock in the geometric mean", 1.15, BEST)]
+MEANS = [
+    Target(GPU_CONV, "x best stock in the geometric mean", 1.15, BEST),
+    Target(r"^fuse: ", "x stock in the geometric mean, where the CPU has AMX", 1.15, BEST),
+    Target(r"^fuse: .*fp32", "x stock in the geometric mean of fp32", 1.05, BEST),
+]
 
 
 def verdicts(name: str, group: Group) -> list[dict[str, Any]]:

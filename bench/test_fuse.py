@@ -1,0 +1,51 @@
+"""Public architectures, stock and after fuse(), both memory formats in turns: `python bench/fuse.py` tabulates them.
+
+pytest-benchmark is given the times of rounds in which all variants took turns, so that whatever else the machine did
+was the same for all of them.
+"""
+
+import functools
+
+import pytest
+from fuse_cells import Cell, cells, times
+from variants import FORMATS, TINY, describe, device
+
+
+class Replay:
+    """A clock that a call of `rounds(seconds)` advances by the next of these."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def rounds(self, seconds: list[float]):
+        left = iter(seconds)
+
+        def run() -> None:
+            self.now += next(left)
+
+        return run
+
+
+CLOCK = Replay()
+SIDES = {"eager": "stock", "ours": "fused"}
+
+
+@functools.lru_cache(maxsize=1)
+def measured(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float]]:
+    """The variants of a cell are tests of their own, and measured together before the first of them."""
+    return times(cell, rounds)
+
+
+@pytest.mark.skipif(device().type == "cuda", reason="its networks have the size for two threads of a CPU")
+@pytest.mark.benchmark(timer=CLOCK)
+@pytest.mark.parametrize("variant", [f"{side}-{layout}" for side in SIDES for layout in FORMATS])
+@pytest.mark.parametrize("cell", list(cells()), ids=lambda cell: cell.name.replace(", ", "-").replace(" ", ""))
+def test_fuse(benchmark, cell, variant):
+    describe(benchmark, f"fuse: {cell.name}", variant, cell.dtype)
+    side, layout = variant.split("-")
+    once = TINY or not benchmark.enabled
+    seconds = measured(cell, 1 if once else None)[SIDES[side], layout]
+    benchmark.pedantic(CLOCK.rounds(seconds), rounds=len(seconds))
