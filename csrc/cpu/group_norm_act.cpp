@@ -157,6 +157,7 @@ void check_statistics(const Tensor& statistics, const Tensor& x, int64_t groups)
 ThreeTensors group_norm_act(Tensor x, int64_t groups, OptionalTensor weight, OptionalTensor bias, double eps,
                             int64_t activation, double slope) {
   const Shape shape(x, groups);
+  check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   const Tensor y = output_like(x), mean = of_groups(x, groups), inverse = of_groups(x, groups);
@@ -188,7 +189,8 @@ ThreeTensors group_norm_act(Tensor x, int64_t groups, OptionalTensor weight, Opt
 ThreeTensors group_norm_act_backward(Tensor dy, Tensor x, int64_t groups, OptionalTensor weight, OptionalTensor bias,
                                      Tensor mean, Tensor inverse, int64_t activation, double slope) {
   const Shape shape(x, groups);
-  check_like(dy, x);
+  check_activation(activation);
+  check_like(dy, x, "dy");
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
   check_statistics(mean, x, groups);
