@@ -95,9 +95,11 @@ def group_norm_act(x, groups, weight, bias, eps, activation, slope) -> torch.Ten
 
 
 def _is_copied(x, groups: int) -> bool:
-    if not x.is_cpu or x.numel() > _COPIED or not _is_channels_last(x):
+    if not x.is_cpu or not _is_channels_last(x):
         return False
-    return not x.requires_grad or x.dtype is not torch.float32 or groups == x.shape[1]
+    if groups == x.shape[1]:
+        return True  # for its variance, see _limit
+    return x.numel() <= _COPIED and not (x.requires_grad and x.dtype is torch.float32)
 
 
 def _contiguous(x: torch.Tensor) -> torch.Tensor:
