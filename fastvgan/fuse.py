@@ -31,6 +31,7 @@ from fastvgan.fused_sequential import (
     is_sequential,
     kind_of,
 )
+from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
 from fastvgan_kernels import choice
 
@@ -45,6 +46,9 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose3d: ConvTranspose3d,
     nn.BatchNorm2d: BatchNormAct2d,
     nn.BatchNorm3d: BatchNormAct3d,
+    nn.GroupNorm: GroupNormAct,
+    nn.InstanceNorm2d: InstanceNormAct2d,
+    nn.InstanceNorm3d: InstanceNormAct3d,
 }
 _UNINITIALISED = "is not initialised yet: run the module once before"
 # What looks as if it could be exchanged.
@@ -56,7 +60,10 @@ _APART_FROM_CALLS = frozenset(
     "__firstlineno__ __static_attributes__ __dict__ __weakref__ __constants__ reset_parameters extra_repr".split()
 )
 # What torch.nn's layers call when they are called themselves.
-_OF_A_CALL = ("forward", "_call_impl", "_conv_forward", "_output_padding", "_check_input_dim")
+_OF_A_CALL = (
+    *("forward", "_call_impl", "_conv_forward", "_output_padding", "_check_input_dim"),
+    *("_get_no_batch_dim", "_handle_no_batch_input", "_apply_instance_norm"),
+)
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,10 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
     """Exchange, in place, every stock layer that a fused one can serve, and every Sequential that can fuse some.
 
     nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d and nn.ConvTranspose3d become fastvgan.layers', nn.BatchNorm2d and
-    nn.BatchNorm3d become BatchNormAct2d and BatchNormAct3d without an activation. Each of them, called by anyone,
-    computes what it did before. A Sequential in which a norm and an activation (ReLU, LeakyReLU or Tanh), or a
-    convolution and one of these, stand in a row becomes a FusedSequential, which computes them together where that is
-    faster. It looks at what is in it at each call, so that its parts may be taken out, exchanged, converted and hooked
+    nn.BatchNorm3d become BatchNormAct2d and BatchNormAct3d without an activation, and GroupNorm, InstanceNorm2d and
+    InstanceNorm3d likewise. Each of them, called by anyone, computes what it did before. A Sequential in which a norm and
+    an activation (ReLU, LeakyReLU, Tanh, SiLU or the exact GELU), or a convolution and one of the first three or a batch
+    norm, stand in a row becomes a FusedSequential, which computes them together where that is faster. It looks at what is in it at each call, so that its parts may be taken out, exchanged, converted and hooked
     afterwards as those of any Sequential. Every module stays the same object under the same name, with its parameters,
     buffers, hooks, state_dict and mode. Results are the same.
 

@@ -23,6 +23,7 @@ from fastvgan.deferred import (
 )
 from fastvgan.derived import derived_class, ours_of
 from fastvgan.flat_layers import BatchNormAct2d, Conv2d, ConvTranspose2d
+from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
 
 
@@ -45,6 +46,8 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ReLU: Activation("relu"),
     nn.LeakyReLU: Activation("leaky_relu"),
     nn.Tanh: Activation("tanh"),
+    nn.SiLU: Activation("silu", follows_convolutions=False),
+    nn.GELU: Activation("gelu", follows_convolutions=False, is_meant=lambda module: module.approximate == "none"),
 }
 deferred.register(*ACTIVATIONS, nn.Identity)
 
@@ -57,10 +60,13 @@ CONVOLUTIONS: dict[type[nn.Module], bool] = {
 }
 # Each norm, with an attribute `activation` and a method `normalise(input, activation, negative_slope)` → those
 # convolutions that take its statistics while they write their output, and leave the norm to what is next. In two
-# dimensions none does, since auto leaves nearly all of those to stock PyTorch.
+# dimensions none does, since auto leaves nearly all of those to stock PyTorch; a group norm's are each sample's own.
 NORMS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     BatchNormAct2d: (),
     BatchNormAct3d: (Conv3d, ConvTranspose3d),
+    GroupNormAct: (),
+    InstanceNormAct2d: (),
+    InstanceNormAct3d: (),
 }
 _COMPUTED = frozenset((*ACTIVATIONS, *CONVOLUTIONS, *NORMS))  # neither Sequentials nor without effect
 # In evaluation each of these returns its input.

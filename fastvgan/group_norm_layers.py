@@ -152,3 +152,6 @@ class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
 
 class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
     """torch.nn.InstanceNorm3d and an activation in one operation: InstanceNormAct2d for (N, C, T, H, W)."""
+
+
+deferred.register(GroupNormAct, InstanceNormAct2d, InstanceNormAct3d)

@@ -202,7 +202,7 @@ def subclassed(module):
         (lambda: torch.compile(nn.Conv3d(2, 2, 1), backend="eager"), "compiled already"),
         (lambda: nn.Conv1d(2, 2, 1), "no fused layer for Conv1d"),
         (lambda: nn.SyncBatchNorm(2), "no fused layer for SyncBatchNorm"),
-        (lambda: nn.InstanceNorm3d(2), "no fused layer for InstanceNorm3d"),
+        (lambda: nn.InstanceNorm1d(2), "no fused layer for InstanceNorm1d"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")

@@ -71,7 +71,8 @@ class Doubled3d(nn.Conv3d):
 CONVOLUTIONS = {2: [nn.Conv2d, nn.Conv2d, MyConv2d, Doubled2d], 3: [nn.Conv3d, nn.Conv3d, MyConv3d, Doubled3d]}
 TRANSPOSED = {2: [nn.ConvTranspose2d, MyTransposed2d], 3: [nn.ConvTranspose3d, MyTransposed3d]}
 NORMS = {2: [nn.BatchNorm2d, MyNorm2d], 3: [nn.BatchNorm3d, MyNorm3d]}
-OTHERS = {2: (nn.AvgPool2d, nn.InstanceNorm2d), 3: (nn.AvgPool3d, nn.InstanceNorm3d)}
+INSTANCE_NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 BATCH_NORMS, ALL_CONVOLUTIONS = (nn.BatchNorm2d, nn.BatchNorm3d), (nn.Conv2d, nn.Conv3d)
 ALL_TRANSPOSED = nn.ConvTranspose2d, nn.ConvTranspose3d
@@ -122,10 +123,10 @@ def make(kind, choose, depth=0):
         return norm(choose)
     if kind == "act":
         inplace = choose.random() < 0.3
-        return choose.choice([nn.LeakyReLU(0.9, inplace), nn.LeakyReLU(0.8), nn.Tanh(), nn.SiLU(), nn.ReLU6()])
+        gelu, silu = nn.GELU(choose.choice(["none", "none", "tanh"])), nn.SiLU(inplace)
+        return choose.choice([nn.LeakyReLU(0.9, inplace), nn.LeakyReLU(0.8), nn.Tanh(), silu, gelu, nn.ReLU6()])
     if kind == "other":
-        pool, instance_norm = OTHERS[choose.dims]
-        return choose.choice([pool(1), nn.Dropout(0.0), nn.Identity(), instance_norm(CHANNELS, 0.1), Scaled()])
+        return choose.choice([POOL[choose.dims](1), nn.Dropout(0.0), nn.Identity(), Scaled()])
     return convolution(kind, choose)
 
 
@@ -141,13 +142,15 @@ def row(choose):
 
 def norm(choose):
     # A large eps, or else what is nearly constant makes much of little errors.
-    layer = choose.choice(NORMS[choose.dims])(
-        CHANNELS,
-        eps=choose.choice([0.1, 1.0]),
-        momentum=choose.choice([None, 0.1, 0.9]),
-        affine=choose.random() < 0.7,
-        track_running_stats=choose.random() < 0.8,
-    )
+    options = {"eps": choose.choice([0.1, 1.0]), "affine": choose.random() < 0.7}
+    kind = choose.choice(["batch", "batch", "instance", "group"])
+    if kind == "group":
+        layer = nn.GroupNorm(choose.choice([1, 2]), CHANNELS, **options)
+    else:
+        layers = NORMS[choose.dims] if kind == "batch" else [INSTANCE_NORMS[choose.dims]]
+        options["momentum"] = choose.choice([None, 0.1, 0.9]) if kind == "batch" else 0.1
+        options["track_running_stats"] = choose.random() < (0.8 if kind == "batch" else 0.2)
+        layer = choose.choice(layers)(CHANNELS, **options)
     if layer.affine:
         with torch.no_grad():
             layer.weight.uniform_(0.5, 2)
