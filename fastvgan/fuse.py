@@ -121,11 +121,12 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
 
     nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d and nn.ConvTranspose3d become fastvgan.layers', nn.BatchNorm2d and
     nn.BatchNorm3d become BatchNormAct2d and BatchNormAct3d without an activation, and GroupNorm, InstanceNorm2d and
-    InstanceNorm3d likewise. Each of them, called by anyone, computes what it did before. A Sequential in which a norm and
-    an activation (ReLU, LeakyReLU, Tanh, SiLU or the exact GELU), or a convolution and one of the first three or a batch
-    norm, stand in a row becomes a FusedSequential, which computes them together where that is faster. It looks at what is in it at each call, so that its parts may be taken out, exchanged, converted and hooked
-    afterwards as those of any Sequential. Every module stays the same object under the same name, with its parameters,
-    buffers, hooks, state_dict and mode. Results are the same.
+    InstanceNorm3d likewise. Each of them, called by anyone, computes what it did before. A Sequential in which a norm
+    and an activation (ReLU, LeakyReLU, Tanh, SiLU or the exact GELU), or a convolution and one of the first three or a
+    batch norm, stand in a row becomes a FusedSequential, which computes them together where that is faster. It looks at
+    what is in it at each call, so that its parts may be taken out, exchanged, converted and hooked afterwards as those
+    of any Sequential. Every module stays the same object under the same name, with its parameters, buffers, hooks,
+    state_dict and mode. Results are the same.
 
     No code of the modules is run. What a module with a forward of its own calls is therefore not known: its layers are
     exchanged and computed one by one, and the report says so. Call it before torch.compile.
