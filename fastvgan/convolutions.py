@@ -1,7 +1,7 @@
 """What the convolution layers of two and of three dimensions share: torch.nn's forward on `conv_down` and `conv_up`."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional
@@ -72,10 +72,11 @@ class TransposedConvolution(TraceableLayer):
     bias: Tensor | None
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: tuple[int, ...]
+    padding: Any  # as stride
     output_padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    _output_padding: Any  # its method
     impl: str
 
     def geometry(self) -> Geometry:

@@ -5,6 +5,7 @@ that copies and pickles of its instances make it again from the two.
 """
 
 import copyreg
+from typing import Any
 
 from torch import nn
 
@@ -32,9 +33,9 @@ def derived_class(theirs: type[nn.Module], ours: type[nn.Module], *, ours_first:
             return _new, (theirs, ours, ours_first), *rest
         return how, arguments, *rest
 
-    names = {"__module__": theirs.__module__, "__qualname__": theirs.__qualname__, "__doc__": theirs.__doc__}
-    bases = (ours, theirs) if ours_first else (theirs, ours)
+    names: dict[str, Any] = {name: getattr(theirs, name) for name in ("__module__", "__qualname__", "__doc__")}
     names |= {"__reduce_ex__": __reduce_ex__, "_is_leaf_of_fx": False}
+    bases = (ours, theirs) if ours_first else (theirs, ours)
     made = type(theirs.__name__, bases, names)
     _made[theirs, ours], _ours[made] = made, ours
     return made

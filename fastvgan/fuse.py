@@ -196,9 +196,10 @@ class _Exchange:
         """What the report says of a module, None where there is nothing to say."""
         name, was = self.names[module], self.classes[module]
         if type(module) is not was:
-            became = FusedSequential if isinstance(module, FusedSequential) else kind_of(module)
-            is_namesake = _stock_of(was) is not None and became.__name__ == _stock_of(was).__name__
-            became = f"fastvgan {became.__name__}" if is_namesake else became.__name__
+            kind, stock = kind_of(module), _stock_of(was)
+            became = "FusedSequential" if isinstance(module, FusedSequential) else kind.__name__
+            if stock is not None and stock.__name__ == became:
+                became = f"fastvgan {became}"
             return FuseEntry(name, was.__name__, became, self._rows(module))
         if module in self.closed:
             return FuseEntry(name, was.__name__, None, self.closed[module]) if module in self.tops else None

@@ -239,7 +239,7 @@ def is_sequential(kind: type) -> bool:
     return (forward is _STOCK[0] or forward is FusedSequential.forward) and (kind.__iter__, kind.__call__) == _STOCK[1:]
 
 
-def fused_class(kind: type[nn.Sequential]) -> type[nn.Sequential]:
+def fused_class(kind: type[nn.Sequential]) -> type[nn.Module]:
     """The FusedSequential that is also a `kind`, of the same name; `kind` itself where it is one.
 
     Args:

@@ -163,14 +163,15 @@ class BatchNormAct(TraceableLayer):
     """
 
     # torch.nn's.
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any  # a parameter (C,), as bias is, or None
+    bias: Any
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
     eps: float
     momentum: float | None
     track_running_stats: bool
+    _check_input_dim: Any  # its method
 
     # By its name, which unlike the group can be copied and pickled. Of the class, for norms that `fuse` made.
     _group_name: str | None = None
