@@ -68,6 +68,7 @@ NORMS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     InstanceNormAct2d: (),
     InstanceNormAct3d: (),
 }
+deferred.register(*NORMS)
 _COMPUTED = frozenset((*ACTIVATIONS, *CONVOLUTIONS, *NORMS))  # neither Sequentials nor without effect
 # In evaluation each of these returns its input.
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
