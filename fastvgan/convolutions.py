@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fastvgan.tracing import TraceableLayer, wants_stock
@@ -29,11 +29,11 @@ class Convolution(TraceableLayer):
     impl: str
 
     def forward(self, input: Tensor) -> Tensor:
-        if wants_stock(input):
-            return super().forward(input)
         y = self.recalled(input)
         if y is not None:
             return y
+        if wants_stock(input):
+            return super().forward(input)
         if input.dim() == self.weight.dim() - 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         x, padding = self._pad(input)
@@ -41,10 +41,12 @@ class Convolution(TraceableLayer):
 
     def recalled(self, input: Tensor) -> Tensor | None:
         """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
-        if self.impl != "auto" or self.padding_mode != "zeros":
+        own = self.__dict__  # nn.Module's __getattr__ would take as long as all that is asked here
+        parameters = own["_parameters"]
+        if own["impl"] != "auto" or own["padding_mode"] != "zeros" or not _are_plain(input, parameters):
             return None
-        geometry = False, self.stride, self.padding, 0, self.dilation, self.groups
-        return recall(input, self.weight, self.bias, geometry)
+        geometry = False, own["stride"], own["padding"], 0, own["dilation"], own["groups"]
+        return recall(input, parameters["weight"], parameters["bias"], geometry)
 
     def geometry(self) -> Geometry | None:
         """What fused_conv wants to know, or None where the padding is not of that kind."""
@@ -86,17 +88,19 @@ class TransposedConvolution(TraceableLayer):
 
     def recalled(self, input: Tensor) -> Tensor | None:
         """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
-        if self.impl != "auto":
+        own = self.__dict__
+        parameters = own["_parameters"]
+        if own["impl"] != "auto" or not _are_plain(input, parameters):
             return None
-        geometry = True, self.stride, self.padding, self.output_padding, self.dilation, self.groups
-        return recall(input, self.weight, self.bias, geometry)
+        geometry = True, own["stride"], own["padding"], own["output_padding"], own["dilation"], own["groups"]
+        return recall(input, parameters["weight"], parameters["bias"], geometry)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if wants_stock(input):
-            return super().forward(input, output_size)
         y = self.recalled(input) if output_size is None else None
         if y is not None:
             return y
+        if wants_stock(input):
+            return super().forward(input, output_size)
         output_padding = self.output_padding
         dims = self.weight.dim() - 2
         if output_size is not None:
@@ -116,6 +120,11 @@ class TransposedConvolution(TraceableLayer):
             self.impl,
         )
         return y.squeeze(0) if input.dim() == dims + 1 else y
+
+
+def _are_plain(input: Tensor, parameters: dict[str, nn.Parameter | None]) -> bool:
+    """Whether input is a tensor of no subclass, and weight and bias are parameters of the module, and not computed."""
+    return type(input) is Tensor and parameters.get("weight") is not None and "bias" in parameters
 
 
 def _geometry(transposed: bool, *each: int | Sequence[int], groups: int, dims: int) -> Geometry:

@@ -19,6 +19,7 @@ from fastvgan.recurrent_layers import ConvLSTM, ConvLSTMCell
 from fastvgan.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, norm_act
 from fastvgan_kernels.fused_conv import Norm
+from fastvgan_kernels.norm_act import direct
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
@@ -228,6 +229,9 @@ class BatchNormAct(TraceableLayer):
         Returns:
             The same shape and dtype.
         """
+        y = None if residual is not None else self._recalled(input, activation, negative_slope)
+        if y is not None:
+            return y
         if wants_stock(input) and not self.is_synced:
             y = super().forward(input)
             return deferred.activate(y if residual is None else y + residual, activation, negative_slope)
@@ -252,6 +256,29 @@ class BatchNormAct(TraceableLayer):
             self.impl,
             residual,
         )
+
+    def _recalled(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
+        """normalise by stock PyTorch, where that is known to serve inputs like this one; else None, at little cost."""
+        own = self.__dict__  # nn.Module's __getattr__ would take as long as all that is asked here
+        parameters, buffers, training = own["_parameters"], own["_buffers"], own["training"]
+        mean, var, batches = map(buffers.get, ("running_mean", "running_var", "num_batches_tracked"))
+        if (
+            type(input) is not Tensor
+            or own["impl"] != "auto"
+            or mean is None
+            or not ("weight" in parameters and "bias" in parameters and activation in ACTIVATIONS)
+            or (training and not (own["track_running_stats"] and own["momentum"] is not None and batches is not None))
+            or (training and self._group_name is not None)
+        ):
+            return None
+        weight, bias = parameters["weight"], parameters["bias"]
+        if not direct.serves(input, weight, bias, mean, var, training):
+            return None
+        self._check_input_dim(input)
+        if training:
+            batches.add_(1)
+        how = training, own["momentum"] if training else 0.0, own["eps"], activation, negative_slope
+        return direct.norm_act(input, weight, bias, mean, var, *how)
 
     def _synced(self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None) -> Tensor:
         update = self.track_running_stats and self.running_mean is not None

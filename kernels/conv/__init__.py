@@ -56,7 +56,7 @@ def conv_up(
 
     Returns:
         (N, C_out, *L), L = (S - 1)·stride - 2·padding + dilation·(kernel - 1) + output_padding + 1, channels-last
-        where x or weight is.
+        where x or weight is, or as stock PyTorch has it where "auto" leaves all to that.
 
     Raises:
         ValueError: sizes that do not fit, or a named implementation that cannot run.
@@ -94,7 +94,7 @@ def conv_down(
 
     Returns:
         (N, C_out, *S), S = ⌊(L + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1, channels-last where x or
-        weight is.
+        weight is, or as stock PyTorch has it where "auto" leaves all to that.
 
     Raises:
         ValueError: sizes that do not fit, or a named implementation that cannot run.

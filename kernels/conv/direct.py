@@ -7,11 +7,13 @@ remembered by all that the choice depends on, so that the next such call costs a
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import _C
 from torch.autograd import forward_ad
+from torch.nn import functional
 
 from .. import choice, layout, weight_copies
 from ..guards import same_kind_as
@@ -29,21 +31,25 @@ _dispatches, _transforms, _casts = (
     _C._are_functorch_transforms_active,
     _C._is_any_autocast_enabled,
 )
-
+_records_graph, _copies = _C._get_tracing_state, weight_copies.entries_in_use
 
 _RECALLED = 4  # kinds of call for each weight
+# Of one, two and three dimensions: of a convolution, and of a transposed one.
+_FUNCTIONS = (
+    (functional.conv1d, functional.conv2d, functional.conv3d),
+    (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
+)
 
 
 class _Stock(NamedTuple):
-    """What torch.convolution is called with, and what its result shall look like.
+    """What is called in stock PyTorch: the function, and its arguments behind x, weight and bias.
 
-    rest: stride, padding, dilation, transposed, output_padding and groups. channel_stride: of a result in the
-    operation's memory format, which stock PyTorch does not always choose.
+    cast: autocast's dtype, to which the function casts what it is given, or None.
     """
 
+    call: Callable[..., torch.Tensor]
     rest: tuple
-    channel_stride: int
-    memory_format: torch.memory_format
+    cast: torch.dtype | None
     is_cuda: bool
 
 
@@ -56,15 +62,16 @@ def recall(x, weight, bias, geometry: tuple) -> torch.Tensor | None:
         x, weight, bias: as conv_up and conv_down take them.
         geometry: whether it is conv_up; stride, padding, output_padding (0 for conv_down), dilation and groups.
     """
-    if _is_traced() or forward_ad._current_level >= 0 or not _is_undirected():
+    if _is_traced() or forward_ad._current_level >= 0 or _records_graph() is not None or not _is_undirected():
         return None
     for is_like, known, recorded, stock in _decisions.get(id(weight), ()):
         if known == geometry and recorded is _records() and is_like(x, weight):
-            rest, channel_stride, memory_format, is_cuda = stock
+            call, rest, cast, is_cuda = stock
+            if cast is not None and (_copies or torch.get_autocast_dtype("cuda" if is_cuda else "cpu") is not cast):
+                continue
             if is_cuda and are_launches_captured():
                 return None
-            y = torch.convolution(x, weight, bias, *rest)
-            return y if y.stride()[1] == channel_stride else layout.in_format(y, memory_format)
+            return call(x, weight, bias, *rest)
     return None
 
 
@@ -117,17 +124,12 @@ def convolution(transposed, x, weight, bias, stride, padding, output_padding, di
         stock = _decide(key, x, weight, bias)
     if not stock:
         return None
-    rest, channel_stride, memory_format, is_cuda = stock
-    if (cast is not None or is_cuda) and are_launches_captured():
+    if (cast is not None or stock.is_cuda) and are_launches_captured():
         return None  # launches cost nothing there, and gradients of gradients by our operations are faster
-    if cast is None:
-        _keep(x, weight, (transposed, stride, padding, output_padding, dilation, groups), recorded, stock)
-    elif weight_copies.are_in_use():
+    if cast is not None and weight_copies.are_in_use():
         return None
-    else:
-        x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
-    y = torch.convolution(x, weight, bias, *rest)
-    return y if y.stride()[1] == channel_stride else layout.in_format(y, memory_format)
+    _keep(x, weight, (transposed, stride, padding, output_padding, dilation, groups), recorded, stock)
+    return stock.call(x, weight, bias, *stock.rest)
 
 
 def _keep(x: torch.Tensor, weight: torch.Tensor, geometry: tuple, recorded: bool, stock: _Stock) -> None:
@@ -165,6 +167,11 @@ def _decide(key: tuple, x, weight, bias) -> _Stock | bool:
         return choice.remember(key, False)
     with torch.no_grad():
         stock = _stock(transposed, x.to(cast or x.dtype), weight, geometry, groups, for_x, for_weight, recorded)
+    if stock and cast is not None:
+        # By the function that autocast knows, which casts what it is given and keeps the weight's copy.
+        stride, padding, extra, dilation = geometry
+        rest = (stride, padding, extra, groups, dilation) if transposed else (stride, padding, dilation, groups)
+        stock = stock._replace(call=_FUNCTIONS[transposed][len(stride) - 1], rest=rest, cast=cast)
     return choice.remember(key, stock)
 
 
@@ -191,10 +198,9 @@ def _stock(transposed, x, weight, geometry, groups, for_x, for_weight, recorded)
         asked.append(("conv_weight_grad", large, small, kernel, *rest, groups))
     if any(choice.pick(operation, "auto", *arguments) is not reference for operation, *arguments in asked):
         return False
-    if not _is_trusted(large, small, weight, geometry, recorded):
+    if not _is_trusted(transposed, large, small, weight, geometry, recorded):
         return False
-    channel_stride = 1 if memory_format is not torch.contiguous_format else max(math.prod(size), 1)
-    return _Stock((stride, padding, dilation, transposed, extra, groups), channel_stride, memory_format, x.is_cuda)
+    return _Stock(torch.convolution, (stride, padding, dilation, transposed, extra, groups), None, x.is_cuda)
 
 
 def _data_gradient(transposed, dy, weight, size, stride, padding, dilation, groups) -> tuple:
@@ -205,7 +211,7 @@ def _data_gradient(transposed, dy, weight, size, stride, padding, dilation, grou
     return "conv_up", dy, weight, stride, padding, extra, dilation, groups
 
 
-def _is_trusted(large, small, weight, geometry, recorded) -> bool:
+def _is_trusted(transposed, large, small, weight, geometry, recorded) -> bool:
     """Whether stock PyTorch computes the convolution right and, where `recorded`, its gradients of every order.
 
     The gradient of a gradient of the weight is to stock PyTorch a convolution of `large` by `small` with batch and
@@ -214,10 +220,12 @@ def _is_trusted(large, small, weight, geometry, recorded) -> bool:
     stride, padding, extra, dilation = geometry
     if any(e >= s for e, s in zip(extra, stride, strict=True)):
         return False  # of conv_up, whose inputs then do not reach all of the output
+    if not recorded:
+        if transposed:
+            return not stock_faults.conv_up_fails(small, weight, stride, padding, extra, dilation)
+        return not stock_faults.conv_down_fails(large, weight, stride, padding, dilation)
     if not _is_right(large, weight, small, stride, padding, dilation):
         return False
-    if not recorded:
-        return True
     exchanged, kernel = large.transpose(0, 1), small.transpose(0, 1)
     size = sizes.small(large.shape[2:], small.shape[2:], dilation, padding, stride)
     outputs = large.new_empty(1).expand(exchanged.shape[0], kernel.shape[0], *size)

@@ -15,6 +15,7 @@ from . import reference
 
 # Looked up once: these checks are most of what a call costs.
 _decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
+_records_graph, _cudnn = _C._get_tracing_state, _C._get_cudnn_enabled
 _RECALLED = 4  # kinds of input for each norm
 # Values up to which stock PyTorch with a ReLU in place is as fast or faster: one thread with AVX-512, ten shapes, in
 # evaluation and forward with backward. It takes 0.5 to 1.1 times as long there, but for contiguous float32 (up to 1.26)
@@ -29,7 +30,7 @@ def slower(x: torch.Tensor) -> str | None:
 
 def serves(x, weight, bias, running_mean, running_var, training: bool) -> bool | None:
     """Whether `norm_act` below is to be called, or None where `decide` has to be asked; arguments as norm_act's."""
-    if _is_traced() or forward_ad._current_level >= 0 or not _is_undirected():
+    if _is_traced() or forward_ad._current_level >= 0 or _records_graph() is not None or not _is_undirected():
         return False
     for is_like, stock in _decisions.get((id(weight), id(bias), id(running_mean), training), ()):
         if weight is None or bias is None or running_mean is None or running_var is None:
@@ -67,13 +68,12 @@ def norm_act(
     x, weight, bias, running_mean, running_var, training, momentum, eps, activation, slope, residual=None
 ) -> torch.Tensor:
     """The operation by stock PyTorch; arguments as its public function's, where `serves` or `decide` is true."""
-    y = torch.batch_norm(
-        x, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled
-    )
+    y = torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, _cudnn())
     if residual is not None:
         y = y + residual
-    y = activate_result(y, activation, slope)
-    return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+    if activation != "none":
+        y = activate_result(y, activation, slope)
+    return y if y.stride(1) == x.stride(1) else layout.in_format(y, layout.format_of(x))
 
 
 def activate_result(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
