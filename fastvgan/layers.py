@@ -258,7 +258,7 @@ class BatchNormAct(TraceableLayer):
         )
 
     def _recalled(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
-        """normalise by stock PyTorch, where that is known to serve inputs like this one; else None, at little cost."""
+        """normalise by what is known to serve inputs like this one; None, at little cost, where nothing is."""
         own = self.__dict__  # nn.Module's __getattr__ would take as long as all that is asked here
         parameters, buffers, training = own["_parameters"], own["_buffers"], own["training"]
         mean, var, batches = map(buffers.get, ("running_mean", "running_var", "num_batches_tracked"))
@@ -272,7 +272,13 @@ class BatchNormAct(TraceableLayer):
         ):
             return None
         weight, bias = parameters["weight"], parameters["bias"]
-        if not direct.serves(input, weight, bias, mean, var, training):
+        chosen = direct.recall(input, weight, bias, mean, var, training)
+        if chosen == "cpp" and not torch.is_grad_enabled():
+            self._check_input_dim(input)
+            if activation == "none" and input.stride(1) != 1:
+                return direct.norm_act(input, weight, bias, mean, var, False, 0.0, own["eps"], "none", 0.0)
+            return direct.compiled_norm_act(input, weight, bias, mean, var, own["eps"], activation, negative_slope)
+        if chosen != "reference":
             return None
         self._check_input_dim(input)
         if training:

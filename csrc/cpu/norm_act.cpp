@@ -45,7 +45,7 @@ ThreeTensors forward(const Tensor& x, const Tensor* residual, const OptionalTens
   const Affine affine(plan, used_mean, used_var, values(weight), values(bias), eps);
   const void* added = residual ? residual->const_data_ptr() : nullptr;
   const bool streamed = streams(plan, layout, data, residual ? 3 : 2, to);
-  plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {
+  const auto visit = [&](int64_t, int64_t column, int64_t offset, Block piece) {
     if (added) {
       loops().norm_act.apply_residual(data.element, data.at(from, offset), data.at(added, offset), data.at(to, offset),
                                       piece, affine.at(column), plan.runs, activation, static_cast<float>(slope),
@@ -54,7 +54,10 @@ ThreeTensors forward(const Tensor& x, const Tensor* residual, const OptionalTens
     }
     loops().norm_act.apply(data.element, data.at(from, offset), data.at(to, offset), piece, affine.at(column),
                            plan.runs, activation, static_cast<float>(slope), streamed);
-  });
+  };
+  // Backwards only after a pass for the statistics: without one the processor reads ahead of what comes in order.
+  if (training) plan.for_pieces_reversed(visit);
+  else plan.for_pieces(visit);
   return {y, batch_mean, batch_var};
 }
 

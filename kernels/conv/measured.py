@@ -51,6 +51,8 @@ def conv_up_slower(
     small_volume = x.shape[2:].numel() <= 64
     flat = x.dim() != 5 or (contiguous and min(stride) == 1)
     if outputs <= _FEW:
+        if x.shape[0] * math.prod(weight.shape[2:]) < 64:
+            return _SMALL
         one_deep = x.shape[0] == 1 and x.shape[1] > 128 and (small_volume or x.dtype == torch.bfloat16)
         return _SMALL if one_deep else _FLAT if contiguous and flat else None
     if flat:

@@ -30,15 +30,25 @@ def slower(x: torch.Tensor) -> str | None:
 
 def serves(x, weight, bias, running_mean, running_var, training: bool) -> bool | None:
     """Whether `norm_act` below is to be called, or None where `decide` has to be asked; arguments as norm_act's."""
+    chosen = recall(x, weight, bias, running_mean, running_var, training)
+    return None if chosen is None else chosen == "reference"
+
+
+def recall(x, weight, bias, running_mean, running_var, training: bool) -> str | None:
+    """Which implementation was chosen for these parameters and an input like this, "" where none may be called here.
+
+    "reference" and "cpp" may: by `norm_act` and, in evaluation without gradients, by `compiled_norm_act`, which gains
+    nothing where a contiguous input is only normalised. None where `decide` has to be asked.
+    """
     if _is_traced() or forward_ad._current_level >= 0 or _records_graph() is not None or not _is_undirected():
-        return False
-    for is_like, stock in _decisions.get((id(weight), id(bias), id(running_mean), training), ()):
+        return ""
+    for is_like, chosen in _decisions.get((id(weight), id(bias), id(running_mean), training), ()):
         if weight is None or bias is None or running_mean is None or running_var is None:
             alike = is_like(*_given(x, weight, bias, running_mean, running_var))
         else:
             alike = is_like(x, weight, bias, running_mean, running_var)
         if alike:
-            return stock and not (x.is_cuda and are_launches_captured())
+            return "" if x.is_cuda and are_launches_captured() else chosen
     return None
 
 
@@ -55,13 +65,17 @@ def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
         or (x.is_cuda and are_launches_captured())
     ):
         return False
-    stock = _is_taken(*tensors, training=training) and choice.pick("norm_act", "auto", x) is reference
+    chosen = ""
+    if _is_taken(*tensors, training=training):
+        chosen = choice.name_of("norm_act", choice.pick("norm_act", "auto", x))
+        if chosen == "cpp" and (training or not _is_compiled_for(*tensors)):
+            chosen = ""
     # The parameters are found by their addresses, which others may have later: only where they are like these.
     is_like = same_kind_as(*tensors)
     if is_like is not None:
         key = id(weight), id(bias), id(running_mean), training
-        choice.remember(key, ((is_like, stock), *_decisions.get(key, ())[: _RECALLED - 1]))
-    return stock
+        choice.remember(key, ((is_like, chosen), *_decisions.get(key, ())[: _RECALLED - 1]))
+    return chosen == "reference"
 
 
 def norm_act(
@@ -76,6 +90,12 @@ def norm_act(
     return y if y.stride(1) == x.stride(1) else layout.in_format(y, layout.format_of(x))
 
 
+def compiled_norm_act(x, weight, bias, mean, var, eps, activation, slope) -> torch.Tensor:
+    """norm_act in evaluation by the C++ kernel itself, without a gradient, where `recall` says "cpp"."""
+    code = reference.ACTIVATIONS.index(activation)
+    return torch.ops.fastvgan_compiled.norm_act(x, weight, bias, mean, var, eps, code, slope)[0]
+
+
 def activate_result(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
     """The activation of what stock PyTorch's norm gave and nothing else keeps."""
     if not (y.requires_grad and torch.is_grad_enabled()):
@@ -84,6 +104,11 @@ def activate_result(y: torch.Tensor, activation: str, slope: float) -> torch.Ten
     if activation == "relu":
         return torch.threshold(y, 0.0, 0.0)
     return torch.tanh_(y) if activation == "tanh" else reference.activate(y, activation, slope)
+
+
+def _is_compiled_for(x: torch.Tensor, *vectors: torch.Tensor) -> bool:
+    """Whether the C++ kernel takes these as they are."""
+    return all(vector.dtype is torch.float32 and vector.is_contiguous() for vector in vectors)
 
 
 def _given(*tensors: torch.Tensor | None) -> list[torch.Tensor]:
