@@ -15,17 +15,17 @@ from . import reference
 
 # Looked up once: these checks are most of what a call costs.
 _decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
-_records_graph, _cudnn = _C._get_tracing_state, _C._get_cudnn_enabled
+_records, _records_graph, _cudnn = torch.is_grad_enabled, _C._get_tracing_state, _C._get_cudnn_enabled
 _RECALLED = 4  # kinds of input for each norm
-# Values up to which stock PyTorch with a ReLU in place is as fast or faster: one thread with AVX-512, ten shapes, in
-# evaluation and forward with backward. It takes 0.5 to 1.1 times as long there, but for contiguous float32 (up to 1.26)
-# and for 8 channels; at half as many values 0.5 to 0.8 in every format and dtype.
-_SMALL = 1 << 17
+# Values up to which stock PyTorch with a ReLU in place is as fast or faster: one thread with AVX-512, ten shapes. With
+# a gradient an operation of ours costs the host more, 0.2 to 0.4 ms where its code is no longer in the caches.
+_SMALL, _SMALL_WITH_GRADIENT = 1 << 17, 1 << 19
 
 
 def slower(x: torch.Tensor) -> str | None:
     """Why auto leaves this norm on the CPU to stock PyTorch, or None."""
-    return "of a problem as small stock PyTorch is faster" if x.numel() <= _SMALL else None
+    limit = _SMALL_WITH_GRADIENT if _records() else _SMALL
+    return "of a problem as small stock PyTorch is faster" if x.numel() <= limit else None
 
 
 def serves(x, weight, bias, running_mean, running_var, training: bool) -> bool | None:
@@ -42,7 +42,7 @@ def recall(x, weight, bias, running_mean, running_var, training: bool) -> str | 
     """
     if _is_traced() or forward_ad._current_level >= 0 or _records_graph() is not None or not _is_undirected():
         return ""
-    for is_like, chosen in _decisions.get((id(weight), id(bias), id(running_mean), training), ()):
+    for is_like, chosen in _decisions.get((id(weight), id(bias), id(running_mean), training, _records()), ()):
         if weight is None or bias is None or running_mean is None or running_var is None:
             alike = is_like(*_given(x, weight, bias, running_mean, running_var))
         else:
@@ -73,7 +73,7 @@ def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
     # The parameters are found by their addresses, which others may have later: only where they are like these.
     is_like = same_kind_as(*tensors)
     if is_like is not None:
-        key = id(weight), id(bias), id(running_mean), training
+        key = id(weight), id(bias), id(running_mean), training, _records()
         choice.remember(key, ((is_like, chosen), *_decisions.get(key, ())[: _RECALLED - 1]))
     return chosen == "reference"
 

@@ -117,7 +117,33 @@ def test_what_is_compiled_and_faster_is_still_taken():
     assert not is_stock(Conv3d(64, 128, 4, 2, 1)(x.requires_grad_()))
     small = torch.randn(16, 64, 4, 4, 4).to(memory_format=LAST)
     assert not is_stock(ConvTranspose3d(64, 64, 4, 2, 1)(small))
-    assert type(BatchNormAct3d(64)(x).grad_fn).__name__ == "norm_act_tracked_autogradBackward"
+    more = torch.cat([x, x[:1]])
+    assert type(BatchNormAct3d(64)(more).grad_fn).__name__ == "norm_act_tracked_autogradBackward"
+
+
+@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+def test_in_evaluation_the_compiled_norm_is_called_itself(monkeypatch, last, activation):
+    """With what the layer holds at each call, as exact as stock PyTorch's, and not where a gradient is wanted."""
+    calls, real = [], norm_direct.compiled_norm_act
+    monkeypatch.setattr(norm_direct, "compiled_norm_act", lambda *args: calls.append(args) or real(*args))
+    layer = BatchNormAct3d(32, activation=activation).eval()
+    x = torch.randn(3, 32, 9, 16, 16).to(memory_format=LAST if last else torch.contiguous_format)
+    for call in range(4):
+        with torch.no_grad():
+            for tensor in (*layer.parameters(), *(b for b in layer.buffers() if b.is_floating_point())):
+                tensor.uniform_(0.5, 2)
+            y, expected = layer(x), functional.batch_norm(*doubles(x, layer))
+            expected = expected if activation == "none" else getattr(functional, activation)(expected)
+        torch.testing.assert_close(y, expected.float(), rtol=1e-5, atol=1e-5)
+        assert y.stride() == x.stride()
+        assert len(calls) == (0 if activation == "none" and not last else call)
+    assert layer(x).requires_grad and len(calls) <= 3
+
+
+def doubles(x, norm):
+    return [tensor.double() for tensor in (x, norm.running_mean, norm.running_var, norm.weight, norm.bias)]
 
 
 @pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
@@ -176,7 +202,7 @@ def test_in_a_capture_on_a_gpu_nothing_is_recalled(monkeypatch):
     stock = direct._Stock(torch.convolution, ([1] * 3, [0] * 3, [1] * 3, False, [0] * 3, 1), None, True)
     norm = types.SimpleNamespace(is_cuda=True)
     known = {id(weight): ((lambda *tensors: True, geometry, True, stock),)}
-    known[id(None), id(None), id(None), True] = ((lambda *tensors: True, True),)
+    known[id(None), id(None), id(None), True, True] = ((lambda *tensors: True, "reference"),)
     for module in (direct, norm_direct):
         monkeypatch.setattr(module, "_decisions", known)
     assert torch.equal(direct.recall(x, weight, None, geometry), functional.conv3d(x, weight))
