@@ -55,6 +55,11 @@ class Record:
     keys: tuple[int, ...] = ()
     colours: str = ""
     source: str = ""
+    stream: int = 0
+    mirrored: bool = False
+    square_pixels: bool = True
+    interlaced: bool = False
+    transparent: bool = False
 
     @property
     def name(self) -> str:
@@ -75,6 +80,11 @@ class Record:
             self.pts,
             self.keys,
             self.colours,
+            self.stream,
+            self.mirrored,
+            self.square_pixels,
+            self.interlaced,
+            self.transparent,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +127,7 @@ class Record:
 
 
 # The least value of each.
-_COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0}
+_COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0, "stream": 0}
 _MOST = {"frames": MOST_FRAMES}
 
 

@@ -38,10 +38,13 @@ class Probe(NamedTuple):
     """What decoding a clip from end to end found.
 
     pts: int64 (frames,), presentation time of each frame in the stream's time base, or None where there are none that
-        rise. keys: indices of key frames, for seeking. height, width: as shown, rotation applied. fps: mean frames a
+        rise. keys: indices of key frames, for seeking. height, width: as shown. fps: mean frames a
         second, or None where no time is known or next to nothing is left. steady: whether all frames last equally
         long. rotation: degrees, counter-clockwise, that the file asks for. colours: "bt709" or "bt2020" where the file
-        says so, "" for others.
+        says so, "" for others. stream: which of the file's video streams it is. mirrored: whether the file asks for
+        frames to be mirrored from left to right before they are rotated. square_pixels: whether frames are shown in
+        the proportions that they are stored in. interlaced: whether frames are made whole out of two fields each, by
+        FFmpeg's filter bwdif. transparent: whether pixels may be transparent, which shows black.
     """
 
     frames: int
@@ -54,6 +57,11 @@ class Probe(NamedTuple):
     pts: np.ndarray | None = None
     keys: tuple[int, ...] = ()
     colours: str = ""
+    stream: int = 0
+    mirrored: bool = False
+    square_pixels: bool = True
+    interlaced: bool = False
+    transparent: bool = False
 
 
 class BadVideo(Exception):
@@ -91,8 +99,8 @@ def read_frames(
         threads: that decode frames of a video file at the same time.
 
     Returns:
-        uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Rotation that the file
-        asks for is applied; transparency shows black.
+        uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Frames are rotated and
+        mirrored as the file asks for, in the proportions in which they are shown; transparency shows black.
 
     Raises:
         BadVideo: the clip has changed since: a frame is missing or cannot be decoded.
@@ -100,13 +108,18 @@ def read_frames(
     return _reader(media).read_frames(media, found, indices, height, width, channels, threads)
 
 
-def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:
+def walk(
+    media: Media, height: int, width: int, channels: int, found: Probe | None = None
+) -> Iterator[tuple[float | None, np.ndarray]]:
     """All frames in order, each with its time in seconds (None where none is known), scaled as by `read_frames`.
+
+    Args:
+        found: what `probe` found; without it the clip is decoded once more, to find it.
 
     Raises:
         BadVideo: a frame cannot be decoded.
     """
-    return _reader(media).walk(media, height, width, channels)
+    return _reader(media).walk(media, height, width, channels, found)
 
 
 def check(found: Probe) -> None:

@@ -58,7 +58,9 @@ def read_frames(
     return np.stack([scaled[index] for index in indices])
 
 
-def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:
+def walk(
+    media: Media, height: int, width: int, channels: int, _found: Probe | None = None
+) -> Iterator[tuple[float | None, np.ndarray]]:
     """See `fastvgan.data.media.walk`."""
     if media.kind == "strip":
         strip = _strip(media)

@@ -51,8 +51,16 @@ def _unfit(media: Media, found: Probe, device: str) -> str | None:
         return f"is {found.codec}, which DALI does not decode on the {device.upper()}"
     if device == "cpu" and found.colours:
         return f"has the colours of {found.colours}, which DALI takes for those of BT.601 on a CPU"
-    if found.rotation:
-        return "asks to be rotated, which DALI does not do"
+    if found.rotation or found.mirrored:
+        return "asks to be rotated or mirrored, which DALI does not do"
+    if not found.square_pixels:
+        return "has pixels that are not square, which DALI takes for square ones"
+    if found.interlaced:
+        return "is interlaced, and DALI does not deinterlace"
+    if found.transparent:
+        return "has transparency, which DALI does not heed"
+    if found.stream:
+        return "has its film in another than the first video stream, and DALI takes the first"
     if not found.steady:
         return "has a variable frame rate, at which DALI hangs"
     if found.pts is None or not found.fps:

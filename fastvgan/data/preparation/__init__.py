@@ -18,7 +18,7 @@ __all__ = ["Prepared", "PrepareConfig", "prepare"]
 logger = logging.getLogger("fastvgan")
 
 _JOURNALS = ".prepare"
-_VERSION = 2  # of what is looked for in a file; a change makes all files be looked through again
+_VERSION = 3  # of what is looked for in a file; a change makes all files be looked through again
 
 
 class Prepared(NamedTuple):
@@ -87,6 +87,11 @@ def record(clip: Found, source: Path, total: str) -> Record:
         pts=found.pts,
         keys=found.keys,
         colours=found.colours,
+        stream=found.stream,
+        mirrored=found.mirrored,
+        square_pixels=found.square_pixels,
+        interlaced=found.interlaced,
+        transparent=found.transparent,
     )
 
 
