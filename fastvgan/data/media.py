@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = ("video", "tar", "frames", "zip", "strip")
+KINDS = ("video", "tar", "frames", "zip", "strip", "animation")
 MOST_FRAMES = 10**7  # of a clip; frames without bound would be memory without bound
 FARTHEST = 2**62  # of times in a stream's units; differences of such, too, have 64 bits
 _SLIMMEST = 64  # times that one side of a frame may be as long as the other
@@ -18,7 +18,8 @@ class Media:
     """The frames of one clip.
 
     kind: "video" (a video file), "tar" (a video file in a tar), "frames" (a folder of pictures), "zip" (pictures in a
-        zip file), "strip" (one picture of all frames side by side or one below the other).
+        zip file), "strip" (one picture of all frames side by side or one below the other), "animation" (a WebP or PNG
+        file that moves, a TIFF file of several pages).
     path: the file or folder; a URL of fsspec for the first two kinds where it is not on this machine.
     member: the file's name in the tar; the folder in the zip, "" for its root.
     span: of "tar", where the file begins and how long it is, in bytes.
@@ -146,11 +147,15 @@ def cover(shown: tuple[int, int], height: int, width: int) -> tuple[int, int]:
 
 
 def _reader(media: Media):
-    # Each is imported when it is first needed: both load a library of codecs.
+    # Each is imported when it is first needed: they load libraries of codecs.
     if media.kind in ("video", "tar"):
         from fastvgan.data import video_files
 
         return video_files
+    if media.kind == "animation":
+        from fastvgan.data import animations
+
+        return animations
     from fastvgan.data import pictures
 
     return pictures

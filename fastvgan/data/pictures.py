@@ -18,9 +18,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fastvgan.data.entry import as_text, stays_within, unusable_name
 from fastvgan.data.media import BadVideo, Media, Probe, cover
 
-SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
+SUFFIXES = frozenset(".png .apng .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
 # Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+# Of Windows, Linux, Synology, QNAP, and programs that show pictures.
+_NO_DATA = frozenset(
+    "$recycle.bin recycler recycled #recycle @recycle @recently-snapshot trash lost+found found.000 @eadir "
+    "thumbs thumb thumbnail thumbnails _thumbs _thumbnails".split()
+) | {"system volume information"}
 _LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the memory
 _MIB = 2**20
 _HEAVIEST = 256 * _MIB  # bytes of one picture's file
@@ -46,15 +51,15 @@ def read_frames(
     if media.kind == "strip":
         strip = _strip(media)
         _check_unchanged(found, Probe(strip.frames, strip.height, strip.width, strip.codec))
-        plain = _plain(strip.image, channels)
+        whole = plain(strip.image, channels)
         for index in dict.fromkeys(indices):
-            scaled[index] = _pixels(plain.crop(strip.box(index)), height, width)
+            scaled[index] = pixels(whole.crop(strip.box(index)), height, width)
     else:
         pictures = _pictures(media)
         _check_unchanged(found, found._replace(frames=len(pictures.names)))
         for index in dict.fromkeys(indices):
             image, _ = _picture(pictures, index, (found.height, found.width))
-            scaled[index] = _pixels(_plain(image, channels), height, width)
+            scaled[index] = pixels(plain(image, channels), height, width)
     return np.stack([scaled[index] for index in indices])
 
 
@@ -64,15 +69,15 @@ def walk(
     """See `fastvgan.data.media.walk`."""
     if media.kind == "strip":
         strip = _strip(media)
-        plain = _plain(strip.image, channels)
+        whole = plain(strip.image, channels)
         for number in range(strip.frames):
-            yield None, _pixels(plain.crop(strip.box(number)), height, width)
+            yield None, pixels(whole.crop(strip.box(number)), height, width)
         return
     pictures, size = _pictures(media), None
     for number in range(len(pictures.names)):
         image, _ = _picture(pictures, number, size)
         size = size or _size(image)
-        yield None, _pixels(_plain(image, channels), height, width)
+        yield None, pixels(plain(image, channels), height, width)
 
 
 def is_picture(name: str) -> bool:
@@ -83,6 +88,11 @@ def is_picture(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is passed over: a hidden one, or what macOS puts into zip files."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def is_no_data(name: str) -> bool:
+    """Whether a folder of that name is passed over: a hidden one, a bin, or previews that some program made."""
+    return is_hidden(name) or name.casefold() in _NO_DATA
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -203,12 +213,12 @@ def _pictures_of_zip(media: Media) -> _Pictures:
 
 
 def _file_bytes(path: Path) -> bytes:
-    _check_weight(path.stat().st_size)
+    check_weight(path.stat().st_size)
     return path.read_bytes()
 
 
 def _member_bytes(archive: _Archive, member: zipfile.ZipInfo) -> bytes:
-    _check_weight(member.file_size)
+    check_weight(member.file_size)
     if member.flag_bits & 1:
         raise BadVideo("is encrypted; pack it without a password")
     # The others are unpacked without any bound by Python: what a member claims to be is no limit to them.
@@ -222,7 +232,12 @@ def _member_bytes(archive: _Archive, member: zipfile.ZipInfo) -> bytes:
         raise _Damaged(str(error)) from error
 
 
-def _check_weight(size: int) -> None:
+def check_weight(size: int) -> None:
+    """Refuse a file of that many bytes as a picture's, where it is too large or empty.
+
+    Raises:
+        BadVideo: it is.
+    """
     if size > _HEAVIEST:
         raise BadVideo(f"is {size // _MIB} MiB large, more than the {_HEAVIEST // _MIB} MiB that a picture may be")
     if size == 0:
@@ -253,7 +268,7 @@ def _open_archive(path: Path, _changed: int, _size: int, _process: int) -> _Arch
         parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
         if not parts or member.is_dir() or not is_picture(parts[-1]):
             continue
-        if not any(is_hidden(part) and part != ".." for part in parts[:-1]):
+        if not any(is_no_data(part) and part != ".." for part in parts[:-1]):
             members.setdefault("/".join(parts[:-1]), {})[parts[-1]] = member
     folders = {folder: [named[name] for name in in_order(named)] for folder, named in members.items()}
     return _Archive(file, threading.Lock(), folders)
@@ -312,7 +327,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
     """
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
-        _check_size(image, strip)
+        check_size(image, strip)
         if thorough and image.format == "PNG":
             image.verify()  # and then it must be opened again
             image = Image.open(BytesIO(data), formats=_FORMATS)
@@ -339,8 +354,12 @@ def _why(error: "OSError | MemoryError") -> str:
     return "memory ran out" if isinstance(error, MemoryError) else f"{error.strerror or error}"
 
 
-def _check_size(image: Image.Image, strip: bool) -> None:
-    """Refuse a picture that is too large; a strip may be longer than a frame, but have no more pixels."""
+def check_size(image: Image.Image, strip: bool = False) -> None:
+    """Refuse a picture that is too large; a strip may be longer than a frame, but have no more pixels.
+
+    Raises:
+        BadVideo: it is.
+    """
     height, width = _size(image)
     if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
         raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
@@ -356,7 +375,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
+def plain(image: Image.Image, channels: int) -> Image.Image:
     """A picture of mode "L" (channels 1) or "RGB", transparency black.
 
     Raises:
@@ -391,8 +410,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return made
 
 
-def _pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """A picture of `_plain`, scaled so that it just covers height x width: uint8 (h, w, channels)."""
+def pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """A picture that `plain` gave, scaled so that it just covers height x width: uint8 (h, w, channels)."""
     height, width = cover(_size(image), height, width)
     if (height, width) != _size(image):
         # BOX averages over areas, and only repeats pixels where there are to be more of them.

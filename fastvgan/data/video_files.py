@@ -94,6 +94,16 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
     )
 
 
+def why_no_video(path: Path) -> str | None:
+    """Why a file cannot be a clip, by its first bytes; None where it may be one. No frame is decoded."""
+    try:
+        with _open(_source(Media("video", path))) as container:
+            films(container)
+    except BadVideo as error:
+        return str(error)
+    return None
+
+
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:

@@ -36,8 +36,8 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
     It can be stopped at any moment and called again: what is done is not done again, and the result is the same.
 
     Args:
-        source: the folder of clips; nothing in it is changed. out: the folder to write to; `source` itself only for a
-            manifest alone.
+        source: the folder of clips, or one file of them; nothing in it is changed. out: the folder to write to;
+            `source` itself only for a manifest alone.
 
     Raises:
         UserError: the folder is unusable, too much of it is, the disk is too full, or `out` cannot be written.
@@ -45,6 +45,7 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
     _check_out(source, out, settings.to)
     layout = Layout(settings.layout, settings.split_file, settings.strip_frames, settings.follow_links)
     entries, rejected, remarks = scan(source, layout, _written(source, out, settings.to))
+    source = source if source.is_dir() else source.parent
     journals = _make_folders(out)
     checked = _check_all(entries, source, settings, Journal(journals / "checked.jsonl"))
     good, bad = divide(result for result, _ in checked)
