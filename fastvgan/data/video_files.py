@@ -154,7 +154,8 @@ def _frames(container: av.container.InputContainer, stream: av.VideoStream, tole
                 yield _Shown(packet.pts, last, False)
             continue
         for last in decoder.decode(packet):
-            yield _Shown(last.pts, last, last.key_frame)
+            # libvpx's wrapper marks no frame as one; it gives one for each packet, at once.
+            yield _Shown(last.pts, last, packet.is_keyframe if decoder is not stream.codec_context else last.key_frame)
 
 
 def _decode(media: Media, found: Probe, indices: list[int], threads: int) -> dict[int, av.VideoFrame]:
@@ -211,15 +212,21 @@ def _decode_from(
         # Frames decoded side by side come late, and a few are decoded in vain.
         if stream.codec_context.name != "theora":  # whose frames that repeat the last one need to know it
             stream.thread_type, stream.codec_context.thread_count = "FRAME" if threads > 1 else "NONE", threads
-        if start:
-            container.seek(int(found.pts[start]), stream=stream)
-        frames, counted = {}, 0
+        frames, counted, is_sure = {}, 0, not start
         try:
-            for pts, frame, _ in _frames(container, stream, True):
+            if start:
+                container.seek(int(found.pts[start]), stream=stream)
+            for pts, frame, is_key in _frames(container, stream, True):
                 index = counted
                 if start:  # after a seek a frame is known by its time alone
+                    if pts is None:  # some demuxers give a frame none until the next key frame
+                        return None
                     index = int(np.searchsorted(found.pts, pts))
-                    if index >= found.frames or found.pts[index] != pts or (not counted and index > first):
+                    if index >= found.frames or found.pts[index] != pts:
+                        return None
+                    # Some demuxers land between key frames, and some decoders make up what lacks and say nothing.
+                    is_sure |= is_key and index <= first
+                    if index >= first and not is_sure:
                         return None
                 counted += 1
                 if start and first <= index <= last and frame.is_corrupt:

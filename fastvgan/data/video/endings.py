@@ -27,6 +27,8 @@ def ends_early(file: BinaryIO, size: int, container: str) -> bool:
         return look is not None and look(file, size)
     except (struct.error, IndexError):  # there are fewer bytes than what was being read takes
         return True
+    except (KeyError, ValueError):  # not what FFmpeg took it for
+        return False
 
 
 def _read(file: BinaryIO, place: int, form: str) -> tuple:
@@ -285,7 +287,7 @@ def _in_raw_frames(file: BinaryIO, size: int) -> bool:
     samples = layers * width * height + 2 * colours.get(kind[:3], 0)
     is_wide = re.search(r"(p|mono)(9|1[0-6])$", kind) is not None  # more than eight bits a sample
     frame = len(file.readline(256)) + samples * (1 + is_wide)
-    return (size - len(first)) % frame > 0
+    return (size - len(first)) % max(1, frame) > 0
 
 
 def _colours(flags: int) -> int:

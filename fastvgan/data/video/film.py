@@ -15,6 +15,9 @@ _HEEDS_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 def films(container: av.container.InputContainer) -> list[int]:
     """The video streams that may be the film, by their place among the file's video streams.
 
+    Those that are marked as covers or stills count only where nothing else is there and they have several frames:
+    some demuxers mark all of a codec that covers often have.
+
     Raises:
         BadVideo: there is none.
     """
@@ -26,6 +29,9 @@ def films(container: av.container.InputContainer) -> list[int]:
         raise BadVideo("has a codec that FFmpeg does not know")
     moving = [i for i in known if not streams[i].disposition & _PICTURES]
     if not moving:
+        packets = _packets_of(container, known)
+        moving = [i for i in known if packets[i] > 1]
+    if not moving:
         raise BadVideo("has no video stream but a cover or a still picture")
     return moving
 
@@ -36,28 +42,35 @@ def longest_film(container: av.container.InputContainer, candidates: list[int]) 
     A stream of one packet is a picture that nobody marked as such. Among the others the one that the file plays by
     default comes first, then the largest, then the longest: the order in which FFmpeg's command line chooses.
     """
-    streams = container.streams.video
-    packets = dict.fromkeys((streams[i].index for i in candidates), 0)
-    try:
-        for packet in container.demux([streams[i] for i in candidates]):
-            packets[packet.stream_index] += packet.size > 0
-    except av.FFmpegError:
-        pass  # decoding meets the same error, and says where
+    packets = _packets_of(container, candidates)
 
     def rank(number: int) -> tuple:
-        stream = streams[number]
-        count, context = packets[stream.index], stream.codec_context
+        stream = container.streams.video[number]
         is_default = bool(stream.disposition & av.stream.Disposition.default)
-        return count > 1, is_default, context.width * context.height, count, -number
+        size = stream.codec_context.width * stream.codec_context.height
+        return packets[number] > 1, is_default, size, packets[number], -number
 
     return max(candidates, key=rank)
+
+
+def _packets_of(container: av.container.InputContainer, numbers: list[int]) -> dict[int, int]:
+    """How many packets each of these video streams has; the container is read to its end."""
+    place = {container.streams.video[number].index: number for number in numbers}
+    counts = dict.fromkeys(numbers, 0)
+    try:
+        for packet in container.demux([container.streams.video[number] for number in numbers]):
+            if packet.size:
+                counts[place[packet.stream_index]] += 1
+    except av.FFmpegError:
+        pass  # decoding meets the same error, and says where
+    return counts
 
 
 def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
     """What decodes a stream: its own decoder, or one that heeds transparency where the file says that it has some."""
     context = stream.codec_context
     name = _HEEDS_ALPHA.get(context.codec.canonical_name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
+    if name is None or "1" not in (value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"):
         return context
     try:
         heeds = av.CodecContext.create(name, "r")
