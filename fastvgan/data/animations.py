@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastvgan.data.media import BadVideo, Media, Probe
-from fastvgan.data.pictures import check_size, check_weight, pixels, plain
+from fastvgan.data.pictures import check_size, pixels, plain
+from fastvgan.data.zips import check_weight, read_member
 
 # Of a damaged file; the exception that follows says it in one line, with the file's name.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
@@ -36,14 +37,22 @@ def is_animation(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            start = file.read(32)
-            if start.startswith(b"\x89PNG\r\n\x1a\n"):
-                return _png_moves(file)
-            if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
-                return bool(start[20] & 2)
-            if start[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
-                return _has_pages(file, "<" if start[:2] == b"II" else ">", b"+" in start[:4])
-    except (OSError, struct.error, IndexError):
+            return moves(file)
+    except OSError:
+        return False
+
+
+def moves(file: BinaryIO) -> bool:
+    """Whether the header of a picture's file, open at its beginning, says that there are several."""
+    try:
+        start = file.read(32)
+        if start.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png_moves(file)
+        if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
+            return bool(start[20] & 2)
+        if start[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
+            return _has_pages(file, "<" if start[:2] == b"II" else ">", b"+" in start[:4])
+    except (struct.error, IndexError):
         pass
     return False
 
@@ -133,8 +142,12 @@ def _has_pages(file: BinaryIO, order: str, is_big: bool) -> bool:
 def _opened(media: Media) -> Image.Image:
     path = Path(media.path)
     try:
-        check_weight(path.stat().st_size)
-        return Image.open(BytesIO(path.read_bytes()), formats=_FORMATS)
+        if media.member:
+            data = read_member(path, media.member)
+        else:
+            check_weight(path.stat().st_size)
+            data = path.read_bytes()
+        return Image.open(BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise BadVideo("damaged: is no picture of a kind that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -9,10 +9,11 @@ by side, in folders or not; a zip or tar file may also be given itself. Captions
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-from fastvgan.data import leftovers, pictures
-from fastvgan.data.animations import is_animation
+from fastvgan.data import leftovers, names, pictures, zips
+from fastvgan.data.animations import is_animation, moves
 from fastvgan.data.annotations import SUFFIXES, captions_file, captions_of
 from fastvgan.data.entry import Entry, Rejected, as_text, stays_within, unusable_name
 from fastvgan.data.media import BadVideo, Media
@@ -138,7 +139,7 @@ class _Found:
             if _is_folder(item):
                 if not item.is_symlink() or self._layout.follow_links:
                     self.look_through(path, (*above, real))
-            elif pictures.is_picture(item.name):
+            elif names.is_picture(item.name):
                 shown.append(path)
             else:
                 self._take_file(path)
@@ -146,18 +147,18 @@ class _Found:
 
     def look_at(self, file: Path) -> None:
         """Take what a single file holds."""
-        if pictures.is_picture(file.name):
+        if names.is_picture(file.name):
             self._take_pictures(file.parent, [file])
         else:
             self._take_file(file)
 
     def _is_no_data(self, item: os.DirEntry, path: Path) -> bool:
         if not _is_folder(item):
-            is_hidden = pictures.is_hidden(item.name)
+            is_hidden = names.is_hidden(item.name)
             if is_hidden and leftovers.might_be_a_clip(item.name):
                 self.hidden.append(as_text(self._name(path)))
             return is_hidden
-        if not pictures.is_no_data(item.name):
+        if not names.is_no_data(item.name):
             return False
         if item.name not in leftovers.OURS:
             self.passed_over.append(as_text(self._name(path)))
@@ -184,7 +185,7 @@ class _Found:
         suffix, wanted = path.suffix.lower(), self._layout.kind
         if suffix in SUFFIXES and wanted in ("auto", "videos"):
             self._add(Media("video", path), self._name(path))
-        elif suffix == ".zip" and wanted in ("auto", "frames"):
+        elif suffix == ".zip" and wanted in ("auto", "frames", "videos"):
             self._take_zip(path)
         elif suffix == ".tar" and wanted in ("auto", "videos"):
             from fastvgan.data.tars import clips_in  # brings in webdataset, which few need
@@ -207,19 +208,29 @@ class _Found:
                 self._add(Media("video", path), self._name(path))
 
     def _take_zip(self, path: Path) -> None:
+        wanted = self._layout.kind
         try:
-            folders = pictures.zip_folders(path)
+            found = [("video", name) for name in zips.videos_in(path)] if wanted in ("auto", "videos") else []
+            for folder in pictures.zip_folders(path):
+                moving = _moving(path, folder) if wanted in ("auto", "videos") else []
+                found += [("animation", name) for name in moving]
+                if not moving and wanted in ("auto", "frames"):
+                    found.append(("zip", folder))
         except BadVideo as error:
             self._reject(path, str(error))
             return
-        if not folders:
-            self._reject(path, "holds no pictures; if it holds videos, unpack it")
-        for member in folders:
+        if not found:
+            self._reject(path, f"holds no pictures or videos{'' if wanted == 'auto' else ' of what --layout names'}")
+        for kind, member in found:
             name = self._name(path) + (f"/{member}" if member else "")
-            if wrong := unusable_name(member):
+            try:
+                wrong, said = unusable_name(member), zips.captions_beside(path, member) if kind != "zip" else ()
+            except BadVideo as error:
+                wrong = str(error)
+            if wrong:
                 self.rejected.append(Rejected(as_text(name), wrong))
             else:
-                self._add(Media("zip", path, member), name)
+                self.entries.append(Entry(Media(kind, path, member), name, said))
 
     def _take_pictures(self, folder: Path, shown: list[Path]) -> None:
         wanted, count = self._layout.kind, self._layout.strip_frames
@@ -260,7 +271,22 @@ def _is_folder(item: os.DirEntry) -> bool:
 
 def _is_of_use(name: str) -> bool:
     texts = {".txt", ".csv", ".jsonl"}
-    return pictures.is_picture(name) or Path(name).suffix.lower() in SUFFIXES | {".zip", ".tar"} | texts
+    return names.is_picture(name) or Path(name).suffix.lower() in SUFFIXES | {".zip", ".tar"} | texts
+
+
+def _moving(path: Path, folder: str) -> list[str]:
+    """The pictures in a folder of a zip file that are clips themselves, where its first ones are."""
+    shown = zips.pictures_in(path, folder)
+    if not all(_moves(path, name) for name in shown[:_LOOKED_AT]):
+        return []
+    return [name for name in shown if _moves(path, name)]
+
+
+def _moves(path: Path, member: str) -> bool:
+    try:
+        return moves(BytesIO(zips.read_member(path, member)))
+    except BadVideo:  # it is named when its clip is decoded
+        return False
 
 
 def _is_strip(path: Path, strip_frames: int) -> bool:
@@ -294,7 +320,7 @@ def _parents(entry: Entry) -> tuple[str, ...]:
     parts = entry.name.split("/")
     if entry.media.kind == "tar":
         return ()
-    if entry.media.kind == "zip":
+    if entry.media.kind == "zip" or entry.media.member:
         inside = len(PurePosixPath(entry.media.member).parts)
         del parts[len(parts) - inside - 1]
         return tuple(parts[:-1] if inside else parts)
@@ -310,8 +336,9 @@ def _with_captions(
     result = []
     for entry in entries:
         captions, label = told.get(entry.name, ((), None))
-        own = entry.media.kind in ("video", "frames", "strip", "animation") or clips_of[entry.media.path] == 1
-        if not captions and not entry.captions and own and entry.media.kind != "tar":
+        own = entry.media.kind in ("video", "frames", "strip", "animation") and not entry.media.member
+        own = own or clips_of[entry.media.path] == 1
+        if not captions and not entry.captions and own and not entry.media.span:
             captions = captions_of(_beside(entry), within)
         result.append(replace(entry, captions=captions or entry.captions, label=label or entry.label))
     missing = [Rejected(name, "is named in the captions file but is not there") for name in told if name not in known]

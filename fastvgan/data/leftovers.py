@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastvgan.data import pictures
+from fastvgan.data import names
 from fastvgan.data.annotations import CAPTIONS_FILES, SUFFIXES
 from fastvgan.data.entry import as_text
 from fastvgan.files import UNFINISHED
@@ -14,7 +14,7 @@ OURS = (".prepare",)
 _OUR_FILES = ("manifest.jsonl", "rejects.jsonl")
 _LOOKED_AT = 2**12  # bytes
 _NAMED = 5
-_CLIPS = SUFFIXES | pictures.SUFFIXES | {".zip", ".tar"}
+_CLIPS = SUFFIXES | names.SUFFIXES | {".zip", ".tar"}
 _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 

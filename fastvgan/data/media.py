@@ -21,7 +21,8 @@ class Media:
         zip file), "strip" (one picture of all frames side by side or one below the other), "animation" (a WebP or PNG
         file that moves, a TIFF file of several pages).
     path: the file or folder; a URL of fsspec for the first two kinds where it is not on this machine.
-    member: the file's name in the tar; the folder in the zip, "" for its root.
+    member: the file's name in the tar; the folder in the zip, "" for its root; of "video" and "animation", the file's
+        name where `path` is a zip file that holds it.
     span: of "tar", where the file begins and how long it is, in bytes.
     strip_frames: of "strip", how many frames there are; 0 where they are square.
     within: of "frames", the real place of a folder that pictures must lie in; None takes what links lead to, anywhere.
@@ -76,6 +77,10 @@ class BadVideo(Exception):
             return cause.lasts
         # Pillow's errors of damage are OSErrors, too, but have no number.
         return not isinstance(cause, MemoryError) and not (isinstance(cause, OSError) and cause.errno)
+
+
+class Damaged(BadVideo):
+    """What begins as it should, or ought to, and cannot be decoded; the message is what the library says."""
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:

@@ -1,13 +1,7 @@
 """Reading clips that are pictures in order, by Pillow: a folder of them, a zip file of them, or one that is a strip."""
 
-import functools
 import os
-import re
-import struct
-import threading
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -15,20 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastvgan.data import zips
 from fastvgan.data.entry import as_text, stays_within, unusable_name
-from fastvgan.data.media import BadVideo, Media, Probe, cover
+from fastvgan.data.media import BadVideo, Damaged, Media, Probe, cover
+from fastvgan.data.names import in_order, is_picture
+from fastvgan.data.zips import check_weight
+from fastvgan.data.zips import member_bytes as _member_bytes
 
-SUFFIXES = frozenset(".png .apng .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
 # Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-# Of Windows, Linux, Synology, QNAP, and programs that show pictures.
-_NO_DATA = frozenset(
-    "$recycle.bin recycler recycled #recycle @recycle @recently-snapshot trash lost+found found.000 @eadir "
-    "thumbs thumb thumbnail thumbnails _thumbs _thumbnails".split()
-) | {"system volume information"}
 _LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the memory
-_MIB = 2**20
-_HEAVIEST = 256 * _MIB  # bytes of one picture's file
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
@@ -80,26 +70,6 @@ def walk(
         yield None, pixels(plain(image, channels), height, width)
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file of that name is taken for a picture; hidden ones are not."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is passed over: a hidden one, or what macOS puts into zip files."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def is_no_data(name: str) -> bool:
-    """Whether a folder of that name is passed over: a hidden one, a bin, or previews that some program made."""
-    return is_hidden(name) or name.casefold() in _NO_DATA
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names in the order in which people count: frame2 before frame10."""
-    return sorted(names, key=_natural)
-
-
 def names_in(media: Media) -> list[str]:
     """The names of a folder's pictures, in order: of those that a look through the folder takes no exception to."""
     with os.scandir(media.path) as entries:
@@ -113,6 +83,17 @@ def header_size(path: Path) -> tuple[int, int] | None:
             return image.height, image.width
     except Exception:  # see _decode
         return None
+
+
+def zip_folders(path: Path) -> dict[str, int]:
+    """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
+
+    Only the zip file's directory is read.
+
+    Raises:
+        BadVideo: it cannot be read or is no zip file.
+    """
+    return {folder: len(members) for folder, members in sorted(zips.opened(path).folders.items())}
 
 
 def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, int, int]:
@@ -130,21 +111,6 @@ def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, i
         raise BadVideo(f"is a picture of {width}x{height}, which cannot be divided into {parts}")
     part = longer // count
     return (count, height, part) if width >= height else (count, part, width)
-
-
-def zip_folders(path: Path) -> dict[str, int]:
-    """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
-
-    Only the zip file's directory is read.
-
-    Raises:
-        BadVideo: it cannot be read or is no zip file.
-    """
-    return {folder: len(members) for folder, members in sorted(_archive(path).folders.items())}
-
-
-class _Damaged(BadVideo):
-    """A picture that begins as one should, or ought to, and cannot be decoded; the message is what Pillow says."""
 
 
 class _Pictures(NamedTuple):
@@ -170,20 +136,6 @@ class _Strip(NamedTuple):
         return left, top, left + self.width, top + self.height
 
 
-class _Archive(NamedTuple):
-    """A zip file that is open; reading from it takes its lock."""
-
-    file: zipfile.ZipFile
-    lock: threading.Lock
-    folders: dict[str, list[zipfile.ZipInfo]]
-
-
-def _natural(name: str) -> tuple:
-    # Digits as text without their zeros, by length: int() refuses very long ones.
-    parts = re.split(r"([0-9]+)", name.casefold())
-    return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else p for i, p in enumerate(parts)], name
-
-
 def _pictures(media: Media) -> _Pictures:
     pictures = _pictures_of_zip(media) if media.kind == "zip" else _pictures_of_folder(media)
     if not pictures.names:
@@ -206,7 +158,7 @@ def _is_taken(entry: os.DirEntry, within: Path | None) -> bool:
 
 
 def _pictures_of_zip(media: Media) -> _Pictures:
-    archive = _archive(Path(media.path))
+    archive = zips.opened(Path(media.path))
     members = archive.folders.get(media.member, [])
     names = [member.filename.replace("\\", "/").rsplit("/", 1)[-1] for member in members]
     return _Pictures(names, lambda number: _member_bytes(archive, members[number]))
@@ -215,63 +167,6 @@ def _pictures_of_zip(media: Media) -> _Pictures:
 def _file_bytes(path: Path) -> bytes:
     check_weight(path.stat().st_size)
     return path.read_bytes()
-
-
-def _member_bytes(archive: _Archive, member: zipfile.ZipInfo) -> bytes:
-    check_weight(member.file_size)
-    if member.flag_bits & 1:
-        raise BadVideo("is encrypted; pack it without a password")
-    # The others are unpacked without any bound by Python: what a member claims to be is no limit to them.
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadVideo("is packed by another method than deflate; pack it again")
-    try:
-        with archive.lock, archive.file.open(member) as file:
-            # Without a number the whole is unpacked, however much more than it claims; with it the checksum is wrong.
-            return file.read(member.file_size)
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError) as error:
-        raise _Damaged(str(error)) from error
-
-
-def check_weight(size: int) -> None:
-    """Refuse a file of that many bytes as a picture's, where it is too large or empty.
-
-    Raises:
-        BadVideo: it is.
-    """
-    if size > _HEAVIEST:
-        raise BadVideo(f"is {size // _MIB} MiB large, more than the {_HEAVIEST // _MIB} MiB that a picture may be")
-    if size == 0:
-        raise BadVideo("is empty")
-
-
-def _archive(path: Path) -> _Archive:
-    try:
-        stat = path.stat()
-        if stat.st_size == 0:
-            raise BadVideo("is empty")
-        return _open_archive(path, stat.st_mtime_ns, stat.st_size, os.getpid())
-    except OSError as error:
-        raise BadVideo(f"cannot be read: {_why(error)}") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
-        raise BadVideo(f"is no zip file, or is cut short: {error}") from error
-
-
-@functools.lru_cache(8)
-def _open_archive(path: Path, _changed: int, _size: int, _process: int) -> _Archive:
-    """A zip file as it is now, kept open: the directory of one with a million pictures takes seconds to read.
-
-    Processes that were forked share the place up to which a file is read; so each opens its own.
-    """
-    file = zipfile.ZipFile(path)
-    members: dict[str, dict[str, zipfile.ZipInfo]] = {}
-    for member in file.infolist():
-        parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
-        if not parts or member.is_dir() or not is_picture(parts[-1]):
-            continue
-        if not any(is_no_data(part) and part != ".." for part in parts[:-1]):
-            members.setdefault("/".join(parts[:-1]), {})[parts[-1]] = member
-    folders = {folder: [named[name] for name in in_order(named)] for folder, named in members.items()}
-    return _Archive(file, threading.Lock(), folders)
 
 
 def _picture(
@@ -290,7 +185,7 @@ def _picture(
         image, codec = _decode(pictures.read(number), thorough)
     except (OSError, MemoryError) as error:
         raise BadVideo(f"cannot be read at frame {number} ({name}): {_why(error)}") from error
-    except _Damaged as error:
+    except Damaged as error:
         raise BadVideo(f"damaged at frame {number} ({name}): {error}") from error
     except BadVideo as error:
         raise BadVideo(f"frame {number} ({name}) {error}") from error
@@ -310,7 +205,7 @@ def _strip(media: Media, thorough: bool = False) -> _Strip:
         image, codec = _decode(_file_bytes(Path(media.path)), thorough, strip=True)
     except (OSError, MemoryError) as error:
         raise BadVideo(f"cannot be read: {_why(error)}") from error
-    except _Damaged as error:
+    except Damaged as error:
         raise BadVideo(f"damaged: {error}") from error
     return _Strip(image, codec, *strip_layout(image.height, image.width, media.strip_frames))
 
@@ -335,11 +230,11 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
     except UnidentifiedImageError as error:
-        raise _Damaged("is no picture of a kind that can be read") from error
+        raise Damaged("is no picture of a kind that can be read") from error
     except (BadVideo, MemoryError):
         raise
     except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
-        raise _Damaged(str(error) or type(error).__name__) from error
+        raise Damaged(str(error) or type(error).__name__) from error
     codec = "jpeg" if image.format == "MPO" else image.format.lower()
     try:
         ImageOps.exif_transpose(image, in_place=True)

@@ -13,6 +13,7 @@ import av
 import fsspec
 import numpy as np
 
+from fastvgan.data import zips
 from fastvgan.data.media import FARTHEST, BadVideo, Media, Probe
 from fastvgan.data.video.deinterlacing import deinterlace
 from fastvgan.data.video.endings import ends_early
@@ -262,6 +263,8 @@ def _source(media: Media) -> "str | bytes":
         BadVideo: it cannot be read, is empty, or is shorter than it should be.
     """
     try:
+        if media.kind == "video" and media.member:
+            return zips.read_member(Path(media.path), media.member)
         if media.kind == "video" and isinstance(media.path, Path):
             if media.path.stat().st_size == 0:
                 raise BadVideo("is empty")

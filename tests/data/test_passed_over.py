@@ -6,11 +6,14 @@ import zipfile
 import numpy as np
 import pytest
 from broken import audio_only
-from make_videos import encode, numbered
+from make_videos import encode, number_of, numbered
 from PIL import Image
 
 from fastvgan.data.clips import items_of_folder
+from fastvgan.data.decoders import dali
 from fastvgan.data.layouts import Layout, scan
+from fastvgan.data.manifest import read_manifest
+from fastvgan.data.media import Media, Probe, probe, read_frames
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.survey import divide, examine
 from fastvgan.errors import UserError
@@ -104,3 +107,36 @@ def test_a_zip_given_directly_is_read(tmp_path):
         (tmp_path / name).write_text("nothing")
         with pytest.raises(UserError, match=f"{name} is not a folder, and "):
             scan(tmp_path / name, Layout())
+
+
+def test_videos_and_animations_in_a_zip_are_clips(tmp_path):
+    encode(tmp_path / "0.mp4", numbered(6))
+    encode(tmp_path / "1.webm", numbered(7), "vp9")
+    pictures = [Image.fromarray(frame) for frame in numbered(5)]
+    pictures[0].save(tmp_path / "2.webp", save_all=True, append_images=pictures[1:], lossless=True)
+    (tmp_path / "set").mkdir()
+    with zipfile.ZipFile(tmp_path / "set" / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.write(tmp_path / "0.mp4", "run/0.mp4")
+        file.writestr("run/0.txt", "one\ntwo\n")
+        file.write(tmp_path / "1.webm", "walk/1.webm")
+        for number in range(2):
+            file.write(tmp_path / "2.webp", f"walk/{number}.webp")
+        for name in (".Trash/0.mp4", "walk/._1.webm", "../up.mp4"):
+            file.write(tmp_path / "0.mp4", name)
+    entries, rejected, _ = scan(tmp_path / "set", Layout())
+    assert [(entry.name, entry.media.kind, entry.label, entry.captions) for entry in entries] == [
+        ("x.zip/run/0.mp4", "video", "run", ("one", "two")),
+        ("x.zip/walk/0.webp", "animation", "walk", ()),
+        ("x.zip/walk/1.webm", "video", "walk", ()),
+        ("x.zip/walk/1.webp", "animation", "walk", ()),
+    ]
+    assert [item.name for item in rejected] == ["x.zip/../up.mp4"]
+    assert [entry.name for entry in scan(tmp_path / "set", Layout("videos"))[0]] == [entry.name for entry in entries]
+    made = prepare(tmp_path / "set", tmp_path / "out", PrepareConfig())
+    assert [record.frames for record in made.records] == [6, 5, 7, 5]
+    manifest = read_manifest(str(tmp_path / "out" / "manifest.jsonl"), str(tmp_path / "set"))
+    for record in manifest.records:
+        media = manifest.media(record)
+        assert number_of(read_frames(media, probe(media), [4], 48, 64, 3)[0]) == 4
+    assert prepare(tmp_path / "set", tmp_path / "tars", PrepareConfig(to="tars")).records[2].frames == 7
+    assert "zip" in dali._unfit(Media("video", tmp_path / "x.zip", "a.webm"), Probe(4, 48, 64, "vp9"), "cpu")

@@ -45,6 +45,8 @@ def refusal(clips: ClipSet, device: str) -> str | None:
 def _unfit(media: Media, found: Probe, device: str) -> str | None:
     if media.kind != "video":
         return f'is of kind "{media.kind}", and DALI reads video files only'
+    if media.member:
+        return "is in a zip file, which DALI does not read"
     if not isinstance(media.path, Path):
         return "is not on this machine"
     if found.codec not in _CODECS[device]:
