@@ -66,6 +66,8 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
         try:
             for shown in _frames(container, stream, tolerant):
                 frame = shown.frame
+                if seen is None:
+                    Scaler((1, 1), 16, 16, 3)(frame)  # refuses pixels that could not be shown later
                 seen = _same_size(frame, aspect, seen, len(pts))
                 if frame.is_corrupt and not tolerant:
                     raise BadVideo(f"damaged at frame {len(pts)}")
@@ -166,8 +168,11 @@ def _decode(media: Media, found: Probe, indices: list[int], threads: int) -> dic
     around = {i for index in indices for i in (index - 1, index, index + 1) if 0 <= i < found.frames}
     stored = _decode_as_stored(media, found, sorted(around), threads)
     whole = {}
-    for run in _runs(sorted(around)):
-        whole.update(zip(run, deinterlace(stored[i] for i in run), strict=True))
+    try:
+        for run in _runs(sorted(around)):
+            whole.update(zip(run, deinterlace(stored[i] for i in run), strict=True))
+    except av.FFmpegError as error:
+        raise BadVideo(f"cannot be deinterlaced: {error.strerror}") from error
     return {index: whole[index] for index in indices}
 
 

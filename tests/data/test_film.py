@@ -19,6 +19,7 @@ from fastvgan.data.manifest import Record
 from fastvgan.data.media import BadVideo, Media, Probe, probe, read_frames, walk
 from fastvgan.data.preparation import record
 from fastvgan.data.survey import Found
+from fastvgan.data.video.shown import Scaler
 
 
 def numbers(media, found):
@@ -222,3 +223,10 @@ def test_what_a_file_asks_for_is_written_down_and_kept_from_dali(tmp_path, shown
     again = Record.from_json(line).found
     assert again._replace(pts=None) == found._replace(pts=None)
     assert Record.from_json({k: v for k, v in line.items() if k not in shown}).found.stream == 0
+
+
+def test_pixels_that_cannot_be_shown_are_refused_when_the_file_is_checked():
+    """swscale takes no 32-bit integers; a file of them would otherwise end a training run."""
+    with pytest.raises(BadVideo, match=r"pixels of a kind that cannot be shown \(gray32le\)"):
+        Scaler((16, 16), 8, 8, 3)(av.VideoFrame(16, 16, "gray32le"))
+    assert Scaler((16, 16), 8, 8, 1)(av.VideoFrame(16, 16, "yuv444p12le")).shape == (8, 8, 1)

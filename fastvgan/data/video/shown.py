@@ -88,12 +88,19 @@ class Scaler:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """A frame as shown, uint8 (h, w, channels); transparency is black."""
+        """A frame as shown, uint8 (h, w, channels); transparency is black.
+
+        Raises:
+            BadVideo: its kind of pixels is none that swscale takes.
+        """
         orientation = orientation_of(frame)
         height, width = orientation.swap(*self._size)
         alpha = has_alpha(frame)
         kind = "rgba" if alpha else "gray" if self._channels == 1 else "rgb24"
-        pixels = self._reformatter.reformat(frame, width, height, kind, interpolation=_SCALING).to_ndarray()
+        try:
+            pixels = self._reformatter.reformat(frame, width, height, kind, interpolation=_SCALING).to_ndarray()
+        except (OSError, ValueError):  # all that FFmpeg says is that it is not supported
+            raise BadVideo(f"has pixels of a kind that cannot be shown ({frame.format.name})") from None
         if alpha:
             pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
             if self._channels == 1:
