@@ -91,7 +91,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
         *(len(pts), height, width, codec, fps, steady, 90 * orientation.quarters, times, tuple(keys), colours),
         stream=number,
         mirrored=orientation.mirrored,
-        square_pixels=round(stream.width * aspect) == stream.width,
+        square_pixels=round(frame.width * aspect) == frame.width,
         interlaced=is_interlaced,
         transparent=has_alpha(frame),
     )
@@ -101,7 +101,12 @@ def why_no_video(path: Path) -> str | None:
     """Why a file cannot be a clip, by its first bytes; None where it may be one. No frame is decoded."""
     try:
         with _open(_source(Media("video", path))) as container:
-            films(container)
+            form = container.format
+            # Bare streams are guessed at by a few bytes: the pictures in a PDF file would be a film.
+            if form.flags & av.format.Flags.no_timestamps.value and path.suffix[1:].lower() not in form.extensions:
+                return "is no video file"
+            if all(container.streams.video[number].frames == 1 for number in films(container)):
+                return "is a single picture"  # a photograph of HEIC or AVIF
     except BadVideo as error:
         return str(error)
     return None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from broken import audio_only
 from make_videos import encode, number_of, numbered
-from PIL import Image
+from PIL import Image, features
 
 from fastvgan.data.clips import items_of_folder
 from fastvgan.data.decoders import dali
@@ -47,15 +47,30 @@ def test_what_is_no_clip_is_named(tmp_path):
     for name, data in {"b.npy": b"\x93NUMPY\0\1", "c.tar.gz": b"\x1f\x8b\0", "d.pdf": b"%PDF-1.7\n\xff\xff"}.items():
         (tmp_path / name).write_bytes(data)
     audio_only(tmp_path / "e.m4a")
+    pages = [Image.fromarray(frame) for frame in numbered(3)]
+    pages[0].save(tmp_path / "f.pdf", save_all=True, append_images=pages[1:])  # FFmpeg finds a film of three JPEGs
     for number in range(7):
         (tmp_path / f"{number}.json").write_text('{"a": 1}')
     for name in ("a.txt", "notes.md"):
         (tmp_path / name).write_text("text")
     found, rejected, remarks = kinds(tmp_path)
-    assert found == {"a.mp4": "video"} and set(rejected) == {"b.npy", "c.tar.gz", "d.pdf", "e.m4a"}
+    assert found == {"a.mp4": "video"} and set(rejected) == {"b.npy", "c.tar.gz", "d.pdf", "e.m4a", "f.pdf"}
     assert "unpack it" in rejected["c.tar.gz"] and rejected["e.m4a"] == "has no video stream"
     names = "0.json, 1.json, 2.json, 3.json, 4.json and 3 more"
     assert remarks == [f"passed over 8 files ({names}): neither a clip nor the captions of one"]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+def test_photographs_beside_videos_do_not_count_as_bad_clips(tmp_path):
+    """A telephone's folder has more of them than videos; an AVIF file that moves is a clip."""
+    encode(tmp_path / "a.mp4", numbered(4))
+    pictures = [Image.fromarray(frame) for frame in numbered(4)]
+    for number in range(3):
+        pictures[0].save(tmp_path / f"{number}.avif")
+    pictures[0].save(tmp_path / "moves.avif", save_all=True, append_images=pictures[1:], duration=100)
+    items, remarks = items_of_folder(tmp_path, Layout())
+    assert {item.name: item.found.frames for item in items} == {"a.mp4": 4, "moves.avif": 4}
+    assert remarks == [f"{number}.avif: is a single picture; left out" for number in range(3)]
 
 
 @pytest.mark.parametrize(
