@@ -118,6 +118,7 @@ class _Found:
         self.texts: list[Path] = []
         self.within = None if layout.follow_links else folder.resolve()
         self._folder, self._layout = folder, layout
+        self._videos: set[Path] = set()  # their paths, without suffix
         self._without = without.resolve() if without else None
 
     def look_through(self, folder: Path, above: tuple[Path, ...] = ()) -> None:
@@ -243,20 +244,27 @@ class _Found:
         if wanted == "strips" or (wanted == "auto" and all(_is_strip(p, count) for p in shown[:_LOOKED_AT])):
             for path in shown:
                 self._add(Media("strip", path, strip_frames=count), self._name(path))
-        elif moving:
+        elif moving or self._are_posters(shown):
+            beside = "others that move" if moving else "the video of its name"
             for path in shown:
-                self._reject(path, "is a single picture beside others that move")
+                self._reject(path, f"is a single picture beside {beside}")
         elif len(shown) > 1 and folder != self._folder:
             self._add(Media("frames", folder, within=self.within), self._name(folder))
         else:
             for path in shown:
                 self._reject(path, "is a single picture, neither one of a folder of frames nor a strip of them")
 
+    def _are_posters(self, shown: list[Path]) -> bool:
+        """Whether each of a folder's pictures has the name of a video beside it, as downloads leave them."""
+        return all(path.with_suffix("") in self._videos for path in shown)
+
     def _name(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()
 
     def _add(self, media: Media, name: str) -> None:
         self.entries.append(Entry(media, name))
+        if media.kind == "video":
+            self._videos.add(media.path.with_suffix(""))
 
     def _reject(self, path: Path, reason: str) -> None:
         self.rejected.append(Rejected(as_text(self._name(path)), reason))

@@ -155,3 +155,15 @@ def test_videos_and_animations_in_a_zip_are_clips(tmp_path):
         assert number_of(read_frames(media, probe(media), [4], 48, 64, 3)[0]) == 4
     assert prepare(tmp_path / "set", tmp_path / "tars", PrepareConfig(to="tars")).records[2].frames == 7
     assert "zip" in dali._unfit(Media("video", tmp_path / "x.zip", "a.webm"), Probe(4, 48, 64, "vp9"), "cpu")
+
+
+def test_a_poster_beside_each_video_is_no_frame(tmp_path):
+    for number in range(2):
+        (tmp_path / "below").mkdir(exist_ok=True)
+        encode(tmp_path / "below" / f"{number}.mp4", numbered(3))
+        Image.new("RGB", (64, 48)).save(tmp_path / "below" / f"{number}.jpg")
+    found, rejected, _ = kinds(tmp_path)
+    assert found == {"below/0.mp4": "video", "below/1.mp4": "video"}
+    assert rejected == dict.fromkeys(("below/0.jpg", "below/1.jpg"), "is a single picture beside the video of its name")
+    Image.new("RGB", (64, 48)).save(tmp_path / "below" / "2.jpg")
+    assert kinds(tmp_path)[0]["below"] == "frames"
