@@ -121,6 +121,8 @@ class Record:
             raise ValueError(f"keys must rise and be below {record.frames}, the number of frames")
         if record.fps is not None and not (isinstance(record.fps, int | float) and 0 < record.fps < math.inf):
             raise ValueError(f"fps must be a number above 0, not {record.fps!r:.40}")
+        if not all(isinstance(getattr(record, name), bool) for name in _SWITCHES):
+            raise ValueError(f"{', '.join(_SWITCHES)} must be true or false")
         _check_texts(record)
         check(record.found)
         return record
@@ -129,6 +131,7 @@ class Record:
 # The least value of each.
 _COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0, "stream": 0}
 _MOST = {"frames": MOST_FRAMES}
+_SWITCHES = ("steady", "mirrored", "square_pixels", "interlaced", "transparent")
 
 
 def _check_texts(record: Record) -> None:

@@ -1,6 +1,7 @@
 """Good files that look odd are taken and shown right: the film among the streams, its times, pixels and fields."""
 
 import io
+import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ from fastvgan.data.decoders import dali
 from fastvgan.data.entry import Entry
 from fastvgan.data.manifest import Record
 from fastvgan.data.media import BadVideo, Media, Probe, probe, read_frames, walk
-from fastvgan.data.preparation import record
+from fastvgan.data.preparation import PrepareConfig, prepare, record
 from fastvgan.data.survey import Found
 from fastvgan.data.video.shown import Scaler
 
@@ -230,3 +231,19 @@ def test_pixels_that_cannot_be_shown_are_refused_when_the_file_is_checked():
     with pytest.raises(BadVideo, match=r"pixels of a kind that cannot be shown \(gray32le\)"):
         Scaler((16, 16), 8, 8, 3)(av.VideoFrame(16, 16, "gray32le"))
     assert Scaler((16, 16), 8, 8, 1)(av.VideoFrame(16, 16, "yuv444p12le")).shape == (8, 8, 1)
+
+
+def test_clips_that_an_older_version_prepared_are_kept(tmp_path):
+    """Its journal is of another version, so that all is looked at again; what comes of it is not written again."""
+    (tmp_path / "src").mkdir()
+    for number in range(2):
+        encode(tmp_path / "src" / f"{number}.mp4", numbered(6))
+    made = prepare(tmp_path / "src", tmp_path / "out", PrepareConfig(to="clips"))
+    journal = tmp_path / "out" / ".prepare" / "checked.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert all(line[1][0] == 3 for line in lines)
+    journal.write_text("".join(json.dumps([name, [2, *rest], result]) + "\n" for name, (_, *rest), result in lines))
+    times = {record.path: (tmp_path / "out" / record.path).stat().st_mtime_ns for record in made.records}
+    again = prepare(tmp_path / "src", tmp_path / "out", PrepareConfig(to="clips"))
+    assert [record.to_json() for record in again.records] == [record.to_json() for record in made.records]
+    assert times == {record.path: (tmp_path / "out" / record.path).stat().st_mtime_ns for record in again.records}
