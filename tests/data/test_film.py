@@ -19,7 +19,7 @@ from fastvgan.data.entry import Entry
 from fastvgan.data.manifest import Record
 from fastvgan.data.media import BadVideo, Media, Probe, probe, read_frames, walk
 from fastvgan.data.preparation import PrepareConfig, prepare, record
-from fastvgan.data.survey import Found
+from fastvgan.data.survey import Found, notes
 from fastvgan.data.video.shown import Scaler
 
 
@@ -128,6 +128,9 @@ def test_interlaced_frames_are_made_whole_by_bwdif(tmp_path, kind):
     media = interlaced(tmp_path / f"x{suffix}", codec, options)
     found = probe(media)
     assert found.interlaced and found.frames == 17
+    assert notes(Found(Entry(media, "x"), found)) == [
+        "x: is interlaced; FFmpeg's filter bwdif makes one frame of each two fields"
+    ]
     graph, expected = Graph(), []
     with av.open(str(media.path)) as container:
         stored = list(container.decode(video=0))

@@ -10,7 +10,7 @@ from fastvgan.data.layouts import Entry, Layout, Rejected, scan
 from fastvgan.data.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, side_by_side, unsteady
+from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, notes, side_by_side
 from fastvgan.errors import UserError
 
 __all__ = ["Prepared", "PrepareConfig", "prepare"]
@@ -61,7 +61,7 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
         (records, failed), root = made, "."
     rejected = sorted([*rejected, *bad, *failed], key=lambda item: item.name)
     _write(out, records, rejected, root)
-    remarks += [note for clip in good if (note := unsteady(clip, made_constant=settings.to != "manifest"))]
+    remarks += [note for clip in good for note in notes(clip, made_constant=settings.to != "manifest")]
     return Prepared(records, rejected, remarks, root)
 
 

@@ -1,6 +1,7 @@
 """Whole frames out of interlaced ones, by FFmpeg's filter bwdif."""
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import av
 from av.filter import Graph
@@ -33,7 +34,9 @@ def deinterlace(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
 
 def _graph(frame: av.VideoFrame) -> Graph:
     graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    graph.threads = 1  # files are worked on side by side
+    unit = frame.time_base or Fraction(1, 1000)  # times are put back afterwards
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=unit)
     graph.link_nodes(source, graph.add(_FILTER, _ARGUMENTS), graph.add("buffersink")).configure()
     return graph
 
