@@ -19,7 +19,8 @@ class Arguments(Settings):
     """Check a folder of clips once, and write what training needs of it."""
 
     source: tyro.conf.Positional[Path]
-    """The folder of clips: video files, folders or zip files of pictures, or strips of frames; it is not changed."""
+    """The folder of clips (video files, animated pictures, folders or zip files of pictures, strips of frames), or one
+    zip or tar file of them; it is not changed."""
     out: tyro.conf.Positional[Path]
     """The folder to write manifest.jsonl and rejects.jsonl to, and what --to says; the same command goes on where it
     stopped."""

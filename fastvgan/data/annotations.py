@@ -9,7 +9,13 @@ from typing import Any
 from fastvgan.data.entry import as_text, stays_within
 from fastvgan.errors import UserError
 
-SUFFIXES = frozenset(".mp4 .m4v .mov .webm .avi .mkv .gif .mpg .mpeg .ts .ogv .wmv .flv .3gp".split())
+# Files of other suffixes are looked into, and taken where they hold a video all the same.
+SUFFIXES = frozenset(
+    """.mp4 .m4v .mov .webm .avi .mkv .gif .mpg .mpeg .ts .ogv .wmv .flv .3gp .3g2 .asf .divx .dv .f4v .ivf .m1v .m2t
+    .m2ts .m2v .mk3d .mjpeg .mjpg .mpe .mpv .mts .mxf .nut .ogm .qt .rm .rmvb .vob .wtv .y4m""".split()
+)
+
+CAPTIONS_FILES = ("captions.csv", "captions.jsonl")
 
 
 def captions_file(folder: Path, within: Path | None) -> "dict[str, tuple[tuple[str, ...], str | None]] | None":
@@ -21,7 +27,7 @@ def captions_file(folder: Path, within: Path | None) -> "dict[str, tuple[tuple[s
     Raises:
         UserError: there are both, or what there is cannot be used.
     """
-    readers = {"captions.csv": _rows_of_csv, "captions.jsonl": _rows_of_jsonl}
+    readers = dict(zip(CAPTIONS_FILES, (_rows_of_csv, _rows_of_jsonl), strict=True))
     found = [folder / name for name in readers if _is_there(folder / name, within)]
     if not found:
         return None

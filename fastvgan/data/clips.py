@@ -13,7 +13,7 @@ from fastvgan.data.manifest import Manifest
 from fastvgan.data.media import Media, Probe
 from fastvgan.data.sampling import WORDS, Cut, Member, Sampler, sample_numbers
 from fastvgan.data.source import Clips
-from fastvgan.data.survey import check_share, divide, examine, side_by_side, unsteady
+from fastvgan.data.survey import check_share, divide, examine, notes, side_by_side
 from fastvgan.errors import UserError
 
 
@@ -125,7 +125,7 @@ def items_of_folder(
     check_share(folder, len(entries), bad, max_bad)
     items = [Item(c.entry.name, c.entry.media, c.probe, c.entry.captions, c.entry.label) for c in good]
     out = [f"{item.name}: {item.reason}; left out" for item in [*rejected, *bad]]
-    return items, [*remarks, *out, *without, *(note for clip in good if (note := unsteady(clip)))]
+    return items, [*remarks, *out, *without, *(note for clip in good for note in notes(clip))]
 
 
 def _required(items: list, require: str, where: str) -> tuple[list, list[str]]:

@@ -55,6 +55,11 @@ class Record:
     keys: tuple[int, ...] = ()
     colours: str = ""
     source: str = ""
+    stream: int = 0
+    mirrored: bool = False
+    square_pixels: bool = True
+    interlaced: bool = False
+    transparent: bool = False
 
     @property
     def name(self) -> str:
@@ -75,6 +80,11 @@ class Record:
             self.pts,
             self.keys,
             self.colours,
+            self.stream,
+            self.mirrored,
+            self.square_pixels,
+            self.interlaced,
+            self.transparent,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,14 +121,17 @@ class Record:
             raise ValueError(f"keys must rise and be below {record.frames}, the number of frames")
         if record.fps is not None and not (isinstance(record.fps, int | float) and 0 < record.fps < math.inf):
             raise ValueError(f"fps must be a number above 0, not {record.fps!r:.40}")
+        if not all(isinstance(getattr(record, name), bool) for name in _SWITCHES):
+            raise ValueError(f"{', '.join(_SWITCHES)} must be true or false")
         _check_texts(record)
         check(record.found)
         return record
 
 
 # The least value of each.
-_COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0}
+_COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0, "stream": 0}
 _MOST = {"frames": MOST_FRAMES}
+_SWITCHES = ("steady", "mirrored", "square_pixels", "interlaced", "transparent")
 
 
 def _check_texts(record: Record) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = ("video", "tar", "frames", "zip", "strip")
+KINDS = ("video", "tar", "frames", "zip", "strip", "animation")
 MOST_FRAMES = 10**7  # of a clip; frames without bound would be memory without bound
 FARTHEST = 2**62  # of times in a stream's units; differences of such, too, have 64 bits
 _SLIMMEST = 64  # times that one side of a frame may be as long as the other
@@ -18,9 +18,11 @@ class Media:
     """The frames of one clip.
 
     kind: "video" (a video file), "tar" (a video file in a tar), "frames" (a folder of pictures), "zip" (pictures in a
-        zip file), "strip" (one picture of all frames side by side or one below the other).
+        zip file), "strip" (one picture of all frames side by side or one below the other), "animation" (a WebP or PNG
+        file that moves, a TIFF file of several pages).
     path: the file or folder; a URL of fsspec for the first two kinds where it is not on this machine.
-    member: the file's name in the tar; the folder in the zip, "" for its root.
+    member: the file's name in the tar; the folder in the zip, "" for its root; of "video" and "animation", the file's
+        name where `path` is a zip file that holds it.
     span: of "tar", where the file begins and how long it is, in bytes.
     strip_frames: of "strip", how many frames there are; 0 where they are square.
     within: of "frames", the real place of a folder that pictures must lie in; None takes what links lead to, anywhere.
@@ -38,10 +40,13 @@ class Probe(NamedTuple):
     """What decoding a clip from end to end found.
 
     pts: int64 (frames,), presentation time of each frame in the stream's time base, or None where there are none that
-        rise. keys: indices of key frames, for seeking. height, width: as shown, rotation applied. fps: mean frames a
+        rise. keys: indices of key frames, for seeking. height, width: as shown. fps: mean frames a
         second, or None where no time is known or next to nothing is left. steady: whether all frames last equally
         long. rotation: degrees, counter-clockwise, that the file asks for. colours: "bt709" or "bt2020" where the file
-        says so, "" for others.
+        says so, "" for others. stream: which of the file's video streams it is. mirrored: whether the file asks for
+        frames to be mirrored from left to right before they are rotated. square_pixels: whether frames are shown in
+        the proportions that they are stored in. interlaced: whether frames are made whole out of two fields each, by
+        FFmpeg's filter bwdif. transparent: whether pixels may be transparent, which shows black.
     """
 
     frames: int
@@ -54,6 +59,11 @@ class Probe(NamedTuple):
     pts: np.ndarray | None = None
     keys: tuple[int, ...] = ()
     colours: str = ""
+    stream: int = 0
+    mirrored: bool = False
+    square_pixels: bool = True
+    interlaced: bool = False
+    transparent: bool = False
 
 
 class BadVideo(Exception):
@@ -67,6 +77,10 @@ class BadVideo(Exception):
             return cause.lasts
         # Pillow's errors of damage are OSErrors, too, but have no number.
         return not isinstance(cause, MemoryError) and not (isinstance(cause, OSError) and cause.errno)
+
+
+class Damaged(BadVideo):
+    """What begins as it should, or ought to, and cannot be decoded; the message is what the library says."""
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
@@ -91,8 +105,8 @@ def read_frames(
         threads: that decode frames of a video file at the same time.
 
     Returns:
-        uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Rotation that the file
-        asks for is applied; transparency shows black.
+        uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Frames are rotated and
+        mirrored as the file asks for, in the proportions in which they are shown; transparency shows black.
 
     Raises:
         BadVideo: the clip has changed since: a frame is missing or cannot be decoded.
@@ -100,13 +114,18 @@ def read_frames(
     return _reader(media).read_frames(media, found, indices, height, width, channels, threads)
 
 
-def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:
+def walk(
+    media: Media, height: int, width: int, channels: int, found: Probe | None = None
+) -> Iterator[tuple[float | None, np.ndarray]]:
     """All frames in order, each with its time in seconds (None where none is known), scaled as by `read_frames`.
+
+    Args:
+        found: what `probe` found; without it the clip is decoded once more, to find it.
 
     Raises:
         BadVideo: a frame cannot be decoded.
     """
-    return _reader(media).walk(media, height, width, channels)
+    return _reader(media).walk(media, height, width, channels, found)
 
 
 def check(found: Probe) -> None:
@@ -133,11 +152,15 @@ def cover(shown: tuple[int, int], height: int, width: int) -> tuple[int, int]:
 
 
 def _reader(media: Media):
-    # Each is imported when it is first needed: both load a library of codecs.
+    # Each is imported when it is first needed: they load libraries of codecs.
     if media.kind in ("video", "tar"):
         from fastvgan.data import video_files
 
         return video_files
+    if media.kind == "animation":
+        from fastvgan.data import animations
+
+        return animations
     from fastvgan.data import pictures
 
     return pictures

@@ -1,13 +1,7 @@
 """Reading clips that are pictures in order, by Pillow: a folder of them, a zip file of them, or one that is a strip."""
 
-import functools
 import os
-import re
-import struct
-import threading
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastvgan.data import zips
 from fastvgan.data.entry import as_text, stays_within, unusable_name
-from fastvgan.data.media import BadVideo, Media, Probe, cover
+from fastvgan.data.media import BadVideo, Damaged, Media, Probe, cover
+from fastvgan.data.names import in_order, is_picture
+from fastvgan.data.zips import check_weight
+from fastvgan.data.zips import member_bytes as _member_bytes
 
-SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
 # Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 _LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the memory
-_MIB = 2**20
-_HEAVIEST = 256 * _MIB  # bytes of one picture's file
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
@@ -46,46 +41,33 @@ def read_frames(
     if media.kind == "strip":
         strip = _strip(media)
         _check_unchanged(found, Probe(strip.frames, strip.height, strip.width, strip.codec))
-        plain = _plain(strip.image, channels)
+        whole = plain(strip.image, channels)
         for index in dict.fromkeys(indices):
-            scaled[index] = _pixels(plain.crop(strip.box(index)), height, width)
+            scaled[index] = pixels(whole.crop(strip.box(index)), height, width)
     else:
         pictures = _pictures(media)
         _check_unchanged(found, found._replace(frames=len(pictures.names)))
         for index in dict.fromkeys(indices):
             image, _ = _picture(pictures, index, (found.height, found.width))
-            scaled[index] = _pixels(_plain(image, channels), height, width)
+            scaled[index] = pixels(plain(image, channels), height, width)
     return np.stack([scaled[index] for index in indices])
 
 
-def walk(media: Media, height: int, width: int, channels: int) -> Iterator[tuple[float | None, np.ndarray]]:
+def walk(
+    media: Media, height: int, width: int, channels: int, _found: Probe | None = None
+) -> Iterator[tuple[float | None, np.ndarray]]:
     """See `fastvgan.data.media.walk`."""
     if media.kind == "strip":
         strip = _strip(media)
-        plain = _plain(strip.image, channels)
+        whole = plain(strip.image, channels)
         for number in range(strip.frames):
-            yield None, _pixels(plain.crop(strip.box(number)), height, width)
+            yield None, pixels(whole.crop(strip.box(number)), height, width)
         return
     pictures, size = _pictures(media), None
     for number in range(len(pictures.names)):
         image, _ = _picture(pictures, number, size)
         size = size or _size(image)
-        yield None, _pixels(_plain(image, channels), height, width)
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file of that name is taken for a picture; hidden ones are not."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is passed over: a hidden one, or what macOS puts into zip files."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names in the order in which people count: frame2 before frame10."""
-    return sorted(names, key=_natural)
+        yield None, pixels(plain(image, channels), height, width)
 
 
 def names_in(media: Media) -> list[str]:
@@ -103,6 +85,17 @@ def header_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def zip_folders(path: Path) -> dict[str, int]:
+    """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
+
+    Only the zip file's directory is read.
+
+    Raises:
+        BadVideo: it cannot be read or is no zip file.
+    """
+    return {folder: len(members) for folder, members in sorted(zips.opened(path).folders.items())}
+
+
 def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, int, int]:
     """The number of frames in a strip of this size, and the height and width of each.
 
@@ -118,21 +111,6 @@ def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, i
         raise BadVideo(f"is a picture of {width}x{height}, which cannot be divided into {parts}")
     part = longer // count
     return (count, height, part) if width >= height else (count, part, width)
-
-
-def zip_folders(path: Path) -> dict[str, int]:
-    """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
-
-    Only the zip file's directory is read.
-
-    Raises:
-        BadVideo: it cannot be read or is no zip file.
-    """
-    return {folder: len(members) for folder, members in sorted(_archive(path).folders.items())}
-
-
-class _Damaged(BadVideo):
-    """A picture that begins as one should, or ought to, and cannot be decoded; the message is what Pillow says."""
 
 
 class _Pictures(NamedTuple):
@@ -158,20 +136,6 @@ class _Strip(NamedTuple):
         return left, top, left + self.width, top + self.height
 
 
-class _Archive(NamedTuple):
-    """A zip file that is open; reading from it takes its lock."""
-
-    file: zipfile.ZipFile
-    lock: threading.Lock
-    folders: dict[str, list[zipfile.ZipInfo]]
-
-
-def _natural(name: str) -> tuple:
-    # Digits as text without their zeros, by length: int() refuses very long ones.
-    parts = re.split(r"([0-9]+)", name.casefold())
-    return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else p for i, p in enumerate(parts)], name
-
-
 def _pictures(media: Media) -> _Pictures:
     pictures = _pictures_of_zip(media) if media.kind == "zip" else _pictures_of_folder(media)
     if not pictures.names:
@@ -194,67 +158,15 @@ def _is_taken(entry: os.DirEntry, within: Path | None) -> bool:
 
 
 def _pictures_of_zip(media: Media) -> _Pictures:
-    archive = _archive(Path(media.path))
+    archive = zips.opened(Path(media.path))
     members = archive.folders.get(media.member, [])
     names = [member.filename.replace("\\", "/").rsplit("/", 1)[-1] for member in members]
     return _Pictures(names, lambda number: _member_bytes(archive, members[number]))
 
 
 def _file_bytes(path: Path) -> bytes:
-    _check_weight(path.stat().st_size)
+    check_weight(path.stat().st_size)
     return path.read_bytes()
-
-
-def _member_bytes(archive: _Archive, member: zipfile.ZipInfo) -> bytes:
-    _check_weight(member.file_size)
-    if member.flag_bits & 1:
-        raise BadVideo("is encrypted; pack it without a password")
-    # The others are unpacked without any bound by Python: what a member claims to be is no limit to them.
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadVideo("is packed by another method than deflate; pack it again")
-    try:
-        with archive.lock, archive.file.open(member) as file:
-            # Without a number the whole is unpacked, however much more than it claims; with it the checksum is wrong.
-            return file.read(member.file_size)
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError) as error:
-        raise _Damaged(str(error)) from error
-
-
-def _check_weight(size: int) -> None:
-    if size > _HEAVIEST:
-        raise BadVideo(f"is {size // _MIB} MiB large, more than the {_HEAVIEST // _MIB} MiB that a picture may be")
-    if size == 0:
-        raise BadVideo("is empty")
-
-
-def _archive(path: Path) -> _Archive:
-    try:
-        stat = path.stat()
-        if stat.st_size == 0:
-            raise BadVideo("is empty")
-        return _open_archive(path, stat.st_mtime_ns, stat.st_size, os.getpid())
-    except OSError as error:
-        raise BadVideo(f"cannot be read: {_why(error)}") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
-        raise BadVideo(f"is no zip file, or is cut short: {error}") from error
-
-
-@functools.lru_cache(8)
-def _open_archive(path: Path, _changed: int, _size: int, _process: int) -> _Archive:
-    """A zip file as it is now, kept open: the directory of one with a million pictures takes seconds to read.
-
-    Processes that were forked share the place up to which a file is read; so each opens its own.
-    """
-    file = zipfile.ZipFile(path)
-    members: dict[str, dict[str, zipfile.ZipInfo]] = {}
-    for member in file.infolist():
-        parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
-        if not parts or member.is_dir() or not is_picture(parts[-1]):
-            continue
-        if not any(is_hidden(part) and part != ".." for part in parts[:-1]):
-            members.setdefault("/".join(parts[:-1]), {})[parts[-1]] = member
-    folders = {folder: [named[name] for name in in_order(named)] for folder, named in members.items()}
-    return _Archive(file, threading.Lock(), folders)
 
 
 def _picture(
@@ -273,7 +185,7 @@ def _picture(
         image, codec = _decode(pictures.read(number), thorough)
     except (OSError, MemoryError) as error:
         raise BadVideo(f"cannot be read at frame {number} ({name}): {_why(error)}") from error
-    except _Damaged as error:
+    except Damaged as error:
         raise BadVideo(f"damaged at frame {number} ({name}): {error}") from error
     except BadVideo as error:
         raise BadVideo(f"frame {number} ({name}) {error}") from error
@@ -293,7 +205,7 @@ def _strip(media: Media, thorough: bool = False) -> _Strip:
         image, codec = _decode(_file_bytes(Path(media.path)), thorough, strip=True)
     except (OSError, MemoryError) as error:
         raise BadVideo(f"cannot be read: {_why(error)}") from error
-    except _Damaged as error:
+    except Damaged as error:
         raise BadVideo(f"damaged: {error}") from error
     return _Strip(image, codec, *strip_layout(image.height, image.width, media.strip_frames))
 
@@ -310,7 +222,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
     """
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
-        _check_size(image, strip)
+        check_size(image, strip)
         if thorough and image.format == "PNG":
             image.verify()  # and then it must be opened again
             image = Image.open(BytesIO(data), formats=_FORMATS)
@@ -318,11 +230,11 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
     except UnidentifiedImageError as error:
-        raise _Damaged("is no picture of a kind that can be read") from error
+        raise Damaged("is no picture of a kind that can be read") from error
     except (BadVideo, MemoryError):
         raise
     except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
-        raise _Damaged(str(error) or type(error).__name__) from error
+        raise Damaged(str(error) or type(error).__name__) from error
     codec = "jpeg" if image.format == "MPO" else image.format.lower()
     try:
         ImageOps.exif_transpose(image, in_place=True)
@@ -337,8 +249,12 @@ def _why(error: "OSError | MemoryError") -> str:
     return "memory ran out" if isinstance(error, MemoryError) else f"{error.strerror or error}"
 
 
-def _check_size(image: Image.Image, strip: bool) -> None:
-    """Refuse a picture that is too large; a strip may be longer than a frame, but have no more pixels."""
+def check_size(image: Image.Image, strip: bool = False) -> None:
+    """Refuse a picture that is too large; a strip may be longer than a frame, but have no more pixels.
+
+    Raises:
+        BadVideo: it is.
+    """
     height, width = _size(image)
     if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
         raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
@@ -354,7 +270,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
+def plain(image: Image.Image, channels: int) -> Image.Image:
     """A picture of mode "L" (channels 1) or "RGB", transparency black.
 
     Raises:
@@ -389,8 +305,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return made
 
 
-def _pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """A picture of `_plain`, scaled so that it just covers height x width: uint8 (h, w, channels)."""
+def pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """A picture that `plain` gave, scaled so that it just covers height x width: uint8 (h, w, channels)."""
     height, width = cover(_size(image), height, width)
     if (height, width) != _size(image):
         # BOX averages over areas, and only repeats pixels where there are to be more of them.

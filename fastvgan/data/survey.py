@@ -80,6 +80,14 @@ def unsteady(clip: Found, made_constant: bool = False) -> str | None:
     return f"{clip.entry.name}: has a variable frame rate, {mean}; {end}"
 
 
+def notes(clip: Found, made_constant: bool = False) -> list[str]:
+    """What there is to say of a clip that is used: of its rate, and of fields that are made into frames."""
+    said = [unsteady(clip, made_constant)]
+    if clip.probe.interlaced:
+        said.append(f"{clip.entry.name}: is interlaced; FFmpeg's filter bwdif makes one frame of each two fields")
+    return [note for note in said if note]
+
+
 def divide(results: Iterable[Found | Rejected]) -> tuple[list[Found], list[Rejected]]:
     """The clips that can be used, and those that cannot."""
     good, bad = [], []

@@ -66,7 +66,12 @@ def test_all_layouts_side_by_side(tmp_path):
     assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)
     assert not rejected
     said = "found 1 folder of pictures, 6 strips, 1 clip in tar files, 1 video file, 2 clips in zip files"
-    assert remarks == [said]
+    assert remarks == [
+        said,
+        "passed over 2 folders (.cache, __MACOSX): hidden, a bin or thumbnails by the name",
+        "passed over 1 file (.hidden.mp4): hidden by the name",
+        "passed over 1 file (notes.txt): neither a clip nor the captions of one",
+    ]
     assert set(kinds(scan(tmp_path, Layout("videos"))[0]).values()) == {"video", "tar"}
     assert set(kinds(scan(tmp_path, Layout("strips"))[0])) == {f"{d}/{t}.{s}" for t in range(3) for d, s in
                                                               [("strips", "jpg"), ("upright", "png")]} | {

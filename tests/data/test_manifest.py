@@ -129,6 +129,8 @@ def test_links_among_frames_are_held_to_the_same(tmp_path):
         ([CLIP, {"path": "a.mp4"}], "line 3 describes no clip"),
         ([{**CLIP, "kind": "dream"}], "there is no kind 'dream'"),
         ([{**CLIP, "speed": 3}], "line 2 describes no clip: .*speed"),
+        ([{**CLIP, "interlaced": "yes"}], "interlaced, transparent must be true or false"),
+        ([{**CLIP, "stream": -1}], "stream must be a whole number from 0"),
         ([{**CLIP, "pts": [1, 2]}], "2 times for 3 frames"),
         ([{**CLIP, "pts": [1, 2, 2**70]}], "a time of pts must be a whole number"),
         ([{**CLIP, "pts": [1, 2, 2.5]}], "a time of pts must be a whole number"),

@@ -45,14 +45,24 @@ def refusal(clips: ClipSet, device: str) -> str | None:
 def _unfit(media: Media, found: Probe, device: str) -> str | None:
     if media.kind != "video":
         return f'is of kind "{media.kind}", and DALI reads video files only'
+    if media.member:
+        return "is in a zip file, which DALI does not read"
     if not isinstance(media.path, Path):
         return "is not on this machine"
     if found.codec not in _CODECS[device]:
         return f"is {found.codec}, which DALI does not decode on the {device.upper()}"
     if device == "cpu" and found.colours:
         return f"has the colours of {found.colours}, which DALI takes for those of BT.601 on a CPU"
-    if found.rotation:
-        return "asks to be rotated, which DALI does not do"
+    if found.rotation or found.mirrored:
+        return "asks to be rotated or mirrored, which DALI does not do"
+    if not found.square_pixels:
+        return "has pixels that are not square, which DALI takes for square ones"
+    if found.interlaced:
+        return "is interlaced, and DALI does not deinterlace"
+    if found.transparent:
+        return "has transparency, which DALI does not heed"
+    if found.stream:
+        return "has its film in another than the first video stream, and DALI takes the first"
     if not found.steady:
         return "has a variable frame rate, at which DALI hangs"
     if found.pts is None or not found.fps:

@@ -10,7 +10,7 @@ from fastvgan.data.layouts import Entry, Layout, Rejected, scan
 from fastvgan.data.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, side_by_side, unsteady
+from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, notes, side_by_side
 from fastvgan.errors import UserError
 
 __all__ = ["Prepared", "PrepareConfig", "prepare"]
@@ -18,7 +18,7 @@ __all__ = ["Prepared", "PrepareConfig", "prepare"]
 logger = logging.getLogger("fastvgan")
 
 _JOURNALS = ".prepare"
-_VERSION = 2  # of what is looked for in a file; a change makes all files be looked through again
+_VERSION = 3  # of what is looked for in a file; a change makes all files be looked through again
 
 
 class Prepared(NamedTuple):
@@ -36,8 +36,8 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
     It can be stopped at any moment and called again: what is done is not done again, and the result is the same.
 
     Args:
-        source: the folder of clips; nothing in it is changed. out: the folder to write to; `source` itself only for a
-            manifest alone.
+        source: the folder of clips, or one file of them; nothing in it is changed. out: the folder to write to;
+            `source` itself only for a manifest alone.
 
     Raises:
         UserError: the folder is unusable, too much of it is, the disk is too full, or `out` cannot be written.
@@ -45,6 +45,7 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
     _check_out(source, out, settings.to)
     layout = Layout(settings.layout, settings.split_file, settings.strip_frames, settings.follow_links)
     entries, rejected, remarks = scan(source, layout, _written(source, out, settings.to))
+    source = source if source.is_dir() else source.parent
     journals = _make_folders(out)
     checked = _check_all(entries, source, settings, Journal(journals / "checked.jsonl"))
     good, bad = divide(result for result, _ in checked)
@@ -60,7 +61,7 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
         (records, failed), root = made, "."
     rejected = sorted([*rejected, *bad, *failed], key=lambda item: item.name)
     _write(out, records, rejected, root)
-    remarks += [note for clip in good if (note := unsteady(clip, made_constant=settings.to != "manifest"))]
+    remarks += [note for clip in good for note in notes(clip, made_constant=settings.to != "manifest")]
     return Prepared(records, rejected, remarks, root)
 
 
@@ -87,6 +88,11 @@ def record(clip: Found, source: Path, total: str) -> Record:
         pts=found.pts,
         keys=found.keys,
         colours=found.colours,
+        stream=found.stream,
+        mirrored=found.mirrored,
+        square_pixels=found.square_pixels,
+        interlaced=found.interlaced,
+        transparent=found.transparent,
     )
 
 

@@ -40,7 +40,7 @@ def frames(clip: Found, settings: PrepareConfig, channels: int = 3) -> Iterator[
     height, width = settings.height or found.height, settings.width or found.width
     # A clip of constant rate that keeps its rate keeps its frames, whatever its times are rounded to.
     fps = None if found.steady and settings.fps in (None, found.fps) else rate(found, settings)
-    timed = walk(clip.entry.media, height, width, channels)
+    timed = walk(clip.entry.media, height, width, channels, found)
     # The first look may have taken a damaged clip up to where it breaks off.
     timed = itertools.islice(timed, found.frames) if settings.tolerant else timed
     yield from at_rate(timed, fps, 1 / found.fps if found.fps else None, most_at_rate(found.frames))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastvgan.data.layouts import Rejected
 from fastvgan.data.manifest import Record
+from fastvgan.data.media import Probe
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.data.survey import Found
@@ -78,8 +79,15 @@ def remove_others(journal: Journal, out: Path, folder: Path, made: Made) -> None
 
 def signature_of(group: Sequence[Found], sums: dict[str, str], settings: PrepareConfig) -> list:
     """What a file made of these clips depends on; `sums` are their checksums by name."""
-    names = [(clip.entry.name, sums[clip.entry.name]) for clip in group]
+    names = [(clip.entry.name, sums[clip.entry.name], *_how_shown(clip.probe)) for clip in group]
     return [settings.model_dump(mode="json", exclude=_FREE), names]
+
+
+def _how_shown(found: Probe) -> tuple:
+    # Empty for plain files, whose results from before these were heeded still hold; rotation was heeded already.
+    plain = (0, False, True, False, False)
+    shown = (found.stream, found.mirrored, found.square_pixels, found.interlaced, found.transparent)
+    return () if shown == plain else shown
 
 
 def together(results: Iterable[Made], clips: Sequence[Found]) -> Made:
