@@ -8,7 +8,9 @@ from PIL import Image
 
 from fastvgan.data.captions import Vocabulary
 from fastvgan.errors import UserError
+from fastvgan.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
+from fastvgan.models.sizes import map_values
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.tensor_file import read_tensors, save_tensors
 
@@ -17,6 +19,7 @@ EXPORTED = Path("export") / "generator.safetensors"
 BEST = Path("export") / "best.safetensors"
 """Where a run folder holds the averaged generator of the checkpoint with the best score."""
 
+_CHUNK = 64  # clips made at once
 _KNOWN_WORDS = 60  # named in a message
 
 
@@ -53,12 +56,23 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerato
     path = Path(path)
     tensors, config, path = _read_checkpoint(path) if _is_checkpoint(path) else _read_export(path)
     try:
+        # First without memory: what a damaged configuration asks for may be more than there is.
+        with torch.device("meta"):
+            _check_shapes(build_generator(config).state_dict(), tensors)
         network = build_generator(config)
         network.load_state_dict(tensors)
-    except (UserError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (UserError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} does not fit this version of fastvgan ({reason}); export it again") from error
     return VideoGenerator(network.to(device).eval().requires_grad_(False), config, path)
+
+
+def _check_shapes(expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise UserError(f"it lacks {name}")
+        if tensors[name].shape != tensor.shape:
+            raise UserError(f"{name} is {tuple(tensors[name].shape)} there and {tuple(tensor.shape)} by its settings")
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -137,9 +151,20 @@ class VideoGenerator:
                 "train one of the recurrent family for other lengths"
             )
         condition = self._condition(text, image, label)
+        self._check_memory(n, frames or self.config.frames)
         noise = self.network.noise(n, seed, frames)
-        clips = [self._clips(z, condition) for z in noise.split(64)]
+        clips = [self._clips(z, condition) for z in noise.split(_CHUNK)]
         return torch.cat(clips)
+
+    def _check_memory(self, n: int, frames: int) -> None:
+        """Refuse what cannot fit: clips and noise of all, and of those that are made at once the largest features."""
+        model = self.config
+        temporal = model.family == "conv3d"
+        largest = max(map_values(model.frames, model.height, model.width, model.base_width, temporal))
+        made_at_once = min(n, _CHUNK) * 4 * largest * frames // model.frames
+        # A number of the noise is two words of 64 bits on its way to float32.
+        of_each = frames * model.height * model.width * model.channels + 16 * self.network.noise_size(frames)
+        check_memory(n * of_each + made_at_once, f"{n} clips of {frames} frames", "make fewer or shorter ones")
 
     def _clips(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         device = next(self.network.parameters()).device

@@ -52,6 +52,14 @@ def _stage(small, large, temporal) -> Stage:
     return Stage(small, large, *zip(*rules, strict=True))
 
 
+def map_values(frames: int, height: int, width: int, base_width: int, temporal: bool = True) -> list[int]:
+    """How many values each feature map of a generator has for a clip, the smallest map first."""
+    plan = stages(frames, height, width, temporal)
+    maps = [math.prod(plan[0].small), *(math.prod(stage.large) for stage in plan[:-1])]
+    widths = features(len(plan), base_width)[::-1]
+    return [size * channels for size, channels in zip(maps, widths, strict=True)]
+
+
 def features(count: int, width: int) -> list[int]:
     """Channels of `count` feature maps, the largest map first: width, twice that, and so on up to 8 times."""
     return [min(width * 2**i, 8 * width) for i in range(count)]
