@@ -1,5 +1,6 @@
 """A trained generator as one file, and the same file as something to call."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,11 @@ def _read_export(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path
     if "fastvgan" not in metadata:
         raise UserError(f"{path} is no generator of fastvgan: its header holds no configuration; name another file")
     try:
-        return tensors, ModelConfig.model_validate_json(metadata["fastvgan"]), path
-    except UserError as error:
+        settings = json.loads(metadata["fastvgan"])
+        if not isinstance(settings, dict):
+            raise ValueError("its header holds no settings")
+        return tensors, ModelConfig.model_validate(settings), path
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} does not fit this version of fastvgan ({error}); export it again") from error
 
 

@@ -83,7 +83,7 @@ def _check_size(parsed: Arguments, model: "ModelConfig") -> None:
         frames, (height, width) = 1, strip_size(*shape, scale=parsed.scale)
     else:
         height, width = grid_size(*shape, scale=parsed.scale)
-    check_sides(parsed.out, height, width)
+    check_sides(parsed.out, frames, height, width)
     # The enlarged clips, and the frames that they are laid into; three bytes a pixel.
     check_memory(
         2 * 3 * frames * height * width,

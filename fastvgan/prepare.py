@@ -31,8 +31,11 @@ _GOES_ON = "what is done is kept, and the same command goes on from there"
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(Arguments, "python -m fastvgan.prepare", arguments)
-    if str(parsed.source) == "digits" and not parsed.source.exists():
-        raise UserError("SOURCE digits: the digits are drawn and need no preparing; train on them by --data digits")
+    if not parsed.source.exists():
+        drawn = "; the digits are drawn and need no preparing: train on them by --data digits"
+        raise UserError(
+            f"SOURCE {parsed.source}: there is no such folder{drawn if str(parsed.source) == 'digits' else ''}"
+        )
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from fastvgan.data.preparation import prepare

@@ -47,6 +47,8 @@ class Settings(BaseModel):
         try:
             return handler(values)
         except ValidationError as error:
+            if not isinstance(values, dict | cls):
+                raise  # whoever has these settings as a part of its own knows what they are called
             raise FaultySettings([_fault(item, cls.model_fields) for item in error.errors()]) from error
 
 
@@ -64,7 +66,7 @@ def _told(name: str, value: Any, reason: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

@@ -43,7 +43,7 @@ def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8)
     if path.suffix.lower() == ".png":
         write_still(path, np.concatenate(list(frames), axis=1))
         return
-    check_sides(path, *frames.shape[1:3])
+    check_sides(path, *frames.shape[:3])
     with whole(path) as temporary:
         {".mp4": _write_mp4, ".gif": _write_gif}[path.suffix.lower()](temporary, frames, fps)
 

@@ -15,6 +15,7 @@ class Format(NamedTuple):
 
 
 LEAST_FPS = 0.01
+MOST_PIXELS = 2**28
 FORMATS = {
     ".mp4": Format(1000, "", 16384),  # libx264's
     ".gif": Format(50, ", since its times are whole 1/100 s and viewers slow down frames of less than two", 65535),
@@ -37,15 +38,16 @@ def check_format(path: Path, fps: float) -> None:
         )
 
 
-def check_sides(path: Path, height: int, width: int) -> None:
-    """Refuse frames larger than a file of that name can hold.
+def check_sides(path: Path, frames: int, height: int, width: int) -> None:
+    """Refuse frames that a file of that name cannot hold, or takes minutes to be written with.
 
     Raises:
-        UserError: they are.
+        UserError: they are too large, or too many.
     """
     side = FORMATS[path.suffix.lower()].side
-    if max(height, width) > side:
-        raise UserError(
-            f"{path}: frames of {height}x{width} pixels; a {path.suffix} has at most {side} a side: make fewer videos, "
-            "or enlarge them less by --scale"
-        )
+    if max(height, width) <= side and frames * height * width <= MOST_PIXELS:
+        return
+    raise UserError(
+        f"{path}: {frames} frames of {height}x{width} pixels; a {path.suffix} may have {side} pixels a side, and "
+        f"{MOST_PIXELS:,} in all: make fewer or shorter videos, or enlarge them less"
+    )

@@ -46,7 +46,7 @@ class PrepareConfig(Settings):
     """Read what symbolic links in the folder point to, even outside of it."""
     keep_free: float = Field(1.0, ge=0, le=1e9)
     """GiB of the disk that stay free."""
-    workers: int = Field(0, ge=0, le=4096)
+    workers: int = Field(0, ge=0, le=1024)
     """Files that are worked on at the same time; 0: as many as there are processors."""
 
     @model_validator(mode="after")
