@@ -148,10 +148,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
     except UserError as error:
         status = _fail(str(error))
-    except BrokenPipeError:
-        # What is still buffered would fail once more at the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+    except BrokenPipeError as error:  # of stdout, or of a worker's pipe, which is a fault
+        status = 0 if _drop_unread_output(ended_early=True) else _fail(_about_file(error))
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         status = 128 + signal.SIGINT
@@ -178,14 +176,22 @@ def one_line(text: str) -> str:
 
 
 def _fail(sentence: str) -> int:
-    if sys.stdout is not None:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            # Already told, or of no use to whoever does not read it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_unread_output()
     print(f"error: {one_line(sentence)}", file=sys.stderr)
     return 2
+
+
+def _drop_unread_output(ended_early: bool = False) -> bool:
+    """Write what stdout holds back, or, where that cannot be written, let go of it; gives whether it was so."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.write("\n" if ended_early else "")  # what could not be written before is held back no more
+            sys.stdout.flush()
+    except OSError:
+        # It would fail once more at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _about_file(error: OSError) -> str:
@@ -283,7 +289,9 @@ def _take_place(given: Given, places: deque[Flag], token: str, before: Flag | No
             f"{before.name} {_shown(token)}: {before.name} takes no value; its opposite is --no-{before.name[2:]}"
         )
     if before is not None:
-        raise UserError(f"{before.name} {given.typed[before.path]} {_shown(token)}: expected {before.expected} only")
+        quotes = "; put quotes around one with blanks" if before.kind in (str, Path) else ""
+        typed = f"{given.typed[before.path]} {_shown(token)}"
+        raise UserError(f"{before.name} {typed}: expected {before.expected} only{quotes}")
     near = _nearest(f"--{token.partition('=')[0].replace('_', '-')}", known)
     raise UserError(f"{_shown(token)} belongs to no flag{near}; --help lists all flags")
 

@@ -27,6 +27,9 @@ class FaultySettings(UserError):
         super().__init__(joined(_told(*fault) for fault in faults))
         self.faults = faults
 
+    def __reduce__(self):
+        return type(self), (self.faults,)
+
 
 class Settings(BaseModel):
     """Checked, unchangeable settings; a bad value is a `UserError` of one sentence that names the setting."""

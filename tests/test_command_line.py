@@ -1,6 +1,8 @@
 """What every command says of wrong flags, and how it ends; tyro, which draws the help, is the judge of right ones."""
 
+import copy
 import importlib
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,13 @@ from command import call
 from PIL import Image
 
 import fastvgan.memory as memory
-from fastvgan.command_line import one_line, parse, read_flags, settings_from
+from fastvgan.command_line import one_line, parse, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.export import export, load
-from fastvgan.models import ModelConfig, build_generator
+from fastvgan.models import ModelConfig, build, build_generator
+from fastvgan.models.sizes import least_weights
 from fastvgan.train import Arguments as TrainArguments
-from fastvgan.training.config import RunConfig, preset, read_config
+from fastvgan.training.config import PRESETS, RunConfig, preset, read_config
 from fastvgan.video import write_video
 
 TRAIN = [
@@ -47,6 +50,7 @@ TRAIN = [
     ("--height 17", "--height 17: must be a power of two from 16 to 128"),
 ]
 OTHERS = [
+    ("generate", "--text a red 7", "--text a red: expected a text only; put quotes around one with blanks"),
     ("generate", "--fps inf", "--fps inf: expected a finite number"),
     ("generate", "--scale 2000", "--scale 2000: must be at most 64"),
     ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
@@ -173,6 +177,14 @@ def test_a_folder_a_device_or_no_text_is_no_configuration(tmp_path):
             read_config(path)
 
 
+def test_faults_can_be_sent_to_another_process():
+    with pytest.raises(UserError) as caught:
+        ModelConfig(frames=3, latent=0, nonsense=3)
+    for copied in (pickle.loads(pickle.dumps(caught.value)), copy.deepcopy(caught.value)):
+        assert str(copied) == str(caught.value) and copied.faults == caught.value.faults
+    assert str(caught.value) == "frames 3: must be at least 4; latent 0: must be at least 2; nonsense: is not a setting"
+
+
 def test_presets_are_read_back_as_they_were():
     for name in ("digits", "reference", "clips-64"):
         assert RunConfig.model_validate(yaml.safe_load(preset(name).to_yaml())) == preset(name)
@@ -217,6 +229,16 @@ def test_clips_that_do_not_fit_are_refused_before_they_are_made(tmp_path, monkey
     assert "pixels needs at least" in call("fastvgan.generate", flags)[2]
     assert "an evaluation by --clips 5000" in call("fastvgan.evaluate", [*flags[:2], "--clips", "5000"])[2]
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_weights_are_counted_from_below_and_nearly(name, family):
+    model = PRESETS[name].model.model_copy(update={"family": family, "vocabulary": ("a",), "caption_length": 1})
+    model = model.model_copy(update={"condition": (), "base_width": 64})
+    for counted, network in zip(least_weights(model), build(model), strict=True):
+        there = sum(weight.numel() for weight in network.parameters())
+        assert 0.3 * there < counted <= there
 
 
 def test_a_container_has_what_its_group_leaves(tmp_path, monkeypatch):
@@ -265,6 +287,14 @@ def test_a_rate_that_no_viewer_shows_is_refused(tmp_path, name, fps):
     with pytest.raises(UserError, match="frames a second; a .(gif|mp4) shows"):
         write_video(tmp_path / name, (255 * build_frames(2)).astype("uint8"), fps)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_dies_is_no_reader_that_went_away():
+    def main():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit, match="2"):
+        run_command(main)
 
 
 _PRINT = """

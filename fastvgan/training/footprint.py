@@ -5,9 +5,9 @@ import torch
 from fastvgan.data.source import Source
 from fastvgan.memory import check_memory
 from fastvgan.metrics.evaluation import evaluation_bytes
-from fastvgan.models import ModelConfig, build
+from fastvgan.models import ModelConfig
 from fastvgan.models.discriminators import frames_between
-from fastvgan.models.sizes import map_values
+from fastvgan.models.sizes import least_weights, map_values
 from fastvgan.training.config import RunConfig
 
 # Bytes for each parameter: weight, gradient, Adam's two moments, and of G the average.
@@ -51,10 +51,8 @@ def check_step(config: RunConfig, source: Source, clips: int, device: torch.devi
 
 
 def weight_bytes(model: ModelConfig) -> int:
-    """Bytes of both networks' weights, with what the optimisers and the average keep of them."""
-    with torch.device("meta"):
-        networks = build(model)
-    generator, discriminator = (sum(weight.numel() for weight in network.parameters()) for network in networks)
+    """Bytes of both networks' weights at least, with what the optimisers and the average keep of them."""
+    generator, discriminator = least_weights(model)
     return generator * _BYTES_OF_G + discriminator * _BYTES_OF_D
 
 

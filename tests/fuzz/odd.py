@@ -32,7 +32,7 @@ odd_values = st.one_of(
     st.text(max_size=20),
     st.lists(st.sampled_from(ODD), max_size=4),
     st.dictionaries(st.text(max_size=5), st.sampled_from(ODD), max_size=3),
-)
+).map(copy.deepcopy)  # lists and dicts among them are changed in their turn
 
 
 def fuzzed(share: int):
