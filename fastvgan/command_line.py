@@ -258,7 +258,7 @@ def _take_flag(given: Given, known: dict[str, Flag], token: str, tokens: deque[s
 
 def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> None:
     wanted = math.inf if flag.count is None else flag.count
-    # One value that was attached by "=" may be all of one or more.
+    # A value attached by "=" is there already; more may follow where the flag takes more.
     while len(values) < wanted and tokens and not (_looks_like_flag(tokens[0]) or tokens[0] == "--"):
         values.append(tokens.popleft())
         if flag.is_optional and values == [_NONE]:
@@ -312,7 +312,7 @@ def _converted(flag: Flag, text: str) -> Any:
         number = flag.kind(text)
     except ValueError:
         raise UserError(f"{told}: expected {flag.expected}") from None
-    if not math.isfinite(number):
+    if flag.kind is float and not math.isfinite(number):
         raise UserError(f"{told}: expected a finite number")
     return number
 

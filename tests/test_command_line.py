@@ -30,6 +30,7 @@ TRAIN = [
     ("--steps 5 6", "--steps 5 6: expected a whole number only"),
     ("--steps=", "--steps '': it is empty; expected a whole number"),
     ("--steps 0", "--steps 0: must be at least 1"),
+    (f"--steps {'٣' * 400}", f"--steps {'٣' * 60}…: must be at most 1000000000000"),
     ("--steps 1e3", "--steps 1e3: expected a whole number"),
     ("--betas 2 3", "--betas 2 3: must be less than 1"),
     ("--betas 0.5", "--betas 0.5: expected 2 numbers"),

@@ -28,7 +28,19 @@ START = {
     "metrics.train_oracle": ["--out", "given"],
 }
 NUMBERS = ["0", "-1", "1", "2", "3", "0.5", "-0", "1e3", "1e308", "1e999", "nan", "-inf", "inf", "0x10", "1_000", "٣"]
-NUMBERS += [str(2**31), str(2**63), str(2**64), str(10**12), str(-(10**40)), "9" * 5000, "five", "1,5", "1 000", "+2"]
+NUMBERS += [
+    str(2**31),
+    str(2**63),
+    str(2**64),
+    str(10**12),
+    str(-(10**40)),
+    "9" * 5000,
+    "٣" * 400,
+    "five",
+    "1,5",
+    "1 000",
+    "+2",
+]
 TEXTS = ["", " ", "None", "none", "auto", "given", "missing", "given/file", "/dev/null", "out.gif", "out.mp4", "a\nb"]
 TEXTS += [
     "ü/ñ",
