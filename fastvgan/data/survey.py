@@ -64,7 +64,7 @@ def side_by_side(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
-            for future in tqdm(futures, what, leave=False, unit="file", dynamic_ncols=True, disable=None):
+            for future in tqdm(futures, what, leave=False, unit="file", dynamic_ncols=True):
                 yield future.result()
         finally:
             for future in futures:
