@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +16,12 @@ sys.path.insert(0, str(ROOT))  # the checkout's package, as `python -m` would ta
 from plot import COLOURS, plot  # noqa: E402
 from summary import as_text, merged, summarise  # noqa: E402
 
-from fastvgan.errors import UserError, run_command  # noqa: E402
+from fastvgan.command_line import parse, run_command  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
+from fastvgan.settings import Settings  # noqa: E402
 
 
-@dataclass
-class Arguments:
+class Arguments(Settings):
     """Run the benchmarks, print a table, and write the results and a plot of the ratios.
 
     Of a whole run these go to bench/results/ and docs/; of a part (--only) nowhere unless --out says where.
@@ -36,9 +36,7 @@ class Arguments:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parsed, unknown = tyro.cli(Arguments, prog="python bench/report.py", args=arguments, return_unknown_args=True)
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    parsed = parse(Arguments, "python bench/report.py", arguments)
     if parsed.source and parsed.only:
         raise UserError("--from reports what was run, --only says what to run; give one of them")
     failed = False

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from pydantic import Field
 
-from fastvgan.errors import UserError, run_command
-from fastvgan.settings import Settings
+from fastvgan.command_line import parse, run_command
+from fastvgan.errors import UserError
+from fastvgan.settings import Seed, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +32,11 @@ class Arguments(Settings):
     """Data to compare with, as `train` takes it; by default what the run was trained on."""
     split: str = "auto"
     """Part of the data that real clips come from; `auto` is the test split, or train where the data has no other."""
-    clips: int = Field(960, ge=16)
+    clips: int = Field(960, ge=16, le=10**6)
     """How many generated clips are compared with as many real ones."""
-    frames: int | None = Field(None, ge=4)
+    frames: int | None = Field(None, ge=4, le=10_000)
     """Length in frames (recurrent family; by default the training length)."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of conditions, real clips and noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the generator runs."""
@@ -45,20 +45,14 @@ class Arguments(Settings):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parsed, unknown = tyro.cli(
-        Arguments,
-        prog="python -m fastvgan.evaluate",
-        description=__doc__,
-        args=sys.argv[1:] if arguments is None else arguments,
-        return_unknown_args=True,
-    )
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    parsed = parse(Arguments, "python -m fastvgan.evaluate", arguments)
     from fastvgan.export import load
     from fastvgan.files import check_writable, whole
+    from fastvgan.memory import check_memory
+    from fastvgan.metrics.evaluation import evaluation_bytes
     from fastvgan.metrics.table import json_values, text_table
     from fastvgan.training.device import pick_device, pick_implementations
-    from fastvgan.training.run_folder import newest_run
+    from fastvgan.training.run_names import newest_run
 
     pick_implementations()
     run = parsed.run or newest_run()
@@ -68,6 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
     if parsed.json_path is not None:
         check_writable(parsed.json_path)
     model, config = _model(generator, parsed.frames), _config(run)
+    check_memory(
+        evaluation_bytes(model, parsed.clips),
+        f"an evaluation by --clips {parsed.clips} of {model.frames} frames",
+        "take fewer or shorter ones",
+    )
     data = _data(run, config, model, parsed.data)
     split = _split(parsed.split, data)
     source, reference = _sources(data, model, split)

@@ -1,5 +1,6 @@
 """A trained generator as one file, and the same file as something to call."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ from PIL import Image
 
 from fastvgan.data.captions import Vocabulary
 from fastvgan.errors import UserError
+from fastvgan.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
+from fastvgan.models.sizes import least_weights, map_values
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.tensor_file import read_tensors, save_tensors
 
@@ -17,6 +20,7 @@ EXPORTED = Path("export") / "generator.safetensors"
 BEST = Path("export") / "best.safetensors"
 """Where a run folder holds the averaged generator of the checkpoint with the best score."""
 
+_CHUNK = 64  # clips made at once
 _KNOWN_WORDS = 60  # named in a message
 
 
@@ -53,12 +57,20 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerato
     path = Path(path)
     tensors, config, path = _read_checkpoint(path) if _is_checkpoint(path) else _read_export(path)
     try:
+        _check_count(config, tensors)
         network = build_generator(config)
         network.load_state_dict(tensors)
     except (UserError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} does not fit this version of fastvgan ({reason}); export it again") from error
     return VideoGenerator(network.to(device).eval().requires_grad_(False), config, path)
+
+
+def _check_count(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """A damaged configuration may ask for more weights than memory holds; more than the file's they cannot be."""
+    asked, there = least_weights(config)[0], sum(tensor.numel() for tensor in tensors.values())
+    if asked > there:
+        raise UserError(f"its settings are those of at least {asked:,} weights, and it holds {there:,}")
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -84,8 +96,11 @@ def _read_export(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path
     if "fastvgan" not in metadata:
         raise UserError(f"{path} is no generator of fastvgan: its header holds no configuration; name another file")
     try:
-        return tensors, ModelConfig.model_validate_json(metadata["fastvgan"]), path
-    except UserError as error:
+        settings = json.loads(metadata["fastvgan"])
+        if not isinstance(settings, dict):
+            raise ValueError("its header holds no settings")
+        return tensors, ModelConfig.model_validate(settings), path
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} does not fit this version of fastvgan ({error}); export it again") from error
 
 
@@ -137,9 +152,20 @@ class VideoGenerator:
                 "train one of the recurrent family for other lengths"
             )
         condition = self._condition(text, image, label)
+        self._check_memory(n, frames or self.config.frames)
         noise = self.network.noise(n, seed, frames)
-        clips = [self._clips(z, condition) for z in noise.split(64)]
+        clips = [self._clips(z, condition) for z in noise.split(_CHUNK)]
         return torch.cat(clips)
+
+    def _check_memory(self, n: int, frames: int) -> None:
+        """Refuse what cannot fit: clips and noise of all, and of those that are made at once the largest features."""
+        model = self.config
+        temporal = model.family == "conv3d"
+        largest = max(map_values(model.frames, model.height, model.width, model.base_width, temporal))
+        made_at_once = min(n, _CHUNK) * 4 * largest * frames // model.frames
+        # A number of the noise is two words of 64 bits on its way to float32.
+        of_each = frames * model.height * model.width * model.channels + 16 * self.network.noise_size(frames)
+        check_memory(n * of_each + made_at_once, f"{n} clips of {frames} frames", "make fewer or shorter ones")
 
     def _clips(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         device = next(self.network.parameters()).device

@@ -1,13 +1,20 @@
 """Make videos with a trained generator: `python -m fastvgan.generate --text "a green 3 moving left and right"`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
 from pydantic import Field
 
-from fastvgan.errors import UserError, run_command
-from fastvgan.settings import Settings
+from fastvgan.command_line import parse, run_command
+from fastvgan.errors import UserError
+from fastvgan.files import check_writable
+from fastvgan.memory import check_memory
+from fastvgan.settings import Seed, Settings
+from fastvgan.training.run_names import newest_run
+from fastvgan.video_formats import check_format, check_sides
+
+if TYPE_CHECKING:
+    from fastvgan.models import ModelConfig
 
 
 class Arguments(Settings):
@@ -22,15 +29,15 @@ class Arguments(Settings):
     """First frame, for a model that follows one."""
     label: str | None = None
     """Class, for a model that follows classes."""
-    n: int = Field(4, ge=1)
+    n: int = Field(4, ge=1, le=100_000)
     """How many videos, laid side by side in the file."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the noise; the same seed gives the same videos."""
-    frames: int | None = Field(None, ge=1)
+    frames: int | None = Field(None, ge=1, le=10_000)
     """Length in frames (recurrent family; by default the training length)."""
-    fps: float = Field(8, gt=0)
-    """Frames a second of .mp4 and .gif."""
-    scale: int = Field(0, ge=0)
+    fps: float = Field(8, ge=0.01, le=1000)
+    """Frames a second of .mp4 and .gif; of .gif at most 50, since viewers slow down what is faster."""
+    scale: int = Field(0, ge=0, le=64)
     """Pixels a side for each pixel made; 0 enlarges small videos enough to be seen, 1 leaves them as they are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to make them."""
@@ -39,22 +46,21 @@ class Arguments(Settings):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parsed, unknown = tyro.cli(
-        Arguments, prog="python -m fastvgan.generate", description=__doc__, args=arguments, return_unknown_args=True
-    )
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    parsed = parse(Arguments, "python -m fastvgan.generate", arguments)
 
-    from fastvgan.export import load
-    from fastvgan.training.device import pick_device, pick_implementations
-    from fastvgan.training.run_folder import newest_run
-    from fastvgan.video import enlarge, grid, strip_grid, write_still, write_video
-
-    pick_implementations()
+    check_format(parsed.out, parsed.fps)
     run = parsed.run or newest_run()
     if run is None:
         raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
+    check_writable(parsed.out)
+
+    from fastvgan.export import load
+    from fastvgan.training.device import pick_device, pick_implementations
+    from fastvgan.video import enlarge, grid, strip_grid, write_still, write_video
+
+    pick_implementations()
     generator = load(run, pick_device(parsed.device))
+    _check_size(parsed, generator.config)
     videos = generator.generate(
         text=parsed.text, image=parsed.image, label=parsed.label, n=parsed.n, seed=parsed.seed, frames=parsed.frames
     )
@@ -65,6 +71,25 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         write_video(parsed.out, grid(videos, scale=parsed.scale), parsed.fps)
     print(f"{parsed.out}: {len(videos)} of {generator.path}")
+
+
+def _check_size(parsed: Arguments, model: "ModelConfig") -> None:
+    """Refuse pictures too large for the file or for memory, before clips are made."""
+    from fastvgan.video import grid_size, strip_size
+
+    frames = parsed.frames or model.frames
+    shape = parsed.n, frames, model.height, model.width
+    if parsed.out.suffix.lower() == ".png":
+        frames, (height, width) = 1, strip_size(*shape, scale=parsed.scale)
+    else:
+        height, width = grid_size(*shape, scale=parsed.scale)
+    check_sides(parsed.out, frames, height, width)
+    # The enlarged clips, and the frames that they are laid into; three bytes a pixel.
+    check_memory(
+        2 * 3 * frames * height * width,
+        f"{parsed.out} of {frames} frames of {height}x{width} pixels",
+        "take a smaller --n, --frames or --scale",
+    )
 
 
 if __name__ == "__main__":

@@ -2,18 +2,14 @@
 
 import json
 import platform
-from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any
 
-import torch
 import tyro
 
 import fastvgan
-from fastvgan.errors import UserError, run_command
-from fastvgan.training.device import pick_implementations
-from fastvgan_kernels import extension
-from fastvgan_kernels.measured import rules
+from fastvgan.command_line import parse, run_command
+from fastvgan.settings import Settings
 
 H100 = (9, 0)  # the compute capability of the GPU that was measured
 
@@ -24,6 +20,9 @@ def facts() -> dict[str, Any]:
     Raises:
         UserError: FASTVGAN_IMPL names no implementation.
     """
+    from fastvgan.training.device import pick_implementations
+    from fastvgan_kernels import extension
+
     operations = pick_implementations()
     return {
         "versions": _versions(),
@@ -35,6 +34,8 @@ def facts() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
+    import torch
+
     dali = next((name for name in _installed() if name.startswith("nvidia-dali-cuda")), "nvidia-dali")
     return {
         "python": platform.python_version(),
@@ -48,6 +49,10 @@ def _versions() -> dict[str, str]:
 
 def _gpu_rules() -> dict[str, Any]:
     """What `auto` takes on a GPU, this machine's or, without one, an H100, and the measurement that says so."""
+    import torch
+
+    from fastvgan_kernels.measured import rules
+
     here = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if here else H100
     return {
@@ -70,6 +75,8 @@ def _version(name: str) -> str:
 
 
 def _devices() -> dict[str, str]:
+    import torch
+
     devices = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -133,26 +140,17 @@ def _choices(found: dict[str, Any]) -> list[str]:
     ]
 
 
-@dataclass
-class Arguments:
+class Arguments(Settings):
     """Print the versions, the devices, the compiled extension, and which implementation serves each operation."""
 
-    json: bool = False
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object instead."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parsed, unknown = tyro.cli(
-        Arguments,
-        prog="python -m fastvgan.info",
-        args=arguments,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    parsed = parse(Arguments, "python -m fastvgan.info", arguments)
     found = facts()
-    print(json.dumps(found, indent=2) if parsed.json else as_text(found))
+    print(json.dumps(found, indent=2) if parsed.as_json else as_text(found))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import tyro
-from tqdm.contrib.logging import logging_redirect_tqdm
 
+from fastvgan.command_line import parse, run_command
 from fastvgan.data.manifest import MANIFEST, REJECTS
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.errors import UserError, run_command
+from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 
 
@@ -31,16 +31,14 @@ _GOES_ON = "what is done is kept, and the same command goes on from there"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parsed, unknown = tyro.cli(
-        Arguments,
-        prog="python -m fastvgan.prepare",
-        description=__doc__,
-        args=sys.argv[1:] if arguments is None else arguments,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    parsed = parse(Arguments, "python -m fastvgan.prepare", arguments)
+    if not parsed.source.exists():
+        drawn = "; the digits are drawn and need no preparing: train on them by --data digits"
+        raise UserError(
+            f"SOURCE {parsed.source}: there is no such folder{drawn if str(parsed.source) == 'digits' else ''}"
+        )
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     from fastvgan.data.preparation import prepare
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -51,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"stopped; {_GOES_ON}", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:
-        raise UserError(f"cannot write to {parsed.out}: {error.strerror or error}; mend that: {_GOES_ON}") from error
+        raise UserError(f"cannot write to {parsed.out}: {error.strerror or error}; fix that: {_GOES_ON}") from error
     for remark in made.remarks:
         print(remark, file=sys.stderr)
     for item in made.rejected:

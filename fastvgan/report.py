@@ -1,12 +1,11 @@
 """Write a run's report anew, one page with everything its folder shows: `python -m fastvgan.report --run DIR`."""
 
-import sys
 from pathlib import Path
 
-import tyro
-
-from fastvgan.errors import UserError, run_command
+from fastvgan.command_line import parse, run_command
+from fastvgan.errors import UserError
 from fastvgan.settings import Settings
+from fastvgan.training.run_names import newest_run
 
 _SIGNS = ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "log.txt", "samples")  # any one makes it a run folder
 
@@ -19,15 +18,7 @@ class Arguments(Settings):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parsed, unknown = tyro.cli(
-        Arguments,
-        prog="python -m fastvgan.report",
-        description=__doc__,
-        args=sys.argv[1:] if arguments is None else arguments,
-        return_unknown_args=True,
-    )
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    parsed = parse(Arguments, "python -m fastvgan.report", arguments)
 
     from fastvgan.training.report import write_report
 
@@ -40,8 +31,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _newest() -> Path:
-    from fastvgan.training.run_folder import newest_run  # takes seconds, for TensorBoard
-
     run = newest_run()
     if run is None:
         raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")

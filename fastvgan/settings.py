@@ -1,14 +1,48 @@
 """The base of all configuration classes."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fastvgan.errors import UserError
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What torch, numpy and Python's random all take."""
+Count = Annotated[int, Field(ge=1, le=10**12)]
+"""Of steps or passes: so many that their product with the clips of a batch stays a number of 64 bits."""
+
+_LARGEST = 3.4e38  # that float32 holds
+_FIRST = 3  # faults that are named
+
+
+class FaultySettings(UserError):
+    """Values that are not allowed: `faults` holds the name, the value and the reason of each.
+
+    The value is None where the setting's name says all.
+    """
+
+    def __init__(self, faults: list[tuple[str, Any, str]]):
+        super().__init__(joined(_told(*fault) for fault in faults))
+        self.faults = faults
+
+    def __reduce__(self):
+        return type(self), (self.faults,)
 
 
 class Settings(BaseModel):
     """Checked, unchangeable settings; a bad value is a `UserError` of one sentence that names the setting."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _held_by_float32(cls, value: Any, info: ValidationInfo) -> Any:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and abs(number) > _LARGEST for number in numbers):
+            raise ValueError(f"must be at most {_LARGEST:g}, the largest number of float32")
+        return value
 
     @model_validator(mode="wrap")
     @classmethod
@@ -16,14 +50,68 @@ class Settings(BaseModel):
         try:
             return handler(values)
         except ValidationError as error:
-            raise UserError("; ".join(_sentence(item) for item in error.errors())) from error
+            if not isinstance(values, dict | cls):
+                raise  # whoever has these settings as a part of its own knows what they are called
+            raise FaultySettings([_fault(item, cls.model_fields) for item in error.errors()]) from error
 
 
-def _sentence(item) -> str:
-    setting = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{setting} is not a setting"
-    if not setting:
-        return item["msg"].removeprefix("Value error, ")
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{setting} {message}, not {item['input']!r:.80}"
+def joined(sentences: Iterable[str]) -> str:
+    """Sentences as one: each once, and of many the first three."""
+    once = list(dict.fromkeys(sentences))
+    more = [f"and {len(once) - _FIRST} more"] if len(once) > _FIRST else []
+    return "; ".join(once[:_FIRST] + more)
+
+
+def _told(name: str, value: Any, reason: str) -> str:
+    if not name:
+        return reason
+    return f"{name}: {reason}" if value is None else f"{name} {_short(value)}: {reason}"
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+# What pydantic calls a fault, and what we say; in braces what it knows of it.
+_REASONS = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "finite_number": "expected a finite number",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_parsing_size": "expected a whole number of fewer digits",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "string_type": "expected a text",
+    "string_unicode": "expected a text",
+    "path_type": "expected a path",
+    "tuple_type": "expected a list",
+    "missing": "is missing",
+    "literal_error": "expected one of {expected}",
+    "value_error": "{error}",
+}
+
+
+def _fault(item, known) -> tuple[str, Any, str]:
+    # Of a list, the place of the value in it is left out.
+    names = [part for part in item["loc"] if isinstance(part, str)]
+    name, kind, context = ".".join(names), item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(name, known, 1)
+        return name, None, "is not a setting" + (f"; did you mean {near[0]}?" if near else "")
+    if kind in ("model_type", "model_attributes_type"):
+        return name, item["input"], "expected settings by name"
+    if kind == "missing" and name != item["loc"][-1]:
+        return name, None, "lacks a value"
+    if kind not in _REASONS:
+        return name, item["input"], item["msg"].removeprefix("Input ")
+    context = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in context.items()}
+    if "expected" in context:  # "'auto', 'cpu' or 'cuda'"
+        context["expected"] = context["expected"].replace("'", "").replace(" or ", ", ")
+    return name, None if kind == "missing" else item["input"], _REASONS[kind].format(**context)

@@ -1,19 +1,20 @@
 """Train a video GAN: `python -m fastvgan.train`. With no argument it trains on captioned moving digits."""
 
-import argparse
 import logging
 import os
-import sys
 from pathlib import Path
 
 import tyro
 
-from fastvgan.errors import UserError, run_command
+from fastvgan.command_line import Given, read_flags, run_command, settings_from
+from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 from fastvgan.training.config import RunConfig, preset, read_config
 from fastvgan.training.resume import Start, find_start
 
 _DIGITS, _CLIPS = "digits", "clips"  # what to start from, by the data
+
+_MOST_WORKERS = 64  # on a machine of 16 processors or fewer
 
 
 class Arguments(Settings):
@@ -37,40 +38,22 @@ class Arguments(Settings):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else arguments
-    known = _first_flags(given)
-    parallel = _connect(known.device)
+    given = read_flags(Arguments, arguments)
+    parallel = _connect(given.get("run", "training", "device"))
     try:
-        return _run(given, known, parallel)
+        return _run(given, parallel)
     finally:
         if parallel is not None:
             parallel.close()
 
 
-def _run(given: list[str], known: argparse.Namespace, parallel) -> int:
-    base, start = parallel.from_first(lambda: _start_from(known)) if parallel else _start_from(known)
-    parsed, unknown = tyro.cli(
-        Arguments,
-        prog="python -m fastvgan.train",
-        description=__doc__,
-        default=Arguments(run=base),
-        args=given,
-        return_unknown_args=True,
-    )
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+def _run(given: Given, parallel) -> int:
+    base, start = parallel.from_first(lambda: _start_from(given)) if parallel else _start_from(given)
+    parsed = settings_from(Arguments, given, Arguments(run=base), "python -m fastvgan.train")
     if parsed.print_config:
         print(parsed.run.to_yaml(), end="")
         return 0
     return _train(parsed.run, start, parsed.dry_run, parallel)
-
-
-def _first_flags(given: list[str]) -> argparse.Namespace:
-    """These decide the defaults of all others and the run folder's name, so they are read before the rest."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("preset", "config", "data", "run-dir", "resume", "device"):
-        first.add_argument(f"--{flag}", f"--{flag.replace('-', '_')}", nargs="?")
-    return first.parse_known_args(given)[0]
 
 
 def _connect(device: str | None):
@@ -91,23 +74,32 @@ def _connect(device: str | None):
     return Parallel(rank, size, chosen)
 
 
-def _start_from(known: argparse.Namespace) -> tuple[RunConfig, Start]:
+def _start_from(given: Given) -> tuple[RunConfig, Start]:
     """The settings that flags then override, and where the run begins."""
-    if known.preset and known.config:
+    named, config, data = given.get("preset"), given.get("config"), given.get("run", "data", "data")
+    if named and config:
         raise UserError("--preset and --config both say what to start from; give one of them")
-    config = Path(known.config) if known.config else None
-    own_data = known.data not in (None, _DIGITS)
-    base = read_config(config) if config else preset(known.preset or (_CLIPS if own_data else _DIGITS))
+    own_data = data not in (None, _DIGITS)
+    base = read_config(config) if config else preset(named or (_CLIPS if own_data else _DIGITS))
     if own_data and not config:  # what presets hold out are captions of the digits
         base = base.model_copy(update={"data": base.data.model_copy(update={"hold_out": 0.0})})
-    name = config.stem if config else known.preset or Path(known.data or "").name or _DIGITS
-    start = find_start(name, Path(known.run_dir) if known.run_dir else None, known.resume)
-    if start.saved and not (known.preset or config):
+    name = config.stem if config else named or Path(data or "").name or _DIGITS
+    start = find_start(name, given.get("run_dir"), given.get("resume"))
+    if start.saved and not (named or config):
         base = start.saved
     return base, start
 
 
+def _check_workers(workers: int) -> None:
+    """A number far above the machine's would only fill its memory; a saved one may come from a larger machine."""
+    processors = os.cpu_count() or 1
+    most = max(_MOST_WORKERS, 4 * processors)
+    if workers > most:
+        raise UserError(f"--workers {workers}: must be at most {most} here, where there are {processors} processors")
+
+
 def _train(config: RunConfig, start: Start, dry_run: bool, parallel) -> int:
+    _check_workers(config.data.workers)
     # Everything heavy comes in here, so that --help and bad flags answer at once.
     from fastvgan.export import BEST, EXPORTED
     from fastvgan.training.scoring import describe

@@ -1,5 +1,6 @@
 """Writing clips: as video files, and as grids of many with captions."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Iterable
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from fastvgan.errors import UserError
 from fastvgan.files import whole
+from fastvgan.video_formats import check_format, check_sides
 
 _LEAST = 96  # pixels a side that a clip in a grid is enlarged to
+_LEAST_STILL, _SHOWN = 64, 16  # the same in a picture of frames, and how many frames it shows
 _BACKGROUND, _INK = 24, (230, 230, 230)
 _LINE, _GAP = 12, 4
 _ENCODERS = {
@@ -34,17 +36,16 @@ def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8)
     The file appears whole or not at all.
 
     Raises:
-        UserError: another suffix, or the file cannot be written.
+        UserError: another suffix, a rate or a size that such a file cannot hold, or the file cannot be written.
     """
+    check_format(path, fps)
     frames = _rgb(frames)
-    writers = {".mp4": _write_mp4, ".gif": _write_gif}
     if path.suffix.lower() == ".png":
         write_still(path, np.concatenate(list(frames), axis=1))
-    elif path.suffix.lower() in writers:
-        with whole(path) as temporary:
-            writers[path.suffix.lower()](temporary, frames, fps)
-    else:
-        raise UserError(f"{path}: videos are written as .mp4, .gif or .png; name one of these")
+        return
+    check_sides(path, *frames.shape[:3])
+    with whole(path) as temporary:
+        {".mp4": _write_mp4, ".gif": _write_gif}[path.suffix.lower()](temporary, frames, fps)
 
 
 def write_still(path: Path, picture: np.ndarray) -> None:
@@ -68,12 +69,11 @@ def grid(
     """
     videos = enlarge(_rgb(videos), scale)
     n, frames, height, width, _ = videos.shape
-    columns = columns or math.ceil(math.sqrt(n))
+    columns = columns or _columns(n)
     texts = [_wrap(label, width + _GAP) for label in labels] if labels else []
     below = _LINE * max((len(text) for text in texts), default=0) + _GAP
-    rows = math.ceil(n / columns)
     cell = (height + below, width + 2 * _GAP)
-    canvas = Image.new("RGB", (columns * cell[1], rows * cell[0] + _GAP), (_BACKGROUND,) * 3)
+    canvas = Image.new("RGB", (columns * cell[1], math.ceil(n / columns) * cell[0] + _GAP), (_BACKGROUND,) * 3)
     places = [(_GAP + i // columns * cell[0], _GAP + i % columns * cell[1]) for i in range(n)]
     for (top, left), text in zip(places, texts, strict=False):
         _draw(canvas, text, left - _GAP // 2, top + height + 1)
@@ -83,14 +83,34 @@ def grid(
     return result
 
 
+def grid_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> tuple[int, int]:
+    """Height and width in pixels of what `write_video` gets of n clips: their grid, or the clip alone."""
+    scale = scale or math.ceil(_LEAST / min(height, width))
+    height, width = height * scale, width * scale
+    if n == 1:
+        return height, width
+    columns = _columns(n)
+    return math.ceil(n / columns) * (height + _GAP) + _GAP, columns * (width + 2 * _GAP)
+
+
+def strip_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> tuple[int, int]:
+    """Height and width in pixels of the picture that `strip_grid` makes of n clips."""
+    scale = scale or math.ceil(_LEAST_STILL / min(height, width))
+    return n * (height * scale + 1), min(frames, _SHOWN) * (width * scale + 1)
+
+
+def _columns(n: int) -> int:
+    return math.ceil(math.sqrt(n))
+
+
 def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, scale: int = 0) -> np.ndarray:
     """Clips as a still picture: uint8 (N, T, H, W, C) to (H', W', 3); a row a clip, label left, time to the right.
 
     Of more than 16 frames, 16 are shown at even distances.
     """
     videos = _rgb(videos)
-    shown = np.unique(np.linspace(0, videos.shape[1] - 1, 16).round().astype(int))
-    videos = enlarge(videos[:, shown], scale or math.ceil(64 / min(videos.shape[2:4])))
+    shown = np.unique(np.linspace(0, videos.shape[1] - 1, _SHOWN).round().astype(int))
+    videos = enlarge(videos[:, shown], scale or math.ceil(_LEAST_STILL / min(videos.shape[2:4])))
     n, frames, height, width, _ = videos.shape
     margin = 120 if labels else 0
     canvas = Image.new("RGB", (margin + frames * (width + 1), n * (height + 1)), (_BACKGROUND,) * 3)
@@ -170,4 +190,7 @@ def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
     # One palette for all frames, so that a still background does not flicker.
     palette = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(255, dither=Image.Dither.NONE)
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    # In whole 1/100 s, so that frame i begins as near as can be to its time, whatever the rate.
+    begins = [round(100 * i / fps) for i in range(len(pictures) + 1)]
+    durations = [10 * (end - begin) for begin, end in itertools.pairwise(begins)]
+    pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

@@ -1,8 +1,12 @@
 """Runs the package's commands as processes, of this checkout, from any folder."""
 
+import contextlib
+import importlib
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +24,20 @@ def run(module: str, *arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         _line(module, arguments), env=_environment(), capture_output=True, text=True, timeout=300, **options
     )
+
+
+def call(module: str, arguments: Sequence[str]) -> tuple[int, str, str]:
+    """The same within this process, which takes no seconds to import: status, stdout and stderr."""
+    from fastvgan.command_line import run_command
+
+    main = importlib.import_module(module).main
+    out, err, status = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run_command(lambda: main(list(arguments)))
+        except SystemExit as ended:
+            status = ended.code
+    return status, out.getvalue(), err.getvalue()
 
 
 def _line(module, arguments):

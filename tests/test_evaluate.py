@@ -117,7 +117,7 @@ def refused(*arguments):
     ("arguments", "sentence"),
     [
         (["--split", "valid"], "the digits have no split 'valid'; take one of train, test"),
-        (["--clips", "8"], "clips should be greater than or equal to 16, not 8"),
+        (["--clips", "8"], "--clips 8: must be at least 16"),
         (["--frames", "40"], "a conv3d model makes clips of 16 frames only"),
         (["--nonsense"], "there is no flag --nonsense"),
         (["--run", "missing"], "missing does not exist"),

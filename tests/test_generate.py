@@ -155,7 +155,7 @@ def test_files_that_are_no_generator(tmp_path, run):
         "cut": "truncated",
         "foreign": "no generator of fastvgan",
         "other": "does not fit",
-        "newer": "new_setting is not a setting",
+        "newer": "new_setting: is not a setting",
         "empty": "holds no generator",
         "missing": "does not exist",
     }.items():
@@ -198,7 +198,7 @@ def test_command_takes_the_newest_run(tmp_path, run):
         (["--text", "red", "--out", "no/such/folder/x.gif"], "no/such/folder"),
         (["--text", "red", "--out", "/proc/x.gif"], "/proc/x.gif"),
         (["--text", "red", "--nonsense"], "there is no flag --nonsense"),
-        (["--text", "red", "--n", "0"], "n should be greater than or equal to 1"),
+        (["--text", "red", "--n", "0"], "--n 0: must be at least 1"),
         (["--text", "red", "--run", "missing"], "missing does not exist"),
     ],
 )

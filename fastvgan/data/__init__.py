@@ -1,23 +1,35 @@
 """Clips to train on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from fastvgan.data.source import Source
 from fastvgan.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from fastvgan.data.clips import Item
+    from fastvgan.data.source import Source
     from fastvgan.models.config import ModelConfig
     from fastvgan.training.config import DataConfig
 
 __all__ = ["Source", "open_source"]
 
 
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: `prepare` reads its flags before anything imports torch.
+    if name == "Source":
+        from fastvgan.data.source import Source
+
+        return Source
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def open_source(
     data: "DataConfig", model: "ModelConfig", device: "torch.device | str" = "cpu", split: str = "train"
-) -> Source:
+) -> "Source":
     """The source that a `DataConfig` names, with clips of the size that a `ModelConfig` names.
 
     Args:
@@ -48,6 +60,7 @@ def open_source(
     else:
         layout = Layout(follow_links=data.follow_links)
         items, remarks = items_of_folder(Path(data.data), layout, require, data.max_bad, data.tolerant)
+    _check_stride(items, data.stride)
     cut = Cut(
         model.frames,
         model.height,
@@ -61,11 +74,18 @@ def open_source(
     return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
 
 
-def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> Source:
+def _check_stride(items: "Sequence[Item]", stride: int) -> None:
+    """Refuse a stride that no clip has a second frame at: then all would be still pictures."""
+    longest = max(item.found.frames for item in items)
+    if longest > 1 and stride >= longest:
+        raise UserError(f"--stride {stride}: the longest clip has {longest} frames, so that none would move; take less")
+
+
+def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
     from fastvgan.data.digits import DigitsSource
 
     if data.decoder not in ("auto", "digits"):
-        raise UserError(f"the digits are drawn, so that --decoder {data.decoder} has nothing to do; take --hold-out 0")
+        raise UserError(f"the digits are drawn, not decoded by --decoder {data.decoder}; take --decoder auto")
     if split not in DigitsSource.splits:
         raise UserError(f"the digits have no split {split!r}; take one of {', '.join(DigitsSource.splits)}")
     return DigitsSource(

@@ -249,7 +249,7 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
     records = tuple(_record(location, i, line) for i, line in enumerate(lines[1:], 2) if line.strip())
     if not records:
         raise UserError(f"{location} lists no clip")
-    return Manifest(records, _root(location, str(header.get("root", ".")), root), follow_links)
+    return Manifest(records, _root(location, str(header.get("root", ".")), root, follow_links), follow_links)
 
 
 def _parse(location: str, number: int, line: str) -> Any:
@@ -267,7 +267,7 @@ def _record(location: str, number: int, line: str) -> Record:
         raise UserError(f"{location}, line {number} describes no clip: {error}") from error
 
 
-def _root(location: str, said: str, given: str | None) -> "Path | str":
+def _root(location: str, said: str, given: str | None, follow_links: bool) -> "Path | str":
     if given is not None:
         return given if "://" in given else Path(given)
     folder = location.rsplit("/", 1)[0] if "/" in location else "."
@@ -275,7 +275,8 @@ def _root(location: str, said: str, given: str | None) -> "Path | str":
         return folder if "://" in location else Path(folder)
     if _leads_out(said):
         raise UserError(f"{location} lists files in {said}; say that it may read there, by --root {said}")
-    return f"{folder}/{said}" if "://" in location else Path(folder) / said
+    # A link in the manifest's own folder leads out as well as a name does.
+    return f"{folder}/{said}" if "://" in location else below(Path(folder), said, follow_links)
 
 
 def _leads_out(name: str) -> bool:
@@ -296,7 +297,7 @@ def below(root: "Path | str", name: str, follow_links: bool = False) -> "Path | 
     path = root / name
     try:
         leads_out = not follow_links and not path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} is a link that leads nowhere: {error}") from error
     if leads_out:
         raise UserError(f"{path} is a link that leads out of {root}; --follow-links reads it all the same")

@@ -51,6 +51,15 @@ _ONE_WORD = 0.5  # below this share of real clips' variety of a word, it nearly 
 _MARGIN = 0.05  # a match of no more than this above chance is none
 
 
+def evaluation_bytes(model: ModelConfig, clips: int) -> int:
+    """Bytes that an evaluation by so many clips takes at least: the clips, real and generated, and their pairs.
+
+    The kernel distance keeps two numbers of float64 for each pair, and makes a third.
+    """
+    clip = model.frames * model.height * model.width * model.channels
+    return 2 * clips * clip + 3 * 8 * clips**2
+
+
 @dataclass(frozen=True)
 class Row:
     """One measure: of generated clips, of real ones, under shuffled captions and of held-out captions."""

@@ -4,51 +4,35 @@ Only real clips of the training writers are seen; the accuracy printed at the en
 nothing was chosen by it. The same seed gives the same weights on the same machine.
 """
 
-import math
 from pathlib import Path
 
-import torch
-import tyro
-from pydantic import Field
-from torch import nn
-from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, grid_sample, interpolate
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
+from fastvgan.command_line import parse, run_command
+from fastvgan.files import check_writable, whole
+from fastvgan.settings import Count, Seed, Settings
 
-from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource
-from fastvgan.errors import UserError, run_command
-from fastvgan.files import whole
-from fastvgan.metrics.oracle import ORACLE, Oracle, to_grey, to_inputs
-from fastvgan.settings import Settings
-from fastvgan.tensor_file import save_tensors
-
-_CLIPS, _FRAMES = 32, 2  # in a step, and of each clip
-_RATE, _AVERAGE = 4e-3, 0.99
-_CLIP_EVERY = 4  # motion and colour are learnt in few steps, and cost as much as the digit
-_TEST_CLIPS, _SCALE_CLIPS = 4800, 1024
+_TEST_CLIPS = 4800
 
 
 class Arguments(Settings):
     """Train the oracle that reads digits."""
 
-    out: Path = ORACLE
+    out: Path | None = None
     """File to write; by default the one that `fastvgan.evaluate` reads."""
-    steps: int = Field(3000, ge=1)
+    steps: Count = 3000
     """Steps to train."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the weights, the clips and the distortions."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parsed, unknown = tyro.cli(
-        Arguments,
-        prog="python -m fastvgan.metrics.train_oracle",
-        description=__doc__,
-        args=arguments,
-        return_unknown_args=True,
-    )
-    if unknown:
-        raise UserError(f"there is no flag {unknown[0]}; --help lists them")
+    parsed = parse(Arguments, "python -m fastvgan.metrics.train_oracle", arguments)
+    if parsed.out is not None:
+        check_writable(parsed.out)
+
+    from fastvgan.metrics.oracle import ORACLE
+    from fastvgan.metrics.oracle_training import accuracy, train
+    from fastvgan.tensor_file import save_tensors
+
     oracle = train(parsed.steps, parsed.seed).half().float()  # measured as it is stored
     clips, frames = accuracy(oracle, _TEST_CLIPS)
     metadata = {
@@ -56,95 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
         "accuracy": f"{clips:.2%} of clips and {frames:.2%} of frames of unseen writers",
     }
     tensors = {name: value for name, value in oracle.state_dict().items() if not name.endswith("num_batches_tracked")}
-    with whole(parsed.out) as temporary:
+    out = parsed.out or ORACLE
+    with whole(out) as temporary:
         save_tensors({name: value.half() for name, value in tensors.items()}, temporary, metadata)
-    print(f"{parsed.out}: reads {metadata['accuracy']} ({_TEST_CLIPS} clips)")
-
-
-def train(steps: int, seed: int) -> Oracle:
-    """An oracle after this many steps; a function of both numbers, for one machine and number of threads."""
-    torch.manual_seed(seed)
-    oracle = Oracle()
-    averaged = AveragedModel(oracle, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE), use_buffers=True)
-    optimiser = torch.optim.AdamW(oracle.parameters(), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
-    source = DigitsSource()
-    batches = source.batches(_CLIPS, seed)
-    for step in tqdm(range(steps), "training the oracle", disable=None, leave=False):
-        clips = next(batches)
-        loss = _digit_loss(oracle, clips.video, clips.label)
-        if step % _CLIP_EVERY == 0:
-            loss = loss + _clip_loss(oracle, clips.video, clips.caption)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        averaged.update_parameters(oracle)
-    return _with_unit_features(averaged.module.eval().requires_grad_(False), source, seed)
-
-
-@torch.no_grad()
-def accuracy(oracle: Oracle, clips: int) -> tuple[float, float]:
-    """The share of clips and of frames, of writers not trained on, whose digit the oracle reads."""
-    real = next(DigitsSource(split="test").batches(clips, seed=0))
-    reading = oracle.read(real.video)
-    right = reading.digits == real.label, reading.frame_digits == real.label[:, None]
-    return right[0].double().mean().item(), right[1].double().mean().item()
-
-
-def _digit_loss(oracle: Oracle, video: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    chosen = torch.randperm(video.shape[1])[:_FRAMES]
-    frames = to_grey(to_inputs(video[:, chosen]).transpose(1, 2).flatten(0, 1))  # (N _FRAMES, 1, 16, 16)
-    # Half of the frames keep their shape: an oracle that sees bent digits alone reads straight ones less well.
-    frames = torch.where(torch.rand(len(frames), 1, 1, 1) < 0.5, frames, distort(frames))
-    frames = frames + 0.1 * torch.rand(len(frames), 1, 1, 1) * torch.randn_like(frames)
-    return cross_entropy(oracle.digit(oracle.frame(frames)), label.repeat_interleave(_FRAMES), label_smoothing=0.05)
-
-
-def _clip_loss(oracle: Oracle, video: torch.Tensor, caption: torch.Tensor) -> torch.Tensor:
-    seen = oracle.clip(to_inputs(video))
-    # Captions are ordered by digit, then colour, then motion.
-    motion, colour = caption % len(MOTIONS), caption // len(MOTIONS) % len(COLOURS)
-    return (cross_entropy(oracle.motion(seen), motion) + cross_entropy(oracle.colour(seen), colour)) / 2
-
-
-def distort(frames: torch.Tensor) -> torch.Tensor:
-    """Frames (M, 1, H, W) in [0, 1], each turned, scaled, sheared, shifted, bent, blurred and dimmed.
-
-    Ten writers are few, and generated clips are softer than real ones.
-    """
-    n = len(frames)
-    turn, shear = math.radians(12) * torch.randn(n), 0.15 * torch.randn(n)
-    wide, high = torch.empty(2, n).uniform_(0.8, 1.25)
-    cos, sin = turn.cos(), turn.sin()
-    linear = torch.stack([cos * wide, (shear * cos - sin) * high, sin * wide, (shear * sin + cos) * high], 1)
-    # Turned about the digit, not about the middle of the frame, which would push it over the edge.
-    centre = _centre(frames)  # (M, 2)
-    linear = linear.view(n, 2, 2)
-    shift = centre - (linear @ centre[..., None])[..., 0] + 0.06 * torch.randn(n, 2)
-    grid = affine_grid(torch.cat([linear, shift[..., None]], 2), list(frames.shape), align_corners=False)
-    bend = interpolate(0.06 * torch.randn(n, 2, 5, 5), frames.shape[2:], mode="bicubic", align_corners=True)
-    frames = grid_sample(frames, grid + bend.permute(0, 2, 3, 1), align_corners=False).clamp(0, 1)
-    blur = 0.7 * torch.rand(n, 1, 1, 1)
-    frames = (1 - blur) * frames + blur * avg_pool2d(frames, 3, 1, 1)
-    frames = frames.clamp_min(1e-4) ** torch.empty(n, 1, 1, 1).uniform_(0.6, 1.6)
-    return frames / frames.amax((2, 3), keepdim=True) * (1 + 0.1 * torch.randn(n, 1, 1, 1))
-
-
-def _centre(frames: torch.Tensor) -> torch.Tensor:
-    """The centre of brightness of frames (M, 1, H, W), (M, 2) as (x, y) in [-1, 1]."""
-    height, width = frames.shape[2:]
-    light = frames[:, 0] / frames.sum((1, 2, 3), keepdim=True)[:, 0].clamp_min(1e-6)
-    across = (2 * torch.arange(width) + 1) / width - 1
-    down = (2 * torch.arange(height) + 1) / height - 1
-    return torch.stack([light.sum(1) @ across, light.sum(2) @ down], 1)
-
-
-def _with_unit_features(oracle: nn.Module, source: DigitsSource, seed: int) -> Oracle:
-    """The same with `scale` set so that each feature has variance 1 over clips of the source."""
-    features = oracle.read(next(source.batches(_SCALE_CLIPS, seed + 1)).video).features
-    oracle.scale.copy_(1 / features.std(0).clamp_min(1e-2))
-    return oracle
+    print(f"{out}: reads {metadata['accuracy']} ({_TEST_CLIPS} clips)")
 
 
 if __name__ == "__main__":

@@ -1,33 +1,20 @@
 """The networks. `build(config)` gives a generator and a discriminator, called as G(z, c) and D(x, c)."""
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
-from fastvgan.models import conv3d, recurrent
-from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from fastvgan.models.conditions import Condition
+    from fastvgan.models.networks import build, build_generator
 
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 
-_FAMILIES = {"conv3d": conv3d, "recurrent": recurrent}
 
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: a command reads its flags, which are a ModelConfig's, before it imports torch.
+    if name in __all__:
+        from fastvgan.models import networks
 
-def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator of a configuration, freshly initialised from torch's global random state."""
-    generator = build_generator(config)
-    discriminator = _FAMILIES[config.family].Discriminator(config)
-    return generator, _channels_last(discriminator)
-
-
-def build_generator(config: ModelConfig) -> nn.Module:
-    """The generator of a configuration alone."""
-    return _channels_last(_FAMILIES[config.family].Generator(config))
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    # Module.to takes one memory format for all; frames and clips have different ones.
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in network.parameters():
-        if parameter.dim() in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
-    return network
+        return getattr(networks, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,16 +29,16 @@ class ModelConfig(Settings):
     """Width in pixels, a power of two from 16 to 128."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for colour."""
-    latent: int = Field(100, ge=2)
+    latent: int = Field(100, ge=2, le=65536)
     """How many noise values drive a clip (recurrent family: each frame)."""
     motion_latent: int | None = Field(None, ge=0)
     """Of these, how many are new in every frame (recurrent family; by default half of them)."""
-    warm_up: int = Field(0, ge=0)
+    warm_up: int = Field(0, ge=0, le=1000)
     """Steps of G's ConvLSTM before the first frame, which comes out worse than others without (recurrent family)."""
     clock: bool = False
     """Give G the time at which a clip starts, at random, and in the recurrent family that of each frame, so that clips
     start at any phase of a motion, which repeats itself after a clip's time."""
-    refine: int = Field(0, ge=0)
+    refine: int = Field(0, ge=0, le=64)
     """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""
     warp: bool = False
     """G draws one picture (or takes the first frame that it is given), moves it along a smooth path, and draws only
@@ -46,14 +46,14 @@ class ModelConfig(Settings):
     discriminators: tuple[DiscriminatorName, ...] = ("clip",)
     """What judges a clip: `clip` as a whole, each `frame` on its own, each `difference` of neighbouring frames, or
     several of these, each with a loss of its own."""
-    frame_every: int = Field(1, ge=1)
+    frame_every: int = Field(1, ge=1, le=64)
     """The discriminators of frames and differences look at every so many of them, at others in the next clip, but at
     two frames and one difference of each clip at least."""
-    base_width: int = Field(64, ge=1)
+    base_width: int = Field(64, ge=1, le=65536)
     """Feature maps beside the clip itself; they double with each halving of the size, up to 8 times."""
     vocabulary: Annotated[tuple[str, ...], Hidden] = ()
     """Words of the training captions; filled in from the data."""
-    caption_length: Annotated[int, Hidden] = Field(0, ge=0)
+    caption_length: Annotated[int, Hidden] = Field(0, ge=0, le=1024)
     """Words in the longest training caption; filled in from the data."""
     class_names: Annotated[tuple[str, ...], Hidden] = ()
     """Classes of the training data; filled in from the data."""

@@ -1,7 +1,10 @@
 """How a clip's size grows from the first feature map to the output, one layer at a time."""
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from fastvgan.models.config import ModelConfig
 
 
 class Stage(NamedTuple):
@@ -50,6 +53,38 @@ def _stage(small, large, temporal) -> Stage:
         else:
             rules.append((3, 2, 1) if after > before else (3, 1, 1))
     return Stage(small, large, *zip(*rules, strict=True))
+
+
+def map_values(frames: int, height: int, width: int, base_width: int, temporal: bool = True) -> list[int]:
+    """How many values each feature map of a generator has for a clip, the smallest map first."""
+    plan = stages(frames, height, width, temporal)
+    maps = [math.prod(plan[0].small), *(math.prod(stage.large) for stage in plan[:-1])]
+    widths = features(len(plan), base_width)[::-1]
+    return [size * channels for size, channels in zip(maps, widths, strict=True)]
+
+
+def least_weights(config: "ModelConfig") -> tuple[int, int]:
+    """How many weights a configuration's generator and discriminator have at least: those of their convolutions.
+
+    Nothing is built for it, so that a configuration that no memory can hold costs nothing.
+    """
+    is_3d = config.family == "conv3d"
+    plan = stages(config.frames, config.height, config.width, temporal=is_3d)
+    widths = features(len(plan), config.base_width)[::-1]
+    trunk = sum(
+        math.prod(stage.kernel) * before * after
+        for stage, before, after in zip(plan, widths, [*widths[1:], config.channels], strict=True)
+    )
+    refining = 9 * config.refine * sum(width**2 for width in widths)
+    if is_3d:
+        first, lstm_of_g, lstm_of_d = config.latent * widths[0] * math.prod(plan[0].small), 0, 0
+    else:
+        # Four gates of 3x3 over input and state; D's has half as many states.
+        states = (widths[0] + 1) // 2
+        lstm_of_g, lstm_of_d = 36 * 2 * widths[0] ** 2, 36 * states * (widths[0] + states)
+        first = config.latent * widths[0] * math.prod(plan[0].small[1:])
+    of_d = trunk + lstm_of_d if "clip" in config.discriminators else trunk
+    return first + trunk + refining + lstm_of_g, of_d
 
 
 def features(count: int, width: int) -> list[int]:

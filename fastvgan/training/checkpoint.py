@@ -25,6 +25,7 @@ from fastvgan.training.step_tensors import copy_into, misfit, part_of, tensors_o
 logger = logging.getLogger("fastvgan")
 
 _FORMAT = 2
+_MOST_STEPS = 10**12
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d+)")
 _UNFINISHED, _REPLACED, _REMOVED = ".unfinished-", ".replaced-", ".removed-"
@@ -299,11 +300,13 @@ def _read_state(path: Path) -> tuple[Record, dict | None]:
         record = Record(
             int(state["step"]), None if score is None else float(score), int(state["setbacks"]), float(state["rate"])
         )
+        if not (0 <= record.step <= _MOST_STEPS and record.setbacks >= 0 and 0 < record.rate <= 1):
+            raise ValueError(f"{record} is no state of a run")
         return record, {"sha256": str(file["sha256"]), "bytes": int(file["bytes"])}
     except OSError as error:
         raise _Fault(f"{path.parent} is no checkpoint: cannot read {path.name} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise _Fault(f"{path} is damaged or foreign ({error!r})") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise _Fault(f"{path} is damaged or foreign ({error!r:.200})") from error
 
 
 def _all(folder: Path) -> list[Path]:

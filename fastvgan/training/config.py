@@ -1,14 +1,16 @@
 """What defines a run: the model, the data and the training, with presets; read from a file, a preset or flags."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
-from fastvgan.settings import Settings
+from fastvgan.settings import Count, Seed, Settings
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataConfig(Settings):
@@ -19,9 +21,9 @@ class DataConfig(Settings):
     or a path or URL of its manifest.jsonl), or any folder of clips, which is then looked through at every start."""
     decoder: Literal["auto", "pyav", "dali", "shards", "digits"] = "auto"
     """What decodes: `auto` takes shards where the data is decoded already, DALI on a GPU, and PyAV otherwise."""
-    stride: int = Field(1, ge=1)
+    stride: int = Field(1, ge=1, le=10000)
     """Every how many frames of a file one is taken."""
-    max_stride: int | None = Field(None, ge=1)
+    max_stride: int | None = Field(None, ge=1, le=10000)
     """With this, the stride is drawn for each clip, from --stride to this."""
     crop: Literal["random", "center"] = "random"
     """Where clips are cropped out of larger frames."""
@@ -35,12 +37,12 @@ class DataConfig(Settings):
     """The folder that a manifest's files are in, where that is not the manifest's own; prepare says which."""
     follow_links: bool = False
     """Read what symbolic links in the folder of clips point to, even outside of it."""
-    workers: int = Field(1, ge=0)
+    workers: int = Field(1, ge=0, le=4096)
     """Processes (threads of DALI) that decode beside the trainer; 0 decodes in the trainer itself."""
     hold_out: float = Field(0.0, ge=0, lt=1)
     """Share of the digits' captions (combinations of digit, colour and motion) kept out of training, to be asked for
     afterwards; every single word stays."""
-    hold_out_seed: int = Field(0, ge=0)
+    hold_out_seed: Seed = 0
     """Chooses the captions that --hold-out keeps out."""
 
     @model_validator(mode="after")
@@ -56,14 +58,15 @@ class TrainingConfig(Settings):
     objective: Literal["nonsaturating", "minimax"] = "nonsaturating"
     """The game the two networks play; `minimax` is the textbook form."""
     matching_aware: bool = True
-    """Show D real clips under a wrong condition, to be rejected (only where there is a condition)."""
-    wrong_conditions: int = Field(1, ge=1)
+    """Show D real clips under a wrong condition, to be rejected (only where there is a condition). Without it no
+    condition is ever wrong, so that --contrast has to be 0 as well, which the presets for digits set to 3."""
+    wrong_conditions: int = Field(1, ge=1, le=4096)
     """Wrong conditions for each real clip; more of them cost little, since a clip is encoded once."""
     contrast: float = Field(0.0, ge=0)
     """Weight of telling a clip's own condition from the wrong ones, for D on real clips and for G (0: none)."""
     r1: float = Field(0.0, ge=0)
     """Weight of the gradient penalty on real clips (R1; 0: none)."""
-    r1_every: int = Field(16, ge=1)
+    r1_every: Count = 16
     """Steps from one gradient penalty to the next; it counts as many times."""
     diversity: float = Field(0.0, ge=0)
     """Weight of the term that makes clips of one condition differ, and with --warp their pictures too (0: none; only
@@ -81,13 +84,13 @@ class TrainingConfig(Settings):
     """Weight of the mean squared difference of a clip's first frame from the one given (only where one is; 0: none)."""
     redraw: float = Field(0.0, ge=0)
     """Weight of the share of a clip that is new in its frame and not moved (only with --warp; 0: none)."""
-    steps: int | None = Field(None, ge=1)
+    steps: Count | None = None
     """Steps to train, each an update of D and of G; overrides --epochs."""
-    epochs: int = Field(100, ge=1)
+    epochs: Count = 100
     """Passes over the data, where --steps is not given."""
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2, le=2**20)
     """Clips in a step, of all processes together."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=2**20)
     """Parts that each process takes its share of a batch in, one after the other, to save memory."""
     lr_generator: float = Field(2e-4, gt=0)
     """Adam's learning rate for G."""
@@ -95,7 +98,7 @@ class TrainingConfig(Settings):
     """Adam's learning rate for D."""
     lr_decay: float = Field(0.0, ge=0, le=1)
     """Over this last share of the steps both learning rates fall linearly to zero."""
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
     """Adam's decay rates, for both."""
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay a step of the averaged generator, the one that makes the samples."""
@@ -106,30 +109,30 @@ class TrainingConfig(Settings):
     deterministic: bool = False
     """Take PyTorch's deterministic operations, which are slower, run two early steps twice, and say in the log which
     tensors do not repeat to the bit."""
-    max_skipped: int = Field(10, ge=1)
+    max_skipped: Count = 10
     """Steps in a row whose losses or gradients are not finite, before the run goes back to its last checkpoint."""
-    max_setbacks: int = Field(3, ge=0)
+    max_setbacks: int = Field(3, ge=0, le=1000)
     """How often it goes back, each time with half the learning rates, before it ends."""
-    watchdog: float = Field(600, ge=0)
+    watchdog: float = Field(600, ge=0, le=1e6)
     """Seconds without a step, or without a batch, after which the run ends with status 75 (0: never)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of everything random."""
-    sample_every: int = Field(200, ge=1)
+    sample_every: Count = 200
     """Steps from one grid of samples to the next."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: Count = 200
     """Steps from one checkpoint to the next."""
-    evaluate_every: int = Field(0, ge=0)
+    evaluate_every: int = Field(0, ge=0, le=10**12)
     """Steps from one evaluation of the averaged weights to the next; 0: at every checkpoint. Only a checkpoint that is
     evaluated can become the best one; the last step always is."""
-    evaluate_clips: int = Field(240, ge=16)
+    evaluate_clips: int = Field(240, ge=16, le=10**6)
     """Clips of an evaluation, beside as many real ones."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(2, ge=1, le=10**6)
     """How many of the newest checkpoints stay, beside the best one."""
-    log_every: int = Field(10, ge=1)
+    log_every: Count = 10
     """Steps from one line of metrics to the next."""
-    profile: int = Field(0, ge=0)
+    profile: int = Field(0, ge=0, le=10000)
     """Steps to record by torch.profiler, into the run folder's profile/ (0: none)."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
@@ -247,6 +250,9 @@ _FREE |= {
 }
 
 
+_MOST_TEXT = 2**24  # letters of a configuration: the vocabulary of large data is in it
+
+
 def preset(name: str) -> RunConfig:
     """The preset of that name.
 
@@ -265,12 +271,16 @@ def read_config(path: Path) -> RunConfig:
         UserError: the file is missing, is not YAML, or holds a key or a value that is not allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_TEXT + 1)
+        if len(text) > _MOST_TEXT:
+            raise UserError(f"{path} is larger than {_MOST_TEXT} letters and no configuration of ours")
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets the ValueError of a wrong date through
         raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path} holds no settings; `--print-config` prints a file to start from")
     try:
         return RunConfig.model_validate(values)

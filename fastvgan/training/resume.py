@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvgan.errors import UserError
-from fastvgan.training import checkpoint
 from fastvgan.training.config import RunConfig, read_config
-from fastvgan.training.run_folder import new_run, newest_run
+from fastvgan.training.run_names import new_run, newest_run
 
 
 class Start(NamedTuple):
@@ -50,10 +49,17 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
     elif not path.is_dir():
         raise UserError(f"--resume {resume}: there is no such folder; give `auto`, a run folder or a checkpoint folder")
     old = path.resolve().parents[1]
+    if not (old / "config.yaml").is_file():
+        raise UserError(
+            f"--resume {resume}: it is neither a run folder (it holds no config.yaml) nor a checkpoint of one; give "
+            "`auto`, a run folder or a checkpoint folder"
+        )
     return Start(run_dir or old, path, read_config(old / "config.yaml"), remarks)
 
 
 def _newest_good(run: Path) -> tuple[Path | None, tuple[str, ...]]:
+    from fastvgan.training import checkpoint  # which imports torch
+
     folder = run / "checkpoints"
     try:
         checkpoint.put_back(folder)

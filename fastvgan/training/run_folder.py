@@ -20,22 +20,7 @@ from fastvgan.training.log_file import LogFile
 from fastvgan.training.sinks import MetricsFile, TensorBoard, WandB
 
 logger = logging.getLogger("fastvgan")
-RUNS = Path("runs")
 _PARTS = ("samples", "checkpoints", "export")
-
-
-def newest_run() -> Path | None:
-    """The run folder under ./runs that was begun or taken up last, or None."""
-    runs = [path.parent for path in RUNS.glob("*-*/config.yaml")]
-    return max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime, default=None)
-
-
-def new_run(name: str) -> Path:
-    """A run folder that is not there yet: runs/name-1, runs/name-2 and so on."""
-    taken = [
-        int(path.name.rpartition("-")[2]) for path in RUNS.glob(f"{name}-*") if path.name.rpartition("-")[2].isdigit()
-    ]
-    return RUNS / f"{name}-{max(taken, default=0) + 1}"
 
 
 class RunFolder:

@@ -22,6 +22,7 @@ from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.config import RunConfig, differences
 from fastvgan.training.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
 from fastvgan.training.feed import feed
+from fastvgan.training.footprint import check_step
 from fastvgan.training.graphs import StepRunner
 from fastvgan.training.meter import Meter
 from fastvgan.training.output import Output
@@ -71,6 +72,7 @@ class Trainer:
         self._share = _share_of_a_batch(self.config, self.parallel.world_size)
         self.steps = training.count_steps(self.source.size)
         dtype = use_precision(self.precision)
+        check_step(self.config, self.source, self._share // training.accumulate, self.device, dtype)
         if training.deterministic:
             determinism.ask_for_determinism()
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)

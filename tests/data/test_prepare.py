@@ -343,7 +343,7 @@ def test_the_command_says_what_came_of_it(few, tmp_path):
         (["--to", "shards"], "give --height and --width"),
         (["--to", "clips", "--height", "16"], "give --height and --width together"),
         (["--fps", "3"], "say what to write by --to"),
-        (["--to", "clips", "--fps", "0"], "fps should be greater than or equal to 0.001"),
+        (["--to", "clips", "--fps", "0"], "--fps 0: must be at least 0.001"),
         (["--speed", "3"], "no flag --speed"),
     ],
 )

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.errors import UserError
-from fastvgan.metrics import oracle, train_oracle
+from fastvgan.metrics import oracle, oracle_training, train_oracle
 from fastvgan.metrics.oracle import ORACLE, load_oracle, to_grey, to_inputs
 from fastvgan.tensor_file import save_tensors
 
@@ -110,7 +110,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_training_is_a_function_of_the_seed_and_sees_no_test_clip(monkeypatch):
-    monkeypatch.setattr(train_oracle, "_SCALE_CLIPS", 32)
+    monkeypatch.setattr(oracle_training, "_SCALE_CLIPS", 32)
     opened = []
 
     class Watched(DigitsSource):
@@ -118,8 +118,8 @@ def test_training_is_a_function_of_the_seed_and_sees_no_test_clip(monkeypatch):
             opened.append(split)
             super().__init__(*args, split=split, **values)
 
-    monkeypatch.setattr(train_oracle, "DigitsSource", Watched)
-    first, again, other = (train_oracle.train(3, seed).state_dict() for seed in (0, 0, 1))
+    monkeypatch.setattr(oracle_training, "DigitsSource", Watched)
+    first, again, other = (oracle_training.train(3, seed).state_dict() for seed in (0, 0, 1))
     assert set(opened) == {"train"}
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["digit.weight"], other["digit.weight"])
@@ -127,8 +127,8 @@ def test_training_is_a_function_of_the_seed_and_sees_no_test_clip(monkeypatch):
 
 def test_training_learns_and_writes_a_file_that_can_be_read(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train_oracle, "_TEST_CLIPS", 64)
-    monkeypatch.setattr(train_oracle, "_AVERAGE", 0.8)
-    monkeypatch.setattr(train_oracle, "_SCALE_CLIPS", 32)
+    monkeypatch.setattr(oracle_training, "_AVERAGE", 0.8)
+    monkeypatch.setattr(oracle_training, "_SCALE_CLIPS", 32)
     out = tmp_path / "o.safetensors"
     train_oracle.main(["--out", str(out), "--steps", "60"])
     printed = capsys.readouterr().out
@@ -142,8 +142,8 @@ def test_training_learns_and_writes_a_file_that_can_be_read(tmp_path, capsys, mo
 
 def test_distortion_keeps_frames_in_range_and_the_digit_in_place():
     frames = to_grey(to_inputs(next(DigitsSource().batches(64, seed=0)).video[:, :1]).transpose(1, 2).flatten(0, 1))
-    bent = train_oracle.distort(frames)
+    bent = oracle_training.distort(frames)
     assert bent.shape == frames.shape and bent.isfinite().all() and bent.min() >= 0 and bent.max() < 1.6
-    moved = train_oracle._centre(bent) - train_oracle._centre(frames)
+    moved = oracle_training._centre(bent) - oracle_training._centre(frames)
     assert moved.abs().mean() < 0.12 and moved.abs().mean() > 0.01
     assert not torch.allclose(bent, frames, atol=0.1)

@@ -243,14 +243,14 @@ def test_noise_is_standard_normal():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"height": 17}, "height must be a power of two from 16 to 128, not 17"),
-        ({"width": 256}, "width must be a power of two from 16 to 128, not 256"),
-        ({"frames": 3}, "frames should be greater than or equal to 4, not 3"),
-        ({"frames": 65}, "frames should be less than or equal to 64, not 65"),
-        ({"channels": 4}, "channels should be 1 or 3, not 4"),
-        ({"condition": ("text", "text")}, "condition names each part once, or none alone"),
-        ({"condition": ("text", "none")}, "condition names each part once, or none alone"),
-        ({"nonsense": 1}, "nonsense is not a setting"),
+        ({"height": 17}, "height 17: must be a power of two from 16 to 128"),
+        ({"width": 256}, "width 256: must be a power of two from 16 to 128"),
+        ({"frames": 3}, "frames 3: must be at least 4"),
+        ({"frames": 65}, "frames 65: must be at most 64"),
+        ({"channels": 4}, "channels 4: expected one of 1, 3"),
+        ({"condition": ("text", "text")}, "condition text, text: names each part once, or none alone"),
+        ({"condition": ("text", "none")}, "condition text, none: names each part once, or none alone"),
+        ({"nonsense": 1}, "nonsense: is not a setting"),
     ],
 )
 def test_bad_settings_are_one_sentence(values, sentence):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,6 @@ BUILD_FOLDERS = ["build_tools", "csrc", "kernels", "fastvgan"]
 
 pytest.importorskip("setuptools")
 pytest.importorskip("pybind11")
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
 
 
 @pytest.fixture(scope="module")

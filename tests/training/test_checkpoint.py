@@ -482,5 +482,5 @@ def test_where_a_run_begins(tmp_path, run, monkeypatch):
         find_start("digits", tmp_path / "runs/digits-9", None)
     with pytest.raises(UserError, match="no such folder"):
         find_start("digits", None, "runs/digits-8")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="neither a run folder"):
         find_start("digits", None, str(tmp_path / "runs"))

@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
+from fastvgan.command_line import read_flags
 from fastvgan.data import open_source
 from fastvgan.models import build
-from fastvgan.train import _first_flags, _start_from
+from fastvgan.train import Arguments, _start_from
 from fastvgan.training.conditions import with_data
 from fastvgan.training.config import PRESETS, RunConfig
 
@@ -35,6 +36,6 @@ def test_each_preset_can_be_built_and_read_back(name):
 )
 def test_the_data_decides_what_a_command_starts_from(flags, preset, held_out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config, _ = _start_from(_first_flags(flags))
+    config, _ = _start_from(read_flags(Arguments, flags))
     assert config.model == PRESETS[preset].model and config.training == PRESETS[preset].training
     assert config.data.hold_out == held_out

@@ -134,14 +134,14 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
     [
         (["--preset", "nonsense"], "there is no preset 'nonsense'; take one of digits,"),
         (["--nonsense", "3"], "there is no flag --nonsense"),
-        (["--height", "17"], "height must be a power of two from 16 to 128, not 17"),
+        (["--height", "17"], "--height 17: must be a power of two from 16 to 128"),
         (["--data", "missing-folder"], "missing-folder"),
         (["--config", "missing.yaml"], "cannot read the configuration missing.yaml"),
         (["--resume", "missing"], "--resume missing: there is no such folder"),
         (["--run-dir", "/proc/x"], "cannot write the run folder /proc/x"),
         (["--device", "cuda"], "torch sees no CUDA device"),
         (["--preset", "digits", "--config", "x.yaml"], "give one of them"),
-        (["--steps", "0"], "steps should be greater than or equal to 1"),
+        (["--steps", "0"], "--steps 0: must be at least 1"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(tmp_path, flags, sentence):
@@ -185,8 +185,8 @@ def test_a_switch_takes_both_spellings_whatever_the_preset_says(preset, flag, va
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("model: {height: 20}", "mine.yaml: height must be"),
-        ("x: 1", "x is not a setting"),
+        ("model: {height: 20}", "mine.yaml: height 20: must be"),
+        ("x: 1", "x: is not a setting"),
         ("{", "not a YAML file"),
         ("", "no settings"),
     ],

@@ -56,7 +56,7 @@ def test_without_seconds_there_is_none(tmp_path):
 _STALLS = """
 import itertools, sys, threading
 from fastvgan.data.digits import DigitsSource
-from fastvgan.errors import run_command
+from fastvgan.command_line import run_command
 from fastvgan.train import main
 
 batches = DigitsSource.batches

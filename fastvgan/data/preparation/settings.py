@@ -20,23 +20,23 @@ class PrepareConfig(Settings):
     """What the folder holds: video files, folders and zip files of pictures, or pictures that are strips of frames."""
     split_file: Path | None = None
     """Take only what this file lists, a path a line (UCF-101's trainlist01.txt)."""
-    strip_frames: int = Field(0, ge=0)
+    strip_frames: int = Field(0, ge=0, le=10**6)
     """Frames in a strip, where they are not square."""
     fps: float | None = Field(None, ge=0.001, le=1000)
     """Frames a second of what is written; by default each clip's own, and 25 where that is not known."""
-    height: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1, le=8192)
     """Scale to just cover this height and --width; by default frames keep their size."""
-    width: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1, le=8192)
     """See --height."""
     channels: Literal[1, 3] = 3
     """Of shards: 3, or 1 for grey."""
     codec: Literal["vp9", "h264"] = "vp9"
     """Of written video files; DALI decodes VP9 on a CPU and both on a GPU."""
-    gop: int = Field(12, ge=1)
+    gop: int = Field(12, ge=1, le=10000)
     """Frames from one key frame to the next in written video files: fewer are found faster and take more room."""
-    shard_size: int = Field(256, ge=1)
+    shard_size: int = Field(256, ge=1, le=10**6)
     """MiB of a shard or a tar, about."""
-    min_frames: int = Field(2, ge=1)
+    min_frames: int = Field(2, ge=1, le=10**6)
     """Clips with fewer frames are rejected."""
     tolerant: bool = False
     """Take damaged files too: what FFmpeg mends, and what comes before damage that it cannot mend."""
@@ -44,9 +44,9 @@ class PrepareConfig(Settings):
     """With more than this share of the clips rejected nothing is written."""
     follow_links: bool = False
     """Read what symbolic links in the folder point to, even outside of it."""
-    keep_free: float = Field(1.0, ge=0)
+    keep_free: float = Field(1.0, ge=0, le=1e9)
     """GiB of the disk that stay free."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=1024)
     """Files that are worked on at the same time; 0: as many as there are processors."""
 
     @model_validator(mode="after")

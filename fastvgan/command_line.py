@@ -1,0 +1,363 @@
+"""One command line for all commands: their flags are the fields of `Settings`, read and refused in one way.
+
+`tyro` writes the help. It does not read the flags: what it says of a wrong one is a box of many lines, and the hook by
+which that could be changed is private to it.
+"""
+
+import difflib
+import math
+import os
+import re
+import signal
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+
+import tyro
+from pydantic.fields import FieldInfo
+
+from fastvgan.errors import UserError
+from fastvgan.settings import FaultySettings, Settings, joined
+
+_Command = TypeVar("_Command", bound=Settings)
+
+_EXPECTED = {int: "a whole number", float: "a number", Path: "a path", str: "a text"}
+_EXPECTED_MANY = {int: "whole numbers", float: "numbers", Path: "paths", str: "texts"}
+_NONE = "None"  # takes a flag back to "not given", where that is a value
+_LOOKS_LIKE_FLAG = re.compile(r"--?[^\W\d]|--[^-]")
+_NUMBER = re.compile(r"-(inf|nan|infinity)$", re.IGNORECASE)
+_SHOWN, _LONGEST = 60, 2000  # letters of a value in a message, and of a whole message
+_MOST_DIGITS = 40
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag, or a value that is given by its place.
+
+    name: as typed, "--batch-size", or "OUT" for one by place. path: of the field in the settings. kind: bool, int,
+    float, str or Path. choices: what may be typed, with its value; empty where anything of the kind may. count: how
+    many values, None for one or more; a tuple is made of them where `is_tuple`. is_optional: whether None is a value.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    kind: type
+    choices: dict[str, Any]
+    count: int | None
+    is_tuple: bool
+    is_optional: bool
+    is_positional: bool
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be, as messages say it."""
+        if self.choices:
+            return f"{'some' if self.is_tuple else 'one'} of {', '.join(self.choices)}"
+        if self.is_tuple:
+            return f"{self.count or 'one or more'} {_EXPECTED_MANY[self.kind]}"
+        return _EXPECTED[self.kind]
+
+
+@dataclass
+class Given:
+    """What stands on a command line: values by the path of their field, and as they were typed."""
+
+    flags: list[Flag]
+    values: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    typed: dict[tuple[str, ...], str] = field(default_factory=dict)
+    wants_help: bool = False
+
+    def get(self, *path: str) -> Any:
+        """The value of a field, None where it was not given."""
+        return self.values.get(path)
+
+
+def read_flags(command: type[Settings], arguments: Sequence[str] | None = None) -> Given:
+    """Read a command line by the fields of the command's settings; limits are checked by `settings_from` only.
+
+    Args:
+        arguments: what follows the command's name; by default this process's.
+
+    Raises:
+        UserError: a flag is unknown, lacks its value or has one of another kind, or something is missing.
+    """
+    tokens = deque(sys.argv[1:] if arguments is None else arguments)
+    given = Given(list(_flags(command)))
+    known = {flag.name: flag for flag in given.flags if not flag.is_positional}
+    places = deque(flag for flag in given.flags if flag.is_positional)
+    given.wants_help = any(token in ("-h", "--help") for token in _before_end(tokens))
+    if given.wants_help:
+        return given
+    last: Flag | None = None
+    while tokens:
+        token = tokens.popleft()
+        if token == "--":
+            while tokens:
+                _take_place(given, places, tokens.popleft(), None)
+        elif _looks_like_flag(token):
+            last = _take_flag(given, known, token, tokens)
+        else:
+            _take_place(given, places, token, last)
+    if places:
+        names = " ".join(flag.name for flag in given.flags if flag.is_positional)
+        raise UserError(f"{' and '.join(flag.name for flag in places)} missing; give {names}, in this order")
+    return given
+
+
+def settings_from(command: type[_Command], given: Given, base: _Command | None = None, prog: str = "") -> _Command:
+    """The settings that a command line gives, over those of `base`; prints the help and ends where that was asked for.
+
+    Raises:
+        UserError: a value is not allowed; the sentence names its flag as it was typed.
+    """
+    if given.wants_help:
+        _print_help(command, base, prog)
+    values = base.model_dump() if base is not None else {}
+    for path, value in given.values.items():
+        part = values
+        for name in path[:-1]:
+            part = part.setdefault(name, {})
+        part[path[-1]] = value
+    try:
+        return command.model_validate(values)
+    except FaultySettings as error:
+        raise UserError(joined(_sentence(given, *fault) for fault in error.faults)) from error
+
+
+def parse(command: type[_Command], prog: str, arguments: Sequence[str] | None = None) -> _Command:
+    """`read_flags` and `settings_from` at once, for commands whose defaults do not depend on other flags."""
+    return settings_from(command, read_flags(command, arguments), prog=prog)
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and leave the process with its status (0 when it returns None), or 2 on bad input.
+
+    Bad input, no memory, and a file that cannot be read or written are one line on stderr. A reader of stdout that
+    has gone away, as in `… | head`, is no fault.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold bytes that no encoding has letters for
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = main() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except UserError as error:
+        status = _fail(str(error))
+    except BrokenPipeError as error:  # of stdout, or of a worker's pipe, which is a fault
+        status = 0 if _drop_unread_output(ended_early=True) else _fail(_about_file(error))
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        status = 128 + signal.SIGINT
+    except OSError as error:
+        status = _fail(_about_file(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        status = _fail(f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more to be had'})")
+    sys.exit(status)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had: Python's, torch's of a GPU, or torch's of the CPU."""
+    texts = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def one_line(text: str) -> str:
+    """A message on one line that a terminal shows as it is: control characters escaped, the middle of long ones cut."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
+def _fail(sentence: str) -> int:
+    _drop_unread_output()
+    print(f"error: {one_line(sentence)}", file=sys.stderr)
+    return 2
+
+
+def _drop_unread_output(ended_early: bool = False) -> bool:
+    """Write what stdout holds back, or, where that cannot be written, let go of it; gives whether it was so."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.write("\n" if ended_early else "")  # what could not be written before is held back no more
+            sys.stdout.flush()
+    except OSError:
+        # It would fail once more at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _about_file(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _flags(settings: type[Settings], path: tuple[str, ...] = ()) -> Iterator[Flag]:
+    for name, described in settings.model_fields.items():
+        kind = described.annotation
+        if tyro.conf.Suppress in described.metadata:
+            continue
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            yield from _flags(kind, (*path, name))
+        else:
+            yield _flag((*path, name), described)
+
+
+def _flag(path: tuple[str, ...], described: FieldInfo) -> Flag:
+    kinds = [_bare(described.annotation)]
+    if get_origin(kinds[0]) in (Union, types.UnionType):
+        kinds = [_bare(kind) for kind in get_args(kinds[0])]
+    is_optional = type(None) in kinds
+    (kind,) = (kind for kind in kinds if kind is not type(None))
+    is_tuple, count, choices = get_origin(kind) is tuple, 1, {}
+    if is_tuple:
+        parts = get_args(kind)
+        kind, count = _bare(parts[0]), None if parts[-1] is Ellipsis else len(parts)
+    if get_origin(kind) is Literal:
+        choices = {str(value): value for value in get_args(kind)}
+        kind = type(get_args(kind)[0])
+    is_positional = tyro.conf.Positional in described.metadata
+    # Where a field cannot be called as its flag is, tyro is told so.
+    told = [part.name for part in described.metadata if type(part) is type(tyro.conf.arg()) and part.name]
+    name = (told or [path[-1]])[0]
+    name = name.upper() if is_positional else f"--{name.replace('_', '-')}"
+    return Flag(name, path, kind, choices, count, is_tuple, is_optional, is_positional)
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _take_flag(given: Given, known: dict[str, Flag], token: str, tokens: deque[str]) -> Flag:
+    typed, attached, value = token.partition("=")
+    name = typed.replace("_", "-")
+    flag = known.get(name)
+    positive = known.get(f"--{name.removeprefix('--no-')}") if name.startswith("--no-") else None
+    if flag is None and positive is not None and positive.kind is bool:
+        if attached:
+            raise UserError(f"{_shown(token)}: {name} takes no value")
+        given.values[positive.path] = False
+        return positive
+    if flag is None:
+        raise UserError(f"there is no flag {_shown(typed)}{_nearest(name, known)}; --help lists all flags")
+    if flag.kind is bool:
+        if attached:
+            raise UserError(f"{_shown(token)}: {name} takes no value; its opposite is --no-{name[2:]}")
+        given.values[flag.path] = True
+        return flag
+    _store(given, flag, [value] if attached else [], tokens)
+    return flag
+
+
+def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> None:
+    wanted = math.inf if flag.count is None else flag.count
+    # A value attached by "=" is there already; more may follow where the flag takes more.
+    while len(values) < wanted and tokens and not (_looks_like_flag(tokens[0]) or tokens[0] == "--"):
+        values.append(tokens.popleft())
+        if flag.is_optional and values == [_NONE]:
+            break
+    typed = " ".join(_shown(value) for value in values)
+    if not values:
+        follows = f", and {_shown(tokens[0])} is taken for a flag" if tokens else ""
+        raise UserError(f"{flag.name}: expected {flag.expected}{follows or ', and nothing follows'}")
+    given.typed[flag.path] = typed
+    if flag.is_optional and values == [_NONE]:
+        given.values[flag.path] = None
+        return
+    if flag.count is not None and len(values) < flag.count:
+        raise UserError(f"{flag.name} {typed}: expected {flag.expected}")
+    made = tuple(_converted(flag, value) for value in values)
+    given.values[flag.path] = made if flag.is_tuple else made[0]
+
+
+def _take_place(given: Given, places: deque[Flag], token: str, before: Flag | None) -> None:
+    if places:
+        flag = places.popleft()
+        given.typed[flag.path] = _shown(token)
+        given.values[flag.path] = _converted(flag, token)
+        return
+    known = {flag.name: flag for flag in given.flags if not flag.is_positional}
+    if before is not None and before.kind is bool:
+        raise UserError(
+            f"{before.name} {_shown(token)}: {before.name} takes no value; its opposite is --no-{before.name[2:]}"
+        )
+    if before is not None:
+        quotes = "; put quotes around one with blanks" if before.kind in (str, Path) else ""
+        typed = f"{given.typed[before.path]} {_shown(token)}"
+        raise UserError(f"{before.name} {typed}: expected {before.expected} only{quotes}")
+    near = _nearest(f"--{token.partition('=')[0].replace('_', '-')}", known)
+    raise UserError(f"{_shown(token)} belongs to no flag{near}; --help lists all flags")
+
+
+def _converted(flag: Flag, text: str) -> Any:
+    told = f"{flag.name} {_shown(text)}"
+    if flag.choices:
+        if text not in flag.choices:
+            raise UserError(f"{told}: expected {flag.expected}")
+        return flag.choices[text]
+    if not text.strip():
+        raise UserError(f"{told}: it is empty; expected {flag.expected}")
+    if flag.kind not in (int, float):
+        return flag.kind(text)
+    if len(text) > _MOST_DIGITS and text.strip(" +-0123456789_.") == "":
+        raise UserError(f"{told}: a number of more than {_MOST_DIGITS} digits; expected {flag.expected}")
+    try:
+        number = flag.kind(text)
+    except ValueError:
+        raise UserError(f"{told}: expected {flag.expected}") from None
+    if flag.kind is float and not math.isfinite(number):
+        raise UserError(f"{told}: expected a finite number")
+    return number
+
+
+def _sentence(given: Given, name: str, value: Any, reason: str) -> str:
+    """What is wrong with a field, said of its flag."""
+    flag = next((flag for flag in given.flags if flag.path[-1] == name), None)
+    if flag is None:
+        return f"{name}{'' if value is None else f' {_shown(value)}'}: {reason}"
+    return f"{flag.name} {given.typed.get(flag.path) or _shown(value)}: {reason}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known flag that is spelled most like one that is not."""
+    bare = {flag.removeprefix("--"): flag for flag in known}
+    found = difflib.get_close_matches(name.lstrip("-").lower().removeprefix("no-"), bare, 1, cutoff=0.7)
+    return f" (did you mean {bare[found[0]]}?)" if found else ""
+
+
+def _shown(value: Any) -> str:
+    """A value as typed, in quotes where it is empty or holds blanks or letters that do not print, and not too long."""
+    text = str(value)
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}…"
+    plain = text and text.isprintable() and not any(letter.isspace() for letter in text)
+    return text if plain else repr(text)
+
+
+def _looks_like_flag(token: str) -> bool:
+    """Whether it is meant as a flag; negative numbers, and a dash alone, are not."""
+    return bool(_LOOKS_LIKE_FLAG.match(token)) and not _NUMBER.match(token)
+
+
+def _before_end(tokens: Iterable[str]) -> Iterator[str]:
+    for token in tokens:
+        if token == "--":
+            return
+        yield token
+
+
+def _print_help(command: type[Settings], base: Settings | None, prog: str) -> NoReturn:
+    options = {} if base is None else {"default": base}
+    pairs = () if base is not None else (tyro.conf.FlagCreatePairsOff,)
+    description = sys.modules[command.__module__].__doc__
+    if description is None:
+        description = command.__doc__
+    tyro.cli(command, prog=prog, description=description, args=["--help"], config=pairs, **options)
+    sys.exit(0)

@@ -1,0 +1,338 @@
+"""What every command says of wrong flags, and how it ends; tyro, which draws the help, is the judge of right ones."""
+
+import copy
+import importlib
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+from command import call
+from PIL import Image
+
+import fastvgan.memory as memory
+from fastvgan.command_line import one_line, parse, read_flags, run_command, settings_from
+from fastvgan.errors import UserError
+from fastvgan.export import export, load
+from fastvgan.models import ModelConfig, build, build_generator
+from fastvgan.models.sizes import least_weights
+from fastvgan.train import Arguments as TrainArguments
+from fastvgan.training.config import PRESETS, RunConfig, preset, read_config
+from fastvgan.video import write_video
+
+TRAIN = [
+    ("--steps five", "--steps five: expected a whole number"),
+    ("--steps", "--steps: expected a whole number, and nothing follows"),
+    ("--steps --seed", "--steps: expected a whole number, and --seed is taken for a flag"),
+    ("--steps 5 6", "--steps 5 6: expected a whole number only"),
+    ("--steps=", "--steps '': it is empty; expected a whole number"),
+    ("--steps 0", "--steps 0: must be at least 1"),
+    (f"--steps {'٣' * 400}", f"--steps {'٣' * 60}…: must be at most 1000000000000"),
+    ("--steps 1e3", "--steps 1e3: expected a whole number"),
+    ("--betas 2 3", "--betas 2 3: must be less than 1"),
+    ("--betas 0.5", "--betas 0.5: expected 2 numbers"),
+    ("--batch_size 1", "--batch-size 1: must be at least 2"),
+    ("--batch-size 1000000000", "--batch-size 1000000000: must be at most 1048576"),
+    ("--seed 18446744073709551616", "--seed 18446744073709551616: must be less than 9223372036854775808"),
+    ("--lr-generator inf", "--lr-generator inf: expected a finite number"),
+    ("--lr-generator 1e39", "--lr-generator 1e39: must be at most 3.4e+38, the largest number of float32"),
+    ("--device gpu", "--device gpu: expected one of auto, cpu, cuda"),
+    ("--condition text sound", "--condition sound: expected some of text, class, image, none"),
+    ("--warp true", "--warp true: --warp takes no value; its opposite is --no-warp"),
+    ("--warp=true", "--warp=true: --warp takes no value; its opposite is --no-warp"),
+    ("--step 5", "there is no flag --step (did you mean --steps?); --help lists all flags"),
+    ("--no-wrap", "there is no flag --no-wrap (did you mean --warp?); --help lists all flags"),
+    ("steps=5", "steps=5 belongs to no flag (did you mean --steps?); --help lists all flags"),
+    ("--stride 100000000", "--stride 100000000: must be at most 10000"),
+    ("--workers 100000", "--workers 100000: must be at most 4096"),
+    ("--height 17", "--height 17: must be a power of two from 16 to 128"),
+]
+OTHERS = [
+    ("generate", "--text a red 7", "--text a red: expected a text only; put quotes around one with blanks"),
+    ("generate", "--fps inf", "--fps inf: expected a finite number"),
+    ("generate", "--scale 2000", "--scale 2000: must be at most 64"),
+    ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
+    ("generate", "--fps 60", "generated.gif: 60 frames a second; a .gif shows 0.01 to 50, since its times are whole"),
+    ("generate", "--out x.avi", "x.avi: videos are written as .mp4, .gif or .png; name one of these"),
+    ("generate", "", "there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run"),
+    ("evaluate", "--clips x", "--clips x: expected a whole number"),
+    ("evaluate", "--json", "--json: expected a path, and nothing follows"),
+    ("prepare", "digits out", "SOURCE digits: there is no such folder; the digits are drawn and need no preparing"),
+    ("prepare", "missing out", "SOURCE missing: there is no such folder"),
+    ("prepare", "only", "OUT missing; give SOURCE OUT, in this order"),
+    ("prepare", "a b c", "c belongs to no flag; --help lists all flags"),
+    ("prepare", "a b --to zip", "--to zip: expected one of manifest, clips, shards, tars"),
+    ("info", "--jsno", "there is no flag --jsno (did you mean --json?); --help lists all flags"),
+    ("report", "--run missing", "missing is no folder; name a run folder by --run"),
+    ("metrics.train_oracle", "--steps -3", "--steps -3: must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("command", "line", "sentence"), [*(("train", *case) for case in TRAIN), *OTHERS])
+def test_a_wrong_flag_is_one_sentence_that_shows_what_was_typed(command, line, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(f"fastvgan.{command}", line.split())
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--data", "--config", "--run-dir", "--resume", "--preset", "--wandb", "--root"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_name_is_no_name(flag, value):
+    assert call("fastvgan.train", [flag, value])[2].startswith(f"error: {flag} '{value}': it is empty; expected a ")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("fi\nve", "'fi\\nve'"),
+        ("\x1b[31m5", "'\\x1b[31m5'"),
+        ("fünf", "fünf"),
+        ("\udcff", "'\\udcff'"),
+        ("x" * 99, "x" * 60),
+    ],
+)
+def test_values_of_any_letters_stay_on_one_line(value, shown):
+    status, _, err = call("fastvgan.train", ["--steps", value])
+    assert (
+        status == 2
+        and err.startswith(f"error: --steps {shown}")
+        and err.count("\n") == 1
+        and err.isascii() == ("ü" not in err and "…" not in err)
+    )
+
+
+def test_a_message_is_one_line_of_bounded_length():
+    told = one_line("a\nb\x07\u2028c\udcff " + "x" * 10**6)
+    assert told.startswith("a\\nb\\x07\\u2028c\\udcff xxx") and len(told) < 2100
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--steps 5 --batch_size 4 --seed=3 --warp --no-clock",
+        "--betas 0.1 0.2 --condition image class --motion-latent None --lr-generator 1e-4",
+        "--discriminators clip difference --precision bf16 --data ../clips --wandb x --watchdog 0",
+        "--run-dir a/b --resume auto --dry-run --preset clips --max-stride 7 --stride 3 --channels 1 --hold-out 0.5",
+        "--steps 1 --steps 2 --no-warp --warp --data=--odd --max-bad 0",
+    ],
+)
+def test_right_flags_mean_what_tyro_says(line):
+    base = TrainArguments(run=preset("digits"))
+    expected = tyro.cli(TrainArguments, args=line.split(), default=base)
+    assert settings_from(TrainArguments, read_flags(TrainArguments, line.split()), base) == expected
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "prepare", "report", "info"])
+def test_right_flags_of_other_commands_mean_what_tyro_says(command):
+    lines = {
+        "generate": "--run x --text=-- --n 3 --fps 2.5 --out ü.mp4 --frames None",
+        "evaluate": "--run x --clips 16 --json y.json --split test",
+        "prepare": "a b --to shards --height 8 --width 9 --tolerant --keep-free 0.5",
+        "report": "--run x",
+        "info": "--json",
+    }
+    arguments = importlib.import_module(f"fastvgan.{command}").Arguments
+    line = lines[command].split()
+    assert parse(arguments, "x", line) == tyro.cli(arguments, args=line)
+
+
+def test_help_is_printed_whatever_else_is_there():
+    status, out, _ = call("fastvgan.train", ["--steps", "five", "--help"])
+    assert status == 0 and "--batch-size" in out and "--contrast has to be 0" in " ".join(out.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("model: hello", "model 'hello': expected settings by name"),
+        ("model: [1]", "model [1]: expected settings by name"),
+        ("training: {lr_generator: .inf}", "lr_generator inf: expected a finite number"),
+        ("training: {ema: .nan}", "ema nan: "),
+        ("training: {betas: [0.5]}", "betas"),
+        ("training: {seed: 18446744073709551616}", "seed 18446744073709551616: must be less than"),
+        ("training: {batch_siez: 3}", "batch_siez: is not a setting; did you mean batch_size?"),
+        ("2020-13-45", "not a YAML file: month must be in 1..12"),
+        ("[" * 5000, "not a YAML file"),
+        ("3: 4", "holds no settings"),
+        ("- 1", "holds no settings"),
+        ("a: !!python/object/apply:os.getcwd []", "not a YAML file"),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence(tmp_path, text, sentence):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(str(path)) and sentence in str(caught.value)
+
+
+def test_a_folder_a_device_or_no_text_is_no_configuration(tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, Path("/dev/zero"), tmp_path / "bytes"):
+        with pytest.raises(UserError, match="cannot read|larger than|not a YAML"):
+            read_config(path)
+
+
+def test_faults_can_be_sent_to_another_process():
+    with pytest.raises(UserError) as caught:
+        ModelConfig(frames=3, latent=0, nonsense=3)
+    for copied in (pickle.loads(pickle.dumps(caught.value)), copy.deepcopy(caught.value)):
+        assert str(copied) == str(caught.value) and copied.faults == caught.value.faults
+    assert str(caught.value) == "frames 3: must be at least 4; latent 0: must be at least 2; nonsense: is not a setting"
+
+
+def test_presets_are_read_back_as_they_were():
+    for name in ("digits", "reference", "clips-64"):
+        assert RunConfig.model_validate(yaml.safe_load(preset(name).to_yaml())) == preset(name)
+
+
+def test_resuming_names_the_folder_that_was_given(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for folder in (tmp_path / "a" / "b", tmp_path / "a", tmp_path):
+        err = call("fastvgan.train", ["--resume", str(folder), "--dry-run"])[2]
+        assert err.startswith(f"error: --resume {folder}: it is neither a run folder") and "config.yaml" in err
+
+
+# What this machine has is not what is tested: it is told to be little.
+
+
+def test_a_step_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device=None: 2**28)
+    monkeypatch.chdir(tmp_path)
+    for flags, sentence in {
+        "--base-width 4096": "a model of --base-width 4096 and --latent 100 needs at least ",
+        "--base-width 2 --batch-size 100000": "a step on 100000 clips at once needs at least ",
+        "--base-width 2 --evaluate-clips 50000": "an evaluation by --evaluate-clips 50000 needs at least ",
+        "--base-width 2 --batch-size 8192 --wrong-conditions 4096": "a step on 8192 clips at once needs at least ",
+    }.items():
+        status, _, err = call("fastvgan.train", [*flags.split(), "--preset", "digits-conv3d"])
+        assert status == 2 and err.startswith(f"error: {sentence}") and err.count("\n") == 1
+        assert "of memory, and this machine has 256 MiB left; take " in err
+    assert not list(tmp_path.iterdir())
+    accumulated = ["--base-width", "2", "--batch-size", "8192", "--accumulate", "4096", "--wrong-conditions", "1"]
+    assert call("fastvgan.train", [*accumulated, "--preset", "clips", "--dry-run"])[0] == 0
+
+
+def test_clips_that_do_not_fit_are_refused_before_they_are_made(tmp_path, monkeypatch):
+    model = ModelConfig(family="recurrent", condition=(), base_width=2, latent=4)
+    export(build_generator(model).state_dict(), model, tmp_path / "x.safetensors")
+    generator = load(tmp_path / "x.safetensors")
+    monkeypatch.setattr(memory, "free_bytes", lambda device=None: 2**24)
+    with pytest.raises(UserError, match="4 clips of 10000 frames needs at least"):
+        generator.generate(n=4, frames=10_000)
+    assert generator.generate(n=1).shape == (1, 16, 16, 16, 3)
+    flags = ["--run", str(tmp_path / "x.safetensors"), "--out", str(tmp_path / "x.gif"), "--scale", "64", "--n", "2"]
+    assert "pixels needs at least" in call("fastvgan.generate", flags)[2]
+    assert "an evaluation by --clips 5000" in call("fastvgan.evaluate", [*flags[:2], "--clips", "5000"])[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_weights_are_counted_from_below_and_nearly(name, family):
+    model = PRESETS[name].model.model_copy(update={"family": family, "vocabulary": ("a",), "caption_length": 1})
+    model = model.model_copy(update={"condition": (), "base_width": 64})
+    for counted, network in zip(least_weights(model), build(model), strict=True):
+        there = sum(weight.numel() for weight in network.parameters())
+        assert 0.3 * there < counted <= there
+
+
+def test_a_container_has_what_its_group_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    before = memory.free_bytes()
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("50000\n")
+    assert memory.free_bytes() == pytest.approx(before, rel=0.2)
+    (tmp_path / "memory.max").write_text("100000\n")
+    assert memory.free_bytes() == 50000
+    (tmp_path / "memory.stat").write_text("anon 30000\ninactive_file 20000\n")
+    assert memory.free_bytes() == 70000
+
+
+def test_an_exported_file_that_asks_for_more_than_it_holds_is_refused_at_once(tmp_path):
+    model = ModelConfig(condition=(), base_width=2, latent=4)
+    export(
+        build_generator(model).state_dict(), model.model_copy(update={"base_width": 65536}), tmp_path / "x.safetensors"
+    )
+    with pytest.raises(UserError, match="does not fit this version of fastvgan"):
+        load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("fps", [0.01, 7, 8, 24, 30, 50])
+def test_a_gif_lasts_as_long_as_its_rate_says(tmp_path, fps):
+    frames = (255 * build_frames(12)).astype("uint8")
+    write_video(tmp_path / "x.gif", frames, fps)
+    with Image.open(tmp_path / "x.gif") as gif:
+        delays = []
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            delays.append(gif.info["duration"])
+    assert len(delays) == 12 and min(delays) >= 20
+    assert sum(delays) == pytest.approx(12_000 / fps, abs=10)
+
+
+def build_frames(count):
+    """Frames (T, 8, 8, 3) in [0, 1], no two alike."""
+    import numpy as np
+
+    return np.random.default_rng(0).random((count, 8, 8, 3))
+
+
+@pytest.mark.parametrize(("name", "fps"), [("x.gif", 51), ("x.gif", 0.001), ("x.mp4", float("inf")), ("x.mp4", 0)])
+def test_a_rate_that_no_viewer_shows_is_refused(tmp_path, name, fps):
+    with pytest.raises(UserError, match="frames a second; a .(gif|mp4) shows"):
+        write_video(tmp_path / name, (255 * build_frames(2)).astype("uint8"), fps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_dies_is_no_reader_that_went_away():
+    def main():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit, match="2"):
+        run_command(main)
+
+
+_PRINT = """
+import sys
+from fastvgan.command_line import run_command
+
+def main():
+    for _ in range(100000):
+        print("a \\udcff line")
+
+run_command(main)
+"""
+
+
+def test_a_reader_that_goes_away_is_no_fault_and_a_full_disk_is():
+    root = Path(__file__).resolve().parents[1]
+    program = [sys.executable, "-c", _PRINT]
+    process = subprocess.Popen(program, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"a \\udcff line\n"
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(program, cwd=root, stdout=full, stderr=subprocess.PIPE, timeout=60)
+        assert done.returncode == 2 and done.stderr == b"error: No space left on device\n"
+
+
+def test_no_refusal_imports_what_takes_seconds():
+    """A wrong flag is answered at once: torch, PyAV and TensorBoard are not there yet."""
+    root = Path(__file__).resolve().parents[1]
+    program = (
+        "import importlib, sys\n"
+        "for name in ('train', 'generate', 'evaluate', 'prepare', 'info', 'report', 'metrics.train_oracle'):\n"
+        "    module = importlib.import_module('fastvgan.' + name)\n"
+        "    try: module.main(['--nonsense'])\n"
+        "    except Exception as error: print(type(error).__name__)\n"
+        "print(*sorted({'torch', 'av', 'tensorboard', 'matplotlib', 'sklearn'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["UserError"] * 7 + [""], done.stderr
