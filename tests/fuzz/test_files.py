@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from odd import NAMES, changed, changed_bytes, fuzzed, odd_values
@@ -24,6 +25,7 @@ from fastvgan.errors import UserError
 from fastvgan.export import export
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.training import checkpoint
+from fastvgan.training.config import preset, read_config
 from fastvgan.training.step import AdversarialStep
 
 RECORD = {"path": "a/b.mp4", "kind": "video", "frames": 12, "height": 20, "width": 30, "codec": "h264", "fps": 8.0}
@@ -103,6 +105,27 @@ def test_captions_are_read_or_named_and_lead_nowhere_else(tmp_path_factory, fold
         assert not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
         said += (*texts, label or "")
     "".join(said).encode()  # nothing that could not be written down again
+
+
+CONFIG = preset("digits").model_dump(mode="json")
+texts_of_configurations = st.one_of(
+    changed(CONFIG).map(lambda values: yaml.safe_dump(values).encode("utf-8", "surrogatepass")),
+    changed_bytes(yaml.safe_dump(CONFIG).encode()),
+)
+
+
+@fuzzed(20)  # YAML is slow
+@given(data=texts_of_configurations)
+def test_a_configuration_is_read_or_named(folder, data):
+    path = folder / "config.yaml"
+    path.write_bytes(data)
+    try:
+        config = read_config(path)
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert read_config(path) == config
 
 
 MODEL = ModelConfig(condition=("text",), base_width=2, latent=4, vocabulary=("a", "cat"), caption_length=2)
