@@ -29,7 +29,8 @@ from part import Results, origin  # noqa: E402
 from text_table import aligned  # noqa: E402
 from variants import DTYPES  # noqa: E402
 
-from fastvgan.errors import UserError, run_command  # noqa: E402
+from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
 from fastvgan.files import check_writable  # noqa: E402
 from fastvgan_kernels import extension  # noqa: E402
 

@@ -69,7 +69,7 @@ def _told(name: str, value: Any, reason: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
+    text = ", ".join(map(str, value)) if value and isinstance(value, tuple) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

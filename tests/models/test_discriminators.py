@@ -136,9 +136,9 @@ def test_frames_of_any_size(size):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"discriminators": ()}, "discriminators names one or more, each once"),
-        ({"discriminators": ("clip", "clip")}, "discriminators names one or more, each once"),
-        ({"discriminators": ("sound",)}, "discriminators.0 should be 'clip', 'frame' or 'difference', not 'sound'"),
+        ({"discriminators": ()}, "discriminators (): names one or more, each once"),
+        ({"discriminators": ("clip", "clip")}, "discriminators clip, clip: names one or more, each once"),
+        ({"discriminators": ("sound",)}, "discriminators 'sound': expected one of clip, frame, difference"),
         ({"latent": 4, "motion_latent": 5}, "--motion-latent 5 is more than --latent 4 has"),
     ],
 )
