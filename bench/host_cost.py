@@ -82,6 +82,8 @@ def _patch(stack: ExitStack, JITFunction) -> None:
     stack.enter_context(mock.patch.object(tuning, "processors", lambda device: 132))
     stack.enter_context(mock.patch.object(tuning, "architecture", lambda device: 90))
     for implementations in choice._registry.values():
+        if "triton" not in implementations:
+            continue
         stack.enter_context(mock.patch.dict(implementations["triton"].__dict__, {"refusal": lambda x: None}))
 
 
