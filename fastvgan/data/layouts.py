@@ -1,9 +1,10 @@
 """Which clips a folder holds, in whichever of the usual layouts, and what is said of them.
 
 Video files, folders of pictures, zip files of pictures, pictures that move, strips of frames and tar files may lie side
-by side, in folders or not; a zip or tar file may also be given itself. Captions come from `captions.csv` or
-`captions.jsonl` in the folder, else from `clip.txt` beside `clip.mp4` (or beside the folder `clip`, `clip.zip`,
-`clip.png`); classes from those files, else from the first level of folders at which there are two or more with clips.
+by side, in folders or not; a zip or tar file may also be given itself. Captions come from tables in the folder or below
+it (`captions.csv`, `metadata.jsonl`: see `fastvgan.data.tables`), else from `clip.txt` beside `clip.mp4` (or beside the
+folder `clip`, `clip.zip`, `clip.png`); classes from those tables, else from the first level of folders at which there
+are two or more with clips.
 """
 
 import os
@@ -14,10 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from fastvgan.data import leftovers, names, pictures, zips
 from fastvgan.data.animations import is_animation, moves
-from fastvgan.data.annotations import SUFFIXES, captions_file, captions_of
+from fastvgan.data.annotations import SUFFIXES, captions_of, is_there
 from fastvgan.data.entry import Entry, Rejected, as_text, stays_within, unusable_name
 from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.splits import take_listed
+from fastvgan.data.tables import Table, is_table, read_tables, told_by
 from fastvgan.errors import UserError
 
 __all__ = ["Entry", "Layout", "Rejected", "scan"]
@@ -68,6 +70,7 @@ def scan(folder: Path, layout: Layout, without: Path | None = None) -> tuple[lis
         found.look_through(folder)
     else:
         found.look_at(file)
+        found.tables = [path for path in folder.iterdir() if is_table(path.name) and is_there(path, found.within)]
     entries, rejected = found.entries, found.rejected
     if not entries and file is not None:
         why = found.rejected[0].reason if found.rejected else "holds no clip"
@@ -82,14 +85,15 @@ def scan(folder: Path, layout: Layout, without: Path | None = None) -> tuple[lis
         entries, missing = take_listed(entries, layout.split_file, folder)
         rejected += missing
     known |= {item.name for item in rejected}
-    entries, missing = _with_captions(folder, entries, known, found.within)
+    tables, no_tables, passed_over = read_tables(folder, found.tables)
+    entries, missing = _with_captions(tables, entries, known, found.within)
     missing = missing if file is None else []  # the captions are those of all that lies beside the file
     counts = Counter(entry.media.kind for entry in entries)
     kinds = [f"{count} {_WORDS[kind][count > 1]}" for kind, count in sorted(counts.items())]
     remarks = [f"found {', '.join(kinds)}"] if set(counts) != {"video"} else []
     understood = {_beside(entry) for entry in entries} | ({layout.split_file} if layout.split_file else set())
-    texts = [path for path in found.texts if path not in understood]
-    remarks += leftovers.remarks(folder, found.passed_over, found.hidden, texts)
+    texts = [path for path in sorted([*found.texts, *no_tables]) if path not in understood]
+    remarks += passed_over + leftovers.remarks(folder, found.passed_over, found.hidden, texts)
     return entries, sorted(rejected + missing, key=lambda item: item.name), remarks
 
 
@@ -107,7 +111,7 @@ class _Found:
     """The clips found so far below a folder; `within` is what links must not lead out of, if there is anything.
 
     passed_over: folders whose names say that they hold no data. hidden: files that might have been clips. texts: files
-    of text, which captions may be in.
+    of text, which captions may be in. tables: files whose names are those of tables of captions.
     """
 
     def __init__(self, folder: Path, layout: Layout, without: Path | None):
@@ -116,6 +120,7 @@ class _Found:
         self.passed_over: list[str] = []
         self.hidden: list[str] = []
         self.texts: list[Path] = []
+        self.tables: list[Path] = []
         self.within = None if layout.follow_links else folder.resolve()
         self._folder, self._layout = folder, layout
         self._videos: set[Path] = set()  # their paths, without suffix
@@ -199,7 +204,9 @@ class _Found:
 
     def _take_unknown(self, path: Path) -> None:
         """Take a file whose suffix says nothing where it holds a video; otherwise it is named."""
-        if leftovers.is_text(path):
+        if is_table(path.name) and path.is_file():
+            self.tables.append(path)
+        elif leftovers.is_text(path):
             self.texts.append(path)
         elif self._layout.kind in ("auto", "videos"):
             reason = leftovers.why_unusable(path)
@@ -278,7 +285,7 @@ def _is_folder(item: os.DirEntry) -> bool:
 
 
 def _is_of_use(name: str) -> bool:
-    texts = {".txt", ".csv", ".jsonl"}
+    texts = {".txt", ".csv", ".tsv", ".jsonl"}
     return names.is_picture(name) or Path(name).suffix.lower() in SUFFIXES | {".zip", ".tar"} | texts
 
 
@@ -336,10 +343,12 @@ def _parents(entry: Entry) -> tuple[str, ...]:
 
 
 def _with_captions(
-    folder: Path, entries: list[Entry], known: set[str], within: Path | None
+    tables: list[Table], entries: list[Entry], known: set[str], within: Path | None
 ) -> tuple[list[Entry], list[Rejected]]:
-    """Entries with their captions, and those that the captions file names in vain; `known` are all that are there."""
-    told = captions_file(folder, within) or {}
+    """Entries with their captions, and those that tables name in vain; `known` are all that are there."""
+    # What follows the last dot of a folder's name is no suffix.
+    folders = {e.name for e in entries if e.media.kind == "frames" or (e.media.kind == "zip" and e.media.member)}
+    told, missing = told_by(tables, known, known - folders)
     clips_of = Counter(entry.media.path for entry in entries)
     result = []
     for entry in entries:
@@ -349,8 +358,7 @@ def _with_captions(
         if not captions and not entry.captions and own and not entry.media.span:
             captions = captions_of(_beside(entry), within)
         result.append(replace(entry, captions=captions or entry.captions, label=label or entry.label))
-    missing = [Rejected(name, "is named in the captions file but is not there") for name in told if name not in known]
-    return result, missing
+    return result, [Rejected(name, "is named in the captions file but is not there") for name in missing]
 
 
 def _beside(entry: Entry) -> Path:

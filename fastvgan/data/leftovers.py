@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastvgan.data import names
-from fastvgan.data.annotations import CAPTIONS_FILES, SUFFIXES
+from fastvgan.data.annotations import SUFFIXES
 from fastvgan.data.entry import as_text
 from fastvgan.files import UNFINISHED
 
@@ -62,7 +62,7 @@ def remarks(folder: Path, passed_over: Sequence[str], hidden: Sequence[str], tex
         said.append(f"passed over {_some(passed_over, 'folder')}: hidden, a bin or thumbnails by the name")
     if hidden:
         said.append(f"passed over {_some(hidden, 'file')}: hidden by the name")
-    known = {folder / name for name in (*CAPTIONS_FILES, *_OUR_FILES)}
+    known = {folder / name for name in _OUR_FILES}
     left = [as_text(os.path.relpath(path, folder)) for path in texts if path not in known]
     if left:
         said.append(f"passed over {_some(left, 'file')}: neither a clip nor the captions of one")

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from odd import NAMES, changed, changed_bytes, fuzzed, odd_values
 
 import fastvgan
-from fastvgan.data.annotations import captions_file, captions_of
+from fastvgan.data.annotations import captions_of
 from fastvgan.data.clips import items_of_manifest
 from fastvgan.data.manifest import read_manifest
+from fastvgan.data.tables import read_tables
 from fastvgan.errors import UserError
 from fastvgan.export import export
 from fastvgan.models import ModelConfig, build_generator
@@ -81,6 +82,9 @@ names = st.one_of(st.sampled_from(NAMES), st.text(max_size=20))
 captions = st.one_of(
     st.tuples(st.just("captions.jsonl"), st.builds(lambda lines: lines_of(*lines), changed(LINES))),
     st.tuples(st.just("captions.jsonl"), st.builds(lambda n: lines_of({**LINES[0], "file": n}), names)),
+    st.tuples(st.just("metadata.jsonl"), st.builds(lambda lines: lines_of(*lines), changed(LINES))),
+    st.tuples(st.just("metadata.csv"), changed_bytes(table(ROWS, ";"))),
+    st.tuples(st.just("metadata.tsv"), changed_bytes(table(ROWS, "\t").decode().encode("utf-16"))),
     st.tuples(st.just("captions.jsonl"), changed_bytes(lines_of(*LINES))),
     st.tuples(st.just("captions.csv"), st.builds(table, changed(ROWS), st.sampled_from(",;\t"))),
     st.tuples(st.just("captions.csv"), st.builds(lambda n: table([ROWS[0], [n, "x", "y"]], ","), names)),
@@ -93,16 +97,17 @@ captions = st.one_of(
 @given(file=captions)
 def test_captions_are_read_or_named_and_lead_nowhere_else(tmp_path_factory, folder, file):
     name, data = file
-    for other in folder.glob("c[al]*"):
+    for other in folder.glob("[cm][ael]*"):
         other.unlink()
     (folder / name).write_bytes(data)
     try:
         said = captions_of(folder / "clip.txt", folder.resolve())
-        found = captions_file(folder, folder.resolve()) or {}
+        tables = read_tables(folder, [folder / name] if name != "clip.txt" else [])[0]
     except UserError:
         return
-    for path, (texts, label) in found.items():
-        assert not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+    for paths, (texts, label) in [line for table in tables for line in table.items()]:
+        for path in map(PurePosixPath, paths):
+            assert not path.is_absolute() and ".." not in path.parts
         said += (*texts, label or "")
     "".join(said).encode()  # nothing that could not be written down again
 
