@@ -22,7 +22,7 @@ class Meter:
 
     def __init__(self, batch_size: int, step: AdversarialStep, parallel: Parallel):
         self._batch_size, self._step, self._parallel = batch_size, step, parallel
-        self.in_a_row = 0
+        self.in_a_row = self.left_out = 0
         self.reset()
 
     def reset(self) -> None:
@@ -50,6 +50,8 @@ class Meter:
     def values(self) -> dict[str, float]:
         """The means by name, and a new beginning; `in_a_row` is then how many of the last steps were not finite.
 
+        `left_out` is how many steps left an update out since this meter was made, or its user set it to zero.
+
         Of losses, probabilities and norms only finite values are counted, and a name without any is left out.
         `skipped` is how many steps left an update out; memory is this process's, or the most that was taken of its GPU.
         """
@@ -63,6 +65,7 @@ class Meter:
         self.in_a_row = int(max(d_row, g_row))
         means = {name: s / n for name, s, n in zip(names, sums, counts, strict=True) if n}
         means["skipped"] = sums[names.index("skipped")] / self._parallel.world_size
+        self.left_out += round(means["skipped"])
         seconds = time.perf_counter() - self._since - self._paused
         means |= {"lr_discriminator": d_rate, "lr_generator": g_rate}
         if updates[0].scaled:

@@ -35,6 +35,7 @@ from fastvgan.training.watchdog import DATA, STEP, Watchdog
 
 logger = logging.getLogger("fastvgan")
 
+_REMEDY = "lower --lr-generator and --lr-discriminator, take --precision fp32, or look at the data"
 _SLOWER = 0.5  # of the learning rates, what is left at each setback
 
 
@@ -162,9 +163,13 @@ class Trainer:
                     raise
                 finally:
                     clips.close()
-                if meter.in_a_row < training.max_skipped or stopped or self.done >= self.steps:
+                if stopped:
                     return stopped
+                if self.done >= self.steps and meter.in_a_row < self._most_in_a_row():
+                    self._check_share(meter.left_out)
+                    return None
                 self._go_back(meter.in_a_row)
+                meter.left_out = 0  # those steps are trained again
                 meter.reset()
 
     def _loop(self, clips, meter, bar, watchdog, profile) -> signal.Signals | None:
@@ -182,7 +187,7 @@ class Trainer:
             if self.done % training.log_every == 0 or self.done == self.steps:
                 with watchdog.watching(STEP):
                     self._log(meter.values(), bar)
-                if meter.in_a_row >= training.max_skipped:
+                if meter.in_a_row >= self._most_in_a_row():
                     return None
             if stop:
                 return signal.Signals(stop)
@@ -257,6 +262,30 @@ class Trainer:
         """Whether the last step left an update out for what no smaller loss scale mends: then nothing is saved."""
         return bool(torch.stack([self.step.d_update.in_a_row, self.step.g_update.in_a_row]).any())
 
+    def _most_in_a_row(self) -> int:
+        """Steps in a row that are not finite, at which the run goes back.
+
+        At the last step half of the run is enough too: few steps may never reach --max-skipped.
+        """
+        most = self.config.training.max_skipped
+        return min(most, (self.steps + 1) // 2) if self.done >= self.steps else most
+
+    def _check_share(self, left_out: int) -> None:
+        """Refuse to call a run trained of whose steps at least half, though not in a row, changed nothing.
+
+        Raises:
+            UserError: that is so.
+        """
+        # While a loss scale is found, updates are left out in a sound run.
+        if not left_out or self.step.g_update.scaled:
+            return
+        if 2 * left_out >= self.steps:
+            raise UserError(
+                f"{left_out} of {self.steps} steps had losses or gradients that are not finite and changed nothing; "
+                f"{_REMEDY}"
+            )
+        logger.warning("%d of %d steps were not finite and changed nothing", left_out, self.steps)
+
     def _go_back(self, in_a_row: int) -> None:
         """Return to the last good checkpoint with lower learning rates.
 
@@ -268,7 +297,7 @@ class Trainer:
             raise UserError(
                 f"losses or gradients are not finite, in {in_a_row} steps in a row up to step {self.done}"
                 + (f", and lower learning rates did not help {limit} times" if limit else "")
-                + "; lower --lr-generator and --lr-discriminator, take --precision fp32, or look at the data"
+                + f"; {_REMEDY}"
             )
         good, remarks = self.parallel.from_first(lambda: checkpoint.newest_good(self.folder / "checkpoints"))
         if good is None:

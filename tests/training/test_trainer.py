@@ -124,6 +124,33 @@ def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, 
     assert begin(tmp_path / "r", "auto").run() == 0
 
 
+@pytest.mark.parametrize(
+    ("steps", "log_every", "most", "bad"),
+    [
+        (15, 10, 10, lambda number: number >= 1),  # the last metrics line comes after the tenth bad step
+        (8, 100, 10, lambda number: number >= 1),  # fewer steps than --max-skipped
+        (2, 1, 10, lambda number: number == 1),
+        (1, 1, 10, lambda number: True),
+        (15, 4, 10, lambda number: number % 2 == 0),  # never two in a row
+        (9, 9, 3, lambda number: number >= 6),
+    ],
+)
+def test_a_run_whose_updates_were_left_out_does_not_end_as_trained(tmp_path, poison, steps, log_every, most, bad):
+    poison(bad)
+    trainer = begin(
+        tmp_path / "r", steps=steps, log_every=log_every, max_skipped=most, max_setbacks=1, checkpoint_every=100
+    )
+    with pytest.raises(UserError, match=r"not finite.*lower --lr-generator"):
+        trainer.run()
+    assert checkpoint.newest_good(tmp_path / "r" / "checkpoints") == (None, [])
+
+
+def test_a_few_steps_left_out_at_the_end_are_told(tmp_path, poison, caplog):
+    poison(lambda number: number in (3, 6, 7))
+    assert begin(tmp_path / "r", steps=8, checkpoint_every=100).run() == 0
+    assert "3 of 8 steps were not finite and changed nothing" in caplog.text
+
+
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
