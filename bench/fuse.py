@@ -62,14 +62,13 @@ def measure(path: Path, todo: Iterable[Cell]) -> int:
 
 def head() -> dict[str, Any]:
     """Where and of what a file is: the machine by its processor's name, never by its own."""
-    told = cpuinfo.get_cpu_info()
-    amx = "amx_bf16" in told.get("flags", ())
+    processor = cpuinfo.get_cpu_info()
     facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}
     return {
         **facts,
         "device": "cpu",
-        "cpu": told.get("brand_raw", "unknown"),
-        "amx": amx,
+        "cpu": processor.get("brand_raw", "unknown"),
+        "amx": "amx_bf16" in processor.get("flags", ()),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "extension": extension.facts().get("cpu_instruction_set"),
     }
@@ -91,14 +90,14 @@ def read(paths: Iterable[Path]) -> tuple[dict[str, Any], list[Row]]:
     for path in paths:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            told = {name: found[name] for name in _OF_ONE_RUN}
+            origin_of_file = {name: found[name] for name in _OF_ONE_RUN}
             rows |= {cell_of(row): row for row in found["rows"]}
         except OSError as error:
             raise UserError(f"there are no results in {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not what bench/fuse.py writes: {error!r}") from error
         first = first or found
-        if told != {name: first[name] for name in _OF_ONE_RUN}:
+        if origin_of_file != {name: first[name] for name in _OF_ONE_RUN}:
             raise UserError(f"{path} is of another machine, commit or version of PyTorch than the first file")
     return first, list(rows.values())
 
@@ -122,7 +121,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def table(rows: list[Row]) -> list[tuple[str, ...]]:
-    """A head, a line a network, and the geometric means."""
+    """A header, one line per network, and the geometric means."""
     found = ratios(rows)
     columns = sorted({column for of in found.values() for column in of}, key=_order)
     lines = [("", *(f"{direction}, {dtype}, {threads} thr." for direction, dtype, threads in columns))]

@@ -21,7 +21,7 @@ import tyro
 from pydantic.fields import FieldInfo
 
 from fastvgan.errors import UserError
-from fastvgan.settings import FaultySettings, Settings, joined
+from fastvgan.settings import FaultySettings, Settings, join_sentences
 
 _Command = TypeVar("_Command", bound=Settings)
 
@@ -125,7 +125,7 @@ def settings_from(command: type[_Command], given: Given, base: _Command | None =
     try:
         return command.model_validate(values)
     except FaultySettings as error:
-        raise UserError(joined(_sentence(given, *fault) for fault in error.faults)) from error
+        raise UserError(join_sentences(_sentence(given, *fault) for fault in error.faults)) from error
 
 
 def parse(command: type[_Command], prog: str, arguments: Sequence[str] | None = None) -> _Command:
@@ -211,27 +211,27 @@ def _flags(settings: type[Settings], path: tuple[str, ...] = ()) -> Iterator[Fla
 
 
 def _flag(path: tuple[str, ...], described: FieldInfo) -> Flag:
-    kinds = [_bare(described.annotation)]
+    kinds = [_without_annotation(described.annotation)]
     if get_origin(kinds[0]) in (Union, types.UnionType):
-        kinds = [_bare(kind) for kind in get_args(kinds[0])]
+        kinds = [_without_annotation(kind) for kind in get_args(kinds[0])]
     is_optional = type(None) in kinds
     (kind,) = (kind for kind in kinds if kind is not type(None))
     is_tuple, count, choices = get_origin(kind) is tuple, 1, {}
     if is_tuple:
         parts = get_args(kind)
-        kind, count = _bare(parts[0]), None if parts[-1] is Ellipsis else len(parts)
+        kind, count = _without_annotation(parts[0]), None if parts[-1] is Ellipsis else len(parts)
     if get_origin(kind) is Literal:
         choices = {str(value): value for value in get_args(kind)}
         kind = type(get_args(kind)[0])
     is_positional = tyro.conf.Positional in described.metadata
-    # Where a field cannot be called as its flag is, tyro is told so.
-    told = [part.name for part in described.metadata if type(part) is type(tyro.conf.arg()) and part.name]
-    name = (told or [path[-1]])[0]
+    # Some fields have another name than their flag, which they give to tyro.
+    names = [part.name for part in described.metadata if type(part) is type(tyro.conf.arg()) and part.name]
+    name = (names or [path[-1]])[0]
     name = name.upper() if is_positional else f"--{name.replace('_', '-')}"
     return Flag(name, path, kind, choices, count, is_tuple, is_optional, is_positional)
 
 
-def _bare(kind: Any) -> Any:
+def _without_annotation(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
@@ -242,14 +242,14 @@ def _take_flag(given: Given, known: dict[str, Flag], token: str, tokens: deque[s
     positive = known.get(f"--{name.removeprefix('--no-')}") if name.startswith("--no-") else None
     if flag is None and positive is not None and positive.kind is bool:
         if attached:
-            raise UserError(f"{_shown(token)}: {name} takes no value")
+            raise UserError(f"{_quote(token)}: {name} takes no value")
         given.values[positive.path] = False
         return positive
     if flag is None:
-        raise UserError(f"there is no flag {_shown(typed)}{_nearest(name, known)}; --help lists all flags")
+        raise UserError(f"there is no flag {_quote(typed)}{_nearest(name, known)}; --help lists all flags")
     if flag.kind is bool:
         if attached:
-            raise UserError(f"{_shown(token)}: {name} takes no value; its opposite is --no-{name[2:]}")
+            raise UserError(f"{_quote(token)}: {name} takes no value; its opposite is --no-{name[2:]}")
         given.values[flag.path] = True
         return flag
     _store(given, flag, [value] if attached else [], tokens)
@@ -263,9 +263,9 @@ def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> N
         values.append(tokens.popleft())
         if flag.is_optional and values == [_NONE]:
             break
-    typed = " ".join(_shown(value) for value in values)
+    typed = " ".join(_quote(value) for value in values)
     if not values:
-        follows = f", and {_shown(tokens[0])} is taken for a flag" if tokens else ""
+        follows = f", and {_quote(tokens[0])} is taken for a flag" if tokens else ""
         raise UserError(f"{flag.name}: expected {flag.expected}{follows or ', and nothing follows'}")
     given.typed[flag.path] = typed
     if flag.is_optional and values == [_NONE]:
@@ -273,31 +273,31 @@ def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> N
         return
     if flag.count is not None and len(values) < flag.count:
         raise UserError(f"{flag.name} {typed}: expected {flag.expected}")
-    made = tuple(_converted(flag, value) for value in values)
+    made = tuple(_convert(flag, value) for value in values)
     given.values[flag.path] = made if flag.is_tuple else made[0]
 
 
 def _take_place(given: Given, places: deque[Flag], token: str, before: Flag | None) -> None:
     if places:
         flag = places.popleft()
-        given.typed[flag.path] = _shown(token)
-        given.values[flag.path] = _converted(flag, token)
+        given.typed[flag.path] = _quote(token)
+        given.values[flag.path] = _convert(flag, token)
         return
     known = {flag.name: flag for flag in given.flags if not flag.is_positional}
     if before is not None and before.kind is bool:
         raise UserError(
-            f"{before.name} {_shown(token)}: {before.name} takes no value; its opposite is --no-{before.name[2:]}"
+            f"{before.name} {_quote(token)}: {before.name} takes no value; its opposite is --no-{before.name[2:]}"
         )
     if before is not None:
         quotes = "; put quotes around one with blanks" if before.kind in (str, Path) else ""
-        typed = f"{given.typed[before.path]} {_shown(token)}"
+        typed = f"{given.typed[before.path]} {_quote(token)}"
         raise UserError(f"{before.name} {typed}: expected {before.expected} only{quotes}")
     near = _nearest(f"--{token.partition('=')[0].replace('_', '-')}", known)
-    raise UserError(f"{_shown(token)} belongs to no flag{near}; --help lists all flags")
+    raise UserError(f"{_quote(token)} belongs to no flag{near}; --help lists all flags")
 
 
-def _converted(flag: Flag, text: str) -> Any:
-    told = f"{flag.name} {_shown(text)}"
+def _convert(flag: Flag, text: str) -> Any:
+    told = f"{flag.name} {_quote(text)}"
     if flag.choices:
         if text not in flag.choices:
             raise UserError(f"{told}: expected {flag.expected}")
@@ -321,8 +321,8 @@ def _sentence(given: Given, name: str, value: Any, reason: str) -> str:
     """What is wrong with a field, said of its flag."""
     flag = next((flag for flag in given.flags if flag.path[-1] == name), None)
     if flag is None:
-        return f"{name}{'' if value is None else f' {_shown(value)}'}: {reason}"
-    return f"{flag.name} {given.typed.get(flag.path) or _shown(value)}: {reason}"
+        return f"{name}{'' if value is None else f' {_quote(value)}'}: {reason}"
+    return f"{flag.name} {given.typed.get(flag.path) or _quote(value)}: {reason}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -332,7 +332,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {bare[found[0]]}?)" if found else ""
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     """A value as typed, in quotes where it is empty or holds blanks or letters that do not print, and not too long."""
     text = str(value)
     if len(text) > _SHOWN:

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fastvgan.tracing import TraceableLayer, wants_stock
-from fastvgan_kernels import conv_down, conv_up
+from fastvgan_kernels import choice, conv_down, conv_up
 from fastvgan_kernels.conv.direct import recall
 from fastvgan_kernels.fused_conv import Geometry
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Sizes = int | tuple[int, ...]  # one integer, or one for each spatial dimension
 
 
 class Convolution(TraceableLayer):
@@ -27,6 +29,27 @@ class Convolution(TraceableLayer):
     padding_mode: PaddingMode
     _reversed_padding_repeated_twice: list[int]
     impl: str
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        impl: str = "auto",
+    ):
+        choice.check_name(impl)
+        sizes = kernel_size, stride, padding, dilation
+        super().__init__(in_channels, out_channels, *sizes, groups, bias, padding_mode, device, dtype)
+        self.impl = impl
 
     def forward(self, input: Tensor) -> Tensor:
         y = self.recalled(input)
@@ -80,6 +103,28 @@ class TransposedConvolution(TraceableLayer):
     groups: int
     _output_padding: Any  # its method
     impl: str
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Sizes = 1,
+        padding_mode: PaddingMode = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        impl: str = "auto",
+    ):
+        choice.check_name(impl)
+        sizes = kernel_size, stride, padding, output_padding
+        super().__init__(in_channels, out_channels, *sizes, groups, bias, dilation, padding_mode, device, dtype)
+        self.impl = impl
 
     def geometry(self) -> Geometry:
         """What fused_conv wants to know."""

@@ -73,38 +73,6 @@ class Conv3d(Convolution, nn.Conv3d):
     Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes | str = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-        *,
-        impl: str = "auto",
-    ):
-        choice.check_name(impl)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self.impl = impl
-
 
 class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
     """torch.nn.ConvTranspose3d on `conv_up`: the same arguments, state_dict and results.
@@ -112,40 +80,6 @@ class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
     Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels. `output_size` chooses among the sizes
     that a stride allows.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes = 0,
-        output_padding: Sizes = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Sizes = 1,
-        padding_mode: PaddingMode = "zeros",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-        *,
-        impl: str = "auto",
-    ):
-        choice.check_name(impl)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self.impl = impl
 
 
 class BatchNormAct(TraceableLayer):

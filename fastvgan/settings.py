@@ -24,7 +24,7 @@ class FaultySettings(UserError):
     """
 
     def __init__(self, faults: list[tuple[str, Any, str]]):
-        super().__init__(joined(_told(*fault) for fault in faults))
+        super().__init__(join_sentences(_sentence(*fault) for fault in faults))
         self.faults = faults
 
     def __reduce__(self):
@@ -55,20 +55,20 @@ class Settings(BaseModel):
             raise FaultySettings([_fault(item, cls.model_fields) for item in error.errors()]) from error
 
 
-def joined(sentences: Iterable[str]) -> str:
+def join_sentences(sentences: Iterable[str]) -> str:
     """Sentences as one: each once, and of many the first three."""
     once = list(dict.fromkeys(sentences))
     more = [f"and {len(once) - _FIRST} more"] if len(once) > _FIRST else []
     return "; ".join(once[:_FIRST] + more)
 
 
-def _told(name: str, value: Any, reason: str) -> str:
+def _sentence(name: str, value: Any, reason: str) -> str:
     if not name:
         return reason
-    return f"{name}: {reason}" if value is None else f"{name} {_short(value)}: {reason}"
+    return f"{name}: {reason}" if value is None else f"{name} {_shorten(value)}: {reason}"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = ", ".join(map(str, value)) if value and isinstance(value, tuple) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 

@@ -25,7 +25,7 @@ class _Entry:
             self.copy = rows.movedim(-1, innermost)
 
 
-entries_in_use: dict[int, _Entry] = {}
+_in_use: dict[int, _Entry] = {}
 
 
 class WeightCopies:
@@ -46,13 +46,13 @@ class WeightCopies:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Within it convolutions take the copies."""
-        before = dict(entries_in_use)
-        entries_in_use.update((id(entry.weight), entry) for entry in self._entries)
+        before = dict(_in_use)
+        _in_use.update((id(entry.weight), entry) for entry in self._entries)
         try:
             yield
         finally:
-            entries_in_use.clear()
-            entries_in_use.update(before)
+            _in_use.clear()
+            _in_use.update(before)
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def refresh(*sets: WeightCopies) -> None:
 
 def are_in_use() -> bool:
     """Whether any copies are."""
-    return bool(entries_in_use)
+    return bool(_in_use)
 
 
 def to_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -86,7 +86,7 @@ def to_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The weight's copy in that dtype, if one is in use and up to date, or the weight itself as it is."""
-    entry = entries_in_use.get(id(weight))
+    entry = _in_use.get(id(weight))
     if entry is None or entry.weight is not weight or entry.version != weight._version or entry.copy.dtype != dtype:
         return weight
     return entry.copy

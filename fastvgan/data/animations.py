@@ -60,7 +60,7 @@ def moves(file: BinaryIO) -> bool:
 def probe(media: Media, tolerant: bool = False) -> Probe:
     """See `fastvgan.data.media.probe`; `tolerant` takes the frames before damage."""
     size, lasts = None, []
-    image = _opened(media)
+    image = _open(media)
     codec = "apng" if image.format == "PNG" else image.format.lower()
     if image.format == "PNG" and not tolerant:
         _check_sums(media)
@@ -83,7 +83,7 @@ def read_frames(
 ) -> np.ndarray:
     """See `fastvgan.data.media.read_frames`; each frame is drawn over the ones before it, so that all are decoded."""
     wanted, scaled = frozenset(indices), {}
-    for number, page in enumerate(_pages(_opened(media))):
+    for number, page in enumerate(_pages(_open(media))):
         if (found.height, found.width) != (page.image.height, page.image.width):
             raise BadVideo(f"has changed: frame {number} is {page.image.width}x{page.image.height} now")
         if number in wanted:
@@ -100,7 +100,7 @@ def walk(
 ) -> Iterator[tuple[float | None, np.ndarray]]:
     """See `fastvgan.data.media.walk`."""
     time = 0.0
-    for page in _pages(_opened(media)):
+    for page in _pages(_open(media)):
         yield (time / 1000 if page.lasts else None), pixels(plain(page.image, channels), height, width)
         time += page.lasts
 
@@ -139,7 +139,7 @@ def _has_pages(file: BinaryIO, order: str, is_big: bool) -> bool:
     return False
 
 
-def _opened(media: Media) -> Image.Image:
+def _open(media: Media) -> Image.Image:
     path = Path(media.path)
     try:
         if media.member:
@@ -165,7 +165,7 @@ def _opened(media: Media) -> Image.Image:
 
 def _check_sums(media: Media) -> None:
     """Look at a PNG file's checksums, which decoding passes over."""
-    image = _opened(media)
+    image = _open(media)
     try:
         image.verify()
     except Exception as error:  # as above

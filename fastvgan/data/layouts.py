@@ -19,7 +19,7 @@ from fastvgan.data.annotations import SUFFIXES, captions_of, is_there
 from fastvgan.data.entry import Entry, Rejected, as_text, stays_within, unusable_name
 from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.splits import take_listed
-from fastvgan.data.tables import Table, is_table, read_tables, told_by
+from fastvgan.data.tables import Table, is_table, read_tables, said_of_clips
 from fastvgan.errors import UserError
 
 __all__ = ["Entry", "Layout", "Rejected", "scan"]
@@ -348,7 +348,7 @@ def _with_captions(
     """Entries with their captions, and those that tables name in vain; `known` are all that are there."""
     # What follows the last dot of a folder's name is no suffix.
     folders = {e.name for e in entries if e.media.kind == "frames" or (e.media.kind == "zip" and e.media.member)}
-    told, missing = told_by(tables, known, known - folders)
+    told, missing = said_of_clips(tables, known, known - folders)
     clips_of = Counter(entry.media.path for entry in entries)
     result = []
     for entry in entries:

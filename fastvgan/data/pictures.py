@@ -93,7 +93,7 @@ def zip_folders(path: Path) -> dict[str, int]:
     Raises:
         BadVideo: it cannot be read or is no zip file.
     """
-    return {folder: len(members) for folder, members in sorted(zips.opened(path).folders.items())}
+    return {folder: len(members) for folder, members in sorted(zips.open_archive(path).folders.items())}
 
 
 def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, int, int]:
@@ -158,7 +158,7 @@ def _is_taken(entry: os.DirEntry, within: Path | None) -> bool:
 
 
 def _pictures_of_zip(media: Media) -> _Pictures:
-    archive = zips.opened(Path(media.path))
+    archive = zips.open_archive(Path(media.path))
     members = archive.folders.get(media.member, [])
     names = [member.filename.replace("\\", "/").rsplit("/", 1)[-1] for member in members]
     return _Pictures(names, lambda number: _member_bytes(archive, members[number]))

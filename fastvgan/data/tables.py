@@ -78,7 +78,7 @@ def read_tables(root: Path, paths: Iterable[Path]) -> tuple[list[Table], list[Pa
     return tables, no_tables, remarks
 
 
-def told_by(tables: Iterable[Table], known: set[str], files: set[str]) -> tuple[dict[str, Said], list[str]]:
+def said_of_clips(tables: Iterable[Table], known: set[str], files: set[str]) -> tuple[dict[str, Said], list[str]]:
     """What tables say by the clip's name, the last one that speaks of it counting, and names that are not there.
 
     Args:

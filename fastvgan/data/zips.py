@@ -31,7 +31,7 @@ class Archive(NamedTuple):
     members: dict[str, zipfile.ZipInfo]
 
 
-def opened(path: Path) -> Archive:
+def open_archive(path: Path) -> Archive:
     """A zip file, its directory read.
 
     Raises:
@@ -52,18 +52,18 @@ def videos_in(path: Path) -> list[str]:
     """The names of the video files in a zip file, by their suffixes, in order.
 
     Raises:
-        BadVideo: as of `opened`.
+        BadVideo: as of `open_archive`.
     """
-    return in_order(name for name in opened(path).members if os.path.splitext(name)[1].lower() in SUFFIXES)
+    return in_order(name for name in open_archive(path).members if os.path.splitext(name)[1].lower() in SUFFIXES)
 
 
 def pictures_in(path: Path, folder: str) -> list[str]:
     """The names of the pictures that a folder of a zip file holds, below the zip file's root, in order.
 
     Raises:
-        BadVideo: as of `opened`.
+        BadVideo: as of `open_archive`.
     """
-    return [name_of(member) for member in opened(path).folders[folder]]
+    return [name_of(member) for member in open_archive(path).folders[folder]]
 
 
 def read_member(path: Path, name: str) -> bytes:
@@ -72,7 +72,7 @@ def read_member(path: Path, name: str) -> bytes:
     Raises:
         BadVideo: it is not there, cannot be unpacked, or is too large.
     """
-    archive = opened(path)
+    archive = open_archive(path)
     if name not in archive.members:
         raise BadVideo(f"has changed: there is no {name} in it any more")
     try:
@@ -88,7 +88,7 @@ def captions_beside(path: Path, name: str) -> tuple[str, ...]:
         BadVideo: there is such a text, and it cannot be read.
     """
     text = f"{os.path.splitext(name)[0]}.txt"
-    archive = opened(path)
+    archive = open_archive(path)
     if text not in archive.members:
         return ()
     try:

@@ -15,8 +15,7 @@ from torch import _C
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-from .. import choice, layout, weight_copies
-from ..guards import same_kind_as
+from .. import choice, guards, layout, weight_copies
 from ..measured.capture import are_launches_captured
 from ..measured.on_gpu import is_worth_a_launch
 from . import reference, sizes, stock_faults
@@ -31,9 +30,7 @@ _dispatches, _transforms, _casts = (
     _C._are_functorch_transforms_active,
     _C._is_any_autocast_enabled,
 )
-_records_graph, _copies = _C._get_tracing_state, weight_copies.entries_in_use
 
-_RECALLED = 4  # kinds of call for each weight
 # Of one, two and three dimensions: of a convolution, and of a transposed one.
 _FUNCTIONS = (
     (functional.conv1d, functional.conv2d, functional.conv3d),
@@ -44,13 +41,15 @@ _FUNCTIONS = (
 class _Stock(NamedTuple):
     """What is called in stock PyTorch: the function, and its arguments behind x, weight and bias.
 
-    cast: autocast's dtype, to which the function casts what it is given, or None.
+    cast: autocast's dtype, to which the function casts what it is given, or None. is_always_right: whether it may be
+    called whenever it is found, which neither on a GPU nor under autocast it may.
     """
 
     call: Callable[..., torch.Tensor]
     rest: tuple
     cast: torch.dtype | None
     is_cuda: bool
+    is_always_right: bool
 
 
 def recall(x, weight, bias, geometry: tuple) -> torch.Tensor | None:
@@ -62,17 +61,24 @@ def recall(x, weight, bias, geometry: tuple) -> torch.Tensor | None:
         x, weight, bias: as conv_up and conv_down take them.
         geometry: whether it is conv_up; stride, padding, output_padding (0 for conv_down), dilation and groups.
     """
-    if _is_traced() or forward_ad._current_level >= 0 or _records_graph() is not None or not _is_undirected():
+    if not guards.may_recall():
         return None
-    for is_like, known, recorded, stock in _decisions.get(id(weight), ()):
-        if known == geometry and recorded is _records() and is_like(x, weight):
-            call, rest, cast, is_cuda = stock
-            if cast is not None and (_copies or torch.get_autocast_dtype("cuda" if is_cuda else "cpu") is not cast):
-                continue
-            if is_cuda and are_launches_captured():
-                return None
-            return call(x, weight, bias, *rest)
-    return None
+    try:
+        stock = guards.recall((id(weight), geometry, _records()), x, weight)
+    except TypeError:  # lists, which cannot be looked up
+        return None
+    if stock is None or not (stock.is_always_right or _is_right_now(stock)):
+        return None
+    return stock.call(x, weight, bias, *stock.rest)
+
+
+def _is_right_now(stock: "_Stock") -> bool:
+    """Whether a call that was decided on for a GPU or under autocast is right at this moment."""
+    # In a capture launches cost nothing, and gradients of gradients by our operations are faster.
+    if are_launches_captured():
+        return False
+    device = "cuda" if stock.is_cuda else "cpu"
+    return stock.cast is None or (torch.get_autocast_dtype(device) is stock.cast and not weight_copies.are_in_use())
 
 
 def convolution(transposed, x, weight, bias, stride, padding, output_padding, dilation, groups) -> torch.Tensor | None:
@@ -124,24 +130,12 @@ def convolution(transposed, x, weight, bias, stride, padding, output_padding, di
         stock = _decide(key, x, weight, bias)
     if not stock:
         return None
-    if (cast is not None or stock.is_cuda) and are_launches_captured():
-        return None  # launches cost nothing there, and gradients of gradients by our operations are faster
-    if cast is not None and weight_copies.are_in_use():
+    if not (stock.is_always_right or _is_right_now(stock)):
         return None
-    _keep(x, weight, (transposed, stride, padding, output_padding, dilation, groups), recorded, stock)
+    known = id(weight), (transposed, stride, padding, output_padding, dilation, groups), recorded
+    if guards.recall(known, x, weight) is not stock:
+        guards.remember(known, stock, x, weight)
     return stock.call(x, weight, bias, *stock.rest)
-
-
-def _keep(x: torch.Tensor, weight: torch.Tensor, geometry: tuple, recorded: bool, stock: _Stock) -> None:
-    """Have `recall` find this, in place of the oldest of the weight's kinds of call if there are many.
-
-    It is found by the weight's address, which another tensor may have later: only where it is like this one.
-    """
-    before = _decisions.get(id(weight), ())
-    if not any(kind[1:3] == (geometry, recorded) and kind[0](x, weight) for kind in before):
-        is_like = same_kind_as(x, weight)
-        if is_like is not None:
-            choice.remember(id(weight), ((is_like, geometry, recorded, stock), *before[: _RECALLED - 1]))
 
 
 def _autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
@@ -171,7 +165,9 @@ def _decide(key: tuple, x, weight, bias) -> _Stock | bool:
         # By the function that autocast knows, which casts what it is given and keeps the weight's copy.
         stride, padding, extra, dilation = geometry
         rest = (stride, padding, extra, groups, dilation) if transposed else (stride, padding, dilation, groups)
-        stock = stock._replace(call=_FUNCTIONS[transposed][len(stride) - 1], rest=rest, cast=cast)
+        stock = stock._replace(
+            call=_FUNCTIONS[transposed][len(stride) - 1], rest=rest, cast=cast, is_always_right=False
+        )
     return choice.remember(key, stock)
 
 
@@ -191,16 +187,17 @@ def _stock(transposed, x, weight, geometry, groups, for_x, for_weight, recorded)
     problem = math.prod(kernel), large.shape[1] // groups, small.shape[1], small.numel() // small.shape[1]
     if x.is_cuda and recorded and is_worth_a_launch(*problem):
         return False  # the host is ahead of the GPU anyway, and gradients of gradients by our operations are faster
-    asked = [forward]
-    if for_x:
+    asked, is_one_enough = [forward], is_one_backward_faster(transposed, x, outputs // groups, groups)
+    if for_x and not (is_one_enough and groups > 1):
         asked.append(_data_gradient(transposed, y, weight, x.shape[2:], *rest, groups))
-    if for_weight and not is_one_backward_faster(transposed, x, outputs // groups):
+    if for_weight and not is_one_enough:
         asked.append(("conv_weight_grad", large, small, kernel, *rest, groups))
     if any(choice.pick(operation, "auto", *arguments) is not reference for operation, *arguments in asked):
         return False
     if not _is_trusted(transposed, large, small, weight, geometry, recorded):
         return False
-    return _Stock(torch.convolution, (stride, padding, dilation, transposed, extra, groups), None, x.is_cuda)
+    rest = stride, padding, dilation, transposed, extra, groups
+    return _Stock(torch.convolution, rest, None, x.is_cuda, not x.is_cuda)
 
 
 def _data_gradient(transposed, dy, weight, size, stride, padding, dilation, groups) -> tuple:

@@ -287,7 +287,7 @@ def _backward(ctx, dy, *_):
     if needed.weight:
         loaded = x
         if m is not None:  # not kept: to compute it again costs less than to hold it
-            loaded = _norm_act(x, w, b, m, v, *into, impl)[0]
+            loaded = _norm_act(x, w, b, m, v, *into, impl, None)[0]
         if wants_data:
             dx, grads["weight"] = _both_gradients(loaded, dy, weight, geometry, impl)
         else:

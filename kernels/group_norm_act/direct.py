@@ -7,17 +7,12 @@ import math
 
 import torch
 from torch import _C
-from torch.autograd import forward_ad
 
-from .. import choice, layout
-from ..guards import same_kind_as
+from .. import choice, guards, layout
 from ..measured.capture import are_launches_captured
 from ..norm_act.direct import activate_result
 from . import reference
 
-# Looked up once: these checks are most of what a call costs.
-_decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
-_RECALLED = 4  # kinds of input for each norm
 # Values up to which stock PyTorch is as fast or faster, with a gradient and without one: one thread with AVX-512.
 _CONTIGUOUS = {"float32": (1 << 18, 1 << 18), "half": (1 << 17, 1 << 16)}
 _CHANNELS_LAST = {"float32": (1 << 16, 1 << 18), "half": (1 << 14, 1 << 16)}
@@ -55,12 +50,14 @@ def _limit(x, groups: int, activation: str) -> float:
 
 def serves(x, groups, weight, bias, activation: str) -> bool | None:
     """Whether `group_norm_act` below is to be called, or None where `decide` has to be asked."""
-    if _is_traced() or forward_ad._current_level >= 0 or not _is_undirected():
+    if not guards.may_recall():
         return False
-    for is_like, stock in _decisions.get(("group", id(weight), id(bias), groups, activation), ()):
-        if is_like(x, *_given(weight, bias)):
-            return stock and not (x.is_cuda and are_launches_captured())
-    return None
+    stock = guards.recall(_key(groups, weight, bias, activation), x, *_given(weight, bias))
+    return stock and not (x.is_cuda and are_launches_captured())
+
+
+def _key(groups: int, weight, bias, activation: str) -> tuple:
+    return "group", id(weight), id(bias), groups, activation
 
 
 def decide(x, groups, weight, bias, activation: str) -> bool:
@@ -75,11 +72,7 @@ def decide(x, groups, weight, bias, activation: str) -> bool:
     ):
         return False
     stock = _is_taken(*tensors) and choice.pick("group_norm_act", "auto", x, groups, activation) is reference
-    # The parameters are found by their addresses, which others may have later: only where they are like these.
-    is_like = same_kind_as(*tensors)
-    if is_like is not None:
-        key = "group", id(weight), id(bias), groups, activation
-        choice.remember(key, ((is_like, stock), *_decisions.get(key, ())[: _RECALLED - 1]))
+    guards.remember(_key(groups, weight, bias, activation), stock, *tensors)
     return stock
 
 

@@ -9,7 +9,7 @@ from . import compiled, direct, reference
 from .following import update_running
 from .parameters import as_parameters
 from .reference import ACTIVATIONS, statistics_dtype
-from .with_residual import check_residual, norm_act_with_residual
+from .with_residual import check_residual, norm_act_residual_backward
 
 
 class _Compiled:
@@ -104,18 +104,16 @@ def norm_act(
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
     if not training and running_mean is None:
         raise ValueError("norm_act needs running_mean and running_var when it is not training")
-    if residual is not None:
-        return norm_act_with_residual(x, residual, *given[1:], *rest, impl)
-    if training:
-        how = eps, activation, negative_slope, impl
-        if running_mean is None or count == 0:
-            return _norm_act(x, weight, bias, None, None, True, *how)[0]
-        if not (is_transformed() or wants_stock()):
-            return _norm_act_tracked(x, weight, bias, running_mean, running_var, momentum, *how)[0]
-        y, mean, var = _norm_act(x, weight, bias, None, None, True, *how)
-        update_running(running_mean, running_var, mean, var, momentum, count)
-        return y
-    return _norm_act(x, weight, bias, running_mean, running_var, False, eps, activation, negative_slope, impl)[0]
+    how = eps, activation, negative_slope, impl, residual
+    if not training:
+        return _norm_act(x, weight, bias, running_mean, running_var, False, *how)[0]
+    if running_mean is None or count == 0:
+        return _norm_act(x, weight, bias, None, None, True, *how)[0]
+    if not (is_transformed() or wants_stock()):
+        return _norm_act_tracked(x, weight, bias, running_mean, running_var, momentum, *how)[0]
+    y, mean, var = _norm_act(x, weight, bias, None, None, True, *how)
+    update_running(running_mean, running_var, mean, var, momentum, count)
+    return y
 
 
 def _count(x: torch.Tensor) -> int:
@@ -126,7 +124,7 @@ def _count(x: torch.Tensor) -> int:
 def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
     """norm_act by a fused_conv.Norm, whose statistics are known already, the batch's own ones included."""
     mean, var, weight, bias, training, eps, activation, slope = norm[:8]
-    return _norm_act(x, weight, bias, mean, var, training, eps, activation, slope, impl)[0]
+    return _norm_act(x, weight, bias, mean, var, training, eps, activation, slope, impl, None)[0]
 
 
 def check_arguments(x, activation, impl, **vectors):
@@ -156,15 +154,20 @@ def check_arguments(x, activation, impl, **vectors):
             raise ValueError(f"{name} is on {vector.device} but x on {x.device}")
 
 
-def _kernel(x, weight, bias, mean, var, training, eps, activation, slope, impl):
+def _kernel(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
     memory_format = layout.format_of(x)
     x = x.contiguous(memory_format=memory_format)
-    functions = choice.pick("norm_act", impl, x)
-    y, batch_mean, batch_var = functions.norm_act(x, weight, bias, mean, var, eps, activation, slope)
+    functions, how = choice.pick("norm_act", impl, x), (weight, bias, mean, var, eps, activation, slope)
+    if residual is None:
+        y, batch_mean, batch_var = functions.norm_act(x, *how)
+    else:
+        y, batch_mean, batch_var = functions.norm_act_residual(
+            x, residual.contiguous(memory_format=memory_format), *how
+        )
     return layout.in_format(y, memory_format), batch_mean, batch_var
 
 
-def _fake(x, weight, bias, mean, var, training, eps, activation, slope, impl):
+def _fake(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
     size, dtype = x.shape[1] if mean is None else 0, statistics_dtype(x)
     y = layout.empty(x.shape, x, layout.format_of(x))
     return y, x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
@@ -193,7 +196,7 @@ def _backward_composite(dy, x, weight, bias, mean, var, training, eps, activatio
 
 _norm_act = define(
     "norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, bool training, float eps, "
-    "str activation, float slope, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    "str activation, float slope, str impl, Tensor? residual) -> (Tensor y, Tensor mean, Tensor var)",
     _kernel,
     _fake,
 )
@@ -206,19 +209,24 @@ _norm_act_backward = define(
 
 
 def _save(ctx, args, outputs):
-    x, weight, bias, mean, var, ctx.training, *ctx.rest = args
+    x, weight, bias, mean, var, ctx.training, *ctx.rest, residual = args
     ctx.mark_non_differentiable(outputs[1], outputs[2])
-    ctx.save_for_backward(x, weight, bias, *(outputs[1:] if mean is None else (mean, var)))
+    ctx.save_for_backward(x, residual, weight, bias, *(outputs[1:] if mean is None else (mean, var)))
 
 
 def _backward(ctx, dy, _mean, _var):
-    grads = _norm_act_backward(dy, *ctx.saved_tensors, ctx.training, *ctx.rest)
-    wanted = (grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False))
-    return *wanted, *[None] * 7
+    x, residual, *vectors = ctx.saved_tensors
+    how, d_residual = (ctx.training, *ctx.rest), None
+    if residual is None:
+        dx, dweight, dbias = _norm_act_backward(dy, x, *vectors, *how)
+    else:
+        dx, d_residual, dweight, dbias = norm_act_residual_backward(dy, x, residual, *vectors, *how)
+    grads = dx, dweight, dbias, *[None] * 7, d_residual
+    return tuple(grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=True))
 
 
-def _stock(x, weight, bias, mean, var, training, eps, activation, slope, impl):
-    return reference.stock(x, weight, bias, mean, var, training, eps, activation, slope)
+def _stock(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
+    return reference.stock(x, weight, bias, mean, var, training, eps, activation, slope, residual)
 
 
 differentiable(_norm_act, _save, _backward, stock=_stock)
@@ -226,19 +234,20 @@ differentiable(_norm_act, _save, _backward, stock=_stock)
 
 # Running statistics are updated within the operation, before autograd saves anything: torch.utils.checkpoint without
 # reentry stops recomputing at the last tensor saved, and torch's batch norm has updated its own by then.
-def _tracked_kernel(x, weight, bias, running_mean, running_var, momentum, eps, activation, slope, impl):
-    y, mean, var = _kernel(x, weight, bias, None, None, True, eps, activation, slope, impl)
+def _tracked_kernel(x, weight, bias, running_mean, running_var, momentum, *how):
+    y, mean, var = _kernel(x, weight, bias, None, None, True, *how)
     update_running(running_mean, running_var, mean, var, momentum, x.numel() // x.shape[1])
     return y, mean, var
 
 
-def _tracked_fake(x, weight, bias, running_mean, running_var, momentum, eps, activation, slope, impl):
-    return _fake(x, weight, bias, None, None, True, eps, activation, slope, impl)
+def _tracked_fake(x, weight, bias, running_mean, running_var, momentum, *how):
+    return _fake(x, weight, bias, None, None, True, *how)
 
 
 _norm_act_tracked = define(
     "norm_act_tracked(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!) running_mean, Tensor(b!) running_var, "
-    "float momentum, float eps, str activation, float slope, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    "float momentum, float eps, str activation, float slope, str impl, Tensor? residual) "
+    "-> (Tensor y, Tensor mean, Tensor var)",
     _tracked_kernel,
     _tracked_fake,
 )

@@ -1,22 +1,18 @@
 """Norms that auto leaves to stock PyTorch: its batch_norm and activation, which autograd records.
 
-An operation of ours costs the host some 40 µs forward and 150 µs with backward, more than a small norm takes. What was
-decided is remembered for these parameters and an input like the one that was given.
+In a loop of nothing else an operation of ours costs the host 40 µs forward and 150 µs with backward; in a network, with
+its code out of the caches, two to four times as much. A small norm takes less. What was decided is remembered for these
+parameters and an input like the one that was given.
 """
 
 import torch
 from torch import _C
-from torch.autograd import forward_ad
 
-from .. import choice, layout
-from ..guards import same_kind_as
+from .. import choice, guards, layout
 from ..measured.capture import are_launches_captured
 from . import reference
 
-# Looked up once: these checks are most of what a call costs.
-_decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
-_records, _records_graph, _cudnn = torch.is_grad_enabled, _C._get_tracing_state, _C._get_cudnn_enabled
-_RECALLED = 4  # kinds of input for each norm
+_records, _cudnn = torch.is_grad_enabled, _C._get_cudnn_enabled  # looked up once
 # Values up to which stock PyTorch with a ReLU in place is as fast or faster: one thread with AVX-512, ten shapes. With
 # a gradient an operation of ours costs the host more, 0.2 to 0.4 ms where its code is no longer in the caches.
 _SMALL, _SMALL_WITH_GRADIENT = 1 << 17, 1 << 19
@@ -40,16 +36,17 @@ def recall(x, weight, bias, running_mean, running_var, training: bool) -> str | 
     "reference" and "cpp" may: by `norm_act` and, in evaluation without gradients, by `compiled_norm_act`, which gains
     nothing where a contiguous input is only normalised. None where `decide` has to be asked.
     """
-    if _is_traced() or forward_ad._current_level >= 0 or _records_graph() is not None or not _is_undirected():
+    if not guards.may_recall():
         return ""
-    for is_like, chosen in _decisions.get((id(weight), id(bias), id(running_mean), training, _records()), ()):
-        if weight is None or bias is None or running_mean is None or running_var is None:
-            alike = is_like(*_given(x, weight, bias, running_mean, running_var))
-        else:
-            alike = is_like(x, weight, bias, running_mean, running_var)
-        if alike:
-            return "" if x.is_cuda and are_launches_captured() else chosen
-    return None
+    tensors = x, weight, bias, running_mean, running_var
+    if weight is None or bias is None or running_mean is None or running_var is None:
+        tensors = _given(*tensors)
+    chosen = guards.recall(_key(weight, bias, running_mean, training), *tensors)
+    return "" if chosen and x.is_cuda and are_launches_captured() else chosen
+
+
+def _key(weight, bias, running_mean, training: bool) -> tuple:
+    return id(weight), id(bias), id(running_mean), training, _records()
 
 
 def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
@@ -70,11 +67,7 @@ def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
         chosen = choice.name_of("norm_act", choice.pick("norm_act", "auto", x))
         if chosen == "cpp" and (training or not _is_compiled_for(*tensors)):
             chosen = ""
-    # The parameters are found by their addresses, which others may have later: only where they are like these.
-    is_like = same_kind_as(*tensors)
-    if is_like is not None:
-        key = id(weight), id(bias), id(running_mean), training, _records()
-        choice.remember(key, ((is_like, chosen), *_decisions.get(key, ())[: _RECALLED - 1]))
+    guards.remember(_key(weight, bias, running_mean, training), chosen, *tensors)
     return chosen == "reference"
 
 

@@ -1,4 +1,4 @@
-"""What the operations around norm_act check and return of its parameters."""
+"""What the backward operations of norms return for parameters."""
 
 
 def as_parameters(dweight, dbias, weight, bias):

@@ -38,7 +38,7 @@ def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slo
     return activate_(y.add_(residual), activation, slope), *statistics
 
 
-def stock(x, weight, bias, mean, var, training, eps, activation, slope):
+def stock(x, weight, bias, mean, var, training, eps, activation, slope, residual=None):
     """(y, mean, var) as the operation gives them, out of PyTorch's own differentiable operations.
 
     In training y is a function of x's own statistics, also where they are given.
@@ -49,7 +49,7 @@ def stock(x, weight, bias, mean, var, training, eps, activation, slope):
         y = x.clone()
     else:
         y = torch.batch_norm(x, _to(weight, dtype), _to(bias, dtype), *by, training, 0.0, eps, False)
-    y = activate(y, activation, slope)
+    y = activate(y if residual is None else y + residual, activation, slope)
     if mean is not None:
         return y, *(mean.new_empty(0, dtype=dtype) for _ in range(2))
     values = x.detach().to(dtype)

@@ -108,7 +108,7 @@ group_named._dynamo_marked_constant = True
 def _synced_kernel(x, weight, bias, eps, activation, slope, impl, group):
     mean, var, count = _joined(*_statistics(x, impl), x.numel() // max(x.shape[1], 1), group_named(group))
     mean, var = mean.to(statistics_dtype(x)), var.to(statistics_dtype(x))
-    return _kernel(x, weight, bias, mean, var, False, eps, activation, slope, impl)[0], mean, var, count
+    return _kernel(x, weight, bias, mean, var, False, eps, activation, slope, impl, None)[0], mean, var, count
 
 
 def _synced_fake(x, weight, bias, eps, activation, slope, impl, group):
@@ -177,7 +177,7 @@ def _backward_by_a_difference(dy, x, weight, bias, mean, var, count, eps, activa
     # Their share is again a normalisation of x, by other parameters.
     factor = torch.rsqrt(var + eps) / count.clamp(min=1)
     along, constant = _sums(dweight, dbias, group) * (factor if scale is None else factor * scale)
-    dx.sub_(_kernel(xs, along, constant, mean, var, False, eps, "none", 0.0, impl)[0])
+    dx.sub_(_kernel(xs, along, constant, mean, var, False, eps, "none", 0.0, impl, None)[0])
     return dx.to(x.dtype), dweight, dbias
 
 

@@ -36,14 +36,14 @@ def norm_act_samples():
         mean, var = torch.randn(4), torch.rand(4) + 0.5
         options = (1e-5, activation, 0.2, "auto")
         dy = randn(3, 4, 2, 3, 2, grad=False)
-        yield OPS.norm_act.default, (x, weight, bias, None, None, True, *options)
-        yield OPS.norm_act.default, (x, None, None, mean, var, last, *options)
-        yield OPS.norm_act_tracked.default, (x, weight, bias, mean.clone(), var.clone(), 0.1, *options)
+        yield OPS.norm_act.default, (x, weight, bias, None, None, True, *options, None)
+        yield OPS.norm_act.default, (x, None, None, mean, var, last, *options, None)
+        yield OPS.norm_act_tracked.default, (x, weight, bias, mean.clone(), var.clone(), 0.1, *options, None)
         yield OPS.norm_act_backward.default, (dy, x.detach(), weight.detach(), None, mean, var, True, *options)
         added = randn(3, 4, 2, 3, 2, last=not last)
-        yield OPS.norm_act_residual.default, (x, added, weight, bias, None, None, True, *options)
-        yield OPS.norm_act_residual.default, (x, added, None, None, mean, var, last, *options)
-        yield OPS.norm_act_residual_tracked.default, (x, added, None, bias, mean.clone(), var.clone(), 0.1, *options)
+        yield OPS.norm_act.default, (x, weight, bias, None, None, True, *options, added)
+        yield OPS.norm_act.default, (x, None, None, mean, var, last, *options, added)
+        yield OPS.norm_act_tracked.default, (x, None, bias, mean.clone(), var.clone(), 0.1, *options, added)
         detached = dy, x.detach(), added.detach(), weight.detach(), None, mean, var
         yield OPS.norm_act_residual_backward.default, (*detached, True, *options)
 
