@@ -73,7 +73,9 @@ def test_a_layer_gives_stocks_bits_with_stocks_node(picks, kind, options, dtype,
         for mine, theirs in zip(gradients(ours, x, y), gradients(stock, x, expected), strict=True):
             assert torch.equal(mine, theirs)
         if call == 0:
-            assert set(picks) == {"conv_up", "conv_down", "conv_weight_grad"}
+            # Of a grouped convolution stock PyTorch's one call for both gradients is taken, whatever each would be.
+            alone = kind is LAYERS[0] and "groups" in options
+            assert set(picks) == ({"conv_down"} if alone else {"conv_up", "conv_down", "conv_weight_grad"})
             picks.clear()
     assert picks == []
 
@@ -119,6 +121,23 @@ def test_what_is_compiled_and_faster_is_still_taken():
     assert not is_stock(ConvTranspose3d(64, 64, 4, 2, 1)(small))
     more = torch.cat([x, x[:1]])
     assert type(BatchNormAct3d(64)(more).grad_fn).__name__ == "norm_act_tracked_autogradBackward"
+
+
+@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_grouped_convolutions_only_what_is_faster_is_compiled(last, dtype):
+    """As measured: (128 to 32 in 16 groups), contiguous float32, took 1.6 times stock's time, bfloat16 a quarter."""
+    x = torch.randn(8, 32, 4, 6, 6, dtype=dtype).to(memory_format=LAST if last else torch.contiguous_format)
+    x.requires_grad_()
+
+    def is_compiled(layer):
+        return not is_stock(layer.to(dtype)(x))
+
+    assert not is_compiled(Conv3d(32, 32, 3, 2, 1, groups=32)) and not is_compiled(Conv3d(32, 64, 4, 2, 1, groups=4))
+    assert not is_compiled(ConvTranspose3d(32, 32, 4, 2, 1, groups=32))
+    assert not is_compiled(ConvTranspose3d(32, 16, (3, 3, 4), (1, 1, 2), 1, groups=8))
+    assert is_compiled(ConvTranspose3d(32, 16, 4, 2, 1, groups=8)) is (last or dtype is torch.bfloat16)
 
 
 @pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
