@@ -197,3 +197,10 @@ class OwnLayers(nn.Sequential):
 
     def __init__(self):
         super().__init__(Conv3DSimple(3, 4), OwnNorm(4), nn.ReLU(), Conv3DSimple(4, 2, stride=2), nn.Tanh())
+
+
+def is_as_fast(module):
+    """Whether it is a convolution that nothing is compiled for: 1x1x1, or 2D, and without a stride."""
+    if not isinstance(module, (nn.Conv2d, nn.Conv3d)) or max(module.stride) > 1:
+        return False
+    return isinstance(module, nn.Conv2d) or max(module.kernel_size) == 1

@@ -18,14 +18,42 @@ from fuse_networks import (
     VideoGAN,
     assert_same,
     generator,
+    is_as_fast,
     settle,
 )
 from torch import nn
 
+import fastvgan.fuse as fuse_module
 from fastvgan.fused_sequential import FusedSequential, groups
-from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, FuseReport, fuse
+from fastvgan.layers import (
+    BatchNormAct3d,
+    Conv2d,
+    Conv3d,
+    ConvNormAct3d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    FuseReport,
+    fuse,
+)
+from fastvgan_kernels import extension
 
 STOCK = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+NETWORKS = [  # how each is made, its input's shape, and the sizes of the groups that are computed together
+    (generator, (2, 6, 1, 2, 1), [3, 3, 2]),
+    (lambda: VideoGAN().generator, (2, 6), [3, 2, 2]),
+    (lambda: VideoGAN().discriminator, (2, 3, 6, 6, 6), [2, 3]),
+    (Residual, (2, 4, 3, 3, 3), []),
+    (R2Plus1D, (2, 3, 3, 4, 4), [3, 3, 2, 2]),
+    (UNet, (2, 2, 4, 4, 4), [3] * 6),
+    (lambda: nn.Sequential(nn.Conv3d(3, 4, 1), Residual(), Residual(relus=2)), (2, 3, 2, 3, 2), []),
+    (lambda: nn.Sequential(nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4)), nn.ReLU()), (2, 3, 2, 3, 2), [3]),
+    (lambda: nn.Sequential(Block(3, 4), Block(4, 2), nn.Tanh()), (2, 3, 2, 3, 2), [3, 3]),
+    (DCGAN, (2, 6, 1, 1), [2, 2, 2]),
+    (ImageUNet, (2, 2, 4, 4), [2] * 6),
+    (OwnLayers, (2, 3, 3, 4, 4), [3, 2]),
+]
 
 
 def fused(module, **options):
@@ -45,25 +73,15 @@ def rows_of(module):
     return [size for child in module.children() for size in rows_of(child)]
 
 
-@pytest.mark.parametrize(
-    ("make", "shape", "rows"),
-    [
-        (generator, (2, 6, 1, 2, 1), [3, 3, 2]),
-        (lambda: VideoGAN().generator, (2, 6), [3, 2, 2]),
-        (lambda: VideoGAN().discriminator, (2, 3, 6, 6, 6), [2, 3]),
-        (Residual, (2, 4, 3, 3, 3), []),
-        (R2Plus1D, (2, 3, 3, 4, 4), [3, 3, 2, 2]),
-        (UNet, (2, 2, 4, 4, 4), [3] * 6),
-        (lambda: nn.Sequential(nn.Conv3d(3, 4, 1), Residual(), Residual(relus=2)), (2, 3, 2, 3, 2), []),
-        (lambda: nn.Sequential(nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4)), nn.ReLU()), (2, 3, 2, 3, 2), [3]),
-        (lambda: nn.Sequential(Block(3, 4), Block(4, 2), nn.Tanh()), (2, 3, 2, 3, 2), [3, 3]),
-        (DCGAN, (2, 6, 1, 1), [2, 2, 2]),
-        (ImageUNet, (2, 2, 4, 4), [2] * 6),
-        (OwnLayers, (2, 3, 3, 4, 4), [3, 2]),
-    ],
-)
+@pytest.fixture
+def exchanged_whole(monkeypatch):
+    """Small networks of small kernels are exchanged as they are where there is a GPU."""
+    monkeypatch.setattr(fuse_module, "_nothing_to_gain", lambda module, stock: None)
+
+
+@pytest.mark.parametrize(("make", "shape", "rows"), NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_networks_are_the_same(make, shape, rows, dtype):
+def test_networks_are_the_same(make, shape, rows, dtype, exchanged_whole):
     stock = settle(make()).to(dtype)
     ours = copy.deepcopy(stock)
     before = {name: id(module) for name, module in ours.named_modules()}
@@ -80,7 +98,64 @@ def test_networks_are_the_same(make, shape, rows, dtype):
     assert not again and rows_of(ours) == rows
 
 
-def test_the_report_says_what_and_why(caplog):
+@pytest.mark.parametrize(("make", "shape"), [network[:2] for network in NETWORKS])
+def test_networks_are_the_same_where_only_what_gains_is_exchanged(make, shape, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stock = settle(make())
+    ours = copy.deepcopy(stock)
+    changed, left = fused(ours)
+    as_fast = [name for name, why in left.items() if "as fast on a CPU" in why]
+    assert all(
+        is_as_fast(module) == (name in as_fast) for name, module in stock.named_modules() if type(module) in STOCK
+    )
+    assert not set(as_fast) & set(changed)
+    assert_same(ours, stock, torch.randn(shape), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "is_left"),
+    [
+        (nn.Conv3d(2, 3, 1), True),
+        (nn.Conv2d(2, 3, 1), True),
+        (nn.Conv2d(2, 3, 3, padding=1), True),
+        (nn.Conv2d(2, 3, 3, padding=2, groups=1, bias=False), True),
+        (nn.Conv3d(2, 3, 1, stride=(1, 2, 2)), False),
+        (nn.Conv3d(2, 3, (1, 1, 2)), False),
+        (nn.Conv3d(2, 3, 1, padding=1), False),  # a fault of stock PyTorch's
+        (nn.Conv2d(2, 3, 3, padding=3), False),
+        (nn.Conv2d(2, 3, 3, dilation=2), False),
+        (nn.Conv2d(2, 3, 3, padding="same"), False),
+        (nn.Conv2d(2, 3, 4, 2, 1), False),
+        (nn.ConvTranspose3d(2, 3, 1), False),
+        (nn.ConvTranspose2d(2, 3, 3), False),
+    ],
+    ids=str,
+)
+def test_what_cannot_gain_on_a_cpu_is_left(layer, is_left, monkeypatch):
+    for has_gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        changed, left = fused(copy.deepcopy(layer))
+        assert bool(left) == (is_left and not has_gpu) and bool(changed) != bool(left)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert isinstance(fuse(copy.deepcopy(layer), impl="reference"), (Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d))
+
+
+@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.parametrize(
+    "layer", [Conv3d(64, 64, 1), Conv3d(16, 128, 1, groups=2), Conv2d(64, 64, 3, padding=1)], ids=str
+)
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_nothing_is_compiled_for_what_is_left(layer, batch, last, dtype):
+    layer = copy.deepcopy(layer).to(dtype)
+    dims = layer.weight.dim() - 2
+    x = torch.randn(batch, layer.in_channels, *[3] * dims, dtype=dtype)
+    x = x.to(memory_format=(torch.channels_last, torch.channels_last_3d)[dims - 2]) if last else x
+    assert type(layer(x.requires_grad_()).grad_fn).__name__ == "ConvolutionBackward0"
+
+
+def test_the_report_says_what_and_why(caplog, exchanged_whole):
     model = nn.Sequential(
         nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.LeakyReLU(0.2), nn.Flatten(1, 3), nn.BatchNorm1d(4), Residual(4)
     )
@@ -114,7 +189,7 @@ def clip_or_image(kind):
 
 
 @pytest.mark.parametrize("make", STOCK)
-def test_the_module_itself_may_be_a_stock_layer(make):
+def test_the_module_itself_may_be_a_stock_layer(make, exchanged_whole):
     stock = of_three_channels(make)
     ours = copy.deepcopy(stock)
     assert list(fused(ours)[0]) == [""] and type(ours) is not make and isinstance(ours, make)
@@ -371,7 +446,7 @@ def test_wrappers_are_fused_within():
     assert_same(ours.module, stock, torch.randn(2, 6, 1, 1, 1))
 
 
-def test_graph_modules_and_our_own_layers():
+def test_graph_modules_and_our_own_layers(exchanged_whole):
     stock = settle(torch.fx.symbolic_trace(R2Plus1D()))
     ours = copy.deepcopy(stock)
     assert list(fused(ours)[0]) == [name for name, m in stock.named_modules() if type(m) in STOCK]
