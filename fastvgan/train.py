@@ -31,6 +31,8 @@ class Arguments(Settings):
     resume: str | None = None
     """`auto` goes on from the last complete checkpoint of the run folder (without --run-dir, of the newest run under
     runs/), or begins if there is none; a path names a checkpoint or a run folder."""
+    changed_data: bool = False
+    """With --resume: go on even if the data are not those that the checkpoint was trained on."""
     print_config: bool = False
     """Print the settings as YAML and end."""
     dry_run: bool = False
@@ -53,7 +55,9 @@ def _run(given: Given, parallel) -> int:
     if parsed.print_config:
         print(parsed.run.to_yaml(), end="")
         return 0
-    return _train(parsed.run, start, parsed.dry_run, parallel)
+    if parsed.changed_data and parsed.resume is None:
+        raise UserError("--changed-data says how to resume a run; give --resume auto beside it, or leave it out")
+    return _train(parsed.run, start._replace(changed_data=parsed.changed_data), parsed.dry_run, parallel)
 
 
 def _connect(device: str | None):
@@ -109,7 +113,7 @@ def _train(config: RunConfig, start: Start, dry_run: bool, parallel) -> int:
     trainer = Trainer(config, start, parallel)
     if dry_run:
         if trainer.parallel.first:
-            print("\n".join([trainer.describe(), *start.remarks, *trainer.source.remarks]))
+            print("\n".join([trainer.describe(), *trainer.remarks]))
         return 0
     status = trainer.run()
     if not trainer.parallel.first:

@@ -8,23 +8,28 @@ import torch
 
 from fastvgan.data.decoders import ClipSet
 from fastvgan.data.decoders.choice import choose
+from fastvgan.data.fingerprint import fingerprint_of
 from fastvgan.data.layouts import Layout, scan
 from fastvgan.data.manifest import Manifest
 from fastvgan.data.media import Media, Probe
 from fastvgan.data.sampling import WORDS, Cut, Member, Sampler, sample_numbers
 from fastvgan.data.source import Clips
-from fastvgan.data.survey import check_share, divide, examine, notes, side_by_side
+from fastvgan.data.survey import check_share, divide, examine, notes, side_by_side, size_of
 from fastvgan.errors import UserError
 
 
 class Item(NamedTuple):
-    """One clip of a set."""
+    """One clip of a set.
+
+    content: what tells its file from another of the same name: the checksum in its manifest, else the size in bytes.
+    """
 
     name: str
     media: Media
     found: Probe
     captions: tuple[str, ...]
     label: str | None
+    content: str | int = 0
 
 
 class ClipSource:
@@ -52,6 +57,7 @@ class ClipSource:
         self.captions = list(dict.fromkeys(caption for item in items for caption in item.captions))
         self.classes = sorted({item.label for item in items if item.label is not None})
         self.size = len(items)
+        self.fingerprint = fingerprint_of(map(_facts, items), self.size, self.captions, self.classes)
         self.remarks = [*remarks, *(note for item in items if (note := _short(item, cut)))]
         caption_index = {caption: i for i, caption in enumerate(self.captions)}
         class_index = {label: i for i, label in enumerate(self.classes)}
@@ -101,7 +107,9 @@ def items_of_manifest(manifest: Manifest, require: str = "none") -> tuple[list[I
     Raises:
         UserError: a path leads out of the manifest's root, or no clip has what is required.
     """
-    items = [Item(r.name, manifest.media(r), r.found, r.captions, r.label) for r in manifest.records]
+    items = [
+        Item(r.name, manifest.media(r), r.found, r.captions, r.label, r.checksum or r.bytes) for r in manifest.records
+    ]
     if len({item.media.kind == "shard" for item in items}) > 1:
         raise UserError("the manifest lists both decoded shards and files; prepare the data anew, in one way")
     return _required(items, require, "the manifest")
@@ -123,7 +131,9 @@ def items_of_folder(
     entries, without = _required(entries, require, str(folder))
     good, bad = divide(side_by_side(lambda entry: examine(entry, tolerant), entries, "checking files"))
     check_share(folder, len(entries), bad, max_bad)
-    items = [Item(c.entry.name, c.entry.media, c.probe, c.entry.captions, c.entry.label) for c in good]
+    items = [
+        Item(c.entry.name, c.entry.media, c.probe, c.entry.captions, c.entry.label, size_of(c.entry)) for c in good
+    ]
     out = [f"{item.name}: {item.reason}; left out" for item in [*rejected, *bad]]
     return items, [*remarks, *out, *without, *(note for clip in good for note in notes(clip))]
 
@@ -146,6 +156,12 @@ _LACKS = {
     "class": "{where} has no classes, and the model follows a class: put the clips of each class into a folder of its "
     "own, or train without classes by --condition none",
 }
+
+
+def _facts(item: Item) -> list:
+    """What is trained on of a clip, but for where its file lies and how that is read."""
+    found = item.found
+    return [item.name, item.content, found.frames, found.height, found.width, item.captions, item.label]
 
 
 def _short(item: Item, cut: Cut) -> str | None:

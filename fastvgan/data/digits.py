@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
+from fastvgan.data.fingerprint import fingerprint_of
 from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
@@ -37,6 +38,7 @@ MOTIONS = ("up and down", "left and right", "diagonally", "in a circle")
 # nobody's hand is in both parts.
 _WRITER_SPLIT = 1287
 
+_VERSION = 1  # of how clips are drawn; to be raised when the same words draw others
 _WORDS = 5  # random ones that a clip takes: its caption, and the four chances of `DigitsSource.render`
 
 
@@ -86,6 +88,8 @@ class DigitsSource:
         self.held_out = tuple(caption(*every[i], with_colour=channels == 3) for i in sorted(kept_out))
         images, digits = _handwriting(split)
         self.size = len(images)
+        facts = ["digits", _VERSION, self.captions, digits.tolist(), (16 * images).byte().numpy().tobytes().hex()]
+        self.fingerprint = fingerprint_of(facts, self.size, self.captions, self.classes)
         self._is_sharp = height > 16 or width > 16
         if self._is_sharp:
             images = distance_pictures(_bitmaps(split), height // 2, width // 2)

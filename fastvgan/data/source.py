@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from fastvgan.data.fingerprint import Fingerprint
+
 
 class Clips(NamedTuple):
     """One batch of clips.
@@ -28,6 +30,8 @@ class Source(Protocol):
     """The class names; empty where the source has none."""
     size: int
     """How many clips make an epoch."""
+    fingerprint: Fingerprint
+    """Which data these are; the same wherever they lie."""
     remarks: Sequence[str]
     """What was left out or is treated otherwise than one may think, and why; a sentence a file."""
     decoder: str

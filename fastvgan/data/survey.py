@@ -117,6 +117,11 @@ def files_of(entry: Entry) -> list[Path]:
     return sorted(path / name for name in pictures.names_in(entry.media))
 
 
+def size_of(entry: Entry) -> int:
+    """Bytes of a clip's file (in a tar, of its member); of a folder, of its pictures together."""
+    return entry.media.span[1] if entry.media.span else sum(path.stat().st_size for path in files_of(entry))
+
+
 def checksum(entry: Entry) -> str:
     """SHA-256 of a clip's file (in a tar, of its member); of a folder, of its files' names and their sums in order."""
     if entry.media.kind == "frames":

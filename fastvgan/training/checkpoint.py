@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.tensor_file import parse_tensors, tensor_bytes
 from fastvgan.training.step import AdversarialStep
@@ -36,13 +37,15 @@ class Record(NamedTuple):
     """What a checkpoint says beside its tensors.
 
     step: how many steps are done. score: of the samples, lower is better, or None. setbacks: how often the run was
-    rolled back. rate: the share of the learning rates that rollbacks left.
+    rolled back. rate: the share of the learning rates that rollbacks left. data: which the last step was trained on;
+    None in checkpoints of versions that did not note it.
     """
 
     step: int
     score: float | None = None
     setbacks: int = 0
     rate: float = 1.0
+    data: Fingerprint | None = None
 
 
 class _Fault(Exception):
@@ -89,6 +92,18 @@ def verify(path: Path) -> None:
     """
     try:
         _read(path)
+    except _Fault as fault:
+        raise UserError(f"{fault}; {_REMEDY}") from fault
+
+
+def read_record(path: Path) -> Record:
+    """What checkpoint folder `path` says beside its tensors, which are not looked at.
+
+    Raises:
+        UserError: state.json is missing, damaged or foreign.
+    """
+    try:
+        return _read_state(path / _STATE)[0]
     except _Fault as fault:
         raise UserError(f"{fault}; {_REMEDY}") from fault
 
@@ -208,7 +223,8 @@ def _write_files(folder: Path, step: AdversarialStep, record: Record) -> None:
     files = {_TENSORS: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
     _write(folder / _TENSORS, data)
     del data
-    _write(folder / _STATE, json.dumps({"format": _FORMAT, **record._asdict(), "files": files}).encode())
+    said = record._asdict() | {"data": record.data and record.data._asdict()}
+    _write(folder / _STATE, json.dumps({"format": _FORMAT, **said, "files": files}).encode())
     _flush(folder)
 
 
@@ -298,7 +314,11 @@ def _read_state(path: Path) -> tuple[Record, dict | None]:
         file = state["files"][_TENSORS]
         score = state["score"]
         record = Record(
-            int(state["step"]), None if score is None else float(score), int(state["setbacks"]), float(state["rate"])
+            int(state["step"]),
+            None if score is None else float(score),
+            int(state["setbacks"]),
+            float(state["rate"]),
+            _fingerprint(state.get("data")),
         )
         if not (0 <= record.step <= _MOST_STEPS and record.setbacks >= 0 and 0 < record.rate <= 1):
             raise ValueError(f"{record} is no state of a run")
@@ -307,6 +327,12 @@ def _read_state(path: Path) -> tuple[Record, dict | None]:
         raise _Fault(f"{path.parent} is no checkpoint: cannot read {path.name} ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _Fault(f"{path} is damaged or foreign ({error!r:.200})") from error
+
+
+def _fingerprint(said: dict | None) -> Fingerprint | None:
+    if said is None:
+        return None
+    return Fingerprint(str(said["checksum"]), *(int(said[name]) for name in ("clips", "captions", "classes")))
 
 
 def _all(folder: Path) -> list[Path]:

@@ -248,6 +248,8 @@ _FREE |= {
     "evaluate_every",
     "evaluate_clips",
 }
+# What the data say. Whether they have changed is seen from their fingerprint, wherever they lie.
+_OF_DATA = {"data", "vocabulary", "caption_length", "class_names"}
 
 
 _MOST_TEXT = 2**24  # letters of a configuration: the vocabulary of large data is in it
@@ -289,12 +291,15 @@ def read_config(path: Path) -> RunConfig:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """What two configurations of one run disagree on, "model.height is 16 there and 32 here", save what may change."""
+    """What two configurations of one run disagree on, "model.height is 16 there and 32 here", save what may change.
+
+    Data, and the words and classes learned from them, are not compared here: see `fastvgan.training.resume`.
+    """
     found = []
     for part in ("model", "data", "training"):
         before, after = getattr(old, part).model_dump(), getattr(new, part).model_dump()
         for key in before:
-            if key not in _FREE and before[key] != after[key]:
+            if key not in _FREE | _OF_DATA and before[key] != after[key]:
                 found.append(f"{part}.{key} is {_short(before[key])} there and {_short(after[key])} here")
     return found
 

@@ -52,7 +52,7 @@ class Output:
         self.path, self._config, self._step, self._steps = path, config, step, steps
         self.scores: dict[str, float] = {}
         self._warned: set[str] = set()
-        self._folder = RunFolder(path, config, done, wandb=config.training.wandb)
+        self._folder = RunFolder(path, config, done, config.training.wandb, source.fingerprint)
         self._make_samples = lambda: Samples(source, conditions, step, config.training.seed)
         self._make_scoring = lambda samples: Scoring(config, source, step, samples)
         self._samples: Samples | None = None

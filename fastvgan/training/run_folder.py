@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import fastvgan
+from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.training import checkpoint
 from fastvgan.training.backlog import Backlog, reason
@@ -35,14 +36,18 @@ class RunFolder:
         step: how many steps are done; metrics of later steps are removed, and their checkpoints set aside (see
             `checkpoint.set_aside`): the run does without them.
         wandb: the project at Weights & Biases that metrics go to as well, if any.
+        data: which is trained on; written to env.json.
 
     Raises:
         UserError: the folder cannot be made or written to, or W&B is not to be had.
     """
 
-    def __init__(self, path: Path, config: RunConfig, step: int, wandb: str | None = None):
+    def __init__(
+        self, path: Path, config: RunConfig, step: int, wandb: str | None = None, data: Fingerprint | None = None
+    ):
         self.path = path
-        self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(environment(), indent=2)}
+        made_with = environment() | {"data": data and f"{data}, checksum {data.short}"}
+        self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(made_with, indent=2)}
         self._missing = False
         try:
             self._make()

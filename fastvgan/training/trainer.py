@@ -5,6 +5,7 @@ import random
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from fastvgan.training import checkpoint, determinism
 from fastvgan.training.batches import BatchMaker, step_seed
 from fastvgan.training.checkpoint import Record
 from fastvgan.training.conditions import Conditions, with_data
-from fastvgan.training.config import RunConfig, differences
+from fastvgan.training.config import RunConfig
 from fastvgan.training.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
 from fastvgan.training.feed import feed
 from fastvgan.training.footprint import check_step
@@ -28,7 +29,7 @@ from fastvgan.training.meter import Meter
 from fastvgan.training.output import Output
 from fastvgan.training.parallel import Parallel, local_rank
 from fastvgan.training.profiling import StepProfile
-from fastvgan.training.resume import Start
+from fastvgan.training.resume import Start, fit_to_checkpoint
 from fastvgan.training.step import AdversarialStep
 from fastvgan.training.step_tensors import tensors_of
 from fastvgan.training.watchdog import DATA, STEP, Watchdog
@@ -55,7 +56,6 @@ class Trainer:
 
     def __init__(self, config: RunConfig, start: Start, parallel: Parallel | None = None):
         self.folder, self.parallel = start.folder, parallel or Parallel()
-        self._remarks = start.remarks
         pick_implementations()
         self.device = pick_device(config.training.device, local_rank())
         self.precision = pick_precision(config.training.precision, self.device)
@@ -64,11 +64,10 @@ class Trainer:
         time_algorithms(self.device)
         self.source: Source = open_source(config.data, config.model, self.device)
         self.config = config.model_copy(update={"model": with_data(config.model, self.source)})
-        if start.saved is not None and (found := differences(start.saved, self.config)):
-            raise UserError(
-                f"{start.checkpoint} is of another configuration ({'; '.join(found)}); "
-                "resume with the same settings and data, or start anew in another --run-dir"
-            )
+        self.config, changes = self.parallel.from_first(
+            lambda: fit_to_checkpoint(start, self.config, self.source.fingerprint)
+        )
+        self.remarks = (*start.remarks, *changes, *self.source.remarks)
         training = self.config.training
         self._share = _share_of_a_batch(self.config, self.parallel.world_size)
         self.steps = training.count_steps(self.source.size)
@@ -79,7 +78,7 @@ class Trainer:
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
         self.conditions = Conditions(self.config.model, self.source, self.device)
         self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
-        self._record = self._restore(start.checkpoint) if start.checkpoint else Record(0)
+        self._record = self._restore(start.checkpoint)
         self.done = self._record.step
         self._signal: signal.Signals | None = None
         self._output: Output | None = None
@@ -137,7 +136,7 @@ class Trainer:
     def _tell(self) -> None:
         for line in self.describe().splitlines():
             logger.info(line)
-        for remark in (*self._remarks, *self.source.remarks):
+        for remark in self.remarks:
             logger.warning(remark)
         if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
             logger.warning("no matching-aware term: the data has one condition only, so none that is wrong")
@@ -302,7 +301,7 @@ class Trainer:
         good, remarks = self.parallel.from_first(lambda: checkpoint.newest_good(self.folder / "checkpoints"))
         if good is None:
             self.step.reset()
-        record = self._restore(good) if good else Record(0)
+        record = self._restore(good)
         self._record = record._replace(setbacks=before.setbacks + 1, rate=before.rate * _SLOWER)
         self.done = record.step
         for update in (self.step.d_update, self.step.g_update):
@@ -316,11 +315,16 @@ class Trainer:
         if self._output:
             self._output.rewind(self.done)
 
-    def _restore(self, path) -> Record:
-        """Bring the step of all processes to the state of a checkpoint that the first one can read."""
-        record = self.parallel.from_first(lambda: checkpoint.restore(path, self.step))
-        self.parallel.copy_first(tensors_of(self.step).values())
-        return record
+    def _restore(self, path: Path | None) -> Record:
+        """Bring the step of all processes to the state of a checkpoint that the first one can read, if there is one.
+
+        The record is that of the next checkpoint, and so of the data that are trained on from here.
+        """
+        record = Record(0)
+        if path is not None:
+            record = self.parallel.from_first(lambda: checkpoint.restore(path, self.step))
+            self.parallel.copy_first(tensors_of(self.step).values())
+        return record._replace(data=self.source.fingerprint)
 
     def _rescue(self) -> None:
         """Save the state, which is whole, before the process ends for a reason that is not the state's."""

@@ -10,7 +10,7 @@ from fastvgan.data.layouts import Entry, Layout, Rejected, scan
 from fastvgan.data.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, notes, side_by_side
+from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, notes, side_by_side, size_of
 from fastvgan.errors import UserError
 
 __all__ = ["Prepared", "PrepareConfig", "prepare"]
@@ -81,7 +81,7 @@ def record(clip: Found, source: Path, total: str) -> Record:
         captions=clip.entry.captions,
         label=clip.entry.label,
         checksum=total,
-        bytes=media.span[1] if media.span else sum(path.stat().st_size for path in files_of(clip.entry)),
+        bytes=size_of(clip.entry),
         member=media.member,
         span=media.span,
         strip_frames=media.strip_frames,
