@@ -20,15 +20,16 @@ class ModelConfig(Settings):
     family: Literal["conv3d", "recurrent"] = "conv3d"
     """3D convolutions, or a ConvLSTM over frames."""
     condition: tuple[ConditionName, ...] = ("text",)
-    """What the clip follows: text, class, image (its first frame), several of them, or none."""
+    """What the clip follows: text, class, image (its first frame), several of them, or none; by default what --data
+    has (without --preset, --config and a run to resume, as for the next four)."""
     frames: int = Field(16, ge=4, le=64)
-    """Frames in a clip, 4 to 64."""
+    """Frames in a clip, 4 to 64; by default 16, or fewer where most clips of --data are shorter."""
     height: int = 16
-    """Height in pixels, a power of two from 16 to 128."""
+    """Height in pixels, a power of two from 16 to 128; by default as the clips of --data are, up to 64."""
     width: int = 16
-    """Width in pixels, a power of two from 16 to 128."""
+    """Width in pixels, likewise."""
     channels: Literal[1, 3] = 3
-    """1 for grey, 3 for colour."""
+    """1 for grey, 3 for colour; by default those of --data's shards."""
     latent: int = Field(100, ge=2, le=65536)
     """How many noise values drive a clip (recurrent family: each frame)."""
     motion_latent: int | None = Field(None, ge=0)
