@@ -13,6 +13,7 @@ from fastvgan.data.fitting import fit_size_of_shards
 from fastvgan.data.manifest import MANIFEST, REJECTS
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
+from fastvgan.models.config import SIDES
 from fastvgan.settings import Settings
 
 
@@ -76,17 +77,22 @@ def _summary(out: Path, made, settings: PrepareConfig) -> str:
 
 def _command(out: Path, made, settings: PrepareConfig) -> str:
     """The command that trains on what was made, which finds size and condition itself; or why there is none."""
+    size = []
     if settings.to == "shards":
+        asked = settings.height, settings.width
         try:
-            fit_size_of_shards([(record.height, record.width) for record in made.records])
+            found = fit_size_of_shards([(record.height, record.width) for record in made.records])
         except UserError as error:
             return f"nothing yet: {error}"
+        # Frames that just cover a slim size may cover a larger one as well.
+        if found != asked and set(asked) <= set(SIDES):
+            size = ["--height", str(asked[0]), "--width", str(asked[1])]
     # A folder of such a name would be taken for the digits, for a manifest, or for a flag.
     where = str(out / MANIFEST if str(out) == "digits" or out.suffix == ".jsonl" else out)
     flags = ["--data", f"./{where}" if where.startswith("-") else where]
     flags += [] if made.root == "." else ["--root", made.root]
     flags += ["--follow-links"] if settings.follow_links and settings.to == "manifest" else []
-    return f"python -m fastvgan.train {shlex.join(flags)}"
+    return f"python -m fastvgan.train {shlex.join([*flags, *size])}"
 
 
 if __name__ == "__main__":

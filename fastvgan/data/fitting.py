@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 
 from fastvgan.data.media import cover
 from fastvgan.errors import UserError
+from fastvgan.models.config import SIDES
 
-_SIDES = (16, 32, 64)
-_SIDES_OF_SHARDS = (*_SIDES, 128)
+_LARGEST = 64  # pixels a side of what is chosen for the user, decoded frames apart
 _FRAMES = (4, 8, 16)
 _WORD = re.compile(r"\w")
 
@@ -64,7 +64,7 @@ def fit_size_of_shards(
         UserError: there is none.
     """
     kinds = sorted(set(sizes))
-    sides = [[side] if side else _SIDES_OF_SHARDS for side in (height, width)]
+    sides = [[side] if side else SIDES for side in (height, width)]
     made_for = [size for size in itertools.product(*sides) if all(cover(kind, *size) == kind for kind in kinds)]
     if not made_for:
         some = ", ".join(f"{kind[1]}x{kind[0]}" for kind in kinds[:3]) + (", …" if len(kinds) > 3 else "")
@@ -105,7 +105,7 @@ def fit_condition(clips: Sequence[Described]) -> FittedCondition:
 def _sides(settled: int | None, other: int | None) -> Sequence[int]:
     if settled is not None:
         return [settled]
-    return _SIDES if other is None else [side for side in _SIDES_OF_SHARDS if side <= max(_SIDES[-1], other)]
+    return [side for side in SIDES if side <= max(_LARGEST, other or 0)]
 
 
 def _best(shown: tuple[int, int], sizes) -> tuple[int, int]:

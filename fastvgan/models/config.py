@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 
+SIDES = (16, 32, 64, 128)  # that a clip's height and width may have
 ConditionName = Literal["text", "class", "image", "none"]
 DiscriminatorName = Literal["clip", "frame", "difference"]
 # What the model learns from the data is no flag.
@@ -62,7 +63,7 @@ class ModelConfig(Settings):
     @field_validator("height", "width")
     @classmethod
     def _power_of_two(cls, value: int) -> int:
-        if value not in (16, 32, 64, 128):
+        if value not in SIDES:
             raise ValueError("must be a power of two from 16 to 128")
         return value
 
