@@ -1,4 +1,4 @@
-"""Which size, how many frames and which condition suit a set of clips, by rules that are checked by going through all."""
+"""Which size, how many frames and which condition suit a set of clips: rules, checked by going through all cases."""
 
 from types import SimpleNamespace
 
