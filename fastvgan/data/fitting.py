@@ -99,7 +99,7 @@ def fit_condition(clips: Sequence[Described]) -> FittedCondition:
         return FittedCondition("text", f"{count} have captions: the model follows them (--condition text)")
     if classes > 1 and 2 * len(labels) >= len(clips):
         return FittedCondition("class", f"{before}the model follows their {classes} classes (--condition class)")
-    return FittedCondition("none", f"{before}the model follows nothing, since clips have no classes (--condition none)")
+    return FittedCondition("none", f"{before}the model follows nothing, for lack of classes (--condition none)")
 
 
 def _sides(settled: int | None, other: int | None) -> Sequence[int]:

@@ -73,6 +73,10 @@ def test_a_side_that_is_settled_stays(shown, side, is_height):
             assert kept(shown, rival) <= kept(shown, size) + 1e-9
 
 
+def test_beside_a_side_that_is_larger_than_64_the_other_may_be_as_large():
+    assert fit_size([(480, 640)], height=128) == (128, 128) and fit_size([(480, 640)], width=128) == (128, 128)
+
+
 def test_a_few_odd_clips_change_nothing():
     assert fit_size([(480, 640)] * 5 + [(2, 2), (16, 2000)]) == (64, 64)
     assert fit_size([(16, 16)] * 5 + [(480, 640)] * 4) == (16, 16)
@@ -125,6 +129,7 @@ def clips(*told):
         ([(("a dog",), None), ((), None)], "text", "1 of 2 clips have captions: "),
         ([((), "x"), ((), "y")], "class", "have no captions; the model follows their 2 classes"),
         ([((), "x"), ((), "x")], "none", "follows nothing"),  # one class tells nothing
+        ([((), "x"), ((), "y"), *[((), None)] * 3], "none", "follows nothing"),  # most have none
         ([((), None)] * 2, "none", "--condition none"),
         ([(("a dog",), None), ((), None), ((), None)], "none", "1 of 3 clips have captions, fewer than half"),
         ([(("a dog",), "x"), ((), "y"), ((), "y")], "class", "1 of 3 clips have captions, fewer than half"),
