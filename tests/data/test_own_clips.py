@@ -10,9 +10,8 @@ import yaml
 from command import ROOT, call
 from make_videos import encode, numbered
 from PIL import Image
-from tiny import FLAGS
 
-SAMPLES = ["--sample-every", "100"]
+TINY = "--base-width 2 --batch-size 4 --latent 4 --precision fp32 --evaluate-clips 16".split()
 
 
 def videos(folder, height=48, width=64, frames=20, names=("a", "b"), captions=None):
@@ -98,14 +97,14 @@ def test_the_clips_are_looked_through_once(tmp_path, monkeypatch):
 
     seen = []
     monkeypatch.setattr(clips, "examine", lambda entry, *rest, real=clips.examine: seen.append(entry) or real(entry))
-    flags = ["--data", str(videos(tmp_path / "v", 32, 32)), *FLAGS, "--dry-run"]
+    flags = ["--data", str(videos(tmp_path / "v", 32, 32)), *TINY, "--dry-run"]
     status, out, err = call("fastvgan.train", flags)
     assert status == 0, err
     assert "16 frames of 32x32x3, condition: none" in out and "clips are 32x32" in out and len(seen) == 2
 
 
 def test_a_resumed_run_keeps_its_size(tmp_path):
-    flags = ["--data", str(videos(tmp_path / "v", 32, 32)), "--run-dir", str(tmp_path / "r"), *FLAGS, *SAMPLES]
+    flags = ["--data", str(videos(tmp_path / "v", 32, 32)), "--run-dir", str(tmp_path / "r"), *TINY]
     status, _, err = call("fastvgan.train", [*flags, "--steps", "2", "--height", "16", "--width", "16"])
     assert status == 0, err
     assert size(yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())) == (16, 16)
@@ -117,7 +116,7 @@ def test_a_resumed_run_keeps_its_size(tmp_path):
 def test_several_processes_take_what_the_first_one_found(tmp_path):
     folder = videos(tmp_path / "v", 32, 32, 9, captions=["one", "two"])
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastvgan.train"]
-    flags = ["--data", folder, *FLAGS, *SAMPLES, "--steps", "2", "--run-dir", tmp_path / "r"]
+    flags = ["--data", folder, *TINY, "--steps", "2", "--run-dir", tmp_path / "r"]
     done = subprocess.run(
         [sys.executable, *together, *map(str, flags)], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
@@ -170,7 +169,7 @@ def test_the_command_that_prepare_prints_works(tmp_path, kind, form):
 
 def test_it_trains_on_grey_shards(tmp_path):
     flags = printed(strips(tmp_path / "src"), tmp_path / "out", *SQUARE, "--channels", "1")
-    more = [*FLAGS, *SAMPLES, "--steps", "2", "--run-dir", str(tmp_path / "r")]
+    more = [*TINY, "--steps", "2", "--run-dir", str(tmp_path / "r")]
     status, _, err = call("fastvgan.train", [*flags, *more])
     assert status == 0, err
     assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["model"]["channels"] == 1
