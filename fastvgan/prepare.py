@@ -9,9 +9,11 @@ from pathlib import Path
 import tyro
 
 from fastvgan.command_line import parse, run_command
+from fastvgan.data.fitting import fit_size_of_shards
 from fastvgan.data.manifest import MANIFEST, REJECTS
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
+from fastvgan.models.config import SIDES
 from fastvgan.settings import Settings
 
 
@@ -65,16 +67,32 @@ def _summary(out: Path, made, settings: PrepareConfig) -> str:
     classes = {record.label for record in made.records if record.label is not None}
     told = f", {len(captions)} captions" if captions else ""
     told += f", {len(classes)} classes" if classes else ""
-    flags = ["--data", str(out), *([] if made.root == "." else ["--root", made.root])]
-    flags += [] if captions else ["--condition", "class" if classes else "none"]
-    if settings.to == "shards":
-        flags += ["--height", str(settings.height), "--width", str(settings.width)]
     return (
         f"clips:    {len(made.records)} ({frames} frames, {seconds / 60:.1f} minutes){told}\n"
         f"manifest: {out / MANIFEST}\n"
         f"rejected: {len(made.rejected)} ({out / REJECTS})\n"
-        f"train on: python -m fastvgan.train {shlex.join(flags)}"
+        f"train on: {_command(out, made, settings)}"
     )
+
+
+def _command(out: Path, made, settings: PrepareConfig) -> str:
+    """The command that trains on what was made, which finds size and condition itself; or why there is none."""
+    size = []
+    if settings.to == "shards":
+        asked = settings.height, settings.width
+        try:
+            found = fit_size_of_shards([(record.height, record.width) for record in made.records])
+        except UserError as error:
+            return f"nothing yet: {error}"
+        # Frames that just cover a slim size may cover a larger one as well.
+        if found != asked and set(asked) <= set(SIDES):
+            size = ["--height", str(asked[0]), "--width", str(asked[1])]
+    # A folder of such a name would be taken for the digits, for a manifest, or for a flag.
+    where = str(out / MANIFEST if str(out) == "digits" or out.suffix == ".jsonl" else out)
+    flags = ["--data", f"./{where}" if where.startswith("-") else where]
+    flags += [] if made.root == "." else ["--root", made.root]
+    flags += ["--follow-links"] if settings.follow_links and settings.to == "manifest" else []
+    return f"python -m fastvgan.train {shlex.join([*flags, *size])}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import tyro
@@ -23,7 +24,8 @@ class Arguments(Settings):
     run: tyro.conf.OmitArgPrefixes[RunConfig]
     preset: str | None = None
     """Settings to start from, which flags override: digits (without --data), digits-recurrent, digits-conv3d,
-    digits-image, digits-class, digits-64, clips (the default for other data), clips-64 or reference."""
+    digits-image, digits-class, digits-64, clips (the default for other data up to 32 pixels), clips-64 (above that) or
+    reference."""
     config: Path | None = None
     """YAML file of settings to start from, instead of a preset; flags override them."""
     run_dir: Path | None = None
@@ -50,14 +52,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: Given, parallel) -> int:
-    base, start = parallel.from_first(lambda: _start_from(given)) if parallel else _start_from(given)
-    parsed = settings_from(Arguments, given, Arguments(run=base), "python -m fastvgan.train")
+    first = parallel.from_first if parallel else _call
+    base, start = first(lambda: _start_from(given))
+    parsed, listing = _parse(given, base), None
+    if not parsed.print_config:
+        _check_workers(parsed.run.data.workers)
+    if _is_fitted(given, start):
+        base, listing = first(lambda: _fit(given, parsed.run))
+        parsed = _parse(given, base)
     if parsed.print_config:
+        for remark in listing.remarks if listing else ():
+            print(remark, file=sys.stderr)
         print(parsed.run.to_yaml(), end="")
         return 0
     if parsed.changed_data and parsed.resume is None:
         raise UserError("--changed-data says how to resume a run; give --resume auto beside it, or leave it out")
-    return _train(parsed.run, start._replace(changed_data=parsed.changed_data), parsed.dry_run, parallel)
+    start = start._replace(changed_data=parsed.changed_data)
+    return _train(parsed.run, start, parsed.dry_run, parallel, listing)
+
+
+def _call(function):
+    return function()
+
+
+def _parse(given: Given, base: RunConfig) -> Arguments:
+    return settings_from(Arguments, given, Arguments(run=base), "python -m fastvgan.train")
 
 
 def _connect(device: str | None):
@@ -94,6 +113,25 @@ def _start_from(given: Given) -> tuple[RunConfig, Start]:
     return base, start
 
 
+def _is_fitted(given: Given, start: Start) -> bool:
+    """Whether the clips decide what no flag says: not where other settings were named, or a run has its own."""
+    named = given.get("preset") or given.get("config") or start.saved
+    return given.get("run", "data", "data") not in (None, _DIGITS) and not named
+
+
+def _fit(given: Given, run: RunConfig):
+    """The settings that the clips decide, which flags then override, and the clips, so that they are read once."""
+    from fastvgan.data import list_clips
+    from fastvgan.training.defaults import fit_settings
+    from fastvgan.training.device import pick_device
+
+    device = pick_device(run.training.device)  # refused before a folder is looked through, which may take long
+    named = {path[-1] for path in given.values}
+    listing = list_clips(run.data, run.model.condition if "condition" in named else None)
+    base, remarks = fit_settings(listing, run, named, device.type == "cpu")
+    return base, listing._replace(remarks=[*remarks, *listing.remarks])
+
+
 def _check_workers(workers: int) -> None:
     """A number far above the machine's would only fill its memory; a saved one may come from a larger machine."""
     processors = os.cpu_count() or 1
@@ -102,15 +140,14 @@ def _check_workers(workers: int) -> None:
         raise UserError(f"--workers {workers}: must be at most {most} here, where there are {processors} processors")
 
 
-def _train(config: RunConfig, start: Start, dry_run: bool, parallel) -> int:
-    _check_workers(config.data.workers)
+def _train(config: RunConfig, start: Start, dry_run: bool, parallel, listing) -> int:
     # Everything heavy comes in here, so that --help and bad flags answer at once.
     from fastvgan.export import BEST, EXPORTED
     from fastvgan.training.scoring import describe
     from fastvgan.training.trainer import Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    trainer = Trainer(config, start, parallel)
+    trainer = Trainer(config, start, parallel, listing)
     if dry_run:
         if trainer.parallel.first:
             print("\n".join([trainer.describe(), *trainer.remarks]))

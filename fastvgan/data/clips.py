@@ -9,7 +9,7 @@ import torch
 from fastvgan.data.decoders import ClipSet
 from fastvgan.data.decoders.choice import choose
 from fastvgan.data.fingerprint import fingerprint_of
-from fastvgan.data.layouts import Layout, scan
+from fastvgan.data.layouts import Layout, Scan, scan
 from fastvgan.data.manifest import Manifest
 from fastvgan.data.media import Media, Probe
 from fastvgan.data.sampling import WORDS, Cut, Member, Sampler, sample_numbers
@@ -30,6 +30,14 @@ class Item(NamedTuple):
     captions: tuple[str, ...]
     label: str | None
     content: str | int = 0
+
+
+class Listing(NamedTuple):
+    """The clips of a set that take part, what is to be said of them, and what a model of them follows."""
+
+    items: list[Item]
+    remarks: list[str]
+    condition: tuple[str, ...]
 
 
 class ClipSource:
@@ -127,7 +135,14 @@ def items_of_folder(
     Raises:
         UserError: the folder is missing, empty, without the captions or classes required, or too bad.
     """
-    entries, rejected, remarks = scan(folder, layout)
+    return items_of_scan(folder, scan(folder, layout), require, max_bad, tolerant)
+
+
+def items_of_scan(
+    folder: Path, scanned: Scan, require: str = "none", max_bad: float = 0.5, tolerant: bool = False
+) -> tuple[list[Item], list[str]]:
+    """The same, from what `scan` gave of the folder."""
+    entries, rejected, remarks = scanned
     entries, without = _required(entries, require, str(folder))
     good, bad = divide(side_by_side(lambda entry: examine(entry, tolerant), entries, "checking files"))
     check_share(folder, len(entries), bad, max_bad)

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from fastvgan.data import leftovers, names, pictures, zips
 from fastvgan.data.animations import is_animation, moves
@@ -22,7 +23,7 @@ from fastvgan.data.splits import take_listed
 from fastvgan.data.tables import Table, is_table, read_tables, said_of_clips
 from fastvgan.errors import UserError
 
-__all__ = ["Entry", "Layout", "Rejected", "scan"]
+__all__ = ["Entry", "Layout", "Rejected", "Scan", "scan"]
 
 _LOOKED_AT = 3  # pictures of a folder whose sizes say whether they are strips
 _WORDS = {
@@ -50,7 +51,15 @@ class Layout:
     follow_links: bool = False
 
 
-def scan(folder: Path, layout: Layout, without: Path | None = None) -> tuple[list[Entry], list[Rejected], list[str]]:
+class Scan(NamedTuple):
+    """What a look through a folder gives: its clips, what takes no part, and what was made of the folder."""
+
+    entries: list[Entry]
+    rejected: list[Rejected]
+    remarks: list[str]
+
+
+def scan(folder: Path, layout: Layout, without: Path | None = None) -> Scan:
     """The clips below a folder, in the order of their names, what takes no part, and what was made of the folder.
 
     No frame is decoded: the headers of pictures are looked at, and of files whose suffix says nothing.
@@ -94,7 +103,7 @@ def scan(folder: Path, layout: Layout, without: Path | None = None) -> tuple[lis
     understood = {_beside(entry) for entry in entries} | ({layout.split_file} if layout.split_file else set())
     texts = [path for path in sorted([*found.texts, *no_tables]) if path not in understood]
     remarks += passed_over + leftovers.remarks(folder, found.passed_over, found.hidden, texts)
-    return entries, sorted(rejected + missing, key=lambda item: item.name), remarks
+    return Scan(entries, sorted(rejected + missing, key=lambda item: item.name), remarks)
 
 
 def _no_clip(folder: Path, rejected: list[Rejected], without: Path | None, passed_over: list[str]) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 
+SIDES = (16, 32, 64, 128)  # that a clip's height and width may have
 ConditionName = Literal["text", "class", "image", "none"]
 DiscriminatorName = Literal["clip", "frame", "difference"]
 # What the model learns from the data is no flag.
@@ -20,15 +21,16 @@ class ModelConfig(Settings):
     family: Literal["conv3d", "recurrent"] = "conv3d"
     """3D convolutions, or a ConvLSTM over frames."""
     condition: tuple[ConditionName, ...] = ("text",)
-    """What the clip follows: text, class, image (its first frame), several of them, or none."""
+    """What the clip follows: text, class, image (its first frame), several of them, or none; by default what --data
+    has (without --preset, --config and a run to resume, as for the next four)."""
     frames: int = Field(16, ge=4, le=64)
-    """Frames in a clip, 4 to 64."""
+    """Frames in a clip, 4 to 64; by default 16, or fewer where most clips of --data are shorter."""
     height: int = 16
-    """Height in pixels, a power of two from 16 to 128."""
+    """Height in pixels, a power of two from 16 to 128; by default as the clips of --data are, up to 64."""
     width: int = 16
-    """Width in pixels, a power of two from 16 to 128."""
+    """Width in pixels, likewise."""
     channels: Literal[1, 3] = 3
-    """1 for grey, 3 for colour."""
+    """1 for grey, 3 for colour; by default those of --data's shards."""
     latent: int = Field(100, ge=2, le=65536)
     """How many noise values drive a clip (recurrent family: each frame)."""
     motion_latent: int | None = Field(None, ge=0)
@@ -61,7 +63,7 @@ class ModelConfig(Settings):
     @field_validator("height", "width")
     @classmethod
     def _power_of_two(cls, value: int) -> int:
-        if value not in (16, 32, 64, 128):
+        if value not in SIDES:
             raise ValueError("must be a power of two from 16 to 128")
         return value
 

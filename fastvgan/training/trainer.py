@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fastvgan.data import open_source
+from fastvgan.data.clips import Listing
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models.discriminators import frames_between
@@ -48,13 +49,15 @@ class Trainer:
 
     Args:
         config: the run's settings. start: the folder it writes, and the checkpoint it goes on from.
-        parallel: the processes that train together.
+        parallel: the processes that train together. listing: the clips, where they were looked through already.
 
     Raises:
         UserError: the data, the device, the folder or the checkpoint do not serve; nothing has been written then.
     """
 
-    def __init__(self, config: RunConfig, start: Start, parallel: Parallel | None = None):
+    def __init__(
+        self, config: RunConfig, start: Start, parallel: Parallel | None = None, listing: Listing | None = None
+    ):
         self.folder, self.parallel = start.folder, parallel or Parallel()
         pick_implementations()
         self.device = pick_device(config.training.device, local_rank())
@@ -62,7 +65,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         time_algorithms(self.device)
-        self.source: Source = open_source(config.data, config.model, self.device)
+        self.source: Source = open_source(config.data, config.model, self.device, listing=listing)
         self.config = config.model_copy(update={"model": with_data(config.model, self.source)})
         self.config, changes = self.parallel.from_first(
             lambda: fit_to_checkpoint(start, self.config, self.source.fingerprint)
