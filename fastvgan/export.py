@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from fastvgan.data.captions import Vocabulary
+from fastvgan.data.image_input import ImageInput, fit_image, read_image
 from fastvgan.errors import UserError
 from fastvgan.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
@@ -121,7 +120,7 @@ class VideoGenerator:
     def generate(
         self,
         text: str | None = None,
-        image: "str | Path | np.ndarray | None" = None,
+        image: ImageInput | None = None,
         label: str | int | None = None,
         n: int = 1,
         seed: int = 0,
@@ -131,7 +130,9 @@ class VideoGenerator:
 
         Args:
             text: a caption, for a model that follows text, of words that were in the training captions.
-            image: the first frame, for a model that follows one: a file, or uint8 (H, W, C) or (H, W).
+            image: the first frame, for a model that follows one: a path, a PIL image, an array (H, W) or (H, W, C), or
+                a tensor (H, W), (C, H, W) or (H, W, C), of uint8, uint16, bool or floats in [0, 1] (see
+                `fastvgan.data.image_input.read_image`); of another size, it is scaled and cropped at its centre.
             label: a class by name or index, for a model that follows classes.
             n: how many clips. seed: of the noise; the same seed gives the same clips, however many.
             frames: length, for the recurrent family; the 3D-convolutional one makes clips of the training length.
@@ -210,17 +211,7 @@ class VideoGenerator:
             return label
         raise UserError(f"there is no class {label!r}; the classes are {', '.join(names)}")
 
-    def _image(self, image) -> torch.Tensor:
-        """A frame as (1, C, H, W) in [-1, 1], its middle cut to the model's shape."""
-        try:
-            picture = Image.open(image) if isinstance(image, str | Path) else Image.fromarray(image)
-            picture = picture.convert("L" if self.config.channels == 1 else "RGB")
-        except (OSError, TypeError, ValueError) as error:
-            raise UserError(f"cannot read {image!s:.200} as a picture ({error}); give a PNG or JPEG file") from error
-        height, width = self.config.height, self.config.width
-        scale = max(height / picture.height, width / picture.width)
-        size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
-        picture = picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
-        pixels = torch.from_numpy(np.array(picture)).view(1, height, width, -1)
-        return to_float(pixels[:, None], torch.device("cpu"))[:, :, 0]
+    def _image(self, image: ImageInput) -> torch.Tensor:
+        """A picture as a frame (1, C, H, W) in [-1, 1] of the model's size."""
+        frame = fit_image(read_image(image), self.config.height, self.config.width, self.config.channels)
+        return to_float(torch.from_numpy(frame)[None, None], torch.device("cpu"))[:, :, 0]

@@ -26,7 +26,8 @@ class Arguments(Settings):
     text: str | None = None
     """Caption, for a model that follows text; of words that were in the training captions."""
     image: Path | None = None
-    """First frame, for a model that follows one."""
+    """First frame, for a model that follows one: a picture's file (PNG, JPEG, BMP, WebP, TIFF, PPM; of a GIF or another
+    that moves, its first frame), scaled and cropped at its centre to the model's size."""
     label: str | None = None
     """Class, for a model that follows classes."""
     n: int = Field(4, ge=1, le=100_000)
@@ -53,6 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
     if run is None:
         raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
     check_writable(parsed.out)
+    image = None
+    if parsed.image is not None:
+        from fastvgan.data.image_input import read_image
+
+        image = read_image(parsed.image)
 
     from fastvgan.export import load
     from fastvgan.training.device import pick_device, pick_implementations
@@ -62,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     generator = load(run, pick_device(parsed.device))
     _check_size(parsed, generator.config)
     videos = generator.generate(
-        text=parsed.text, image=parsed.image, label=parsed.label, n=parsed.n, seed=parsed.seed, frames=parsed.frames
+        text=parsed.text, image=image, label=parsed.label, n=parsed.n, seed=parsed.seed, frames=parsed.frames
     )
     if parsed.out.suffix.lower() == ".png":
         write_still(parsed.out, strip_grid(videos, scale=parsed.scale))

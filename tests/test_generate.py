@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from command import call
 from command import run as command_run
 from PIL import Image
 from safetensors import safe_open
@@ -140,8 +141,28 @@ def test_unusable_image_and_class(tmp_path):
     with pytest.raises(UserError, match="no class 'bird'; the classes are cat, dog"):
         generator.generate(label="bird", image=image)
     (tmp_path / "x.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"x\.png as a picture"):
+    with pytest.raises(UserError, match=r"x\.png cannot be used \(is no picture"):
         generator.generate(label="cat", image=tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"the image has the shape \(3, 9, 9\)"):
+        generator.generate(label="cat", image=np.zeros((3, 9, 9), np.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_network_sees_the_picture_as_it_sees_first_frames_in_training(tmp_path, channels):
+    generator = fastvgan.load(make(tmp_path / "g.safetensors", condition=("image",), channels=channels))
+    seen = []
+    generator.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].image))
+    picture = np.random.default_rng(0).integers(0, 256, (48, 66, 3), np.uint8)
+    # 16 x 22: the mean over 3x3 pixels, and the middle of the columns.
+    expected = Image.fromarray(picture).convert("RGB" if channels == 3 else "L").resize((22, 16), Image.Resampling.BOX)
+    expected = np.asarray(expected)[:, 3:19].reshape(16, 16, channels) / 127.5 - 1
+    floats = torch.from_numpy(picture.transpose(2, 0, 1) / 255)
+    forms = [picture, Image.fromarray(picture), torch.from_numpy(picture), floats]
+    clips = [generator.generate(image=form, n=2) for form in forms]
+    for image, clip in zip(seen, clips, strict=True):
+        assert image.shape == (2, channels, 16, 16)
+        np.testing.assert_allclose(image[1].permute(1, 2, 0), expected, atol=1e-6)
+        assert torch.equal(clip, clips[0])
 
 
 def test_files_that_are_no_generator(tmp_path, run):
@@ -209,6 +230,51 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path, run, arguments, senten
     assert done.returncode == 2, done.stdout
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and sentence in last and "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_command_turns_a_photograph_and_scales_16_bits_as_training_does(tmp_path):
+    make(tmp_path / "g.safetensors", condition=("image",), channels=1)
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    Image.fromarray(levels).save(tmp_path / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    Image.fromarray(np.rot90(levels).copy()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(levels * np.uint16(257)).save(tmp_path / "deep.png")
+    Image.fromarray(levels).convert("LA").save(tmp_path / "alpha.png")
+    Image.fromarray(np.rot90(levels).copy()).save(tmp_path / "other.png")
+    made = {}
+    for name in ("plain", "turned", "deep", "alpha", "other"):
+        arguments = ["--run", tmp_path / "g.safetensors", "--image", tmp_path / f"{name}.png", "--out"]
+        status, _, said = call("fastvgan.generate", [*map(str, arguments), str(tmp_path / "made.png")])
+        assert not status, said
+        made[name] = (tmp_path / "made.png").read_bytes()
+    assert made["plain"] == made["turned"] == made["deep"] == made["alpha"] != made["other"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("missing.png", "missing.png cannot be used (No such file or directory); give a PNG, JPEG, "),
+        ("folder", "folder cannot be used (is a folder); give"),
+        ("words.txt", "words.txt cannot be used (is no picture of a kind that can be read); give"),
+        ("cut.jpg", "cut.jpg cannot be used (image file is truncated"),
+        ("film.mp4", "film.mp4 cannot be used (is a video; `ffmpeg -i VIDEO -frames:v 1 first.png` saves its first"),
+        ("large.png", "large.png cannot be used (is 8200x200 pixels large, more than 8192 a side); give"),
+    ],
+)
+def test_an_unusable_image_is_refused_before_the_generator_is_loaded(tmp_path, name, sentence):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "words.txt").write_text("a red 7")
+    Image.new("RGB", (99, 99)).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-100])
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    Image.new("L", (8200, 200)).save(tmp_path / "large.png")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["--run", tmp_path / "no run", "--image", tmp_path / name, "--out", tmp_path / "x.gif"]
+    status, out, said = call("fastvgan.generate", list(map(str, arguments)))
+    assert (status, out) == (2, "") and said.count("\n") == 1
+    assert said.startswith("error: the image ") and sentence in said
     assert sorted(tmp_path.rglob("*")) == before
 
 

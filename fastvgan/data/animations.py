@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fastvgan.data.media import BadVideo, Media, Probe
-from fastvgan.data.pictures import check_size, pixels, plain
+from fastvgan.data.pictures import check_size, pixels, plain, turn_upright
 from fastvgan.data.zips import check_weight, read_member
 
 # Of a damaged file; the exception that follows says it in one line, with the file's name.
@@ -60,10 +60,8 @@ def moves(file: BinaryIO) -> bool:
 def probe(media: Media, tolerant: bool = False) -> Probe:
     """See `fastvgan.data.media.probe`; `tolerant` takes the frames before damage."""
     size, lasts = None, []
-    image = _open(media)
+    image = _open(media) if tolerant else _open_undamaged(media)
     codec = "apng" if image.format == "PNG" else image.format.lower()
-    if image.format == "PNG" and not tolerant:
-        _check_sums(media)
     try:
         for page in _pages(image):
             if size and size != (page.image.height, page.image.width):
@@ -93,6 +91,15 @@ def read_frames(
     if len(scaled) < len(wanted):
         raise BadVideo("has changed: its frames are not there any more")
     return np.stack([scaled[index] for index in indices])
+
+
+def read_first(path: Path) -> Image.Image:
+    """The first frame of an animation's file, upright.
+
+    Raises:
+        BadVideo: it cannot be read or decoded, or is too large.
+    """
+    return next(_pages(_open_undamaged(Media("animation", path)))).image
 
 
 def walk(
@@ -163,13 +170,16 @@ def _open(media: Media) -> Image.Image:
         raise BadVideo(f"damaged: {error or type(error).__name__}") from error
 
 
-def _check_sums(media: Media) -> None:
-    """Look at a PNG file's checksums, which decoding passes over."""
+def _open_undamaged(media: Media) -> Image.Image:
+    """As `_open`, with a look at a PNG file's checksums, which decoding passes over."""
     image = _open(media)
+    if image.format != "PNG":
+        return image
     try:
         image.verify()
     except Exception as error:  # as above
         raise BadVideo(f"damaged: {error}") from error
+    return _open(media)  # after verify() nothing can be decoded
 
 
 def _pages(image: Image.Image) -> Iterator[_Page]:
@@ -182,7 +192,7 @@ def _pages(image: Image.Image) -> Iterator[_Page]:
     try:
         for place in range(getattr(image, "n_frames", 1)):
             image.seek(place)
-            check_size(image)
+            check_size((image.height, image.width))
             if place == 0 and image.info.get("default_image"):
                 continue
             if image.format == "TIFF" and image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED:
@@ -201,12 +211,9 @@ def _pages(image: Image.Image) -> Iterator[_Page]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)  # a copy: the next frame is drawn over this one as it is stored
-    except MemoryError:
-        raise
-    except Exception:  # in what surrounds the pixels; the picture stays as it is
-        return image.copy()
+    turned = image.copy()  # the next frame is drawn over this one as it is stored
+    turn_upright(turned)
+    return turned
 
 
 def _rate(lasts: list[float]) -> tuple[float | None, bool]:

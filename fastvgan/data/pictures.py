@@ -85,6 +85,16 @@ def header_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def read_picture(path: Path) -> Image.Image:
+    """The one picture in a file, upright, looked at as thoroughly as by `probe`.
+
+    Raises:
+        BadVideo: it cannot be decoded, or is too large.
+        OSError, MemoryError: the file cannot be read, or memory ran out.
+    """
+    return _decode(_file_bytes(path), thorough=True)[0]
+
+
 def zip_folders(path: Path) -> dict[str, int]:
     """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
 
@@ -222,7 +232,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
     """
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
-        check_size(image, strip)
+        check_size(_size(image), strip)
         if thorough and image.format == "PNG":
             image.verify()  # and then it must be opened again
             image = Image.open(BytesIO(data), formats=_FORMATS)
@@ -236,12 +246,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
     except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
         raise Damaged(str(error) or type(error).__name__) from error
     codec = "jpeg" if image.format == "MPO" else image.format.lower()
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # as above, in what surrounds the picture; this stays as it is
-        pass
+    turn_upright(image)
     return image, codec
 
 
@@ -249,15 +254,25 @@ def _why(error: "OSError | MemoryError") -> str:
     return "memory ran out" if isinstance(error, MemoryError) else f"{error.strerror or error}"
 
 
-def check_size(image: Image.Image, strip: bool = False) -> None:
-    """Refuse a picture that is too large; a strip may be longer than a frame, but have no more pixels.
+def turn_upright(image: Image.Image) -> None:
+    """Turn and mirror a picture, in place, as its EXIF orientation asks for; one without stays as it is."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # damage to what surrounds the pixels raises many kinds; the picture stays as it is
+        pass
+
+
+def check_size(size: tuple[int, int], strip: bool = False) -> None:
+    """Refuse a picture of this height and width as too large; a strip may be longer, but have no more pixels.
 
     Raises:
         BadVideo: it is.
     """
-    height, width = _size(image)
+    height, width = size
     if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
-        raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
+        raise BadVideo(f"is {width}x{height} pixels large, more than {_LARGEST} a side")
 
 
 def _check_unchanged(found: Probe, now: Probe) -> None:

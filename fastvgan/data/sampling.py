@@ -67,6 +67,11 @@ class Draw(NamedTuple):
         return below(self.top, size[0] - height + 1), below(self.left, size[1] - width + 1)
 
 
+def centre_offsets(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Row and column at which a crop at the centre begins, in frames scaled to `size` (height, width)."""
+    return below(_HALF, size[0] - height + 1), below(_HALF, size[1] - width + 1)
+
+
 class Picks(NamedTuple):
     """What is drawn of N clips, int64 on one device.
 
