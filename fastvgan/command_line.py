@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from fastvgan.errors import UserError
 from fastvgan.settings import FaultySettings, Settings, join_sentences
+from fastvgan.threads import set_up_threads
 
 _Command = TypeVar("_Command", bound=Settings)
 
@@ -137,8 +138,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and leave the process with its status (0 when it returns None), or 2 on bad input.
 
     Bad input, no memory, and a file that cannot be read or written are one line on stderr. A reader of stdout that
-    has gone away, as in `… | head`, is no fault.
+    has gone away, as in `… | head`, is no fault. What torch's threads do is set up first (`fastvgan.threads`).
     """
+    set_up_threads()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files may hold bytes that no encoding has letters for
             stream.reconfigure(errors="backslashreplace")

@@ -10,6 +10,7 @@ import tyro
 import fastvgan
 from fastvgan.command_line import parse, run_command
 from fastvgan.settings import Settings
+from fastvgan.threads import describe_threads
 
 H100 = (9, 0)  # the compute capability of the GPU that was measured
 
@@ -77,7 +78,7 @@ def _version(name: str) -> str:
 def _devices() -> dict[str, str]:
     import torch
 
-    devices = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"}
+    devices = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {describe_threads()}"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         devices[f"cuda:{index}"] = (

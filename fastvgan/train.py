@@ -10,6 +10,7 @@ import tyro
 from fastvgan.command_line import Given, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.settings import Settings
+from fastvgan.threads import count_processors
 from fastvgan.training.config import RunConfig, preset, read_config
 from fastvgan.training.resume import Start, find_start
 
@@ -134,7 +135,7 @@ def _fit(given: Given, run: RunConfig):
 
 def _check_workers(workers: int) -> None:
     """A number far above the machine's would only fill its memory; a saved one may come from a larger machine."""
-    processors = os.cpu_count() or 1
+    processors = count_processors()
     most = max(_MOST_WORKERS, 4 * processors)
     if workers > most:
         raise UserError(f"--workers {workers}: must be at most {most} here, where there are {processors} processors")

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from fastvgan.data import pictures
 from fastvgan.data.layouts import Entry, Rejected
 from fastvgan.data.media import BadVideo, Probe, check, probe
 from fastvgan.errors import UserError
+from fastvgan.threads import count_processors
 
 _BLOCK = 2**20  # bytes
 Given, Made = TypeVar("Given"), TypeVar("Made")
@@ -61,7 +61,7 @@ def side_by_side(
     In threads, not processes: FFmpeg and hashlib do their work outside Python's lock.
     """
     items = list(items)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or count_processors()) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             for future in tqdm(futures, what, leave=False, unit="file", dynamic_ncols=True):

@@ -13,6 +13,7 @@ import torch
 import fastvgan
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
+from fastvgan.threads import thread_settings
 from fastvgan.training import checkpoint
 from fastvgan.training.backlog import Backlog, reason
 from fastvgan.training.config import RunConfig
@@ -159,6 +160,7 @@ def environment() -> dict:
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "thread_settings": thread_settings(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,

@@ -17,6 +17,7 @@ from fastvgan.data.clips import Listing
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models.discriminators import frames_between
+from fastvgan.threads import describe_threads
 from fastvgan.training import checkpoint, determinism
 from fastvgan.training.batches import BatchMaker, step_seed
 from fastvgan.training.checkpoint import Record
@@ -93,12 +94,13 @@ class Trainer:
         count = [sum(p.numel() for p in net.parameters()) for net in (self.step.generator, self.step.discriminator)]
         after = f", going on after {self.done}" if self.done else ""
         together = f" in {self.parallel.world_size} processes" if self.parallel.world_size > 1 else ""
+        threads = f"\ncpu: {describe_threads()}" if self.device.type == "cpu" else ""
         return (
             f"{model.family} model, {model.frames} frames of {model.height}x{model.width}x{model.channels}, "
             f"condition: {' '.join(model.condition) or 'none'}; G {count[0] / 1e6:.2f} M, D {count[1] / 1e6:.2f} M "
             f"parameters\n{self.config.data.data}: {self.source.size} clips; {self.steps} steps{after} of "
             f"{training.batch_size} clips on {self.device}{together}, {self.precision}\n"
-            f"decoder: {self.source.decoder}"
+            f"decoder: {self.source.decoder}{threads}"
         )
 
     def run(self) -> int:

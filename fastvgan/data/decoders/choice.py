@@ -1,11 +1,10 @@
 """Which decoder serves a set of clips, and why that one."""
 
-import os
-
 import torch
 
 from fastvgan.data.decoders import ClipSet, Decoder
 from fastvgan.errors import UserError
+from fastvgan.threads import count_processors
 
 
 def choose(wanted: str, clips: ClipSet, device: torch.device, workers: int) -> tuple[Decoder, str]:
@@ -61,5 +60,5 @@ def _pyav(clips: ClipSet, workers: int, why: str) -> tuple[Decoder, str]:
 def _dali(clips: ClipSet, kind: str, workers: int, why: str) -> tuple[Decoder, str]:
     from fastvgan.data.decoders.dali import DaliDecoder
 
-    threads = min(max(1, workers), os.cpu_count() or 1)
+    threads = min(max(1, workers), count_processors())
     return DaliDecoder(clips, kind, threads), f"dali on the {kind.upper()}: {why}"

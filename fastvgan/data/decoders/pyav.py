@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import signal
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ from fastvgan.data.media import BadVideo, read_frames
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
+from fastvgan.threads import count_processors
 
 logger = logging.getLogger("fastvgan")
 
@@ -30,7 +30,7 @@ class PyAVDecoder:
         self._clips, self._workers = clips, workers
         self.resident = None
         # More decode frames in vain, beyond a clip's last one.
-        self._threads = min(4, max(1, processors() // max(1, workers)))
+        self._threads = min(4, max(1, count_processors() // max(1, workers)))
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
         """See `fastvgan.data.decoders.Decoder.batches`."""
@@ -107,11 +107,6 @@ def decode(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
 def tell_once(sentence: str) -> None:
     """Warn, but not twice of the same."""
     logger.warning(sentence)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
