@@ -21,6 +21,7 @@ import tyro
 from pydantic.fields import FieldInfo
 
 from fastvgan.errors import UserError
+from fastvgan.neighbours import watch_neighbours
 from fastvgan.settings import FaultySettings, Settings, join_sentences
 from fastvgan.threads import set_up_threads
 
@@ -140,6 +141,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     Bad input, no memory, and a file that cannot be read or written are one line on stderr. A reader of stdout that
     has gone away, as in `… | head`, is no fault. What torch's threads do is set up first (`fastvgan.threads`).
     """
+    watch_neighbours()
     set_up_threads()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files may hold bytes that no encoding has letters for

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
+from fastvgan.neighbours import fit_threads
 from fastvgan.settings import Seed, Settings
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     run = parsed.run or newest_run()
     if run is None:
         raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
-    generator = load(run, pick_device(parsed.device))
+    device = pick_device(parsed.device)
+    generator = load(run, device)
     if parsed.json_path is not None:
         check_writable(parsed.json_path)
     model, config = _model(generator, parsed.frames), _config(run)
@@ -70,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     data = _data(run, config, model, parsed.data)
     split = _split(parsed.split, data)
     source, reference = _sources(data, model, split)
+    if device.type == "cpu" and (sentence := fit_threads()):
+        print(sentence, file=sys.stderr)
     evaluation = _evaluate(generator, model, source, reference, _seen(config, source), parsed)
     protocol = _protocol(parsed, model, generator, data, split)
     print(text_table(evaluation.rows))

@@ -29,14 +29,24 @@ def count_processors() -> int:
     These are the ones it is bound to, or fewer where a control group, such as a container's, has a smaller quota: 1.5
     processors count as 2.
     """
-    return min([len(_bound_to()), *(max(1, math.ceil(quota)) for quota in _quotas())])
+    return min([len(bound_to()), *(max(1, math.ceil(quota)) for quota in _quotas())])
+
+
+def bound_to() -> set[int]:
+    """The numbers of the processors that the scheduler may run this process on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def is_count_named() -> bool:
+    """Whether the environment says how many threads torch starts."""
+    return any(name in os.environ for name in _COUNT)
 
 
 def set_up_threads() -> None:
     """Set the environment variables by which torch's threads share a machine with others; for commands only.
 
     Threads that wait soon sleep, and a control group's quota limits how many there are. What the user set stays as it
-    is, and so does everything where torch is loaded already.
+    is, and so does everything where torch is loaded already. `fastvgan.neighbours` sees to what happens later.
     """
     if "torch" in sys.modules:
         return
@@ -44,7 +54,7 @@ def set_up_threads() -> None:
         # LLVM's and Intel's OpenMP know the first only, libgomp takes the second where both are there.
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
     processors = count_processors()
-    if not any(name in os.environ for name in _COUNT) and processors < _count_cores():
+    if not is_count_named() and processors < _count_cores():
         os.environ["OMP_NUM_THREADS"] = str(processors)
 
 
@@ -66,14 +76,9 @@ def thread_settings() -> dict[str, str]:
     return {name: os.environ[name] for name in (*_COUNT, *_WAITING) if name in os.environ}
 
 
-def _bound_to() -> set[int]:
-    """Numbers of the processors that the scheduler may run this process on."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-
 def _count_cores() -> int:
     """How many cores these processors belong to; torch starts one thread for each of them."""
-    siblings = {number: _read(_CPUS / f"cpu{number}/topology/thread_siblings_list") for number in _bound_to()}
+    siblings = {number: _read(_CPUS / f"cpu{number}/topology/thread_siblings_list") for number in bound_to()}
     return len({text or number for number, text in siblings.items()})
 
 

@@ -10,6 +10,9 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Commands that tests start compute by as many threads, to the same bits, whatever runs beside them.
+os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
 import fastvgan  # noqa: E402, F401  binds the checkout's kernels/ as fastvgan_kernels before any test imports it
 
 # The first call of an operation is slow, so a deadline would fail at random. CI repeats the same examples each time.

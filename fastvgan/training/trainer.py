@@ -17,6 +17,7 @@ from fastvgan.data.clips import Listing
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models.discriminators import frames_between
+from fastvgan.neighbours import fit_threads
 from fastvgan.threads import describe_threads
 from fastvgan.training import checkpoint, determinism
 from fastvgan.training.batches import BatchMaker, step_seed
@@ -66,12 +67,14 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         time_algorithms(self.device)
+        self._fits_threads = self.device.type == "cpu" and not config.training.deterministic
+        threads = self._fit_threads()
         self.source: Source = open_source(config.data, config.model, self.device, listing=listing)
         self.config = config.model_copy(update={"model": with_data(config.model, self.source)})
         self.config, changes = self.parallel.from_first(
             lambda: fit_to_checkpoint(start, self.config, self.source.fingerprint)
         )
-        self.remarks = (*start.remarks, *changes, *self.source.remarks)
+        self.remarks = (*threads, *start.remarks, *changes, *self.source.remarks)
         training = self.config.training
         self._share = _share_of_a_batch(self.config, self.parallel.world_size)
         self.steps = training.count_steps(self.source.size)
@@ -191,6 +194,8 @@ class Trainer:
             if self.done % training.log_every == 0 or self.done == self.steps:
                 with watchdog.watching(STEP):
                     self._log(meter.values(), bar)
+                for sentence in self._fit_threads():
+                    logger.warning(sentence)
                 if meter.in_a_row >= self._most_in_a_row():
                     return None
             if stop:
@@ -204,6 +209,11 @@ class Trainer:
                 self._output.now_and_then(self._record, sample, save and not self._in_trouble(), evaluate)
                 meter.pause()
         return None
+
+    def _fit_threads(self) -> list[str]:
+        """Leave other processes the processors that they use; sentences that say so."""
+        sentence = fit_threads() if self._fits_threads else None
+        return [sentence] if sentence else []
 
     def _train_on(self, clips: Clips | None) -> None:
         training = self.config.training

@@ -1,0 +1,124 @@
+"""How long a step of the default run takes alone and beside a busy process, by its threads.
+
+    python bench/beside.py --out FILE.json      # about 8 minutes; nothing else may run
+
+Each run is `python -m fastvgan.train` in a folder of its own. It is timed alone for a while, then beside
+`while True: pass` in a session of its own, to which Linux gives a fair share, and is killed. Variants take turns. The
+first seconds beside it, until the run has noticed, count too.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "gpu")]
+
+import cpuinfo  # noqa: E402  (py-cpuinfo, which pytest-benchmark needs)
+from part import origin  # noqa: E402
+
+BATCH = 32  # of the preset `digits`
+VARIANTS = {
+    "default": {},
+    "two threads that sleep": {"OMP_NUM_THREADS": "2"},
+    "two threads as torch has them": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "300000"},  # libgomp's own number
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def steps(path: Path) -> list[float]:
+    """Seconds of each step so far, the wait for data included."""
+    with contextlib.suppress(OSError):
+        lines = path.read_text().splitlines(keepends=True)
+        return [BATCH / json.loads(line)["videos_per_second"] for line in lines if line.endswith("\n")]
+    return []
+
+
+def observe(metrics: Path, seconds: float, least: int, most: float) -> list[float]:
+    """Seconds of each step that begins within the next `seconds`, or longer until there are `least`, up to `most`."""
+    first, begin = len(steps(metrics)) + 1, time.monotonic()  # the one that runs now is of neither kind
+    while True:
+        time.sleep(0.2)
+        found, passed = steps(metrics)[first:], time.monotonic() - begin
+        if (passed > seconds and len(found) >= least) or passed > most:
+            return found
+
+
+def one(name: str, options: argparse.Namespace) -> dict:
+    """Seconds of each step of one run, alone and beside a busy process, and what it said of its threads."""
+    clean = {key: value for key, value in os.environ.items() if key not in NAMES}
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "out").open("w") as out:
+        metrics = Path(folder) / "run" / "metrics.jsonl"
+        command = [sys.executable, "-m", "fastvgan.train", "--run-dir", str(metrics.parent), "--log-every", "1"]
+        command += ["--steps", "100000", "--checkpoint-every", "100000", "--sample-every", "100000"]
+        command += ["--evaluate-every", "100000"]
+        run = subprocess.Popen(
+            command,
+            env=clean | VARIANTS[name],
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        busy = None
+        try:
+            end = time.monotonic() + 90
+            while len(steps(metrics)) < 2:
+                assert run.poll() is None and time.monotonic() < end, (Path(folder) / "out").read_text()
+                time.sleep(0.2)
+            time.sleep(options.warm)
+            alone = observe(metrics, options.alone, 3, 30)
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+            time.sleep(1)
+            beside = observe(metrics, options.beside, 3, 45)
+            log = (Path(folder) / "run" / "log.txt").read_text()
+        finally:
+            for process in (run, busy):
+                if process is not None:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+    said = [line[line.index("cpu: ") :] for line in log.splitlines() if "cpu: " in line]
+    return {"variant": name, "said": said, "alone": alone, "beside": beside}
+
+
+def median(runs: list[dict], where: str) -> float:
+    """Seconds a step, the median of the runs' means."""
+    return statistics.median(statistics.mean(run[where]) for run in runs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--alone", type=float, default=5.0, help="seconds")
+    parser.add_argument("--beside", type=float, default=15.0, help="seconds")
+    parser.add_argument("--warm", type=float, default=2.0, help="seconds before either")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started is ended too
+    facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}
+    head = {**facts, "device": "cpu", "cpu": cpuinfo.get_cpu_info().get("brand_raw", "unknown")}
+    head["load_at_start"] = os.getloadavg()[0]
+    found: list[dict] = []
+    for number in range(options.rounds):
+        for name in VARIANTS:
+            found.append(one(name, options) | {"round": number})
+            alone, beside = (statistics.mean(found[-1][where]) for where in ("alone", "beside"))
+            print(f"{name:30} {alone:.3f} {beside:.3f} s a step", flush=True)
+            options.out.write_text(json.dumps({**head, "rows": found}, indent=1) + "\n")
+    for name in VARIANTS:
+        runs = [run for run in found if run["variant"] == name]
+        alone, beside = median(runs, "alone"), median(runs, "beside")
+        print(f"{name:30} alone {alone:.3f}, beside {beside:.3f} s a step: {beside / alone:.2f} times as long")
+
+
+if __name__ == "__main__":
+    main()
