@@ -1,8 +1,8 @@
 """How many processors other processes keep busy, and fewer threads of torch's while they do.
 
 Torch's threads wait for each other some thousand times in a step, so that one which shares its processor with another
-process holds up all: with two threads and one busy process on two processors a step of the default run takes 8 times as
-long, and 50 times with threads that spin while they wait. One thread less takes 1.5 times as long. How many threads
+process holds up all. On two processors, beside one busy process, a step of the default run by two threads takes 9 times
+as long as alone, 60 times if they spin while they wait, and by one thread 1.5 times (bench/beside.py). How many threads
 compute decides the last bits of results, so that those of a run whose number was changed do not repeat.
 """
 
