@@ -4,12 +4,13 @@ import math
 
 import torch
 from torch import nn
+from variants import TINY
 
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features, stages
 from fastvgan.training.config import PRESETS
 
-BATCH = 64
+BATCH = 16 if TINY else 64  # of fewer, auto leaves most convolutions to stock PyTorch
 REFERENCE = PRESETS["reference"].model
 
 

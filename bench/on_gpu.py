@@ -1,7 +1,8 @@
 """What the benchmarks for one GPU share: their variants, CUDA graphs, and a tiny mode that finds errors without a GPU.
 
 FASTVGAN_BENCH_TINY=1 shrinks every problem until Triton's interpreter computes it on a CPU in no time, and a GPU under
-compute-sanitizer. What is timed then says nothing.
+compute-sanitizer. The benchmarks of the CPU keep as much as it takes for auto to choose the same implementations as
+at full size. What is timed then says nothing.
 """
 
 import os

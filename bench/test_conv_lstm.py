@@ -8,6 +8,7 @@ from variants import (
     DTYPES,
     FORMATS,
     STOCK,
+    TINY,
     assert_as_accurate,
     describe,
     device,
@@ -21,7 +22,7 @@ from variants import (
 
 from fastvgan.layers import ConvLSTM
 
-STEPS, SIZE, CHANNELS, KERNEL = 16, 16, 64, 3
+STEPS, SIZE, CHANNELS, KERNEL = 4 if TINY else 16, 16, 64, 3
 # Of the largest value, against stock float32, which on a GPU is multiplied in tf32.
 LOOSE = {"fp32": 2e-5 if device().type == "cpu" else 5e-3, "bf16": 5e-2}
 

@@ -45,7 +45,7 @@ def test_generator_reference(benchmark, variant):
     dtype = next(name for name in DTYPES if name in variant)
     reference, z = trained()
     flops, needed = (sum(layer_flops(generator(), *z.shape, needed=needed)) for needed in (False, True))
-    group = "generator in evaluation, preset reference, batch 64"
+    group = f"generator in evaluation, preset reference, batch {BATCH}"
     describe(benchmark, group, variant, dtype, flops=flops, needed_flops=needed)
     if variant.startswith("ours"):
         network = load_in_order(build_generator(PRESETS["reference"].model).to(device()), reference).eval()

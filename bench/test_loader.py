@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
-from variants import describe, device, timed
+from variants import TINY, describe, device, timed
 
 from fastvgan.data.clips import ClipSource, items_of_folder, items_of_manifest
 from fastvgan.data.layouts import Layout
@@ -19,8 +19,9 @@ from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
 from fastvgan.video import encode
 
-FRAMES, SIZE, BATCH, BATCHES = 16, 112, 16, 4  # of a clip, its height and width, clips in a batch, batches in a round
-FILES, LENGTH, HEIGHT, WIDTH = 8, 120, 240, 320
+# Of a clip, its height and width; clips in a batch; batches in a round.
+FRAMES, SIZE, BATCH, BATCHES = (8, 112, 4, 2) if TINY else (16, 112, 16, 4)
+FILES, LENGTH, HEIGHT, WIDTH = (2, 36, 240, 320) if TINY else (8, 120, 240, 320)
 ACROSS = round(SIZE * WIDTH / HEIGHT)  # the width of a frame that is scaled to the clip's height
 
 

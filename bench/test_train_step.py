@@ -41,7 +41,7 @@ def check(step, real, z, dtype):
 @pytest.mark.parametrize("variant", [*(f"stock-{name}" for name in STOCK_OF_ALL_DTYPES), "ours-fp32", "ours-bf16"])
 def test_train_step_reference(benchmark, variant):
     dtype = next(name for name in DTYPES if name in variant)
-    group = "train step, preset reference, batch 64"
+    group = f"train step, preset reference, batch {BATCH}"
     describe(
         benchmark,
         group,

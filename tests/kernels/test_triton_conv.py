@@ -34,7 +34,7 @@ def as_leaves(tensors, dtype):
     return ours, [t.detach().double().requires_grad_() for t in ours]
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases(), st.sampled_from(DTYPES), st.sampled_from(TILES), st.booleans())
 def test_any_shape_forward_and_backward(tile, case, dtype, config, transposed):
     tile(config)

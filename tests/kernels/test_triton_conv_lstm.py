@@ -21,7 +21,7 @@ def near(ours, exact, tolerance):
         assert off <= tolerance, f"off by {off:.2g}"
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, 2),
     st.sampled_from([1, 3, 17]),

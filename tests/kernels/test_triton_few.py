@@ -81,7 +81,7 @@ def laid_out(x, layout):
     return rows.movedim(-1, 1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problems(), st.sampled_from(DTYPES), st.sampled_from(TILES), st.booleans(), st.booleans())
 def test_any_shape_forward_and_backward(tile, problem, dtype, config, transposed, biased):
     tile(config)

@@ -27,7 +27,7 @@ def as_accurate(ours, stock, exact, factor, dtype):
     assert mine <= allowed, f"off by {mine:.2g}, stock by {theirs:.2g}"
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(1, 5), max_size=3),
     st.integers(2, 9),

@@ -34,7 +34,7 @@ def test_results_and_gradients_are_the_same(conv, last, channels, served):
     impl, dtype = served
     layout = torch.channels_last_3d if last else torch.contiguous_format
     inputs, outputs = channels if conv is conv_up else channels[::-1]
-    x = torch.randn(2, inputs, 4, 4, 4).contiguous(memory_format=layout).requires_grad_()
+    x = torch.randn(2, inputs, 2, 4, 2).contiguous(memory_format=layout).requires_grad_()
     weight = torch.nn.Parameter((torch.randn(*channels, 4, 4, 4) / 20).contiguous(memory_format=layout))
     plain = run(conv, x, weight, impl, dtype)
     copies = WeightCopies([weight], dtype)

@@ -347,7 +347,10 @@ class LayersAreLeaves(torch.fx.Tracer):
 
 def a_trace(model, choose):
     """As torch.fx records it, once: what is traced is the whole network, and the network itself goes on."""
-    graph = LayersAreLeaves().trace(model)
+    try:
+        graph = LayersAreLeaves().trace(model)
+    except AttributeError:  # an earlier trace calls a layer that was exchanged since; names differ if one side can
+        return model
     return nn.Sequential(torch.fx.GraphModule(model, graph)) if choose.random() < 0.3 else model
 
 

@@ -4,8 +4,11 @@ import copy
 
 import pytest
 import torch
-from fuse_networks import assert_same, is_as_fast, settle
-from test_fuse_after import COPIES, METHODS, Features, LayersAreLeaves, Seen, change
+from fuse_networks import assert_same, change, is_as_fast, settle
+from test_fuse_attribution import METHODS
+from test_fuse_copies import COPIES
+from test_fuse_parts import Features
+from test_fuse_tracing import LayersAreLeaves, Seen
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint

@@ -1,7 +1,14 @@
 """Networks as people write them, and the comparison of a fused one with the stock one."""
 
+import pytest
 import torch
 from torch import nn
+
+from fastvgan_kernels import extension
+
+# "cpp" computes every row of modules in one pass, however small.
+IMPLS = ["auto"] + ["cpp"] * (extension.load() is not None)
+SHAPE = 2, 3, 4, 4, 4
 
 
 def assert_same(ours, stock, *inputs, steps=(True, True, False, True), tolerance=1e-3, **options):
@@ -204,3 +211,28 @@ def is_as_fast(module):
     if not isinstance(module, (nn.Conv2d, nn.Conv3d)) or max(module.stride) > 1:
         return False
     return isinstance(module, nn.Conv2d) or max(module.kernel_size) == 1
+
+
+def network():
+    return settle(
+        nn.Sequential(
+            *(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU()),
+            *(nn.Conv3d(4, 6, 4, 2, 1, bias=False), nn.BatchNorm3d(6), nn.LeakyReLU(0.2, inplace=True)),
+            *(nn.ConvTranspose3d(6, 3, 4, 2, 1), nn.Tanh()),
+        )
+    )
+
+
+def blocks():
+    """The same as Sequentials in a Sequential, one with a class of its own, and a norm apart from its activation."""
+    first = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4))
+    last = nn.Sequential(nn.ConvTranspose3d(6, 3, 2, 2), nn.Identity(), nn.Tanh())
+    return settle(nn.Sequential(first, nn.ReLU(), Block(4, 6), nn.Dropout(0.0), last))
+
+
+def inputs():
+    return torch.randn(SHAPE)
+
+
+def change(how):
+    return pytest.param(how, id=how.__name__)
