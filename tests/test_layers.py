@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from stock_activations import STOCK_ACTIVATIONS
 from torch import nn
 
 from fastvgan.layers import (
@@ -74,16 +75,6 @@ def test_output_size_chooses_the_size():
     assert ours(x, output_size=[6, 5, 6]).shape[2:] == (6, 5, 6)
     with pytest.raises(ValueError, match="requested an output size"):
         ours(x, output_size=[9, 9, 9])
-
-
-STOCK_ACTIVATIONS = {
-    "none": nn.Identity(),
-    "relu": nn.ReLU(),
-    "leaky_relu": nn.LeakyReLU(0.2),
-    "tanh": nn.Tanh(),
-    "silu": nn.SiLU(),
-    "gelu": nn.GELU(),
-}
 
 
 @pytest.mark.parametrize("activation", STOCK_ACTIVATIONS)

@@ -23,17 +23,6 @@ from fastvgan_kernels.conv.compiled import Fusion
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-INSTRUCTION_SETS = ["amx", "avx512bf16", "avx512", "avx2", "portable"]
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instruction_set(request):
-    facts = extension.facts()
-    if request.param not in facts["cpu_instruction_sets"]:
-        pytest.skip(f"this processor or build has no {request.param}")
-    extension.load().use_instruction_set(request.param)
-    yield request.param
-    extension.load().use_instruction_set(facts["cpu_instruction_set"])
 
 
 class Case:

@@ -18,16 +18,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAMES = ("output", "h", "c", "dx", "dh0", "dc0", "dweight_ih", "dweight_hh", "dbias")
 
 
-@pytest.fixture(params=["amx", "avx512bf16", "avx512", "avx2", "portable"])
-def instruction_set(request):
-    facts = extension.facts()
-    if request.param not in facts["cpu_instruction_sets"]:
-        pytest.skip(f"this processor or build has no {request.param}")
-    extension.load().use_instruction_set(request.param)
-    yield request.param
-    extension.load().use_instruction_set(facts["cpu_instruction_set"])
-
-
 def poison(*sizes):
     """Leave NaN where the allocator will put the results, so that a value never written is seen."""
     for _ in range(2):

@@ -24,16 +24,6 @@ EPS, SLOPE = 1e-5, 0.2
 NAMES = ("y", "mean", "var", "dx", "dweight", "dbias")
 
 
-@pytest.fixture(params=["amx", "avx512bf16", "avx512", "avx2", "portable"])
-def instruction_set(request):
-    facts = extension.facts()
-    if request.param not in facts["cpu_instruction_sets"]:
-        pytest.skip(f"this processor or build has no {request.param}")
-    extension.load().use_instruction_set(request.param)
-    yield request.param
-    extension.load().use_instruction_set(facts["cpu_instruction_set"])
-
-
 def poison(*tensors):
     """Leave NaN where the allocator will put the results, so that a value never written is seen."""
     for _ in range(2):

@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from stock_activations import STOCK_ACTIVATIONS
 from torch import nn
 from torch.nn import functional
 
@@ -331,16 +332,6 @@ def test_layers_are_copied_and_pickled_after_a_call():
         torch.save(layer, file := io.BytesIO())
         file.seek(0)
         assert torch.equal(torch.load(file, weights_only=False)(x), y)
-
-
-STOCK_ACTIVATIONS = {
-    "none": nn.Identity(),
-    "relu": nn.ReLU(),
-    "leaky_relu": nn.LeakyReLU(0.2),
-    "tanh": nn.Tanh(),
-    "silu": nn.SiLU(),
-    "gelu": nn.GELU(),
-}
 
 
 @pytest.mark.parametrize("activation", STOCK_ACTIVATIONS)

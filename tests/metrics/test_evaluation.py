@@ -199,7 +199,9 @@ def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
 
 def test_first_frames_are_compared_with_those_given():
     source = DigitsSource()
-    evaluator = Evaluator(digits_model(source, condition=("image",)), source, DigitsSource(split="test"), 64)
+    evaluator = Evaluator(
+        digits_model(source, condition=("image",)), source, DigitsSource(split="test"), 64, seen=Seen(0, DRAWN)
+    )
     order = torch.arange(64) % 32  # each first frame is given twice
 
     def still(z, condition):
@@ -222,7 +224,7 @@ def test_first_frames_are_compared_with_those_given():
 def test_a_model_without_a_condition_is_measured_by_what_is_left():
     source = DigitsSource(channels=1)
     reference = DigitsSource(channels=1, split="test")
-    evaluator = Evaluator(digits_model(source, condition=(), channels=1), source, reference, 64)
+    evaluator = Evaluator(digits_model(source, condition=(), channels=1), source, reference, 64, seen=Seen(0, DRAWN))
     assert evaluator.prompts.condition is None
     evaluation = evaluator.full(lambda z, c: evaluator.prompts.real[z[:, 0]], lambda n, g: torch.arange(n)[:, None])
     varied = {"varied_digit", "varied_motion"}
