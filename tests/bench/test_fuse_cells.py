@@ -119,7 +119,7 @@ def run(*command, status=0):
         # As one of xdist's workers pytest-benchmark would refuse to measure.
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
-            **{"FASTVGAN_BENCH_TINY": "1", "CUDA_VISIBLE_DEVICES": ""},
+            **{"FASTVGAN_BENCH_TINY": "1", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0"},
         },
         capture_output=True,
         text=True,
