@@ -99,9 +99,9 @@ def assert_accurate(mine, theirs, exact, largest_term=0.0):
         floor = 2 * unit * scale + 1e-6
         if name in ("dweight", "dbias"):
             # A sum of so many rounded terms of order 1 errs by this much; stock may be nearer by chance.
-            # With a residual the terms are rounded to its gradient's dtype, as stock's are.
-            rounded = torch.finfo(mine[0].dtype).eps / 2 if len(mine) > len(NAMES) else unit
-            floor += rounded * math.sqrt(mine[0].numel() / right.numel())
+            # With a residual the terms are rounded to its gradient's dtype before, as stock's are.
+            rounded = torch.finfo(mine[0].dtype).eps if len(mine) > len(NAMES) else 0.0
+            floor += (unit + rounded) * math.sqrt(mine[0].numel() / right.numel())
         if name == "dx":
             floor += torch.finfo(torch.float32).eps * largest_term
         assert error <= times * allowed + floor, f"{name}: {error} against {allowed} of stock"
