@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from torch_settings import torch_settings_kept
 
 # Without a GPU Triton's kernels are interpreted, which has to be said before Triton is imported anywhere.
 if not torch.cuda.is_available():
@@ -38,24 +39,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-_BACKENDS = (
-    *((torch.backends.cudnn.conv, "fp32_precision"), (torch.backends.cudnn.rnn, "fp32_precision")),
-    *((torch.backends.cuda.matmul, "fp32_precision"), (torch.backends.cudnn, "benchmark")),
-    *((torch.backends.mkldnn.conv, "fp32_precision"), (torch.backends.mkldnn.matmul, "fp32_precision")),
-    *((torch.backends.mkldnn, "enabled"), (torch.utils.deterministic, "fill_uninitialized_memory")),
-)
-
-
 @pytest.fixture(autouse=True)
 def _settings_of_torch():
-    """What a training sets up for its process, and later tests in this one would compute otherwise by."""
-    before = [getattr(*place) for place in _BACKENDS]
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    yield
-    for place, value in zip(_BACKENDS, before, strict=True):
-        if getattr(*place) != value:
-            setattr(*place, value)
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic, warn_only=warned)
+    with torch_settings_kept():
+        yield
