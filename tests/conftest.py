@@ -39,6 +39,13 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _settings_of_torch_by_file():
+    """What a file's own fixtures change, as by training, is not left to the next file."""
+    with torch_settings_kept():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _settings_of_torch():
     with torch_settings_kept():
