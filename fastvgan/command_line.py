@@ -301,23 +301,23 @@ def _take_place(given: Given, places: deque[Flag], token: str, before: Flag | No
 
 
 def _convert(flag: Flag, text: str) -> Any:
-    told = f"{flag.name} {_quote(text)}"
+    typed = f"{flag.name} {_quote(text)}"
     if flag.choices:
         if text not in flag.choices:
-            raise UserError(f"{told}: expected {flag.expected}")
+            raise UserError(f"{typed}: expected {flag.expected}")
         return flag.choices[text]
     if not text.strip():
-        raise UserError(f"{told}: it is empty; expected {flag.expected}")
+        raise UserError(f"{typed}: it is empty; expected {flag.expected}")
     if flag.kind not in (int, float):
         return flag.kind(text)
     if len(text) > _MOST_DIGITS and text.strip(" +-0123456789_.") == "":
-        raise UserError(f"{told}: a number of more than {_MOST_DIGITS} digits; expected {flag.expected}")
+        raise UserError(f"{typed}: a number of more than {_MOST_DIGITS} digits; expected {flag.expected}")
     try:
         number = flag.kind(text)
     except ValueError:
-        raise UserError(f"{told}: expected {flag.expected}") from None
+        raise UserError(f"{typed}: expected {flag.expected}") from None
     if flag.kind is float and not math.isfinite(number):
-        raise UserError(f"{told}: expected a finite number")
+        raise UserError(f"{typed}: expected a finite number")
     return number
 
 

@@ -9,8 +9,8 @@ compute decides the last bits of results, so that those of a run whose number wa
 import multiprocessing
 import os
 import sys
-import time
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 from fastvgan.threads import bound_to, is_count_named
@@ -43,8 +43,10 @@ class Neighbours:
         Returns:
             Between 0 and the number of processors; None where that was less than 2 seconds ago or cannot be known.
         """
+        if self._before is None or monotonic() - self._before.moment < _SHORTEST:
+            return None
         now = usage()
-        if self._before is None or now is None or now.moment - self._before.moment < _SHORTEST:
+        if now is None:
             return None
         passed, busy, own = (after - before for after, before in zip(now, self._before, strict=True))
         self._before = now
@@ -64,7 +66,7 @@ def usage() -> Usage | None:
         if name in names:
             user, nice, system, _idle, _waiting, interrupts, soft_interrupts = map(int, ticks[:7])
             busy += user + nice + system + interrupts + soft_interrupts
-    return Usage(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4]) + live)
+    return Usage(monotonic(), busy / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4]) + live)
 
 
 def _seconds_of(process: int) -> float:

@@ -35,6 +35,7 @@ def used(monkeypatch):
     """What `usage` gives, call by call, and the number of torch's threads, 4 at first."""
     answers, threads = [], [4]
     monkeypatch.setattr(neighbours, "usage", lambda: answers.pop(0))
+    monkeypatch.setattr(neighbours, "monotonic", lambda: answers[0].moment)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     return answers, threads
@@ -95,6 +96,7 @@ def test_a_run_has_the_threads_that_others_leave(shares, own):
         answers.append(Usage(10 * number, last.busy + 10 * (share + own), last.own + 10 * own))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "usage", lambda: answers.pop(0))
+        patch.setattr(neighbours, "monotonic", lambda: answers[0].moment)
         patch.setattr(torch, "get_num_threads", lambda: threads[-1])
         patch.setattr(torch, "set_num_threads", threads.append)
         patch.setitem(sys.modules, "torch", torch)
@@ -109,9 +111,11 @@ def test_a_run_has_the_threads_that_others_leave(shares, own):
 def test_what_is_said(used, monkeypatch):
     answers, threads = used
     monkeypatch.setitem(sys.modules, "torch", torch)
-    answers += [Usage(0, 0, 0), Usage(1, 4, 0), Usage(5, 15, 0), Usage(10, 30, 0), Usage(15, 31, 1)]
+    answers += [Usage(0, 0, 0), Usage(5, 15, 0), Usage(10, 30, 0), Usage(15, 31, 1)]
     fitter = ThreadFitter()
-    assert fitter.fit() is None  # after one second
+    with monkeypatch.context() as early:
+        early.setattr(neighbours, "monotonic", lambda: 1.0)
+        assert fitter.fit() is None and len(answers) == 3  # nothing is read
     assert fitter.fit() == "cpu: 1 thread of 4, since other processes keep 3.0 of 4 processors busy"
     assert fitter.fit() is None and threads == [4, 1]
     assert fitter.fit() == "cpu: 4 threads again, since other processes have left the processors"

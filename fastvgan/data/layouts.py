@@ -357,11 +357,11 @@ def _with_captions(
     """Entries with their captions, and those that tables name in vain; `known` are all that are there."""
     # What follows the last dot of a folder's name is no suffix.
     folders = {e.name for e in entries if e.media.kind == "frames" or (e.media.kind == "zip" and e.media.member)}
-    told, missing = said_of_clips(tables, known, known - folders)
+    said, missing = said_of_clips(tables, known, known - folders)
     clips_of = Counter(entry.media.path for entry in entries)
     result = []
     for entry in entries:
-        captions, label = told.get(entry.name, ((), None))
+        captions, label = said.get(entry.name, ((), None))
         own = entry.media.kind in ("video", "frames", "strip", "animation") and not entry.media.member
         own = own or clips_of[entry.media.path] == 1
         if not captions and not entry.captions and own and not entry.media.span:
