@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvgan.data.annotations import cleaned, cleaned_label
-from fastvgan.data.entry import as_text
+from fastvgan.data.paths import as_text
 from fastvgan.errors import UserError
 
 Said = tuple[tuple[str, ...], str | None]

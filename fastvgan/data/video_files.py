@@ -55,7 +55,7 @@ class _Shown(NamedTuple):
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
-    """See `fastvgan.data.media.probe`."""
+    """See `fastvgan.data.frames.probe`."""
     source = _source(media)
     number = _film(source)
     with _open(source) as container:
@@ -115,7 +115,7 @@ def why_no_video(path: Path) -> str | None:
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """See `fastvgan.data.media.read_frames`."""
+    """See `fastvgan.data.frames.read_frames`."""
     frames = _decode(media, found, indices, threads)
     scale = Scaler((found.height, found.width), height, width, channels)
     scaled = {index: scale(frame) for index, frame in frames.items()}
@@ -125,7 +125,7 @@ def read_frames(
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """See `fastvgan.data.media.walk`."""
+    """See `fastvgan.data.frames.walk`."""
     found = found or probe(media, tolerant=True)
     with _open(_source(media)) as container:
         stream = _stream(container, found.stream)

@@ -18,7 +18,8 @@ from make_videos import CODECS, can_encode, encode, number_of, numbered
 from fastvgan.data.decoders import ClipSet, choice, dali, dali_pipeline, pyav
 from fastvgan.data.decoders.dali import DaliDecoder, refusal
 from fastvgan.data.decoders.pyav import PyAVDecoder
-from fastvgan.data.media import Media, probe
+from fastvgan.data.frames import probe
+from fastvgan.data.media import Media
 from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
 from fastvgan.errors import UserError
 

@@ -11,8 +11,8 @@ import pytest
 from make_videos import encode, numbered
 from PIL import Image
 
+from fastvgan.data.frames import probe
 from fastvgan.data.layouts import Layout, scan
-from fastvgan.data.media import probe
 from fastvgan.data.survey import checksum, files_of
 from fastvgan.errors import UserError
 

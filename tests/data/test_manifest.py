@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastvgan.data.frames import probe
 from fastvgan.data.manifest import Record, find_manifest, read_manifest, write_manifest
-from fastvgan.data.media import probe
 from fastvgan.errors import UserError
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\\:\0\n"), min_size=1).filter(

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fastvgan.data.decoders import ClipSet, conditions
-from fastvgan.data.media import BadVideo, read_frames
+from fastvgan.data.frames import read_frames
+from fastvgan.data.media import BadVideo
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
