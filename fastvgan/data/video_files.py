@@ -281,7 +281,7 @@ def _source(media: Media) -> "str | bytes":
             with media.path.open("rb"):  # a file without permission says so here; FFmpeg's own words are vaguer
                 return f"{_ON_DISK}{media.path}"
         begin, length = media.span or (0, None)
-        found = _fetch(str(media.path), begin, length)
+        found = _fetch(media.path, begin, length)
     except OSError as error:
         raise BadVideo(f"cannot be read: {error.strerror or error}") from error
     if not found:
@@ -291,10 +291,11 @@ def _source(media: Media) -> "str | bytes":
     return found
 
 
-def _fetch(location: str, begin: int, length: int | None) -> bytes:
+def _fetch(location: "Path | str", begin: int, length: int | None) -> bytes:
     """The bytes of a file or URL from `begin` on: `length` of them, or as many as there are."""
     try:
-        with fsspec.open(location, "rb") as file:
+        # fsspec would take "~" in a path for the home, and "::" for the beginning of a URL.
+        with location.open("rb") if isinstance(location, Path) else fsspec.open(location, "rb") as file:
             file.seek(begin)
             if length is None:
                 return file.read()

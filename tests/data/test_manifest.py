@@ -63,14 +63,6 @@ def write(path: Path, *lines, root=".") -> str:
 CLIP = {"path": "a.mp4", "kind": "video", "frames": 3, "height": 4, "width": 5}
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../a.mp4", "x/../../a.mp4", "C:/a.mp4", "..\\a.mp4", "file:///etc/x",
-                                  "http://x/a.mp4", "~/a.mp4", "concat:a|b"])  # fmt: skip
-def test_a_path_that_leads_out_is_refused(tmp_path, path):
-    manifest = read_manifest(write(tmp_path / "m.jsonl", {**CLIP, "path": path}))
-    with pytest.raises(UserError, match="leads out of"):
-        manifest.media(manifest.records[0])
-
-
 @pytest.mark.parametrize("root", ["/", "/etc", "..", "../other", "file:///", "memory://x", "x/../.."])
 def test_a_root_elsewhere_is_read_only_when_named(tmp_path, root):
     location = write(tmp_path / "m.jsonl", CLIP, root=root)
