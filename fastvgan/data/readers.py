@@ -37,7 +37,7 @@ class Decoder(Protocol):
 
     @property
     def resident(self) -> ResidentClips | None:
-        """The clips, where they are held on the device and a step cuts them there; None where they are decoded ahead."""
+        """The clips, where the device holds them and a step cuts them there; None where they are decoded ahead."""
         ...
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
