@@ -58,7 +58,7 @@ def moves(file: BinaryIO) -> bool:
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
-    """See `fastvgan.data.media.probe`; `tolerant` takes the frames before damage."""
+    """See `fastvgan.data.frames.probe`; `tolerant` takes the frames before damage."""
     size, lasts = None, []
     image = _open(media) if tolerant else _open_undamaged(media)
     codec = "apng" if image.format == "PNG" else image.format.lower()
@@ -77,9 +77,9 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
 
 
 def read_frames(
-    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, _threads: int = 1
+    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """See `fastvgan.data.media.read_frames`; each frame is drawn over the ones before it, so that all are decoded."""
+    """See `fastvgan.data.frames.read_frames`; each frame is drawn over the ones before it, so that all are decoded."""
     wanted, scaled = frozenset(indices), {}
     for number, page in enumerate(_pages(_open(media))):
         if (found.height, found.width) != (page.image.height, page.image.width):
@@ -103,9 +103,9 @@ def read_first(path: Path) -> Image.Image:
 
 
 def walk(
-    media: Media, height: int, width: int, channels: int, _found: Probe | None = None
+    media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """See `fastvgan.data.media.walk`."""
+    """See `fastvgan.data.frames.walk`."""
     time = 0.0
     for page in _pages(_open(media)):
         yield (time / 1000 if page.lasts else None), pixels(plain(page.image, channels), height, width)

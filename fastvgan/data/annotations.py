@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastvgan.data.entry import stays_within
+from fastvgan.data.paths import stays_within
 from fastvgan.errors import UserError
 
 # Files of other suffixes are looked into, and taken where they hold a video all the same.

@@ -1,17 +1,18 @@
 """A set of clips as a training set: from a manifest, or from a folder that is looked through here and now."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from fastvgan.data.decoders import ClipSet
 from fastvgan.data.decoders.choice import choose
 from fastvgan.data.fingerprint import fingerprint_of
 from fastvgan.data.layouts import Layout, Scan, scan
 from fastvgan.data.manifest import Manifest
 from fastvgan.data.media import Media, Probe
+from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import WORDS, Cut, Member, Sampler, sample_numbers
 from fastvgan.data.source import Clips
 from fastvgan.data.survey import check_share, divide, examine, notes, side_by_side, size_of
@@ -84,11 +85,12 @@ class ClipSource:
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Clips]:
+    ) -> Generator[Clips, None, None]:
         """See `fastvgan.data.source.Source.batches`."""
         numbers = sample_numbers(batch_size, start, rank, world_size)
-        for clips in self._decoder.batches(seed, numbers):
-            yield self._with_what_there_is(clips)
+        with closing(self._decoder.batches(seed, numbers)) as batches:
+            for clips in batches:
+                yield self._with_what_there_is(clips)
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
         """See `fastvgan.data.source.Source.draw`.

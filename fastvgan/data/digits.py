@@ -9,7 +9,7 @@ In frames larger than 16x16 they are drawn with sharp outlines (`fastvgan.data.d
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ class DigitsSource:
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Clips]:
+    ) -> Generator[Clips, None, None]:
         """See `fastvgan.data.source.Source.batches`; nothing is shuffled, every clip is drawn anew."""
         draws = Draws(seed, {Purpose.CLIP: _WORDS})
         for numbers in sample_numbers(batch_size, start, rank, world_size):

@@ -14,7 +14,8 @@ from PIL import Image
 
 from fastvgan.data import animations
 from fastvgan.data.annotations import SUFFIXES as _VIDEO_SUFFIXES
-from fastvgan.data.media import BadVideo, Media, cover, probe, read_frames
+from fastvgan.data.frames import probe, read_frames
+from fastvgan.data.media import BadVideo, Media, cover
 from fastvgan.data.pictures import check_size, pixels, plain, read_picture, turn_upright
 from fastvgan.errors import UserError
 

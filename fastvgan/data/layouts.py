@@ -17,8 +17,9 @@ from typing import NamedTuple
 from fastvgan.data import leftovers, names, pictures, zips
 from fastvgan.data.animations import is_animation, moves
 from fastvgan.data.annotations import SUFFIXES, captions_of, is_there
-from fastvgan.data.entry import Entry, Rejected, as_text, stays_within, unusable_name
+from fastvgan.data.entry import Entry, Rejected
 from fastvgan.data.media import BadVideo, Media
+from fastvgan.data.paths import as_text, stays_within, unusable_name
 from fastvgan.data.splits import take_listed
 from fastvgan.data.tables import Table, is_table, read_tables, said_of_clips
 from fastvgan.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastvgan.data import names
 from fastvgan.data.annotations import SUFFIXES
-from fastvgan.data.entry import as_text
+from fastvgan.data.paths import as_text
 from fastvgan.files import UNFINISHED
 
 # Folders and files that `prepare` itself leaves in a folder whose manifest it writes there.

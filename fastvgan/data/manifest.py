@@ -10,13 +10,14 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 
 from fastvgan.data.media import FARTHEST, KINDS, MOST_FRAMES, BadVideo, Media, Probe, check
+from fastvgan.data.paths import LEADS_OUT, leads_out, stays_within
 from fastvgan.errors import UserError
 from fastvgan.files import whole
 
@@ -273,32 +274,24 @@ def _root(location: str, said: str, given: str | None, follow_links: bool) -> "P
     folder = location.rsplit("/", 1)[0] if "/" in location else "."
     if said == ".":
         return folder if "://" in location else Path(folder)
-    if _leads_out(said):
+    if leads_out(said):
         raise UserError(f"{location} lists files in {said}; say that it may read there, by --root {said}")
     # A link in the manifest's own folder leads out as well as a name does.
-    return f"{folder}/{said}" if "://" in location else below(Path(folder), said, follow_links)
-
-
-def _leads_out(name: str) -> bool:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return "://" in name or name.startswith(("/", "\\", "~")) or ".." in parts or ":" in (parts or ("",))[0]
+    return below(folder if "://" in location else Path(folder), said, follow_links)
 
 
 def below(root: "Path | str", name: str, follow_links: bool = False) -> "Path | str":
     """The file of that name below a root.
 
     Raises:
-        UserError: the name is absolute, leads upwards, or is a symbolic link to something outside of the root.
+        UserError: the name leads out of the root, by `fastvgan.data.paths.leads_out` or as a symbolic link.
     """
-    if _leads_out(name):
-        raise UserError(f"the manifest names {name}, which leads out of {root}; give paths below it")
+    # fsspec takes what follows "::" in a URL for another URL.
+    if leads_out(name) or (isinstance(root, str) and "::" in name):
+        raise UserError(f"the manifest of {root} names {name}, which {LEADS_OUT}")
     if isinstance(root, str):
         return f"{root.rstrip('/')}/{name}"
     path = root / name
-    try:
-        leads_out = not follow_links and not path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path} is a link that leads nowhere: {error}") from error
-    if leads_out:
-        raise UserError(f"{path} is a link that leads out of {root}; --follow-links reads it all the same")
+    if not follow_links and not stays_within(path, root.resolve()):
+        raise UserError(f"{path} is a link that leads out of {root} or nowhere; --follow-links reads what it leads to")
     return path

@@ -1,6 +1,5 @@
-"""Where the frames of a clip are, and what is known of them: the one face of video files and of pictures in order."""
+"""Where the frames of a clip are, and what is known of them; `fastvgan.data.frames` reads them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -83,51 +82,6 @@ class Damaged(BadVideo):
     """What begins as it should, or ought to, and cannot be decoded; the message is what the library says."""
 
 
-def probe(media: Media, tolerant: bool = False) -> Probe:
-    """Decode a clip from end to end.
-
-    Args:
-        tolerant: take frames that the decoder mended, and all up to damage that it cannot mend.
-
-    Raises:
-        BadVideo: it is no video, has no frames, is damaged or cut short, changes its size, or its frames are too large.
-    """
-    return _reader(media).probe(media, tolerant)
-
-
-def read_frames(
-    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
-) -> np.ndarray:
-    """Frames by their index, scaled so that they just cover height x width.
-
-    Args:
-        found: what `probe` found. indices: rising; the last may be repeated. channels: 1 for grey, 3 for RGB.
-        threads: that decode frames of a video file at the same time.
-
-    Returns:
-        uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Frames are rotated and
-        mirrored as the file asks for, in the proportions in which they are shown; transparency shows black.
-
-    Raises:
-        BadVideo: the clip has changed since: a frame is missing or cannot be decoded.
-    """
-    return _reader(media).read_frames(media, found, indices, height, width, channels, threads)
-
-
-def walk(
-    media: Media, height: int, width: int, channels: int, found: Probe | None = None
-) -> Iterator[tuple[float | None, np.ndarray]]:
-    """All frames in order, each with its time in seconds (None where none is known), scaled as by `read_frames`.
-
-    Args:
-        found: what `probe` found; without it the clip is decoded once more, to find it.
-
-    Raises:
-        BadVideo: a frame cannot be decoded.
-    """
-    return _reader(media).walk(media, height, width, channels, found)
-
-
 def check(found: Probe) -> None:
     """Refuse a clip that decodes well and yet cannot be used.
 
@@ -149,18 +103,3 @@ def cover(shown: tuple[int, int], height: int, width: int) -> tuple[int, int]:
         raise BadVideo(f"has frames of {shown[1]}x{shown[0]}, one side more than {_SLIMMEST} times the other")
     scale = max(height / shown[0], width / shown[1])
     return max(height, round(shown[0] * scale)), max(width, round(shown[1] * scale))
-
-
-def _reader(media: Media):
-    # Each is imported when it is first needed: they load libraries of codecs.
-    if media.kind in ("video", "tar"):
-        from fastvgan.data import video_files
-
-        return video_files
-    if media.kind == "animation":
-        from fastvgan.data import animations
-
-        return animations
-    from fastvgan.data import pictures
-
-    return pictures

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastvgan.data import zips
-from fastvgan.data.entry import as_text, stays_within, unusable_name
 from fastvgan.data.media import BadVideo, Damaged, Media, Probe, cover
 from fastvgan.data.names import in_order, is_picture
+from fastvgan.data.paths import as_text, stays_within, unusable_name
 from fastvgan.data.zips import check_weight
 from fastvgan.data.zips import member_bytes as _member_bytes
 
@@ -22,7 +22,7 @@ _LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
-    """See `fastvgan.data.media.probe`; `tolerant` changes nothing here, since Pillow mends nothing."""
+    """See `fastvgan.data.frames.probe`; `tolerant` changes nothing here, since Pillow mends nothing."""
     if media.kind == "strip":
         strip = _strip(media, thorough=True)
         return Probe(strip.frames, strip.height, strip.width, strip.codec)
@@ -34,9 +34,9 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
 
 
 def read_frames(
-    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, _threads: int = 1
+    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """See `fastvgan.data.media.read_frames`."""
+    """See `fastvgan.data.frames.read_frames`."""
     scaled = {}
     if media.kind == "strip":
         strip = _strip(media)
@@ -54,9 +54,9 @@ def read_frames(
 
 
 def walk(
-    media: Media, height: int, width: int, channels: int, _found: Probe | None = None
+    media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """See `fastvgan.data.media.walk`."""
+    """See `fastvgan.data.frames.walk`."""
     if media.kind == "strip":
         strip = _strip(media)
         whole = plain(strip.image, channels)

@@ -1,6 +1,6 @@
 """What every source of clips gives to the trainer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -47,8 +47,8 @@ class Source(Protocol):
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Clips]:
-        """Endless batches, from batch number `start` on.
+    ) -> Generator[Clips, None, None]:
+        """Endless batches, from batch number `start` on; closing ends all that makes them.
 
         Batch k is a function of (seed, k) alone, so that a resumed run goes on with the very next batch. Every epoch
         is a new shuffle; batches are always full and may cross the end of an epoch.

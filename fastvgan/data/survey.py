@@ -10,8 +10,9 @@ from typing import NamedTuple, TypeVar
 from tqdm import tqdm
 
 from fastvgan.data import pictures
+from fastvgan.data.frames import probe
 from fastvgan.data.layouts import Entry, Rejected
-from fastvgan.data.media import BadVideo, Probe, check, probe
+from fastvgan.data.media import BadVideo, Probe, check
 from fastvgan.errors import UserError
 from fastvgan.threads import count_processors
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvgan.data.annotations import cleaned, cleaned_label
-from fastvgan.data.entry import as_text
+from fastvgan.data.paths import LEADS_OUT, as_text, leads_out
 from fastvgan.errors import UserError
 
 Said = tuple[tuple[str, ...], str | None]
@@ -33,8 +33,6 @@ _CAPTION = "caption captions text texts description prompt sentence".split()
 _CLASS = "class label class_name category".split()
 _DELIMITERS = ",;\t|"
 _LONGEST_HEADER = 2**16  # characters
-# A drive of Windows, or the scheme of a URL.
-_ELSEWHERE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def is_table(name: str) -> bool:
@@ -212,7 +210,7 @@ def _row(path: Path, line: int, row: Any, root: Path) -> tuple[tuple[str, ...], 
     names = _names(given, path, root)
     if not names:
         name = as_text(given.strip().replace("\\", "/"))
-        raise UserError(f"{path}, line {line}: {name} leads out of the folder; give paths below it")
+        raise UserError(f"{path}, line {line}: {name} {LEADS_OUT}")
     captions = _first(row, _CAPTION)
     captions = [captions] if isinstance(captions, str) else captions or []
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
@@ -239,7 +237,5 @@ def _names(given: str, path: Path, root: Path) -> tuple[str, ...]:
         above = posixpath.normpath(base.as_posix()).rstrip("/") + "/"
         if name.startswith(above):
             return (name[len(above) :],)
-    if name.startswith("/") or _ELSEWHERE.match(name):
-        return ()
     beside = posixpath.normpath(posixpath.join(path.parent.relative_to(root).as_posix(), name))
-    return tuple(name for name in dict.fromkeys((beside, name)) if name.split("/")[0] != "..")
+    return tuple(name for name in dict.fromkeys((beside, name)) if not leads_out(name))

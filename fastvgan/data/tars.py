@@ -9,8 +9,9 @@ from typing import Any
 from webdataset.tariterators import base_plus_ext
 
 from fastvgan.data.annotations import SUFFIXES, cleaned, cleaned_label
-from fastvgan.data.entry import Entry, Rejected, as_text, unusable_name
+from fastvgan.data.entry import Entry, Rejected
 from fastvgan.data.media import Media
+from fastvgan.data.paths import as_text, unusable_name
 
 _LARGEST_TEXT = 2**20  # bytes
 

@@ -55,7 +55,7 @@ class _Shown(NamedTuple):
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
-    """See `fastvgan.data.media.probe`."""
+    """See `fastvgan.data.frames.probe`."""
     source = _source(media)
     number = _film(source)
     with _open(source) as container:
@@ -115,7 +115,7 @@ def why_no_video(path: Path) -> str | None:
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """See `fastvgan.data.media.read_frames`."""
+    """See `fastvgan.data.frames.read_frames`."""
     frames = _decode(media, found, indices, threads)
     scale = Scaler((found.height, found.width), height, width, channels)
     scaled = {index: scale(frame) for index, frame in frames.items()}
@@ -125,7 +125,7 @@ def read_frames(
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """See `fastvgan.data.media.walk`."""
+    """See `fastvgan.data.frames.walk`."""
     found = found or probe(media, tolerant=True)
     with _open(_source(media)) as container:
         stream = _stream(container, found.stream)
@@ -281,7 +281,7 @@ def _source(media: Media) -> "str | bytes":
             with media.path.open("rb"):  # a file without permission says so here; FFmpeg's own words are vaguer
                 return f"{_ON_DISK}{media.path}"
         begin, length = media.span or (0, None)
-        found = _fetch(str(media.path), begin, length)
+        found = _fetch(media.path, begin, length)
     except OSError as error:
         raise BadVideo(f"cannot be read: {error.strerror or error}") from error
     if not found:
@@ -291,10 +291,11 @@ def _source(media: Media) -> "str | bytes":
     return found
 
 
-def _fetch(location: str, begin: int, length: int | None) -> bytes:
+def _fetch(location: "Path | str", begin: int, length: int | None) -> bytes:
     """The bytes of a file or URL from `begin` on: `length` of them, or as many as there are."""
     try:
-        with fsspec.open(location, "rb") as file:
+        # fsspec would take "~" in a path for the home, and "::" for the beginning of a URL.
+        with location.open("rb") if isinstance(location, Path) else fsspec.open(location, "rb") as file:
             file.seek(begin)
             if length is None:
                 return file.read()

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -12,28 +12,25 @@ B = TypeVar("B", bound=NamedTuple)
 _AHEAD = 2  # batches on the device beside the one in use
 
 
-def feed(batches: Iterator[B], device: torch.device) -> Generator[B, None, None]:
+def feed(batches: Generator[B, None, None], device: torch.device) -> Generator[B, None, None]:
     """The same batches, named tuples, with all tensors in them on the device.
 
     For a GPU a thread takes the batches, copies them through two sets of page-locked buffers on a stream of its own,
     and is two batches ahead; the current stream waits for a batch's copy, the host does not. Elsewhere they come as
     they are.
 
-    Close the generator to stop the thread.
+    Close the generator to stop the thread and to close `batches`.
     """
     if device.type == "cuda":
         yield from _Ahead(batches, device).all()
     else:
-        try:
-            yield from batches
-        finally:
-            _close(batches)
+        yield from batches  # which closes them with this generator
 
 
 class _Ahead:
     """The thread that feeds a GPU."""
 
-    def __init__(self, batches: Iterator, device: torch.device):
+    def __init__(self, batches: Generator, device: torch.device):
         self._batches, self._device = batches, device
         self._ready: queue.Queue = queue.Queue(_AHEAD)
         self._stop = threading.Event()
@@ -76,7 +73,7 @@ class _Ahead:
             except BaseException as error:  # raised again where the batch is asked for
                 self._put(error)
             finally:
-                _close(self._batches)
+                self._batches.close()
 
     def _copied(self, batch, number: int):
         pinned, free = self._buffers[number % 2]
@@ -99,8 +96,3 @@ class _Ahead:
             except queue.Full:
                 continue
         return False
-
-
-def _close(batches) -> None:
-    if hasattr(batches, "close"):
-        batches.close()

@@ -1,7 +1,7 @@
 """Scores of the averaged generator as training goes, and the one number that chooses the best checkpoint."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import torch
@@ -108,7 +108,7 @@ class _Drawn:
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Clips]:
+    ) -> Generator[Clips, None, None]:
         """Batches in the order in which the clips were drawn, whatever the seed, for a single process."""
         while True:
             rows = (torch.arange(batch_size) + start * batch_size) % self.size

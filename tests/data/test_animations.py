@@ -7,8 +7,9 @@ from make_videos import number_of, numbered
 from PIL import Image
 
 from fastvgan.data.animations import is_animation
+from fastvgan.data.frames import probe, read_frames, walk
 from fastvgan.data.layouts import Layout, scan
-from fastvgan.data.media import BadVideo, Media, probe, read_frames, walk
+from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.survey import examine
 

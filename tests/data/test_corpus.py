@@ -6,7 +6,8 @@ import random
 import numpy as np
 from corpus import CannotWrite, Case, cases, shown, write
 
-from fastvgan.data.media import BadVideo, Media, probe, read_frames, walk
+from fastvgan.data.frames import probe, read_frames, walk
+from fastvgan.data.media import BadVideo, Media
 
 SHARE = 0.05  # of the cases; all of them by FASTVGAN_TEST_CORPUS=all, 31,000 in some three minutes
 _NEAR = 10  # of 255, in the mean of a block

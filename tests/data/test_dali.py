@@ -15,10 +15,13 @@ import pytest
 import torch
 from make_videos import CODECS, can_encode, encode, number_of, numbered
 
-from fastvgan.data.decoders import ClipSet, choice, dali, dali_pipeline, pyav
+from fastvgan.data import readers
+from fastvgan.data.decoders import choice, dali, dali_pipeline
 from fastvgan.data.decoders.dali import DaliDecoder, refusal
 from fastvgan.data.decoders.pyav import PyAVDecoder
-from fastvgan.data.media import Media, probe
+from fastvgan.data.frames import probe
+from fastvgan.data.media import Media
+from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
 from fastvgan.errors import UserError
 
@@ -239,7 +242,7 @@ DAMAGE = {
 def test_a_damaged_file_is_named_once_and_replaced_as_by_pyav(
     folder, tmp_path, caplog, small_chunks, blamed, harm, when, device
 ):
-    pyav.tell_once.cache_clear()
+    readers.warn_once.cache_clear()
     for path in folder.glob("numbered*"):
         shutil.copy(path, tmp_path)
     clips = clips_of(tmp_path.glob("numbered*"), frames=30, crop="center")
@@ -255,7 +258,7 @@ def test_a_damaged_file_is_named_once_and_replaced_as_by_pyav(
     batches.close()
     said = [record.getMessage() for record in caplog.records]
     caplog.clear()
-    pyav.tell_once.cache_clear()
+    readers.warn_once.cache_clear()
     wanted = take(PyAVDecoder(clips, 0), 12 - before, size=2, start=before)
     assert numbers_of(got[before:]) == numbers_of(wanted)
     assert all(torch.equal(a.caption, b.caption) for a, b in zip(got[before:], wanted, strict=True))
@@ -280,7 +283,7 @@ def test_wrong_numbers_tell_by_themselves(folder, tmp_path, monkeypatch):
 
 
 def test_what_only_dali_cannot_read_goes_through_pyav(folder, tmp_path, caplog, small_chunks, blamed):
-    pyav.tell_once.cache_clear()
+    readers.warn_once.cache_clear()
     paths = list(folder.glob("numbered*"))
     paths.append(encode(tmp_path / "other.mp4", numbered(40, 160, 200), "h264"))
     clips = clips_of(paths, frames=3, crop="center")
@@ -315,7 +318,7 @@ def test_mjpeg_is_left_to_pyav_on_a_gpu(folders):
 @pytest.mark.gpu
 def test_pyav_takes_over_what_dali_refuses_on_a_gpu_after_all(folders, caplog, small_chunks):
     """MJPEG is handed to DALI's GPU decoder all the same: no clip is lost, and the log names each file once."""
-    pyav.tell_once.cache_clear()
+    readers.warn_once.cache_clear()
     clips = clips_of([*folders("gpu").glob("numbered*"), *folders("cpu").glob("numbered 1*")], frames=3, crop="center")
     got = numbers_of(take(DaliDecoder(clips, "gpu"), 9))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(36)]
@@ -323,7 +326,7 @@ def test_pyav_takes_over_what_dali_refuses_on_a_gpu_after_all(folders, caplog, s
 
 
 def test_dali_is_given_up_where_it_fails_on_and_on(folder, caplog, monkeypatch, small_chunks):
-    pyav.tell_once.cache_clear()
+    readers.warn_once.cache_clear()
     built = []
 
     class Broken(dali.Pipeline):
@@ -345,7 +348,7 @@ def test_dali_is_given_up_where_it_fails_on_and_on(folder, caplog, monkeypatch, 
 
 
 def test_a_clip_at_which_dali_fails_is_found(folder, caplog, monkeypatch, small_chunks):
-    pyav.tell_once.cache_clear()
+    readers.warn_once.cache_clear()
 
     class Broken(dali.Pipeline):
         def next(self):

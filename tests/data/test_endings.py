@@ -9,7 +9,8 @@ from corpus import BESIDE, TIMES, CannotWrite, Case, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvgan.data.media import BadVideo, Media, probe
+from fastvgan.data.frames import probe
+from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.video.endings import _LOOKS, ends_early
 
 # muxer, codec, suffix, options of the muxer

@@ -16,8 +16,9 @@ from PIL import Image
 
 from fastvgan.data.decoders import dali
 from fastvgan.data.entry import Entry
+from fastvgan.data.frames import probe, read_frames, walk
 from fastvgan.data.manifest import Record
-from fastvgan.data.media import BadVideo, Media, Probe, probe, read_frames, walk
+from fastvgan.data.media import BadVideo, Media, Probe
 from fastvgan.data.preparation import PrepareConfig, prepare, record
 from fastvgan.data.survey import Found, notes
 from fastvgan.data.video.shown import Scaler

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastvgan.data.frames import probe
 from fastvgan.data.manifest import Record, find_manifest, read_manifest, write_manifest
-from fastvgan.data.media import probe
 from fastvgan.errors import UserError
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\\:\0\n"), min_size=1).filter(
@@ -61,14 +61,6 @@ def write(path: Path, *lines, root=".") -> str:
 
 
 CLIP = {"path": "a.mp4", "kind": "video", "frames": 3, "height": 4, "width": 5}
-
-
-@pytest.mark.parametrize("path", ["/etc/passwd", "../a.mp4", "x/../../a.mp4", "C:/a.mp4", "..\\a.mp4", "file:///etc/x",
-                                  "http://x/a.mp4", "~/a.mp4", "concat:a|b"])  # fmt: skip
-def test_a_path_that_leads_out_is_refused(tmp_path, path):
-    manifest = read_manifest(write(tmp_path / "m.jsonl", {**CLIP, "path": path}))
-    with pytest.raises(UserError, match="leads out of"):
-        manifest.media(manifest.records[0])
 
 
 @pytest.mark.parametrize("root", ["/", "/etc", "..", "../other", "file:///", "memory://x", "x/../.."])

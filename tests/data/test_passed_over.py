@@ -11,9 +11,10 @@ from PIL import Image, features
 
 from fastvgan.data.clips import items_of_folder
 from fastvgan.data.decoders import dali
+from fastvgan.data.frames import probe, read_frames
 from fastvgan.data.layouts import Layout, scan
 from fastvgan.data.manifest import read_manifest
-from fastvgan.data.media import Media, Probe, probe, read_frames
+from fastvgan.data.media import Media, Probe
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.survey import divide, examine
 from fastvgan.errors import UserError

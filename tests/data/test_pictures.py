@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from make_videos import number_of, numbered
 from PIL import Image
 
-from fastvgan.data.media import BadVideo, Media, probe, read_frames, walk
+from fastvgan.data.frames import probe, read_frames, walk
+from fastvgan.data.media import BadVideo, Media
 
 
 def save(folder, frames, names, **options):

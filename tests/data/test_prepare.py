@@ -29,8 +29,9 @@ from safetensors.torch import load_file
 from fastvgan.data import preparation
 from fastvgan.data.clips import ClipSource, items_of_manifest
 from fastvgan.data.entry import Entry, Rejected
+from fastvgan.data.frames import probe, read_frames
 from fastvgan.data.manifest import Record, find_manifest, read_manifest
-from fastvgan.data.media import BadVideo, Media, probe, read_frames
+from fastvgan.data.media import BadVideo, Media
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.preparation.clip_files import write_clips
 from fastvgan.data.preparation.journal import Journal

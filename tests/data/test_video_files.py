@@ -20,7 +20,8 @@ from PIL import Image
 
 from fastvgan.data import video_files
 from fastvgan.data.entry import Entry, Rejected
-from fastvgan.data.media import BadVideo, Media, Probe, check, probe, read_frames, walk
+from fastvgan.data.frames import probe, read_frames, walk
+from fastvgan.data.media import BadVideo, Media, Probe, check
 from fastvgan.data.survey import examine
 
 
@@ -268,7 +269,8 @@ def test_frames_larger_than_the_header_says_fill_no_memory(tmp_path):
     check = """
 import sys
 import fastvgan.data.video_files  # loads FFmpeg, which is not to be counted
-from fastvgan.data.media import BadVideo, Media, probe
+from fastvgan.data.frames import probe
+from fastvgan.data.media import BadVideo, Media
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 before = peak()
 try:

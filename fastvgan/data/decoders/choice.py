@@ -2,7 +2,7 @@
 
 import torch
 
-from fastvgan.data.decoders import ClipSet, Decoder
+from fastvgan.data.readers import ClipSet, Decoder
 from fastvgan.errors import UserError
 from fastvgan.threads import count_processors
 

@@ -5,17 +5,16 @@ import itertools
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fastvgan.data.decoders import ClipSet, conditions
 from fastvgan.data.decoders.dali_pipeline import Failed, Pipeline
-from fastvgan.data.decoders.pyav import decode, sample, tell_once
 from fastvgan.data.media import BadVideo, Media, Probe
+from fastvgan.data.readers import ClipSet, conditions, decode, sample, warn_once
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips
 
@@ -71,7 +70,7 @@ def _unfit(media: Media, found: Probe, device: str) -> str | None:
 
 
 class DaliDecoder:
-    """See `fastvgan.data.decoders.Decoder`. Batches are on the device that decodes; `refusal` says whether it can.
+    """See `fastvgan.data.readers.Decoder`. Batches are on the device that decodes; `refusal` says whether it can.
 
     Samples are those of `PyAVDecoder`, frame for frame. Pixels differ a little, since DALI scales by a cubic filter and
     swscale by areas. Measured on noise scaled down by 1 to 4, in grey and RGB: by up to 2.1 of 255 in the mean, 11 at
@@ -92,8 +91,8 @@ class DaliDecoder:
         self.device = torch.cuda.current_device() if device == "gpu" else None
         self.stamps = [_stamp(media) for media in clips.media]
 
-    def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
-        """See `fastvgan.data.decoders.Decoder.batches`; all ranges are of one length."""
+    def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
+        """See `fastvgan.data.readers.Decoder.batches`; all ranges are of one length."""
         with (
             tempfile.TemporaryDirectory(prefix="fastvgan-dali-") as folder,
             ThreadPoolExecutor(1 + self.threads, "fastvgan-dali") as pool,
@@ -140,7 +139,7 @@ class _Run:
         self._left_to_pyav: set[int] = set()
         self._failures = 0  # since DALI's last good batch
 
-    def batches(self, numbers: Iterator[range]) -> Iterator[Clips]:
+    def batches(self, numbers: Iterator[range]) -> Generator[Clips, None, None]:
         """All batches. When half of a chunk is done, the next one is built in a thread, so that there is no gap."""
         chunk, ahead = self._build(_take(numbers)), None
         try:
@@ -196,7 +195,7 @@ class _Run:
 
         videos, draws, unreadable = zip(*self._pool.map(one, numbers), strict=True)
         for sentence in itertools.chain.from_iterable(unreadable):
-            tell_once(sentence)
+            warn_once(sentence)
         return Clips(torch.from_numpy(np.stack(videos)).to(self._device), *conditions(draws))
 
     def _blame(self, draws: list[Draw], failure: Failed) -> None:
@@ -209,11 +208,11 @@ class _Run:
         blamed = failure.clips or damaged or self._bad_alone(of_clip)
         self._left_to_pyav |= blamed
         for clip in blamed - damaged:
-            tell_once(f"{self._clips.names[clip]}: {failure}; PyAV decodes it")
+            warn_once(f"{self._clips.names[clip]}: {failure}; PyAV decodes it")
         if not blamed:
-            tell_once(f"{failure}; PyAV decodes a batch in its place")
+            warn_once(f"{failure}; PyAV decodes a batch in its place")
         if self._failures >= _GIVE_UP_AFTER:
-            tell_once(f"{failure}, time after time; PyAV decodes all clips from here on")
+            warn_once(f"{failure}, time after time; PyAV decodes all clips from here on")
 
     def _readable(self, draw: Draw) -> bool:
         try:

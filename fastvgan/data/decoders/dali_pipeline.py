@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastvgan.data.decoders import ClipSet
 from fastvgan.data.media import Probe, cover
+from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import Draw
 
 _DEPTH = 2  # batches that DALI makes ahead
@@ -224,8 +224,7 @@ def _at_their_time(found: Probe, indices: np.ndarray, times: np.ndarray) -> bool
 
 def _on_host(values) -> np.ndarray:
     """The small outputs, which the GPU's reader may leave on the GPU."""
-    values = values.as_cpu() if hasattr(values, "as_cpu") else values
-    return np.array(values.as_array()).reshape(len(values), -1)
+    return np.array(values.as_cpu().as_array()).reshape(len(values), -1)
 
 
 def _said(error: Exception) -> str:

@@ -1,26 +1,19 @@
 """Decoding by PyAV in worker processes: every codec and every kind of clip, frame by frame exact."""
 
-import functools
-import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fastvgan.data.decoders import ClipSet, conditions
-from fastvgan.data.media import BadVideo, read_frames
-from fastvgan.data.sampling import Draw
+from fastvgan.data.readers import ClipSet, conditions, sample, warn_once
 from fastvgan.data.source import Clips
-from fastvgan.errors import UserError
 from fastvgan.threads import count_processors
-
-logger = logging.getLogger("fastvgan")
 
 
 class PyAVDecoder:
-    """See `fastvgan.data.decoders.Decoder`.
+    """See `fastvgan.data.readers.Decoder`.
 
     Args:
         workers: processes that decode; 0 decodes in the caller's.
@@ -32,8 +25,8 @@ class PyAVDecoder:
         # More decode frames in vain, beyond a clip's last one.
         self._threads = min(4, max(1, count_processors() // max(1, workers)))
 
-    def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
-        """See `fastvgan.data.decoders.Decoder.batches`."""
+    def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
+        """See `fastvgan.data.readers.Decoder.batches`."""
         loader = DataLoader(
             _Batches(self._clips, seed, self._threads),
             batch_size=None,
@@ -44,7 +37,7 @@ class PyAVDecoder:
         )
         for clips, unreadable in loader:
             for sentence in unreadable:
-                tell_once(sentence)
+                warn_once(sentence)
             yield clips
 
 
@@ -62,51 +55,6 @@ class _Batches(Dataset):
         ]
         videos, draws = zip(*samples, strict=True)
         return Clips(torch.from_numpy(np.stack(videos)), *conditions(draws)), unreadable
-
-
-def sample(
-    clips: ClipSet, seed: int, number: int, unreadable: list[str], threads: int = 1, drawn: Draw | None = None
-) -> tuple[np.ndarray, Draw]:
-    """Sample `number` of a run, uint8 (T, H, W, C), and how it was drawn.
-
-    Args:
-        unreadable: takes a sentence for each clip that could not be read, and whose place another took.
-        threads: as of `decode`. drawn: the sample, where it is drawn already.
-
-    Raises:
-        UserError: there is no usable clip left.
-    """
-    said = ""
-    for draw in clips.sampler.candidates(seed, number, drawn):
-        try:
-            return decode(clips, draw, threads), draw
-        except BadVideo as error:
-            said = f"{clips.names[draw.clip]}: {error}"
-            unreadable.append(f"{said}; another clip takes its place")
-    raise UserError(f"not one clip of the data can be read any more ({said}); was it moved?")
-
-
-def decode(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
-    """One sample's frames, uint8 (T, H, W, C).
-
-    Args:
-        threads: that decode frames of a file at the same time.
-
-    Raises:
-        BadVideo: its clip cannot be read.
-    """
-    cut = clips.sampler.cut
-    media, found = clips.media[draw.clip], clips.found[draw.clip]
-    video = read_frames(media, found, list(draw.indices), cut.height, cut.width, cut.channels, threads)
-    top, left = draw.offsets(video.shape[1:3], cut.height, cut.width)
-    video = video[:, top : top + cut.height, left : left + cut.width]
-    return video[:, :, ::-1] if draw.mirror else video
-
-
-@functools.cache
-def tell_once(sentence: str) -> None:
-    """Warn, but not twice of the same."""
-    logger.warning(sentence)
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

@@ -1,7 +1,7 @@
 """Decoded clips in a device's memory, cut out there by a few operations that a CUDA graph can hold."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
@@ -41,8 +41,8 @@ class ResidentClips:
         self._table = table.to(device)  # for each clip: first unit, units of a frame and of a row, possible crops
         self._rows = torch.arange(cut.height, device=device)
 
-    def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
-        """See `fastvgan.data.decoders.Decoder.batches`."""
+    def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
+        """See `fastvgan.data.readers.Decoder.batches`."""
         for batch in numbers:
             clips = torch.tensor(self._sampler.clips(seed, batch), device=self._device)
             samples = torch.arange(batch.start, batch.stop, device=self._device)

@@ -1,14 +1,14 @@
 """Frames that are decoded already: shards mapped into memory, or held on a GPU where they fit."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fastvgan.data.decoders import ClipSet, conditions
 from fastvgan.data.decoders.resident import ResidentClips
 from fastvgan.data.media import cover
+from fastvgan.data.readers import ClipSet, conditions
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
@@ -17,7 +17,7 @@ _SHARE = 0.5  # of a GPU's free memory that a set may fill
 
 
 class ShardDecoder:
-    """See `fastvgan.data.decoders.Decoder`.
+    """See `fastvgan.data.readers.Decoder`.
 
     Where the device is a GPU and all frames fit into half of its free memory, they are `resident` there, in each
     process that trains; else they stay in the files, which the system keeps in memory as far as it has some.
@@ -36,8 +36,8 @@ class ShardDecoder:
         self.resident = ResidentClips(videos, clips.sampler, device) if fits else None
         self._videos = [] if fits else videos
 
-    def batches(self, seed: int, numbers: Iterator[range]) -> Iterator[Clips]:
-        """See `fastvgan.data.decoders.Decoder.batches`."""
+    def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
+        """See `fastvgan.data.readers.Decoder.batches`."""
         if self.resident:
             yield from self.resident.batches(seed, numbers)
             return

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvgan.data.entry import leads_out
+from fastvgan.data.frames import probe, walk
 from fastvgan.data.layouts import Rejected
 from fastvgan.data.manifest import Record
-from fastvgan.data.media import BadVideo, Media, Probe, probe, walk
+from fastvgan.data.media import BadVideo, Media, Probe
+from fastvgan.data.paths import LEADS_OUT, leads_out
 from fastvgan.data.preparation.disk import check_room
 from fastvgan.data.preparation.groups import MIB, Made, once, remove_others, signature_of, together
 from fastvgan.data.preparation.journal import Journal
@@ -104,7 +105,7 @@ def _names(clips: Iterable[Found], settings: PrepareConfig) -> Iterator[str]:
             short = name + SUFFIXES[settings.codec]
         taken.add(short)
         if leads_out(short):
-            raise UserError(f"{name} has a name that leads out of the folder; rename it")
+            raise UserError(f"{name} {LEADS_OUT}")
         yield short
 
 
