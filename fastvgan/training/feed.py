@@ -102,5 +102,5 @@ class _Ahead:
 
 
 def _close(batches) -> None:
-    if hasattr(batches, "close"):
+    if isinstance(batches, Generator):  # other iterators hold nothing open
         batches.close()
