@@ -5,6 +5,7 @@ which that could be changed is private to it.
 """
 
 import difflib
+import inspect
 import io
 import logging
 import math
@@ -367,5 +368,5 @@ def _before_end(tokens: Iterable[str]) -> Iterator[str]:
 def _print_help(command: type[Settings], base: Settings | None, prog: str) -> NoReturn:
     options = {} if base is None else {"default": base}
     pairs = () if base is not None else (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(command, prog=prog, description=command.__doc__, args=["--help"], config=pairs, **options)
+    tyro.cli(command, prog=prog, description=inspect.getdoc(command), args=["--help"], config=pairs, **options)
     sys.exit(0)
