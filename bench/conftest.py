@@ -4,7 +4,6 @@ import gc
 import os
 import platform
 import time
-from importlib import metadata
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from on_gpu import preferred
 from variants import TINY, clock, device
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
+from fastvgan.versions import installed_version
 
 _START = time.monotonic()
 
@@ -60,7 +60,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "bf16_instructions": on_gpu or bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu.get("flags", ()))),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "triton": _version("triton"),
+        "triton": installed_version("triton"),
     }
     if TINY:
         machine_info["fastvgan"]["tiny"] = True
@@ -70,10 +70,3 @@ def pytest_benchmark_update_commit_info(config, commit_info):
     """A copy without .git is told by the environment which commit it is of."""
     if commit_info.get("id") in (None, "unversioned", "unknown"):
         commit_info["id"] = os.environ.get("FASTVGAN_COMMIT") or "unknown"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

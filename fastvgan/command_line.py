@@ -5,6 +5,9 @@ which that could be changed is private to it.
 """
 
 import difflib
+import inspect
+import io
+import logging
 import math
 import os
 import re
@@ -144,7 +147,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     watch_neighbours()
     set_up_threads()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files may hold bytes that no encoding has letters for
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that no encoding has letters for
             stream.reconfigure(errors="backslashreplace")
     try:
         status = main() or 0
@@ -164,6 +167,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             raise
         status = _fail(f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more to be had'})")
     sys.exit(status)
+
+
+def log_to_terminal() -> None:
+    """Show what is logged from now on, from INFO on, as plain lines on stderr; for commands that take a while."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -360,8 +368,5 @@ def _before_end(tokens: Iterable[str]) -> Iterator[str]:
 def _print_help(command: type[Settings], base: Settings | None, prog: str) -> NoReturn:
     options = {} if base is None else {"default": base}
     pairs = () if base is not None else (tyro.conf.FlagCreatePairsOff,)
-    description = sys.modules[command.__module__].__doc__
-    if description is None:
-        description = command.__doc__
-    tyro.cli(command, prog=prog, description=description, args=["--help"], config=pairs, **options)
+    tyro.cli(command, prog=prog, description=inspect.getdoc(command), args=["--help"], config=pairs, **options)
     sys.exit(0)

@@ -54,12 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     from fastvgan.metrics.evaluation import evaluation_bytes
     from fastvgan.metrics.table import json_values, text_table
     from fastvgan.training.device import pick_device, pick_implementations
-    from fastvgan.training.run_names import newest_run
+    from fastvgan.training.run_names import find_run
 
     pick_implementations()
-    run = parsed.run or newest_run()
-    if run is None:
-        raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
+    run = find_run(parsed.run)
     device = pick_device(parsed.device)
     generator = load(run, device)
     if parsed.json_path is not None:

@@ -8,6 +8,7 @@ import torch
 from fastvgan.data.captions import Vocabulary
 from fastvgan.data.image_input import ImageInput, fit_image, read_image
 from fastvgan.errors import UserError
+from fastvgan.files import replace_atomically
 from fastvgan.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
 from fastvgan.models.sizes import least_weights, map_values
@@ -34,12 +35,8 @@ def export(
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with replace_atomically(path) as temporary:
         save_tensors(weights, temporary, {**(facts or {}), "fastvgan": config.model_dump_json()})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerator":

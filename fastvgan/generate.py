@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from fastvgan.command_line import parse, run_command
-from fastvgan.errors import UserError
 from fastvgan.files import check_writable
 from fastvgan.memory import check_memory
 from fastvgan.settings import Seed, Settings
-from fastvgan.training.run_names import newest_run
+from fastvgan.training.run_names import find_run
 from fastvgan.video_formats import check_format, check_sides
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Arguments(Settings):
-    """Make videos with a trained generator."""
+    """Make videos with a trained generator: `python -m fastvgan.generate --text "a green 3 moving left and right"`."""
 
     run: Path | None = None
     """Run folder (its best generator, or the last one where none has a score), checkpoint folder (such as
@@ -50,9 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     parsed = parse(Arguments, "python -m fastvgan.generate", arguments)
 
     check_format(parsed.out, parsed.fps)
-    run = parsed.run or newest_run()
-    if run is None:
-        raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
+    run = find_run(parsed.run)
     check_writable(parsed.out)
     image = None
     if parsed.image is not None:

@@ -1,16 +1,14 @@
 """What is installed and built, and which implementation serves each operation and why: `python -m fastvgan.info`."""
 
 import json
-import platform
-from importlib import metadata
 from typing import Annotated, Any
 
 import tyro
 
-import fastvgan
 from fastvgan.command_line import parse, run_command
 from fastvgan.settings import Settings
 from fastvgan.threads import describe_threads
+from fastvgan.versions import find_versions
 
 H100 = (9, 0)  # the compute capability of the GPU that was measured
 
@@ -35,17 +33,10 @@ def facts() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    import torch
-
-    dali = next((name for name in _installed() if name.startswith("nvidia-dali-cuda")), "nvidia-dali")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda of torch": torch.version.cuda or "none",
-        "fastvgan": fastvgan.__version__,
-        "triton": _version("triton"),
-        "dali": _version(dali),
-    }
+    found = find_versions()
+    cuda = found.pop("cuda")
+    found = {name: version or "not installed" for name, version in found.items()}
+    return {**found, "cuda of torch": cuda or "none"}
 
 
 def _gpu_rules() -> dict[str, Any]:
@@ -62,17 +53,6 @@ def _gpu_rules() -> dict[str, Any]:
         "margin": rules.MARGIN,
         "choices": [{**problem._asdict(), **choice._asdict()} for problem, choice in rules.problems(capability)],
     }
-
-
-def _installed() -> list[str]:
-    return [(distribution.metadata["Name"] or "").lower() for distribution in metadata.distributions()]
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _devices() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Check a folder of clips once, and write what training needs of it: `python -m fastvgan.prepare SRC OUT`."""
 
-import logging
 import shlex
 import signal
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from fastvgan.command_line import parse, run_command
+from fastvgan.command_line import log_to_terminal, parse, run_command
 from fastvgan.data.fitting import fit_size_of_shards
 from fastvgan.data.manifest import MANIFEST, REJECTS
 from fastvgan.data.preparation.settings import PrepareConfig
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from fastvgan.data.preparation import prepare
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     try:
         with logging_redirect_tqdm():
             made = prepare(parsed.source, parsed.out, parsed.settings)

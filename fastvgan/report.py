@@ -5,7 +5,7 @@ from pathlib import Path
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
 from fastvgan.settings import Settings
-from fastvgan.training.run_names import newest_run
+from fastvgan.training.run_names import find_run
 
 _SIGNS = ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "log.txt", "samples")  # any one makes it a run folder
 
@@ -22,19 +22,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     from fastvgan.training.report import write_report
 
-    run = parsed.run or _newest()
+    run = find_run(parsed.run)
     if not run.is_dir():
         raise UserError(f"{run} is no folder; name a run folder by --run")
     if not any((run / name).exists() for name in _SIGNS):
         raise UserError(f"{run} is no run folder: it holds neither {', nor '.join(_SIGNS)}")
     print(write_report(run))
-
-
-def _newest() -> Path:
-    run = newest_run()
-    if run is None:
-        raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
-    return run
 
 
 if __name__ == "__main__":

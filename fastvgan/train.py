@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from fastvgan.command_line import Given, read_flags, run_command, settings_from
+from fastvgan.command_line import Given, log_to_terminal, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 from fastvgan.threads import count_processors
@@ -147,7 +147,7 @@ def _train(config: RunConfig, start: Start, dry_run: bool, parallel, listing) ->
     from fastvgan.training.scoring import describe
     from fastvgan.training.trainer import Trainer
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     trainer = Trainer(config, start, parallel, listing)
     if dry_run:
         if trainer.parallel.first:

@@ -6,7 +6,6 @@ preference for the whole process: where it cannot serve, auto's order does, and 
 """
 
 import importlib
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from . import triton_support
+from .warn_once import warn_once
 
 NAMES = ("auto", "reference", "cpp", "cuda", "triton")
 ENVIRONMENT = "FASTVGAN_IMPL"
@@ -22,9 +22,6 @@ _ENCODED, _AUTO = os.environ.encodekey(ENVIRONMENT), os.environ.encodevalue("aut
 
 # The one device type that an implementation is for; the reference is for all.
 _DEVICE_OF = {"cpp": "cpu", "cuda": "cuda", "triton": "cuda"}
-
-_logger = logging.getLogger("fastvgan_kernels")
-_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -203,17 +200,11 @@ def _tell_preference(operation: str, name: str, refusal: str, x: torch.Tensor, r
         _tell_missing(refusal)
     elif x.dtype != torch.float64:  # float64 is the reference's by design
         chosen = name_of(operation, _automatic(operation, x, rest).functions)
-        _tell(f"{ENVIRONMENT}={name} cannot serve {operation}, so {chosen} does: {refusal}")
+        warn_once(f"{ENVIRONMENT}={name} cannot serve {operation}, so {chosen} does: {refusal}")
 
 
 def _tell_missing(reason: str) -> None:
-    _tell(f"compiled operations cannot serve, so others do in their place: {reason}")
-
-
-def _tell(sentence: str) -> None:
-    if sentence not in _told:
-        _told.add(sentence)
-        _logger.warning(sentence)
+    warn_once(f"compiled operations cannot serve, so others do in their place: {reason}")
 
 
 def name_of(operation: str, functions: Any) -> str:

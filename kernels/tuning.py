@@ -20,6 +20,7 @@ import torch
 
 from . import choice
 from .measured import rules
+from .warn_once import warn_once
 
 TUNE, CACHE = "FASTVGAN_TUNE", "FASTVGAN_CACHE"
 FILE = "triton-tuning.json"
@@ -119,7 +120,6 @@ class Problem:
 
 _chosen: dict[Problem, Config] = {}
 _faster: dict[tuple, str | None] = {}
-_told: set[str] = set()
 
 
 def choose(problem: Problem, shipped: Sequence[Config], run: Callable[[Config], None]) -> Config:
@@ -265,7 +265,7 @@ def _file() -> dict[str, list | str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        _tell(f"{_path()} cannot be read, so shipped configurations serve; remove it to tune anew: {error}")
+        warn_once(f"{_path()} cannot be read, so shipped configurations serve; remove it to tune anew: {error}")
         return {}
     return found
 
@@ -277,18 +277,16 @@ def _remember(key: str, value: list | str) -> None:
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=FILE, delete=False) as file:
-            json.dump(entries, file, indent=1, sort_keys=True)
-        os.replace(file.name, path)
+        # fastvgan.files does this for other files. Kernels import nothing of fastvgan, and it cannot be moved here:
+        # importing this package loads torch, which a command such as `report` does without. Several processes may tune
+        # at a time, so each has a temporary folder of its own.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=FILE) as folder:
+            written = Path(folder) / FILE
+            written.write_text(json.dumps(entries, indent=1, sort_keys=True))
+            written.replace(path)
     except OSError as error:
-        _tell(f"what was tuned is not kept after this process: {error}")
+        warn_once(f"what was tuned is not kept after this process: {error}")
     _file.cache_clear()
-
-
-def _tell(sentence: str) -> None:
-    if sentence not in _told:
-        _told.add(sentence)
-        _logger.warning(sentence)
 
 
 def _capturing(device: torch.device) -> bool:

@@ -1,7 +1,9 @@
 """What every command says of wrong flags, and how it ends; tyro, which draws the help, is the judge of right ones."""
 
+import contextlib
 import copy
 import importlib
+import io
 import pickle
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from fastvgan.errors import UserError
 from fastvgan.export import export, load
 from fastvgan.models import ModelConfig, build, build_generator
 from fastvgan.models.sizes import least_weights
+from fastvgan.settings import Settings
 from fastvgan.train import Arguments as TrainArguments
 from fastvgan.training.config import PRESETS, RunConfig, preset, read_config
 from fastvgan.video import write_video
@@ -144,6 +147,20 @@ def test_right_flags_of_other_commands_mean_what_tyro_says(command):
 def test_help_is_printed_whatever_else_is_there():
     status, out, _ = call("fastvgan.train", ["--steps", "five", "--help"])
     assert status == 0 and "--batch-size" in out and "--contrast has to be 0" in " ".join(out.replace("│", "").split())
+
+
+def test_help_begins_with_what_the_settings_say_of_themselves():
+    class Command(Settings):
+        """Do one thing.
+
+        And another.
+        """
+
+    out = io.StringIO()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
+        parse(Command, "x", ["--help"])
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines[2:5] == ["Do one thing.", "", "And another."]
 
 
 @pytest.mark.parametrize(

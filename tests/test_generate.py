@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import av
 import numpy as np
 import pytest
 import torch
-from command import call
+from command import ROOT, call
 from command import run as command_run
 from PIL import Image
 from safetensors import safe_open
@@ -42,6 +44,20 @@ def make(path, **values):
     return path
 
 
+def save_as_checkpoint(generator, folder):
+    """As `checkpoint.save` writes one; that a real one is read is shown by test_checkpoint.py."""
+    folder.mkdir(parents=True)
+    average = {f"ema/{name}": tensor for name, tensor in generator.network.state_dict().items()}
+    latest = {f"generator/{name}": torch.zeros_like(tensor) for name, tensor in generator.network.state_dict().items()}
+    data = tensor_bytes(average | latest)
+    (folder / "state.safetensors").write_bytes(data)
+    files = {"state.safetensors": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
+    state = {"format": 2, "step": 3, "score": None, "setbacks": 0, "rate": 1.0, "files": files}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder.parents[1] / "config.yaml").write_text(RunConfig(model=generator.config).to_yaml())
+    return data
+
+
 @pytest.fixture
 def run(tmp_path):
     make(tmp_path / "run" / "export" / "generator.safetensors")
@@ -60,18 +76,9 @@ def test_the_best_generator_of_a_run_is_taken_where_there_is_one(run):
 
 
 def test_a_checkpoint_gives_its_averaged_generator(tmp_path, run, capsys):
-    """As `checkpoint.save` writes one; that a real one is read is shown by test_checkpoint.py."""
     generator = fastvgan.load(run)
     folder = tmp_path / "other" / "checkpoints" / "step-3"
-    folder.mkdir(parents=True)
-    average = {f"ema/{name}": tensor for name, tensor in generator.network.state_dict().items()}
-    latest = {f"generator/{name}": torch.zeros_like(tensor) for name, tensor in generator.network.state_dict().items()}
-    data = tensor_bytes(average | latest)
-    (folder / "state.safetensors").write_bytes(data)
-    files = {"state.safetensors": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
-    state = {"format": 2, "step": 3, "score": None, "setbacks": 0, "rate": 1.0, "files": files}
-    (folder / "state.json").write_text(json.dumps(state))
-    (tmp_path / "other" / "config.yaml").write_text(RunConfig(model=generator.config).to_yaml())
+    data = save_as_checkpoint(generator, folder)
     loaded = fastvgan.load(folder)
     assert loaded.path == folder
     assert torch.equal(loaded.generate(text="a red", n=2), generator.generate(text="a red", n=2))
@@ -289,3 +296,20 @@ def test_an_unknown_implementation_in_the_environment(tmp_path, run, monkeypatch
 def test_no_run_at_all(tmp_path):
     done = command("--text", "red", cwd=tmp_path)
     assert done.returncode == 2 and "there is no run under runs/" in done.stderr
+
+
+def test_generating_imports_nothing_that_only_training_needs(run, tmp_path):
+    """Neither from an exported file nor from a checkpoint, by Python or by the command."""
+    checkpoint, out = tmp_path / "other" / "checkpoints" / "step-3", tmp_path / "a.gif"
+    save_as_checkpoint(fastvgan.load(run), checkpoint)
+    program = (
+        "import sys, fastvgan, fastvgan.generate\n"
+        f"for path in ({str(run)!r}, {str(checkpoint)!r}):\n"
+        "    fastvgan.load(path)\n"
+        f"    fastvgan.generate.main(['--run', path, '--text', 'a red', '--out', {str(out)!r}])\n"
+        "loaded = {'tensorboard', 'matplotlib', 'sklearn', 'jinja2', 'wandb', 'fastvgan.training.trainer'}\n"
+        "print(*sorted(loaded & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert out.is_file() and done.stdout.splitlines()[-1] == ""

@@ -17,7 +17,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, 
 from variants import implementation as implementation  # noqa: E402
 
 from fastvgan.files import whole  # noqa: E402
+from fastvgan.versions import installed_version  # noqa: E402
 from fastvgan_kernels import choice, tuning  # noqa: E402
 
 ON_GPU = device().type == "cuda"
@@ -157,7 +157,7 @@ def origin() -> dict[str, Any]:
     return {
         "device": name,
         "capability": list(torch.cuda.get_device_capability()) if ON_GPU else None,
-        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": _version("triton")},
+        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": installed_version("triton")},
         "commit": os.environ.get("FASTVGAN_COMMIT") or _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "dtype": "bfloat16" if ON_GPU else "float32",
@@ -168,13 +168,6 @@ def origin() -> dict[str, Any]:
 def _commit() -> str:
     done = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:

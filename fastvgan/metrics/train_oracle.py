@@ -1,8 +1,4 @@
-"""Train the oracle that reads digits: `python -m fastvgan.metrics.train_oracle [--out FILE]`.
-
-Only real clips of the training writers are seen; the accuracy printed at the end is on clips of the other writers, and
-nothing was chosen by it. The same seed gives the same weights on the same machine.
-"""
+"""Train the oracle that reads digits: `python -m fastvgan.metrics.train_oracle [--out FILE]`."""
 
 from pathlib import Path
 
@@ -14,7 +10,11 @@ _TEST_CLIPS = 4800
 
 
 class Arguments(Settings):
-    """Train the oracle that reads digits."""
+    """Train the oracle that reads digits.
+
+    Only real clips of the training writers are seen; the accuracy printed at the end is on clips of the other writers,
+    and nothing was chosen by it. The same seed gives the same weights on the same machine.
+    """
 
     out: Path | None = None
     """File to write; by default the one that `fastvgan.evaluate` reads."""

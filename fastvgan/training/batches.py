@@ -17,13 +17,15 @@ class Inputs(NamedTuple):
     """What the networks take in a step.
 
     real: clips (N, C, T, H, W) in [-1, 1]. z: noise, float32 (N, ...). c: conditions of the clips, or None. wrong: K
-    conditions per clip of which one part is wrong, or None; where they have the very images of `c`, those are right.
+    conditions per clip of which one part is wrong, or None. is_image_wrong: whether that part is the first frames;
+    otherwise `wrong` has those of `c`.
     """
 
     real: torch.Tensor
     z: torch.Tensor
     c: Condition | None
     wrong: Condition | None
+    is_image_wrong: bool = False
 
 
 class BatchMaker:
@@ -104,7 +106,7 @@ class BatchMaker:
 
 def with_wrong_images(inputs: Inputs) -> Inputs:
     """The same inputs with first frames that fit no clip; what else is wrong in them must be right."""
-    return inputs._replace(wrong=inputs.wrong._replace(image=swapped(inputs.c.image)))
+    return inputs._replace(wrong=inputs.wrong._replace(image=swapped(inputs.c.image)), is_image_wrong=True)
 
 
 def step_seed(seed: int, step: int) -> int:

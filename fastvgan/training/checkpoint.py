@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
+from fastvgan.files import flush_to_disk
 from fastvgan.tensor_file import parse_tensors, tensor_bytes
 from fastvgan.training.step import AdversarialStep
 from fastvgan.training.step_tensors import copy_into, misfit, part_of, tensors_of
@@ -214,18 +214,19 @@ def set_aside(folder: Path, after_step: int) -> None:
             kind = "damaged"
         target = _unused(folder / f"{kind}-{path.name}")
         path.rename(target)
-        _flush(folder)
+        flush_to_disk(folder)
         logger.warning("%s is kept as %s: the run goes on from step %d", path, target.name, after_step)
 
 
 def _write_files(folder: Path, step: AdversarialStep, record: Record) -> None:
     data = tensor_bytes(tensors_of(step))
     files = {_TENSORS: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
-    _write(folder / _TENSORS, data)
+    (folder / _TENSORS).write_bytes(data)
     del data
     said = record._asdict() | {"data": record.data and record.data._asdict()}
-    _write(folder / _STATE, json.dumps({"format": _FORMAT, **said, "files": files}).encode())
-    _flush(folder)
+    (folder / _STATE).write_text(json.dumps({"format": _FORMAT, **said, "files": files}), encoding="utf-8")
+    for path in (folder / _TENSORS, folder / _STATE, folder):
+        flush_to_disk(path)
 
 
 def _move_in(unfinished: Path, target: Path) -> None:
@@ -238,7 +239,7 @@ def _move_in(unfinished: Path, target: Path) -> None:
     except BaseException:
         put_back(target.parent)
         raise
-    _flush(target.parent)
+    flush_to_disk(target.parent)
     if replaced.exists():
         _delete(replaced)
 
@@ -350,19 +351,3 @@ def _unused(path: Path) -> Path:
         count += 1
         taken = path.with_name(f"{path.name}-{count}")
     return taken
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """Make sure that names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

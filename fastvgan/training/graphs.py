@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -14,25 +15,43 @@ from fastvgan.training.step import AdversarialStep, Held
 from fastvgan_kernels.measured.capture import launches_are_captured
 
 logger = logging.getLogger("fastvgan")
+T = TypeVar("T")
 
 # What a library sets up at its first calls must not be captured; 11 is what DistributedDataParallel asks for.
 _EAGER_STEPS = 11
 _EAGER_STEPS_OF_A_KIND = 3
 
 
+class Graph(Protocol):
+    """What was captured."""
+
+    def replay(self) -> None: ...
+
+
+class GraphBackend(Protocol):
+    """What `StepRunner` captures by.
+
+    stream: what all is captured and replayed on; None where there are no streams.
+    """
+
+    stream: torch.cuda.Stream | None
+
+    def capture(self, function: Callable[[], T]) -> tuple[Graph, T]:
+        """(graph, what the function gave): the function's operations are recorded, not run."""
+
+
 class CudaGraphs:
-    """The few calls of torch.cuda that capturing takes, all on one stream and into one pool of memory.
+    """The `GraphBackend` of a GPU: the few calls of torch.cuda that capturing takes, on one stream, into one pool.
 
     Args:
         device: the GPU.
     """
 
     def __init__(self, device: torch.device):
-        self.stream = torch.cuda.Stream(device)
+        self.stream: torch.cuda.Stream | None = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def capture(self, function) -> tuple[Any, Any]:
-        """(graph, what the function gave): the function's kernels are recorded, not run."""
+    def capture(self, function: Callable[[], T]) -> tuple[Graph, T]:
         graph = torch.cuda.CUDAGraph()
         # Other threads, the feed's and DALI's, go on calling CUDA meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
@@ -48,9 +67,9 @@ class _Captured(NamedTuple):
     """
 
     static: Clips | None
-    begin: Any
-    judges: dict[tuple[bool, bool], Any]
-    fool: Any
+    begin: Graph
+    judges: dict[tuple[bool, bool], Graph]
+    fool: Graph
     alive: tuple[Inputs, Held]
 
 
@@ -70,7 +89,7 @@ class StepRunner:
         UserError: mode is "on" and it cannot be done.
     """
 
-    def __init__(self, step: AdversarialStep, maker: BatchMaker, mode: str, backend=None):
+    def __init__(self, step: AdversarialStep, maker: BatchMaker, mode: str, backend: GraphBackend | None = None):
         self.step, self._maker, self._mode = step, maker, mode
         self._device = step.totals.device
         self._number, self._part = (DeviceScalar(0, self._device, torch.int64) for _ in range(2))
@@ -83,7 +102,7 @@ class StepRunner:
             logger.info("no CUDA graphs: %s", self._why_not)
         self._backend = None if self._why_not else backend or CudaGraphs(self._device)
 
-    def _refusal(self, backend) -> str | None:
+    def _refusal(self, backend: GraphBackend | None) -> str | None:
         if self._mode == "off":
             return "they are turned off"
         if backend is None and self._device.type != "cuda":
@@ -111,7 +130,7 @@ class StepRunner:
             self._on_its_stream(clips, kind)
 
     def _on_its_stream(self, clips: Clips | None, kind: tuple[bool, bool]) -> None:
-        stream = getattr(self._backend, "stream", None)
+        stream = self._backend.stream
         if stream is None:
             self._run_or_replay(clips, kind)
             return

@@ -21,6 +21,7 @@ from fastvgan.training.run_folder import RunFolder
 from fastvgan.training.samples import Samples
 from fastvgan.training.scoring import Scoring, describe
 from fastvgan.training.step import AdversarialStep
+from fastvgan_kernels.warn_once import WarnOnce
 
 logger = logging.getLogger("fastvgan")
 
@@ -51,7 +52,7 @@ class Output:
     ):
         self.path, self._config, self._step, self._steps = path, config, step, steps
         self.scores: dict[str, float] = {}
-        self._warned: set[str] = set()
+        self._warn_once = WarnOnce(logger)
         self._folder = RunFolder(path, config, done, config.training.wandb, source.fingerprint)
         self._make_samples = lambda: Samples(source, conditions, step, config.training.seed)
         self._make_scoring = lambda samples: Scoring(config, source, step, samples)
@@ -123,10 +124,7 @@ class Output:
             logger.info("step %d: %s", record.step, describe(found.scores))
         # Early in a run every condition is ignored, which says nothing yet.
         for sentence in found.warnings if 2 * record.step >= self._steps else ():
-            kind = sentence.partition(":")[0]
-            if kind not in self._warned:
-                self._warned.add(kind)
-                logger.warning("step %d: %s", record.step, sentence)
+            self._warn_once(f"step {record.step}: {sentence}", kind=sentence.partition(":")[0])
         return record._replace(score=found.choice)
 
     def _save(self, record: Record) -> None:

@@ -284,7 +284,8 @@ def _bytes(path: Path, check: Callable[[Image.Image], bytes | None]) -> bytes:
         raise _Gap(f"There is no {path.name}.") from error
     # Pillow says of a damaged file that it is no OSError, or no syntax, or no value.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise _Gap(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise _Gap(f"{path.name} cannot be read: {reason}.") from error
 
 
 def _still(path: Path) -> str:

@@ -5,14 +5,13 @@ import logging
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
-import fastvgan
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
+from fastvgan.files import replace_atomically
 from fastvgan.threads import thread_settings
 from fastvgan.training import checkpoint
 from fastvgan.training.backlog import Backlog, reason
@@ -20,6 +19,7 @@ from fastvgan.training.config import RunConfig
 from fastvgan.training.device import pick_implementations
 from fastvgan.training.log_file import LogFile
 from fastvgan.training.sinks import MetricsFile, TensorBoard, WandB
+from fastvgan.versions import find_versions
 
 logger = logging.getLogger("fastvgan")
 _PARTS = ("samples", "checkpoints", "export")
@@ -143,7 +143,8 @@ class RunFolder:
         for name in _PARTS:
             (self.path / name).mkdir(exist_ok=True)
         for name, text in self._texts.items():
-            _write(self.path / name, text)
+            with replace_atomically(self.path / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
@@ -154,34 +155,13 @@ def environment() -> dict:
     """What a run was made with: versions, device, and the implementation of each operation."""
     return {
         "command": sys.argv,
-        "fastvgan": fastvgan.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        **find_versions(),
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "thread_settings": thread_settings(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
-        "triton": _version("triton", "pytorch-triton"),
-        "dali": _version(*(f"nvidia-dali-cuda{number}" for number in (130, 120, 110))),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "implementations": pick_implementations(),
     }
-
-
-def _version(*packages: str) -> str | None:
-    """The version of the first of these packages that is installed."""
-    for package in packages:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

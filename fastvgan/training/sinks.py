@@ -16,6 +16,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fastvgan.errors import UserError
+from fastvgan.files import replace_atomically
 from fastvgan.training.backlog import AppendedFile
 
 logger = logging.getLogger("fastvgan")
@@ -77,9 +78,8 @@ class MetricsFile:
         if data.startswith(kept):
             os.truncate(path, len(kept))  # also on a full disk, where there is no room for a second file
         else:
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_bytes(kept)
-            temporary.replace(path)
+            with replace_atomically(path) as temporary:
+                temporary.write_bytes(kept)
 
     def close(self) -> None:
         pass
@@ -184,7 +184,8 @@ class WandB:
             raise UserError(f"--wandb: {said}; mend that, or set WANDB_MODE=offline") from error
         # WANDB_MODE=disabled gives ids that lead nowhere.
         if known is None and not getattr(self._run, "disabled", False):
-            file.write_text(self._run.id, encoding="utf-8")
+            with replace_atomically(file) as temporary:
+                temporary.write_text(self._run.id, encoding="utf-8")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Log the values at a step."""

@@ -134,9 +134,15 @@ class AdversarialStep:
         c: Condition | None,
         wrong: Condition | None,
         regularise: bool = False,
+        *,
+        is_image_wrong: bool = False,
     ) -> StepResult:
-        """Step `number` (from 0) on real clips (N, C, T, H, W) in [-1, 1]; `regularise` adds the gradient penalty."""
-        inputs = Inputs(real, z, c, wrong)
+        """Step `number` (from 0) on real clips (N, C, T, H, W) in [-1, 1]; see `Inputs` for what they come with.
+
+        Args:
+            regularise: add the gradient penalty.
+        """
+        inputs = Inputs(real, z, c, wrong, is_image_wrong)
         self.prepare(number)
         held = self.begin(inputs)
         self.update_discriminator(inputs, held, regularise)
@@ -265,7 +271,7 @@ class AdversarialStep:
         with self._d.alone():
             # In float16 a gradient's gradient would need a scale of its own.
             with contextlib.nullcontext() if regularise and self.d_update.scaled else self.autocast:
-                on_real, on_wrong, seen = self._d(_score_real, real, part.c, part.wrong)
+                on_real, on_wrong, seen = self._d(_score_real, real, part.c, part.wrong, part.is_image_wrong)
                 apart = []
                 if self.feature_diversity and part.c is not None:
                     gather = self._parallel.gather
@@ -348,7 +354,9 @@ def _score(discriminator: nn.Module, x: torch.Tensor, c: Condition | None) -> li
     return discriminator.score(discriminator.features(x, c), c)
 
 
-def _score_real(discriminator: nn.Module, real: torch.Tensor, c: Condition | None, wrong: Condition | None):
+def _score_real(
+    discriminator: nn.Module, real: torch.Tensor, c: Condition | None, wrong: Condition | None, is_image_wrong: bool
+):
     """Each discriminator's logits of real clips under their own conditions, and those under wrong ones.
 
     The latter are in a tuple of their own, which is empty where there are no wrong conditions. Third comes what the
@@ -359,7 +367,7 @@ def _score_real(discriminator: nn.Module, real: torch.Tensor, c: Condition | Non
     on_real = discriminator.score(features, c)
     if wrong is None:
         return on_real, (), seen
-    if wrong.image is not c.image:
+    if is_image_wrong:  # what else is wrong enters after the features
         features = discriminator.features(real, wrong)
     return on_real, (discriminator.score(features, wrong),), seen
 
@@ -409,9 +417,7 @@ def _in_pairs(c: Condition) -> Condition:
 
 def _rows(inputs: Inputs, rows: slice) -> Inputs:
     c, wrong = inputs.c and inputs.c.rows(rows), inputs.wrong and inputs.wrong.rows(rows)
-    if wrong is not None and inputs.wrong.image is inputs.c.image:
-        wrong = wrong._replace(image=c.image)
-    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong)
+    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong, inputs.is_image_wrong)
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ def tensors_of(step: AdversarialStep, with_optimizers: bool = True) -> dict[str,
 
     Returns:
         Of each network "generator/KEY" (parameters and buffers), of each optimiser "generator_optimizer/KEY/SLOT" (none
-        before its first step), and "state/NAME" of what `step.state()` gives, if it has that; shapes and dtypes as
-        they are in training.
+        before its first step), and "state/NAME" of what `step.state()` gives; shapes and dtypes as they are in
+        training.
     """
     tensors = {}
     for name, network in networks(step).items():
@@ -23,7 +23,7 @@ def tensors_of(step: AdversarialStep, with_optimizers: bool = True) -> dict[str,
     for name, (optimizer, network) in optimizers(step).items() if with_optimizers else ():
         for key, parameter in network.named_parameters():
             tensors |= {f"{name}/{key}/{slot}": value for slot, value in optimizer.state.get(parameter, {}).items()}
-    return tensors | {f"{_STATE}/{name}": value for name, value in _further(step).items()}
+    return tensors | {f"{_STATE}/{name}": value for name, value in step.state().items()}
 
 
 def misfit(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> str | None:
@@ -57,7 +57,7 @@ def copy_into(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> None:
     for name, (optimizer, network) in optimizers(step).items():
         _restore_optimizer(optimizer, network, part_of(saved, name))
     values = part_of(saved, _STATE)
-    for name, tensor in _further(step).items():
+    for name, tensor in step.state().items():
         if name in values:
             tensor.copy_(values[name])
 
@@ -84,10 +84,6 @@ def _new_slot(slot: str, value: torch.Tensor, parameter: torch.Tensor, group: di
         return torch.empty_like(value, device=parameter.device if on_device else "cpu")
     # The moments take the parameter's own memory format, as if they had never left.
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
-
-
-def _further(step: AdversarialStep) -> dict[str, torch.Tensor]:
-    return getattr(step, "state", dict)()
 
 
 def part_of(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

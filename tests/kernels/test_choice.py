@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastvgan_kernels import choice, extension, implementations, norm_act, triton_support
+from fastvgan_kernels.warn_once import WarnOnce
 
 Implementation = choice.Implementation
 FUNCTIONS = {name: SimpleNamespace(name=name) for name in ("reference", "cpp", "cuda")}
@@ -20,7 +21,7 @@ FUNCTIONS = {name: SimpleNamespace(name=name) for name in ("reference", "cpp", "
 def register(monkeypatch):
     """Register operations that exist for one test, with no preference and nothing told yet."""
     monkeypatch.setattr(choice, "_registry", {})
-    monkeypatch.setattr(choice, "_told", set())
+    monkeypatch.setattr(choice, "warn_once", WarnOnce(logging.getLogger("fastvgan_kernels")))
     monkeypatch.delenv(choice.ENVIRONMENT, raising=False)
 
     def register(operation="op", missing=None, **options):

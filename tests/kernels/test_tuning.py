@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from fastvgan_kernels import tuning
 from fastvgan_kernels.tuning import Config, Problem
+from fastvgan_kernels.warn_once import WarnOnce
 
 LARGE, MIDDLE, SMALL = SHIPPED = Config(128, 128, 128), Config(64, 64, 128), Config(16, 16, 128)
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv(tuning.CACHE, str(tmp_path / "cache"))
     monkeypatch.delenv(tuning.TUNE, raising=False)
     monkeypatch.setattr(tuning, "_chosen", {})
-    monkeypatch.setattr(tuning, "_told", set())
+    monkeypatch.setattr(tuning, "warn_once", WarnOnce(logging.getLogger("fastvgan_kernels")))
     tuning.forget()
     yield tmp_path / "cache" / tuning.FILE
     tuning.forget()
@@ -118,6 +119,13 @@ def test_a_folder_that_cannot_be_written_stops_nothing(trials, cache, caplog):
         assert tuning.choose(problem(), SHIPPED, trials.append) == MIDDLE
         assert tuning.choose(problem(), SHIPPED, trials.append) == MIDDLE
     assert len(trials) == 3 and "is not kept after this process" in caplog.text
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(trials, cache, caplog):
+    cache.mkdir(parents=True)
+    with caplog.at_level(logging.WARNING, "fastvgan_kernels"):
+        assert tuning.choose(problem(), SHIPPED, trials.append) == MIDDLE
+    assert "is not kept after this process" in caplog.text and list(cache.parent.iterdir()) == [cache]
 
 
 def test_running_statistics_are_untouched_by_trials(cache, monkeypatch, interpreted):

@@ -20,6 +20,8 @@ UNSEEN = mock.patch("fastvgan.deferred._is_in_a_dispatch_mode", lambda: False)
 class Recorder:
     """A backend for `StepRunner`: what it captures has not happened until it is replayed."""
 
+    stream = None
+
     def __init__(self):
         self.captured = 0
 

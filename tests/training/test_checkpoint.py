@@ -278,7 +278,7 @@ def test_a_run_whose_save_fails_goes_on_from_the_older_checkpoint(tmp_path, monk
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(checkpoint, "flush_to_disk", full)
     with pytest.raises(UserError, match=r"the disk is full.*--resume auto"):
         train(tmp_path / "r", resume="auto", steps=4)
     monkeypatch.undo()

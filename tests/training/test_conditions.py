@@ -55,7 +55,8 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     for number in range(20 if parts else 1):
         part = maker.wrong_part(number)
         inputs = maker.make(torch.tensor(number), torch.tensor(part), clips)
-        real, z, right, wrong = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
+        inputs = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
+        real, z, right, wrong = inputs[:4]
         assert torch.equal(to_uint8(real), clips.video) and z.shape == (16, 3)
         if not parts:
             assert right is None and wrong is None
@@ -68,7 +69,7 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
         )
         pairs = {name: (getattr(several, name), getattr(wrong, name)) for name in right._fields}
         changed = [name for name, (a, b) in pairs.items() if a is not None and not torch.equal(a, b)]
-        assert len(changed) == 1
+        assert len(changed) == 1 and inputs.is_image_wrong == (changed == ["image"])
         before, after = pairs[changed[0]]
         different = before != after
         assert before.shape == after.shape

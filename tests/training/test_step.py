@@ -99,7 +99,7 @@ def test_the_wrong_condition_enters_d_s_loss(part, family):
     step, real, right = make(("text", "class", "image"), family)
     wrong = right._replace(**{part: getattr(right, part).roll(1, 0)})
     z = step.generator.noise(4)
-    first = copy.deepcopy(step)(0, real, z, right, wrong)
+    first = copy.deepcopy(step)(0, real, z, right, wrong, is_image_wrong=part == "image")
     again = copy.deepcopy(step)(0, real, z, right, right)
     without = copy.deepcopy(step)(0, real, z, right, None)
     assert first.d_loss != again.d_loss and without.d_loss != again.d_loss

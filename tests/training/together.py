@@ -29,7 +29,7 @@ def steps_in_float64(rank, size, settings):
         part = maker.wrong_part(number)
         inputs = in_float64(maker.make(torch.tensor(number), torch.tensor(part)))
         inputs = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
-        step(number, *inputs, step.regularises(number))
+        step(number, *inputs[:4], step.regularises(number), is_image_wrong=inputs.is_image_wrong)
     totals = parallel.sum(step.totals.clone())
     result = {**{k: v.detach().clone() for k, v in tensors_of(step).items()}, "means": totals[0] / totals[1]}
     parallel.close()
