@@ -11,7 +11,7 @@ from ..compiled_support import cpu_refusal, empty
 from ..conv import conv_down, conv_up, conv_weight_grad_op
 from ..conv.compiled import conv_up_to
 from ..layout import with_channels_innermost
-from .reference import padding_of
+from .sequence import as_cell, padding_of
 
 refusal = cpu_refusal
 
@@ -28,18 +28,13 @@ _library.define(
 )
 
 
-def _as_cell(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Cells as the kernel takes them: of x's dtype or float32, in which it computes in any case."""
-    return with_channels_innermost(c if c.dtype == x.dtype else c.float())
-
-
 def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     """(output, last cell, gates, cells) of the whole sequence."""
     n, hidden, height, width = h.shape
     steps, dtype = x.shape[2], c.dtype
     pad_ih = [0, *padding_of(weight_ih)]
     gates = conv_down(with_channels_innermost(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl=_convolutions(x))
-    gates, c = with_channels_innermost(gates), _as_cell(c, x)
+    gates, c = with_channels_innermost(gates), as_cell(c, x)
     output, cells = (empty(t, (n, hidden, steps, height, width)) for t in (x, c))
     torch.ops.fastvgan_compiled.conv_lstm_steps(with_channels_innermost(h), c, weight_hh, gates, output, cells)
     return output, cells[:, :, -1].to(dtype, copy=True), gates, cells.to(dtype)
@@ -52,7 +47,7 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
     """
     n, hidden, height, width = h0.shape
     steps, c0_dtype = x.shape[2], c0.dtype
-    gates, cells, c0 = with_channels_innermost(gates), _as_cell(cells, x), _as_cell(c0, x)
+    gates, cells, c0 = with_channels_innermost(gates), as_cell(cells, x), as_cell(c0, x)
     d_output = None if d_output is None else with_channels_innermost(d_output.to(x.dtype))
     dc = empty(x.new_empty(0, dtype=torch.float32), h0.shape)
     dc.zero_() if d_cell is None else dc.copy_(d_cell)
@@ -81,11 +76,7 @@ class _Gradients:
     """Those of x, the weights and the bias, added up from the gates' of one stretch of steps after the other."""
 
     def __init__(self, x, h0, output, weight_ih, weight_hh, wanted):
-        self.x, self.h0, self.output = (
-            with_channels_innermost(x),
-            with_channels_innermost(h0),
-            with_channels_innermost(output),
-        )
+        self.x, self.h0, self.output = map(with_channels_innermost, (x, h0, output))
         self.weight_ih, self.kernels = weight_ih, [[1, *w.shape[2:]] for w in (weight_ih, weight_hh)]
         self.paddings = [[0, *padding_of(w)] for w in (weight_ih, weight_hh)]
         self.wanted, self.impl = wanted, _convolutions(x)
