@@ -14,14 +14,14 @@ CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 # them in a pass of its own.
 CONV_ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
 
+_WITHOUT_SLOPE = {"relu": torch.relu, "tanh": torch.tanh, "silu": functional.silu, "gelu": functional.gelu}
+
 
 def activate(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
     """The activation by torch's function for it."""
     if activation == "leaky_relu":
         return functional.leaky_relu(y, slope)
-    if activation in ("silu", "gelu"):
-        return getattr(functional, activation)(y)
-    return y if activation == "none" else getattr(torch, activation)(y)
+    return y if activation == "none" else _WITHOUT_SLOPE[activation](y)
 
 
 def activate_(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:

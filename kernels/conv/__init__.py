@@ -21,8 +21,11 @@ from .checks import check_down, check_up
 from .joint import both_gradients
 from .protocol import Convolutions
 
-for _operation in ("conv_up", "conv_down", "conv_weight_grad"):
-    _on_cpu, _on_gpu = (getattr(module, f"{_operation}_slower") for module in (measured, on_gpu))
+for _operation, _on_cpu, _on_gpu in (
+    ("conv_up", measured.conv_up_slower, on_gpu.conv_up_slower),
+    ("conv_down", measured.conv_down_slower, on_gpu.conv_down_slower),
+    ("conv_weight_grad", measured.conv_weight_grad_slower, on_gpu.conv_weight_grad_slower),
+):
     choice.register(
         _operation,
         cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason, slower=_on_cpu),

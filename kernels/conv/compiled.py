@@ -50,19 +50,32 @@ def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, gr
     """
     size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     shape = (x.shape[0], weight.shape[1] * groups, *size)
-    return _gather("conv_up", x, weight, bias, stride, padding, dilation, groups, fusion, empty(x, shape))
+    return _gather(
+        torch.ops.fastvgan_compiled.conv_up, x, weight, bias, stride, padding, dilation, groups, fusion, empty(x, shape)
+    )
 
 
 def conv_up_to(y, x, weight, stride, padding, dilation, groups):
     """conv_up into y: of the result's shape and dtype, with its channels innermost; other strides are free."""
-    _gather("conv_up", x, weight, None, stride, padding, dilation, groups, Fusion(), y)
+    _gather(torch.ops.fastvgan_compiled.conv_up, x, weight, None, stride, padding, dilation, groups, Fusion(), y)
 
 
 def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
     """conv_down and what `fusion` says; returns as conv_up_fused."""
     size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     shape = (x.shape[0], weight.shape[0], *size)
-    return _gather("conv_down", x, weight, bias, stride, padding, dilation, groups, fusion, empty(x, shape))
+    return _gather(
+        torch.ops.fastvgan_compiled.conv_down,
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        fusion,
+        empty(x, shape),
+    )
 
 
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
@@ -76,12 +89,12 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
     return grad
 
 
-def _gather(name, x, weight, bias, stride, padding, dilation, groups, fusion, y):
+def _gather(operation, x, weight, bias, stride, padding, dilation, groups, fusion, y):
     bias, scale, shift = map(as_float32, (bias, fusion.scale, fusion.shift))
     mean = var = None
     if fusion.statistics:
         mean, var = (x.new_empty(y.shape[1], dtype=torch.float32) for _ in range(2))
-    getattr(torch.ops.fastvgan_compiled, name)(
+    operation(
         *(with_channels_innermost(x), weight, bias, stride, padding, dilation, groups, scale, shift),
         *(CODES[fusion.in_activation], fusion.in_slope),
         *(CODES[fusion.activation], fusion.slope, y, mean, var),

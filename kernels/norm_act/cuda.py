@@ -5,10 +5,19 @@ import torch
 from . import compiled, reference
 from .compiled import norm_act, norm_act_backward
 from .protocol import Capabilities
+from .reference import statistics
 
-__all__ = ["CAPABILITIES", "norm_act", "norm_act_backward", "norm_act_residual", "norm_act_residual_backward"]
+__all__ = [
+    "CAPABILITIES",
+    "norm_act",
+    "norm_act_backward",
+    "norm_act_residual",
+    "norm_act_residual_backward",
+    "refusal",
+    "statistics",
+]
 
-CAPABILITIES = Capabilities()
+CAPABILITIES = Capabilities(statistics=True)  # by torch's kernels, which read x and write nothing
 
 
 def refusal(x: torch.Tensor) -> str | None:

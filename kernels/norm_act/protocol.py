@@ -91,7 +91,7 @@ class NormStatistics(Protocol):
     """Of an implementation that computes statistics in a pass that writes nothing else."""
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x's mean and biased variance, (C,) float32."""
+        """x's mean and biased variance, (C,) float32, or float64 for float64 input; x has a value at least."""
 
 
 class NormBackwardInHalves(Protocol):

@@ -6,7 +6,7 @@ from ..activations import activate, activate_, activation_backward, slope_at
 from ..dtypes import statistics_dtype
 from .protocol import Capabilities
 
-CAPABILITIES = Capabilities()
+CAPABILITIES = Capabilities(statistics=True)
 
 
 def norm_act(x, weight, bias, mean, var, eps, activation, slope):
@@ -25,6 +25,12 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
             var = var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
     y = activate_(y, activation, slope)
     return (y, mean, var) if training else (y, mean.new_empty(0, dtype=dtype), mean.new_empty(0, dtype=dtype))
+
+
+def statistics(x):
+    """x's mean and biased variance, (C,), of statistics_dtype."""
+    zeros = x.new_zeros((2, x.shape[1]), dtype=statistics_dtype(x))
+    return torch.batch_norm_update_stats(x, *zeros.unbind(), 0.0)
 
 
 def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope, forward=norm_act):

@@ -122,17 +122,14 @@ def _synced_fake(x, weight, bias, eps, activation, slope, impl, group):
 
 def _statistics(x, impl):
     """x's own mean and biased variance."""
-    zeros = x.new_zeros((2, x.shape[1]), dtype=statistics_dtype(x))
     if x.numel() == 0:
-        return zeros.unbind()
+        return x.new_zeros((2, x.shape[1]), dtype=statistics_dtype(x)).unbind()
     x = x.contiguous(memory_format=layout.format_of(x))
     functions: NormAct = choice.pick("norm_act", impl, x)
     if functions.CAPABILITIES.statistics:
         return functions.statistics(x)
-    # torch's CUDA kernels read x and write nothing; on the CPU theirs add floats up one by one, and ours, which are
-    # the more exact, write y from what is in the cache still.
-    if x.is_cuda or functions is reference:
-        return torch.batch_norm_update_stats(x, *zeros.unbind(), 0.0)
+    # Not by torch's on the CPU, which add floats up one by one: these are the more exact, and y is written from what is
+    # in the cache still.
     return functions.norm_act(x, None, None, None, None, 0.0, "none", 0.0)[1:]
 
 
