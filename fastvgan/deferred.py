@@ -15,11 +15,10 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
+from fastvgan_kernels.activations import ACTIVATIONS, CONV_ACTIVATIONS
 from fastvgan_kernels.dispatch import is_transformed
-from fastvgan_kernels.fused_conv import ACTIVATIONS as FUSED_ACTIVATIONS
 from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with, reference
-from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 
 # Each class whose call may be left out because another call computes the same → its forward. A class that somebody
 # has given another forward since is called.
@@ -80,7 +79,7 @@ def conv_norm(
         return y
     if activation is not None:
         y = y._replace(norm=y.norm._replace(activation=activation[0], slope=activation[1]))
-    return y if y.norm.activation in FUSED_ACTIVATIONS else y.value()
+    return y if y.norm.activation in CONV_ACTIVATIONS else y.value()
 
 
 def _conv_before_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor | Pending | None:
@@ -122,7 +121,7 @@ def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
 
 def fused_conv_act(conv: nn.Module, x: Tensor | Pending, activation: str, negative_slope: float) -> Tensor | None:
     """conv_act in one operation, or None where the modules are to be called one after the other."""
-    given = _to_fuse(conv, x) if negative_slope >= 0 and activation in FUSED_ACTIVATIONS else None
+    given = _to_fuse(conv, x) if negative_slope >= 0 and activation in CONV_ACTIVATIONS else None
     if given is None:
         return None
     return fused_conv(*given, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastvgan import deferred
 from fastvgan.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, group_norm_act, norm_act
-from fastvgan_kernels.norm_act.reference import ACTIVATIONS
+from fastvgan_kernels.activations import ACTIVATIONS
 
 
 class _NormAct(TraceableLayer):

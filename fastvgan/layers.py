@@ -18,10 +18,10 @@ from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d, Instance
 from fastvgan.recurrent_layers import ConvLSTM, ConvLSTMCell
 from fastvgan.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, norm_act
+from fastvgan_kernels.activations import ACTIVATIONS
 from fastvgan_kernels.fused_conv import Norm
 from fastvgan_kernels.norm_act import direct
 from fastvgan_kernels.norm_act.following import Following
-from fastvgan_kernels.norm_act.reference import ACTIVATIONS
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
 
 if TYPE_CHECKING:

@@ -7,8 +7,11 @@ preference for the whole process: where it cannot serve, auto's order does, and 
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,7 +32,7 @@ class Implementation:
     """One way to compute an operation.
 
     Args:
-        functions: the module that computes it, handed to the operation's kernel.
+        source: the module that computes it, or its name where only a process that uses it shall import it.
         refusal: why it does not take this input, or None when it does.
         held_back: device type → why auto does not take it there though it could run.
         missing: why it can take no input at all (not built), or None.
@@ -38,24 +41,21 @@ class Implementation:
         rules: what `slower` goes by, in a sentence, where that is asked about a device rather than about a problem.
     """
 
-    functions: Any
+    source: ModuleType | str
     refusal: Callable[[torch.Tensor], str | None] = lambda x: None
     held_back: dict[str, str] | None = None
     missing: Callable[[], str | None] = lambda: None
     slower: Callable[..., str | None] = lambda *args: None
     rules: str | None = None
 
+    @cached_property
+    def functions(self) -> Any:
+        """The module, of the operation's Protocol (its protocol.py), which is handed to the operation's kernel."""
+        return importlib.import_module(self.source) if isinstance(self.source, str) else self.source
 
-class Deferred:
-    """The functions of a module that is imported when the first of them is asked for."""
-
-    def __init__(self, module: str):
-        self._module = module
-
-    def __getattr__(self, name):
-        # Found as an instance's attribute from then on.
-        setattr(self, name, getattr(importlib.import_module(self._module), name))
-        return self.__dict__[name]
+    def has(self, functions: Any) -> bool:
+        """Whether these are its functions; asking imports nothing."""
+        return functions is (sys.modules.get(self.source) if isinstance(self.source, str) else self.source)
 
 
 def in_triton(package: str, slower: Callable[..., str | None] | None = None, measured: bool = True) -> Implementation:
@@ -67,7 +67,7 @@ def in_triton(package: str, slower: Callable[..., str | None] | None = None, mea
             in the place of several.
         measured: whether there are any for the operation; without them auto does not take Triton.
     """
-    made = Implementation(Deferred(f"{package}.triton"), refusal=triton_support.refusal, missing=triton_support.reason)
+    made = Implementation(f"{package}.triton", refusal=triton_support.refusal, missing=triton_support.reason)
     if slower is None:
         return made
     return replace(
@@ -209,7 +209,7 @@ def _tell_missing(reason: str) -> None:
 
 def name_of(operation: str, functions: Any) -> str:
     """The name of what `pick` gave."""
-    return next(name for name, other in _registry[operation].items() if other.functions is functions)
+    return next(name for name, other in _registry[operation].items() if other.has(functions))
 
 
 def _availability(operation: str, name: str, probes: dict[str, torch.Tensor]) -> str:

@@ -1,5 +1,8 @@
 """The one rule for the memory format of results: channels-last where an input is, contiguous otherwise."""
 
+import itertools
+import operator
+
 import torch
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -39,3 +42,21 @@ def in_format(x: torch.Tensor, memory_format: torch.memory_format) -> torch.Tens
 def empty(shape, like: torch.Tensor, memory_format: torch.memory_format, dtype: torch.dtype | None = None):
     """An empty tensor in that format: what fake kernels return."""
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def with_channels_innermost(x: torch.Tensor) -> torch.Tensor:
+    """x (N, C, *space) with its channels innermost, copied if need be; other strides are free."""
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        return x
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def empty_with_channels_innermost(
+    like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """An empty dense tensor (N, C, *space) with channels innermost, of any number of sizes; like's dtype by default."""
+    n, channels, *space = shape
+    sizes_inwards = (max(size, 1) for size in space[::-1])
+    strides = list(itertools.accumulate(sizes_inwards, operator.mul, initial=max(channels, 1)))[::-1]
+    # Not a view, which autograd would not let anybody change in place, as an activation does.
+    return like.new_empty_strided(shape, (strides[0], 1, *strides[1:]), dtype=dtype)

@@ -6,7 +6,7 @@ All of it is in float32, and in plain arithmetic: the functions of libdevice are
 import triton
 import triton.language as tl
 
-# Activations by their place in norm_act.reference.ACTIVATIONS, which is what kernels are given.
+# As activations.CODES, which is what kernels are given.
 RELU = tl.constexpr(1)
 LEAKY_RELU = tl.constexpr(2)
 TANH = tl.constexpr(3)

@@ -8,8 +8,9 @@ from functools import cache
 
 import torch
 
+from . import dtypes
+
 FLOOR = (3, 6)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CAPABILITY = (8, 0)
 
 
@@ -33,8 +34,8 @@ def interpreting() -> bool:
 
 def refusal(x: torch.Tensor) -> str | None:
     """Why `x` cannot be taken, in one sentence, or None when it can."""
-    if x.dtype not in DTYPES:
-        return f"{x.dtype} is not one of float32, bfloat16 and float16"
+    if x.dtype not in dtypes.COMPILED:
+        return dtypes.refusal(x.dtype)
     if interpreting() and x.dtype == torch.bfloat16:
         return "Triton's interpreter computes products of bfloat16 wrong"
     if x.is_cuda:

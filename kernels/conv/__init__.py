@@ -19,9 +19,13 @@ from ..measured import on_gpu, rules
 from . import compiled, direct, measured, reference, sizes
 from .checks import check_down, check_up
 from .joint import both_gradients
+from .protocol import Convolutions
 
-for _operation in ("conv_up", "conv_down", "conv_weight_grad"):
-    _on_cpu, _on_gpu = (getattr(module, f"{_operation}_slower") for module in (measured, on_gpu))
+for _operation, _on_cpu, _on_gpu in (
+    ("conv_up", measured.conv_up_slower, on_gpu.conv_up_slower),
+    ("conv_down", measured.conv_down_slower, on_gpu.conv_down_slower),
+    ("conv_weight_grad", measured.conv_weight_grad_slower, on_gpu.conv_weight_grad_slower),
+):
     choice.register(
         _operation,
         cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason, slower=_on_cpu),
@@ -69,7 +73,7 @@ def conv_up(
         if y is not None:
             return y
     geometry = check_up(x, weight, bias, stride, padding, output_padding, dilation, groups, impl)
-    return _conv_up(x, weight, bias, *geometry, groups, impl)
+    return conv_up_op(x, weight, bias, *geometry, groups, impl)
 
 
 def conv_down(
@@ -107,7 +111,7 @@ def conv_down(
         if y is not None:
             return y
     geometry = check_down(x, weight, bias, stride, padding, dilation, groups, impl)
-    return _conv_down(x, weight, bias, *geometry, groups, impl)
+    return conv_down_op(x, weight, bias, *geometry, groups, impl)
 
 
 def conv_weight_grad(
@@ -161,11 +165,11 @@ def conv_weight_grad(
                 f"no convolution of kernel {kernel_size}, stride {stride}, padding {padding} and dilation {dilation} "
                 f"takes size {tuple(large.shape[2:])} to {tuple(small.shape[2:])}"
             )
-    return _conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, False, impl)
+    return conv_weight_grad_op(large, small, kernel_size, stride, padding, dilation, groups, False, impl)
 
 
 def _up_kernel(x, weight, bias, stride, padding, output_padding, dilation, groups, impl):
-    functions = choice.pick("conv_up", impl, x, weight, stride, padding, output_padding, dilation, groups)
+    functions: Convolutions = choice.pick("conv_up", impl, x, weight, stride, padding, output_padding, dilation, groups)
     y = functions.conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -176,7 +180,7 @@ def _up_fake(x, weight, bias, stride, padding, output_padding, dilation, groups,
 
 
 def _down_kernel(x, weight, bias, stride, padding, dilation, groups, impl):
-    functions = choice.pick("conv_down", impl, x, weight, stride, padding, dilation, groups)
+    functions: Convolutions = choice.pick("conv_down", impl, x, weight, stride, padding, dilation, groups)
     y = functions.conv_down(x, weight, bias, stride, padding, dilation, groups)
     return layout.in_format(y, layout.format_of(x, weight))
 
@@ -187,7 +191,9 @@ def _down_fake(x, weight, bias, stride, padding, dilation, groups, impl):
 
 
 def _weight_grad_kernel(large, small, kernel_size, stride, padding, dilation, groups, in_float32, impl):
-    functions = choice.pick("conv_weight_grad", impl, large, small, kernel_size, stride, padding, dilation, groups)
+    functions: Convolutions = choice.pick(
+        "conv_weight_grad", impl, large, small, kernel_size, stride, padding, dilation, groups
+    )
     grad = functions.conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32)
     return layout.in_format(grad, layout.format_of(large, small))
 
@@ -197,19 +203,19 @@ def _weight_grad_fake(large, small, kernel_size, stride, padding, dilation, grou
     return layout.empty(shape, large, layout.format_of(large, small), torch.float32 if in_float32 else None)
 
 
-_conv_up = define(
+conv_up_op = define(
     "conv_up(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] output_padding, "
     "SymInt[] dilation, SymInt groups, str impl) -> Tensor",
     _up_kernel,
     _up_fake,
 )
-_conv_down = define(
+conv_down_op = define(
     "conv_down(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
     "SymInt groups, str impl) -> Tensor",
     _down_kernel,
     _down_fake,
 )
-_conv_weight_grad = define(
+conv_weight_grad_op = define(
     "conv_weight_grad(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
     "SymInt[] dilation, SymInt groups, bool in_float32, str impl) -> Tensor",
     _weight_grad_kernel,
@@ -240,9 +246,9 @@ def _up_backward(ctx, dy):
         if both is not None:
             return *both, _bias_grad(ctx, dy), None, None, None, None, None, None
     if ctx.needs_input_grad[0]:
-        dx = sizes.trim(_conv_down(dy, weight, None, stride, padding, dilation, groups, impl), size)
+        dx = sizes.trim(conv_down_op(dy, weight, None, stride, padding, dilation, groups, impl), size)
     if ctx.needs_input_grad[1]:
-        dweight = _conv_weight_grad(dy, x, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
+        dweight = conv_weight_grad_op(dy, x, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
     return dx, dweight, _bias_grad(ctx, dy), None, None, None, None, None, None
 
 
@@ -257,9 +263,9 @@ def _down_backward(ctx, dy):
         if both is not None:
             return *both, _bias_grad(ctx, dy), None, None, None, None, None
     if ctx.needs_input_grad[0]:
-        dx = _conv_up(dy, weight, None, stride, padding, extra, dilation, groups, impl)
+        dx = conv_up_op(dy, weight, None, stride, padding, extra, dilation, groups, impl)
     if ctx.needs_input_grad[1]:
-        dweight = _conv_weight_grad(x, dy, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
+        dweight = conv_weight_grad_op(x, dy, kernel, stride, padding, dilation, groups, ctx.in_float32, impl)
     return dx, dweight, _bias_grad(ctx, dy), None, None, None, None, None
 
 
@@ -270,9 +276,9 @@ def _weight_grad_backward(ctx, dweight):
     dlarge = dsmall = None
     if ctx.needs_input_grad[0]:
         extra = sizes.extra(large_size, small_size, dweight.shape[2:], stride, padding, dilation)
-        dlarge = _conv_up(small, dweight, None, stride, padding, extra, dilation, groups, impl)
+        dlarge = conv_up_op(small, dweight, None, stride, padding, extra, dilation, groups, impl)
     if ctx.needs_input_grad[1]:
-        dsmall = sizes.trim(_conv_down(large, dweight, None, stride, padding, dilation, groups, impl), small_size)
+        dsmall = sizes.trim(conv_down_op(large, dweight, None, stride, padding, dilation, groups, impl), small_size)
     return dlarge, dsmall, None, None, None, None, None, None, None
 
 
@@ -280,9 +286,9 @@ def _without_impl(function):
     return lambda *args: function(*args[:-1])
 
 
-differentiable(_conv_up, _save, _up_backward, stock=_without_impl(reference.conv_up))
-differentiable(_conv_down, _save, _down_backward, stock=_without_impl(reference.conv_down))
-differentiable(_conv_weight_grad, _save, _weight_grad_backward, stock=_without_impl(reference.conv_weight_grad))
-autocasts(_conv_up, (0, 1, 2), float32_stays=(1,))
-autocasts(_conv_down, (0, 1, 2), float32_stays=(1,))
-autocasts(_conv_weight_grad, (0, 1))
+differentiable(conv_up_op, _save, _up_backward, stock=_without_impl(reference.conv_up))
+differentiable(conv_down_op, _save, _down_backward, stock=_without_impl(reference.conv_down))
+differentiable(conv_weight_grad_op, _save, _weight_grad_backward, stock=_without_impl(reference.conv_weight_grad))
+autocasts(conv_up_op, (0, 1, 2), float32_stays=(1,))
+autocasts(conv_down_op, (0, 1, 2), float32_stays=(1,))
+autocasts(conv_weight_grad_op, (0, 1))

@@ -4,18 +4,19 @@ Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16, and weights of t
 float32. Channels lie side by side in memory there, so a contiguous tensor is rearranged first.
 """
 
-import itertools
-import operator
-
 import torch
 
-from .. import extension, layout
+from .. import layout
+from ..activations import CODES
+from ..compiled_support import as_float32, cpu_refusal, empty
+from ..layout import with_channels_innermost
 from . import sizes
-from .fusion import ACTIVATIONS, Fusion
+from .fusion import Fusion
+from .protocol import Capabilities
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CAPABILITIES = Capabilities(fusion=True)  # its convolutions give finished statistics, and no parts of them
 
-joined_before_norm = None  # its convolutions give finished statistics, and no parts of them to join
+refusal = cpu_refusal
 
 _GATHER = (
     "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, Tensor? scale, "
@@ -29,17 +30,6 @@ _library.define(
     "conv_weight_grad(Tensor large, Tensor small, int[] stride, int[] padding, int[] dilation, int groups, "
     "Tensor(a!) grad) -> ()"
 )
-
-
-def refusal(x: torch.Tensor) -> str | None:
-    """Why `x` cannot be taken, in one sentence, or None when it can."""
-    if extension.load() is None:
-        return extension.reason()
-    if not x.is_cpu:
-        return f"it is for the CPU, not for {x.device.type}"
-    if x.dtype not in DTYPES:
-        return f"{x.dtype} is not one of float32, bfloat16 and float16"
-    return None
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
@@ -60,19 +50,32 @@ def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, gr
     """
     size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     shape = (x.shape[0], weight.shape[1] * groups, *size)
-    return _gather("conv_up", x, weight, bias, stride, padding, dilation, groups, fusion, _empty(x, shape))
+    return _gather(
+        torch.ops.fastvgan_compiled.conv_up, x, weight, bias, stride, padding, dilation, groups, fusion, empty(x, shape)
+    )
 
 
 def conv_up_to(y, x, weight, stride, padding, dilation, groups):
     """conv_up into y: of the result's shape and dtype, with its channels innermost; other strides are free."""
-    _gather("conv_up", x, weight, None, stride, padding, dilation, groups, Fusion(), y)
+    _gather(torch.ops.fastvgan_compiled.conv_up, x, weight, None, stride, padding, dilation, groups, Fusion(), y)
 
 
 def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
     """conv_down and what `fusion` says; returns as conv_up_fused."""
     size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     shape = (x.shape[0], weight.shape[0], *size)
-    return _gather("conv_down", x, weight, bias, stride, padding, dilation, groups, fusion, _empty(x, shape))
+    return _gather(
+        torch.ops.fastvgan_compiled.conv_down,
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        fusion,
+        empty(x, shape),
+    )
 
 
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
@@ -81,40 +84,19 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
     dtype = torch.float32 if in_float32 else large.dtype
     grad = layout.empty(shape, large, layout.format_of(large, small), dtype)
     torch.ops.fastvgan_compiled.conv_weight_grad(
-        _side_by_side(large), _side_by_side(small), stride, padding, dilation, groups, grad
+        with_channels_innermost(large), with_channels_innermost(small), stride, padding, dilation, groups, grad
     )
     return grad
 
 
-def _gather(name, x, weight, bias, stride, padding, dilation, groups, fusion, y):
-    bias, scale, shift = map(_floats, (bias, fusion.scale, fusion.shift))
+def _gather(operation, x, weight, bias, stride, padding, dilation, groups, fusion, y):
+    bias, scale, shift = map(as_float32, (bias, fusion.scale, fusion.shift))
     mean = var = None
     if fusion.statistics:
         mean, var = (x.new_empty(y.shape[1], dtype=torch.float32) for _ in range(2))
-    getattr(torch.ops.fastvgan_compiled, name)(
-        *(_side_by_side(x), weight, bias, stride, padding, dilation, groups, scale, shift),
-        *(ACTIVATIONS.index(fusion.in_activation), fusion.in_slope),
-        *(ACTIVATIONS.index(fusion.activation), fusion.slope, y, mean, var),
+    operation(
+        *(with_channels_innermost(x), weight, bias, stride, padding, dilation, groups, scale, shift),
+        *(CODES[fusion.in_activation], fusion.in_slope),
+        *(CODES[fusion.activation], fusion.slope, y, mean, var),
     )
     return y, mean, var
-
-
-def _floats(vector: torch.Tensor | None) -> torch.Tensor | None:
-    return None if vector is None else vector.to(torch.float32).contiguous()
-
-
-def _side_by_side(x: torch.Tensor) -> torch.Tensor:
-    """x with its channels innermost; other strides are free."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-def _empty(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    n, channels, *space = shape
-    sizes_inwards = (max(size, 1) for size in space[::-1])
-    strides = list(itertools.accumulate(sizes_inwards, operator.mul, initial=max(channels, 1)))[::-1]
-    # Not a view, which autograd would not let anybody change in place, as an activation does.
-    y = x.new_empty_strided(shape, (strides[0], 1, *strides[1:]))
-    extension.load().prefer_large_pages(y.data_ptr(), y.nbytes)
-    return y

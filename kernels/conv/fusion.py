@@ -4,10 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-# By the codes that norm_act's have. A convolution's inner loops are compiled once for each of them: these are what is
-# worth that, and norm_act computes the others in a pass of its own.
-ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
-
 
 @dataclass(frozen=True)
 class Fusion:
@@ -15,7 +11,7 @@ class Fusion:
 
     Args:
         scale, shift: (C_in,), both or neither; what reaches over the border is 0, as the padding of what they give.
-        in_activation, activation: "none", "relu", "leaky_relu" or "tanh".
+        in_activation, activation: one of activations.CONV_ACTIVATIONS.
         in_slope, slope: leaky_relu's below 0.
         statistics: whether the mean and biased variance of each output channel, before the activation, are wanted.
     """

@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from ..weight_copies import to_dtype
 from . import stock_faults
+from .protocol import Capabilities
+
+CAPABILITIES = Capabilities()
 
 
 def conv_down(x, weight, bias, stride, padding, dilation, groups):

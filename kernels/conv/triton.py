@@ -11,15 +11,19 @@ from functools import lru_cache
 import torch
 
 from .. import triton_configs, tuning
+from ..activations import CODES
+from ..layout import empty_with_channels_innermost, with_channels_innermost
 from ..triton_descriptors import descriptor
 from ..triton_launch import elements, precision, reach, side_by_side_weight
 from ..triton_parts import added, joined
 from ..triton_support import on_its_device
 from . import sizes, triton_few
-from .compiled import _side_by_side
-from .fusion import ACTIVATIONS, Fusion
+from .fusion import Fusion
+from .protocol import Capabilities
 from .triton_gather import gather
 from .triton_weight_grad import weight_grad
+
+CAPABILITIES = Capabilities(fusion=True, statistics_in_parts=True)
 
 _FEW = 16  # input channels: below, a tile of one tap would be mostly empty
 _MERGED_COLUMNS = 64  # up to which a transposed convolution's phases share one tile
@@ -62,7 +66,7 @@ def conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilatio
         parts of the output, or None where no statistics are wanted or the output is empty.
     """
     size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
-    y = rows_of(x, (x.shape[0], weight.shape[1] * groups, *size))
+    y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[1] * groups, *size))
     return _gather(True, x, weight, bias, stride, padding, dilation, groups, fusion, y)
 
 
@@ -70,7 +74,7 @@ def conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilatio
 def conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion):
     """conv_down and what `fusion` says; returns as conv_up_with_parts."""
     size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    y = rows_of(x, (x.shape[0], weight.shape[0], *size))
+    y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[0], *size))
     return _gather(False, x, weight, bias, stride, padding, dilation, groups, fusion, y)
 
 
@@ -110,10 +114,10 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
     A sum that is split over programs is added up by a second kernel in a fixed order, so that results can be repeated.
     """
     dtype = torch.float32 if in_float32 else large.dtype
-    grad = rows_of(large, (small.shape[1], large.shape[1] // groups, *kernel_size), dtype)
+    grad = empty_with_channels_innermost(large, (small.shape[1], large.shape[1] // groups, *kernel_size), dtype)
     if grad.numel() == 0 or small.numel() == 0:
         return grad.zero_()
-    large, small = _deep(_side_by_side(large)), _deep(_side_by_side(small))
+    large, small = _deep(with_channels_innermost(large)), _deep(with_channels_innermost(small))
     kernel, stride, padding, dilation = _three(kernel_size, stride, padding, dilation)
     if groups == 1 and max(dilation) == 1:
         geometry = triton_few.Geometry(kernel, stride, padding)
@@ -122,12 +126,6 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
                 triton_few.weight_grad(x, other, of, grad)
                 return grad
     return _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups)
-
-
-def rows_of(x: torch.Tensor, shape, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """An empty tensor (N, C, *space) on x's device with channels innermost."""
-    n, channels, *space = shape
-    return x.new_empty((n, *space, channels), dtype=dtype).movedim(-1, 1)
 
 
 def _arranged(weight, x, up, kind, product):
@@ -192,7 +190,7 @@ def constants(up: bool, kernel, stride, padding, dilation) -> dict:
 def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
     if y.numel() == 0:
         return y, _no_parts(y) if fusion.statistics else None
-    deep, x, bias = _deep(y), _deep(_side_by_side(x)), None if bias is None else bias.contiguous()
+    deep, x, bias = _deep(y), _deep(with_channels_innermost(x)), None if bias is None else bias.contiguous()
     kernel, stride, padding, dilation = _three(weight.shape[2:], stride, padding, dilation)
     if groups == 1 and max(dilation) == 1 and not fusion.statistics:
         if _few(up, x, weight, bias, triton_few.Geometry(kernel, stride, padding), fusion, deep):
@@ -224,7 +222,7 @@ def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
             weight.shape[0] // groups * weight.stride(0), weight.stride(1 if up else 0), weight.stride(0 if up else 1),
             weight.stride()[2:], inputs, outputs, fusion.in_slope, fusion.slope,
             **constants(up, kernel, stride, padding, dilation), NORM=norm,
-            IN_ACTIVATION=ACTIVATIONS.index(fusion.in_activation), ACTIVATION=ACTIVATIONS.index(fusion.activation),
+            IN_ACTIVATION=CODES[fusion.in_activation], ACTIVATION=CODES[fusion.activation],
             STATISTICS=fusion.statistics, FLAT=kind == "gather_flat", MERGED=merged, EVEN=inputs % depth == 0,
             WIDE=max(reach(x), reach(deep), rows * phases) >= _LARGE, TMA=config.tma, DEEP=deep_weight,
             PRECISION=product, BM=config.rows, BN=config.columns, BK=depth, **config.launch(),

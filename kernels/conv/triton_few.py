@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from .. import choice, triton_configs, tuning
+from ..activations import CODES
 from ..measured import rules
 from ..triton_launch import elements, precision, reach, side_by_side_weight
-from .fusion import ACTIVATIONS, Fusion
+from .fusion import Fusion
 from .triton_few_kernels import (
     down_few_kernel,
     fold_parts_kernel,
@@ -129,7 +130,7 @@ def up(x, weight, bias, geometry: Geometry, fusion: Fusion, y) -> None:
             x, weight, bias, fusion.scale, fusion.shift, y, rows, grid, first, tuple(x.shape[2:]), tuple(y.shape[2:]),
             x.stride(0), x.stride()[2:], y.stride(0), y.stride()[2:], *weight_layout, inputs, outputs, fusion.in_slope,
             fusion.slope, KERNEL=g.kernel, STRIDE=g.stride, PADDING=g.padding, REACH=nearest, CELL=cell, NORM=norm,
-            IN_ACTIVATION=ACTIVATIONS.index(fusion.in_activation), ACTIVATION=ACTIVATIONS.index(fusion.activation),
+            IN_ACTIVATION=CODES[fusion.in_activation], ACTIVATION=CODES[fusion.activation],
             EVEN=inputs % depth == 0, WIDE=max(reach(x), reach(y), rows * columns) >= _LARGE,
             PRECISION=product, BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
         )  # fmt: skip
@@ -161,7 +162,7 @@ def down(x, weight, bias, geometry: Geometry, fusion: Fusion, y) -> None:
             x, weight, bias, y, rows, grid, *_in_groups(x, window), y.shape[4] * outputs, *weight_layout, outputs,
             fusion.slope, INPUTS=inputs, KERNEL=g.kernel, STRIDE=g.stride, PADDING=g.padding, CELL=cell,
             LEAD=window.lead, LINE=window.line, WINDOW=window.used, ALIGN=window.align, STEP=window.step,
-            FIRST=window.first, VECTOR=vector, ACTIVATION=ACTIVATIONS.index(fusion.activation),
+            FIRST=window.first, VECTOR=vector, ACTIVATION=CODES[fusion.activation],
             WIDE=max(reach(x), y.numel()) >= _LARGE, PRECISION=product, BM=config.rows, BN=config.columns, BK=depth,
             **config.launch(),
         )  # fmt: skip

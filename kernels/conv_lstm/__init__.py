@@ -7,6 +7,7 @@ from ..arguments import same_kind
 from ..dispatch import autocasts, define, differentiable, differentiable_by, wants_stock
 from ..measured import on_gpu, rules
 from . import compiled, reference
+from .protocol import ConvLSTM
 
 for _operation in ("conv_lstm_cell", "conv_lstm"):
     choice.register(
@@ -128,7 +129,7 @@ def _formats(x, weight_ih):
 
 
 def _forward_kernel(x, h0, c0, weight_ih, weight_hh, bias, impl):
-    functions = choice.pick("conv_lstm", impl, x, weight_hh)
+    functions: ConvLSTM = choice.pick("conv_lstm", impl, x, weight_hh)
     sequence, state = _formats(x, weight_ih)
     output, c, gates, cells = functions.forward(x, h0, c0, weight_ih, weight_hh, bias, sequence)
     output, gates, cells = (layout.in_format(t, sequence) for t in (output, gates, cells))
@@ -156,7 +157,7 @@ def _fake(x, h0, c0, weight_ih, weight_hh, bias, impl):
 
 
 def _backward_kernel(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, output, gates, cells, wanted, impl):
-    functions = choice.pick("conv_lstm", impl, x, weight_hh)
+    functions: ConvLSTM = choice.pick("conv_lstm", impl, x, weight_hh)
     sequence, _ = _formats(x, weight_ih)
     grads = functions.backward(d_output, d_c, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, sequence)
     formats = _gradient_formats(x, weight_ih, weight_hh)

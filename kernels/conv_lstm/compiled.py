@@ -7,10 +7,13 @@ the cell is computed again in backward.
 
 import torch
 
-from .. import extension
-from ..conv import _conv_weight_grad, conv_down, conv_up
-from ..conv.compiled import DTYPES, _empty, _side_by_side, conv_up_to
-from .reference import padding_of
+from ..compiled_support import cpu_refusal, empty
+from ..conv import conv_down, conv_up, conv_weight_grad_op
+from ..conv.compiled import conv_up_to
+from ..layout import with_channels_innermost
+from .sequence import as_cell, padding_of
+
+refusal = cpu_refusal
 
 _BATCH = 16  # from which on the compiled convolutions fill their tiles
 _HELD = 32 * 2**20  # bytes of the gates' gradients at once: blocks this small the C library keeps for reuse
@@ -25,31 +28,15 @@ _library.define(
 )
 
 
-def refusal(x: torch.Tensor) -> str | None:
-    """Why `x` cannot be taken, in one sentence, or None when it can."""
-    if extension.load() is None:
-        return extension.reason()
-    if not x.is_cpu:
-        return f"it is for the CPU, not for {x.device.type}"
-    if x.dtype not in DTYPES:
-        return f"{x.dtype} is not one of float32, bfloat16 and float16"
-    return None
-
-
-def _as_cell(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Cells as the kernel takes them: of x's dtype or float32, in which it computes in any case."""
-    return _side_by_side(c if c.dtype == x.dtype else c.float())
-
-
 def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     """(output, last cell, gates, cells) of the whole sequence."""
     n, hidden, height, width = h.shape
     steps, dtype = x.shape[2], c.dtype
     pad_ih = [0, *padding_of(weight_ih)]
-    gates = conv_down(_side_by_side(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl=_convolutions(x))
-    gates, c = _side_by_side(gates), _as_cell(c, x)
-    output, cells = (_empty(t, (n, hidden, steps, height, width)) for t in (x, c))
-    torch.ops.fastvgan_compiled.conv_lstm_steps(_side_by_side(h), c, weight_hh, gates, output, cells)
+    gates = conv_down(with_channels_innermost(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl=_convolutions(x))
+    gates, c = with_channels_innermost(gates), as_cell(c, x)
+    output, cells = (empty(t, (n, hidden, steps, height, width)) for t in (x, c))
+    torch.ops.fastvgan_compiled.conv_lstm_steps(with_channels_innermost(h), c, weight_hh, gates, output, cells)
     return output, cells[:, :, -1].to(dtype, copy=True), gates, cells.to(dtype)
 
 
@@ -60,13 +47,13 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
     """
     n, hidden, height, width = h0.shape
     steps, c0_dtype = x.shape[2], c0.dtype
-    gates, cells, c0 = _side_by_side(gates), _as_cell(cells, x), _as_cell(c0, x)
-    d_output = None if d_output is None else _side_by_side(d_output.to(x.dtype))
-    dc = _empty(x.new_empty(0, dtype=torch.float32), h0.shape)
+    gates, cells, c0 = with_channels_innermost(gates), as_cell(cells, x), as_cell(c0, x)
+    d_output = None if d_output is None else with_channels_innermost(d_output.to(x.dtype))
+    dc = empty(x.new_empty(0, dtype=torch.float32), h0.shape)
     dc.zero_() if d_cell is None else dc.copy_(d_cell)
     # At least two, because a step reads the gradient of the step after it, which lies in the first place.
     held = min(steps, max(2, _HELD // max(1, gates[:, :, :1].nbytes)))
-    d_pre, after = _empty(x, (n, 4 * hidden, held, height, width)), None
+    d_pre, after = empty(x, (n, 4 * hidden, held, height, width)), None
     sums = _Gradients(x, h0, output, weight_ih, weight_hh, wanted)
     for first in range((steps - 1) // held * held, -1, -held):
         last = min(first + held, steps)
@@ -89,11 +76,11 @@ class _Gradients:
     """Those of x, the weights and the bias, added up from the gates' of one stretch of steps after the other."""
 
     def __init__(self, x, h0, output, weight_ih, weight_hh, wanted):
-        self.x, self.h0, self.output = _side_by_side(x), _side_by_side(h0), _side_by_side(output)
+        self.x, self.h0, self.output = map(with_channels_innermost, (x, h0, output))
         self.weight_ih, self.kernels = weight_ih, [[1, *w.shape[2:]] for w in (weight_ih, weight_hh)]
         self.paddings = [[0, *padding_of(w)] for w in (weight_ih, weight_hh)]
         self.wanted, self.impl = wanted, _convolutions(x)
-        self.dx = _empty(x, x.shape) if wanted[0] else None
+        self.dx = empty(x, x.shape) if wanted[0] else None
         self.sums = [None] * 3  # of the weights and the bias, float32
 
     def add(self, d_pre: torch.Tensor, first: int) -> None:
@@ -122,7 +109,7 @@ class _Gradients:
 
     def _weight_grad(self, large, small, which):
         arguments = large, small, self.kernels[which], [1] * 3, self.paddings[which], [1] * 3, 1, True, self.impl
-        return _conv_weight_grad(*arguments)
+        return conv_weight_grad_op(*arguments)
 
     def _add(self, which, share):
         self.sums[which] = share if self.sums[which] is None else self.sums[which].add_(share)

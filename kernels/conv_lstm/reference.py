@@ -8,7 +8,8 @@ i, f, g, o, cells (N, C, T, H, W).
 import torch
 from torch.nn import functional
 
-from ..conv import conv_down, conv_up, conv_weight_grad
+from ..conv import conv_down, conv_up
+from .sequence import gradients, padding_of, stack
 
 
 def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
@@ -26,7 +27,7 @@ def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
         outputs.append(h)
         gates.append(torch.cat([i, f, g, o], 1).to(x.dtype))
         cells.append(c)
-    return _stack(outputs, memory_format), c.clone(), _stack(gates, memory_format), _stack(cells, memory_format)
+    return stack(outputs, memory_format), c.clone(), stack(gates, memory_format), stack(cells, memory_format)
 
 
 def stock(x, h, c, weight_ih, weight_hh, bias):
@@ -72,34 +73,6 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
         dc = dc * f
         if t > 0 or wanted[1]:
             dh = conv_up(d_gates[t], weight_hh, padding=pad_hh)
-    d_pre = _stack(d_gates, memory_format)
+    d_pre = stack(d_gates, memory_format)
     dx, d_ih, d_hh, d_bias = gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format)
     return dx, dh if wanted[1] else None, dc.to(c0.dtype) if wanted[2] else None, d_ih, d_hh, d_bias
-
-
-def gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format, impl="auto"):
-    """Those of x, weight_ih, weight_hh and the bias, from those of all steps' gates before their activations."""
-    pad_ih, pad_hh = padding_of(weight_ih), padding_of(weight_hh)
-    dx = d_ih = d_hh = d_bias = None
-    if wanted[0]:
-        dx = conv_up(d_pre, weight_ih.unsqueeze(2), padding=[0, *pad_ih], impl=impl)
-    if wanted[3]:
-        d_ih = conv_weight_grad(x, d_pre, [1, *weight_ih.shape[2:]], padding=[0, *pad_ih], impl=impl).squeeze(2)
-    if wanted[4]:
-        states = _stack([h0, *output.unbind(2)[:-1]], memory_format)
-        d_hh = conv_weight_grad(states, d_pre, [1, *weight_hh.shape[2:]], padding=[0, *pad_hh], impl=impl).squeeze(2)
-    if wanted[5]:
-        d_bias = d_pre.sum([0, 2, 3, 4])
-    return dx, d_ih, d_hh, d_bias
-
-
-def padding_of(weight):
-    """What keeps the size under an odd kernel."""
-    return [size // 2 for size in weight.shape[2:]]
-
-
-def _stack(steps, memory_format):
-    """Steps (N, C, H, W) as one sequence (N, C, T, H, W), dense in the layout asked for."""
-    if memory_format is torch.channels_last_3d:
-        return torch.stack([step.permute(0, 2, 3, 1) for step in steps], 1).permute(0, 4, 1, 2, 3)
-    return torch.stack(steps, 2)

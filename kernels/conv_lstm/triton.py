@@ -9,11 +9,10 @@ import torch
 
 from .. import triton_configs, tuning
 from ..conv import conv_down, conv_up
-from ..conv.compiled import _side_by_side
-from ..conv.triton import rows_of
+from ..layout import empty_with_channels_innermost, with_channels_innermost
 from ..triton_launch import elements, precision, reach, side_by_side_weight
 from ..triton_support import on_its_device
-from .reference import gradients, padding_of
+from .sequence import as_cell, gradients, padding_of
 from .triton_steps import step, step_backward
 
 _LARGE = 2**31
@@ -26,12 +25,12 @@ def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     steps, c_dtype = x.shape[2], c.dtype
     pad_ih = [0, *padding_of(weight_ih)]
     # The states' sizes: what the input's half must have, and has where kernels are odd.
-    gates = _side_by_side(conv_down(_side_by_side(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl="triton"))
-    c = _as_cell(c, x)
-    output, cells = rows_of(x, (n, hidden, steps, height, width)), rows_of(c, (n, hidden, steps, height, width))
+    gates = conv_down(with_channels_innermost(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl="triton")
+    gates, c = with_channels_innermost(gates), as_cell(c, x)
+    output, cells = (empty_with_channels_innermost(t, (n, hidden, steps, height, width)) for t in (x, c))
     if output.numel() == 0:
         return output, c.to(c_dtype, copy=True), gates, cells.to(c_dtype)
-    h, w = _side_by_side(h), side_by_side_weight(weight_hh, x.dtype)
+    h, w = with_channels_innermost(h), side_by_side_weight(weight_hh, x.dtype)
     config = None
     for t in range(steps):
         place = h, c, w, gates[:, :, t], output[:, :, t], cells[:, :, t]
@@ -46,12 +45,13 @@ def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
 def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, memory_format):
     """The gradients of x, h0, c0, weight_ih, weight_hh and the bias, None where not wanted; as the reference's."""
     steps, c0_dtype = x.shape[2], c0.dtype
-    x, gates, cells, c0 = _side_by_side(x), _side_by_side(gates), _as_cell(cells, x), _as_cell(c0, x)
-    d_output = None if d_output is None else _side_by_side(d_output.to(x.dtype))
+    x, gates = map(with_channels_innermost, (x, gates))
+    cells, c0 = as_cell(cells, x), as_cell(c0, x)
+    d_output = None if d_output is None else with_channels_innermost(d_output.to(x.dtype))
     w = side_by_side_weight(weight_hh, x.dtype)
-    d_pre = rows_of(x, gates.shape)
+    d_pre = empty_with_channels_innermost(x, gates.shape)
     # Two in turn: a program reads what came from the next step while another writes what goes to the one before.
-    after, dc = (rows_of(x, h0.shape, torch.float32) for _ in range(2))
+    after, dc = (empty_with_channels_innermost(x, h0.shape, torch.float32) for _ in range(2))
     after.zero_() if d_cell is None else after.copy_(d_cell)
     config = None
     for t in range(steps - 1 if d_pre.numel() else -1, -1, -1):
@@ -69,11 +69,6 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
     others = gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format, impl="triton")
     dx, d_ih, d_hh, d_bias = others
     return dx, dh, after.to(c0_dtype) if wanted[2] else None, d_ih, d_hh, d_bias
-
-
-def _as_cell(c, x):
-    """Cells as the kernels take them: of x's dtype or float32, in which they compute in any case."""
-    return _side_by_side(c if c.dtype == x.dtype else c.float())
 
 
 def _scratch(h, c, w, gates, output, cells):

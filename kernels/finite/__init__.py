@@ -7,6 +7,7 @@ import torch
 
 from .. import choice
 from . import reference
+from .protocol import Finite
 
 choice.register(
     "finite",
@@ -30,10 +31,14 @@ def check_norms(
     Returns:
         The norm, () float32.
     """
-    return choice.pick("finite", "auto", norms).check_norms(norms, loss, found, in_a_row)
+    return _pick(norms).check_norms(norms, loss, found, in_a_row)
 
 
 @torch.no_grad()
 def add_finite(values: torch.Tensor, totals: torch.Tensor) -> None:
     """Add the values (n,) float32 that are finite to totals[0], and 1 for each of them to totals[1], (2, n) float32."""
-    choice.pick("finite", "auto", values).add_finite(values, totals)
+    _pick(values).add_finite(values, totals)
+
+
+def _pick(values: torch.Tensor) -> Finite:
+    return choice.pick("finite", "auto", values)

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import torch
 
 from .. import choice
-from ..conv import _conv_down, _conv_up, _conv_weight_grad, check_down, check_up, sizes
-from ..conv import reference as conv_reference
-from ..conv.fusion import ACTIVATIONS
+from ..activations import CONV_ACTIVATIONS
+from ..conv import check_down, check_up, conv_down_op, conv_up_op, conv_weight_grad_op, sizes
 from ..conv.joint import both_gradients
+from ..conv.protocol import Convolutions
 from ..dispatch import autocasts, define, differentiable
+from ..dtypes import statistics_dtype
 from ..layout import empty, format_of, in_format
 from ..measured.capture import are_launches_captured
-from ..norm_act import _norm_act, _norm_act_backward
+from ..norm_act import norm_act_backward_op, norm_act_op
 from ..norm_act.following import Following
-from ..norm_act.reference import statistics_dtype
 from . import one_pass, reference
 
 
@@ -38,7 +38,7 @@ class Norm(NamedTuple):
     """Batch normalisation and an activation, to be computed on load.
 
     mean, var: (C,) float32; weight, bias: (C,) or None. training: whether mean and var are the batch's own, through
-    which gradients then go. activation, slope: as norm_act's; fused_conv takes those of its own ACTIVATIONS.
+    which gradients then go. activation, slope: as norm_act's; fused_conv takes those of CONV_ACTIVATIONS.
     """
 
     mean: torch.Tensor
@@ -125,8 +125,8 @@ def _run(x, weight, bias, geometry, norm, activation, slope, statistics, followi
         stride, padding, dilation = check_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
         lists = stride, padding, [0] * len(stride), dilation
     for which, name in (("activation", activation), ("the norm's activation", norm.activation)):
-        if name not in ACTIVATIONS:
-            raise ValueError(f"{which} must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
+        if name not in CONV_ACTIVATIONS:
+            raise ValueError(f"{which} must be one of {', '.join(CONV_ACTIVATIONS)}, not {name!r}")
     if activation == "leaky_relu" and slope < 0:
         raise ValueError(f"negative_slope must be at least 0 for backward to work from the output, not {slope}")
     if any(v is not None and v.shape != (x.shape[1],) for v in (*norm[:4], norm.scale, norm.shift)):
@@ -142,16 +142,16 @@ def _run(x, weight, bias, geometry, norm, activation, slope, statistics, followi
 def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -> bool:
     """Whether the convolution is one that is compiled for this device, so that something is gained by fusing."""
     if impl != "auto" or type(x) is not torch.Tensor or not choice.is_undirected() or torch.jit.is_tracing():
-        return _convolution(x, weight, geometry, impl) is not conv_reference
+        return _convolution(x, weight, geometry, impl).CAPABILITIES.fusion
     tensors = x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.stride()
     key = "pays", *tensors, geometry, are_launches_captured()
     known = choice.decisions.get(key)
-    return (
-        choice.remember(key, _convolution(x, weight, geometry, impl) is not conv_reference) if known is None else known
-    )
+    if known is None:
+        known = choice.remember(key, _convolution(x, weight, geometry, impl).CAPABILITIES.fusion)
+    return known
 
 
-def _convolution(x, weight, geometry, impl):
+def _convolution(x, weight, geometry, impl) -> Convolutions:
     if geometry.transposed:
         return choice.pick("conv_up", impl, x, weight, *geometry[1:])
     _, stride, padding, _, dilation, groups = geometry
@@ -215,9 +215,10 @@ def _kernel(*args):
     convolution = _convolution(x, weight, geometry, a.impl)
     how = geometry, norm, a.activation, a.slope
     known = None, None
-    if convolution is conv_reference:
+    can = convolution.CAPABILITIES
+    if not can.fusion:
         y, mean, var = reference.fused_conv(x, weight, a.bias, *how, a.statistics, a.impl)
-    elif a.followed and convolution.joined_before_norm is not None:
+    elif a.followed and can.statistics_in_parts:
         y, parts = one_pass.conv_with_parts(convolution, x, weight, a.bias, *how)
         mean, var, *known = convolution.joined_before_norm(y, parts, a.following)
     else:
@@ -287,7 +288,7 @@ def _backward(ctx, dy, *_):
     if needed.weight:
         loaded = x
         if m is not None:  # not kept: to compute it again costs less than to hold it
-            loaded = _norm_act(x, w, b, m, v, *into, impl, None)[0]
+            loaded = norm_act_op(x, w, b, m, v, *into, impl, None)[0]
         if wants_data:
             dx, grads["weight"] = _both_gradients(loaded, dy, weight, geometry, impl)
         else:
@@ -295,7 +296,7 @@ def _backward(ctx, dy, *_):
     if wants_data:
         dx, dw, db = _data_gradient(dy, weight, x, geometry, impl) if dx is None else dx, None, None
         if m is not None:
-            dx, dw, db = _norm_act_backward(dx, x, w, b, m, v, *into, impl)
+            dx, dw, db = norm_act_backward_op(dx, x, w, b, m, v, *into, impl)
         found = {"x": dx, "in_weight": dw, "in_bias": db}
         grads |= {name: grad for name, grad in found.items() if getattr(needed, name)}
     if needed.bias:
@@ -324,16 +325,16 @@ def _weight_gradient(x, dy, weight, g, impl):
     large, small = (dy, x) if g.transposed else (x, dy)
     in_float32 = weight.dtype != x.dtype
     kernel = list(weight.shape[2:])
-    return _conv_weight_grad(large, small, kernel, g.stride, g.padding, g.dilation, g.groups, in_float32, impl)
+    return conv_weight_grad_op(large, small, kernel, g.stride, g.padding, g.dilation, g.groups, in_float32, impl)
 
 
 def _data_gradient(dy, weight, x, g, impl):
     size, geometry = x.shape[2:], (g.stride, g.padding, g.dilation)
     if g.transposed:
-        dx = _conv_down(dy, weight, None, *geometry, g.groups, impl)
+        dx = conv_down_op(dy, weight, None, *geometry, g.groups, impl)
         return sizes.trim(dx, size)
     extra = sizes.extra(size, dy.shape[2:], weight.shape[2:], *geometry)
-    return _conv_up(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
+    return conv_up_op(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
 
 
 differentiable(_fused_conv, _save, _backward, stock=_stock)

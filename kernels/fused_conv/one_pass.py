@@ -3,16 +3,17 @@
 import torch
 
 from ..conv.fusion import Fusion
+from ..conv.protocol import ConvolutionsWithParts, FusedConvolutions
 
 
-def fused_conv(functions, x, weight, bias, geometry, norm, activation, slope, statistics):
+def fused_conv(functions: FusedConvolutions, x, weight, bias, geometry, norm, activation, slope, statistics):
     """(y, mean, var) by `functions`' conv_up_fused or conv_down_fused; mean and var None where not wanted."""
     fusion = _fusion(norm, activation, slope, statistics)
     up, down = functions.conv_up_fused, functions.conv_down_fused
     return _call(up, down, x, weight, bias, geometry, fusion)
 
 
-def conv_with_parts(functions, x, weight, bias, geometry, norm, activation, slope):
+def conv_with_parts(functions: ConvolutionsWithParts, x, weight, bias, geometry, norm, activation, slope):
     """(y, parts) by `functions`, which joins the parts of the statistics in a call of its own, joined_before_norm."""
     fusion = _fusion(norm, activation, slope, True)
     return _call(functions.conv_up_with_parts, functions.conv_down_with_parts, x, weight, bias, geometry, fusion)

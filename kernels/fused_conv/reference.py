@@ -2,9 +2,10 @@
 
 import torch
 
-from ..conv import _conv_down, _conv_up
+from ..activations import activate_
+from ..conv import conv_down_op, conv_up_op
+from ..dtypes import statistics_dtype
 from ..norm_act import norm_act_with
-from ..norm_act.reference import activate_, statistics_dtype
 
 
 def fused_conv(x, weight, bias, geometry, norm, activation, slope, statistics, impl):
@@ -13,9 +14,9 @@ def fused_conv(x, weight, bias, geometry, norm, activation, slope, statistics, i
         x = norm_act_with(x, norm, impl)
     g = geometry
     if g.transposed:
-        y = _conv_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
+        y = conv_up_op(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
     else:
-        y = _conv_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
+        y = conv_down_op(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
     mean = var = None
     if statistics:
         space = [0, *range(2, y.dim())]

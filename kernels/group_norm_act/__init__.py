@@ -3,24 +3,13 @@
 import torch
 
 from .. import choice, extension, layout
+from ..activations import ACTIVATIONS
 from ..dispatch import define, differentiable, differentiable_by
+from ..dtypes import statistics_dtype
 from ..norm_act import check_arguments
 from ..norm_act.parameters import as_parameters
-from ..norm_act.reference import ACTIVATIONS, statistics_dtype
 from . import compiled, direct, reference
-
-
-class _Compiled:
-    """compiled.py with the activation's name for its code, as the reference has it."""
-
-    @staticmethod
-    def group_norm_act(x, groups, weight, bias, eps, activation, slope):
-        return compiled.group_norm_act(x, groups, weight, bias, eps, ACTIVATIONS.index(activation), slope)
-
-    @staticmethod
-    def group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope):
-        code = ACTIVATIONS.index(activation)
-        return compiled.group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, code, slope)
+from .protocol import GroupNormAct
 
 
 def group_norm_act(
@@ -80,7 +69,7 @@ def _check(x, groups, activation, impl, **vectors):
 def _kernel(x, groups, weight, bias, eps, activation, slope, impl):
     memory_format = layout.format_of(x)
     x = x.contiguous(memory_format=memory_format)
-    functions = choice.pick("group_norm_act", impl, x, groups, activation)
+    functions: GroupNormAct = choice.pick("group_norm_act", impl, x, groups, activation)
     y, mean, inverse = functions.group_norm_act(x, groups, weight, bias, eps, activation, slope)
     return layout.in_format(y, memory_format), mean, inverse
 
@@ -93,7 +82,7 @@ def _fake(x, groups, weight, bias, eps, activation, slope, impl):
 def _backward_kernel(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
     memory_format = layout.format_of(x)
     x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
-    functions = choice.pick("group_norm_act", impl, x, groups, activation)
+    functions: GroupNormAct = choice.pick("group_norm_act", impl, x, groups, activation)
     dx, dweight, dbias = functions.group_norm_act_backward(
         dy, x, groups, weight, bias, mean, inverse, eps, activation, slope
     )
@@ -148,6 +137,6 @@ differentiable_by(_group_norm_act_backward, _backward_composite)
 
 choice.register(
     "group_norm_act",
-    cpp=choice.Implementation(_Compiled, refusal=compiled.refusal, missing=extension.reason, slower=direct.slower),
+    cpp=choice.Implementation(compiled, refusal=compiled.refusal, missing=extension.reason, slower=direct.slower),
     reference=choice.Implementation(reference),
 )

@@ -7,7 +7,9 @@ x is (N, C, *space), 0 to 3 spatial dimensions, float32, bfloat16 or float16; pa
 import torch
 
 from .. import extension
-from ..norm_act import compiled as of_norm_act
+from ..activations import CODES
+from ..compiled_support import as_float32, lay_out_like, make_dense
+from ..norm_act.compiled import refusal as norm_refusal
 
 # The operations exist without the extension, which adds kernels for devices and nothing else.
 _library = torch.library.Library("fastvgan_compiled", "FRAGMENT")
@@ -25,7 +27,7 @@ def refusal(x: torch.Tensor) -> str | None:
     """Why `x` cannot be taken, in one sentence, or None when it can."""
     if not x.is_cpu:
         return extension.reason() or f"it is for the CPU, not for {x.device.type}"
-    return of_norm_act.refusal(x)
+    return norm_refusal(x)
 
 
 def group_norm_act(
@@ -34,7 +36,7 @@ def group_norm_act(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
-    activation: int,
+    activation: str,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """activation((x - mean) / √(var + eps) · weight + bias), mean and var of each sample's groups of channels.
@@ -43,7 +45,7 @@ def group_norm_act(
         x: (N, C, *space). Made dense where it is neither channels-last nor contiguous.
         groups: a divisor of C.
         weight, bias: (C,) or None for 1 and 0.
-        activation: its index in norm_act's ACTIVATIONS.
+        activation: one of activations.ACTIVATIONS.
         slope: leaky_relu's below 0.
 
     Returns:
@@ -52,9 +54,9 @@ def group_norm_act(
     Raises:
         TypeError: `refusal(x)` has a reason.
     """
-    x = of_norm_act._taken(x)
-    parameters = map(of_norm_act._parameter, (weight, bias))
-    return torch.ops.fastvgan_compiled.group_norm_act(x, groups, *parameters, eps, activation, slope)
+    x = _taken(x)
+    parameters = map(as_float32, (weight, bias))
+    return torch.ops.fastvgan_compiled.group_norm_act(x, groups, *parameters, eps, CODES[activation], slope)
 
 
 def group_norm_act_backward(
@@ -65,14 +67,15 @@ def group_norm_act_backward(
     bias: torch.Tensor | None,
     mean: torch.Tensor,
     inverse: torch.Tensor,
-    activation: int,
+    eps: float,
+    activation: str,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """group_norm_act's gradients; what the activation needs is computed again from x.
 
     Args:
         dy: of x's shape, any dtype and layout.
-        x, groups, weight, bias, activation, slope: as group_norm_act got them.
+        x, groups, weight, bias, eps, activation, slope: as group_norm_act got them; eps is in inverse already.
         mean, inverse: as group_norm_act gave them.
 
     Returns:
@@ -81,7 +84,14 @@ def group_norm_act_backward(
     Raises:
         TypeError: `refusal(x)` has a reason.
     """
-    x = of_norm_act._taken(x)
-    dy = of_norm_act._like(dy, x)
-    parameters = map(of_norm_act._parameter, (weight, bias, mean, inverse))
-    return torch.ops.fastvgan_compiled.group_norm_act_backward(dy, x, groups, *parameters, activation, slope)
+    x = _taken(x)
+    dy = lay_out_like(dy, x)
+    parameters = map(as_float32, (weight, bias, mean, inverse))
+    return torch.ops.fastvgan_compiled.group_norm_act_backward(dy, x, groups, *parameters, CODES[activation], slope)
+
+
+def _taken(x: torch.Tensor) -> torch.Tensor:
+    why = refusal(x)
+    if why is not None:
+        raise TypeError(f"the compiled group_norm_act does not take this: {why}")
+    return make_dense(x)

@@ -3,7 +3,8 @@
 import torch
 
 from .. import layout
-from ..norm_act.reference import _activation_backward, _slope_at, activate, activate_, statistics_dtype
+from ..activations import activate, activate_, activation_backward, slope_at
+from ..dtypes import statistics_dtype
 
 
 def group_norm_act(x, groups, weight, bias, eps, activation, slope):
@@ -37,7 +38,7 @@ def group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, eps, act
         return torch.empty_like(x), *(x.new_zeros(channels, dtype=dtype) for _ in range(2))
     if activation != "none":
         z = _normalised(x, groups, weight, bias, eps)[0]
-        dy = _activation_backward(dy.to(z.dtype).contiguous(), z, activation, slope)
+        dy = activation_backward(dy.to(z.dtype).contiguous(), z, activation, slope)
     given, _, weight, _ = _accepted(x, groups, weight, bias)
     dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
         dy.to(given.dtype).contiguous(),
@@ -65,7 +66,7 @@ def differentiable_backward(dy, x, groups, weight, bias, eps, activation, slope)
     z = normalised * scale.view(shape)
     if bias is not None:
         z = z + bias.to(dtype).view(shape)
-    dz = dy.to(dtype) * _slope_at(z, activation, slope)
+    dz = dy.to(dtype) * slope_at(z, activation, slope)
     dweight, dbias = (dz * normalised).sum(space), dz.sum(space)
     scaled, along = (dz * scale.view(shape)).reshape(grouped), normalised.reshape(grouped)
     centred = scaled - scaled.mean(-1, keepdim=True) - along * (scaled * along).mean(-1, keepdim=True)

@@ -5,6 +5,7 @@ import torch
 from .. import choice
 from ..dispatch import define, differentiable, differentiable_by
 from . import reference
+from .protocol import Logistic
 
 choice.register(
     "logistic",
@@ -38,7 +39,7 @@ def logistic(logits: torch.Tensor, positive: bool, impl: str = "auto") -> tuple[
     return _logistic(logits, positive, impl)
 
 
-def _pick(logits, impl):
+def _pick(logits, impl) -> Logistic:
     return choice.pick("logistic", impl, logits) if logits.numel() else reference
 
 

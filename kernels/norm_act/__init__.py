@@ -3,49 +3,15 @@
 import torch
 
 from .. import choice, extension, layout
+from ..activations import ACTIVATIONS
 from ..dispatch import define, differentiable, differentiable_by, is_transformed, wants_stock
+from ..dtypes import statistics_dtype
 from ..measured import on_gpu, rules
-from . import compiled, direct, reference
+from . import compiled, cuda, direct, reference
 from .following import update_running
 from .parameters import as_parameters
-from .reference import ACTIVATIONS, statistics_dtype
-from .with_residual import check_residual, norm_act_residual_backward
-
-
-class _Compiled:
-    """compiled.py with the activation's name for its code, as the reference has it."""
-
-    @staticmethod
-    def norm_act(x, weight, bias, mean, var, eps, activation, slope):
-        return compiled.norm_act(x, weight, bias, mean, var, eps, ACTIVATIONS.index(activation), slope)
-
-    @staticmethod
-    def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
-        code = ACTIVATIONS.index(activation)
-        return compiled.norm_act_backward(dy, x, weight, bias, mean, var, training, eps, code, slope)
-
-    @staticmethod
-    def norm_act_residual(*args):
-        *given, activation, slope = args
-        return compiled.norm_act_residual(*given, ACTIVATIONS.index(activation), slope)
-
-    @staticmethod
-    def norm_act_residual_backward(*args):
-        *given, activation, slope = args
-        return compiled.norm_act_residual_backward(*given, ACTIVATIONS.index(activation), slope)
-
-
-class _Cuda(_Compiled):
-    """On a GPU: with a residual, norm_act and torch's operations after it."""
-
-    @staticmethod
-    def norm_act_residual(*args):
-        return reference.norm_act_residual(*args, forward=_Compiled.norm_act)
-
-    @staticmethod
-    def norm_act_residual_backward(*args):
-        by = {"forward": _Compiled.norm_act, "backward": _Compiled.norm_act_backward}
-        return reference.norm_act_residual_backward(*args, **by)
+from .protocol import NormAct
+from .with_residual import check_residual, norm_act_residual_backward_op
 
 
 def norm_act(
@@ -106,12 +72,12 @@ def norm_act(
         raise ValueError("norm_act needs running_mean and running_var when it is not training")
     how = eps, activation, negative_slope, impl, residual
     if not training:
-        return _norm_act(x, weight, bias, running_mean, running_var, False, *how)[0]
+        return norm_act_op(x, weight, bias, running_mean, running_var, False, *how)[0]
     if running_mean is None or count == 0:
-        return _norm_act(x, weight, bias, None, None, True, *how)[0]
+        return norm_act_op(x, weight, bias, None, None, True, *how)[0]
     if not (is_transformed() or wants_stock()):
         return _norm_act_tracked(x, weight, bias, running_mean, running_var, momentum, *how)[0]
-    y, mean, var = _norm_act(x, weight, bias, None, None, True, *how)
+    y, mean, var = norm_act_op(x, weight, bias, None, None, True, *how)
     update_running(running_mean, running_var, mean, var, momentum, count)
     return y
 
@@ -124,7 +90,7 @@ def _count(x: torch.Tensor) -> int:
 def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
     """norm_act by a fused_conv.Norm, whose statistics are known already, the batch's own ones included."""
     mean, var, weight, bias, training, eps, activation, slope = norm[:8]
-    return _norm_act(x, weight, bias, mean, var, training, eps, activation, slope, impl, None)[0]
+    return norm_act_op(x, weight, bias, mean, var, training, eps, activation, slope, impl, None)[0]
 
 
 def check_arguments(x, activation, impl, **vectors):
@@ -154,10 +120,12 @@ def check_arguments(x, activation, impl, **vectors):
             raise ValueError(f"{name} is on {vector.device} but x on {x.device}")
 
 
-def _kernel(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
+def compute(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
+    """(y, mean, var) by the implementation that is chosen: what norm_act_op runs below autograd."""
     memory_format = layout.format_of(x)
     x = x.contiguous(memory_format=memory_format)
-    functions, how = choice.pick("norm_act", impl, x), (weight, bias, mean, var, eps, activation, slope)
+    functions: NormAct = choice.pick("norm_act", impl, x)
+    how = weight, bias, mean, var, eps, activation, slope
     if residual is None:
         y, batch_mean, batch_var = functions.norm_act(x, *how)
     else:
@@ -173,10 +141,11 @@ def _fake(x, weight, bias, mean, var, training, eps, activation, slope, impl, re
     return y, x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
 
 
-def _backward_kernel(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
+def compute_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
+    """(dx, dweight, dbias) by the implementation that is chosen: what norm_act_backward_op runs below autograd."""
     memory_format = layout.format_of(x)
     x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
-    functions = choice.pick("norm_act", impl, x)
+    functions: NormAct = choice.pick("norm_act", impl, x)
     dx, dweight, dbias = functions.norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope)
     return layout.in_format(dx, memory_format), *as_parameters(dweight, dbias, weight, bias)
 
@@ -194,16 +163,16 @@ def _backward_composite(dy, x, weight, bias, mean, var, training, eps, activatio
     return dx, *as_parameters(dweight, dbias, weight, bias)
 
 
-_norm_act = define(
+norm_act_op = define(
     "norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, bool training, float eps, "
     "str activation, float slope, str impl, Tensor? residual) -> (Tensor y, Tensor mean, Tensor var)",
-    _kernel,
+    compute,
     _fake,
 )
-_norm_act_backward = define(
+norm_act_backward_op = define(
     "norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, bool training, "
     "float eps, str activation, float slope, str impl) -> (Tensor dx, Tensor dweight, Tensor dbias)",
-    _backward_kernel,
+    compute_backward,
     _backward_fake,
 )
 
@@ -218,9 +187,9 @@ def _backward(ctx, dy, _mean, _var):
     x, residual, *vectors = ctx.saved_tensors
     how, d_residual = (ctx.training, *ctx.rest), None
     if residual is None:
-        dx, dweight, dbias = _norm_act_backward(dy, x, *vectors, *how)
+        dx, dweight, dbias = norm_act_backward_op(dy, x, *vectors, *how)
     else:
-        dx, d_residual, dweight, dbias = norm_act_residual_backward(dy, x, residual, *vectors, *how)
+        dx, d_residual, dweight, dbias = norm_act_residual_backward_op(dy, x, residual, *vectors, *how)
     grads = dx, dweight, dbias, *[None] * 7, d_residual
     return tuple(grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=True))
 
@@ -229,13 +198,13 @@ def _stock(x, weight, bias, mean, var, training, eps, activation, slope, impl, r
     return reference.stock(x, weight, bias, mean, var, training, eps, activation, slope, residual)
 
 
-differentiable(_norm_act, _save, _backward, stock=_stock)
+differentiable(norm_act_op, _save, _backward, stock=_stock)
 
 
 # Running statistics are updated within the operation, before autograd saves anything: torch.utils.checkpoint without
 # reentry stops recomputing at the last tensor saved, and torch's batch norm has updated its own by then.
 def _tracked_kernel(x, weight, bias, running_mean, running_var, momentum, *how):
-    y, mean, var = _kernel(x, weight, bias, None, None, True, *how)
+    y, mean, var = compute(x, weight, bias, None, None, True, *how)
     update_running(running_mean, running_var, mean, var, momentum, x.numel() // x.shape[1])
     return y, mean, var
 
@@ -259,7 +228,7 @@ def _tracked_save(ctx, args, outputs):
 
 
 differentiable(_norm_act_tracked, _tracked_save, _backward)
-differentiable_by(_norm_act_backward, _backward_composite)
+differentiable_by(norm_act_backward_op, _backward_composite)
 
 
 def _no_cuda_part():
@@ -272,14 +241,14 @@ def _no_cuda_part():
 choice.register(
     "norm_act",
     cpp=choice.Implementation(
-        _Compiled,
+        compiled,
         refusal=lambda x: compiled.refusal(x) if x.is_cpu else f"it is for the CPU, not for {x.device.type}",
         missing=extension.reason,
         slower=direct.slower,
     ),
     cuda=choice.Implementation(
-        _Cuda,
-        refusal=lambda x: compiled.refusal(x) if x.is_cuda else f"it is for CUDA devices, not for the {x.device.type}",
+        cuda,
+        refusal=cuda.refusal,
         held_back={"cuda": f"has not been measured on a GPU yet; {choice.ENVIRONMENT}=cuda selects it"},
         missing=_no_cuda_part,
     ),

@@ -6,9 +6,12 @@ float32; statistics are computed in float32 and float64.
 
 import torch
 
-from .. import extension
+from .. import dtypes, extension
+from ..activations import CODES
+from ..compiled_support import as_float32, lay_out_like, make_dense
+from .protocol import Capabilities
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CAPABILITIES = Capabilities()
 
 # The operations exist without the extension, which adds kernels for devices and nothing else.
 _library = torch.library.Library("fastvgan_compiled", "DEF")
@@ -36,8 +39,8 @@ def refusal(x: torch.Tensor) -> str | None:
     module = extension.load()
     if module is None:
         return extension.reason()
-    if x.dtype not in DTYPES:
-        return f"{x.dtype} is not one of float32, bfloat16 and float16"
+    if x.dtype not in dtypes.COMPILED:
+        return dtypes.refusal(x.dtype)
     if x.device.type == "cuda" and not module.with_cuda:
         return f"the extension has no CUDA part: {extension.facts()['no_cuda'] or 'it was built without'}"
     if x.device.type not in ("cpu", "cuda"):
@@ -54,7 +57,7 @@ def norm_act(
     mean: torch.Tensor | None,
     var: torch.Tensor | None,
     eps: float,
-    activation: int,
+    activation: str,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """activation((x - mean) / √(var + eps) · weight + bias).
@@ -63,7 +66,7 @@ def norm_act(
         x: (N, C, *space). Made dense where it is neither channels-last nor contiguous.
         weight, bias: (C,) or None for 1 and 0.
         mean, var: (C,), or both None for the batch's own (biased variance).
-        activation: 0 none, 1 relu, 2 leaky_relu, 3 tanh, 4 silu, 5 gelu.
+        activation: one of activations.ACTIVATIONS.
         slope: leaky_relu's below 0.
 
     Returns:
@@ -74,8 +77,8 @@ def norm_act(
         TypeError: `refusal(x)` has a reason.
     """
     x = _taken(x)
-    parameters = map(_parameter, (weight, bias, mean, var))
-    return torch.ops.fastvgan_compiled.norm_act(x, *parameters, eps, activation, slope)
+    parameters = map(as_float32, (weight, bias, mean, var))
+    return torch.ops.fastvgan_compiled.norm_act(x, *parameters, eps, CODES[activation], slope)
 
 
 def norm_act_backward(
@@ -87,7 +90,7 @@ def norm_act_backward(
     var: torch.Tensor,
     training: bool,
     eps: float,
-    activation: int,
+    activation: str,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """norm_act's gradients; what the activation needs is computed again from x.
@@ -105,9 +108,9 @@ def norm_act_backward(
         TypeError: `refusal(x)` has a reason.
     """
     x = _taken(x)
-    dy = _like(dy, x)
-    parameters = map(_parameter, (weight, bias, mean, var))
-    return torch.ops.fastvgan_compiled.norm_act_backward(dy, x, *parameters, training, eps, activation, slope)
+    dy = lay_out_like(dy, x)
+    parameters = map(as_float32, (weight, bias, mean, var))
+    return torch.ops.fastvgan_compiled.norm_act_backward(dy, x, *parameters, training, eps, CODES[activation], slope)
 
 
 def norm_act_residual(
@@ -118,7 +121,7 @@ def norm_act_residual(
     mean: torch.Tensor | None,
     var: torch.Tensor | None,
     eps: float,
-    activation: int,
+    activation: str,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """activation((x - mean) / √(var + eps) · weight + bias + residual), on the CPU.
@@ -130,8 +133,10 @@ def norm_act_residual(
     Returns, raises: as norm_act.
     """
     x = _taken(x)
-    vectors = map(_parameter, (weight, bias, mean, var))
-    return torch.ops.fastvgan_compiled.norm_act_residual(x, _like(residual, x), *vectors, eps, activation, slope)
+    vectors = map(as_float32, (weight, bias, mean, var))
+    return torch.ops.fastvgan_compiled.norm_act_residual(
+        x, lay_out_like(residual, x), *vectors, eps, CODES[activation], slope
+    )
 
 
 def norm_act_residual_backward(
@@ -144,7 +149,7 @@ def norm_act_residual_backward(
     var: torch.Tensor,
     training: bool,
     eps: float,
-    activation: int,
+    activation: str,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """norm_act_residual's gradients, in a pass that gives the residual's, and one that makes x's of it.
@@ -159,10 +164,10 @@ def norm_act_residual_backward(
         TypeError: `refusal(x)` has a reason.
     """
     x = _taken(x)
-    dy, residual = _like(dy, x), _like(residual, x)
-    vectors = map(_parameter, (weight, bias, mean, var))
+    dy, residual = lay_out_like(dy, x), lay_out_like(residual, x)
+    vectors = map(as_float32, (weight, bias, mean, var))
     return torch.ops.fastvgan_compiled.norm_act_residual_backward(
-        dy, x, residual, *vectors, training, eps, activation, slope
+        dy, x, residual, *vectors, training, eps, CODES[activation], slope
     )
 
 
@@ -170,33 +175,4 @@ def _taken(x: torch.Tensor) -> torch.Tensor:
     why = refusal(x)
     if why is not None:
         raise TypeError(f"the compiled norm_act does not take this: {why}")
-    if x.is_contiguous() or _channels_last(x).is_contiguous():
-        return x
-    # The nearer layout: whichever dimension varies fastest in memory stays the fastest.
-    return _from_channels_last(_channels_last(x).contiguous()) if x.stride(1) == 1 else x.contiguous()
-
-
-def _like(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    if dy.shape != x.shape:
-        raise ValueError(f"dy and a residual must be of x's shape {tuple(x.shape)}, not {tuple(dy.shape)}")
-    dy = dy.to(x.dtype)
-    return dy.contiguous() if x.is_contiguous() else _from_channels_last(_channels_last(dy).contiguous())
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.movedim(1, -1)
-
-
-def _from_channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.movedim(-1, 1)
-
-
-def _parameter(parameter: torch.Tensor | None) -> torch.Tensor | None:
-    if parameter is None or (
-        # As it is: three calls to torch are 2 µs a parameter.
-        parameter.dtype is torch.float32
-        and parameter.is_contiguous()
-        and not (parameter.requires_grad and torch.is_grad_enabled())
-    ):
-        return parameter
-    return parameter.detach().to(torch.float32).contiguous()
+    return make_dense(x)

@@ -9,8 +9,8 @@ import torch
 from torch import _C
 
 from .. import choice, guards, layout
+from ..activations import CODES, activate, activate_
 from ..measured.capture import are_launches_captured
-from . import reference
 
 _records, _cudnn = torch.is_grad_enabled, _C._get_cudnn_enabled  # looked up once
 # Values up to which stock PyTorch with a ReLU in place is as fast or faster: one thread with AVX-512, ten shapes. With
@@ -85,18 +85,18 @@ def norm_act(
 
 def compiled_norm_act(x, weight, bias, mean, var, eps, activation, slope) -> torch.Tensor:
     """norm_act in evaluation by the C++ kernel itself, without a gradient, where `recall` says "cpp"."""
-    code = reference.ACTIVATIONS.index(activation)
+    code = CODES[activation]
     return torch.ops.fastvgan_compiled.norm_act(x, weight, bias, mean, var, eps, code, slope)[0]
 
 
 def activate_result(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
     """The activation of what stock PyTorch's norm gave and nothing else keeps."""
     if not (y.requires_grad and torch.is_grad_enabled()):
-        return reference.activate_(y, activation, slope)
+        return activate_(y, activation, slope)
     # By functions that keep their input for backward and not their result, which the caller may change in place.
     if activation == "relu":
         return torch.threshold(y, 0.0, 0.0)
-    return torch.tanh_(y) if activation == "tanh" else reference.activate(y, activation, slope)
+    return torch.tanh_(y) if activation == "tanh" else activate(y, activation, slope)
 
 
 def _is_compiled_for(x: torch.Tensor, *vectors: torch.Tensor) -> bool:

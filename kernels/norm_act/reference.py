@@ -1,17 +1,12 @@
 """norm_act in plain PyTorch: the definition of right, on every device and dtype."""
 
-import math
-
 import torch
-from torch.nn import functional
 
-# By their codes in compiled implementations. "gelu" is the exact one, by the error function.
-ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "silu", "gelu")
+from ..activations import activate, activate_, activation_backward, slope_at
+from ..dtypes import statistics_dtype
+from .protocol import Capabilities
 
-
-def statistics_dtype(x: torch.Tensor) -> torch.dtype:
-    """The dtype of the statistics: float32, or float64 for float64 input."""
-    return torch.promote_types(x.dtype, torch.float32)
+CAPABILITIES = Capabilities(statistics=True)
 
 
 def norm_act(x, weight, bias, mean, var, eps, activation, slope):
@@ -30,6 +25,12 @@ def norm_act(x, weight, bias, mean, var, eps, activation, slope):
             var = var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
     y = activate_(y, activation, slope)
     return (y, mean, var) if training else (y, mean.new_empty(0, dtype=dtype), mean.new_empty(0, dtype=dtype))
+
+
+def statistics(x):
+    """x's mean and biased variance, (C,), of statistics_dtype."""
+    zeros = x.new_zeros((2, x.shape[1]), dtype=statistics_dtype(x))
+    return torch.batch_norm_update_stats(x, *zeros.unbind(), 0.0)
 
 
 def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope, forward=norm_act):
@@ -66,7 +67,7 @@ def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation,
         return torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
     if activation != "none":
         z = torch.native_batch_norm(x, weight, _to(bias, dtype), mean, var, False, 0.0, eps)[0]
-        dy = _activation_backward(dy, z, activation, slope)
+        dy = activation_backward(dy, z, activation, slope)
     inverse = torch.rsqrt(var + eps)
     return torch.ops.aten.native_batch_norm_backward(
         dy, x, weight, mean, var, mean, inverse, training, eps, [True, True, True]
@@ -93,7 +94,7 @@ def norm_act_residual_backward(
         d_residual = dy.clone()
     else:
         z = forward(x, weight, bias, mean, var, eps, "none", slope)[0].add_(residual)
-        d_residual = _activation_backward(dy, z, activation, slope)
+        d_residual = activation_backward(dy, z, activation, slope)
     dx, *rest = backward(d_residual, x, weight, bias, mean, var, training, eps, "none", slope)
     return dx, d_residual, *rest
 
@@ -138,7 +139,7 @@ def _differentiable_by(dy, x, residual, weight, bias, mean, var, average, eps, a
         z = z + bias.to(dtype).view(shape)
     if residual is not None:
         z = z + residual.to(dtype)
-    d_residual = dz = dy.to(dtype) * _slope_at(z, activation, slope)
+    d_residual = dz = dy.to(dtype) * slope_at(z, activation, slope)
     dweight, dbias = (dz * normalised).sum(space), dz.sum(space)
     if average is not None:
         along, constant = average(torch.stack([dweight, dbias])).unbind()
@@ -149,52 +150,3 @@ def _differentiable_by(dy, x, residual, weight, bias, mean, var, average, eps, a
 
 def _to(tensor, dtype):
     return None if tensor is None else tensor.to(dtype)
-
-
-def activate(y, activation, slope):
-    """The activation by torch's function for it."""
-    if activation == "leaky_relu":
-        return functional.leaky_relu(y, slope)
-    if activation in ("silu", "gelu"):
-        return getattr(functional, activation)(y)
-    return y if activation == "none" else getattr(torch, activation)(y)
-
-
-def activate_(y, activation, slope):
-    """The activation, in place: y is the operation's own."""
-    if activation == "relu":
-        return torch.relu_(y)
-    if activation == "leaky_relu":
-        return functional.leaky_relu_(y, slope)
-    if activation == "silu":
-        return functional.silu(y, inplace=True)
-    if activation == "gelu":
-        return torch.ops.aten.gelu_(y)
-    return torch.tanh_(y) if activation == "tanh" else y
-
-
-def _activation_backward(dy, z, activation, slope):
-    if activation == "relu":
-        return torch.ops.aten.threshold_backward(dy, z, 0)
-    if activation == "leaky_relu":
-        return torch.ops.aten.leaky_relu_backward(dy, z, slope, False)
-    if activation == "silu":
-        return torch.ops.aten.silu_backward(dy, z)
-    if activation == "gelu":
-        return torch.ops.aten.gelu_backward(dy, z)
-    return torch.ops.aten.tanh_backward(dy, torch.tanh_(z))
-
-
-def _slope_at(z, activation, slope):
-    """The activation's derivative, differentiable where it is not constant."""
-    if activation == "relu":
-        return (z > 0).to(z.dtype)
-    if activation == "leaky_relu":
-        return torch.where(z > 0, 1.0, slope).to(z.dtype)
-    if activation == "silu":
-        share = torch.sigmoid(z)
-        return share * (1 + z * torch.sigmoid(-z))
-    if activation == "gelu":
-        density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
-        return 0.5 * torch.erfc(z * -math.sqrt(0.5)) + z * density
-    return 1 - torch.tanh(z).square() if activation == "tanh" else torch.ones_like(z)

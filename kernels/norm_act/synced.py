@@ -4,10 +4,13 @@ import torch
 import torch.distributed as dist
 
 from .. import choice, layout
+from ..activations import activate
 from ..dispatch import define, differentiable, differentiable_by, is_transformed
-from . import _backward_kernel, _kernel, check_arguments, norm_act, reference, update_running
+from ..dtypes import statistics_dtype
+from . import check_arguments, compute, compute_backward, norm_act, reference
+from .following import update_running
 from .parameters import as_parameters
-from .reference import statistics_dtype
+from .protocol import NormAct
 from .with_residual import check_residual
 
 
@@ -62,7 +65,7 @@ def norm_act_synced(
         return _by_all(*given, eps, activation, negative_slope, impl, group.group_name)
     check_residual(residual, x)
     y = _by_all(*given, eps, "none", negative_slope, impl, group.group_name)
-    return reference.activate(y + residual, activation, negative_slope)
+    return activate(y + residual, activation, negative_slope)
 
 
 def _by_all(x, weight, bias, running_mean, running_var, momentum, *options):
@@ -108,7 +111,7 @@ group_named._dynamo_marked_constant = True
 def _synced_kernel(x, weight, bias, eps, activation, slope, impl, group):
     mean, var, count = _joined(*_statistics(x, impl), x.numel() // max(x.shape[1], 1), group_named(group))
     mean, var = mean.to(statistics_dtype(x)), var.to(statistics_dtype(x))
-    return _kernel(x, weight, bias, mean, var, False, eps, activation, slope, impl, None)[0], mean, var, count
+    return compute(x, weight, bias, mean, var, False, eps, activation, slope, impl, None)[0], mean, var, count
 
 
 def _synced_fake(x, weight, bias, eps, activation, slope, impl, group):
@@ -119,17 +122,14 @@ def _synced_fake(x, weight, bias, eps, activation, slope, impl, group):
 
 def _statistics(x, impl):
     """x's own mean and biased variance."""
-    zeros = x.new_zeros((2, x.shape[1]), dtype=statistics_dtype(x))
     if x.numel() == 0:
-        return zeros.unbind()
+        return x.new_zeros((2, x.shape[1]), dtype=statistics_dtype(x)).unbind()
     x = x.contiguous(memory_format=layout.format_of(x))
-    functions = choice.pick("norm_act", impl, x)
-    if hasattr(functions, "statistics"):
+    functions: NormAct = choice.pick("norm_act", impl, x)
+    if functions.CAPABILITIES.statistics:
         return functions.statistics(x)
-    # torch's CUDA kernels read x and write nothing; on the CPU theirs add floats up one by one, and ours, which are
-    # the more exact, write y from what is in the cache still.
-    if x.is_cuda or functions is reference:
-        return torch.batch_norm_update_stats(x, *zeros.unbind(), 0.0)
+    # Not by torch's on the CPU, which add floats up one by one: these are the more exact, and y is written from what is
+    # in the cache still.
     return functions.norm_act(x, None, None, None, None, 0.0, "none", 0.0)[1:]
 
 
@@ -151,8 +151,8 @@ def _joined(mean, var, count, group):
 
 
 def _synced_backward_kernel(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group):
-    functions = choice.pick("norm_act", impl, x)
-    by = _backward_in_halves if hasattr(functions, "backward_sums") else _backward_by_a_difference
+    functions: NormAct = choice.pick("norm_act", impl, x)
+    by = _backward_in_halves if functions.CAPABILITIES.backward_in_halves else _backward_by_a_difference
     dx, dweight, dbias = by(dy, x, weight, bias, mean, var, count, eps, activation, slope, impl, group)
     return dx, *as_parameters(dweight, dbias, weight, bias)
 
@@ -173,11 +173,11 @@ def _backward_by_a_difference(dy, x, weight, bias, mean, var, count, eps, activa
     """By any implementation: the gradient for constant statistics, and what goes through them taken away from it."""
     # In float32 at least, since that may be nearly all of it.
     xs, dy, scale, shift = (None if t is None else t.to(mean.dtype) for t in (x, dy, weight, bias))
-    dx, dweight, dbias = _backward_kernel(dy, xs, scale, shift, mean, var, False, eps, activation, slope, impl)
+    dx, dweight, dbias = compute_backward(dy, xs, scale, shift, mean, var, False, eps, activation, slope, impl)
     # Their share is again a normalisation of x, by other parameters.
     factor = torch.rsqrt(var + eps) / count.clamp(min=1)
     along, constant = _sums(dweight, dbias, group) * (factor if scale is None else factor * scale)
-    dx.sub_(_kernel(xs, along, constant, mean, var, False, eps, "none", 0.0, impl, None)[0])
+    dx.sub_(compute(xs, along, constant, mean, var, False, eps, "none", 0.0, impl, None)[0])
     return dx.to(x.dtype), dweight, dbias
 
 

@@ -7,12 +7,15 @@ dtype, and are computed in float32. What the activation needs in backward is com
 import torch
 
 from .. import triton_configs, tuning
+from ..activations import CODES
 from ..triton_parts import added, joined
 from ..triton_support import on_its_device
-from .reference import ACTIVATIONS
+from .protocol import Capabilities
 from .triton_kernels import backward, forward
 from .triton_kernels import backward_sums as sums_kernel
 from .triton_kernels import statistics as statistics_kernel
+
+CAPABILITIES = Capabilities(statistics=True, backward_in_halves=True)
 
 _LARGE = 2**31
 _PARTS = 4  # programs for each multiprocessor that share a reduction
@@ -39,7 +42,7 @@ def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slo
     def run(config):
         forward[size.blocks(config)](
             x, y, weight, bias, mean, var, *where, eps, slope,
-            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config), residual=residual,
+            ACTIVATION=CODES[activation], **size.constants(config), residual=residual,
         )  # fmt: skip
 
     run(size.choose("norm_act", run))
@@ -74,7 +77,7 @@ def backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope, residu
         to = dweight.new_empty((parts, 2, x.shape[1]))
         sums_kernel[size.columns(config), parts](
             dy, x, to, *vectors, size.rows, share, *size.arguments[1:], eps, slope,
-            ACTIVATION=ACTIVATIONS.index(activation), **size.constants(config), residual=residual,
+            ACTIVATION=CODES[activation], **size.constants(config), residual=residual,
             d_residual=d_residual,
         )  # fmt: skip
         added(to, dweight, dbias)
@@ -94,7 +97,7 @@ def backward_by_sums(dy, x, weight, bias, mean, var, dweight, dbias, training, e
     def run(config):
         backward[size.blocks(config)](
             dy, x, dx, *vectors, *size.arguments, eps, slope,
-            ACTIVATION=ACTIVATIONS.index(activation), TRAINING=training, **size.constants(config),
+            ACTIVATION=CODES[activation], TRAINING=training, **size.constants(config),
         )  # fmt: skip
 
     run(size.choose("norm_act_backward", run))

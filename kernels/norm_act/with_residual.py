@@ -4,9 +4,10 @@ import torch
 
 from .. import choice, layout
 from ..dispatch import define, differentiable_by
+from ..dtypes import statistics_dtype
 from . import reference
 from .parameters import as_parameters
-from .reference import statistics_dtype
+from .protocol import NormAct
 
 
 def check_residual(residual: torch.Tensor, x: torch.Tensor) -> None:
@@ -28,7 +29,7 @@ def check_residual(residual: torch.Tensor, x: torch.Tensor) -> None:
 def _backward_kernel(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope, impl):
     memory_format = layout.format_of(x)
     dy, x, residual = (t.contiguous(memory_format=memory_format) for t in (dy, x, residual))
-    functions = choice.pick("norm_act", impl, x)
+    functions: NormAct = choice.pick("norm_act", impl, x)
     dx, d_residual, *rest = functions.norm_act_residual_backward(
         dy, x, residual, weight, bias, mean, var, training, eps, activation, slope
     )
@@ -49,7 +50,7 @@ def _backward_composite(dy, x, residual, weight, bias, mean, var, training, eps,
     return dx, d_residual, *as_parameters(*rest, weight, bias)
 
 
-norm_act_residual_backward = define(
+norm_act_residual_backward_op = define(
     "norm_act_residual_backward(Tensor dy, Tensor x, Tensor residual, Tensor? weight, Tensor? bias, Tensor mean, "
     "Tensor var, bool training, float eps, str activation, float slope, str impl) "
     "-> (Tensor dx, Tensor d_residual, Tensor dweight, Tensor dbias)",
@@ -57,4 +58,4 @@ norm_act_residual_backward = define(
     _backward_fake,
 )
 
-differentiable_by(norm_act_residual_backward, _backward_composite)
+differentiable_by(norm_act_residual_backward_op, _backward_composite)

@@ -18,7 +18,7 @@ from torch.nn import functional
 import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels import extension
 from fastvgan_kernels.conv import compiled, reference, stock_faults
-from fastvgan_kernels.conv.compiled import Fusion
+from fastvgan_kernels.conv.fusion import Fusion
 
 pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
 

@@ -62,24 +62,24 @@ def stock(dy, x, weight, bias, mean, var, activation, dtype, residual=None):
 
 
 def ours(dy, x, weight, bias, mean, var, activation):
-    code, training = ACTIVATIONS.index(activation), mean is None
+    training = mean is None
     poison(x)
-    y, batch_mean, batch_var = compiled.norm_act(x, weight, bias, mean, var, EPS, code, SLOPE)
+    y, batch_mean, batch_var = compiled.norm_act(x, weight, bias, mean, var, EPS, activation, SLOPE)
     assert batch_mean.numel() == batch_var.numel() == (x.shape[1] if training else 0)
     statistics = (batch_mean, batch_var) if training else (mean, var)
     poison(x)
-    grads = compiled.norm_act_backward(dy, x, weight, bias, *statistics, training, EPS, code, SLOPE)
+    grads = compiled.norm_act_backward(dy, x, weight, bias, *statistics, training, EPS, activation, SLOPE)
     return (y, *(statistics if training else (None, None)), *grads)
 
 
 def ours_with_residual(dy, x, weight, bias, mean, var, activation, residual):
-    code, training = ACTIVATIONS.index(activation), mean is None
+    training = mean is None
     poison(x)
-    y, *statistics = compiled.norm_act_residual(x, residual, weight, bias, mean, var, EPS, code, SLOPE)
+    y, *statistics = compiled.norm_act_residual(x, residual, weight, bias, mean, var, EPS, activation, SLOPE)
     statistics = statistics if training else (mean, var)
     poison(x, x)
     dx, d_residual, *rest = compiled.norm_act_residual_backward(
-        dy, x, residual, weight, bias, *statistics, training, EPS, code, SLOPE
+        dy, x, residual, weight, bias, *statistics, training, EPS, activation, SLOPE
     )
     return (y, *(statistics if training else (None, None)), dx, *rest, d_residual)
 
@@ -277,7 +277,7 @@ def test_results_in_several_threads():
     zero, one = torch.zeros(64), torch.ones(64)
 
     def run(x):
-        return [compiled.norm_act(x, None, None, zero, one, 0.0, 0, SLOPE)[0] for _ in range(4)]
+        return [compiled.norm_act(x, None, None, zero, one, 0.0, "none", SLOPE)[0] for _ in range(4)]
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(run, inputs))
@@ -287,17 +287,17 @@ def test_results_in_several_threads():
 
 def test_large_results_are_ordinary_tensors():
     x = torch.randn(16, 64, 12, 12, 12)
-    y = compiled.norm_act(x, None, None, None, None, EPS, 1, SLOPE)[0]
+    y = compiled.norm_act(x, None, None, None, None, EPS, "relu", SLOPE)[0]
     before = y.clone()
     y.share_memory_()
     assert torch.equal(y, before)
-    y = compiled.norm_act(x, None, None, None, None, EPS, 1, SLOPE)[0]
+    y = compiled.norm_act(x, None, None, None, None, EPS, "relu", SLOPE)[0]
     assert torch.equal(y.resize_(32, *x.shape[1:])[:16], before)
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no large pages on this system")
 def test_large_results_ask_for_large_pages():
-    y = compiled.norm_act(torch.randn(64, 64, 12, 12, 12), None, None, None, None, EPS, 1, SLOPE)[0]
+    y = compiled.norm_act(torch.randn(64, 64, 12, 12, 12), None, None, None, None, EPS, "relu", SLOPE)[0]
     middle = y.data_ptr() + y.numel() * y.element_size() // 2
     flags, inside = None, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -344,13 +344,13 @@ def test_same_bits_for_any_number_of_threads(shape, layout):
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4, 4), (2, 3, 0, 4, 4), (2, 0, 4), (0, 5)])
 def test_nothing_to_do(shape):
     x = torch.empty(shape)
-    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, 1, SLOPE)
+    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, "relu", SLOPE)
     assert y.shape == x.shape and mean.eq(0).all() and var.eq(0).all() and mean.shape == (shape[1],)
-    dx, dweight, dbias = compiled.norm_act_backward(x, x, None, None, mean, var, True, EPS, 1, SLOPE)
+    dx, dweight, dbias = compiled.norm_act_backward(x, x, None, None, mean, var, True, EPS, "relu", SLOPE)
     assert dx.shape == x.shape and dweight.eq(0).all() and dbias.eq(0).all() and dbias.shape == (shape[1],)
-    y, mean, var = compiled.norm_act_residual(x, x, None, None, None, None, EPS, 1, SLOPE)
+    y, mean, var = compiled.norm_act_residual(x, x, None, None, None, None, EPS, "relu", SLOPE)
     assert y.shape == x.shape and mean.eq(0).all() and var.eq(0).all()
-    made = compiled.norm_act_residual_backward(x, x, x, None, None, mean, var, True, EPS, 1, SLOPE)
+    made = compiled.norm_act_residual_backward(x, x, x, None, None, mean, var, True, EPS, "relu", SLOPE)
     assert made[0].shape == made[1].shape == x.shape and made[2].eq(0).all() and made[3].eq(0).all()
 
 
@@ -358,12 +358,11 @@ def test_nothing_to_do(shape):
 def test_nan_and_infinity_stay_visible(activation):
     """As in PyTorch: what went wrong before is not hidden by an activation."""
     x = torch.tensor([[math.nan, 1.0], [2.0, math.inf], [0.5, -1.0]])
-    code = ACTIVATIONS.index(activation)
-    y = compiled.norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, code, SLOPE)[0]
+    y = compiled.norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, activation, SLOPE)[0]
     z = functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS)
     expected = activate(z.double(), activation).float()  # in float32 torch's gelu of infinity is a NaN
     torch.testing.assert_close(y, expected, equal_nan=True)
-    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, code, SLOPE)
+    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, activation, SLOPE)
     assert torch.isnan(y).all() and torch.isnan(var).all()
 
 
@@ -375,15 +374,15 @@ def test_conversions(instruction_set, dtype):
     smallest = torch.finfo(dtype).tiny if instruction_set in ("amx", "avx512bf16") and dtype == torch.bfloat16 else 0
     numbers = bits[torch.isfinite(bits) & ((bits.abs() >= 4 * smallest) | (bits == 0))].reshape(-1, 1)
     one, zero = torch.ones(1), torch.zeros(1)
-    y = compiled.norm_act(numbers, None, None, zero, one, 0.0, 0, SLOPE)[0]
+    y = compiled.norm_act(numbers, None, None, zero, one, 0.0, "none", SLOPE)[0]
     assert torch.equal(y, numbers)
-    scaled = compiled.norm_act(numbers, torch.full((1,), 1 / 3), None, zero, one, 0.0, 0, SLOPE)[0]
+    scaled = compiled.norm_act(numbers, torch.full((1,), 1 / 3), None, zero, one, 0.0, "none", SLOPE)[0]
     assert torch.equal(scaled, (numbers.float() * torch.tensor(1 / 3)).to(dtype))
 
 
 def test_tanh_is_accurate(instruction_set):
     x = torch.cat([torch.linspace(-12, 12, 100001), torch.logspace(-30, 2, 2001), torch.tensor([0.0, -0.0])])
-    y = compiled.norm_act(x.reshape(-1, 1), None, None, torch.zeros(1), torch.ones(1), 0.0, 3, SLOPE)[0].flatten()
+    y = compiled.norm_act(x.reshape(-1, 1), None, None, torch.zeros(1), torch.ones(1), 0.0, "tanh", SLOPE)[0].flatten()
     right = torch.tanh(x.double())
     assert ((y.double() - right).abs() <= 2e-7 * right.abs()).all()
 
@@ -393,9 +392,9 @@ def test_silu_and_gelu_are_accurate(instruction_set, activation):
     """Also where they are next to nothing, up to where float32 ends; and their slopes beside the largest, about 1."""
     z = torch.cat([torch.linspace(-100, 100, 400001), torch.linspace(-6, 6, 100001), torch.tensor([0.0, -0.0])])
     z = z.reshape(-1, 1).requires_grad_()
-    code, affine = ACTIVATIONS.index(activation), (None, None, torch.zeros(1), torch.ones(1))
-    y = compiled.norm_act(z, *affine, 0.0, code, SLOPE)[0]
-    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, code, SLOPE)[0]
+    affine = (None, None, torch.zeros(1), torch.ones(1))
+    y = compiled.norm_act(z, *affine, 0.0, activation, SLOPE)[0]
+    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, activation, SLOPE)[0]
     exact = z.detach().double().requires_grad_()
     # torch's gelu is by 1 + erf, which has no digits left for large negative z.
     right = activate(exact, activation) if activation == "silu" else exact * 0.5 * torch.erfc(-exact * math.sqrt(0.5))
@@ -410,30 +409,30 @@ def test_silu_and_gelu_are_accurate(instruction_set, activation):
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
 def test_extremes_are_as_in_torch(instruction_set, activation):
     z = torch.tensor([math.inf, -math.inf, math.nan, 3e38, -3e38, 1e-45, -1e-45, 100.0, -100.0]).reshape(-1, 1)
-    code, affine = ACTIVATIONS.index(activation), (None, None, torch.zeros(1), torch.ones(1))
+    affine = (None, None, torch.zeros(1), torch.ones(1))
     theirs = z.double().requires_grad_()  # in float32 torch's gelu of infinity is a NaN
     expected = activate(theirs, activation)
     (slopes,) = torch.autograd.grad(expected.sum(), theirs)
-    y = compiled.norm_act(z, *affine, 0.0, code, SLOPE)[0]
-    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, code, SLOPE)[0]
+    y = compiled.norm_act(z, *affine, 0.0, activation, SLOPE)[0]
+    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, activation, SLOPE)[0]
     torch.testing.assert_close(y, expected.detach().float(), equal_nan=True)
     torch.testing.assert_close(dx, slopes.float(), equal_nan=True)
 
 
 def test_codes_without_an_activation_are_refused():
-    x, zero, one = torch.randn(2, 3), torch.zeros(3), torch.ones(3)
+    ops, x, zero, one = torch.ops.fastvgan_compiled, torch.randn(2, 3), torch.zeros(3), torch.ones(3)
     for code in (-1, len(ACTIVATIONS)):
         with pytest.raises(RuntimeError, match="no activation"):
-            compiled.norm_act(x, None, None, zero, one, EPS, code, SLOPE)
+            ops.norm_act(x, None, None, zero, one, EPS, code, SLOPE)
         with pytest.raises(RuntimeError, match="no activation"):
-            compiled.norm_act_backward(x, x, None, None, zero, one, False, EPS, code, SLOPE)
+            ops.norm_act_backward(x, x, None, None, zero, one, False, EPS, code, SLOPE)
 
 
 def test_other_dtypes_are_refused_with_a_reason():
     x = torch.randn(2, 3, dtype=torch.float64)
     assert "float64" in compiled.refusal(x)
     with pytest.raises(TypeError, match="float64"):
-        compiled.norm_act(x, None, None, None, None, EPS, 0, SLOPE)
+        compiled.norm_act(x, None, None, None, None, EPS, "none", SLOPE)
     assert "meta" in compiled.refusal(torch.empty(2, 3, device="meta"))
     assert compiled.refusal(x.float()) is None
 
@@ -441,8 +440,8 @@ def test_other_dtypes_are_refused_with_a_reason():
 def test_wrong_sizes_are_refused():
     x = torch.randn(2, 3, 4)
     with pytest.raises(RuntimeError, match="weight"):
-        compiled.norm_act(x, torch.ones(4), None, None, None, EPS, 0, SLOPE)
+        compiled.norm_act(x, torch.ones(4), None, None, None, EPS, "none", SLOPE)
     with pytest.raises(ValueError, match="residual"):
-        compiled.norm_act_residual(x, x[:1], None, None, None, None, EPS, 0, SLOPE)
+        compiled.norm_act_residual(x, x[:1], None, None, None, None, EPS, "none", SLOPE)
     with pytest.raises(ValueError, match="dy"):
-        compiled.norm_act_backward(x[:1], x, None, None, torch.zeros(3), torch.ones(3), False, EPS, 0, SLOPE)
+        compiled.norm_act_backward(x[:1], x, None, None, torch.zeros(3), torch.ones(3), False, EPS, "none", SLOPE)

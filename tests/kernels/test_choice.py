@@ -121,6 +121,18 @@ def test_auto_leaves_a_problem_to_the_next_where_that_is_faster(register):
     assert choice.pick("third", "cpp", X, 5).name == "cpp"
 
 
+def test_a_module_given_by_name_is_imported_when_it_is_chosen(register, monkeypatch, tmp_path):
+    (tmp_path / "late_implementation.py").write_text("name = 'late'")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "late_implementation", raising=False)
+    choice.register("op", cpp=Implementation("late_implementation"), reference=Implementation(FUNCTIONS["reference"]))
+    assert choice.name_of("op", choice.pick("op", "reference", X)) == "reference"
+    implementations()
+    assert "late_implementation" not in sys.modules
+    late = choice.pick("op", "auto", X)
+    assert late is sys.modules["late_implementation"] and choice.name_of("op", late) == "cpp"
+
+
 def test_every_operation_is_listed():
     table = implementations()
     convolutions = {"conv_up", "conv_down", "conv_weight_grad"}

@@ -5,7 +5,7 @@ import torch
 
 import fastvgan_kernels.logistic  # noqa: F401  registers its operations
 from fastvgan_kernels import conv_down, conv_lstm, conv_lstm_cell, conv_up, conv_weight_grad, group_norm_act, norm_act
-from fastvgan_kernels.norm_act.reference import ACTIVATIONS
+from fastvgan_kernels.activations import ACTIVATIONS
 
 OPS = torch.ops.fastvgan
 CHANNELS_LAST = {"memory_format": torch.channels_last_3d}

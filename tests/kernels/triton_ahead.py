@@ -20,7 +20,7 @@ from triton.runtime.jit import JITFunction
 import fastvgan  # noqa: F401
 from fastvgan_kernels import choice, triton_configs, tuning
 from fastvgan_kernels.conv import triton as conv
-from fastvgan_kernels.conv.compiled import Fusion
+from fastvgan_kernels.conv.fusion import Fusion
 from fastvgan_kernels.conv.triton import (
     conv_down_fused,
     conv_up_fused,

@@ -1,0 +1,65 @@
+"""The activations that operations compute: their names, the codes of compiled kernels, and PyTorch's functions."""
+
+import math
+
+import torch
+from torch.nn import functional
+
+# "gelu" is the exact one, by the error function.
+ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "silu", "gelu")
+# Kernels get these. csrc/norm_act.h (C++ and CUDA), csrc/cpu/activation.h and triton_math.py have the same numbers,
+# as tests/kernels/test_activations.py checks.
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+# A convolution's inner loops are compiled once for each of these. The others are not worth that: norm_act computes
+# them in a pass of its own.
+CONV_ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
+
+_WITHOUT_SLOPE = {"relu": torch.relu, "tanh": torch.tanh, "silu": functional.silu, "gelu": functional.gelu}
+
+
+def activate(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
+    """The activation by torch's function for it."""
+    if activation == "leaky_relu":
+        return functional.leaky_relu(y, slope)
+    return y if activation == "none" else _WITHOUT_SLOPE[activation](y)
+
+
+def activate_(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
+    """The activation, in place: y is the operation's own."""
+    if activation == "relu":
+        return torch.relu_(y)
+    if activation == "leaky_relu":
+        return functional.leaky_relu_(y, slope)
+    if activation == "silu":
+        return functional.silu(y, inplace=True)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_(y)
+    return torch.tanh_(y) if activation == "tanh" else y
+
+
+def activation_backward(dy: torch.Tensor, z: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
+    """The gradient before an activation that is not "none", from that after it and z, which may be overwritten."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(dy, z, 0)
+    if activation == "leaky_relu":
+        return torch.ops.aten.leaky_relu_backward(dy, z, slope, False)
+    if activation == "silu":
+        return torch.ops.aten.silu_backward(dy, z)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_backward(dy, z)
+    return torch.ops.aten.tanh_backward(dy, torch.tanh_(z))
+
+
+def slope_at(z: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
+    """The activation's derivative, differentiable where it is not constant."""
+    if activation == "relu":
+        return (z > 0).to(z.dtype)
+    if activation == "leaky_relu":
+        return torch.where(z > 0, 1.0, slope).to(z.dtype)
+    if activation == "silu":
+        share = torch.sigmoid(z)
+        return share * (1 + z * torch.sigmoid(-z))
+    if activation == "gelu":
+        density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+        return 0.5 * torch.erfc(z * -math.sqrt(0.5)) + z * density
+    return 1 - torch.tanh(z).square() if activation == "tanh" else torch.ones_like(z)
