@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from fastvgan_kernels import tuning
 from fastvgan_kernels.tuning import Config, Problem
 
+pytestmark = pytest.mark.triton
 LARGE, MIDDLE, SMALL = SHIPPED = Config(128, 128, 128), Config(64, 64, 128), Config(16, 16, 128)
 CPU = torch.device("cpu")
 
