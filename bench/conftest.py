@@ -3,17 +3,39 @@
 import gc
 import os
 import platform
+import re
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from on_gpu import preferred
-from variants import TINY, clock, device
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
 from fastvgan.versions import installed_version
 
 _START = time.monotonic()
+_CHECKS = pytest.StashKey[bool]()
+_SLOW_TO_CHECK = re.compile(r"test_scale\.py|test_gpu_|compile|2threads")  # tests/bench runs small parts of them
+
+
+def pytest_configure(config):
+    """Without --benchmark-only or --benchmark-json each benchmark checks its results once, on a small problem.
+
+    FASTVGAN_BENCH_TINY keeps the value that the environment gives it. The modules beside this file read it when they
+    are imported, so they are imported inside the functions below.
+    """
+    options = config.option
+    measures = options.benchmark_only or options.benchmark_json or "FASTVGAN_BENCH_TINY" in os.environ
+    # A worker of pytest-xdist inherits the environment that its controller has changed.
+    config.stash[_CHECKS] = getattr(config, "workerinput", {}).get("benchmarks_check", not measures)
+    if config.stash[_CHECKS]:
+        os.environ["FASTVGAN_BENCH_TINY"] = "1"
+        options.benchmark_disable = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["benchmarks_check"] = node.config.stash[_CHECKS]
 
 
 def pytest_runtest_setup(item):
@@ -22,10 +44,15 @@ def pytest_runtest_setup(item):
         pytest.skip("FASTVGAN_BENCH_SECONDS are over")
 
 
-def pytest_collection_modifyitems(items):
-    if device().type == "cuda":
-        for item in items:
+def pytest_collection_modifyitems(config, items):
+    from variants import clock, device
+
+    ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    for item in ours:
+        if device().type == "cuda":
             item.add_marker(pytest.mark.benchmark(timer=clock))
+        if config.stash[_CHECKS] and _SLOW_TO_CHECK.search(f"{item.path.name}::{item.name}"):
+            item.add_marker(pytest.mark.skip(reason="runs only with --benchmark-only"))
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +63,12 @@ def compile_afresh():
 
 
 @pytest.fixture(autouse=True)
-def at_its_best(monkeypatch):
+def at_its_best(monkeypatch, request):
     """On a GPU stock PyTorch takes cuDNN's fastest algorithm, as training loops ask it to, and ours are in Triton."""
-    if preferred() != "auto":
+    from on_gpu import preferred
+    from variants import device
+
+    if preferred() != "auto" and not request.config.stash[_CHECKS]:
         monkeypatch.setenv("FASTVGAN_IMPL", preferred())
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     yield
@@ -49,6 +79,8 @@ def at_its_best(monkeypatch):
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     """What the report says of the machine: nothing of whose it is."""
+    from variants import TINY, device
+
     machine_info.pop("node", None)
     cpu = machine_info.get("cpu", {})
     on_gpu = device().type == "cuda"

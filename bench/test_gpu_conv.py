@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 from on_gpu import AUTOTUNE, DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
-from test_conv import Layer, our_pass, problem, stock_pass
 from variants import DTYPES, FORMATS, TINY, assert_as_accurate, assert_plausible, bytes_of, describe, timed
+
+from bench.test_conv import Layer, our_pass, problem, stock_pass
 
 pytestmark = only_here
 

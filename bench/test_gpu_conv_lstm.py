@@ -6,9 +6,10 @@ import pytest
 import torch
 from networks import conv_flops, share_inside
 from on_gpu import DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
-from test_conv_lstm import KERNEL, LOOSE, OutputOnly, PlainConvLSTM, check
-from test_gpu_layers import forward_alone
 from variants import DTYPES, TINY, describe, device, forward_backward, in_layout, off, timed
+
+from bench.test_conv_lstm import KERNEL, LOOSE, OutputOnly, PlainConvLSTM, check
+from bench.test_gpu_layers import forward_alone
 
 pytestmark = only_here
 

@@ -6,12 +6,6 @@ import pytest
 import torch
 from networks import conv_flops, layer_flops
 from on_gpu import AUTOTUNE, DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
-from test_conv import LAST
-from test_fused_layers import ours as fused
-from test_fused_layers import output_shape, up
-from test_norm_act import ACTIVATIONS, TRANSFERS, runner
-from test_norm_act import ours as fused_norm
-from test_norm_act import problem as norm_problem
 from torch import nn
 from variants import (
     DTYPES,
@@ -28,6 +22,12 @@ from variants import (
     timed,
 )
 
+from bench.test_conv import LAST
+from bench.test_fused_layers import ours as fused
+from bench.test_fused_layers import output_shape, up
+from bench.test_norm_act import ACTIVATIONS, TRANSFERS, runner
+from bench.test_norm_act import ours as fused_norm
+from bench.test_norm_act import problem as norm_problem
 from fastvgan_kernels import choice, fused_conv
 
 pytestmark = only_here

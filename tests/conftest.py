@@ -1,5 +1,6 @@
-"""What all tests share: the gpu marker, and hypothesis profiles."""
+"""What all tests share: what the markers need, and hypothesis profiles."""
 
+import importlib.util
 import os
 
 import pytest
@@ -15,6 +16,7 @@ if not torch.cuda.is_available():
 os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 import fastvgan  # noqa: E402, F401  binds the checkout's kernels/ as fastvgan_kernels before any test imports it
+from fastvgan_kernels import extension, triton_support  # noqa: E402
 
 # The first call of an operation is slow, so a deadline would fail at random. CI repeats the same examples each time.
 settings.register_profile("fastvgan", deadline=None)
@@ -22,16 +24,28 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "fastvgan")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped, with that reason, where there is none")
+def importable(name: str) -> bool:
+    """Whether the module can be imported; it is not imported, since DALI takes seconds."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False
 
 
-def pytest_collection_modifyitems(config, items):
-    if torch.cuda.is_available():
-        return
+def pytest_collection_modifyitems(items):
+    """Skip the tests whose markers name something that is missing here; pyproject.toml lists the markers."""
+    missing = {
+        "gpu": None if torch.cuda.is_available() else "no CUDA device",
+        "extension": extension.reason(),
+        "triton": triton_support.reason(),
+        "dali": None if importable("nvidia.dali") else "DALI is not installed (pip install nvidia-dali-cuda130)",
+    }
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if "interpreted" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.triton)
+        for marker, reason in missing.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

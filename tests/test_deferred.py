@@ -352,7 +352,7 @@ def test_sizes_that_do_not_fit_are_one_clear_error_fused_or_not():
         deferred.conv_act(layer.conv, torch.randn(16, 64, 8, 8, 8), "swish")
 
 
-@pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+@pytest.mark.extension
 def test_a_norm_that_names_another_implementation_is_not_fused():
     layer = ConvNormAct3d(64, 128, 4, 2, 1).to(memory_format=torch.channels_last_3d)
     x = torch.randn(16, 64, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d)
@@ -361,7 +361,7 @@ def test_a_norm_that_names_another_implementation_is_not_fused():
     assert isinstance(conv_norm(layer.conv, layer.norm, x), torch.Tensor)
 
 
-@pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+@pytest.mark.extension
 def test_autocast_converts_the_input_once(monkeypatch):
     layer = ConvNormAct3d(64, 128, 4, 2, 1).to(memory_format=torch.channels_last_3d)
     x, made = torch.randn(16, 64, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d), []

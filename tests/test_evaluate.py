@@ -62,6 +62,7 @@ def evaluate(capsys, *arguments):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_of_the_digits(run, tmp_path, capsys):
     out = evaluate(capsys, "--run", run, "--clips", 64, "--seed", 3, "--json", tmp_path / "x.json")
     lines = out.splitlines()
@@ -81,6 +82,7 @@ def test_a_run_of_the_digits(run, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["x.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_training_clips")
 def test_the_same_seed_gives_the_same_numbers(run, tmp_path, capsys):
     for name in ("a.json", "b.json"):
@@ -88,6 +90,7 @@ def test_the_same_seed_gives_the_same_numbers(run, tmp_path, capsys):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_training_clips")
 def test_a_bare_file_that_knows_the_words_of_the_digits(run, tmp_path, capsys):
     shutil.copy(run / FILE, tmp_path / "bare.safetensors")
@@ -95,6 +98,7 @@ def test_a_bare_file_that_knows_the_words_of_the_digits(run, tmp_path, capsys):
     assert "data digits, split train" in out and "held-out" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_training_clips")
 def test_longer_clips_of_a_recurrent_model(tmp_path, capsys):
     run = make(tmp_path / "run", DataConfig(), family="recurrent", condition=("class",))
@@ -171,6 +175,7 @@ def test_the_command_ends_with_status_2_and_one_sentence(run, tmp_path):
     assert done.returncode == 2 and "there is no run under runs/" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_newest_run(run, tmp_path):
     (tmp_path / "runs").mkdir()
     run.rename(tmp_path / "runs" / "digits-1")

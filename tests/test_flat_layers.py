@@ -163,7 +163,7 @@ def test_a_call_that_is_stock_pytorchs_is_its_node():
                 assert type(y.grad_fn).__name__ == "ConvolutionBackward0"
 
 
-@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.extension
 def test_a_generators_last_convolution_is_compiled():
     """Of few output channels that was measured to be faster, and the activation is computed with it."""
     choice.decisions.clear()

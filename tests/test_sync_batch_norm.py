@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastvgan.deferred import Pending, conv_norm
 from fastvgan.layers import BatchNormAct3d, ConvTransposeNormAct3d, fuse, sync_batch_norm
-from fastvgan_kernels import extension, norm_act
+from fastvgan_kernels import norm_act
 from fastvgan_kernels.norm_act import synced
 
 OPS = torch.ops.fastvgan
@@ -152,7 +152,7 @@ def test_one_collective_each_way_and_no_wait_for_the_device(group):
     assert not [op for op in seen if "_local_scalar_dense" in op or "nonzero" in op]
 
 
-@pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+@pytest.mark.extension
 def test_statistics_of_all_ranks_are_not_taken_with_the_convolution(group):
     """That would be of this rank's alone; in evaluation there are none to take."""
     layer, x = ConvTransposeNormAct3d(20, 18, 4).to(**LAST), torch.randn(16, 20, 1, 1, 1)

@@ -6,9 +6,8 @@ Each is written from its paper. None knows of fastvgan.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
-
 from architectures import classifiers, diffusion, gans, recurrent, unets
+from torch import nn
 
 
 @dataclass(frozen=True)

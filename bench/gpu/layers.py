@@ -10,11 +10,12 @@ import part
 import torch
 from on_gpu import DTYPE
 from part import OURS, Unit, check, implementation, milliseconds, stock_milliseconds, strict
-from test_fused_layers import down, output_shape, up
-from test_fused_layers import ours as fused
-from test_norm_act import ours as fused_norm
 from torch import nn
 from variants import DTYPES, FORMATS, TINY, autocast, away_from_kink, device, forward_backward, in_float64, in_layout
+
+from bench.test_fused_layers import down, output_shape, up
+from bench.test_fused_layers import ours as fused
+from bench.test_norm_act import ours as fused_norm
 
 LAST = FORMATS["channels_last"]
 # Channels, positions: of the presets, and of tensors that no cache holds.

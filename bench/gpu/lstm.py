@@ -10,8 +10,9 @@ import part
 import torch
 from on_gpu import DTYPE
 from part import OURS, Unit, check, implementation, milliseconds, stock_milliseconds, strict
-from test_conv_lstm import KERNEL, OutputOnly, PlainConvLSTM, joined
 from variants import DTYPES, FORMATS, TINY, device, forward_backward, in_layout
+
+from bench.test_conv_lstm import KERNEL, OutputOnly, PlainConvLSTM, joined
 
 STEPS = 16
 # Channels, size, batch: of the digits at 4x4 and a larger one, and of the benchmark at 64x64.

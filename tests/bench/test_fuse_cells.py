@@ -170,6 +170,7 @@ def test_means_and_the_worst(monkeypatch):
     assert fuse.means([]) == ["nothing was measured"]
 
 
+@pytest.mark.slow
 def test_pytest_reports_the_rounds_that_were_measured_together(tmp_path):
     found = tmp_path / "found.json"
     options = "-q", "--benchmark-only", f"--benchmark-json={found}", "-p", "no:cacheprovider"

@@ -37,6 +37,7 @@ def run(*command, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_all_kinds_run_and_are_reported(tmp_path):
     triton = implementations()["conv_up"]["implementations"]["triton"]
     if triton != "available":

@@ -32,6 +32,7 @@ def part(name, out, *options, **environment):
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "only", "key", "columns"),
     [
@@ -106,6 +107,7 @@ case "$*" in *train.py*) sleep 60 ;; *convs.py*) exit 3 ;; esac
 """
 
 
+@pytest.mark.slow
 def test_the_script_shares_its_budget_and_names_what_it_skips(tmp_path):
     """With a stand-in for Python, of which one part takes longer than its share, and another one fails."""
     python, out = tmp_path / "python", tmp_path / "out"

@@ -229,6 +229,7 @@ def test_the_command_prints_each_preset(tmp_path):
     assert steps == sorted(steps) and math.isfinite(steps[-1])
 
 
+@pytest.mark.slow
 def test_the_sweep_runs_at_tiny_sizes(tmp_path):
     """Every point that pytest-benchmark would time, two processes among them."""
     target = tmp_path / "scale.json"

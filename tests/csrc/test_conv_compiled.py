@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
-from fastvgan_kernels import extension
 from fastvgan_kernels.conv import compiled, reference, stock_faults
 from fastvgan_kernels.conv.fusion import Fusion
 
-pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+pytestmark = pytest.mark.extension
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -9,10 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
-from fastvgan_kernels import conv_lstm, extension
+from fastvgan_kernels import conv_lstm
 from fastvgan_kernels.conv_lstm import compiled, reference
 
-pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+pytestmark = pytest.mark.extension
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAMES = ("output", "h", "c", "dx", "dh0", "dc0", "dweight_ih", "dweight_hh", "dbias")

@@ -16,6 +16,7 @@ SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
 pytestmark = pytest.mark.skipif(toolchain.find_nvcc() is None, reason="no nvcc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 @pytest.mark.parametrize("arch", toolchain.CUDA_ARCHS)
 def test_compiles_without_spills(source, arch, tmp_path):

@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
-from fastvgan_kernels import extension
 from fastvgan_kernels.group_norm_act import compiled
 
-pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+pytestmark = pytest.mark.extension
 
 EPS = 1e-5
 # (N, C, *space), groups: one channel, one value a channel, runs shorter than a vector and longer than a piece, units of

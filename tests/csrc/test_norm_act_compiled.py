@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
-from fastvgan_kernels import extension
 from fastvgan_kernels.norm_act import compiled
 
-pytestmark = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+pytestmark = pytest.mark.extension
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ACTIVATIONS = ["none", "relu", "leaky_relu", "tanh", "silu", "gelu"]

@@ -48,6 +48,7 @@ def check_named(text, names):
         assert re.search(f"{re.escape(name)}: ({reason})", line), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
 def test_prepared_it_trains_to_the_end(two_hundred, tmp_path, to):
     folder, names = two_hundred

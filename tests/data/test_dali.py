@@ -25,7 +25,7 @@ from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
 from fastvgan.errors import UserError
 
-pytest.importorskip("nvidia.dali", reason="nvidia-dali-cuda130 is not installed")
+pytestmark = pytest.mark.dali
 
 on_both = pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 LARGEST, MEAN = 16, 2.5  # the docstring of DaliDecoder says 11 and 2.1, of noise

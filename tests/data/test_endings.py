@@ -53,6 +53,7 @@ def lively(path, muxer, codec, options):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_was_cut_is_named_wherever_the_cut_is(tmp_path, kind):
     muxer, codec, suffix, options = KINDS[kind]

@@ -11,7 +11,8 @@ from fastvgan.training.resume import find_start
 from fastvgan.training.trainer import Trainer
 
 HELD = "shards held on the device"
-DATA = [("clips", "pyav"), ("clips", "dali"), ("tars", "auto"), ("shards", "auto"), (HELD, "auto")]
+BY_DALI = pytest.param("clips", "dali", marks=pytest.mark.dali)
+DATA = [("clips", "pyav"), BY_DALI, ("tars", "auto"), ("shards", "auto"), (HELD, "auto")]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,6 @@ def prepared(tmp_path_factory):
 
 @pytest.mark.parametrize(("data", "decoder"), DATA)
 def test_a_run_goes_on_with_the_very_next_batch(prepared, tmp_path, data, decoder, monkeypatch):
-    if decoder == "dali":
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install '.[dali]'")
     config = _config(prepared / ("shards" if data == HELD else data), decoder)
     if data == HELD:
         mapped = Trainer(config, find_start("t", tmp_path / "mapped", None))

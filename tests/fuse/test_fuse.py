@@ -35,7 +35,6 @@ from fastvgan.layers import (
     FuseReport,
     fuse,
 )
-from fastvgan_kernels import extension
 
 STOCK = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -140,7 +139,7 @@ def test_what_cannot_gain_on_a_cpu_is_left(layer, is_left, monkeypatch):
     assert isinstance(fuse(copy.deepcopy(layer), impl="reference"), (Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d))
 
 
-@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.extension
 @pytest.mark.parametrize(
     "layer", [Conv3d(64, 64, 1), Conv3d(16, 128, 1, groups=2), Conv2d(64, 64, 3, padding=1)], ids=str
 )

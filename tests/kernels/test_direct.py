@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d
-from fastvgan_kernels import choice, conv_down, conv_up, extension, guards, norm_act
+from fastvgan_kernels import choice, conv_down, conv_up, guards, norm_act
 from fastvgan_kernels.conv import direct
 from fastvgan_kernels.measured.capture import launches_are_captured
 from fastvgan_kernels.norm_act import direct as norm_direct
@@ -114,7 +114,7 @@ def test_the_environment_is_asked_at_every_call(monkeypatch):
     assert not is_stock(layer(x))
 
 
-@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.extension
 def test_what_is_compiled_and_faster_is_still_taken():
     x = torch.randn(16, 64, 8, 8, 8).to(memory_format=LAST)
     assert not is_stock(Conv3d(64, 128, 4, 2, 1)(x.requires_grad_()))
@@ -124,7 +124,7 @@ def test_what_is_compiled_and_faster_is_still_taken():
     assert type(BatchNormAct3d(64)(more).grad_fn).__name__ == "norm_act_tracked_autogradBackward"
 
 
-@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.extension
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_grouped_convolutions_only_what_is_faster_is_compiled(last, dtype):
@@ -141,7 +141,7 @@ def test_of_grouped_convolutions_only_what_is_faster_is_compiled(last, dtype):
     assert is_compiled(ConvTranspose3d(32, 16, 4, 2, 1, groups=8)) is (last or dtype is torch.bfloat16)
 
 
-@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.extension
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
 def test_in_evaluation_the_compiled_norm_is_called_itself(monkeypatch, last, activation):
@@ -166,7 +166,7 @@ def doubles(x, norm):
     return [tensor.double() for tensor in (x, norm.running_mean, norm.running_var, norm.weight, norm.bias)]
 
 
-@pytest.mark.skipif(extension.load() is None, reason="the extension is not built")
+@pytest.mark.extension
 def test_one_gradient_that_is_compiled_keeps_the_operation():
     """The convolution is left to stock PyTorch but the gradient of its weight is not, where one is wanted."""
     layer, x = Conv3d(64, 64, 3, 1, 1), torch.randn(16, 64, 4, 4, 4).to(memory_format=LAST).requires_grad_()

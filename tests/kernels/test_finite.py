@@ -7,7 +7,7 @@ from fastvgan_kernels import choice, triton_support
 from fastvgan_kernels.finite import add_finite, check_norms
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
 def implementation(request, monkeypatch):
     if request.param == "triton":
         request.getfixturevalue("interpreted")

@@ -21,7 +21,7 @@ ACTIVATE = {
 }
 EPS, IN_SLOPE, SLOPE = 1e-3, 0.2, 0.3
 NORMS = (None, "batch", "running")  # none, by the statistics of x itself, or by given ones
-compiled = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+compiled = pytest.mark.extension
 IMPLS = ["reference", pytest.param("cpp", marks=compiled)]
 
 

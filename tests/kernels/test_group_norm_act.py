@@ -21,10 +21,8 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 EPS = 1e-5
 
 
-@pytest.fixture(params=["auto", "reference", "cpp"])
+@pytest.fixture(params=["auto", "reference", pytest.param("cpp", marks=pytest.mark.extension)])
 def impl(request):
-    if request.param == "cpp" and extension.load() is None:
-        pytest.skip(extension.reason())
     return request.param
 
 
@@ -197,7 +195,7 @@ def test_slopes_of_a_large_problem(activation, impl):
     assert_accurate(ours(*given, activation, impl), theirs, exact, largest_term(x, groups, weight, dy))
 
 
-@pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+@pytest.mark.extension
 @pytest.mark.parametrize(("shape", "groups"), [*LARGE, ((16, 8, 2, 64, 64), 4)])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_the_same_bits_for_any_number_of_threads(shape, groups, layout):
@@ -340,10 +338,9 @@ def test_no_gradient_is_made_that_nobody_wants(size):
     assert not group_norm_act(x, 4).requires_grad
 
 
+@pytest.mark.extension
 def test_auto_takes_the_extension_where_it_is_faster_and_stock_elsewhere(monkeypatch):
     monkeypatch.delenv(choice.ENVIRONMENT, raising=False)
-    if extension.load() is None:
-        pytest.skip(extension.reason())
     small, large, pixels = torch.randn(2, 8, 2, 4, 4), torch.randn(4, 64, 8, 16, 16), torch.randn(256, 512, 2, 2, 2)
 
     def chosen(x, groups, activation):

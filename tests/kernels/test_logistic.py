@@ -10,7 +10,7 @@ DTYPES = [torch.float32, torch.float16]
 FAR = [-90.0, -20.5, -1e-4, -1e-9, 0.0, 1e-9, 1e-4, 0.5, 20.5, 90.0]
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
 def impl(request):
     if request.param == "triton":
         request.getfixturevalue("interpreted")

@@ -12,12 +12,17 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 from fastvgan.layers import BatchNormAct3d
-from fastvgan_kernels import extension, norm_act, triton_support
+from fastvgan_kernels import norm_act, triton_support
 
 LAST = {"memory_format": torch.channels_last_3d}
-compiled = pytest.mark.skipif(extension.load() is None, reason=str(extension.reason()))
+compiled = pytest.mark.extension
 interpreted = pytest.mark.skipif(not triton_support.interpreting(), reason="Triton does not interpret here")
-IMPLS = ["auto", "reference", pytest.param("cpp", marks=compiled), pytest.param("triton", marks=interpreted)]
+IMPLS = [
+    "auto",
+    "reference",
+    pytest.param("cpp", marks=compiled),
+    pytest.param("triton", marks=[pytest.mark.triton, interpreted]),
+]
 
 
 def expected(x, residual, weight, bias, mean, var, training, activation):

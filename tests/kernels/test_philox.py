@@ -36,6 +36,7 @@ def test_tensors_are_the_published_ones(counter, key, words, device):
     assert tuple(drawn[0, 0].tolist()) == philox_4x32((7, 5, 0, 7), key)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
 def test_triton_gives_the_same(interpreted, counter, key, words):
     triton = pytest.importorskip("fastvgan_kernels.philox.triton")

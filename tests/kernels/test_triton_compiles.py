@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton_ahead import PRODUCTS, ROWS, SHARED_KIB, build, build_odd  # noqa: E402
 
+pytestmark = pytest.mark.triton
 TENSOR_CORES = {90: "wgmma.mma_async", 100: "tcgen05.mma"}  # of a whole warp group, which takes 64 rows
 CASES = [
     *itertools.product((80, 90, 100), PRODUCTS, ("bf16", "tf32", "ieee")),

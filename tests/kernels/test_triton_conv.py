@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from test_conv import DOWN, UP, Case, arrange, cases
 from torch.nn import functional
 
+pytest.importorskip("triton", reason="Triton is not installed")
+
 from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, tuning
 from fastvgan_kernels.conv import triton
 from fastvgan_kernels.tuning import Config
 
-pytestmark = pytest.mark.usefixtures("interpreted")
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 DTYPES = [torch.float32, torch.float16]
 TILES = [None, Config(16, 16, 32), Config(32, 16, 64)]  # the rule's own, and some that cut small problems into many
 
@@ -34,6 +36,7 @@ def as_leaves(tensors, dtype):
     return ours, [t.detach().double().requires_grad_() for t in ours]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases(), st.sampled_from(DTYPES), st.sampled_from(TILES), st.booleans())
 def test_any_shape_forward_and_backward(tile, case, dtype, config, transposed):

@@ -9,7 +9,7 @@ from test_conv_lstm import arguments, naive, odd
 from fastvgan_kernels import conv_lstm, conv_lstm_cell
 from fastvgan_kernels.tuning import Config
 
-pytestmark = pytest.mark.usefixtures("interpreted")
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 TOLERANCE = {torch.float32: (2e-6, 2e-5), torch.float16: (3e-3, 2e-2)}  # of outputs, of gradients
 TILES = [None, Config(16, 16, 32)]
 
@@ -21,6 +21,7 @@ def near(ours, exact, tolerance):
         assert off <= tolerance, f"off by {off:.2g}"
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, 2),

@@ -9,15 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_conv import DOWN, UP
 from test_fused_conv import assert_near, make
-from test_triton_conv import as_leaves, assert_accurate
 from torch.nn import functional
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from test_triton_conv import as_leaves, assert_accurate
 
 from fastvgan_kernels import choice, conv_down, conv_up, conv_weight_grad, triton_configs
 from fastvgan_kernels.conv import triton_few
 from fastvgan_kernels.measured import rules
 from fastvgan_kernels.tuning import Config, Problem
 
-pytestmark = pytest.mark.usefixtures("interpreted")
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 DTYPES = [torch.float32, torch.float16]
 TILES = [Config(16, 16, 32, cell=cell) for cell in (1, 2, 4)] + [Config(32, 64, 128, cell=2)]
 KERNELS = ("up_few_kernel", "down_few_kernel", "grad_few_kernel")

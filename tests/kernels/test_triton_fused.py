@@ -8,12 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from test_fused_conv import ACTIVATE, assert_near, cases, check, make
 from test_fused_conv import test_a_gradient_of_a_gradient_goes_through_the_batch_statistics as check_second_order
 
+pytest.importorskip("triton", reason="Triton is not installed")
+
 from fastvgan_kernels import triton_parts
 from fastvgan_kernels.fused_conv import Geometry, conv_before_norm
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.tuning import Config
 
-pytestmark = pytest.mark.usefixtures("interpreted")
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 
 
 @pytest.mark.parametrize("dtype, config", [(torch.float32, None), (torch.float16, Config(16, 16, 32))])

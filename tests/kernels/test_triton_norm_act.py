@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_norm_act import ACTIVATE, FORMATS, actual, expected
 
+pytest.importorskip("triton", reason="Triton is not installed")
+
 from fastvgan_kernels import norm_act, triton_parts, tuning
 from fastvgan_kernels.norm_act import triton
 from fastvgan_kernels.tuning import Config
 
-pytestmark = pytest.mark.usefixtures("interpreted")
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 FACTORS = 2, 3  # of stock PyTorch's error, of outputs and of gradients
 
 

@@ -12,6 +12,7 @@ from fastvgan_kernels import tuning
 from fastvgan_kernels.tuning import Config, Problem
 from fastvgan_kernels.warn_once import WarnOnce
 
+pytestmark = pytest.mark.triton
 LARGE, MIDDLE, SMALL = SHIPPED = Config(128, 128, 128), Config(64, 64, 128), Config(16, 16, 128)
 CPU = torch.device("cpu")
 

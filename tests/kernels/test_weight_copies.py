@@ -7,7 +7,7 @@ from fastvgan_kernels import conv_down, conv_up
 from fastvgan_kernels.weight_copies import WeightCopies, cast
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
 def served(request):
     """An implementation, and a dtype that it takes here."""
     if request.param == "triton":

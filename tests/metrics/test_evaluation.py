@@ -197,6 +197,7 @@ def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
     ]
 
 
+@pytest.mark.slow
 def test_first_frames_are_compared_with_those_given():
     source = DigitsSource()
     evaluator = Evaluator(
@@ -221,6 +222,7 @@ def test_first_frames_are_compared_with_those_given():
     assert evaluator.quick(lambda z, c: next(clips), noise)["joint"] >= 0.95
 
 
+@pytest.mark.slow
 def test_a_model_without_a_condition_is_measured_by_what_is_left():
     source = DigitsSource(channels=1)
     reference = DigitsSource(channels=1, split="test")

@@ -11,7 +11,3 @@ def _small(monkeypatch, request):
     monkeypatch.setattr(samples, "_ROUNDS", 2)
     if "with_report" not in request.keywords:
         monkeypatch.setattr(output, "write_report", lambda folder: None)
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "with_report: lets runs write report.html, which takes a second each")

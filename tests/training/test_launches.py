@@ -13,7 +13,7 @@ from fastvgan.training.config import PRESETS
 from fastvgan.training.graphs import StepRunner
 from fastvgan.training.step import AdversarialStep
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
 ATEN = torch.ops.aten
 

@@ -80,6 +80,7 @@ def assert_same(a, b, step):
         torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_torchrun_trains_what_one_process_does_and_either_goes_on_for_the_other(tmp_path):
     two, one = tmp_path / "two", tmp_path / "one"
     done = train(two, "--steps", "4", processes=2)

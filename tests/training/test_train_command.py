@@ -108,6 +108,7 @@ def _steps(path):
     return int(path.name.removeprefix("step-"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

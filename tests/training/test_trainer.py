@@ -151,6 +151,7 @@ def test_a_few_steps_left_out_at_the_end_are_told(tmp_path, poison, caplog):
     assert "3 of 8 steps were not finite and changed nothing" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
