@@ -65,7 +65,7 @@ class Convolution(TraceableLayer):
     def recalled(self, input: Tensor) -> Tensor | None:
         """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
         own = self.__dict__  # nn.Module's __getattr__ would take as long as all that is asked here
-        parameters = own["_parameters"]
+        parameters = own.get("_parameters", {})
         if own["impl"] != "auto" or own["padding_mode"] != "zeros" or not _are_plain(input, parameters):
             return None
         geometry = False, own["stride"], own["padding"], 0, own["dilation"], own["groups"]
@@ -134,7 +134,7 @@ class TransposedConvolution(TraceableLayer):
     def recalled(self, input: Tensor) -> Tensor | None:
         """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
         own = self.__dict__
-        parameters = own["_parameters"]
+        parameters = own.get("_parameters", {})
         if own["impl"] != "auto" or not _are_plain(input, parameters):
             return None
         geometry = True, own["stride"], own["padding"], own["output_padding"], own["dilation"], own["groups"]

@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import _C, Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
+from torch import Tensor, nn
 
+from fastvgan_kernels._torch import (
+    are_only_device_modes,
+    count_dispatch_modes,
+    count_function_modes,
+    runs_only_forward,
+    tracing_state,
+)
 from fastvgan_kernels.activations import ACTIVATIONS, CONV_ACTIVATIONS
 from fastvgan_kernels.dispatch import is_transformed
 from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
@@ -166,35 +170,14 @@ def is_observed() -> bool:
     """Whether a compiler, tracer, transform or mode looks at each call: it is shown the modules one by one."""
     return (
         is_transformed()
-        or torch.jit.is_tracing()
+        or tracing_state() is not None
         or nn.Module.__call__ is not _CALL  # torch.fx replaces it while it traces
-        or _is_in_a_dispatch_mode()
-        or (_C._len_torch_function_stack() > 0 and not _only_devices())
+        or count_dispatch_modes() > 0
+        or (count_function_modes() > 0 and not are_only_device_modes())
     )
-
-
-def _is_in_a_dispatch_mode() -> bool:
-    return _C._len_torch_dispatch_stack() > 0
-
-
-def _only_devices() -> bool:
-    """Whether no other mode is on than torch.device as a context or default, which sees only what makes tensors."""
-    return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
 def is_unwatched(module: nn.Module) -> bool:
     """Whether it is of a registered class, and nobody would notice that it is not called itself."""
     kind = type(module)
-    return kind in _FORWARDS and kind.forward is _FORWARDS[kind] and is_silent(module)
-
-
-def is_silent(module: nn.Module) -> bool:
-    """Whether calling it runs nothing but the forward of its class."""
-    own = vars(module)
-    return (
-        "forward" not in own
-        and not (own["_forward_hooks"] or own["_forward_pre_hooks"])
-        and not (own["_backward_hooks"] or own["_backward_pre_hooks"])
-        and module._compiled_call_impl is None
-        and not torch_module._has_any_global_hook()
-    )
+    return kind in _FORWARDS and kind.forward is _FORWARDS[kind] and runs_only_forward(module)

@@ -8,7 +8,6 @@ import inspect
 import itertools
 import logging
 import operator
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -34,7 +33,7 @@ from fastvgan.fused_sequential import (
 )
 from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
-from fastvgan_kernels import choice
+from fastvgan_kernels import _torch, choice
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -53,7 +52,7 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 }
 _UNINITIALISED = "is not initialised yet: run the module once before"
 # What looks as if it could be exchanged.
-_ALIKE = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_ALIKE = (_torch.ConvNd, _torch.BatchNorm, _torch.InstanceNorm)
 _CHAINS = (ConvNormAct3d, ConvTransposeNormAct3d)
 # What a subclass may have of its own, though torch.nn's classes have it: none of it takes part in a call.
 _APART_FROM_CALLS = frozenset(
@@ -151,7 +150,7 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
     choice.check_name(impl)
-    if _is_compiled(module):
+    if _torch.is_compiled(module):
         raise ValueError("the module is compiled already: call fuse before torch.compile")
     report = FuseReport() if report is None else report
     report.entries = _Exchange(module, impl).entries()
@@ -182,7 +181,7 @@ class _Exchange:
         reason = None
         if isinstance(module, torch.jit.ScriptModule):
             reason = "is a ScriptModule, whose code is fixed"
-        elif _is_compiled(module):
+        elif _torch.is_compiled(module):
             reason = "is compiled already: call fuse before torch.compile"
         if reason is not None and module not in self.closed:
             self.tops.add(module)
@@ -324,7 +323,7 @@ def _layer_refusal(module: nn.Module, stock: type[nn.Module]) -> str | None:
     if replaced:
         return f"has a {replaced[0]} that was replaced on the instance"
     tensors = *module.named_parameters(recurse=False), *module.named_buffers(recurse=False)
-    own = {*vars(module), *(name for name, _ in tensors), *module._modules}
+    own = {*vars(module), *(name for name, _ in tensors), *_torch.child_names(module)}
     added = {"impl", "activation", "negative_slope"} if _OURS[stock] in NORMS else {"impl"}
     added |= set(dir(_OURS[stock])) - set(dir(stock))
     taken = sorted(name for name in added if name in own or hasattr(type(module), name))
@@ -362,13 +361,6 @@ def _takes_part(name: str, module: nn.Module, stock: type[nn.Module]) -> bool:
     if name in _APART_FROM_CALLS:
         return False
     annotated = (inspect.get_annotations(base) for base in stock.__mro__)
-    tensors = *module._parameters, *module._buffers, "qconfig"
+    tensors = *_torch.tensor_names(module), "qconfig"
     is_special = name.startswith("__") and name.endswith("__")
     return is_special or hasattr(_OURS[stock], name) or name in tensors or any(name in names for names in annotated)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    # Where torch._dynamo has not been imported nothing can be compiled, and importing it takes seconds.
-    eval_frame = sys.modules.get("torch._dynamo.eval_frame")
-    wrapped = eval_frame is not None and isinstance(module, eval_frame.OptimizedModule)
-    return wrapped or module._compiled_call_impl is not None

@@ -17,7 +17,6 @@ from fastvgan.deferred import (
     conv_norm,
     fused_conv_act,
     is_observed,
-    is_silent,
     is_unwatched,
     value,
 )
@@ -25,6 +24,7 @@ from fastvgan.derived import derived_class, ours_of
 from fastvgan.flat_layers import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvTranspose3d
+from fastvgan_kernels._torch import runs_only_forward
 
 
 class Activation(NamedTuple):
@@ -208,7 +208,7 @@ def _expand(left: list[nn.Module]) -> bool:
         module = left[-1]
         if kind_of(module) in _COMPUTED:
             return True
-        if is_sequential(type(module)) and is_silent(module):
+        if is_sequential(type(module)) and runs_only_forward(module):
             left.pop()
             left.extend(list(module)[::-1])
         elif _does_nothing(module):

@@ -194,7 +194,7 @@ class BatchNormAct(TraceableLayer):
     def _recalled(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
         """normalise by what is known to serve inputs like this one; None, at little cost, where nothing is."""
         own = self.__dict__  # nn.Module's __getattr__ would take as long as all that is asked here
-        parameters, buffers, training = own["_parameters"], own["_buffers"], own["training"]
+        parameters, buffers, training = own.get("_parameters", {}), own.get("_buffers", {}), own["training"]
         mean, var, batches = map(buffers.get, ("running_mean", "running_var", "num_batches_tracked"))
         if (
             type(input) is not Tensor

@@ -3,9 +3,9 @@
 from typing import Any, NoReturn
 
 from torch import Tensor, fx, nn
-from torch._C import _get_tracing_state
 
 from fastvgan_kernels import dispatch
+from fastvgan_kernels._torch import tracing_state
 
 
 def wants_stock(input: Any) -> bool:
@@ -14,7 +14,7 @@ def wants_stock(input: Any) -> bool:
     What is no tensor is either a stand-in of torch.fx or a mistake, of which stock PyTorch tells the caller.
     """
     if type(input) is Tensor:
-        return _get_tracing_state() is not None
+        return tracing_state() is not None
     return not isinstance(input, Tensor) or dispatch.wants_stock()
 
 

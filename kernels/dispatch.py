@@ -4,17 +4,22 @@ torch.library.custom_op does the same in one decorator but checks and wraps ever
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import _C
-from torch._C import _functorch
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
+
+from . import _torch
 
 LIBRARY = torch.library.Library("fastvgan", "DEF")
 
-_AUTOCAST_KEYS = {device: getattr(_C.DispatchKey, f"Autocast{device.upper()}") for device in ("cpu", "cuda")}
-_ALL_AUTOCAST = _C.DispatchKeySet(_AUTOCAST_KEYS["cpu"]) | _C.DispatchKeySet(_AUTOCAST_KEYS["cuda"])
+# Looked up once: these checks are most of what a call costs.
+_is_compiling, _is_grad_enabled, _tracing_state = (
+    torch.compiler.is_compiling,
+    torch.is_grad_enabled,
+    _torch.tracing_state,
+)
+_count_modes, _are_transforms_active = _torch.count_dispatch_modes, _torch.are_transforms_active
+_forward_level, _any_requires_grad = _torch.forward_level, _torch.any_requires_grad
 
 
 class Operation:
@@ -24,8 +29,9 @@ class Operation:
     cost more than all else that a call does.
     """
 
-    def __init__(self, overload: torch._ops.OpOverload, kernel: Callable):
-        self.overload = overload
+    def __init__(self, name: str, overload: Any, kernel: Callable):
+        self.name = name
+        self.overload = overload  # of torch.ops
         self.kernel = kernel
         self.with_gradient: Callable | None = None
         self.stock: Callable | None = None
@@ -36,16 +42,16 @@ class Operation:
             if self.stock is not None and wants_stock():
                 return self.stock(*args)
             return self.overload(*args)
-        if self.cast is not None and _C._is_any_autocast_enabled():
+        if self.cast is not None and _torch.is_any_autocast_enabled():
             device = args[0].device.type
             if torch.is_autocast_enabled(device):
                 args = self.cast(device, args)
-                with _C._ExcludeDispatchKeyGuard(_C.DispatchKeySet(_AUTOCAST_KEYS[device])):
+                with _torch.without_autocast_of[device]():
                     return self._run(*args)
         return self._run(*args)
 
     def _run(self, *args):
-        if _C._any_requires_grad(*args) and torch.is_grad_enabled():
+        if _any_requires_grad(*args) and _is_grad_enabled():
             return self.with_gradient(*args)
         return self.kernel(*args)
 
@@ -59,11 +65,11 @@ def is_plain(args: tuple) -> bool:
 def _is_untransformed(args: tuple) -> bool:
     """is_plain, whatever autocast is."""
     if (
-        torch.compiler.is_compiling()
-        or _C._len_torch_dispatch_stack()
-        or _C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or _C._get_tracing_state() is not None
+        _is_compiling()
+        or _count_modes()
+        or _are_transforms_active()
+        or _forward_level() >= 0
+        or _tracing_state() is not None
     ):
         return False
     for arg in args:
@@ -78,12 +84,12 @@ def _is_untransformed(args: tuple) -> bool:
 
 def is_transformed() -> bool:
     """Whether torch.compile, torch.func or forward-mode differentiation is at work, which want functions."""
-    return torch.compiler.is_compiling() or _C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return _is_compiling() or _are_transforms_active() or _forward_level() >= 0
 
 
 def wants_stock() -> bool:
     """Whether a graph is being recorded for a reader that knows no operations but PyTorch's: torch.jit.trace, ONNX."""
-    return _C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export()
+    return _tracing_state() is not None or torch.onnx.is_in_onnx_export()
 
 
 def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
@@ -100,7 +106,7 @@ def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
     torch.library.register_fake(f"fastvgan::{name}", fake, lib=LIBRARY)
     overload = getattr(torch.ops.fastvgan, name).default
     torch.library.register_vmap(f"fastvgan::{name}", _map_one_by_one(overload), lib=LIBRARY)
-    return Operation(overload, kernel)
+    return Operation(name, overload, kernel)
 
 
 def differentiable(
@@ -129,7 +135,7 @@ def differentiable(
     def run_forward(ctx, *args):
         ctx.set_materialize_grads(False)
         ctx.count = len(args)
-        with _C._AutoDispatchBelowAutograd():
+        with _torch.below_autograd():
             outputs = forward(*args)
         seen = save(ctx, args, outputs)
         return outputs if seen is None else seen
@@ -138,19 +144,21 @@ def differentiable(
         if not any(grad is not None for grad in grads):
             return (None,) * ctx.count
         # As torch's own operations, backward computes in the dtypes of forward, in whichever context it is called.
-        with _C._ExcludeDispatchKeyGuard(_ALL_AUTOCAST):
+        with _torch.without_autocast():
             return backward(ctx, *grads)
 
     # The kernel below runs once for each level of torch.func's transforms, and autograd.Function, which wants to
     # take all levels at once, refuses to be called there.
     function = type(
-        f"{op.overload._opname}_autograd",
-        (torch.autograd.function._SingleLevelFunction,),
+        f"{op.name}_autograd",
+        (_torch.Function,),
         {"forward": staticmethod(run_forward), "backward": staticmethod(run_backward)},
     )
 
     def one_level(*args):
-        with enable_single_level_autograd_function():
+        if not _torch.HAS_SINGLE_LEVEL and stock is not None and _are_transforms_active():
+            return stock(*args)
+        with _torch.allow_single_level():
             return function.apply(*args)
 
     op.with_gradient = function.apply
@@ -174,20 +182,19 @@ def _register_autograd(op: Operation, with_gradient: Callable, with_tangents: Ca
         # Below autograd tangents would be dropped. A custom autograd.Function without a rule for them says so.
         if _is_forward_mode():
             return with_tangents(*args)
-        if _C._any_requires_grad(*args) and torch.is_grad_enabled():
+        if _any_requires_grad(*args) and _is_grad_enabled():
             return with_gradient(*args)
-        with _C._AutoDispatchBelowAutograd():
-            return overload.redispatch(keyset & _C._after_autograd_keyset, *args)
+        with _torch.below_autograd():
+            return overload.redispatch(_torch.keys_below_autograd(keyset), *args)
 
-    LIBRARY.impl(overload._opname, kernel, "Autograd", with_keyset=True)
+    LIBRARY.impl(op.name, kernel, "Autograd", with_keyset=True)
 
 
 def _is_forward_mode() -> bool:
-    if forward_ad._current_level >= 0:
+    if _forward_level() >= 0:
         return True
     # A graph that torch.compile made of torch.func.jvp enters the transform without telling forward_ad.
-    top = _functorch.peek_interpreter_stack() if _C._are_functorch_transforms_active() else None
-    return top is not None and top.key() == _functorch.TransformType.Jvp
+    return _torch.is_jvp_innermost()
 
 
 def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[int, ...] = ()) -> None:
@@ -207,16 +214,16 @@ def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[in
         return args
 
     op.cast = cast
-    for device, key in _AUTOCAST_KEYS.items():
-        LIBRARY.impl(op.overload._opname, _autocast_kernel(op.overload, device, key, cast), key.name)
+    for device in ("cpu", "cuda"):
+        LIBRARY.impl(op.name, _autocast_kernel(op.overload, device, cast), f"Autocast{device.upper()}")
 
 
-def _autocast_kernel(op, device, key, cast):
-    keyset = _C.DispatchKeySet(key)
+def _autocast_kernel(op, device, cast):
+    without_autocast = _torch.without_autocast_of[device]
 
     def kernel(*args):
         args = cast(device, args)
-        with _C._ExcludeDispatchKeyGuard(keyset):
+        with without_autocast():
             return op(*args)
 
     return kernel

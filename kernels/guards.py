@@ -8,20 +8,12 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import _C
-from torch.autograd import forward_ad
 
-from . import choice
-
-try:
-    from torch._C._dynamo.guards import TensorGuards as _TensorGuards
-except ImportError:  # a private name: without it nothing is recalled, and every call is looked up by `decisions`
-    _TensorGuards = None
-
+from . import _torch, choice
 
 # Looked up once: these checks are most of what a call costs.
 _decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
-_records_graph = _C._get_tracing_state
+_forward_level, _tracing_state = _torch.forward_level, _torch.tracing_state
 _KINDS = 4  # of tensors, for each key
 
 
@@ -30,7 +22,7 @@ def may_recall() -> bool:
 
     That a transform, a dispatch mode or autocast is at work is seen on the tensors.
     """
-    return not (_is_traced() or forward_ad._current_level >= 0 or _records_graph() is not None) and _is_undirected()
+    return not (_is_traced() or _forward_level() >= 0 or _tracing_state() is not None) and _is_undirected()
 
 
 def recall(key: Hashable, *tensors: torch.Tensor) -> Any:
@@ -61,6 +53,6 @@ def same_kind_as(*tensors: torch.Tensor) -> Callable[..., bool] | None:
     Returns:
         The function, or None where this torch has none.
     """
-    if _TensorGuards is None:
+    if _torch.TensorGuards is None:
         return None
-    return _TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+    return _torch.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from . import _torch
+
 _FEW = 16  # channels on the input side of a convolution, below which its kernels want the other side's innermost
 
 
@@ -65,12 +67,12 @@ def refresh(*sets: WeightCopies) -> None:
     pairs = [(entry.copy, entry.weight) for entry in entries]
     alike = [(copy, weight) for copy, weight in pairs if copy.stride() == weight.stride()]
     if alike:
-        torch._foreach_copy_(*map(list, zip(*alike, strict=True)))
+        _torch.foreach_copy_(*map(list, zip(*alike, strict=True)))
     for copy, weight in pairs:
         if copy.stride() != weight.stride():
             copy.copy_(weight)
     for entry in entries:
-        entry.version = entry.weight._version
+        entry.version = _torch.version_of(entry.weight)
 
 
 def are_in_use() -> bool:
@@ -87,6 +89,11 @@ def to_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The weight's copy in that dtype, if one is in use and up to date, or the weight itself as it is."""
     entry = _in_use.get(id(weight))
-    if entry is None or entry.weight is not weight or entry.version != weight._version or entry.copy.dtype != dtype:
+    if (
+        entry is None
+        or entry.weight is not weight
+        or entry.version != _torch.version_of(weight)
+        or entry.copy.dtype != dtype
+    ):
         return weight
     return entry.copy

@@ -31,6 +31,7 @@ from fastvgan.training.parallel import Parallel
 from fastvgan.training.scalar import DeviceScalar
 from fastvgan.training.tensor_lists import average_into, copied, restore_where
 from fastvgan.training.update import Update
+from fastvgan_kernels._torch import BatchNorm
 from fastvgan_kernels.finite import add_finite
 from fastvgan_kernels.logistic import logistic
 from fastvgan_kernels.weight_copies import WeightCopies, refresh
@@ -427,7 +428,7 @@ def settle_statistics(network: nn.Module, batches: Iterable[tuple[torch.Tensor, 
     Averaged weights have statistics of their own, which neither the trained generator's nor an average of those is
     near. These are the standing statistics of Brock et al. 2018 (BigGAN).
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

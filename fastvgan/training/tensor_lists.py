@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from fastvgan_kernels._torch import foreach_add_, foreach_copy_, foreach_lerp_, foreach_mul_, foreach_sub
+
 
 def copied(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """The tensors' bytes, uint8, as they are now; for `restore_where`."""
     now = _bytes(tensors)
     copies = [torch.empty_like(x) for x in now]
     if copies:
-        torch._foreach_copy_(copies, now)
+        foreach_copy_(copies, now)
     return copies
 
 
@@ -23,9 +25,9 @@ def restore_where(bad: torch.Tensor, tensors: Iterable[torch.Tensor], before: Se
     """
     now = _bytes(tensors)
     if now:
-        changes = torch._foreach_sub(before, now)
-        torch._foreach_mul_(changes, bad.to(torch.uint8))
-        torch._foreach_add_(now, changes)
+        changes = foreach_sub(before, now)
+        foreach_mul_(changes, bad.to(torch.uint8))
+        foreach_add_(now, changes)
 
 
 @torch.no_grad()
@@ -36,15 +38,15 @@ def average_into(means: list[torch.Tensor], new: list[torch.Tensor], share: torc
     each tensor where the share is a tensor.
     """
     if not lists_are_fast(share.device):
-        torch._foreach_lerp_(means, new, [share.to(mean.dtype) for mean in means])
+        foreach_lerp_(means, new, [share.to(mean.dtype) for mean in means])
         return
-    changes = torch._foreach_sub(new, means)
-    torch._foreach_mul_(changes, share)
-    torch._foreach_add_(means, changes)
+    changes = foreach_sub(new, means)
+    foreach_mul_(changes, share)
+    foreach_add_(means, changes)
 
 
 def lists_are_fast(device: torch.device) -> bool:
-    """Whether torch._foreach_ functions compute a list in one launch there; a CPU goes through it."""
+    """Whether functions of lists compute a list in one launch there; a CPU goes through it."""
     return device.type == "cuda"
 
 

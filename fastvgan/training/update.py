@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastvgan.training.scalar import DeviceScalar
+from fastvgan_kernels._torch import foreach_add_, foreach_norm
 from fastvgan_kernels.finite import check_norms
 
 _FIRST_SCALE, _GROWS_AFTER = 2.0**16, 2000  # as torch.amp.GradScaler's
@@ -89,7 +90,7 @@ class Update:
                 sums.append(parameter.grad)
                 terms.append(grad)
         if sums:
-            torch._foreach_add_(sums, terms)
+            foreach_add_(sums, terms)
 
     def apply(self, loss: torch.Tensor) -> torch.Tensor:
         """Let the optimiser take its step, if the loss () and all gradients are finite; gives the gradients' norm ().
@@ -148,4 +149,4 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
 def _norms(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     """The Euclidean norm of each gradient, float32 (number of gradients,)."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.stack([norm.float() for norm in torch._foreach_norm(grads)])
+    return torch.stack([norm.float() for norm in foreach_norm(grads)])

@@ -11,11 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import _C
-from torch.autograd import forward_ad
 from torch.nn import functional
 
-from .. import choice, guards, layout, weight_copies
+from .. import _torch, choice, guards, layout, weight_copies
 from ..measured.capture import are_launches_captured
 from ..measured.on_gpu import is_worth_a_launch
 from . import reference, sizes, stock_faults
@@ -26,10 +24,11 @@ from .measured import is_one_backward_faster
 _Tensor, _Parameter, _decisions = torch.Tensor, torch.nn.Parameter, choice.decisions
 _is_traced, _is_undirected, _records = torch.compiler.is_dynamo_compiling, choice.is_undirected, torch.is_grad_enabled
 _dispatches, _transforms, _casts = (
-    _C._len_torch_dispatch_stack,
-    _C._are_functorch_transforms_active,
-    _C._is_any_autocast_enabled,
+    _torch.count_dispatch_modes,
+    _torch.are_transforms_active,
+    _torch.is_any_autocast_enabled,
 )
+_forward_level = _torch.forward_level
 
 # Of one, two and three dimensions: of a convolution, and of a transposed one.
 _FUNCTIONS = (
@@ -97,7 +96,7 @@ def convolution(transposed, x, weight, bias, stride, padding, output_padding, di
         or (bias is not None and (kind := type(bias)) is not _Parameter and kind is not _Tensor)
         or _dispatches()
         or _transforms()
-        or forward_ad._current_level >= 0
+        or _forward_level() >= 0
         or not _is_undirected()
     ):
         return None
@@ -148,7 +147,7 @@ def _decide(key: tuple, x, weight, bias) -> _Stock | bool:
 
     The public function's errors are raised here.
     """
-    if _C._get_tracing_state() is not None:
+    if _torch.tracing_state() is not None:
         return False
     transposed, *_, stride, padding, output_padding, dilation, groups, cast, for_x, for_weight, recorded = key
     if transposed:

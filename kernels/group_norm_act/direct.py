@@ -6,9 +6,8 @@ As for norm_act, and for the same reason: an operation of ours costs the host mo
 import math
 
 import torch
-from torch import _C
 
-from .. import choice, guards, layout
+from .. import _torch, choice, guards, layout
 from ..measured.capture import are_launches_captured
 from ..norm_act.direct import activate_result
 from . import reference
@@ -65,9 +64,9 @@ def decide(x, groups, weight, bias, activation: str) -> bool:
     tensors = _given(x, weight, bias)
     if (
         any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
-        or _C._len_torch_dispatch_stack()
-        or _C._are_functorch_transforms_active()
-        or _C._get_tracing_state() is not None
+        or _torch.count_dispatch_modes()
+        or _torch.are_transforms_active()
+        or _torch.tracing_state() is not None
         or (x.is_cuda and are_launches_captured())
     ):
         return False

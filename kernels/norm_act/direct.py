@@ -6,13 +6,12 @@ parameters and an input like the one that was given.
 """
 
 import torch
-from torch import _C
 
-from .. import choice, guards, layout
+from .. import _torch, choice, guards, layout
 from ..activations import CODES, activate, activate_
 from ..measured.capture import are_launches_captured
 
-_records, _cudnn = torch.is_grad_enabled, _C._get_cudnn_enabled  # looked up once
+_records, _cudnn = torch.is_grad_enabled, _torch.is_cudnn_enabled  # looked up once
 # Values up to which stock PyTorch with a ReLU in place is as fast or faster: one thread with AVX-512, ten shapes. With
 # a gradient an operation of ours costs the host more, 0.2 to 0.4 ms where its code is no longer in the caches.
 _SMALL, _SMALL_WITH_GRADIENT = 1 << 17, 1 << 19
@@ -56,9 +55,9 @@ def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
     tensors = _given(x, weight, bias, running_mean, running_var)
     if (
         any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
-        or _C._len_torch_dispatch_stack()
-        or _C._are_functorch_transforms_active()
-        or _C._get_tracing_state() is not None
+        or _torch.count_dispatch_modes()
+        or _torch.are_transforms_active()
+        or _torch.tracing_state() is not None
         or (x.is_cuda and are_launches_captured())
     ):
         return False

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from .. import choice, layout
+from .. import _torch, choice, layout
 from ..activations import activate
 from ..dispatch import define, differentiable, differentiable_by, is_transformed
 from ..dtypes import statistics_dtype
@@ -62,9 +62,9 @@ def norm_act_synced(
     check_arguments(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     given = x, weight, bias, running_mean, running_var, momentum
     if residual is None:
-        return _by_all(*given, eps, activation, negative_slope, impl, group.group_name)
+        return _by_all(*given, eps, activation, negative_slope, impl, _torch.name_of_group(group))
     check_residual(residual, x)
-    y = _by_all(*given, eps, "none", negative_slope, impl, group.group_name)
+    y = _by_all(*given, eps, "none", negative_slope, impl, _torch.name_of_group(group))
     return activate(y + residual, activation, negative_slope)
 
 
@@ -99,13 +99,10 @@ def group_of(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     return group
 
 
+@_torch.assume_constant
 def group_named(name: str) -> dist.ProcessGroup:
     """The group of that group_name."""
-    return dist.distributed_c10d._resolve_process_group(name)
-
-
-# What torch.compiler.assume_constant_result does, which takes 1.5 s to import the compiler first.
-group_named._dynamo_marked_constant = True
+    return _torch.group_named(name)
 
 
 def _synced_kernel(x, weight, bias, eps, activation, slope, impl, group):
