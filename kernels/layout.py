@@ -1,8 +1,5 @@
 """The one rule for the memory format of results: channels-last where an input is, contiguous otherwise."""
 
-import itertools
-import operator
-
 import torch
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -55,8 +52,10 @@ def empty_with_channels_innermost(
     like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """An empty dense tensor (N, C, *space) with channels innermost, of any number of sizes; like's dtype by default."""
-    n, channels, *space = shape
-    sizes_inwards = (max(size, 1) for size in space[::-1])
-    strides = list(itertools.accumulate(sizes_inwards, operator.mul, initial=max(channels, 1)))[::-1]
+    strides, step = [1] * len(shape), max(shape[1], 1)
+    for d in range(len(shape) - 1, 1, -1):
+        strides[d] = step
+        step *= max(shape[d], 1)
+    strides[0] = step
     # Not a view, which autograd would not let anybody change in place, as an activation does.
-    return like.new_empty_strided(shape, (strides[0], 1, *strides[1:]), dtype=dtype)
+    return like.new_empty_strided(shape, strides, dtype=dtype)
