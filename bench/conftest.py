@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
-from fastvgan.versions import installed_version
+from fastvgan.machine.versions import installed_version
 
 _START = time.monotonic()
 _CHECKS = pytest.StashKey[bool]()

@@ -31,7 +31,7 @@ from variants import DTYPES  # noqa: E402
 
 from fastvgan.command_line import run_command  # noqa: E402
 from fastvgan.errors import UserError  # noqa: E402
-from fastvgan.files import check_writable  # noqa: E402
+from fastvgan.files.atomic import check_writable  # noqa: E402
 from fastvgan_kernels import extension  # noqa: E402
 
 _OF_ONE_RUN = ("cpu", "versions", "commit", "tiny")

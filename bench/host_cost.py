@@ -23,7 +23,9 @@ from torch import nn  # noqa: E402
 from variants import load_in_order  # noqa: E402
 
 from fastvgan import layers  # noqa: E402
-from fastvgan_kernels import choice, triton_support, tuning  # noqa: E402
+from fastvgan_kernels import choice
+from fastvgan_kernels.triton import support as triton_support  # noqa: E402
+from fastvgan_kernels.triton import tuning
 
 ROUNDS = 20
 

@@ -8,7 +8,7 @@ from variants import TINY
 
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features, stages
-from fastvgan.training.config import PRESETS
+from fastvgan.runs.config import PRESETS
 
 BATCH = 16 if TINY else 64  # of fewer, auto leaves most convolutions to stock PyTorch
 REFERENCE = PRESETS["reference"].model

@@ -12,10 +12,10 @@ from variants import DTYPES, TINY, device, load_in_order
 from fastvgan.data.source import Clips
 from fastvgan.models.config import ModelConfig
 from fastvgan.pixels import to_float
+from fastvgan.runs.config import PRESETS
 from fastvgan.training.batches import Inputs
-from fastvgan.training.config import PRESETS
-from fastvgan.training.graphs import CudaGraphs, StepRunner
-from fastvgan.training.step import AdversarialStep, StepResult
+from fastvgan.training.step.adversarial import AdversarialStep, StepResult
+from fastvgan.training.step.graphs import CudaGraphs, StepRunner
 
 CHECKED = {"reference": 64, "clips-64": 4}  # clips of the float64 step; of more, a GPU may take minutes for the larger
 STEPS_TO_CAPTURE = 20  # more than a runner runs as they are, before it captures them

@@ -19,11 +19,11 @@ from variants import implementation
 
 from fastvgan.data import open_source
 from fastvgan.models.discriminators import frames_between
+from fastvgan.runs.config import RunConfig
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.conditions import Conditions, with_data
-from fastvgan.training.config import RunConfig
-from fastvgan.training.graphs import StepRunner
-from fastvgan.training.step import AdversarialStep
+from fastvgan.training.step.adversarial import AdversarialStep
+from fastvgan.training.step.graphs import StepRunner
 
 CPU = torch.device("cpu")
 _NORMS = ("fastvgan::norm_act", "fastvgan::norm_act_tracked", "fastvgan::norm_act_backward")

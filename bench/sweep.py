@@ -9,9 +9,9 @@ from on_gpu import DTYPE, ON_GPU
 from step_cost import make_runner
 from variants import DTYPES, TINY, device
 
-from fastvgan.training.config import PRESETS, RunConfig
+from fastvgan.runs.config import PRESETS, RunConfig
 from fastvgan.training.parallel import Parallel
-from fastvgan.training.step import AdversarialStep
+from fastvgan.training.step.adversarial import AdversarialStep
 
 FAMILIES = {"conv3d": "reference", "recurrent": "digits"}  # a preset of each family of models
 STEPS_TO_CAPTURE = 20  # more than a runner runs eagerly before it captures

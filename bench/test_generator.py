@@ -17,7 +17,7 @@ from variants import (
 )
 
 from fastvgan.models import build_generator
-from fastvgan.training.config import PRESETS
+from fastvgan.runs.config import PRESETS
 
 
 def trained():

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from variants import TINY, describe, device, timed
 
 from fastvgan.data.clips import ClipSource, items_of_folder, items_of_manifest
-from fastvgan.data.layouts import Layout
-from fastvgan.data.manifest import read_manifest
+from fastvgan.data.folders.layouts import Layout
+from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
-from fastvgan.video import encode
+from fastvgan.files.video import encode
 
 # Of a clip, its height and width; clips in a batch; batches in a round.
 FRAMES, SIZE, BATCH, BATCHES = (8, 112, 4, 2) if TINY else (16, 112, 16, 4)

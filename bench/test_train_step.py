@@ -9,8 +9,8 @@ from networks import BATCH, step_flops
 from stock_loop import StockLoop
 from variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, timed
 
-from fastvgan.training.config import PRESETS
-from fastvgan.training.step import AdversarialStep
+from fastvgan.runs.config import PRESETS
+from fastvgan.training.step.adversarial import AdversarialStep
 
 CONFIG = PRESETS["reference"]
 

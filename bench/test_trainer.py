@@ -8,7 +8,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from variants import TINY, clock, describe, device, timed
 
-from fastvgan.training.device import pick_precision
+from fastvgan.machine.device import pick_precision
 from fastvgan.training.profiling import covered, span
 
 PRESET = "reference"

@@ -24,9 +24,9 @@ import tyro
 from pydantic.fields import FieldInfo
 
 from fastvgan.errors import UserError
-from fastvgan.neighbours import watch_neighbours
+from fastvgan.machine.neighbours import watch_neighbours
+from fastvgan.machine.threads import set_up_threads
 from fastvgan.settings import FaultySettings, Settings, join_sentences
-from fastvgan.threads import set_up_threads
 
 _Command = TypeVar("_Command", bound=Settings)
 
@@ -142,7 +142,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and leave the process with its status (0 when it returns None), or 2 on bad input.
 
     Bad input, no memory, and a file that cannot be read or written are one line on stderr. A reader of stdout that
-    has gone away, as in `… | head`, is no fault. What torch's threads do is set up first (`fastvgan.threads`).
+    has gone away, as in `… | head`, is no fault. What torch's threads do is set up first (`fastvgan.machine.threads`).
     """
     watch_neighbours()
     set_up_threads()

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
-from fastvgan.neighbours import fit_threads
+from fastvgan.machine.neighbours import fit_threads
 from fastvgan.settings import Seed, Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastvgan.metrics.evaluation import Evaluation
     from fastvgan.metrics.prompts import Seen
     from fastvgan.models import Condition, ModelConfig
-    from fastvgan.training.config import DataConfig, RunConfig
+    from fastvgan.runs.config import DataConfig, RunConfig
 
 
 class Arguments(Settings):
@@ -49,12 +49,12 @@ class Arguments(Settings):
 def main(arguments: list[str] | None = None) -> None:
     parsed = parse(Arguments, "python -m fastvgan.evaluate", arguments)
     from fastvgan.export import load
-    from fastvgan.files import check_writable, whole
-    from fastvgan.memory import check_memory
+    from fastvgan.files.atomic import check_writable, whole
+    from fastvgan.machine.device import pick_device, pick_implementations
+    from fastvgan.machine.memory import check_memory
     from fastvgan.metrics.evaluation import evaluation_bytes
     from fastvgan.metrics.table import json_values, text_table
-    from fastvgan.training.device import pick_device, pick_implementations
-    from fastvgan.training.run_names import find_run
+    from fastvgan.runs.names import find_run
 
     pick_implementations()
     run = find_run(parsed.run)
@@ -97,7 +97,7 @@ def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":
 
 def _config(run: Path) -> "RunConfig | None":
     """The configuration of the run that a run folder, a checkpoint or an exported file belongs to, if it is there."""
-    from fastvgan.training.config import read_config
+    from fastvgan.runs.config import read_config
 
     run = run.resolve()
     inside = run.parent.name in ("export", "checkpoints")  # export/best.safetensors, checkpoints/step-N
@@ -107,7 +107,7 @@ def _config(run: Path) -> "RunConfig | None":
 
 def _data(run: Path, config: "RunConfig | None", model: "ModelConfig", name: str | None) -> "DataConfig":
     """What the run was trained on, as its configuration says, or the data of that name."""
-    from fastvgan.training.config import DataConfig
+    from fastvgan.runs.config import DataConfig
 
     if config is not None and name in (None, config.data.data):
         return config.data
@@ -125,8 +125,8 @@ def _seen(config: "RunConfig | None", source: "Source") -> "Seen | None":
 
 def _fits_digits(model: "ModelConfig") -> bool:
     """Whether a model's words and classes are those of the digits; without either there is nothing to tell by."""
-    from fastvgan.data.captions import Vocabulary
     from fastvgan.data.digits import DigitsSource
+    from fastvgan.models.vocabulary import Vocabulary
 
     words = Vocabulary.of(DigitsSource(channels=model.channels).captions).words
     fits = {"text": list(model.vocabulary) == words, "class": model.class_names == DigitsSource.classes}

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from fastvgan.data.captions import Vocabulary
-from fastvgan.data.image_input import ImageInput, fit_image, read_image
+from fastvgan.data.media.image_input import ImageInput, fit_image, read_image
 from fastvgan.errors import UserError
-from fastvgan.files import replace_atomically
-from fastvgan.memory import check_memory
+from fastvgan.files.atomic import replace_atomically
+from fastvgan.files.tensor_file import read_tensors, save_tensors
+from fastvgan.machine.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
 from fastvgan.models.sizes import least_weights, map_values
+from fastvgan.models.vocabulary import Vocabulary
 from fastvgan.pixels import to_float, to_uint8
-from fastvgan.tensor_file import read_tensors, save_tensors
 
 EXPORTED = Path("export") / "generator.safetensors"
 """Where a run folder holds its last averaged generator."""
@@ -70,14 +70,14 @@ def _check_count(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    from fastvgan.training.checkpoint import is_checkpoint  # which imports much that a plain file does not need
+    from fastvgan.training.run.checkpoint import is_checkpoint  # which imports much that a plain file does not need
 
     return path.is_dir() and is_checkpoint(path)
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path]:
-    from fastvgan.training.checkpoint import averaged_weights
-    from fastvgan.training.config import read_config
+    from fastvgan.runs.config import read_config
+    from fastvgan.training.run.checkpoint import averaged_weights
 
     return averaged_weights(path), read_config(path.resolve().parents[1] / "config.yaml").model, path
 
@@ -129,7 +129,7 @@ class VideoGenerator:
             text: a caption, for a model that follows text, of words that were in the training captions.
             image: the first frame, for a model that follows one: a path, a PIL image, an array (H, W) or (H, W, C), or
                 a tensor (H, W), (C, H, W) or (H, W, C), of uint8, uint16, bool or floats in [0, 1] (see
-                `fastvgan.data.image_input.read_image`); of another size, it is scaled and cropped at its centre.
+                `fastvgan.data.media.image_input.read_image`); of another size, it is scaled and cropped at its centre.
             label: a class by name or index, for a model that follows classes.
             n: how many clips. seed: of the noise; the same seed gives the same clips, however many.
             frames: length, for the recurrent family; the 3D-convolutional one makes clips of the training length.

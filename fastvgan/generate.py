@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from fastvgan.command_line import parse, run_command
-from fastvgan.files import check_writable
-from fastvgan.memory import check_memory
+from fastvgan.files.atomic import check_writable
+from fastvgan.files.video_formats import check_format, check_sides
+from fastvgan.machine.memory import check_memory
+from fastvgan.runs.names import find_run
 from fastvgan.settings import Seed, Settings
-from fastvgan.training.run_names import find_run
-from fastvgan.video_formats import check_format, check_sides
 
 if TYPE_CHECKING:
     from fastvgan.models import ModelConfig
@@ -53,13 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
     check_writable(parsed.out)
     image = None
     if parsed.image is not None:
-        from fastvgan.data.image_input import read_image
+        from fastvgan.data.media.image_input import read_image
 
         image = read_image(parsed.image)
 
     from fastvgan.export import load
-    from fastvgan.training.device import pick_device, pick_implementations
-    from fastvgan.video import enlarge, grid, strip_grid, write_still, write_video
+    from fastvgan.files.video import enlarge, grid, strip_grid, write_still, write_video
+    from fastvgan.machine.device import pick_device, pick_implementations
 
     pick_implementations()
     generator = load(run, pick_device(parsed.device))
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _check_size(parsed: Arguments, model: "ModelConfig") -> None:
     """Refuse pictures too large for the file or for memory, before clips are made."""
-    from fastvgan.video import grid_size, strip_size
+    from fastvgan.files.video import grid_size, strip_size
 
     frames = parsed.frames or model.frames
     shape = parsed.n, frames, model.height, model.width

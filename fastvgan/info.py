@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import tyro
 
 from fastvgan.command_line import parse, run_command
+from fastvgan.machine.threads import describe_threads
+from fastvgan.machine.versions import find_versions
 from fastvgan.settings import Settings
-from fastvgan.threads import describe_threads
-from fastvgan.versions import find_versions
 
 H100 = (9, 0)  # the compute capability of the GPU that was measured
 
@@ -19,7 +19,7 @@ def facts() -> dict[str, Any]:
     Raises:
         UserError: FASTVGAN_IMPL names no implementation.
     """
-    from fastvgan.training.device import pick_implementations
+    from fastvgan.machine.device import pick_implementations
     from fastvgan_kernels import extension
 
     operations = pick_implementations()

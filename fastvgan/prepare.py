@@ -9,7 +9,7 @@ import tyro
 
 from fastvgan.command_line import log_to_terminal, parse, run_command
 from fastvgan.data.fitting import fit_size_of_shards
-from fastvgan.data.manifest import MANIFEST, REJECTS
+from fastvgan.data.folders.manifest import MANIFEST, REJECTS
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
 from fastvgan.models.config import SIDES

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
+from fastvgan.runs.names import find_run
 from fastvgan.settings import Settings
-from fastvgan.training.run_names import find_run
 
 _SIGNS = ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "log.txt", "samples")  # any one makes it a run folder
 
@@ -20,7 +20,7 @@ class Arguments(Settings):
 def main(arguments: list[str] | None = None) -> None:
     parsed = parse(Arguments, "python -m fastvgan.report", arguments)
 
-    from fastvgan.training.report import write_report
+    from fastvgan.training.report.collect import write_report
 
     run = find_run(parsed.run)
     if not run.is_dir():

@@ -9,10 +9,10 @@ import tyro
 
 from fastvgan.command_line import Given, log_to_terminal, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
+from fastvgan.machine.threads import count_processors
+from fastvgan.runs.config import RunConfig, preset, read_config
 from fastvgan.settings import Settings
-from fastvgan.threads import count_processors
-from fastvgan.training.config import RunConfig, preset, read_config
-from fastvgan.training.resume import Start, find_start
+from fastvgan.training.run.resume import Start, find_start
 
 _DIGITS, _CLIPS = "digits", "clips"  # what to start from, by the data
 
@@ -86,7 +86,7 @@ def _connect(device: str | None):
         return None
     import torch
 
-    from fastvgan.training.device import pick_device
+    from fastvgan.machine.device import pick_device
     from fastvgan.training.parallel import Parallel, local_rank, world
 
     rank, size = world()
@@ -123,8 +123,8 @@ def _is_fitted(given: Given, start: Start) -> bool:
 def _fit(given: Given, run: RunConfig):
     """The settings that the clips decide, which flags then override, and the clips, so that they are read once."""
     from fastvgan.data import list_clips
+    from fastvgan.machine.device import pick_device
     from fastvgan.training.defaults import fit_settings
-    from fastvgan.training.device import pick_device
 
     device = pick_device(run.training.device)  # refused before a folder is looked through, which may take long
     named = {path[-1] for path in given.values}
@@ -144,7 +144,7 @@ def _check_workers(workers: int) -> None:
 def _train(config: RunConfig, start: Start, dry_run: bool, parallel, listing) -> int:
     # Everything heavy comes in here, so that --help and bad flags answer at once.
     from fastvgan.export import BEST, EXPORTED
-    from fastvgan.training.scoring import describe
+    from fastvgan.training.run.scoring import describe
     from fastvgan.training.trainer import Trainer
 
     log_to_terminal()

@@ -6,13 +6,13 @@ import, so that a call costs what a call of torch's own name does.
 
 What stays elsewhere, because it belongs to a class of torch.nn that a layer derives from:
 
-- `_parameters` and `_buffers` in fastvgan/convolutions.py and layers.py: read from a layer's __dict__, which costs a
-  tenth of what its attributes do. Where they are gone, nothing is recalled and the attributes are used.
-- `_call_impl` in fastvgan/tracing.py: overridden, as torch.fx offers no other way to make a module outside torch.nn a
-  leaf. Where it is gone, torch.fx traces stock PyTorch's operations instead.
-- `_check_input_dim` and `_output_padding` in fastvgan/layers.py and convolutions.py, `_get_no_batch_dim` in
-  group_norm_layers.py, `_reversed_padding_repeated_twice` in convolutions.py: what the layers inherit from torch.nn's.
-- The names of methods in fastvgan/fuse.py, as strings: compared with what a subclass overrides, and never called.
+- `_parameters` and `_buffers` in fastvgan/layers (convolutions.py, modules.py): read from a layer's __dict__, which
+  costs a tenth of what its attributes do. Where they are gone, nothing is recalled and the attributes are used.
+- `_call_impl` in fastvgan/layers/tracing.py: overridden, as torch.fx offers no other way to make a module outside
+  torch.nn a leaf. Where it is gone, torch.fx traces stock PyTorch's operations instead.
+- `_check_input_dim` and `_output_padding` in fastvgan/layers/modules.py and convolutions.py, `_get_no_batch_dim` in
+  groups.py, `_reversed_padding_repeated_twice` in convolutions.py: what the layers inherit from torch.nn's.
+- The names of methods in fastvgan/layers/fusion.py, as strings: compared with those a subclass overrides, never called.
 """
 
 import importlib

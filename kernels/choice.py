@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from . import triton_support
+from .triton import support as triton_support
 from .warn_once import warn_once
 
 NAMES = ("auto", "reference", "cpp", "cuda", "triton")

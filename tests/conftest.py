@@ -16,7 +16,8 @@ if not torch.cuda.is_available():
 os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 import fastvgan  # noqa: E402, F401  binds the checkout's kernels/ as fastvgan_kernels before any test imports it
-from fastvgan_kernels import extension, triton_support  # noqa: E402
+from fastvgan_kernels import extension
+from fastvgan_kernels.triton import support as triton_support  # noqa: E402
 
 # The first call of an operation is slow, so a deadline would fail at random. CI repeats the same examples each time.
 settings.register_profile("fastvgan", deadline=None)

@@ -15,16 +15,16 @@ import yaml
 from command import call
 from PIL import Image
 
-import fastvgan.memory as memory
+import fastvgan.machine.memory as memory
 from fastvgan.command_line import one_line, parse, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.export import export, load
+from fastvgan.files.video import write_video
 from fastvgan.models import ModelConfig, build, build_generator
 from fastvgan.models.sizes import least_weights
+from fastvgan.runs.config import PRESETS, RunConfig, preset, read_config
 from fastvgan.settings import Settings
 from fastvgan.train import Arguments as TrainArguments
-from fastvgan.training.config import PRESETS, RunConfig, preset, read_config
-from fastvgan.video import write_video
 
 TRAIN = [
     ("--steps five", "--steps five: expected a whole number"),

@@ -8,16 +8,16 @@ import pytest
 import torch
 from command import run as command_run
 
-from fastvgan.data.captions import Vocabulary
 from fastvgan.data.digits import DigitsSource
 from fastvgan.errors import UserError
 from fastvgan.evaluate import main
 from fastvgan.export import export
+from fastvgan.files.video import write_video
 from fastvgan.metrics import readers
 from fastvgan.metrics.oracle import ORACLE
 from fastvgan.models import ModelConfig, build_generator
-from fastvgan.training.config import DataConfig, RunConfig
-from fastvgan.video import write_video
+from fastvgan.models.vocabulary import Vocabulary
+from fastvgan.runs.config import DataConfig, RunConfig
 
 FILE = "export/generator.safetensors"
 

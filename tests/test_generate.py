@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 import fastvgan
 from fastvgan.errors import UserError
 from fastvgan.export import export
+from fastvgan.files.tensor_file import tensor_bytes
 from fastvgan.generate import main
 from fastvgan.models import ModelConfig, build_generator
-from fastvgan.tensor_file import tensor_bytes
-from fastvgan.training.config import RunConfig
+from fastvgan.runs.config import RunConfig
 
 KNOWN = {
     "vocabulary": ("a", "green", "moving", "red"),

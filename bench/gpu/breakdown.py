@@ -21,8 +21,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from variants import TINY, clock
 
-from fastvgan.training.config import preset
-from fastvgan.training.resume import Start
+from fastvgan.runs.config import preset
+from fastvgan.training.run.resume import Start
 
 STEPS = 2 if TINY else 5  # that are recorded
 ROWS = 45  # kernels in the file

@@ -21,8 +21,9 @@ from part import ON_GPU, OURS, Unit, check, implementation, milliseconds, strict
 from triton.runtime.errors import OutOfResources
 from variants import DTYPES, FORMATS
 
-from fastvgan_kernels import triton_configs, tuning
 from fastvgan_kernels.conv import triton_few
+from fastvgan_kernels.triton import configs as triton_configs
+from fastvgan_kernels.triton import tuning
 
 KERNELS = ("up_few", "down_few", "grad_few")
 # Tried beside what is shipped, to see what might be.

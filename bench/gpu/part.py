@@ -28,9 +28,10 @@ from on_gpu import captured  # noqa: E402
 from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, off  # noqa: E402
 from variants import implementation as implementation  # noqa: E402
 
-from fastvgan.files import whole  # noqa: E402
-from fastvgan.versions import installed_version  # noqa: E402
-from fastvgan_kernels import choice, tuning  # noqa: E402
+from fastvgan.files.atomic import whole  # noqa: E402
+from fastvgan.machine.versions import installed_version  # noqa: E402
+from fastvgan_kernels import choice  # noqa: E402
+from fastvgan_kernels.triton import tuning  # noqa: E402
 
 ON_GPU = device().type == "cuda"
 _BEYOND_CACHE = 256 * 2**20  # bytes that are overwritten before each round, more than any GPU's cache holds

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastvgan.data.clips import Item, Listing
     from fastvgan.data.source import Source
     from fastvgan.models.config import ModelConfig
-    from fastvgan.training.config import DataConfig
+    from fastvgan.runs.config import DataConfig
 
 __all__ = ["Source", "list_clips", "open_source"]
 
@@ -82,8 +82,8 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
         raise UserError(f"--decoder digits draws the captioned digits, not {data.data}; take another, or --data digits")
     from fastvgan.data.clips import Listing, items_of_manifest, items_of_scan
     from fastvgan.data.fitting import fit_condition
-    from fastvgan.data.layouts import Layout, scan
-    from fastvgan.data.manifest import find_manifest, read_manifest
+    from fastvgan.data.folders.layouts import Layout, scan
+    from fastvgan.data.folders.manifest import find_manifest, read_manifest
 
     location, folder = find_manifest(data.data), Path(data.data)
     if location is not None:

@@ -9,13 +9,13 @@ import torch
 
 from fastvgan.data.decoders.choice import choose
 from fastvgan.data.fingerprint import fingerprint_of
-from fastvgan.data.layouts import Layout, Scan, scan
-from fastvgan.data.manifest import Manifest
-from fastvgan.data.media import Media, Probe
+from fastvgan.data.folders.layouts import Layout, Scan, scan
+from fastvgan.data.folders.manifest import Manifest
+from fastvgan.data.folders.survey import check_share, divide, examine, notes, side_by_side, size_of
+from fastvgan.data.media.types import Media, Probe
 from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import WORDS, Cut, Member, Sampler, sample_numbers
 from fastvgan.data.source import Clips
-from fastvgan.data.survey import check_share, divide, examine, notes, side_by_side, size_of
 from fastvgan.errors import UserError
 
 

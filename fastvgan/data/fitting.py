@@ -7,7 +7,7 @@ from fractions import Fraction
 from statistics import median_low
 from typing import NamedTuple, Protocol
 
-from fastvgan.data.media import cover
+from fastvgan.data.media.types import cover
 from fastvgan.errors import UserError
 from fastvgan.models.config import SIDES
 

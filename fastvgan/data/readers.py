@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from fastvgan.data.decoders.resident import ResidentClips
-from fastvgan.data.frames import read_frames
-from fastvgan.data.media import BadVideo, Media, Probe
+from fastvgan.data.media.frames import read_frames
+from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.sampling import Draw, Sampler
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from fastvgan.errors import UserError
-from fastvgan.tensor_file import read_tensors
+from fastvgan.files.tensor_file import read_tensors
 
 ORACLE = Path(__file__).with_name("oracle.safetensors")
 SIDE = 16  # pixels; larger clips are averaged down to this, smaller ones are enlarged

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fastvgan.data.captions import Vocabulary, words_of
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.vocabulary import Vocabulary, words_of
 from fastvgan.pixels import to_float
 
 FEWEST = 16  # clips that can be evaluated

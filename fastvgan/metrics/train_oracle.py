@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fastvgan.command_line import parse, run_command
-from fastvgan.files import check_writable, whole
+from fastvgan.files.atomic import check_writable, whole
 from fastvgan.settings import Count, Seed, Settings
 
 _TEST_CLIPS = 4800
@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     if parsed.out is not None:
         check_writable(parsed.out)
 
+    from fastvgan.files.tensor_file import save_tensors
     from fastvgan.metrics.oracle import ORACLE
     from fastvgan.metrics.oracle_training import accuracy, train
-    from fastvgan.tensor_file import save_tensors
 
     oracle = train(parsed.steps, parsed.seed).half().float()  # measured as it is stored
     clips, frames = accuracy(oracle, _TEST_CLIPS)

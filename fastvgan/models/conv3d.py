@@ -5,8 +5,8 @@ With frames = height = width = 16, width 128 and no condition these are the netw
 
 import torch
 
-from fastvgan.deferred import chain
 from fastvgan.layers import ConvTransposeNormAct3d
+from fastvgan.layers.deferred import chain
 from fastvgan.models.clock import FREQUENCIES, SCALE, clock_features
 from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.discriminators import Discriminators

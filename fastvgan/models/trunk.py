@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from fastvgan.deferred import Pending, chain, conv_act, value
 from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
+from fastvgan.layers.deferred import Pending, chain, conv_act, value
 from fastvgan.models.conditions import Condition
 from fastvgan.models.sizes import Stage, features
 from fastvgan.models.warp import CHANNELS, Drawn, compose

@@ -2,11 +2,11 @@
 
 import torch
 
-from fastvgan.data.captions import Vocabulary, WrongCaptions
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.vocabulary import Vocabulary, WrongCaptions
 
 
 def with_data(model: ModelConfig, source: Source) -> ModelConfig:

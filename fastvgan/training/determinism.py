@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from fastvgan.training.step import AdversarialStep
-from fastvgan.training.step_tensors import tensors_of
+from fastvgan.training.step.adversarial import AdversarialStep
+from fastvgan.training.step.tensors import tensors_of
 
 logger = logging.getLogger("fastvgan")
 

@@ -3,12 +3,12 @@
 import torch
 
 from fastvgan.data.source import Source
-from fastvgan.memory import check_memory
+from fastvgan.machine.memory import check_memory
 from fastvgan.metrics.evaluation import evaluation_bytes
 from fastvgan.models import ModelConfig
 from fastvgan.models.discriminators import frames_between
 from fastvgan.models.sizes import least_weights, map_values
-from fastvgan.training.config import RunConfig
+from fastvgan.runs.config import RunConfig
 
 # Bytes for each parameter: weight, gradient, Adam's two moments, and of G the average.
 _BYTES_OF_G, _BYTES_OF_D = 20, 16

@@ -10,7 +10,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from fastvgan.errors import UserError
-from fastvgan.files import whole
+from fastvgan.files.atomic import whole
 
 logger = logging.getLogger("fastvgan")
 

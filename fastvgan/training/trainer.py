@@ -16,26 +16,27 @@ from fastvgan.data import open_source
 from fastvgan.data.clips import Listing
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
+from fastvgan.machine.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
+from fastvgan.machine.neighbours import fit_threads
+from fastvgan.machine.threads import describe_threads
 from fastvgan.models.discriminators import frames_between
-from fastvgan.neighbours import fit_threads
-from fastvgan.threads import describe_threads
-from fastvgan.training import checkpoint, determinism
+from fastvgan.runs.config import RunConfig
+from fastvgan.training import determinism
 from fastvgan.training.batches import BatchMaker, step_seed
-from fastvgan.training.checkpoint import Record
 from fastvgan.training.conditions import Conditions, with_data
-from fastvgan.training.config import RunConfig
-from fastvgan.training.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
 from fastvgan.training.feed import feed
 from fastvgan.training.footprint import check_step
-from fastvgan.training.graphs import StepRunner
-from fastvgan.training.meter import Meter
-from fastvgan.training.output import Output
 from fastvgan.training.parallel import Parallel, local_rank
 from fastvgan.training.profiling import StepProfile
-from fastvgan.training.resume import Start, fit_to_checkpoint
-from fastvgan.training.step import AdversarialStep
-from fastvgan.training.step_tensors import tensors_of
-from fastvgan.training.watchdog import DATA, STEP, Watchdog
+from fastvgan.training.run import checkpoint
+from fastvgan.training.run.checkpoint import Record
+from fastvgan.training.run.meter import Meter
+from fastvgan.training.run.output import Output
+from fastvgan.training.run.resume import Start, fit_to_checkpoint
+from fastvgan.training.run.watchdog import DATA, STEP, Watchdog
+from fastvgan.training.step.adversarial import AdversarialStep
+from fastvgan.training.step.graphs import StepRunner
+from fastvgan.training.step.tensors import tensors_of
 
 logger = logging.getLogger("fastvgan")
 

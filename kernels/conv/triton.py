@@ -10,13 +10,14 @@ from functools import lru_cache
 
 import torch
 
-from .. import triton_configs, tuning
 from ..activations import CODES
 from ..layout import empty_with_channels_innermost, with_channels_innermost
-from ..triton_descriptors import descriptor
-from ..triton_launch import elements, precision, reach, side_by_side_weight
-from ..triton_parts import added, joined
-from ..triton_support import on_its_device
+from ..triton import configs as triton_configs
+from ..triton import tuning
+from ..triton.descriptors import descriptor
+from ..triton.launch import elements, precision, reach, side_by_side_weight
+from ..triton.parts import added, joined
+from ..triton.support import on_its_device
 from . import sizes, triton_few
 from .fusion import Fusion
 from .protocol import Capabilities

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import choice, triton_configs, tuning
+from .. import choice
 from ..activations import CODES
 from ..measured import rules
-from ..triton_launch import elements, precision, reach, side_by_side_weight
+from ..triton import configs as triton_configs
+from ..triton import tuning
+from ..triton.launch import elements, precision, reach, side_by_side_weight
 from .fusion import Fusion
 from .triton_few_kernels import (
     down_few_kernel,

@@ -18,7 +18,7 @@ one value a dimension: depth, height, width.
 import triton
 import triton.language as tl
 
-from ..triton_math import activate
+from ..triton.math import activate
 from .triton_gather import inside, loaded, split_row
 from .triton_weight_grad import carried
 

@@ -14,7 +14,7 @@ value a dimension: depth, height, width.
 import triton
 import triton.language as tl
 
-from ..triton_math import activate, join_rows
+from ..triton.math import activate, join_rows
 
 
 @triton.jit

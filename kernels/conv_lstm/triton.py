@@ -7,11 +7,12 @@ tanh of the cell is computed again in backward. Nothing waits for the device, so
 
 import torch
 
-from .. import triton_configs, tuning
 from ..conv import conv_down, conv_up
 from ..layout import empty_with_channels_innermost, with_channels_innermost
-from ..triton_launch import elements, precision, reach, side_by_side_weight
-from ..triton_support import on_its_device
+from ..triton import configs as triton_configs
+from ..triton import tuning
+from ..triton.launch import elements, precision, reach, side_by_side_weight
+from ..triton.support import on_its_device
 from .sequence import as_cell, gradients, padding_of
 from .triton_steps import step, step_backward
 

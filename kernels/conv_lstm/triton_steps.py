@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..conv.triton_gather import products, split_row
-from ..triton_math import sigmoid, tanh
+from ..triton.math import sigmoid, tanh
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..triton_support import on_its_device
+from ..triton.support import on_its_device
 
 
 @triton.jit

@@ -4,8 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ..triton_math import sigmoid
-from ..triton_support import on_its_device
+from ..triton.math import sigmoid
+from ..triton.support import on_its_device
 
 _BLOCK = 1024
 

@@ -11,7 +11,8 @@ from functools import cache, partial
 
 import torch
 
-from .. import layout, tuning
+from .. import layout
+from ..triton import tuning
 from .capture import are_launches_captured
 from .rules import Problem, choose, is_measured, operations
 

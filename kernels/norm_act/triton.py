@@ -6,10 +6,11 @@ dtype, and are computed in float32. What the activation needs in backward is com
 
 import torch
 
-from .. import triton_configs, tuning
 from ..activations import CODES
-from ..triton_parts import added, joined
-from ..triton_support import on_its_device
+from ..triton import configs as triton_configs
+from ..triton import tuning
+from ..triton.parts import added, joined
+from ..triton.support import on_its_device
 from .protocol import Capabilities
 from .triton_kernels import backward, forward
 from .triton_kernels import backward_sums as sums_kernel

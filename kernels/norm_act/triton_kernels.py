@@ -8,7 +8,7 @@ share of the rows, of which it leaves one part; triton_parts joins those.
 import triton
 import triton.language as tl
 
-from ..triton_math import activate, join_tile, slope_at
+from ..triton.math import activate, join_tile, slope_at
 
 
 @triton.jit

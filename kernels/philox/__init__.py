@@ -4,7 +4,7 @@ import importlib
 
 import torch
 
-from .. import triton_support
+from ..triton import support as triton_support
 from . import reference
 from .reference import philox_4x32
 

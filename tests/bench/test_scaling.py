@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fastvgan.data import open_source
-from fastvgan.training.config import PRESETS
+from fastvgan.runs.config import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
@@ -96,7 +96,7 @@ def test_bytes_of_clips_are_those_of_real_ones(scaling):
 
 
 def test_bytes_of_h264_are_those_of_the_bits_of_a_file(scaling, tmp_path):
-    from fastvgan.video import encode
+    from fastvgan.files.video import encode
 
     model = PRESETS["clips-64"].model
     frames = np.random.default_rng(0).integers(0, 256, (model.frames, 64, 64, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastvgan.layers import ConvLSTM
-from fastvgan.training.config import PRESETS, RunConfig
+from fastvgan.runs.config import PRESETS, RunConfig
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
@@ -155,7 +155,7 @@ def test_memory_is_that_of_tensors_that_are_alive(step_cost):
 
 @pytest.mark.parametrize("name", ["reference", "digits"])
 def test_what_is_held_is_what_a_checkpoint_holds(step_cost, name):
-    from fastvgan.training.step import networks, optimizers
+    from fastvgan.training.step.adversarial import networks, optimizers
 
     config = small(name)
     runner, step = step_cost.make_runner(step_cost.with_batch(config, 4), torch.device("cpu"), torch.float32)

@@ -19,8 +19,8 @@ from fastvgan.data import readers
 from fastvgan.data.decoders import choice, dali, dali_pipeline
 from fastvgan.data.decoders.dali import DaliDecoder, refusal
 from fastvgan.data.decoders.pyav import PyAVDecoder
-from fastvgan.data.frames import probe
-from fastvgan.data.media import Media
+from fastvgan.data.media.frames import probe
+from fastvgan.data.media.types import Media
 from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
 from fastvgan.errors import UserError

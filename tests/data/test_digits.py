@@ -20,7 +20,7 @@ from fastvgan.errors import UserError
 from fastvgan.metrics.digits import read_colour, read_motion
 from fastvgan.models.config import ModelConfig
 from fastvgan.random_draws import Draws, Purpose
-from fastvgan.training.config import DataConfig
+from fastvgan.runs.config import DataConfig
 
 BRIGHTNESS = [74958, 66552, 158084, 150448, 179012, 159650, 169814, 160158, 141768, 137214, 89245, 162182]
 

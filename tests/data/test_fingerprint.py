@@ -11,11 +11,11 @@ from fastvgan.data import open_source
 from fastvgan.data.clips import ClipSource, Item
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.fingerprint import Fingerprint
-from fastvgan.data.media import Media, Probe
+from fastvgan.data.media.types import Media, Probe
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
 from fastvgan.models.config import ModelConfig
-from fastvgan.training.config import DataConfig
+from fastvgan.runs.config import DataConfig
 
 MODEL = ModelConfig(condition=())
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastvgan.data.fitting import fit_condition, fit_frames, fit_size, fit_size_of_shards
-from fastvgan.data.media import cover
+from fastvgan.data.media.types import cover
 from fastvgan.errors import UserError
 
 SIDES = (16, 32, 64)

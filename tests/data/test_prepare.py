@@ -28,19 +28,19 @@ from safetensors.torch import load_file
 
 from fastvgan.data import preparation
 from fastvgan.data.clips import ClipSource, items_of_manifest
-from fastvgan.data.entry import Entry, Rejected
-from fastvgan.data.frames import probe, read_frames
-from fastvgan.data.manifest import Record, find_manifest, read_manifest
-from fastvgan.data.media import BadVideo, Media
+from fastvgan.data.folders.entry import Entry, Rejected
+from fastvgan.data.folders.manifest import Record, find_manifest, read_manifest
+from fastvgan.data.folders.survey import Found
+from fastvgan.data.media.frames import probe, read_frames
+from fastvgan.data.media.types import BadVideo, Media
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.preparation.clip_files import write_clips
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.sampling import Cut
-from fastvgan.data.survey import Found
 from fastvgan.errors import UserError
-from fastvgan.files import UNFINISHED
+from fastvgan.files.atomic import UNFINISHED
+from fastvgan.files.video import encode as encode_video
 from fastvgan.prepare import main
-from fastvgan.video import encode as encode_video
 
 
 @pytest.fixture(scope="module")

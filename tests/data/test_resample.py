@@ -9,7 +9,7 @@ from broken import at_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvgan.data.media import BadVideo
+from fastvgan.data.media.types import BadVideo
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.preparation.resample import at_rate, count_at_rate, most_at_rate
 from fastvgan.errors import UserError

@@ -6,8 +6,8 @@ from make_videos import encode, numbered
 
 from fastvgan.data.decoders import shards
 from fastvgan.data.preparation import PrepareConfig, prepare
-from fastvgan.training.config import PRESETS, RunConfig
-from fastvgan.training.resume import find_start
+from fastvgan.runs.config import PRESETS, RunConfig
+from fastvgan.training.run.resume import find_start
 from fastvgan.training.trainer import Trainer
 
 HELD = "shards held on the device"

@@ -12,7 +12,7 @@ from make_videos import encode, numbered
 from fastvgan.data.clips import ClipSource, items_of_manifest
 from fastvgan.data.decoders import shards as shards_module
 from fastvgan.data.decoders.resident import ResidentClips
-from fastvgan.data.manifest import read_manifest
+from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut, Member, Sampler, Shuffle
 from fastvgan.errors import UserError

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from odd import NAMES, changed, changed_bytes, fuzzed, odd_values
 
 import fastvgan
-from fastvgan.data.annotations import captions_of
 from fastvgan.data.clips import items_of_manifest
-from fastvgan.data.manifest import read_manifest
-from fastvgan.data.tables import read_tables
+from fastvgan.data.folders.annotations import captions_of
+from fastvgan.data.folders.manifest import read_manifest
+from fastvgan.data.folders.tables import read_tables
 from fastvgan.errors import UserError
 from fastvgan.export import export
 from fastvgan.models import ModelConfig, build_generator
-from fastvgan.training import checkpoint
-from fastvgan.training.config import preset, read_config
-from fastvgan.training.step import AdversarialStep
+from fastvgan.runs.config import preset, read_config
+from fastvgan.training.run import checkpoint
+from fastvgan.training.step.adversarial import AdversarialStep
 
 RECORD = {"path": "a/b.mp4", "kind": "video", "frames": 12, "height": 20, "width": 30, "codec": "h264", "fps": 8.0}
 RECORD |= {"captions": ["a cat", "a dog"], "class": "cat", "pts": [*range(0, 24, 2)], "keys": [0, 5], "bytes": 99}

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from fastvgan_kernels import triton_support, tuning
+from fastvgan_kernels.triton import support as triton_support
+from fastvgan_kernels.triton import tuning
 
 
 @pytest.fixture

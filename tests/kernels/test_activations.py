@@ -46,7 +46,7 @@ def codes_of_cpp(file):
 
 def codes_of_triton():
     """Name → code, of the constants at the head of triton_math.py."""
-    tree = ast.parse((ROOT / "kernels/triton_math.py").read_text())
+    tree = ast.parse((ROOT / "kernels/triton/math.py").read_text())
     found = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("tl.constexpr("):

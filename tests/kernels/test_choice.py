@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastvgan_kernels import choice, extension, implementations, norm_act, triton_support
+from fastvgan_kernels import choice, extension, implementations, norm_act
+from fastvgan_kernels.triton import support as triton_support
 from fastvgan_kernels.warn_once import WarnOnce
 
 Implementation = choice.Implementation

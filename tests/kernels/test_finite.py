@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fastvgan_kernels import choice, triton_support
+from fastvgan_kernels import choice
 from fastvgan_kernels.finite import add_finite, check_norms
+from fastvgan_kernels.triton import support as triton_support
 
 
 @pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastvgan_kernels import conv_down, conv_up, tuning
+from fastvgan_kernels import conv_down, conv_up
 from fastvgan_kernels.conv import joint
 from fastvgan_kernels.fused_conv import Geometry, fused_conv
 from fastvgan_kernels.measured import on_gpu, rules
 from fastvgan_kernels.measured.capture import launches_are_captured
 from fastvgan_kernels.measured.rules import Problem
+from fastvgan_kernels.triton import tuning
 
 ROOT = Path(__file__).resolve().parents[2]
 H100, B200, A100 = (9, 0), (10, 0), (8, 0)

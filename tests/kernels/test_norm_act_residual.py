@@ -12,7 +12,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 from fastvgan.layers import BatchNormAct3d
-from fastvgan_kernels import norm_act, triton_support
+from fastvgan_kernels import norm_act
+from fastvgan_kernels.triton import support as triton_support
 
 LAST = {"memory_format": torch.channels_last_3d}
 compiled = pytest.mark.extension

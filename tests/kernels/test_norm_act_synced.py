@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastvgan  # noqa: F401  a spawned process has no conftest.py to bind the checkout's kernels/
 from fastvgan.layers import BatchNormAct3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d, sync_batch_norm
-from fastvgan_kernels import triton_support
 from fastvgan_kernels.norm_act.synced import norm_act_synced
+from fastvgan_kernels.triton import support as triton_support
 
 WORLD, CHANNELS = 3, 4
 LAST = {"memory_format": torch.channels_last_3d}

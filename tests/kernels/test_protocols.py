@@ -6,13 +6,14 @@ import inspect
 import pytest
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
-from fastvgan_kernels import choice, triton_support
+from fastvgan_kernels import choice
 from fastvgan_kernels.conv.protocol import Convolutions, ConvolutionsWithParts, FusedConvolutions
 from fastvgan_kernels.conv_lstm.protocol import ConvLSTM
 from fastvgan_kernels.finite.protocol import Finite
 from fastvgan_kernels.group_norm_act.protocol import GroupNormAct
 from fastvgan_kernels.logistic.protocol import Logistic
 from fastvgan_kernels.norm_act.protocol import NormAct, NormBackwardInHalves, NormStatistics
+from fastvgan_kernels.triton import support as triton_support
 
 PROTOCOLS = {
     "conv_down": Convolutions,

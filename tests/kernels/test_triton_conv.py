@@ -12,9 +12,10 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, tuning
+from fastvgan_kernels import conv_down, conv_up, conv_weight_grad
 from fastvgan_kernels.conv import triton
-from fastvgan_kernels.tuning import Config
+from fastvgan_kernels.triton import tuning
+from fastvgan_kernels.triton.tuning import Config
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 DTYPES = [torch.float32, torch.float16]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_conv_lstm import arguments, naive, odd
 
 from fastvgan_kernels import conv_lstm, conv_lstm_cell
-from fastvgan_kernels.tuning import Config
+from fastvgan_kernels.triton.tuning import Config
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 TOLERANCE = {torch.float32: (2e-6, 2e-5), torch.float16: (3e-3, 2e-2)}  # of outputs, of gradients

@@ -15,10 +15,11 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from test_triton_conv import as_leaves, assert_accurate
 
-from fastvgan_kernels import choice, conv_down, conv_up, conv_weight_grad, triton_configs
+from fastvgan_kernels import choice, conv_down, conv_up, conv_weight_grad
 from fastvgan_kernels.conv import triton_few
 from fastvgan_kernels.measured import rules
-from fastvgan_kernels.tuning import Config, Problem
+from fastvgan_kernels.triton import configs as triton_configs
+from fastvgan_kernels.triton.tuning import Config, Problem
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 DTYPES = [torch.float32, torch.float16]

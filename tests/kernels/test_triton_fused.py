@@ -10,10 +10,10 @@ from test_fused_conv import test_a_gradient_of_a_gradient_goes_through_the_batch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from fastvgan_kernels import triton_parts
 from fastvgan_kernels.fused_conv import Geometry, conv_before_norm
 from fastvgan_kernels.norm_act.following import Following
-from fastvgan_kernels.tuning import Config
+from fastvgan_kernels.triton import parts as triton_parts
+from fastvgan_kernels.triton.tuning import Config
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fastvgan_kernels import choice, conv_down, conv_lstm, conv_up, conv_weight_grad, fused_conv, norm_act, tuning
+from fastvgan_kernels import choice, conv_down, conv_lstm, conv_up, conv_weight_grad, fused_conv, norm_act
 from fastvgan_kernels.fused_conv import Geometry, Norm
+from fastvgan_kernels.triton import tuning
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

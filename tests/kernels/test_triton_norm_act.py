@@ -14,9 +14,11 @@ from test_norm_act import ACTIVATE, FORMATS, actual, expected
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from fastvgan_kernels import norm_act, triton_parts, tuning
+from fastvgan_kernels import norm_act
 from fastvgan_kernels.norm_act import triton
-from fastvgan_kernels.tuning import Config
+from fastvgan_kernels.triton import parts as triton_parts
+from fastvgan_kernels.triton import tuning
+from fastvgan_kernels.triton.tuning import Config
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("interpreted")]
 FACTORS = 2, 3  # of stock PyTorch's error, of outputs and of gradients

@@ -8,8 +8,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from fastvgan_kernels import tuning
-from fastvgan_kernels.tuning import Config, Problem
+from fastvgan_kernels.triton import tuning
+from fastvgan_kernels.triton.tuning import Config, Problem
 from fastvgan_kernels.warn_once import WarnOnce
 
 pytestmark = pytest.mark.triton

@@ -18,7 +18,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 import fastvgan  # noqa: F401
-from fastvgan_kernels import choice, triton_configs, tuning
+from fastvgan_kernels import choice
 from fastvgan_kernels.conv import triton as conv
 from fastvgan_kernels.conv.fusion import Fusion
 from fastvgan_kernels.conv.triton import (
@@ -34,6 +34,8 @@ from fastvgan_kernels.logistic import triton as logistic
 from fastvgan_kernels.norm_act import triton as norm
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.philox import triton as philox
+from fastvgan_kernels.triton import configs as triton_configs
+from fastvgan_kernels.triton import tuning
 
 SHARED_KIB = {80: 163, 86: 99, 90: 227, 100: 227, 120: 99}  # that a block can have
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from fastvgan.data.captions import Vocabulary
 from fastvgan.data.digits import DigitsSource
 from fastvgan.models import ModelConfig
+from fastvgan.models.vocabulary import Vocabulary
 
 DRAWN = 4000  # clips of a training run, among which each caption is found several times
 

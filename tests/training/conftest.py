@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastvgan.training import output, samples
+from fastvgan.training.run import output, samples
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ from tiny import Unscored, tiny
 from toy import Toy
 
 import fastvgan.data.digits  # noqa: F401  which takes a second
-from fastvgan.training import checkpoint, output, samples
-from fastvgan.training.checkpoint import Record
-from fastvgan.training.resume import find_start
+from fastvgan.training.run import checkpoint, output, samples
+from fastvgan.training.run.checkpoint import Record
+from fastvgan.training.run.resume import find_start
 from fastvgan.training.trainer import Trainer
 
 _CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}  # names of Python's audit events

@@ -26,8 +26,10 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvgan_kernels import choice, triton_support, tuning
+from fastvgan_kernels import choice
 from fastvgan_kernels.dispatch import Operation
+from fastvgan_kernels.triton import support as triton_support
+from fastvgan_kernels.triton import tuning
 
 _NOTHING = {
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_", "lift_fresh", "is_same_size",
@@ -159,6 +161,6 @@ def _on_an_h100(launch):
     yield mock.patch.object(tuning, "device_name", lambda device: "NVIDIA H100 80GB HBM3")
     yield mock.patch.dict(tuning._chosen, clear=True)
     # What is decided by the device's type, and what is left out where a mode looks on, as this one does.
-    yield mock.patch("fastvgan.deferred.count_dispatch_modes", lambda: 0)
-    yield mock.patch("fastvgan.training.step.reads_copies", lambda device: True)
-    yield mock.patch("fastvgan.training.tensor_lists.lists_are_fast", lambda device: True)
+    yield mock.patch("fastvgan.layers.deferred.count_dispatch_modes", lambda: 0)
+    yield mock.patch("fastvgan.training.step.adversarial.reads_copies", lambda device: True)
+    yield mock.patch("fastvgan.training.step.tensor_lists.lists_are_fast", lambda device: True)

@@ -14,7 +14,7 @@ _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.def
 
 
 # A graph is captured from what runs without a mode: within this the layers do not see that a mode notes them.
-UNSEEN = mock.patch("fastvgan.deferred.count_dispatch_modes", lambda: 0)
+UNSEEN = mock.patch("fastvgan.layers.deferred.count_dispatch_modes", lambda: 0)
 
 
 class Recorder:

@@ -6,7 +6,7 @@ import subprocess
 import yaml
 from command import ROOT
 
-from fastvgan.training.config import DataConfig, TrainingConfig
+from fastvgan.runs.config import DataConfig, TrainingConfig
 
 TEXT = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
 OWN = {"run_dir", "resume"} | set(TrainingConfig.model_fields) | set(DataConfig.model_fields)
@@ -53,7 +53,7 @@ def test_flags_exist():
 
 
 def test_statuses_are_those_of_the_code():
-    from fastvgan.training.watchdog import STATUS
+    from fastvgan.training.run.watchdog import STATUS
 
     assert f"| {STATUS} |" in TEXT and "| 130, 143 |" in TEXT and "`--watchdog` seconds (600)" in TEXT
     assert TrainingConfig().watchdog == 600

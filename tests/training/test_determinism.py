@@ -7,9 +7,10 @@ import pytest
 import torch
 from tiny import Unscored, tiny, weights
 
-from fastvgan.training import determinism, output
-from fastvgan.training.resume import Start
-from fastvgan.training.step import AdversarialStep
+from fastvgan.training import determinism
+from fastvgan.training.run import output
+from fastvgan.training.run.resume import Start
+from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.trainer import Trainer
 
 

@@ -6,9 +6,9 @@ import yaml
 from fastvgan.command_line import read_flags
 from fastvgan.data import open_source
 from fastvgan.models import build
+from fastvgan.runs.config import PRESETS, RunConfig
 from fastvgan.train import Arguments, _start_from
 from fastvgan.training.conditions import with_data
-from fastvgan.training.config import PRESETS, RunConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)

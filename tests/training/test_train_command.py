@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import FLAGS
 
-from fastvgan.training import checkpoint
+from fastvgan.training.run import checkpoint
 
 
 def run(*flags, **options):

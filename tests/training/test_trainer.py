@@ -14,9 +14,9 @@ from command import ROOT
 from tiny import tiny, weights
 
 from fastvgan.errors import UserError
-from fastvgan.training import checkpoint
 from fastvgan.training.batches import BatchMaker
-from fastvgan.training.resume import Start, find_start
+from fastvgan.training.run import checkpoint
+from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.trainer import Trainer
 
 STEPS = 24

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastvgan.training.config import PRESETS, RunConfig
+from fastvgan.runs.config import PRESETS, RunConfig
 
 FLAGS = ["--base-width", "2", "--batch-size", "4", "--latent", "4", "--log-every", "2", "--precision", "fp32"]
 FLAGS += ["--evaluate-clips", "16"]
@@ -33,13 +33,13 @@ class Unscored:
         pass
 
     def measure(self):
-        from fastvgan.training.scoring import Scored
+        from fastvgan.training.run.scoring import Scored
 
         return Scored({}, None, [])
 
 
 def weights(step) -> dict[str, torch.Tensor]:
     """All weights, averages, statistics and moments of an `AdversarialStep`, by name."""
-    from fastvgan.training.step_tensors import tensors_of
+    from fastvgan.training.step.tensors import tensors_of
 
     return {name: tensor.detach().clone() for name, tensor in tensors_of(step).items()}

@@ -7,8 +7,8 @@ from fastvgan.data.digits import DigitsSource
 from fastvgan.training.batches import BatchMaker, Inputs, with_wrong_images
 from fastvgan.training.conditions import Conditions, with_data
 from fastvgan.training.parallel import Parallel
-from fastvgan.training.step import AdversarialStep
-from fastvgan.training.step_tensors import tensors_of
+from fastvgan.training.step.adversarial import AdversarialStep
+from fastvgan.training.step.tensors import tensors_of
 
 PARTS = ("class", "image", "text")
 

@@ -5,7 +5,7 @@ import types
 import torch
 from torch import nn
 
-from fastvgan.training.step_tensors import tensors_of
+from fastvgan.training.step.tensors import tensors_of
 
 
 class Toy:

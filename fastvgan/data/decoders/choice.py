@@ -4,7 +4,7 @@ import torch
 
 from fastvgan.data.readers import ClipSet, Decoder
 from fastvgan.errors import UserError
-from fastvgan.threads import count_processors
+from fastvgan.machine.threads import count_processors
 
 
 def choose(wanted: str, clips: ClipSet, device: torch.device, workers: int) -> tuple[Decoder, str]:

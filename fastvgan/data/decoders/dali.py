@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fastvgan.data.decoders.dali_pipeline import Failed, Pipeline
-from fastvgan.data.media import BadVideo, Media, Probe
+from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.readers import ClipSet, conditions, decode, sample, warn_once
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastvgan.data.media import Probe, cover
+from fastvgan.data.media.types import Probe, cover
 from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import Draw
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastvgan.data.readers import ClipSet, conditions, sample, warn_once
 from fastvgan.data.source import Clips
-from fastvgan.threads import count_processors
+from fastvgan.machine.threads import count_processors
 
 
 class PyAVDecoder:

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fastvgan.data.decoders.resident import ResidentClips
-from fastvgan.data.media import cover
+from fastvgan.data.media.types import cover
 from fastvgan.data.readers import ClipSet, conditions
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips

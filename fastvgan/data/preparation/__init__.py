@@ -6,11 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastvgan.data.layouts import Entry, Layout, Rejected, scan
-from fastvgan.data.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
+from fastvgan.data.folders.layouts import Entry, Layout, Rejected, scan
+from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
+from fastvgan.data.folders.survey import (
+    Found,
+    check_share,
+    checksum,
+    divide,
+    examine,
+    files_of,
+    notes,
+    side_by_side,
+    size_of,
+)
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, check_share, checksum, divide, examine, files_of, notes, side_by_side, size_of
 from fastvgan.errors import UserError
 
 __all__ = ["Prepared", "PrepareConfig", "prepare"]

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvgan.data.frames import probe, walk
-from fastvgan.data.layouts import Rejected
-from fastvgan.data.manifest import Record
-from fastvgan.data.media import BadVideo, Media, Probe
+from fastvgan.data.folders.layouts import Rejected
+from fastvgan.data.folders.manifest import Record
+from fastvgan.data.folders.survey import Found, check_length, checksum_of, side_by_side
+from fastvgan.data.media.frames import probe, walk
+from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.paths import LEADS_OUT, leads_out
 from fastvgan.data.preparation.disk import check_room
 from fastvgan.data.preparation.groups import MIB, Made, once, remove_others, signature_of, together
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import at_rate, most_at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, check_length, checksum_of, side_by_side
 from fastvgan.errors import UserError
-from fastvgan.files import whole
-from fastvgan.video import encode
+from fastvgan.files.atomic import whole
+from fastvgan.files.video import encode
 
 SUFFIXES = {"vp9": ".webm", "h264": ".mp4"}
 _UNTOLD = 25.0  # frames a second of pictures whose rate nobody says

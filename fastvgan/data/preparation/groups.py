@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fastvgan.data.layouts import Rejected
-from fastvgan.data.manifest import Record
-from fastvgan.data.media import Probe
+from fastvgan.data.folders.layouts import Rejected
+from fastvgan.data.folders.manifest import Record
+from fastvgan.data.folders.survey import Found
+from fastvgan.data.media.types import Probe
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found
-from fastvgan.files import UNFINISHED
+from fastvgan.files.atomic import UNFINISHED
 
 MIB = 2**20
 Made = tuple[list[Record], list[Rejected]]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fastvgan.data.media import MOST_FRAMES, BadVideo
+from fastvgan.data.media.types import MOST_FRAMES, BadVideo
 
 Timed = tuple["float | None", np.ndarray]
 

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastvgan.data.layouts import Rejected
-from fastvgan.data.manifest import Record
-from fastvgan.data.media import BadVideo, cover
+from fastvgan.data.folders.layouts import Rejected
+from fastvgan.data.folders.manifest import Record
+from fastvgan.data.folders.survey import Found, check_length, checksum_of, side_by_side
+from fastvgan.data.media.types import BadVideo, cover
 from fastvgan.data.preparation.clip_files import frames, rate
 from fastvgan.data.preparation.disk import check_room
 from fastvgan.data.preparation.groups import MIB, Made, by_size, once, remove_others, signature_of, together
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import count_at_rate
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, check_length, checksum_of, side_by_side
-from fastvgan.files import whole
-from fastvgan.tensor_file import save_tensors
+from fastvgan.files.atomic import whole
+from fastvgan.files.tensor_file import save_tensors
 
 
 def decoded_size(clip: Found, settings: PrepareConfig) -> int:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from webdataset import TarWriter
 
-from fastvgan.data.layouts import Rejected
-from fastvgan.data.media import BadVideo, Probe
+from fastvgan.data.folders.layouts import Rejected
+from fastvgan.data.folders.survey import Found, checksum_of, files_of, side_by_side
+from fastvgan.data.media.types import BadVideo, Probe
 from fastvgan.data.preparation.clip_files import SUFFIXES, record_of, write_clip
 from fastvgan.data.preparation.disk import check_room
 from fastvgan.data.preparation.groups import MIB, Made, by_size, once, remove_others, signature_of, together
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
-from fastvgan.data.survey import Found, checksum_of, files_of, side_by_side
-from fastvgan.files import UNFINISHED, whole
+from fastvgan.files.atomic import UNFINISHED, whole
 
 
 def write_tars(

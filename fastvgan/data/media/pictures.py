@@ -1,0 +1,330 @@
+"""Reading clips that are pictures in order, by Pillow: a folder of them, a zip file of them, or one that is a strip."""
+
+import os
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fastvgan.data.folders.names import in_order, is_picture
+from fastvgan.data.media import zips
+from fastvgan.data.media.types import BadVideo, Damaged, Media, Probe, cover
+from fastvgan.data.media.zips import check_weight
+from fastvgan.data.media.zips import member_bytes as _member_bytes
+from fastvgan.data.paths import as_text, stays_within, unusable_name
+
+# Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+_LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the memory
+
+
+def probe(media: Media, tolerant: bool = False) -> Probe:
+    """See `fastvgan.data.media.frames.probe`; `tolerant` changes nothing here, since Pillow mends nothing."""
+    if media.kind == "strip":
+        strip = _strip(media, thorough=True)
+        return Probe(strip.frames, strip.height, strip.width, strip.codec)
+    pictures, size, codec = _pictures(media), None, ""
+    for number in range(len(pictures.names)):
+        image, kind = _picture(pictures, number, size, thorough=True)
+        size, codec = size or _size(image), codec or kind
+    return Probe(len(pictures.names), *size, codec)
+
+
+def read_frames(
+    media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
+) -> np.ndarray:
+    """See `fastvgan.data.media.frames.read_frames`."""
+    scaled = {}
+    if media.kind == "strip":
+        strip = _strip(media)
+        _check_unchanged(found, Probe(strip.frames, strip.height, strip.width, strip.codec))
+        whole = plain(strip.image, channels)
+        for index in dict.fromkeys(indices):
+            scaled[index] = pixels(whole.crop(strip.box(index)), height, width)
+    else:
+        pictures = _pictures(media)
+        _check_unchanged(found, found._replace(frames=len(pictures.names)))
+        for index in dict.fromkeys(indices):
+            image, _ = _picture(pictures, index, (found.height, found.width))
+            scaled[index] = pixels(plain(image, channels), height, width)
+    return np.stack([scaled[index] for index in indices])
+
+
+def walk(
+    media: Media, height: int, width: int, channels: int, found: Probe | None = None
+) -> Iterator[tuple[float | None, np.ndarray]]:
+    """See `fastvgan.data.media.frames.walk`."""
+    if media.kind == "strip":
+        strip = _strip(media)
+        whole = plain(strip.image, channels)
+        for number in range(strip.frames):
+            yield None, pixels(whole.crop(strip.box(number)), height, width)
+        return
+    pictures, size = _pictures(media), None
+    for number in range(len(pictures.names)):
+        image, _ = _picture(pictures, number, size)
+        size = size or _size(image)
+        yield None, pixels(plain(image, channels), height, width)
+
+
+def names_in(media: Media) -> list[str]:
+    """The names of a folder's pictures, in order: of those that a look through the folder takes no exception to."""
+    with os.scandir(media.path) as entries:
+        return in_order(entry.name for entry in entries if _is_taken(entry, media.within))
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """Height and width that a picture's header claims, before any turning; None where it cannot be read."""
+    try:
+        with Image.open(BytesIO(_file_bytes(path)), formats=_FORMATS) as image:
+            return image.height, image.width
+    except Exception:  # see _decode
+        return None
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The one picture in a file, upright, looked at as thoroughly as by `probe`.
+
+    Raises:
+        BadVideo: it cannot be decoded, or is too large.
+        OSError, MemoryError: the file cannot be read, or memory ran out.
+    """
+    return _decode(_file_bytes(path), thorough=True)[0]
+
+
+def zip_folders(path: Path) -> dict[str, int]:
+    """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
+
+    Only the zip file's directory is read.
+
+    Raises:
+        BadVideo: it cannot be read or is no zip file.
+    """
+    return {folder: len(members) for folder, members in sorted(zips.open_archive(path).folders.items())}
+
+
+def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, int, int]:
+    """The number of frames in a strip of this size, and the height and width of each.
+
+    They follow each other along the longer side. `strip_frames` is their number, 0 where they are square.
+
+    Raises:
+        BadVideo: the strip cannot be divided so.
+    """
+    longer, shorter = max(height, width), min(height, width)
+    count = strip_frames or longer // shorter
+    if longer % count or (not strip_frames and longer % shorter):
+        parts = f"{strip_frames} frames" if strip_frames else "square frames; --strip-frames says how many there are"
+        raise BadVideo(f"is a picture of {width}x{height}, which cannot be divided into {parts}")
+    part = longer // count
+    return (count, height, part) if width >= height else (count, part, width)
+
+
+class _Pictures(NamedTuple):
+    """Pictures in order: their names, and a function from a number to a picture's bytes."""
+
+    names: list[str]
+    read: Callable[[int], bytes]
+
+
+class _Strip(NamedTuple):
+    """A strip, upright, and the size of its frames."""
+
+    image: Image.Image
+    codec: str
+    frames: int
+    height: int
+    width: int
+
+    def box(self, number: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of a frame."""
+        across = self.image.width > self.width
+        left, top = (number * self.width, 0) if across else (0, number * self.height)
+        return left, top, left + self.width, top + self.height
+
+
+def _pictures(media: Media) -> _Pictures:
+    pictures = _pictures_of_zip(media) if media.kind == "zip" else _pictures_of_folder(media)
+    if not pictures.names:
+        raise BadVideo("holds no picture")
+    return pictures
+
+
+def _pictures_of_folder(media: Media) -> _Pictures:
+    try:
+        names = names_in(media)
+    except OSError as error:
+        raise BadVideo(f"cannot be read: {_why(error)}") from error
+    return _Pictures(names, lambda number: _file_bytes(Path(media.path) / names[number]))
+
+
+def _is_taken(entry: os.DirEntry, within: Path | None) -> bool:
+    if not is_picture(entry.name) or unusable_name(entry.name) or not entry.is_file():
+        return False
+    return within is None or not entry.is_symlink() or stays_within(Path(entry.path), within)
+
+
+def _pictures_of_zip(media: Media) -> _Pictures:
+    archive = zips.open_archive(Path(media.path))
+    members = archive.folders.get(media.member, [])
+    names = [member.filename.replace("\\", "/").rsplit("/", 1)[-1] for member in members]
+    return _Pictures(names, lambda number: _member_bytes(archive, members[number]))
+
+
+def _file_bytes(path: Path) -> bytes:
+    check_weight(path.stat().st_size)
+    return path.read_bytes()
+
+
+def _picture(
+    pictures: _Pictures, number: int, size: tuple[int, int] | None, thorough: bool = False
+) -> tuple[Image.Image, str]:
+    """Picture `number`, upright, and its codec.
+
+    Args:
+        size: height and width that it must have, if any. thorough: see `_decode`.
+
+    Raises:
+        BadVideo: it cannot be read or decoded, is too large, or has another size.
+    """
+    name = as_text(pictures.names[number])
+    try:
+        image, codec = _decode(pictures.read(number), thorough)
+    except (OSError, MemoryError) as error:
+        raise BadVideo(f"cannot be read at frame {number} ({name}): {_why(error)}") from error
+    except Damaged as error:
+        raise BadVideo(f"damaged at frame {number} ({name}): {error}") from error
+    except BadVideo as error:
+        raise BadVideo(f"frame {number} ({name}) {error}") from error
+    if size and size != _size(image):
+        was, now = f"{size[1]}x{size[0]}", f"{image.width}x{image.height}"
+        raise BadVideo(f"changes its size at frame {number}, from {was} to {now}")
+    return image, codec
+
+
+def _strip(media: Media, thorough: bool = False) -> _Strip:
+    """The strip of `media`; `thorough`: see `_decode`.
+
+    Raises:
+        BadVideo: it cannot be read, decoded or divided into frames, or is too large.
+    """
+    try:
+        image, codec = _decode(_file_bytes(Path(media.path)), thorough, strip=True)
+    except (OSError, MemoryError) as error:
+        raise BadVideo(f"cannot be read: {_why(error)}") from error
+    except Damaged as error:
+        raise BadVideo(f"damaged: {error}") from error
+    return _Strip(image, codec, *strip_layout(image.height, image.width, media.strip_frames))
+
+
+def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Image, str]:
+    """The picture in these bytes, upright, as Pillow has it, and its codec.
+
+    Args:
+        thorough: look at a PNG file's checksums, which decoding passes over. strip: it may be longer than a frame.
+
+    Raises:
+        BadVideo: it cannot be decoded, or is too large, which its header says before anything is decoded.
+        MemoryError: memory ran out.
+    """
+    try:
+        image = Image.open(BytesIO(data), formats=_FORMATS)
+        check_size(_size(image), strip)
+        if thorough and image.format == "PNG":
+            image.verify()  # and then it must be opened again
+            image = Image.open(BytesIO(data), formats=_FORMATS)
+        image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
+    except UnidentifiedImageError as error:
+        raise Damaged("is no picture of a kind that can be read") from error
+    except (BadVideo, MemoryError):
+        raise
+    except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
+        raise Damaged(str(error) or type(error).__name__) from error
+    codec = "jpeg" if image.format == "MPO" else image.format.lower()
+    turn_upright(image)
+    return image, codec
+
+
+def _why(error: "OSError | MemoryError") -> str:
+    return "memory ran out" if isinstance(error, MemoryError) else f"{error.strerror or error}"
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn and mirror a picture, in place, as its EXIF orientation asks for; one without stays as it is."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # damage to what surrounds the pixels raises many kinds; the picture stays as it is
+        pass
+
+
+def check_size(size: tuple[int, int], strip: bool = False) -> None:
+    """Refuse a picture of this height and width as too large; a strip may be longer, but have no more pixels.
+
+    Raises:
+        BadVideo: it is.
+    """
+    height, width = size
+    if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
+        raise BadVideo(f"is {width}x{height} pixels large, more than {_LARGEST} a side")
+
+
+def _check_unchanged(found: Probe, now: Probe) -> None:
+    if (found.frames, found.height, found.width) != (now.frames, now.height, now.width):
+        was = f"{found.frames} frames of {found.width}x{found.height}"
+        raise BadVideo(f"has changed, from {was} to {now.frames} of {now.width}x{now.height}")
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    return image.height, image.width
+
+
+def plain(image: Image.Image, channels: int) -> Image.Image:
+    """A picture of mode "L" (channels 1) or "RGB", transparency black.
+
+    Raises:
+        BadVideo: it is of a kind without an agreed range of colours.
+    """
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    try:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            black = Image.new("RGB", image.size)
+            black.paste(image.convert("RGB"), mask=image.getchannel("A"))
+            image = black
+        elif image.mode == "F":
+            raise ValueError("numbers with a point have no largest one")
+        return image if image.mode == "L" and channels == 1 else _converted(image, channels)
+    except ValueError as error:
+        raise BadVideo(f"has pixels of a kind that cannot be shown ({image.mode}): {error}") from error
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    image = image.convert("RGB")
+    return image if channels == 3 else image.convert("L")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits a pixel as one of 8; Pillow itself would cut values off at 255."""
+    values = np.asarray(image.convert("I")).clip(0, 65535)
+    made = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info:  # the one value that is transparent
+        made.paste(0, mask=Image.fromarray(values == image.info["transparency"]))
+    return made
+
+
+def pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """A picture that `plain` gave, scaled so that it just covers height x width: uint8 (h, w, channels)."""
+    height, width = cover(_size(image), height, width)
+    if (height, width) != _size(image):
+        # BOX averages over areas, and only repeats pixels where there are to be more of them.
+        shrinks = height < image.height or width < image.width
+        image = image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(height, width, -1)

@@ -1,0 +1,93 @@
+"""Clips in tar files of the WebDataset layout: files of one name and several suffixes make a sample."""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from webdataset.tariterators import base_plus_ext
+
+from fastvgan.data.folders.annotations import SUFFIXES, cleaned, cleaned_label
+from fastvgan.data.folders.entry import Entry, Rejected
+from fastvgan.data.media.types import Media
+from fastvgan.data.paths import as_text, unusable_name
+
+_LARGEST_TEXT = 2**20  # bytes
+
+
+def clips_in(path: Path, name: str) -> tuple[list[Entry], list[Rejected]]:
+    """The video files in a tar, with the captions and classes that lie beside them, and what cannot be used.
+
+    Of a sample `key`, `key.txt` holds captions, one a line; `key.json` "caption" or "captions", and "class"; `key.cls`
+    the class.
+
+    Args:
+        name: what messages call the tar.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            samples = _samples(tar)
+            return _entries(tar, path, name, samples)
+    except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
+        return [], [Rejected(name, f"is no tar file that could be read in places, uncompressed: {error}")]
+    except OSError as error:
+        return [], [Rejected(name, f"cannot be read: {error.strerror or error}")]
+
+
+def _samples(tar: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """Members by the sample that they belong to, then by suffix; links and other odd ones are passed over."""
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for member in tar:
+        key, suffix = base_plus_ext(member.name)
+        if member.isreg() and not member.issparse() and key is not None:
+            samples.setdefault(key, {})[suffix] = member
+    return samples
+
+
+def _entries(tar: tarfile.TarFile, path: Path, name: str, samples) -> tuple[list[Entry], list[Rejected]]:
+    entries, rejected = [], []
+    for members in samples.values():
+        for suffix, member in members.items():
+            if f".{suffix.rsplit('.', 1)[-1].lower()}" not in SUFFIXES:
+                continue
+            clip = f"{name}/{member.name}"
+            if wrong := unusable_name(member.name):
+                rejected.append(Rejected(as_text(clip), wrong))
+                continue
+            try:
+                captions, label = _said(tar, members)
+            except (ValueError, RecursionError) as error:
+                rejected.append(Rejected(clip, f"has no captions that could be read: {error}"))
+                continue
+            media = Media("tar", path, member.name, (member.offset_data, member.size))
+            entries.append(Entry(media, clip, captions, label))
+    if not entries and not rejected:
+        rejected.append(Rejected(name, "holds no video file"))
+    return entries, rejected
+
+
+def _said(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tuple[str, ...], str | None]:
+    kinds = {suffix.lower(): member for suffix, member in members.items()}
+    texts = {kind: _text(tar, kinds[kind]) for kind in ("json", "txt", "cls") if kind in kinds}
+    facts = json.loads(texts["json"]) if "json" in texts else {}
+    facts = facts if isinstance(facts, dict) else {}
+    captions = list(_strings(facts.get("captions"))) or list(_strings(facts.get("caption")))
+    if not captions and "txt" in texts:
+        captions = texts["txt"].splitlines()
+    label = facts.get("class")
+    if label is None and "cls" in texts:
+        label = texts["cls"]
+    return cleaned(captions), cleaned_label(label)
+
+
+def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    if member.size > _LARGEST_TEXT:
+        raise ValueError(f"{member.name} is larger than a text should be")
+    return tar.extractfile(member).read().decode("utf-8-sig")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    for item in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
+        if isinstance(item, str):
+            yield item

@@ -1,0 +1,80 @@
+"""Which of a file's video streams is the film, and what decodes it."""
+
+import av
+
+from fastvgan.data.media.types import BadVideo
+
+# Covers of albums, stills for a menu, previews for a seek bar.
+_PICTURES = (
+    av.stream.Disposition.attached_pic | av.stream.Disposition.still_image | av.stream.Disposition.timed_thumbnails
+)
+# FFmpeg's own decoders of these ignore the second picture that holds the transparency; libvpx's heed it.
+_HEEDS_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+def films(container: av.container.InputContainer) -> list[int]:
+    """The video streams that may be the film, by their place among the file's video streams.
+
+    Those that are marked as covers or stills count only where nothing else is there and they have several frames:
+    some demuxers mark all of a codec that covers often have.
+
+    Raises:
+        BadVideo: there is none.
+    """
+    streams = container.streams.video
+    if not streams:
+        raise BadVideo("has no video stream")
+    known = [i for i, stream in enumerate(streams) if stream.codec_context is not None]
+    if not known:
+        raise BadVideo("has a codec that FFmpeg does not know")
+    moving = [i for i in known if not streams[i].disposition & _PICTURES]
+    if not moving:
+        packets = _packets_of(container, known)
+        moving = [i for i in known if packets[i] > 1]
+    if not moving:
+        raise BadVideo("has no video stream but a cover or a still picture")
+    return moving
+
+
+def longest_film(container: av.container.InputContainer, candidates: list[int]) -> int:
+    """The film among several streams, for which the file is read to its end.
+
+    A stream of one packet is a picture that nobody marked as such. Among the others the one that the file plays by
+    default comes first, then the largest, then the longest: the order in which FFmpeg's command line chooses.
+    """
+    packets = _packets_of(container, candidates)
+
+    def rank(number: int) -> tuple:
+        stream = container.streams.video[number]
+        is_default = bool(stream.disposition & av.stream.Disposition.default)
+        size = stream.codec_context.width * stream.codec_context.height
+        return packets[number] > 1, is_default, size, packets[number], -number
+
+    return max(candidates, key=rank)
+
+
+def _packets_of(container: av.container.InputContainer, numbers: list[int]) -> dict[int, int]:
+    """How many packets each of these video streams has; the container is read to its end."""
+    place = {container.streams.video[number].index: number for number in numbers}
+    counts = dict.fromkeys(numbers, 0)
+    try:
+        for packet in container.demux([container.streams.video[number] for number in numbers]):
+            if packet.size:
+                counts[place[packet.stream_index]] += 1
+    except av.FFmpegError:
+        pass  # decoding meets the same error, and says where
+    return counts
+
+
+def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
+    """What decodes a stream: its own decoder, or one that heeds transparency where the file says that it has some."""
+    context = stream.codec_context
+    name = _HEEDS_ALPHA.get(context.codec.canonical_name)
+    if name is None or "1" not in (value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"):
+        return context
+    try:
+        heeds = av.CodecContext.create(name, "r")
+    except av.codec.codec.UnknownCodecError as error:
+        raise BadVideo(f"has transparency that this FFmpeg cannot decode, for want of {name}") from error
+    heeds.extradata = context.extradata
+    return heeds

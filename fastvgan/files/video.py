@@ -1,0 +1,196 @@
+"""Writing clips: as video files, and as grids of many with captions."""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from fastvgan.files.atomic import whole
+from fastvgan.files.video_formats import check_format, check_sides
+
+_LEAST = 96  # pixels a side that a clip in a grid is enlarged to
+_LEAST_STILL, _SHOWN = 64, 16  # the same in a picture of frames, and how many frames it shows
+_BACKGROUND, _INK = 24, (230, 230, 230)
+_LINE, _GAP = 12, 4
+_ENCODERS = {
+    "h264": ("libx264", {"crf": "16"}),
+    "vp9": ("libvpx-vp9", {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4", "lag-in-frames": "0"}),
+}
+# Key frames at even distances only, and no frame that waits for one behind the next key frame.
+_CLOSED = {
+    "libx264": {"sc_threshold": "0", "bf": "0", "flags": "+cgop"},
+    "libvpx-vp9": {"auto-alt-ref": "0"},
+}
+
+
+def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8) -> None:
+    """Write one clip, uint8 (T, H, W, C) with C = 1 or 3, to .mp4 (H.264), .gif, or .png (frames side by side).
+
+    The file appears whole or not at all.
+
+    Raises:
+        UserError: another suffix, a rate or a size that such a file cannot hold, or the file cannot be written.
+    """
+    check_format(path, fps)
+    frames = _rgb(frames)
+    if path.suffix.lower() == ".png":
+        write_still(path, np.concatenate(list(frames), axis=1))
+        return
+    check_sides(path, *frames.shape[:3])
+    with whole(path) as temporary:
+        {".mp4": _write_mp4, ".gif": _write_gif}[path.suffix.lower()](temporary, frames, fps)
+
+
+def write_still(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (H, W, 3), whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with whole(path) as temporary:
+        Image.fromarray(picture).save(temporary)
+
+
+def grid(
+    videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, columns: int | None = None, scale: int = 0
+) -> np.ndarray:
+    """Many clips as one: uint8 (N, T, H, W, C) to (T, H', W', 3), row by row, each with its label below.
+
+    Args:
+        columns: how many side by side; about as many as there are rows unless told.
+        scale: pixels a side for each pixel; 0 enlarges small clips to 96 pixels or more.
+    """
+    videos = enlarge(_rgb(videos), scale)
+    n, frames, height, width, _ = videos.shape
+    columns = columns or _columns(n)
+    texts = [_wrap(label, width + _GAP) for label in labels] if labels else []
+    below = _LINE * max((len(text) for text in texts), default=0) + _GAP
+    cell = (height + below, width + 2 * _GAP)
+    canvas = Image.new("RGB", (columns * cell[1], math.ceil(n / columns) * cell[0] + _GAP), (_BACKGROUND,) * 3)
+    places = [(_GAP + i // columns * cell[0], _GAP + i % columns * cell[1]) for i in range(n)]
+    for (top, left), text in zip(places, texts, strict=False):
+        _draw(canvas, text, left - _GAP // 2, top + height + 1)
+    result = np.repeat(np.array(canvas)[None], frames, 0)
+    for (top, left), video in zip(places, videos, strict=True):
+        result[:, top : top + height, left : left + width] = video
+    return result
+
+
+def grid_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> tuple[int, int]:
+    """Height and width in pixels of what `write_video` gets of n clips: their grid, or the clip alone."""
+    scale = scale or math.ceil(_LEAST / min(height, width))
+    height, width = height * scale, width * scale
+    if n == 1:
+        return height, width
+    columns = _columns(n)
+    return math.ceil(n / columns) * (height + _GAP) + _GAP, columns * (width + 2 * _GAP)
+
+
+def strip_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> tuple[int, int]:
+    """Height and width in pixels of the picture that `strip_grid` makes of n clips."""
+    scale = scale or math.ceil(_LEAST_STILL / min(height, width))
+    return n * (height * scale + 1), min(frames, _SHOWN) * (width * scale + 1)
+
+
+def _columns(n: int) -> int:
+    return math.ceil(math.sqrt(n))
+
+
+def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, scale: int = 0) -> np.ndarray:
+    """Clips as a still picture: uint8 (N, T, H, W, C) to (H', W', 3); a row a clip, label left, time to the right.
+
+    Of more than 16 frames, 16 are shown at even distances.
+    """
+    videos = _rgb(videos)
+    shown = np.unique(np.linspace(0, videos.shape[1] - 1, _SHOWN).round().astype(int))
+    videos = enlarge(videos[:, shown], scale or math.ceil(_LEAST_STILL / min(videos.shape[2:4])))
+    n, frames, height, width, _ = videos.shape
+    margin = 120 if labels else 0
+    canvas = Image.new("RGB", (margin + frames * (width + 1), n * (height + 1)), (_BACKGROUND,) * 3)
+    for i, label in enumerate(labels or ()):
+        _draw(canvas, _wrap(label, margin), _GAP, i * (height + 1) + _GAP)
+    result = np.array(canvas)
+    for i, video in enumerate(videos):
+        for t, frame in enumerate(video):
+            top, left = i * (height + 1), margin + t * (width + 1)
+            result[top : top + height, left : left + width] = frame
+    return result
+
+
+def _rgb(videos) -> np.ndarray:
+    videos = np.asarray(videos)
+    return np.repeat(videos, 3, -1) if videos.shape[-1] == 1 else videos
+
+
+def enlarge(videos: "np.ndarray | torch.Tensor", scale: int = 0) -> np.ndarray:
+    """Each pixel of clips (..., H, W, C) as scale x scale pixels; 0 makes the shorter side 96 pixels or more."""
+    videos = np.asarray(videos)
+    scale = scale or math.ceil(_LEAST / min(videos.shape[-3:-1]))
+    return videos.repeat(scale, -3).repeat(scale, -2)
+
+
+def _wrap(label: str, width: int) -> list[str]:
+    letters = max(4, width // 6)  # Pillow's own font at size 11 is about 6 pixels a letter
+    return textwrap.wrap(label, letters, max_lines=3, placeholder="…") or [""]
+
+
+def _draw(canvas: Image.Image, text: list[str], left: int, top: int) -> None:
+    font = ImageFont.load_default(11)
+    for i, line in enumerate(text):
+        ImageDraw.Draw(canvas).text((left, top + i * _LINE), line, _INK, font)
+
+
+def encode(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "h264", gop: int | None = None) -> int:
+    """Encode frames, uint8 (H, W, 3), in yuv420p at a constant rate; gives how many there were.
+
+    Odd sizes, which yuv420p does not take, are padded by repeating the last row or column.
+
+    Args:
+        path: .mp4 for "h264", .webm for "vp9". gop: a key frame comes every so many frames, and no frame refers to
+            anything before it; by default the encoder decides.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    name, options = _ENCODERS[codec]
+    if name == "libx264" and name not in av.codecs_available:
+        name, options = "mpeg4", {"q:v": "3"}
+    if gop is not None:
+        options = {**options, "g": str(gop), **_CLOSED.get(name, {})}
+    count, stream = 0, None
+    # Without dates and random numbers: the same frames give the same file.
+    muxer = {"fflags": "+bitexact", **({"movflags": "faststart"} if path.suffix == ".mp4" else {})}
+    with av.open(str(path), "w", options=muxer) as container:
+        for frame in frames:
+            count += 1
+            height, width, _ = frame.shape
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            if stream is None:
+                stream = container.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=options)
+                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        if stream is not None:
+            container.mux(stream.encode())
+    return count
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    encode(path, frames, fps)
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
+    # One palette for all frames, so that a still background does not flicker.
+    palette = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(255, dither=Image.Dither.NONE)
+    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    # In whole 1/100 s, so that frame i begins as near as can be to its time, whatever the rate.
+    begins = [round(100 * i / fps) for i in range(len(pictures) + 1)]
+    durations = [10 * (end - begin) for begin, end in itertools.pairwise(begins)]
+    pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

@@ -1,0 +1,114 @@
+"""How many processors this process may use, how many threads torch starts on them, and how those wait for each other.
+
+OpenMP reads its environment variables once, when torch loads it, so that they have to be set before torch is imported.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_GROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_CPUS = Path("/sys/devices/system/cpu")
+
+_COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+SPIN_COUNT = 1000
+"""How often a thread at a barrier looks for the others before it sleeps; about 100 take a microsecond.
+
+By default libgomp looks 300,000 times. A thread that spins so long keeps its core from the very thread that it waits
+for, when another process has the other core.
+"""
+
+
+def count_processors() -> int:
+    """How many processors this process may use, at least 1.
+
+    These are the ones it is bound to, or fewer where a control group, such as a container's, has a smaller quota: 1.5
+    processors count as 2.
+    """
+    return min([len(bound_to()), *(max(1, math.ceil(quota)) for quota in _quotas())])
+
+
+def bound_to() -> set[int]:
+    """The numbers of the processors that the scheduler may run this process on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def is_count_named() -> bool:
+    """Whether the environment says how many threads torch starts."""
+    return any(name in os.environ for name in _COUNT)
+
+
+def set_up_threads() -> None:
+    """Set the environment variables by which torch's threads share a machine with others; for commands only.
+
+    Threads that wait soon sleep, and a control group's quota limits how many there are. What the user set stays as it
+    is, and so does everything where torch is loaded already. `fastvgan.machine.neighbours` sees to what happens later.
+    """
+    if "torch" in sys.modules:
+        return
+    if not any(name in os.environ for name in _WAITING):
+        # LLVM's and Intel's OpenMP know the first only, libgomp takes the second where both are there.
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
+    processors = count_processors()
+    if not is_count_named() and processors < _count_cores():
+        os.environ["OMP_NUM_THREADS"] = str(processors)
+
+
+def describe_threads() -> str:
+    """How many threads torch computes with on the CPU, and what was set for them: "2 threads (OMP_NUM_THREADS=2)"."""
+    import torch
+
+    count = torch.get_num_threads()
+    found = thread_settings()
+    sleeps = found.get("OMP_WAIT_POLICY", "").lower() == "passive"
+    sleeps = sleeps and found.get("GOMP_SPINCOUNT", str(SPIN_COUNT)) == str(SPIN_COUNT)
+    how = ", which sleep while they wait for each other" if sleeps and count > 1 else ""
+    why = f" ({', '.join(f'{name}={value}' for name, value in found.items())})" if found else ""
+    return f"{count} thread{'s' if count != 1 else ''}{how}{why}"
+
+
+def thread_settings() -> dict[str, str]:
+    """The environment variables that are set, by us or by the user, of those that say how threads count and wait."""
+    return {name: os.environ[name] for name in (*_COUNT, *_WAITING) if name in os.environ}
+
+
+def _count_cores() -> int:
+    """How many cores these processors belong to; torch starts one thread for each of them."""
+    siblings = {number: _read(_CPUS / f"cpu{number}/topology/thread_siblings_list") for number in bound_to()}
+    return len({text or number for number, text in siblings.items()})
+
+
+def _quotas() -> Iterator[float]:
+    """How many processors each control group that this process is in may use, where that is limited."""
+    for folder in _group_folders():
+        # Version 2 of control groups has both numbers in one file, version 1 in two; "max" or -1 is no limit.
+        numbers = _read(folder / "cpu.max").split()
+        numbers = numbers or [*_read(folder / "cpu.cfs_quota_us").split(), *_read(folder / "cpu.cfs_period_us").split()]
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers) and int(numbers[1]):
+            yield int(numbers[0]) / int(numbers[1])
+
+
+def _group_folders() -> Iterator[Path]:
+    """The folders of this process's control groups, from each one up to the root, whose limits hold too.
+
+    In a container the path may be the host's, which is not there: its root then stands for the container's own group.
+    """
+    for line in _read(_MEMBERSHIP).splitlines():
+        _, controllers, path = line.split(":", 2)  # "4:cpu,cpuacct:/docker/1a2b", or "0::/" in version 2
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _GROUPS / "cpu" if controllers else _GROUPS
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        yield from (root.joinpath(*parts[:count]) for count in range(len(parts), -1, -1))
+
+
+def _read(path: Path) -> str:
+    """A small file of the system; empty where it is not there, as on systems without control groups."""
+    try:
+        return path.read_text(errors="surrogateescape")
+    except OSError:
+        return ""

@@ -1,0 +1,309 @@
+"""What defines a run: the model, the data and the training, with presets; read from a file, a preset or flags."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from fastvgan.errors import UserError
+from fastvgan.models.config import ModelConfig
+from fastvgan.settings import Count, Seed, Settings
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataConfig(Settings):
+    """Where the clips come from."""
+
+    data: str = "digits"
+    """`digits` (captioned moving digits, ships with the package), what `python -m fastvgan.prepare` made (its folder,
+    or a path or URL of its manifest.jsonl), or any folder of clips, which is then looked through at every start."""
+    decoder: Literal["auto", "pyav", "dali", "shards", "digits"] = "auto"
+    """What decodes: `auto` takes shards where the data is decoded already, DALI on a GPU, and PyAV otherwise."""
+    stride: int = Field(1, ge=1, le=10000)
+    """Every how many frames of a file one is taken."""
+    max_stride: int | None = Field(None, ge=1, le=10000)
+    """With this, the stride is drawn for each clip, from --stride to this."""
+    crop: Literal["random", "center"] = "random"
+    """Where clips are cropped out of larger frames."""
+    mirror: bool = False
+    """Show every other clip, by chance, left to right (not where captions speak of left and right)."""
+    max_bad: float = Field(0.5, ge=0, le=1)
+    """A folder with more than this share of unreadable files is refused."""
+    tolerant: bool = False
+    """Take damaged files of a folder too: what FFmpeg mends, and what comes before damage that it cannot mend."""
+    root: str | None = None
+    """The folder that a manifest's files are in, where that is not the manifest's own; prepare says which."""
+    follow_links: bool = False
+    """Read what symbolic links in the folder of clips point to, even outside of it."""
+    workers: int = Field(1, ge=0, le=4096)
+    """Processes (threads of DALI) that decode beside the trainer; 0 decodes in the trainer itself."""
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the digits' captions (combinations of digit, colour and motion) kept out of training, to be asked for
+    afterwards; every single word stays."""
+    hold_out_seed: Seed = 0
+    """Chooses the captions that --hold-out keeps out."""
+
+    @model_validator(mode="after")
+    def _strides_in_order(self):
+        if self.max_stride is not None and self.max_stride < self.stride:
+            raise UserError(f"--max-stride {self.max_stride} is below --stride {self.stride}")
+        return self
+
+
+class TrainingConfig(Settings):
+    """How the two networks are trained."""
+
+    objective: Literal["nonsaturating", "minimax"] = "nonsaturating"
+    """The game the two networks play; `minimax` is the textbook form."""
+    matching_aware: bool = True
+    """Show D real clips under a wrong condition, to be rejected (only where there is a condition). Without it no
+    condition is ever wrong, so that --contrast has to be 0 as well, which the presets for digits set to 3."""
+    wrong_conditions: int = Field(1, ge=1, le=4096)
+    """Wrong conditions for each real clip; more of them cost little, since a clip is encoded once."""
+    contrast: float = Field(0.0, ge=0)
+    """Weight of telling a clip's own condition from the wrong ones, for D on real clips and for G (0: none)."""
+    r1: float = Field(0.0, ge=0)
+    """Weight of the gradient penalty on real clips (R1; 0: none)."""
+    r1_every: Count = 16
+    """Steps from one gradient penalty to the next; it counts as many times."""
+    diversity: float = Field(0.0, ge=0)
+    """Weight of the term that makes clips of one condition differ, and with --warp their pictures too (0: none; only
+    where there is a condition)."""
+    diversity_rise: float = Field(0.0, ge=0, le=1)
+    """Over this first share of the steps that weight, and --feature-diversity's, rise linearly from zero."""
+    diversity_target: float = Field(0.1, gt=0)
+    """Mean difference of pixels, which count from -1 to 1, for that of the noise, that is different enough; for the
+    pictures of --warp half of that."""
+    feature_diversity: float = Field(0.0, ge=0)
+    """Weight of the term that makes clips of one condition differ in what D sees of them, wherever it is, as much as
+    real clips of a batch do that share a condition (0: none; only where there is a condition). Pixels differ where a
+    thing lies elsewhere; this keeps what a condition leaves open, such as a colour, from coming out the same."""
+    first_frame: float = Field(0.0, ge=0)
+    """Weight of the mean squared difference of a clip's first frame from the one given (only where one is; 0: none)."""
+    redraw: float = Field(0.0, ge=0)
+    """Weight of the share of a clip that is new in its frame and not moved (only with --warp; 0: none)."""
+    steps: Count | None = None
+    """Steps to train, each an update of D and of G; overrides --epochs."""
+    epochs: Count = 100
+    """Passes over the data, where --steps is not given."""
+    batch_size: int = Field(64, ge=2, le=2**20)
+    """Clips in a step, of all processes together."""
+    accumulate: int = Field(1, ge=1, le=2**20)
+    """Parts that each process takes its share of a batch in, one after the other, to save memory."""
+    lr_generator: float = Field(2e-4, gt=0)
+    """Adam's learning rate for G."""
+    lr_discriminator: float = Field(2e-4, gt=0)
+    """Adam's learning rate for D."""
+    lr_decay: float = Field(0.0, ge=0, le=1)
+    """Over this last share of the steps both learning rates fall linearly to zero."""
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
+    """Adam's decay rates, for both."""
+    ema: float = Field(0.99, ge=0, lt=1)
+    """Decay a step of the averaged generator, the one that makes the samples."""
+    precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
+    """Of convolutions and matrix products; `auto` takes bf16 where the device has instructions for it, else fp32."""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """Capture each update in a CUDA graph and replay it; `auto` where that can be done, `on` or end."""
+    deterministic: bool = False
+    """Take PyTorch's deterministic operations, which are slower, run two early steps twice, and say in the log which
+    tensors do not repeat to the bit."""
+    max_skipped: Count = 10
+    """Steps in a row whose losses or gradients are not finite, before the run goes back to its last checkpoint."""
+    max_setbacks: int = Field(3, ge=0, le=1000)
+    """How often it goes back, each time with half the learning rates, before it ends."""
+    watchdog: float = Field(600, ge=0, le=1e6)
+    """Seconds without a step, or without a batch, after which the run ends with status 75 (0: never)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    seed: Seed = 0
+    """Of everything random."""
+    sample_every: Count = 200
+    """Steps from one grid of samples to the next."""
+    checkpoint_every: Count = 200
+    """Steps from one checkpoint to the next."""
+    evaluate_every: int = Field(0, ge=0, le=10**12)
+    """Steps from one evaluation of the averaged weights to the next; 0: at every checkpoint. Only a checkpoint that is
+    evaluated can become the best one; the last step always is."""
+    evaluate_clips: int = Field(240, ge=16, le=10**6)
+    """Clips of an evaluation, beside as many real ones."""
+    keep: int = Field(2, ge=1, le=10**6)
+    """How many of the newest checkpoints stay, beside the best one."""
+    log_every: Count = 10
+    """Steps from one line of metrics to the next."""
+    profile: int = Field(0, ge=0, le=10000)
+    """Steps to record by torch.profiler, into the run folder's profile/ (0: none)."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well."""
+
+    def count_steps(self, size: int) -> int:
+        """How many steps a run takes on data of so many clips."""
+        return self.steps or max(1, self.epochs * size // self.batch_size)
+
+    def count_clips(self, size: int) -> int:
+        """How many clips are drawn for them."""
+        return self.count_steps(size) * self.batch_size
+
+    @model_validator(mode="after")
+    def _contrast_has_wrong_ones(self):
+        if self.contrast and not self.matching_aware:
+            raise UserError(
+                "--contrast needs wrong conditions to compare with; take --contrast 0, or leave --no-matching-aware out"
+            )
+        return self
+
+
+class RunConfig(Settings):
+    """Everything that defines a run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML, which `read_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# What the digits take: the discriminator of frames learns their shapes, with deeper layers, from half of the
+# frames and several wrong captions per clip; G refines what it draws; many small steps serve better than fewer large
+# ones. A digit that is drawn once and moved keeps its shape. Without the clock every clip of a caption starts with its
+# digit at the same place; without the diversity term all digits of a caption come out alike.
+_DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2, warp=True, clock=True)
+_DIGITS_TRAINING = TrainingConfig(
+    steps=2000,
+    batch_size=32,
+    wrong_conditions=16,
+    contrast=3.0,
+    diversity=20.0,
+    diversity_rise=0.3,
+    redraw=30.0,
+    lr_generator=4e-4,
+    lr_discriminator=4e-4,
+    lr_decay=0.4,
+    checkpoint_every=250,
+    sample_every=250,
+    evaluate_every=500,
+)
+_HELD_OUT = DataConfig(hold_out=0.1)
+# Nothing about a digit is new in a frame, so all of the noise is content.
+_RECURRENT = _DIGITS.model_copy(update={"family": "recurrent", "base_width": 32, "motion_latent": 0, "warm_up": 2})
+_RECURRENT_DIGITS = RunConfig(model=_RECURRENT, data=_HELD_OUT, training=_DIGITS_TRAINING)
+
+
+def _changed(base: RunConfig, model: dict | None = None, training: dict | None = None, **parts) -> RunConfig:
+    """A configuration with other values in its model and training parts, or with other parts."""
+    parts |= {"model": base.model.model_copy(update=model or {})}
+    parts |= {"training": base.training.model_copy(update=training or {})}
+    return base.model_copy(update=parts)
+
+
+PRESETS: dict[str, RunConfig] = {
+    "digits": _RECURRENT_DIGITS,
+    "digits-recurrent": _RECURRENT_DIGITS,
+    "digits-conv3d": RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
+    # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
+    "digits-image": _changed(
+        _RECURRENT_DIGITS,
+        model={"condition": ("image",), "clock": False},
+        training={"steps": 1000, "diversity": 5.0, "first_frame": 20.0},
+        data=DataConfig(),
+    ),
+    # A class leaves colour and motion open. Without a term of their own each digit comes out in one of each.
+    "digits-class": _changed(
+        _RECURRENT_DIGITS,
+        model={"condition": ("class",)},
+        training={"feature_diversity": 10.0, "diversity_rise": 0.0},
+        data=DataConfig(),
+    ),
+    "digits-64": _changed(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
+    # Twice the usual learning rates, settling at the end, and an average of a shorter memory.
+    "clips": RunConfig(
+        training=TrainingConfig(
+            steps=1500, lr_generator=4e-4, lr_discriminator=4e-4, lr_decay=0.4, ema=0.98, diversity=10.0
+        )
+    ),
+    "reference": RunConfig(
+        model=ModelConfig(condition=(), base_width=128), training=TrainingConfig(matching_aware=False, epochs=100)
+    ),
+    "clips-64": RunConfig(
+        model=ModelConfig(condition=(), height=64, width=64),
+        training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
+    ),
+}
+
+# What may differ when a run is taken up again: where and how long it trains, and what it writes, not what it computes.
+_FREE = {"steps", "epochs", "device", "sample_every", "checkpoint_every", "keep", "log_every", "workers"}
+_FREE |= {
+    "max_bad",
+    "root",
+    "follow_links",
+    "cuda_graphs",
+    "max_skipped",
+    "max_setbacks",
+    "watchdog",
+    "profile",
+    "wandb",
+    "evaluate_every",
+    "evaluate_clips",
+}
+# What the data say. Whether they have changed is seen from their fingerprint, wherever they lie.
+_OF_DATA = {"data", "vocabulary", "caption_length", "class_names"}
+
+
+_MOST_TEXT = 2**24  # letters of a configuration: the vocabulary of large data is in it
+
+
+def preset(name: str) -> RunConfig:
+    """The preset of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}; take one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def read_config(path: Path) -> RunConfig:
+    """A configuration from a YAML file, as --print-config and a run folder's config.yaml show it.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds a key or a value that is not allowed.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_TEXT + 1)
+        if len(text) > _MOST_TEXT:
+            raise UserError(f"{path} is larger than {_MOST_TEXT} letters and no configuration of ours")
+        values = yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets the ValueError of a wrong date through
+        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path} holds no settings; `--print-config` prints a file to start from")
+    try:
+        return RunConfig.model_validate(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What two configurations of one run disagree on, "model.height is 16 there and 32 here", save what may change.
+
+    Data, and the words and classes learned from them, are not compared here: see `fastvgan.training.run.resume`.
+    """
+    found = []
+    for part in ("model", "data", "training"):
+        before, after = getattr(old, part).model_dump(), getattr(new, part).model_dump()
+        for key in before:
+            if key not in _FREE | _OF_DATA and before[key] != after[key]:
+                found.append(f"{part}.{key} is {_short(before[key])} there and {_short(after[key])} here")
+    return found
+
+
+def _short(value) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,135 @@
+"""Scores of the averaged generator as training goes, and the one number that chooses the best checkpoint."""
+
+import logging
+from collections.abc import Generator
+from typing import NamedTuple
+
+import torch
+
+from fastvgan.data import open_source
+from fastvgan.data.digits import DigitsSource
+from fastvgan.data.source import Clips, Source
+from fastvgan.metrics.evaluation import Evaluator, warnings
+from fastvgan.metrics.prompts import FEWEST, Seen, first_clips
+from fastvgan.models import Condition
+from fastvgan.pixels import to_uint8
+from fastvgan.runs.config import RunConfig
+from fastvgan.training.report.curves import score_text
+from fastvgan.training.run.samples import Samples
+from fastvgan.training.step.adversarial import AdversarialStep
+
+logger = logging.getLogger("fastvgan")
+_NOT_FINITE = "the averaged generator makes values that are not finite"
+_OTHER = 2**20  # added to the run's seed, so that `evaluate` draws other clips than those that chose the checkpoint
+_JOINT = 1000  # one clip of 240 that does not fit its caption weighs as much as 4 of the Fréchet distance
+_MAIN = (
+    *("joint", "digit", "colour", "motion", "held_out_joint", "same_digit", "first_frame_psnr", "diversity"),
+    *("varied_digit", "varied_colour", "varied_motion", "frechet", "coarse_frechet"),
+)
+
+
+class Scored(NamedTuple):
+    """What an evaluation found.
+
+    scores: by name, see `fastvgan.metrics.evaluation`; none where the generator makes values that are not finite.
+    choice: the number that chooses the best checkpoint, lower is better, or None. warnings: a sentence each.
+    """
+
+    scores: dict[str, float]
+    choice: float | None
+    warnings: list[str]
+
+
+class Scoring:
+    """Evaluates the averaged generator of a step, always with the same noise, conditions and real clips.
+
+    Real clips of the digits are by writers who are not in training. For other data as many clips as are evaluated are
+    drawn once and kept in memory; real clips and the training clips that copies are looked for among are these.
+
+    No random state but its own is used, so that evaluating changes nothing about training.
+
+    Args:
+        config: of the run. source: of its data. step: what is trained. samples: whose coarse Fréchet distance chooses
+            the best checkpoint where no caption can be read off a clip.
+    """
+
+    def __init__(self, config: RunConfig, source: Source, step: AdversarialStep, samples: Samples):
+        self._step, self._samples = step, samples
+        self._has_oracle = isinstance(source, DigitsSource)
+        self._evaluator: Evaluator | None = None
+        training = config.training
+        seed = training.seed + _OTHER
+        if self._has_oracle:
+            reference = open_source(config.data, config.model, split="test")
+            seen = Seen(training.seed, training.count_clips(source.size))
+            self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed, seen)
+        elif source.size >= FEWEST:
+            drawn = _Drawn(source, min(training.evaluate_clips, source.size), seed)
+            self._evaluator = Evaluator(config.model, drawn, drawn, drawn.size, seed)
+
+    def measure(self) -> Scored:
+        """Scores of the averaged generator, whose statistics have to be settled (see `Samples.settle`)."""
+        scores: dict[str, float] = {}
+        try:
+            if self._evaluator is not None:
+                scores = self._evaluator.quick(self._generate, self._step.ema.noise)
+        except FloatingPointError as error:
+            return _unscored(str(error))
+        if self._has_oracle:
+            return Scored(scores, choice(scores), warnings(scores))
+        coarse = self._samples.score()
+        if coarse is None:
+            return _unscored(_NOT_FINITE)
+        scores.pop("frechet", None)  # of the same features, but of fewer clips
+        return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores))
+
+    def _generate(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
+        device = self._step.totals.device
+        if condition is not None:
+            condition = Condition(*(None if part is None else part.to(device) for part in condition))
+        with torch.no_grad(), self._step.autocast:
+            clips = self._step.ema(z.to(device), condition)
+        if not torch.isfinite(clips).all():
+            raise FloatingPointError(_NOT_FINITE)
+        return to_uint8(clips)
+
+
+class _Drawn:
+    """The first clips of a source, in memory, as a source of their own; see `Source`."""
+
+    remarks = ()
+    decoder = "in memory"
+    draws = 0
+    shuffles = False
+
+    def __init__(self, source: Source, size: int, seed: int):
+        self.captions, self.classes, self.size = source.captions, source.classes, size
+        self._clips = first_clips(source, size, seed)
+
+    def batches(
+        self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Generator[Clips, None, None]:
+        """Batches in the order in which the clips were drawn, whatever the seed, for a single process."""
+        while True:
+            rows = (torch.arange(batch_size) + start * batch_size) % self.size
+            yield Clips(*(None if part is None else part[rows] for part in self._clips))
+            start += 1
+
+
+def _unscored(reason: str) -> Scored:
+    logger.warning("no scores: %s", reason)
+    return Scored({}, None, [])
+
+
+def choice(scores: dict[str, float]) -> float:
+    """The number that chooses the best checkpoint of the digits: lower is better.
+
+    More clips that fit their caption in everything are better; where about equally many do, a smaller Fréchet distance
+    in the oracle's features is.
+    """
+    return _JOINT * (1 - scores.get("joint", 0.0)) + scores["frechet"]
+
+
+def describe(scores: dict[str, float]) -> str:
+    """The main scores in one line: "joint 93.3%, digit 94.6%, …, frechet 4.1"."""
+    return ", ".join(f"{name} {score_text(name, scores[name])}" for name in _MAIN if name in scores)

@@ -1,0 +1,150 @@
+"""Compilers, tracers, transforms and modes are shown the modules of a fused network."""
+
+import copy
+
+import pytest
+import torch
+from fuse_networks import SHAPE, assert_same, inputs, settle
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from fastvgan.layers import fuse
+from fastvgan.layers.sequential import FusedSequential
+
+
+class LayersAreLeaves(torch.fx.Tracer):
+    def is_leaf_module(self, m, name):
+        return not list(m.children())
+
+
+def test_torch_fx(pair, nested_pair):
+    for ours, stock in (pair, nested_pair):
+        graphs = [LayersAreLeaves().trace(model) for model in (ours, stock)]
+        assert [node.target for node in graphs[0].nodes] == [node.target for node in graphs[1].nodes]
+        traced = torch.fx.GraphModule(ours, graphs[0])
+        traced_stock = torch.fx.GraphModule(stock, graphs[1])
+        x = inputs()
+        for training in (True, False):
+            results = [model.train(training)(x) for model in (traced, traced_stock)]
+            torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_a_function_of_a_constant_is_traced_and_not_computed(pair):
+    class Constant(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+            self.register_buffer("x", inputs())
+
+        def forward(self, y):
+            return self.net(self.x) + y
+
+    ours, stock = (Constant(model) for model in pair)
+    names = [[node.target for node in LayersAreLeaves().trace(model).nodes] for model in (ours, stock)]
+    assert names[0] == names[1] and ours.net[1].num_batches_tracked == 0
+
+
+def test_torch_compile(pair, nested_pair):
+    for ours, stock in (pair, nested_pair):
+        torch._dynamo.reset()
+        compiled, x = torch.compile(ours, fullgraph=True, backend="aot_eager"), inputs()
+        for training in (True, False):
+            results = [model.train(training)(x) for model in (compiled, stock)]
+            torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_jit_trace(pair):
+    ours, stock = (model.eval() for model in pair)
+    with torch.no_grad():
+        traced = torch.jit.trace(ours, inputs())
+        x = inputs()
+        torch.testing.assert_close(traced(x), stock(x), rtol=1e-4, atol=1e-4)
+    assert len(list(traced.children())) == 8
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_container_left_with_stock_layers_can_be_scripted(pair):
+    ours = FusedSequential(nn.Conv3d(3, 3, 1), nn.ReLU())
+    x = inputs()
+    torch.testing.assert_close(torch.jit.script(ours)(x), ours(x))
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.names.append(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+def test_a_mode_sees_the_operations_of_every_module(pair):
+    ours, _ = pair
+    x, seen = inputs(), (Seen(), Seen())
+    alone = copy.deepcopy(ours)
+    with seen[0]:
+        y = ours(x)
+    with seen[1]:
+        z = x
+        for module in alone:
+            z = module(z)
+    torch.testing.assert_close(y, z)
+    assert seen[0].names == seen[1].names and not any("fused_conv" in name for name in seen[0].names)
+
+
+def test_torch_func(pair):
+    ours, stock = (model.eval() for model in pair)
+    x = torch.randn(3, *SHAPE)
+    results = []
+    for model in (ours, stock):
+        state = {name: p * 0.9 for name, p in model.named_parameters()}
+        loss = lambda state, x, model=model: torch.func.functional_call(model, state, (x,)).square().sum()  # noqa: E731
+        results.append([torch.func.vmap(model)(x), torch.func.grad(loss)(state, x[0])["0.weight"], loss(state, x[0])])
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+
+
+def test_default_devices_are_no_obstacle():
+    """They are function modes, but see only what makes tensors."""
+    from fastvgan.layers.deferred import is_observed
+
+    assert not is_observed()
+    with torch.device("cpu"):
+        assert not is_observed()
+    with Seen():
+        assert is_observed()
+
+
+@pytest.mark.parametrize("patched", [nn.ReLU, nn.BatchNorm3d])
+def test_a_class_that_was_given_another_forward(monkeypatch, patched):
+    stock = settle(nn.Sequential(nn.BatchNorm3d(3), nn.ReLU()))
+    ours = fuse(copy.deepcopy(stock))
+    kind = type(ours[0]) if patched is nn.BatchNorm3d else patched
+    forward = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, input: forward(self, input) + 1)
+    if kind is not patched:
+        stock_forward = patched.forward
+        monkeypatch.setattr(patched, "forward", lambda self, input: stock_forward(self, input) + 1)
+    x = inputs()
+    torch.testing.assert_close(ours(x), stock(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("stop", range(3, 9))
+@pytest.mark.parametrize("segment", [1, 2])
+def test_checkpoints_without_reentry_move_the_statistics_as_often(pair, stop, early_stop, segment):
+    class Checkpointed(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            for start in range(0, len(self.net), len(self.net) // segment):
+                part = self.net[start : start + len(self.net) // segment]
+                x = checkpoint(part, x, use_reentrant=False, early_stop=early_stop)
+            return x
+
+    ours, stock = (Checkpointed(model[:stop]) for model in pair)
+    assert_same(ours, stock, inputs())

@@ -1,0 +1,129 @@
+"""A Sequential large enough for the compiled convolutions: computed together, or module by module where hooks look."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fastvgan.layers import deferred, fuse
+from fastvgan.layers.sequential import FusedSequential
+from fastvgan_kernels import extension
+
+
+def wide():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ConvTranspose3d(20, 40, 4, 1, 0, bias=False), nn.BatchNorm3d(40), nn.ReLU(),
+        nn.ConvTranspose3d(40, 33, 4, 2, 1, bias=False), nn.BatchNorm3d(33), nn.LeakyReLU(0.1, inplace=True),
+        nn.ConvTranspose3d(33, 3, 4, 2, 1), nn.Tanh(),
+    )  # fmt: skip
+    for norm in (model[1], model[4]):
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.normal_(norm.bias)
+    return model.to(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("hooked", [None, "0", "1", "2", "3"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_sequential_computes_its_chains_together(monkeypatch, training, hooked):
+    stock = wide().train(training)
+    ours, calls, seen = fuse(copy.deepcopy(stock)), [], []
+
+    def counted(real):
+        return lambda *args, **options: calls.append(args[1]) or real(*args, **options)
+
+    for name in ("fused_conv", "conv_before_norm"):
+        monkeypatch.setattr(deferred, name, counted(getattr(deferred, name)))
+    if hooked is not None:
+        ours.get_submodule(hooked).register_forward_hook(lambda *args: seen.append(args[2].shape))
+    x = torch.randn(20, 20, 1, 1, 1)
+    results = []
+    for model in (ours, stock):
+        model.zero_grad()
+        y = model(x)
+        y.square().sum().backward()
+        results.append([y, *(p.grad for p in model.parameters()), *model.buffers()])
+    for mine, theirs in zip(*results, strict=True):
+        # In the whole: single values near an activation's kink may go either way.
+        assert (mine - theirs).double().norm() <= 1e-3 * theirs.double().norm() + 1e-6
+    assert len(seen) == (hooked is not None)
+    if extension.load() is not None:
+        assert len(calls) == (3 if hooked in (None, "2") else 2)
+
+
+def small(impl):
+    stock = nn.Sequential(
+        *(nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Tanh()),
+        *(nn.Conv3d(4, 4, 2, bias=False), nn.LeakyReLU(0.5), nn.ConvTranspose3d(4, 2, 2), nn.BatchNorm3d(2)),
+    )
+    return fuse(copy.deepcopy(stock), impl=impl), stock
+
+
+IMPLS = ["auto"] + ["cpp"] * (extension.load() is not None)
+INPUTS = {
+    "one value": torch.randn(1, 2, 2, 2, 2),
+    "a slice": torch.randn(2, 4, 3, 4, 6)[:, ::2, :, 1:, ::2],
+    "expanded": torch.randn(1, 2, 3, 1, 4).expand(3, 2, 3, 4, 4),
+    "channels last": torch.randn(2, 2, 3, 4, 4).to(memory_format=torch.channels_last_3d),
+}
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("training", [True, False])
+def test_second_derivatives_of_odd_inputs(impl, name, training):
+    results = []
+    for model in small(impl):
+        model.train(training)
+        x = INPUTS[name].detach().requires_grad_()
+        (dx,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        results.append([dx, *torch.autograd.grad(dx.square().sum(), model[3].weight), *model.buffers()])
+    torch.testing.assert_close(*results, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_contexts_and_autocast(impl, context):
+    for training in (True, False):
+        for dtype in (torch.bfloat16, None):
+            ours, stock = (model.train(training) for model in small(impl))
+            with context(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+                x = torch.randn(2, 2, 3, 4, 4)
+                y, expected = ours(x), stock(x)
+            assert y.dtype == expected.dtype and y.requires_grad == expected.requires_grad
+            tolerance = 1e-4 if dtype is None else 0.05
+            torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_what_is_refused_is_refused_and_what_is_empty_passes_on():
+    ours, stock = small("auto")
+    for wrong in (torch.randn(2, 3, 3, 4, 4), torch.randn(2, 2, 4), torch.randint(3, (2, 2, 3, 4, 4))):
+        for model in (stock, ours):
+            with pytest.raises((RuntimeError, ValueError, TypeError)):
+                model(wrong)
+    for wrong in (None, (torch.randn(2, 2, 3, 4, 4),), "x"):
+        for model in (stock, ours):
+            with pytest.raises((TypeError, AttributeError)):
+                model(wrong)
+    assert FusedSequential()(wrong) is wrong and FusedSequential(nn.Sequential(), nn.Identity())(wrong) is wrong
+    ours.add_module("nothing", None)
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        ours(torch.randn(2, 2, 3, 4, 4))
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x * 2
+
+
+class Sum(nn.Module):
+    def forward(self, pair):
+        return pair[0] + pair[1]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_what_passes_between_modules_may_be_anything(impl):
+    stock = nn.Sequential(nn.BatchNorm3d(2), nn.ReLU(), Pair(), Sum(), nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), Pair())
+    ours, x = fuse(copy.deepcopy(stock), impl=impl), torch.randn(2, 2, 2, 2, 2)
+    torch.testing.assert_close(ours(x), stock(x), rtol=1e-4, atol=1e-4)

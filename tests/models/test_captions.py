@@ -1,0 +1,93 @@
+"""Vocabulary and wrong captions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastvgan.data.digits import DigitsSource
+from fastvgan.errors import UserError
+from fastvgan.models.vocabulary import Vocabulary, WrongCaptions, words_of
+from fastvgan.random_draws import Draws, Purpose, uniforms
+
+
+def draw(wrong, right, seed, count=1):
+    """Wrong captions for these right ones, as training draws them."""
+    draws = Draws(seed, {Purpose.WRONG_CONDITION: 2 * count, Purpose.CANDIDATES: 1})(torch.arange(len(right)))
+    chances = uniforms(draws[Purpose.WRONG_CONDITION]).unflatten(1, (count, 2))
+    return wrong.draw(right, chances, uniforms(draws[Purpose.CANDIDATES])[0, 0] if wrong.searches_some else None)
+
+
+def test_encoding_ignores_case_and_punctuation_and_marks_unknown_words():
+    vocabulary = Vocabulary.of(["A red 7.", "ein größeres Übel, naïve"])
+    known = dict(zip(vocabulary.words, range(2, 99), strict=False))
+    rows = vocabulary.encode(["RED, a!", "a green ÜBEL"])
+    assert rows.tolist() == [[known["red"], known["a"], 0, 0], [known["a"], 1, known["übel"], 0]]
+
+
+def test_a_long_caption_is_cut_and_an_empty_one_is_padding():
+    vocabulary = Vocabulary(["a"], 2)
+    assert vocabulary.encode(["a a a a", ""]).tolist() == [[2, 2], [0, 0]]
+    assert Vocabulary.of(["x " * 100]).length == 32
+
+
+def test_a_caption_without_a_known_word_is_refused():
+    vocabulary = Vocabulary.of(["a red 7"])
+    assert vocabulary.unknown("a blue 7") == ["blue"]
+    for text in ("zebra", "", "…"):
+        with pytest.raises(UserError, match="known words: 7, a, red"):
+            vocabulary.unknown(text)
+
+
+@given(st.lists(st.text("abcdef ", min_size=1, max_size=12), min_size=2, max_size=20, unique=True), st.integers(0, 99))
+def test_a_wrong_caption_is_another_one(captions, seed):
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
+    right = torch.arange(len(captions))
+    drawn = draw(wrong, right, seed, 3)
+    assert drawn.shape == (len(captions), 3)
+    assert not (drawn == right[:, None]).any() and drawn.min() >= 0 and drawn.max() < len(captions)
+
+
+def test_wrong_captions_of_the_digits_change_one_thing_and_each_thing_in_turn():
+    source = DigitsSource()
+    vocabulary = Vocabulary.of(source.captions)
+    wrong = WrongCaptions(vocabulary.encode(source.captions), len(vocabulary))
+    right = torch.arange(240)
+    drawn = draw(wrong, right, 0, 4)
+    assert (drawn.float().var(1) > 0).float().mean() > 0.95  # each of the four is drawn on its own
+    right, drawn = right.repeat_interleave(4), drawn.flatten()
+    changed = [0, 0, 0]
+    for before, after in zip(right.tolist(), drawn.tolist(), strict=True):
+        pairs = zip(source._table[before], source._table[after], strict=True)
+        which = [i for i, (a, b) in enumerate(pairs) if a != b]
+        assert len(which) == 1, (source.captions[before], source.captions[after])
+        changed[which[0]] += 1
+    assert min(changed) > 0.15 * len(right), changed
+
+
+def test_each_caption_that_fits_best_is_drawn_equally_often():
+    captions = ["a red 7 here", "a red 8 here", "a red 9 here", "a blue 7 there"]
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
+    drawn = draw(wrong, torch.zeros(2000, dtype=torch.int64), 5, 2).flatten()
+    # "red" and "here" have log(4/3) each, "7" has log(2): 1 and 2 fit best without "7", and 3 alone is without others.
+    share = math.log(2) / (math.log(2) + 2 * math.log(4 / 3))
+    expected = [0, share / 2, share / 2, 1 - share]
+    assert (drawn.bincount(minlength=4) / len(drawn)).tolist() == pytest.approx(expected, abs=0.03)
+
+
+def test_a_table_too_large_to_search_is_sampled():
+    captions = [f"clip {i}" for i in range(5000)]
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
+    right = torch.arange(0, 5000, 100)
+    first, again = (draw(wrong, right, 3) for _ in range(2))
+    assert torch.equal(first, again) and not (first == right[:, None]).any() and first.max() > 4096
+    assert len(torch.cat([draw(wrong, right, seed) for seed in range(40)]).unique()) > 1500
+
+
+def test_words():
+    assert words_of("Don't stop: 3x!") == ["don", "t", "stop", "3x"]

@@ -1,0 +1,261 @@
+"""A run is resumed on the data that it was trained on; on others only when that is asked for, and where they fit."""
+
+import json
+import math
+import shutil
+
+import command
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import FLAGS, Unscored, tiny
+
+from fastvgan.data.fingerprint import Fingerprint
+from fastvgan.errors import UserError
+from fastvgan.training.batches import BatchMaker
+from fastvgan.training.parallel import Parallel
+from fastvgan.training.report.collect import write_report
+from fastvgan.training.run import checkpoint, output
+from fastvgan.training.run.resume import find_start
+from fastvgan.training.trainer import Trainer
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
+CAPTION = "a {} square"
+
+
+def add(folder, name, colour="red", caption=CAPTION, frames=18):
+    """Write a clip, a strip of square frames, and its caption."""
+    strip = np.zeros((16, 16 * frames, 3), np.uint8)
+    for t in range(frames):
+        strip[4:12, 16 * t + t % 8 : 16 * t + t % 8 + 8] = COLOURS[colour]
+    path = folder / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(strip).save(path)
+    path.with_suffix(".txt").write_text(caption.format(colour) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch):
+    monkeypatch.setattr(output, "Scoring", Unscored)
+
+
+def begin(folder, data, resume=None, parallel=None, model=None, changed_data=False, **training):
+    config = tiny(model, **{"steps": 4, "checkpoint_every": 2, "keep": 9, **training})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"data": str(data), "workers": 0})})
+    return Trainer(config, find_start("t", folder, resume)._replace(changed_data=changed_data), parallel)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on five clips with two captions, to step 4."""
+    folder = tmp_path_factory.mktemp("trained")
+    for number in range(5):
+        add(folder / "clips", number, ("red", "green")[number % 2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "Scoring", Unscored)
+        patch.setattr(output, "write_report", lambda folder: None)
+        assert begin(folder / "r", folder / "clips").run() == 0
+    return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """The same, at a place of its own."""
+    shutil.copytree(trained, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def resume(copied, **options):
+    return begin(copied / "r", copied / "clips", "auto", **{"steps": 6, **options})
+
+
+def data_of(folder, step):
+    return checkpoint.read_record(folder / "r" / "checkpoints" / f"step-{step}").data
+
+
+def test_on_the_same_data_nothing_is_said_wherever_they_lie(trained, copied, caplog):
+    before = data_of(trained, 4)
+    assert before[1:] == (5, 2, 0) and len(before.checksum) == 64
+    for trainer in (begin(trained / "r", trained / "clips", "auto"), resume(copied)):
+        assert trainer.done == 4 and not [remark for remark in trainer.remarks if "data" in remark]
+    assert trainer.run() == 0 and data_of(copied, 6) == before
+    assert not [record for record in caplog.records if "other data" in record.getMessage()]
+
+
+CHANGES = {
+    "more": (
+        lambda clips: add(clips, "x"),
+        r"on 5 clips with 2 captions, and .*clips holds 6 clips with 2 captions now",
+    ),
+    "gone": (lambda clips: (clips / "0.png").unlink(), r"and .*clips holds 4 clips with 2 captions now"),
+    "longer": (lambda clips: add(clips, "0", frames=20), "holds as many, but not the same, or not as they were"),
+    "redrawn": (lambda clips: add(clips, "0", "blue", CAPTION.format("red")), "holds as many, but not the same"),
+    "captions": (lambda clips: (clips / "0.txt").write_text("a red red\n"), "holds 5 clips with 3 captions now"),
+    "classes": (
+        lambda clips: (add(clips / "a", "x"), add(clips / "b", "y")),
+        "holds 7 clips with 2 captions and 2 classes now",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_on_changed_data_it_goes_on_only_when_asked_to(copied, change, caplog):
+    before = data_of(copied, 4)
+    CHANGES[change][0](copied / "clips")
+    with pytest.raises(UserError, match=CHANGES[change][1]) as raised:
+        resume(copied)
+    said = str(raised.value)
+    assert "step-4 was trained on other data" in said and "give --changed-data to go on with them" in said
+    assert "another --run-dir" in said and "\n" not in said
+    trainer = resume(copied, changed_data=True)
+    assert trainer.run() == 0 and trainer.done == 6
+    told = [record.getMessage() for record in caplog.records if "trained on other data" in record.getMessage()]
+    assert len(told) == 1 and told[0].endswith("; going on with them, as --changed-data says")
+    assert data_of(copied, 4) == before
+    assert data_of(copied, 6) == trainer.source.fingerprint != before
+    assert not [remark for remark in resume(copied).remarks if "data" in remark]  # they are its data now
+
+
+def test_what_depends_on_how_many_clips_there_are_is_counted_anew(copied):
+    for name in "xyz":
+        add(copied / "clips", name)
+    trainer = resume(copied, changed_data=True, steps=None, epochs=5)
+    assert trainer.steps == 5 * 8 // 4
+    assert next(trainer._clips()).video.equal(next(trainer.source.batches(4, seed=0, start=4)).video)
+    # Batches of 4: with step 4 a new epoch of 8 clips begins.
+    assert sorted(trainer.source.sampler.clips(0, range(4 * 4, 6 * 4))) == list(range(8))
+    assert trainer.run() == 0 and trainer.done == 10
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentence"),
+    [
+        ("a blue round {} square", r"has words in its captions \('blue', 'round'\) that are not among those that"),
+        ("a {} red green square", r"has captions of 5 words, longer than the 3 that"),
+    ],
+)
+def test_captions_that_do_not_fit_the_networks_are_refused(copied, caption, sentence):
+    add(copied / "clips", "x", "red", caption)
+    for changed_data in (False, True):
+        with pytest.raises(UserError, match=sentence + " the networks of .*step-4 were made for") as raised:
+            resume(copied, changed_data=changed_data)
+        assert "--changed-data" not in str(raised.value) and "train into another --run-dir" in str(raised.value)
+
+
+def test_classes_that_do_not_fit_the_networks_are_refused(tmp_path):
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        add(tmp_path / "clips", name)
+    model = {"condition": ("class",)}
+    assert begin(tmp_path / "r", tmp_path / "clips", model=model, steps=2).run() == 0
+    (tmp_path / "clips" / "a").rename(tmp_path / "clips" / "c")
+    with pytest.raises(UserError, match=r"has the classes 'b', 'c', not 'a', 'b', which the networks of .*step-2 were"):
+        resume(tmp_path, model=model, changed_data=True)
+
+
+def test_words_that_are_left_mean_what_they_meant(copied):
+    """Without the green clips "green" is in no caption, and the words behind it must not move up."""
+    for number in (1, 3):
+        (copied / "clips" / f"{number}.png").unlink()
+    trainer = resume(copied, changed_data=True)
+    words = trainer.config.model.vocabulary
+    assert words == ("a", "green", "red", "square")
+    text, _ = trainer.conditions.right(next(trainer.source.batches(2, seed=0)))
+    assert [[words[i - 2] for i in row] for row in text.tolist()] == [["a", "red", "square"]] * 2
+    assert trainer.run() == 0
+    assert resume(copied).config.model.vocabulary == words
+
+
+def forget(folder, version=2):
+    """Make the checkpoints what versions wrote that noted no data."""
+    for path in checkpoint.complete(folder / "r" / "checkpoints"):
+        state = json.loads((path / "state.json").read_text())
+        del state["data"]
+        state = state if version == 2 else {"format": 1, "step": state["step"]}
+        (path / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_of_an_older_checkpoint_it_is_said_once_that_nobody_knows(trained, tmp_path, version):
+    shutil.copytree(trained / "r", tmp_path / "r")
+    forget(tmp_path, version)
+    trainer = begin(tmp_path / "r", trained / "clips", "auto", steps=6)
+    (said,) = [remark for remark in trainer.remarks if "data" in remark]
+    assert "step-4 does not note what its data were" in said and said.endswith("the same cannot be known")
+    assert trainer.run() == 0 and data_of(tmp_path, 6) == trainer.source.fingerprint
+    assert not [remark for remark in begin(tmp_path / "r", trained / "clips", "auto").remarks if "data" in remark]
+
+
+def test_an_older_checkpoint_goes_on_with_data_of_another_name_only_when_asked_to(copied, trained):
+    forget(copied)
+    sentence = rf"step-4 was trained on --data {trained}/clips, and --data is {copied}/clips now; give --changed-data"
+    with pytest.raises(UserError, match=sentence):
+        resume(copied)
+    assert any("cannot be known" in remark for remark in resume(copied, changed_data=True).remarks)
+
+
+def test_a_fingerprint_that_is_damaged_is_a_damaged_checkpoint(copied):
+    path = copied / "r" / "checkpoints" / "step-4" / "state.json"
+    for data in ("x", {"checksum": "x"}, {"checksum": "x", "clips": "many", "captions": 0, "classes": 0}):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+        with pytest.raises(UserError, match=r"state\.json is damaged"):
+            checkpoint.read_record(path.parent)
+        assert resume(copied).done == 2
+
+
+def test_a_setback_returns_to_a_checkpoint_of_the_data_of_before(copied, monkeypatch):
+    add(copied / "clips", "x")
+    trainer = resume(copied, changed_data=True, steps=9, checkpoint_every=100, max_skipped=2)
+    make = BatchMaker.make
+
+    def poisoned(self, number, part, clips):
+        inputs = make(self, number, part, clips)
+        return inputs._replace(z=inputs.z * math.nan) if trainer._record.rate == 1 else inputs
+
+    monkeypatch.setattr(BatchMaker, "make", poisoned)
+    assert trainer.run() == 0 and trainer._record.setbacks == 1
+    assert data_of(copied, 9) == trainer.source.fingerprint != data_of(copied, 4)
+
+
+class Later(Parallel):
+    """A process beside the first, which is told what that found out."""
+
+    def from_first(self, function):
+        raise UserError("what the first process says")
+
+
+def test_the_first_process_decides(copied):
+    add(copied / "clips", "x")
+    with pytest.raises(UserError, match="what the first process says"):
+        resume(copied, parallel=Later())
+
+
+def test_the_command_says_so_without_training_too(copied):
+    flags = [*FLAGS, "--run-dir", copied / "r", "--resume", "auto", "--data", copied / "clips", "--dry-run"]
+    flags = list(map(str, flags))
+    status, out, _ = command.call("fastvgan.train", flags)
+    assert status == 0 and "5 clips" in out and "trained on" not in out
+    add(copied / "clips", "x")
+    status, _, err = command.call("fastvgan.train", flags)
+    assert status == 2 and err.count("error: ") == 1 and "holds 6 clips with 2 captions now; give --changed-data" in err
+    status, out, _ = command.call("fastvgan.train", [*flags, "--changed-data"])
+    assert status == 0 and "holds 6 clips with 2 captions now; going on with them" in out
+    assert "changed" not in (copied / "r" / "config.yaml").read_text()
+
+
+def test_the_flag_belongs_to_a_run_that_is_resumed(tmp_path):
+    status, _, err = command.call("fastvgan.train", ["--changed-data", "--run-dir", str(tmp_path / "r"), "--dry-run"])
+    assert status == 2 and "--changed-data says how to resume a run; give --resume auto beside it" in err
+    more = ["--changed-data", "--resume", "auto", "--run-dir", str(tmp_path / "r"), "--dry-run"]
+    assert command.call("fastvgan.train", [*FLAGS, *more])[0] == 0  # as a scheduler's command that begins it, too
+
+
+def test_the_environment_and_the_report_name_the_data(copied):
+    told = json.loads((copied / "r" / "env.json").read_text())["data"]
+    assert told == f"5 clips with 2 captions, checksum {data_of(copied, 4).checksum[:8]}"
+    assert told in write_report(copied / "r").read_text()
+
+
+def test_a_fingerprint_comes_back_as_it_was_saved(copied):
+    state = json.loads((copied / "r" / "checkpoints" / "step-4" / "state.json").read_text())
+    assert state["data"].keys() == {"checksum", "clips", "captions", "classes"}
+    assert Fingerprint(**state["data"]) == data_of(copied, 4)

@@ -1,0 +1,486 @@
+"""Checkpoints: bit-exact, complete or absent, and clear about what is wrong with a bad one."""
+
+import errno
+import hashlib
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from small_disk import fill, small_disk
+from tiny import Unscored, tiny, weights
+from toy import Toy, same, state_of
+
+import fastvgan
+from fastvgan.errors import UserError
+from fastvgan.runs.config import read_config
+from fastvgan.training.run import checkpoint, output, samples
+from fastvgan.training.run.checkpoint import Record, newest_good, restore, save, verify
+from fastvgan.training.run.folder import RunFolder
+from fastvgan.training.run.resume import Start, find_start
+from fastvgan.training.run.scoring import Scored
+from fastvgan.training.trainer import Trainer, rate_share, rising_share
+
+
+def train(folder, resume=None, model=None, **training):
+    start = find_start("t", folder, resume) if resume else Start(folder)
+    trainer = Trainer(tiny(model, **training), start)
+    assert trainer.run() == 0
+    return trainer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bare():
+    """Few samples, no scores and no report, which take time and have tests of their own; and one thread.
+
+    Two would wait for each other longer than they compute, where another process is busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "Scoring", Unscored)
+        patch.setattr(samples, "_POOL", 16)
+        patch.setattr(samples, "_ROUNDS", 1)
+        patch.setattr(output, "write_report", lambda folder: None)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "r"
+    train(folder, checkpoint_every=2, keep=9)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_a_resumed_run_is_bit_identical(tmp_path, family):
+    settings = {
+        "model": {"family": family, "condition": ("image", "class", "text")},
+        "checkpoint_every": 3,
+        "lr_decay": 0.5,
+    }
+    whole = weights(train(tmp_path / "whole", **settings).step)
+    from_the_middle = find_start("t", tmp_path / "parts", str(tmp_path / "whole" / "checkpoints" / "step-3"))
+    trainer = Trainer(tiny(**settings), from_the_middle)
+    assert trainer.done == 3 and trainer.run() == 0
+    parts = weights(trainer.step)
+    assert whole.keys() == parts.keys() and any("exp_avg" in name for name in whole)
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_the_learning_rate_falls_at_the_end():
+    assert [rate_share(done, 10, 0.5) for done in (0, 4, 5, 6, 9)] == [1, 1, 1, 0.8, 0.2]
+    assert rate_share(9, 10, 0) == 1 and rate_share(0, 10, 1) == 1
+    assert [rising_share(done, 10, 0.4) for done in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
+    assert rising_share(0, 10, 0) == 1
+
+
+def test_a_resumed_run_counts_each_step_once(tmp_path):
+    train(tmp_path / "r", steps=4)
+    with (tmp_path / "r" / "metrics.jsonl").open("a") as file:
+        file.write(
+            '{"step": 9, "d_loss": 0}\n{"step": 1'
+        )  # what a kill leaves: steps without a checkpoint, half a line
+    train(tmp_path / "r", resume="auto", steps=8)
+    lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
+
+
+def test_the_newest_are_kept(tmp_path, run):
+    assert [path.name for path in checkpoint.complete(run / "checkpoints")] == ["step-2", "step-4", "step-6"]
+    train(tmp_path / "r", checkpoint_every=1, keep=2)
+    assert sorted(path.name for path in (tmp_path / "r" / "checkpoints").iterdir()) == ["step-5", "step-6"]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_comes_back_in_place(tmp_path):
+    saved = Toy().train(2)
+    path = save(tmp_path, saved, Record(2, score=3.5, setbacks=1, rate=0.25), keep=2)
+    other = Toy().train(5)
+    before = {name: tensor.data_ptr() for name, tensor in checkpoint.tensors_of(other).items()}
+    assert restore(path, other) == Record(2, 3.5, 1, 0.25)
+    assert same(state_of(saved), state_of(other))
+    assert before == {name: tensor.data_ptr() for name, tensor in checkpoint.tensors_of(other).items()}
+
+
+def test_moments_that_are_not_there_are_made_as_the_optimiser_would(tmp_path):
+    saved = Toy().train(2)
+    other = Toy()
+    restore(save(tmp_path, saved, Record(2), keep=2), other)
+    assert same(state_of(saved), state_of(other))
+    for mine, theirs in zip(saved.generator.parameters(), other.generator.parameters(), strict=True):
+        for slot, value in saved.g_update.optimizer.state[mine].items():
+            made = other.g_update.optimizer.state[theirs][slot]
+            assert (made.stride(), made.dtype, made.requires_grad) == (value.stride(), value.dtype, False)
+    torch.manual_seed(1)
+    saved.train()
+    torch.manual_seed(1)
+    assert same(state_of(saved), state_of(other.train()))
+
+
+def test_moments_that_were_not_there_yet_become_zero_in_place(tmp_path):
+    path = save(tmp_path, Toy(), Record(0), keep=2)
+    other = Toy().train(3)
+    slots = [slot for slots in other.g_update.optimizer.state.values() for slot in slots.values()]
+    assert any(slot.any() for slot in slots)
+    restore(path, other)
+    assert slots and not any(slot.any() for slot in slots) and other.scale == 4
+    new = Toy()
+    torch.manual_seed(1)
+    new = state_of(new.train())
+    torch.manual_seed(1)
+    assert [name for name, tensor in state_of(other.train()).items() if not torch.equal(tensor, new[name])] == []
+
+
+def test_counters_that_a_checkpoint_lacks_stay(tmp_path):
+    bare = Toy()
+    bare.state = dict
+    other = Toy().train()
+    restore(save(tmp_path, bare, Record(0), keep=2), other)
+    assert other.scale == 8
+    restore(save(tmp_path, Toy().train(3), Record(3), keep=2), bare)  # and those that nobody asks for do no harm
+
+
+def test_a_checkpoint_of_format_1_is_read(tmp_path):
+    saved = Toy().train()
+    path = save(tmp_path, saved, 1, keep=2)
+    (path / "state.json").write_text('{"format": 1, "step": 1}')
+    other = Toy()
+    assert restore(path, other) == Record(1) and same(state_of(saved), state_of(other))
+    assert newest_good(tmp_path) == (path, [])
+    cut_short(path / "state.safetensors")
+    with pytest.raises(UserError, match="truncated"):
+        verify(path)
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    toy = Toy()
+    scores = [5.0, 2.0, float("nan"), float("nan"), 3.0, 2.0, None, 4.0, 9.0]
+    kept = []
+    for number, score in enumerate(scores, 1):
+        save(tmp_path, toy, Record(number, score), keep=2)
+        kept.append([int(name.removeprefix("step-")) for name in names(tmp_path)])
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8], [6, 8, 9]]
+
+
+def exported(folder, name):
+    with safe_open(folder / "export" / f"{name}.safetensors", "pt") as file:
+        facts = file.metadata()
+        return int(facts["step"]), float(facts.get("score", "nan")), {key: file.get_tensor(key) for key in file.keys()}
+
+
+def is_average_of(path, tensors):
+    saved = checkpoint.averaged_weights(path)
+    return saved.keys() == tensors.keys() and all(torch.equal(saved[name], tensors[name]) for name in saved)
+
+
+def test_the_best_and_the_last_are_exported(tmp_path, monkeypatch):
+    """Also after the run goes on, and after it goes on from a step before the best one."""
+    folder, scores = tmp_path / "r", iter([5.0, 2.0, 3.0, 2.5, None, 1.5, 7.0, 6.0])
+    monkeypatch.setattr(Unscored, "measure", lambda self: Scored({}, next(scores), []))
+    train(folder, steps=3, checkpoint_every=1, keep=9)
+    step, score, tensors = exported(folder, "best")
+    assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)
+    step, _, tensors = exported(folder, "generator")
+    assert step == 3 and is_average_of(folder / "checkpoints" / "step-3", tensors)
+    train(folder, resume="auto", steps=5, checkpoint_every=1, keep=1)
+    assert exported(folder, "best")[:2] == (2, 2.0) and exported(folder, "generator")[0] == 5
+    assert fastvgan.load(folder).path == folder / "export" / "best.safetensors"
+    train(folder, resume="auto", steps=6, checkpoint_every=1, keep=9)
+    assert exported(folder, "best")[:2] == (6, 1.5)
+    loaded = fastvgan.load(folder / "checkpoints" / "step-6")
+    assert is_average_of(folder / "checkpoints" / "step-6", loaded.network.state_dict())
+    train(folder, resume=str(folder / "checkpoints" / "step-2"), steps=3, checkpoint_every=1, keep=9)
+    step, score, tensors = exported(folder, "best")
+    assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)
+
+
+def test_an_old_one_that_cannot_be_removed_is_only_told(tmp_path, caplog, monkeypatch):
+    save(tmp_path, Toy(), Record(1), keep=1)
+
+    def stuck(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", stuck)
+        save(tmp_path, Toy(), Record(2), keep=1)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "removed-1 cannot be removed: Permission denied" in told
+    assert [path.name for path in checkpoint.complete(tmp_path)] == ["step-2"]
+    save(tmp_path, Toy(), Record(3), keep=1)
+    assert names(tmp_path) == ["step-3"]
+
+
+def test_one_that_is_written_anew_is_never_missing(tmp_path, monkeypatch):
+    old = save(tmp_path, Toy().train(1), Record(3), keep=2)
+    rename, seen = checkpoint.Path.rename, []
+
+    def failing(path, target):
+        seen.append(names(tmp_path))
+        if path.name.startswith(".unfinished"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Path, "rename", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            save(tmp_path, Toy().train(2), Record(3), keep=2)
+    assert seen[1] == [".replaced-3", ".unfinished-3"] and names(tmp_path) == ["step-3"]
+    other = Toy()
+    restore(old, other)
+    assert same(state_of(other), state_of(Toy().train(1)))
+    restore(save(tmp_path, Toy().train(2), Record(3), keep=2), other)
+    assert names(tmp_path) == ["step-3"] and same(state_of(other), state_of(Toy().train(2)))
+
+
+def test_what_a_kill_leaves_is_brought_in_order(tmp_path):
+    for number in (1, 2, 3):
+        save(tmp_path, Toy(), Record(number), keep=9)
+    shutil.copytree(tmp_path / "step-2", tmp_path / ".replaced-2")
+    (tmp_path / "step-3").rename(tmp_path / ".replaced-3")
+    shutil.copytree(tmp_path / "step-1", tmp_path / ".unfinished-4")
+    (tmp_path / "step-1").rename(tmp_path / ".removed-1")
+    assert newest_good(tmp_path)[0].name == "step-2"
+    checkpoint.put_back(tmp_path)
+    assert newest_good(tmp_path)[0].name == "step-3" and (tmp_path / ".unfinished-4").exists()
+    checkpoint.recover(tmp_path)
+    assert names(tmp_path) == ["step-2", "step-3"]
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(tmp_path):
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        for number in (1, 2):
+            save(disk / "c", Toy().train(number), Record(number), keep=2)
+        filler = fill(disk, leave=8192)
+        for number in (2, 3):
+            with pytest.raises(OSError, match="No space left") as raised:
+                save(disk / "c", Toy().train(3), Record(number), keep=1)
+            assert raised.value.errno == errno.ENOSPC
+            assert names(disk / "c") == ["step-1", "step-2"]
+        other = Toy()
+        assert restore(disk / "c" / "step-2", other).step == 2
+        assert same(state_of(other), state_of(Toy().train(2)))
+        filler.unlink()
+        save(disk / "c", Toy(), Record(3), keep=2)
+        assert names(disk / "c") == ["step-2", "step-3"]
+
+
+def test_a_run_whose_save_fails_goes_on_from_the_older_checkpoint(tmp_path, monkeypatch):
+    trainer = train(tmp_path / "r", steps=2)
+    before = weights(trainer.step)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "flush_to_disk", full)
+    with pytest.raises(UserError, match=r"the disk is full.*--resume auto"):
+        train(tmp_path / "r", resume="auto", steps=4)
+    monkeypatch.undo()
+    assert names(tmp_path / "r" / "checkpoints") == ["step-2"]
+    again = Trainer(tiny(), find_start("t", tmp_path / "r", "auto"))
+    assert again.done == 2
+    after = weights(again.step)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def one_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-50] ^= 1
+    path.write_bytes(data)
+
+
+HARMS = {
+    "one bit": (one_bit, r"state\.safetensors is damaged \(its checksum"),
+    "cut short": (cut_short, r"state\.safetensors is truncated \([\d,]+ of [\d,]+ bytes\)"),
+    "empty": (lambda path: path.write_bytes(b""), r"state\.safetensors is truncated \(0 of"),
+    "longer": (
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
+        r"state\.safetensors is damaged \([\d,]+ bytes",
+    ),
+    "another": (lambda path: path.write_text("not a checkpoint"), r"state\.safetensors is truncated"),
+    "gone": (lambda path: path.unlink(), r"state\.safetensors does not exist"),
+    "no state": (lambda path: (path.parent / "state.json").unlink(), r"cannot read state\.json"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_checkpoint_is_named_and_changes_nothing(tmp_path, harm):
+    path = save(tmp_path, Toy().train(), Record(6), keep=2)
+    verify(path)
+    HARMS[harm][0](path / "state.safetensors")
+    toy = Toy().train(2)
+    before = state_of(toy)
+    for refuse in (verify, lambda path: restore(path, toy)):
+        with pytest.raises(UserError, match=HARMS[harm][1]) as raised:
+            refuse(path)
+        assert "step-6" in str(raised.value) and "\n" not in str(raised.value)
+    assert same(before, state_of(toy))
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_the_newest_good_one_is_gone_on_from(tmp_path, run, harm):
+    shutil.copytree(run, tmp_path / "r")
+    damaged = tmp_path / "r" / "checkpoints" / "step-6"
+    HARMS[harm][0](damaged / "state.safetensors")
+    for resume in ("auto", str(tmp_path / "r")):
+        start = find_start("t", tmp_path / "r", resume)
+        assert start.checkpoint.name == "step-4" and start.checkpoint.parent == damaged.parent
+        (remark,) = start.remarks
+        assert str(damaged) in remark and remark.endswith("; going on from step-4")
+    with pytest.raises(UserError, match=HARMS[harm][1]):
+        Trainer(tiny(), find_start("t", None, str(damaged)))
+
+
+def test_damaged_checkpoints_are_not_met_again(tmp_path, run):
+    shutil.copytree(run, tmp_path / "r")
+    folder = tmp_path / "r" / "checkpoints"
+    cut_short(folder / "step-6" / "state.safetensors")
+    train(tmp_path / "r", resume="auto", steps=7, keep=2)
+    assert names(folder) == ["damaged-step-6", "step-4", "step-7"]
+    cut_short(folder / "step-7" / "state.safetensors")
+    assert find_start("t", tmp_path / "r", "auto").checkpoint.name == "step-4"
+
+
+def test_later_checkpoints_are_kept_under_another_name(tmp_path, run, caplog):
+    shutil.copytree(run, tmp_path / "r")
+    folder = tmp_path / "r" / "checkpoints"
+    Trainer(tiny(), find_start("t", None, str(folder / "step-2")))
+    assert names(folder) == ["step-2", "step-4", "step-6"]  # to look is not to write
+    cut_short(folder / "step-6" / "state.safetensors")
+    for _ in range(2):
+        RunFolder(tmp_path / "r", read_config(run / "config.yaml"), 2).close()
+        assert find_start("t", tmp_path / "r", "auto").checkpoint.name == "step-2"
+        shutil.copytree(run / "checkpoints" / "step-4", folder / "step-4")
+    assert names(folder) == ["abandoned-step-4", "abandoned-step-4-2", "damaged-step-6", "step-2", "step-4"]
+    assert "abandoned-step-4: the run goes on from step 2" in caplog.text
+    abandoned = find_start("t", None, str(folder / "abandoned-step-4"))
+    assert abandoned.folder == tmp_path / "r" and Trainer(tiny(), abandoned).done == 4
+
+
+def test_where_all_are_damaged_all_are_named(tmp_path, run):
+    shutil.copytree(run, tmp_path / "r")
+    for path in checkpoint.complete(tmp_path / "r" / "checkpoints"):
+        cut_short(path / "state.safetensors")
+    for resume in ("auto", str(tmp_path / "r")):
+        with pytest.raises(
+            UserError, match=r"step-6.*truncated.*step-4.*truncated.*step-2.*truncated.*another --run-dir"
+        ):
+            find_start("t", tmp_path / "r", resume)
+
+
+def test_one_about_to_be_replaced_is_gone_on_from(tmp_path, run):
+    shutil.copytree(run, tmp_path / "r")
+    folder = tmp_path / "r" / "checkpoints"
+    (folder / "step-6").rename(folder / ".replaced-6")
+    assert find_start("t", tmp_path / "r", "auto").checkpoint.name == "step-6"
+
+
+class Trap:
+    """Fails the test when it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: path.write_bytes(pickle.dumps(Trap())), lambda path: torch.save(Trap(), path)]
+)
+def test_a_pickle_is_refused_unread(tmp_path, write):
+    path = save(tmp_path, Toy(), Record(6), keep=2)
+    write(path / "state.safetensors")
+    agree(path)
+    with pytest.raises(UserError, match="no safetensors file"):
+        restore(path, Toy())
+
+
+def agree(path):
+    """Bring size and checksum in state.json to those of the file, as only somebody who means to would."""
+    data, state = (path / "state.safetensors").read_bytes(), json.loads((path / "state.json").read_text())
+    state["files"]["state.safetensors"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (path / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", '["x"]', "7", '{"format": 3, "step": 6}', '{"format": 2, "step": 6}', '{"format": 1, "step": "x"}'),
+        *('{"format": 1, "step": Infinity}', '{"format": 2, "step": 6, "score": null, "setbacks": 0, "rate": 1}'),
+    ],
+)
+def test_a_damaged_state_is_named(tmp_path, text):
+    path = save(tmp_path, Toy(), Record(6), keep=2)
+    (path / "state.json").write_text(text)
+    for refuse in (verify, lambda path: restore(path, Toy())):
+        with pytest.raises(UserError, match=r"state\.json"):
+            refuse(path)
+    save(tmp_path, Toy(), Record(7), keep=1)
+    assert names(tmp_path) == ["step-7"]
+
+
+def test_other_networks_and_optimisers_are_named(tmp_path):
+    path = save(tmp_path, Toy(width=3).train(), Record(1), keep=9)
+    toy = Toy()
+    before = state_of(toy)
+    with pytest.raises(
+        UserError,
+        match=r"another version of fastvgan: it does not fit generator/0\.weight",
+    ):
+        restore(path, toy)
+    more, fewer = Toy().train(), Toy().train()
+    more.discriminator.add_module("2", torch.nn.Linear(1, 1))
+    del fewer.discriminator[1]
+    for number, other in enumerate((more, fewer), 2):
+        with pytest.raises(UserError, match=r"another version of fastvgan: it does not fit discriminator/"):
+            restore(save(tmp_path, other, Record(number), keep=9), toy)
+    odd = Toy().train()
+    for slots in odd.g_update.optimizer.state.values():
+        slots["exp_avg"] = torch.zeros(7)
+    with pytest.raises(UserError, match=r"it does not fit generator_optimizer/0\.bias/exp_avg"):
+        restore(save(tmp_path, odd, Record(5), keep=9), toy)
+    assert same(before, state_of(toy))
+
+
+def test_another_configuration_is_named(tmp_path, run):
+    with pytest.raises(UserError, match=r"another configuration \(model.base_width is 2 there and 3 here\)"):
+        Trainer(tiny({"base_width": 3}), find_start("t", run, "auto"))
+    with pytest.raises(UserError, match=r"training.seed is 0 there and 1 here"):
+        Trainer(tiny(seed=1), find_start("t", run, "auto"))
+    Trainer(tiny(steps=50, checkpoint_every=7, keep=1), find_start("t", run, "auto"))
+
+
+def test_weights_of_another_network_are_refused(tmp_path, run):
+    """config.yaml says one thing, the tensors another: somebody copied a file."""
+    train(tmp_path / "other", model={"latent": 5}, steps=2)
+    shutil.copytree(run, tmp_path / "r")
+    foreign = tmp_path / "other" / "checkpoints" / "step-2" / "state.safetensors"
+    shutil.copy(foreign, tmp_path / "r" / "checkpoints" / "step-6" / "state.safetensors")
+    agree(tmp_path / "r" / "checkpoints" / "step-6")
+    with pytest.raises(UserError, match="another configuration"):
+        Trainer(tiny(), find_start("t", tmp_path / "r", "auto"))
+
+
+def test_where_a_run_begins(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_start("digits", None, None).folder.as_posix() == "runs/digits-1"
+    assert find_start("digits", None, "auto") == find_start("digits", None, None)
+    shutil.copytree(run, "runs/digits-9")
+    assert find_start("digits", None, None).folder.as_posix() == "runs/digits-10"
+    assert find_start("digits", None, "auto").checkpoint.as_posix() == "runs/digits-9/checkpoints/step-6"
+    assert find_start("digits", None, "runs/digits-9").checkpoint.name == "step-6"
+    assert find_start("digits", tmp_path / "new", "runs/digits-9/checkpoints/step-4").folder == tmp_path / "new"
+    with pytest.raises(UserError, match="already holds a run"):
+        find_start("digits", tmp_path / "runs/digits-9", None)
+    with pytest.raises(UserError, match="no such folder"):
+        find_start("digits", None, "runs/digits-8")
+    with pytest.raises(UserError, match="neither a run folder"):
+        find_start("digits", None, str(tmp_path / "runs"))

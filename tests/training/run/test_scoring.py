@@ -1,0 +1,174 @@
+"""Scores as training goes: of which data which, when, which checkpoint they choose, and that nothing else changes."""
+
+import itertools
+import json
+import logging
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import tiny, weights
+
+from fastvgan.data.digits import DigitsSource
+from fastvgan.data.source import Clips
+from fastvgan.training.conditions import Conditions, with_data
+from fastvgan.training.run import output
+from fastvgan.training.run.resume import Start, find_start
+from fastvgan.training.run.samples import Samples
+from fastvgan.training.run.scoring import Scored, Scoring, choice, describe
+from fastvgan.training.step.adversarial import AdversarialStep
+from fastvgan.training.trainer import Trainer
+
+DIGITS = {"digit", "colour", "motion", "joint", "diversity", "copies", "same_digit", "frechet", "kernel"}
+
+
+class Noise:
+    """Clips of noise under two captions: data of which nothing is known."""
+
+    captions, classes, remarks, decoder = ("a dark clip", "a bright clip"), (), (), "none"
+
+    def __init__(self, size):
+        self.size, self.drawn = size, 0
+
+    def batches(self, batch_size, seed, start=0, rank=0, world_size=1):
+        for number in itertools.count(start):
+            self.drawn += batch_size
+            draw = torch.Generator().manual_seed(number)
+            caption = torch.arange(batch_size) % 2
+            video = torch.randint(0, 100, (batch_size, 16, 16, 16, 3), generator=draw, dtype=torch.uint8)
+            yield Clips(video + 150 * caption.to(torch.uint8)[:, None, None, None, None], caption)
+
+
+def scoring_of(source, model=None, **training):
+    config = tiny(model, **training)
+    config = config.model_copy(update={"model": with_data(config.model, source)})
+    step = AdversarialStep(config.model, config.training, torch.device("cpu"), torch.float32)
+    samples = Samples(source, Conditions(config.model, source), step, config.training.seed)
+    samples.settle()
+    return Scoring(config, source, step, samples), step
+
+
+def train(folder, resume=None, **training):
+    trainer = Trainer(tiny(**training), find_start("t", folder, resume) if resume else Start(folder))
+    assert trainer.run() == 0
+    return trainer
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
+
+
+def test_the_digits_are_read(monkeypatch):
+    scoring, step = scoring_of(DigitsSource(), evaluate_clips=240)
+    found = scoring.measure()
+    assert found.scores.keys() == DIGITS and found.choice == choice(found.scores)
+    assert found.scores["digit"] < 0.3 and found.scores["frechet"] > 50 and found.warnings
+    assert scoring.measure() == found
+
+    real = next(DigitsSource(split="test").batches(240, seed=9)).video
+    parts = iter(real.split(64))
+    monkeypatch.setattr(scoring, "_generate", lambda z, condition: next(parts))
+    better = scoring.measure()
+    assert better.choice < found.choice and better.scores["frechet"] < 30
+
+
+def test_held_out_captions_are_asked_for():
+    scoring, _ = scoring_of(DigitsSource(hold_out=0.1))
+    assert scoring.measure().scores.keys() == DIGITS | {"held_out_joint"}
+
+
+@pytest.mark.parametrize("size", [20, 300])
+def test_other_data_is_drawn_once_and_compared_from_afar(size):
+    source = Noise(size)
+    scoring, _ = scoring_of(source, evaluate_clips=32)
+    drawn = source.drawn
+    found = scoring.measure()
+    assert found.scores.keys() == {"coarse_frechet", "kernel", "diversity", "copies", "frame_similarity"}
+    assert found.choice == found.scores["coarse_frechet"] > 0 and source.drawn == drawn
+    assert scoring.measure() == found
+
+
+def test_data_of_few_clips_is_compared_from_afar_alone():
+    assert scoring_of(Noise(9))[0].measure().scores.keys() == {"coarse_frechet"}
+
+
+@pytest.mark.parametrize("source", [DigitsSource(), Noise(20), Noise(9)])
+def test_a_generator_that_is_not_finite_has_no_scores(source, caplog):
+    scoring, step = scoring_of(source)
+    next(step.ema.parameters()).data.fill_(math.nan)
+    assert scoring.measure() == Scored({}, None, [])
+    assert [record.getMessage() for record in caplog.records] == [
+        "no scores: the averaged generator makes values that are not finite"
+    ]
+
+
+def test_no_random_state_is_touched():
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    scoring, step = scoring_of(DigitsSource())
+    before, average = states(), weights(step)
+    scoring.measure()
+    assert states() == before
+    assert all(torch.equal(average[name], tensor) for name, tensor in weights(step).items())
+
+
+def test_the_highest_joint_match_is_chosen_and_of_equal_ones_the_smallest_distance():
+    ranked = [
+        {"joint": 0.95, "frechet": 9.0},
+        {"joint": 0.9, "frechet": 5.0},
+        {"joint": 0.9, "frechet": 8.0},
+        {"joint": 0.1, "frechet": 3.0},
+    ]
+    assert sorted(reversed(ranked), key=choice) == ranked
+    assert choice({"frechet": 2.0}) < choice({"frechet": 3.0})
+
+
+def test_scores_in_one_line():
+    scores = {"frechet": 4.123456, "joint": 0.9333, "copies": 0.0, "diversity": 0.81234}
+    assert describe(scores) == "joint 93.3%, diversity 0.8123, frechet 4.123"
+
+
+def test_when_it_is_evaluated_and_what_that_leaves(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "fastvgan")
+    trainer = train(tmp_path / "a", steps=7, checkpoint_every=3, keep=9)
+    assert [line["step"] for line in lines(tmp_path / "a")] == [3, 6, 7]
+    last = lines(tmp_path / "a")[-1]
+    assert trainer.scores == {name: value for name, value in last.items() if name != "step"}
+    assert f"step 7: {describe(trainer.scores)}" in [record.getMessage() for record in caplog.records]
+    curves = EventAccumulator(str(tmp_path / "a" / "tb")).Reload()
+    assert [event.step for event in curves.Scalars("evaluation/joint")] == [3, 6, 7]
+    assert [event.step for event in curves.Images("samples")] == [7]
+
+    train(tmp_path / "b", steps=7, checkpoint_every=3, evaluate_every=2, keep=9)
+    assert [line["step"] for line in lines(tmp_path / "b")] == [2, 4, 6, 7]
+    saved = {
+        path.parent.name: json.loads(path.read_text())["score"]
+        for path in (tmp_path / "b" / "checkpoints").glob("*/state.json")
+    }
+    by_step = {f"step-{line['step']}": choice(line) for line in lines(tmp_path / "b")}
+    assert saved == {"step-3": None, "step-6": by_step["step-6"], "step-7": by_step["step-7"]}
+
+
+def test_evaluating_changes_nothing_about_training(tmp_path):
+    often = train(tmp_path / "a", steps=6, evaluate_every=1)
+    train(tmp_path / "b", steps=3, evaluate_every=100)
+    resumed = train(tmp_path / "b", "auto", steps=6, evaluate_every=2, evaluate_clips=17)
+    mine, theirs = weights(often.step), weights(resumed.step)
+    # The statistics of norms in the average depend on when it was last settled, here at the same step.
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_each_warning_comes_once_and_not_before_half_of_the_steps(tmp_path, caplog, monkeypatch):
+    count = itertools.count()
+
+    def measure(self):
+        return Scored({"joint": 0.5}, 1.0, [f"the digit is ignored: {next(count)}", "all alike: really"])
+
+    monkeypatch.setattr(output.Scoring, "measure", measure)
+    train(tmp_path / "r", steps=8, evaluate_every=1)
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert messages == ["step 4: the digit is ignored: 3", "step 4: all alike: really"]

@@ -1,0 +1,85 @@
+"""A run that stands still is ended, with its state saved where it is whole."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from command import ROOT
+
+from fastvgan.training.run import checkpoint
+from fastvgan.training.run.watchdog import DATA, STATUS, STEP, Watchdog
+
+
+@pytest.mark.parametrize(("what", "saved"), [(DATA, 1), (STEP, 0)])
+def test_what_takes_too_long_ends_the_process(tmp_path, what, saved, caplog):
+    rescued, left = [], threading.Event()
+    statuses = []
+
+    def leave(status):
+        statuses.append(status)
+        left.set()
+
+    with Watchdog(0.2, tmp_path, lambda: rescued.append(1), leave) as watchdog:
+        for _ in range(5):
+            with watchdog.watching(what):
+                time.sleep(0.05)
+        assert not left.is_set()
+        with watchdog.watching(what):
+            assert left.wait(10)
+    assert statuses == [STATUS] == [75] and len(rescued) == saved
+    assert "test_watchdog" in (tmp_path / "stall.txt").read_text()
+    assert f"stood still for 0.2 s, {what}; ending with status 75" in caplog.text
+
+
+def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
+    left = threading.Event()
+
+    def rescue():
+        raise OSError(28, "No space left on device")
+
+    with Watchdog(0.2, tmp_path / "missing", rescue, lambda status: left.set()) as watchdog:
+        with watchdog.watching(DATA):
+            assert left.wait(10)
+    assert "could not be saved" in caplog.text
+
+
+def test_without_seconds_there_is_none(tmp_path):
+    with Watchdog(0, tmp_path, lambda: None, lambda status: pytest.fail("ended")) as watchdog:
+        with watchdog.watching(DATA):
+            time.sleep(0.3)
+
+
+# A loader that stops giving batches after ten.
+_STALLS = """
+import itertools, sys, threading
+from fastvgan.data.digits import DigitsSource
+from fastvgan.command_line import run_command
+from fastvgan.train import main
+
+batches = DigitsSource.batches
+
+def stalling(self, size, *rest):
+    yield from itertools.islice(batches(self, size, *rest), 10)
+    threading.Event().wait()
+
+DigitsSource.batches, DigitsSource.draws = stalling, 0
+run_command(main)
+"""
+
+
+def test_a_stalled_loader_ends_the_run_with_status_75_and_costs_no_step(tmp_path):
+    flags = ["--base-width", "2", "--batch-size", "4", "--precision", "fp32", "--steps", "99", "--watchdog", "3"]
+    done = subprocess.run(
+        [sys.executable, "-c", _STALLS, *flags, "--run-dir", str(tmp_path / "r")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == STATUS, done.stderr
+    assert "stood still for 3 s, waiting for a batch; ending with status 75" in done.stderr
+    assert [path.name for path in checkpoint.complete(tmp_path / "r" / "checkpoints")] == ["step-10"]
+    assert "stalling" in (tmp_path / "r" / "stall.txt").read_text()

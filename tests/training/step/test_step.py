@@ -1,0 +1,322 @@
+"""The step against the textbook loop in stock PyTorch, the average, and the statistics that go with it."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny
+from torch import nn
+
+from fastvgan.models import Condition
+from fastvgan.runs.config import PRESETS
+from fastvgan.training.batches import Inputs
+from fastvgan.training.step.adversarial import AdversarialStep, settle_statistics
+
+CPU = torch.device("cpu")
+
+
+def reference_step(objective):
+    preset = PRESETS["reference"]
+    model = preset.model.model_copy(update={"base_width": 4, "latent": 5})
+    training = preset.training.model_copy(update={"objective": objective, "lr_generator": 1e-3})
+    step = AdversarialStep(model, training, CPU, torch.float32)
+    in_float64(step)
+    return step
+
+
+def in_float64(step):
+    for network in (step.generator, step.discriminator, step.ema):
+        network.double()
+    for update in (step.g_update, step.d_update):
+        for slots in update.optimizer.state.values():
+            slots |= {name: slots[name].double() for name in ("exp_avg", "exp_avg_sq")}
+
+
+def stock_networks(step):
+    generator = nn.Sequential(
+        nn.ConvTranspose3d(5, 8, 4, 1, 0, bias=False), nn.BatchNorm3d(8), nn.ReLU(),
+        nn.ConvTranspose3d(8, 4, 4, 2, 1, bias=False), nn.BatchNorm3d(4), nn.ReLU(),
+        nn.ConvTranspose3d(4, 3, 4, 2, 1, bias=False), nn.Tanh(),
+    ).double()  # fmt: skip
+    discriminator = nn.Sequential(
+        nn.Conv3d(3, 4, 4, 2, 1, bias=False), nn.LeakyReLU(0.2),
+        nn.Conv3d(4, 8, 4, 2, 1, bias=False), nn.BatchNorm3d(8), nn.LeakyReLU(0.2),
+        nn.Conv3d(8, 1, 4, 1, 0, bias=False),
+    ).double()  # fmt: skip
+    for ours, stock in ((step.generator, generator), (step.discriminator, discriminator)):
+        stock.load_state_dict(dict(zip(stock.state_dict(), ours.state_dict().values(), strict=True)))
+    return generator, discriminator
+
+
+@pytest.mark.parametrize("objective", ["nonsaturating", "minimax"])
+def test_five_steps_equal_the_textbook_loop(objective):
+    """One pass of G for both updates, and D without weight gradients in G's, must change nothing."""
+    step = reference_step(objective)
+    generator, discriminator = stock_networks(step)
+    g_optimizer = torch.optim.Adam(generator.parameters(), 1e-3, (0.5, 0.999))
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, (0.5, 0.999))
+    bce = F.binary_cross_entropy_with_logits
+    draw = torch.Generator().manual_seed(0)
+    ones, zeros = torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    for number in range(5):
+        real = torch.rand(4, 3, 16, 16, 16, generator=draw, dtype=torch.float64) * 2 - 1
+        z = torch.randn(4, 5, generator=draw, dtype=torch.float64)
+        result = step(number, real, z, None, None)
+
+        noise = z[:, :, None, None, None]
+        d_optimizer.zero_grad()
+        d_loss = bce(discriminator(real).flatten(), ones) + bce(
+            discriminator(generator(noise).detach()).flatten(), zeros
+        )
+        d_loss.backward()
+        d_optimizer.step()
+        g_optimizer.zero_grad()
+        logits = discriminator(generator(noise)).flatten()
+        g_loss = bce(logits, ones) if objective == "nonsaturating" else -bce(logits, zeros)
+        g_loss.backward()
+        g_optimizer.step()
+        torch.testing.assert_close(result.d_loss.double(), d_loss.detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(result.g_loss.double(), g_loss.detach(), rtol=1e-5, atol=1e-5)
+    # Losses are computed in float32, so weights agree to that.
+    for ours, stock in ((step.generator, generator), (step.discriminator, discriminator)):
+        for mine, theirs in zip(ours.parameters(), stock.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def make(parts=("text",), family="conv3d", **model):
+    known = {"vocabulary": tuple("abc"), "caption_length": 2, "class_names": ("x", "y"), "condition": parts}
+    config = tiny({**known, "family": family, **model})
+    step = AdversarialStep(config.model, config.training, CPU, torch.float32)
+    real = torch.rand(4, 3, 16, 16, 16) * 2 - 1
+    right = Condition(torch.randint(0, 5, (4, 2)), torch.randint(0, 2, (4,)), real[:, :, 0])
+    return step, real, right
+
+
+@pytest.mark.parametrize("part", ["text", "label", "image"])
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_the_wrong_condition_enters_d_s_loss(part, family):
+    step, real, right = make(("text", "class", "image"), family)
+    wrong = right._replace(**{part: getattr(right, part).roll(1, 0)})
+    z = step.generator.noise(4)
+    first = copy.deepcopy(step)(0, real, z, right, wrong, is_image_wrong=part == "image")
+    again = copy.deepcopy(step)(0, real, z, right, right)
+    without = copy.deepcopy(step)(0, real, z, right, None)
+    assert first.d_loss != again.d_loss and without.d_loss != again.d_loss
+    discriminator = copy.deepcopy(step).discriminator
+    with torch.no_grad():
+        fake = step.generator(z, right)
+        real_logits, fake_logits = discriminator(real, right), discriminator(fake, right)
+        wrong_logits = discriminator(real, wrong)
+    expected = F.softplus(-real_logits).mean() + (F.softplus(fake_logits).mean() + F.softplus(wrong_logits).mean()) / 2
+    torch.testing.assert_close(first.d_loss, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_the_gradients_of_combined_discriminators_are_those_of_the_written_out_losses(family):
+    """Each discriminator's own cross entropies, and the contrast of the right caption with three wrong ones."""
+    known = {"vocabulary": tuple("abcdef"), "caption_length": 2, "condition": ("text",), "family": family}
+    config = tiny({**known, "discriminators": ("clip", "difference", "frame"), "frame_every": 2}, contrast=0.7)
+    step = AdversarialStep(config.model, config.training, CPU, torch.float32)
+    real, z = torch.rand(4, 3, 16, 16, 16) * 2 - 1, step.generator.noise(4)
+    right, wrong = Condition(torch.randint(0, 8, (4, 2))), Condition(torch.randint(0, 8, (4, 3, 2)))
+    mine, plain = copy.deepcopy(step), copy.deepcopy(step)
+    d, g = plain.discriminator, plain.generator
+
+    def logits(x, c):
+        return d.score(d.features(x, c), c)
+
+    def contrasts(x):
+        pairs = zip(logits(x, right), d.score(d.features(x, right), wrong), strict=True)
+        rows = (torch.cat([r[..., None], w], -1).flatten(0, 1) for r, w in pairs)
+        return sum(F.cross_entropy(row, torch.zeros(len(row), dtype=torch.int64)) for row in rows)
+
+    def bce(values, target):
+        return sum(F.binary_cross_entropy_with_logits(x, torch.full_like(x, target)) for x in values)
+
+    fake = g(z, right)
+    on_wrong = d.score(d.features(real, right), wrong)
+    d_loss = bce(logits(real, right), 1.0) + (bce(logits(fake.detach(), right), 0.0) + bce(on_wrong, 0.0)) / 2
+    wanted_d = torch.autograd.grad(d_loss + 0.7 * contrasts(real), list(d.parameters()))
+    g_loss = bce(logits(fake, right), 1.0)
+    wanted_g = torch.autograd.grad(g_loss + 0.7 * contrasts(fake), list(g.parameters()))
+    inputs = Inputs(real, z, right, wrong)
+    scalars, _ = mine._judge(inputs, mine.generator(z, right).detach(), False, True)
+    torch.testing.assert_close(scalars[0], d_loss)
+    for parameter, gradient in zip(mine.discriminator.parameters(), wanted_d, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+    mine._fool(inputs, mine.generator.draw(z, right), False)
+    for parameter, gradient in zip(mine.generator.parameters(), wanted_g, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+def gradients_of_a_term(step, real, right, z, name, weight):
+    """What the term of that name and weight adds to the gradients of G's update."""
+    gradients = []
+    for value in (0.0, weight):
+        copied = copy.deepcopy(step)
+        setattr(copied, name, value)
+        copied._fool(Inputs(real, z, right, None), copied.generator.draw(z, right), False)
+        gradients.append([p.grad for p in copied.generator.parameters()])
+    return [term - without for without, term in zip(*gradients, strict=True)]
+
+
+def test_the_first_frame_term_is_the_mean_squared_difference_from_the_frame_given():
+    step, real, right = make(("image",), "recurrent")
+    z = step.generator.noise(4)
+    found = gradients_of_a_term(step, real, right, z, "first_frame", 3.0)
+    plain = copy.deepcopy(step).generator
+    wanted = torch.autograd.grad(3 * (plain(z, right)[:, :, 0] - right.image).square().mean(), list(plain.parameters()))
+    torch.testing.assert_close(found, list(wanted), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_what_is_new_in_a_frame_costs_its_share(family):
+    step, real, right = make(("text",), family, warp=True)
+    z = step.generator.noise(4)
+    found = gradients_of_a_term(step, real, right, z, "redraw", 30.0)
+    plain = copy.deepcopy(step).generator
+    share = plain.draw(z, right).redrawn
+    wanted = torch.autograd.grad(30 * share, list(plain.parameters()), allow_unused=True, materialize_grads=True)
+    assert max(gradient.abs().max() for gradient in wanted) > 0
+    torch.testing.assert_close(found, list(wanted), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, 1.9, 2.1, 100.0])
+def test_the_diversity_target_of_pictures_is_half_that_of_clips(share):
+    """Yang et al. 2019, equation 3, written out, the target being `share` of what the first pair of clips has."""
+    step, real, right = make(("text",), "recurrent", warp=True)
+    right = Condition(right.text[::2].repeat_interleave(2, 0), None, None)  # the term's own pairs
+    z = step.generator.noise(4)
+    plain = copy.deepcopy(step).generator
+    drawn = plain.draw(z, right)
+    clips, pictures = (
+        torch.stack([(x[i] - x[i + 1]).abs().mean() / (z[i] - z[i + 1]).abs().mean() for i in (0, 2)])
+        for x in (drawn.clips, drawn.picture)
+    )
+    step.diversity_target = share * clips[0].item() + 1e-9
+    found = gradients_of_a_term(step, real, right, z, "diversity", 7.0)
+    term = clips.clamp(max=step.diversity_target).mean() + pictures.clamp(max=step.diversity_target / 2).mean()
+    wanted = torch.autograd.grad(-7 * term, list(plain.parameters()))
+    assert bool(max(part.abs().max() for part in wanted) > 0.01) == (share > 0)
+    torch.testing.assert_close(found, list(wanted), rtol=1e-3, atol=1e-4)
+
+
+def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
+    step, real, right = make(("text", "class", "image"))
+    z = step.generator.noise(4)
+    seen = []
+    step.generator.condition.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    plain, diverse = copy.deepcopy(step), copy.deepcopy(step)
+    diverse.diversity = 5.0
+    before = plain(0, real, z, right, None), diverse(0, real, z, right, None)
+    for part, mine, paired in zip(right, seen[0], seen[1], strict=True):
+        assert torch.equal(part, mine) and torch.equal(part[::2], paired[::2]) and torch.equal(part[::2], paired[1::2])
+    assert 0 < before[1].diversity < 0.1
+    weights = [torch.cat([p.flatten() for p in each.generator.parameters()]) for each in (plain, diverse)]
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+@pytest.mark.parametrize("parts", [("text",), ("class",), ("text", "class")])
+def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
+    step, real, right = make(parts, family)
+    right = Condition(*(part if name in parts else None for name, part in zip(("text", "class"), right, strict=False)))
+    right = right.rows([0, 0, 1, 0])  # real clips 0, 1 and 3 are of one condition
+    step.feature_diversity = 2.0
+    z = step.generator.noise(4)
+    paired = right.rows([0, 0, 2, 2])
+
+    def seen(clips, c):
+        """The largest value of each feature, the mean over time, from the networks' parts and not from `Projected`."""
+        d = step.discriminator
+        maps = [d.trunk(clips, c), *(other.encoder(clips, None) for other in d.others.values())]
+        return [h.flatten(3).max(3).values.mean(2) for h in maps]
+
+    pairs = ((0, 1), (0, 3), (1, 3))
+    with torch.no_grad():
+        wanted = [sum((x[i] - x[j]).abs() for i, j in pairs) / 3 for x in seen(real, right)]
+    _, (found,) = copy.deepcopy(step)._judge(Inputs(real, z, right, None), real, False, True)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    for target, apart in zip(step._real_differences, wanted, strict=True):
+        target.copy_(1e3 * apart)  # out of reach, so that all features count
+    found = gradients_of_a_term(step, real, paired, z, "feature_diversity", 2.0)
+    generator = copy.deepcopy(step).generator
+    made = seen(generator(z, paired), paired)
+    shares = 0
+    for x, target in zip(made, step._real_differences, strict=True):
+        known = target > 0
+        shares = shares + ((x[::2] - x[1::2]).abs().mean(0)[known] / target[known]).sum() / len(target)
+    expected = torch.autograd.grad(-2 * shares, list(generator.parameters()), allow_unused=True)
+    assert max(gradient.abs().max() for gradient in expected if gradient is not None) > 0
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, torch.zeros_like(mine) if theirs is None else theirs, rtol=1e-2, atol=1e-4)
+
+
+def test_a_share_of_the_diversity_term_is_that_share_of_its_gradient():
+    step, real, right = make(("text",))
+    z = step.generator.noise(4)
+    whole = gradients_of_a_term(step, real, right, z, "diversity", 4.0)
+    step.set_diversity(0.25)
+    quarter = gradients_of_a_term(step, real, right, z, "diversity", 16.0)
+    assert max(gradient.abs().max() for gradient in whole) > 0
+    torch.testing.assert_close(quarter, whole, rtol=1e-3, atol=1e-5)
+
+
+def test_the_average_follows_its_rule():
+    step, real, right = make()
+    expected = [p.clone() for p in step.generator.parameters()]
+    for number in range(3):
+        step(number, real, step.generator.noise(4), right, None)
+        decay = min(0.99, (1 + number) / (10 + number))
+        expected = [
+            decay * e + (1 - decay) * p.detach() for e, p in zip(expected, step.generator.parameters(), strict=True)
+        ]
+    for mine, theirs in zip(step.ema.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+        assert not mine.requires_grad
+
+
+def test_g_s_update_leaves_no_gradient_in_d_and_d_trainable():
+    step, real, right = make()
+    z = step.generator.noise(4)
+    other = copy.deepcopy(step)
+    other.objective = other.objective._replace(generator=lambda logits: 1e3 * logits.sum())
+    for each in (step, other):
+        each(0, real, z, right, None)
+        assert all(p.requires_grad for p in each.discriminator.parameters())
+    for mine, theirs in zip(step.discriminator.parameters(), other.discriminator.parameters(), strict=True):
+        assert mine.grad.abs().sum() > 0 and torch.equal(mine.grad, theirs.grad)
+
+
+def test_settled_statistics_are_those_of_the_batches():
+    network = nn.Sequential(nn.BatchNorm3d(3, momentum=0.3), nn.ReLU(), nn.BatchNorm3d(3))
+    batches = [torch.randn(4, 3, 2, 2, 2) * 2 + 1 for _ in range(3)]
+
+    class Called(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, z, c):
+            return self.inner(z)
+
+    settle_statistics(Called(), [(x, None) for x in batches])
+    per_channel = [x.transpose(0, 1).flatten(1) for x in batches]
+    torch.testing.assert_close(network[0].running_mean, torch.stack([x.mean(1) for x in per_channel]).mean(0))
+    torch.testing.assert_close(network[0].running_var, torch.stack([x.var(1) for x in per_channel]).mean(0))
+    assert network[0].momentum == 0.3 and not network[0].training
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_bfloat16_autocast_stays_near_float32(family):
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        config = tiny({"condition": (), "family": family, "base_width": 8})
+        step = AdversarialStep(config.model, config.training, CPU, precision)
+        real = torch.rand(8, 3, 16, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        z = step.generator.noise(8, seed=2)
+        losses.append(torch.stack([torch.stack(step(k, real, z, None, None)[:2]) for k in range(10)]))
+        assert all(p.dtype == torch.float32 for p in step.generator.parameters())
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0.1)
