@@ -14,7 +14,7 @@ TIERS = (
         "fastvgan",  # the package's own file, which imports the top only when a name of it is asked for
         "fastvgan.command_line",
         "fastvgan.errors",
-        "fastvgan.files.atomic",
+        "fastvgan.files",
         "fastvgan.machine",
         "fastvgan.pixels",
         "fastvgan.random_draws",
