@@ -129,9 +129,10 @@ def _any_requires_grad(*args: Any) -> bool:
 # Whether a tensor among the arguments requires a gradient.
 any_requires_grad: Callable[..., bool] = _take("torch._C", "_any_requires_grad") or _any_requires_grad
 
+_below_autograd = _take("torch._C", "_AutoDispatchBelowAutograd")
 # A context in which the dispatcher passes autograd over. Fallback: none is needed where no gradient is recorded, which
 # is where it is used; autograd is then gone through in vain.
-below_autograd: Callable[[], Any] = _take("torch._C", "_AutoDispatchBelowAutograd") or nullcontext
+below_autograd: Callable[[], Any] = _below_autograd or nullcontext
 
 _keys_after_autograd = _take("torch._C", "_after_autograd_keyset")
 
@@ -149,7 +150,7 @@ _single_level_function = _take("torch.autograd.function", "_SingleLevelFunction"
 _allow_single_level = _take("torch._functorch.utils", "enable_single_level_autograd_function")
 # Whether a Function can be called for one level of torch.func's transforms. Fallback: stock PyTorch's operations under
 # transforms, and torch's error where an operation has no such form.
-HAS_SINGLE_LEVEL = None not in (_single_level_function, _allow_single_level)
+HAS_SINGLE_LEVEL = None not in (_below_autograd, _single_level_function, _allow_single_level)
 # torch.autograd.Function, or what it derives from, and the context that lets it be called so.
 Function: type = _single_level_function if HAS_SINGLE_LEVEL else torch.autograd.Function
 allow_single_level: Callable[[], Any] = _allow_single_level if HAS_SINGLE_LEVEL else nullcontext

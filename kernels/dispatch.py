@@ -136,7 +136,12 @@ def differentiable(
         ctx.set_materialize_grads(False)
         ctx.count = len(args)
         with _torch.below_autograd():
-            outputs = forward(*args)
+            if _are_transforms_active():
+                # A Function switches gradients off, also for the transforms around this one, which still want theirs.
+                with torch.enable_grad():
+                    outputs = forward(*args)
+            else:
+                outputs = forward(*args)
         seen = save(ctx, args, outputs)
         return outputs if seen is None else seen
 

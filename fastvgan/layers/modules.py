@@ -10,6 +10,7 @@ from fastvgan.layers import deferred
 from fastvgan.layers.convolutions import Convolution, PaddingMode, TransposedConvolution
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, norm_act
+from fastvgan_kernels._torch import name_of_group
 from fastvgan_kernels.activations import ACTIVATIONS
 from fastvgan_kernels.fused_conv import Norm
 from fastvgan_kernels.norm_act import direct
@@ -93,7 +94,7 @@ class BatchNormAct(TraceableLayer):
 
     @process_group.setter
     def process_group(self, group: dist.ProcessGroup | None) -> None:
-        self._group_name = None if group is None else group_of(group).group_name
+        self._group_name = None if group is None else name_of_group(group_of(group))
 
     @property
     def is_synced(self) -> bool:
