@@ -20,6 +20,7 @@ from fastvgan.machine.device import pick_device, pick_implementations, pick_prec
 from fastvgan.machine.neighbours import fit_threads
 from fastvgan.machine.threads import describe_threads
 from fastvgan.models.discriminators import frames_between
+from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
 from fastvgan.training import determinism
 from fastvgan.training.batches import BatchMaker, step_seed
@@ -314,7 +315,7 @@ class Trainer:
                 + (f", and lower learning rates did not help {limit} times" if limit else "")
                 + f"; {_REMEDY}"
             )
-        good, remarks = self.parallel.from_first(lambda: checkpoint.newest_good(self.folder / "checkpoints"))
+        good, remarks = self.parallel.from_first(lambda: find_newest_good(self.folder / "checkpoints"))
         if good is None:
             self.step.reset()
         record = self._restore(good)
