@@ -223,7 +223,7 @@ def test_a_setback_returns_to_a_checkpoint_of_the_data_of_before(copied, monkeyp
 class Later(Parallel):
     """A process beside the first, which is told what that found out."""
 
-    def from_first(self, function):
+    def run_on_first(self, function):
         raise UserError("what the first process says")
 
 

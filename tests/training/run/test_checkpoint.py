@@ -482,7 +482,7 @@ def test_where_a_run_begins(tmp_path, run, monkeypatch):
     assert find_start("digits", tmp_path / "new", "runs/digits-9/checkpoints/step-4").folder == tmp_path / "new"
     with pytest.raises(UserError, match="already holds a run"):
         find_start("digits", tmp_path / "runs/digits-9", None)
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="this folder does not exist"):
         find_start("digits", None, "runs/digits-8")
     with pytest.raises(UserError, match="neither a run folder"):
         find_start("digits", None, str(tmp_path / "runs"))
