@@ -42,7 +42,7 @@ class Given:
     def __init__(self, z: torch.Tensor):
         self.z = z
 
-    def wrong_part(self, number: int) -> int:
+    def draw_wrong_part(self, number: int) -> int:
         return 0
 
     def prepare(self, number: int) -> None:

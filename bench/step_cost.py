@@ -21,7 +21,7 @@ from fastvgan.data import open_source
 from fastvgan.models.discriminators import frames_between
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.batches import BatchMaker
-from fastvgan.training.conditions import Conditions, with_data
+from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 
@@ -215,7 +215,7 @@ def make_runner(config: RunConfig, device: torch.device, dtype: torch.dtype, par
         The `StepRunner`, to be called with the step's number, and the `AdversarialStep` it runs.
     """
     source = open_source(config.data, config.model, device)
-    model, training = with_data(config.model, source), config.training
+    model, training = add_vocabulary(config.model, source), config.training
     step = AdversarialStep(model, training, device, dtype, parallel)
     conditions = Conditions(model, source, device)
     wrong, total = training.wrong_conditions if training.matching_aware else 0, training.batch_size
@@ -236,7 +236,9 @@ def count(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) ->
     It runs by the reference implementation, whose operations depend neither on the machine nor on sizes.
     """
     runner, step = make_runner(with_batch(config, batch), CPU, dtype)
-    first = next(number for number in itertools.count() if not any(map(step.regularises, (number, number + 1))))
+    first = next(
+        number for number in itertools.count() if not any(map(step.has_gradient_penalty, (number, number + 1)))
+    )
     with implementation("reference"), Tracer() as tracer:
         runner(first)  # leaves gradients behind, as every later step finds them
         tracer.restart()

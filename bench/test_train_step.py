@@ -10,6 +10,7 @@ from stock_loop import StockLoop
 from variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, timed
 
 from fastvgan.runs.config import PRESETS
+from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep
 
 CONFIG = PRESETS["reference"]
@@ -33,7 +34,7 @@ def check(step, real, z, dtype):
     stock = StockLoop("fp32-eager-contiguous")
     load_in_order(step.generator, stock.generator)
     load_in_order(step.discriminator, stock.discriminator)
-    mine = step(0, real, z, None, None)
+    mine = step(0, Inputs(real, z))
     loose = {"fp32": 1e-3 if device().type == "cpu" else 1e-2, "bf16": 5e-2}[dtype]  # tf32 on a GPU
     torch.testing.assert_close(torch.stack((mine.d_loss, mine.g_loss)), exact_losses(), rtol=loose, atol=loose)
 
@@ -60,7 +61,7 @@ def test_train_step_reference(benchmark, variant):
         step = AdversarialStep(CONFIG.model, CONFIG.training, device(), DTYPES[dtype])
         real, z = inputs()
         check(step, real, z, dtype)
-        run = lambda: step(0, real, z, None, None)  # noqa: E731
+        run = lambda: step(0, Inputs(real, z))  # noqa: E731
     timed(benchmark, run, seconds=7, fewest=7)
     if benchmark.enabled:  # a warm step's: the optimisers' state and the gradients are there before it
         benchmark.extra_info["peak_bytes"] = peak_bytes(run)

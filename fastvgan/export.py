@@ -14,6 +14,7 @@ from fastvgan.models import Condition, ModelConfig, build_generator
 from fastvgan.models.sizes import least_weights, map_values
 from fastvgan.models.vocabulary import Vocabulary
 from fastvgan.pixels import to_float, to_uint8
+from fastvgan.runs.checkpoint import is_checkpoint, read_averaged_weights
 
 EXPORTED = Path("export") / "generator.safetensors"
 """Where a run folder holds its last averaged generator."""
@@ -70,16 +71,13 @@ def _check_count(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    from fastvgan.training.run.checkpoint import is_checkpoint  # which imports much that a plain file does not need
-
     return path.is_dir() and is_checkpoint(path)
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path]:
-    from fastvgan.runs.config import read_config
-    from fastvgan.training.run.checkpoint import averaged_weights
+    from fastvgan.runs.config import read_config  # lazily: it imports PyYAML
 
-    return averaged_weights(path), read_config(path.resolve().parents[1] / "config.yaml").model, path
+    return read_averaged_weights(path), read_config(path.resolve().parents[1] / "config.yaml").model, path
 
 
 def _read_export(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path]:

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: Given, parallel) -> int:
-    first = parallel.from_first if parallel else _call
+    first = parallel.run_on_first if parallel else _call
     base, start = first(lambda: _start_from(given))
     parsed, listing = _parse(given, base), None
     if not parsed.print_config:
@@ -150,11 +150,11 @@ def _train(config: RunConfig, start: Start, dry_run: bool, parallel, listing) ->
     log_to_terminal()
     trainer = Trainer(config, start, parallel, listing)
     if dry_run:
-        if trainer.parallel.first:
+        if trainer.parallel.is_first:
             print("\n".join([trainer.describe(), *trainer.remarks]))
         return 0
     status = trainer.run()
-    if not trainer.parallel.first:
+    if not trainer.parallel.is_first:
         return status
     newest = max((path.name for path in (start.folder / "samples").glob("*.png")), default="none")
     print(f"run folder: {start.folder}")

@@ -212,7 +212,7 @@ def test_resuming_names_the_folder_that_was_given(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     for folder in (tmp_path / "a" / "b", tmp_path / "a", tmp_path):
         err = call("fastvgan.train", ["--resume", str(folder), "--dry-run"])[2]
-        assert err.startswith(f"error: --resume {folder}: it is neither a run folder") and "config.yaml" in err
+        assert err.startswith(f"error: --resume {folder}: this is neither a run folder") and "config.yaml" in err
 
 
 # What this machine has is not what is tested: it is told to be little.

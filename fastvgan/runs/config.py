@@ -290,7 +290,7 @@ def read_config(path: Path) -> RunConfig:
         raise UserError(f"{path}: {error}") from error
 
 
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
+def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What two configurations of one run disagree on, "model.height is 16 there and 32 here", save what may change.
 
     Data, and the words and classes learned from them, are not compared here: see `fastvgan.training.run.resume`.

@@ -1,4 +1,4 @@
-"""What one step computes on, made within it: from the step's number alone, or from decoded clips too."""
+"""The inputs of a training step, computed on the device from the step's number, and from decoded clips if any."""
 
 from typing import NamedTuple
 
@@ -10,33 +10,40 @@ from fastvgan.models import Condition
 from fastvgan.models.noise import NoiseDriven
 from fastvgan.pixels import to_float
 from fastvgan.random_draws import Draws, Purpose, draw_below, normals, uniforms
-from fastvgan.training.conditions import Conditions, swapped, told
+from fastvgan.training.conditions import Conditions, condition_from, swap_neighbours
 
 
 class Inputs(NamedTuple):
-    """What the networks take in a step.
+    """Inputs of the networks in a step.
 
-    real: clips (N, C, T, H, W) in [-1, 1]. z: noise, float32 (N, ...). c: conditions of the clips, or None. wrong: K
-    conditions per clip of which one part is wrong, or None. is_image_wrong: whether that part is the first frames;
-    otherwise `wrong` has those of `c`.
+    Attributes:
+        real: clips (N, C, T, H, W) in [-1, 1].
+        z: noise, float32 (N, ...).
+        c: conditions of the clips, or None.
+        wrong: K conditions per clip with one wrong part, or None.
+        is_image_wrong: whether the wrong part is the first frames; otherwise `wrong` has those of `c`.
     """
 
     real: torch.Tensor
     z: torch.Tensor
-    c: Condition | None
-    wrong: Condition | None
+    c: Condition | None = None
+    wrong: Condition | None = None
     is_image_wrong: bool = False
 
 
 class BatchMaker:
-    """Makes the inputs of step k from (seed, k), and from the clips of step k where those are decoded.
+    """Makes the inputs of step k from (seed, k), and from the clips of step k if those are decoded.
 
     Args:
-        conditions: of the clips. generator: whose noise it is. source: of the clips.
-        seed: of the run. wrong: how many wrong conditions a clip gets.
-        rows, total: which clips of a batch of `total` these are, where several processes share it. What is drawn for a
-            clip depends on its place in the whole batch alone.
-        device: where inputs are made.
+        conditions: conditions of the clips.
+        generator: the generator that takes the noise.
+        source: the data.
+        seed: seed of the run.
+        wrong: number of wrong conditions per clip.
+        rows: the clips of a batch that this process computes. The random numbers of a clip depend on its index in the
+            whole batch only.
+        total: number of clips in a batch of all processes.
+        device: device of the inputs.
     """
 
     def __init__(
@@ -53,38 +60,39 @@ class BatchMaker:
         self.parts = conditions.parts
         self._conditions, self._generator, self._source, self._seed = conditions, generator, source, seed
         self._wrong, self._total = wrong if conditions.can_be_wrong else 0, total
-        of_a_clip = {
+        per_clip = {
             Purpose.CLIP: source.draws,
             Purpose.TRAINING_NOISE: generator.noise_size(),
             Purpose.WRONG_CONDITION: self._wrong * conditions.draws,
         }
-        self._draws = Draws(seed, of_a_clip, device)
-        self._of_a_step = Draws(seed, {Purpose.CANDIDATES: 1}, device)
+        self._draws = Draws(seed, per_clip, device)
+        self._step_draws = Draws(seed, {Purpose.CANDIDATES: 1}, device)
         self._rows = rows
         self._places = torch.arange(rows.start, rows.stop, device=device)
         self._shuffle = Shuffle(source.size, seed, rows.stop - rows.start, device) if source.shuffles else None
 
     def prepare(self, number: int) -> None:
-        """Have on the device what the host knows of step `number`, before `make`; the host waits for nothing."""
+        """Copy step `number`'s part of the shuffle to the device, before `make`, without waiting."""
         if self._shuffle:
             first = number * self._total
             self._shuffle.reach(range(first + self._rows.start, first + self._rows.stop))
 
-    def wrong_part(self, number: int) -> int:
-        """Which of the parts that can be wrong is wrong in step `number`, drawn on the host."""
+    def draw_wrong_part(self, number: int) -> int:
+        """Draw, on the host, which of the parts that can be wrong is wrong in step `number`."""
         count = len(self._conditions.can_be_wrong)
         return draw_below(count, self._seed, Purpose.WRONG_PART, number) if self._wrong and count > 1 else 0
 
     def has_wrong_image(self, part: int) -> bool:
-        """Whether that part is the first frames."""
+        """Whether `part`, as drawn by `draw_wrong_part`, is the first frames."""
         return self._wrong > 0 and self._conditions.can_be_wrong[part] == "image"
 
     def make(self, number: torch.Tensor, part: torch.Tensor, clips: Clips | None = None) -> Inputs:
-        """The inputs of a step, first frames right; the host waits for nothing.
+        """Make the inputs of a step, with right first frames, without waiting for the device.
 
         Args:
-            number: int64 () on the device, the step (from 0). part: int64 (), as `wrong_part` gives it.
-            clips: those of the step, on the device; None where the source draws them.
+            number: the step (from 0), int64 () on the device.
+            part: result of `draw_wrong_part`, int64 () on the device.
+            clips: clips of the step on the device; None if the source draws them.
         """
         samples = torch.add(self._places, number, alpha=self._total)
         words = self._draws(samples)
@@ -92,24 +100,27 @@ class BatchMaker:
             chosen = self._shuffle(samples) if self._shuffle else None
             clips = self._source.draw(words[Purpose.CLIP], chosen)
         real = to_float(clips.video, clips.video.device)
-        c = told(*self._conditions.right(clips), real, self.parts)
+        c = condition_from(*self._conditions.right(clips), real, self.parts)
         z = self._generator.arrange(normals(words[Purpose.TRAINING_NOISE]))
-        if not self._wrong:
-            return Inputs(real, z, c, None)
+        if not self._wrong or c is None:
+            return Inputs(real, z, c)
         chances = uniforms(words[Purpose.WRONG_CONDITION]).unflatten(1, (self._wrong, -1))
         start = None
-        if self._conditions.searches_some:
-            start = uniforms(self._of_a_step(number[None])[Purpose.CANDIDATES]).squeeze()
+        if self._conditions.needs_start:
+            start = uniforms(self._step_draws(number[None])[Purpose.CANDIDATES]).squeeze()
         wrong = Condition(*self._conditions.wrong(clips, chances, start, part), c.image)
         return Inputs(real, z, c, wrong)
 
 
 def with_wrong_images(inputs: Inputs) -> Inputs:
-    """The same inputs with first frames that fit no clip; what else is wrong in them must be right."""
-    return inputs._replace(wrong=inputs.wrong._replace(image=swapped(inputs.c.image)), is_image_wrong=True)
+    """Replace the first frames of the wrong conditions by other clips' ones; their other parts must be right."""
+    c, wrong = inputs.c, inputs.wrong
+    if c is None or c.image is None or wrong is None:
+        raise ValueError("the inputs have no wrong conditions with first frames")
+    return inputs._replace(wrong=wrong._replace(image=swap_neighbours(c.image)), is_image_wrong=True)
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of the generators that a network might draw from in a step: one 63-bit number for the pair."""
+    """Return a 63-bit seed for the random generators that a network may draw from in a step."""
     # The multiplier is that of Knuth's 64-bit linear congruential generator.
     return (seed * 6364136223846793005 + step) % 2**63

@@ -1,4 +1,6 @@
-"""Conditions of a batch, right ones and wrong ones, from a source's tables."""
+"""Right and wrong conditions of a batch, from a source's tables of captions and classes."""
+
+from collections.abc import Container
 
 import torch
 
@@ -9,46 +11,57 @@ from fastvgan.models.config import ModelConfig
 from fastvgan.models.vocabulary import Vocabulary, WrongCaptions
 
 
-def with_data(model: ModelConfig, source: Source) -> ModelConfig:
-    """The model's configuration with what it learns from the data: vocabulary and classes.
+def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
+    """Return a model's configuration with the vocabulary and the classes of the data.
 
     Raises:
-        UserError: the model asks for captions or classes and the data has none.
+        UserError: the model needs captions or classes, and the data has none.
     """
-    learned = {}
+    learned: dict[str, object] = {}
     if "text" in model.condition:
         if not source.captions:
             raise UserError(
-                "the data has no captions, and the model follows text: put clip.txt beside each clip or a captions.csv "
-                "in the folder, or train without text by --condition none"
+                "the data has no captions, and the model's condition includes text: put clip.txt beside each clip or a "
+                "captions.csv in the folder, or train without text by --condition none"
             )
         vocabulary = Vocabulary.of(source.captions)
         if not vocabulary.words:
-            raise UserError("the captions of the data hold not one word; write words, or train with --condition none")
+            raise UserError("the captions of the data contain no word; write words, or train with --condition none")
         learned |= {"vocabulary": tuple(vocabulary.words), "caption_length": vocabulary.length}
     if "class" in model.condition:
         if not source.classes:
             raise UserError(
-                "the data has no classes, and the model follows a class: put the clips of each class into a folder of "
-                "its own, or train without classes by --condition none"
+                "the data has no classes, and the model's condition includes the class: put the clips of each class in a "
+                "separate folder, or train without classes by --condition none"
             )
         learned["class_names"] = tuple(source.classes)
     return model.model_copy(update=learned)
 
 
 class Conditions:
-    """What clips are told by, as word and class indices: the right ones, and ones that are wrong in one part.
+    """Word and class indices of clips: right ones, and ones with one wrong part.
 
-    Captions are turned into word indices once, here. All is on the device, and nothing waits for it.
+    Captions are converted to word indices once, at construction. All tensors are on the device, and nothing waits for
+    it.
 
     Args:
-        model, source: whose conditions. device: where clips are.
+        model: the model, which has a vocabulary (see `add_vocabulary`).
+        source: the data.
+        device: device of the clips.
+
+    Attributes:
+        parts: what the model's condition consists of.
+        can_be_wrong: the parts for which a wrong one can be drawn: "text" with two captions or more, "class" with two
+            classes or more, "image" always.
+        draws: number of random words that a wrong condition takes.
+        needs_start: whether `wrong` needs a start; see `WrongCaptions.draw`.
     """
 
     def __init__(self, model: ModelConfig, source: Source, device: "torch.device | str" = "cpu"):
         self.parts = model.condition
         self._classes = len(source.classes)
-        self._wrong_captions = self._table = None
+        self._wrong_captions: WrongCaptions | None = None
+        self._table: torch.Tensor | None = None
         if "text" in self.parts:
             table = Vocabulary(model.vocabulary, model.caption_length).encode(source.captions)
             self._table = table.to(device)
@@ -61,39 +74,39 @@ class Conditions:
             or (part == "text" and self._wrong_captions is not None)
             or (part == "class" and self._classes > 1)
         )
-        """The parts that a wrong one can be drawn for: two captions, two classes, or first frames."""
         self.draws = 2 * ("text" in self.can_be_wrong) + ("class" in self.can_be_wrong)
-        """How many random words a wrong condition takes."""
-        self.searches_some = self._wrong_captions is not None and self._wrong_captions.searches_some
-        """Whether `wrong` takes a start: see `WrongCaptions.draw`."""
+        self.needs_start = self._wrong_captions is not None and self._wrong_captions.searches_some
 
     def right(self, clips: Clips) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Word indices, int64 (N, L), and class indices, int64 (N,), of these clips; None for what is not followed."""
+        """Return word indices, int64 (N, L), and class indices, int64 (N,), of clips; None if not in the condition."""
         return (
-            self._table[clips.caption] if "text" in self.parts else None,
+            self._table[clips.caption] if self._table is not None else None,
             clips.label if "class" in self.parts else None,
         )
 
     def wrong(
         self, clips: Clips, chances: torch.Tensor, start: torch.Tensor | None, part: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The same, K times per clip, with one part exchanged for a wrong one.
+        """Return K conditions per clip with one part replaced by a wrong one.
+
+        If the wrong part is the first frames, which `swap_neighbours` replaces, a clip's K conditions are the same.
 
         Args:
-            chances: float64 (N, K, `draws`) in [0, 1). start: see `WrongCaptions.draw`.
-            part: int64 (), which of `can_be_wrong` is wrong. Of first frames see `swapped`: a clip has one, so its K
-                conditions are then the same.
+            clips: N clips.
+            chances: random numbers in [0, 1), float64 (N, K, `draws`).
+            start: see `WrongCaptions.draw`.
+            part: index in `can_be_wrong` of the wrong part, int64 ().
 
         Returns:
             Word indices (N, K, L) and class indices (N, K).
         """
         text, label = self.right(clips)
-        if "text" in self.can_be_wrong:
+        if self._table is not None and self._wrong_captions is not None and clips.caption is not None:
             drawn = self._table[self._wrong_captions.draw(clips.caption, chances[..., :2], start)]
             text = self._where(part, "text", drawn, text[:, None])
         elif text is not None:
             text = torch.stack([text] * chances.shape[1], 1)
-        if "class" in self.can_be_wrong:
+        if "class" in self.can_be_wrong and label is not None:
             other = 1 + (chances[..., -1] * (self._classes - 1)).long()
             label = self._where(part, "class", (label[:, None] + other) % self._classes, label[:, None])
         elif label is not None:
@@ -106,13 +119,22 @@ class Conditions:
         return torch.where(part == self.can_be_wrong.index(name), wrong, right)
 
 
-def told(text: torch.Tensor | None, label: torch.Tensor | None, video: torch.Tensor, parts) -> Condition | None:
-    """A `Condition` of these indices and, where `parts` has "image", the first frames of video (N, C, T, H, W)."""
+def condition_from(
+    text: torch.Tensor | None, label: torch.Tensor | None, video: torch.Tensor, parts: Container[str]
+) -> Condition | None:
+    """Make a `Condition`.
+
+    Args:
+        text: word indices, int64 (N, L), or None.
+        label: class indices, int64 (N,), or None.
+        video: clips (N, C, T, H, W), whose first frames are used if `parts` contains "image".
+        parts: parts of the condition; without any the result is None.
+    """
     return Condition(text, label, video[:, :, 0] if "image" in parts else None) if parts else None
 
 
-def swapped(images: torch.Tensor) -> torch.Tensor:
-    """First frames (N, ...) that fit no clip: each takes its neighbour's, 1, 0, 3, 2 and so on."""
+def swap_neighbours(images: torch.Tensor) -> torch.Tensor:
+    """Replace each of the first frames (N, ...) by its neighbour's: 1, 0, 3, 2 and so on."""
     even = len(images) // 2 * 2
     pairs = images[:even].unflatten(0, (even // 2, 2)).flip(1).flatten(0, 1)
     return pairs if even == len(images) else torch.cat([pairs, images[:1]])

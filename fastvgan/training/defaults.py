@@ -1,7 +1,7 @@
-"""Settings that the clips decide where the user names none: size, frames, channels, condition, and the preset."""
+"""Settings that follow from the clips unless the user gives them: size, frames, channels, condition, preset."""
 
 from collections.abc import Container
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastvgan.data.fitting import fit_frames, fit_size, fit_size_of_shards, median_size
 from fastvgan.runs.config import PRESETS, RunConfig, TrainingConfig
@@ -10,24 +10,26 @@ if TYPE_CHECKING:
     from fastvgan.data.clips import Listing
 
 _SMALL, _LARGE = "clips", "clips-64"
-_MOST_SMALL = 32  # pixels of the longer side
-_GREY = "gray8"  # what prepare calls the codec of grey shards
+_MOST_SMALL = 32  # longer side in pixels
+_GREY = "gray8"  # codec of grey shards in prepare's manifest
 
 
 def fit_settings(
     listing: "Listing", run: RunConfig, named: Container[str], on_cpu: bool
 ) -> tuple[RunConfig, list[str]]:
-    """A preset with the size, frames, channels and condition that suit a set of clips.
+    """Choose a preset with the size, frames, channels and condition that suit a set of clips.
 
     Args:
-        listing: the clips, with what a model of them follows. run: the settings so far. named: the names of those that
-            the user gave, which stay as they are. on_cpu: whether it is to be trained on a CPU.
+        listing: the clips and their conditions.
+        run: the settings so far.
+        named: names of settings that the user gave, which stay unchanged.
+        on_cpu: whether training runs on a CPU.
 
     Returns:
-        The settings, and a sentence for each thing that the user might not expect.
+        The settings, and a sentence for each choice that may surprise the user.
 
     Raises:
-        UserError: the clips are shards that were made for no size that a model has.
+        UserError: the clips are shards of a size that no model has.
     """
     found, model = [item.found for item in listing.items], run.model
     is_decoded = listing.items[0].media.kind == "shard"
@@ -43,11 +45,11 @@ def fit_settings(
         # Counted by bench/step_cost.py: 5.6 times as much for 64x64 as for 32x32, 5.3 for 32x64 as for 16x32.
         if on_cpu and name == _LARGE and min(height, width) >= _MOST_SMALL and not is_decoded:
             halves = f"--height {height // 2} --width {width // 2}"
-            remarks.append(f"on a CPU that takes long; {halves} takes about a fifth of the arithmetic for each clip")
+            remarks.append(f"on a CPU this is slow; {halves} needs about a fifth of the arithmetic per clip")
     elif name == _LARGE:
-        remarks.append(f"training at --height {height} --width {width} by the preset {name}; --preset names another")
+        remarks.append(f"training at --height {height} --width {width} by the preset {name}; --preset selects another")
     if frames < PRESETS[name].model.frames and "frames" not in named:
-        remarks.append(f"half of the clips have fewer than {2 * frames} frames to take: training on --frames {frames}")
+        remarks.append(f"half of the clips have fewer than {2 * frames} usable frames: training with --frames {frames}")
     if channels == 1 and "channels" not in named:
         remarks.append("the shards are grey: training with --channels 1")
     size = {"height": height, "width": width, "frames": frames, "channels": channels, "condition": listing.condition}
@@ -56,15 +58,15 @@ def fit_settings(
     return RunConfig(model=base.model.model_copy(update=size), training=training), remarks
 
 
-def _more_training(name: str, given: TrainingConfig, clips: int, named: Container[str]) -> dict:
-    """What the preset's training lacks where it was chosen for the user."""
+def _more_training(name: str, given: TrainingConfig, clips: int, named: Container[str]) -> dict[str, Any]:
+    """Return changes to the training settings of a preset that was not chosen by the user."""
     if name == _SMALL:
         return {}
-    changed = {"matching_aware": True}  # it was made without a condition, and these clips may have one
+    changed: dict[str, Any] = {"matching_aware": True}  # the preset has no condition, and these clips may have one
     batch = given.batch_size if "batch_size" in named else PRESETS[name].training.batch_size
     steps = PRESETS[name].training.model_copy(update={"batch_size": batch}).count_steps(clips)
     least = PRESETS[_SMALL].training.steps
-    if steps < least and "epochs" not in named:  # its epochs are too few for a small set
+    if least is not None and steps < least and "epochs" not in named:  # too few epochs for a small set
         changed["steps"] = least
     return changed
 

@@ -1,9 +1,9 @@
-"""Batches on the device before they are needed."""
+"""Prefetching: batches on the device before they are needed."""
 
 import queue
 import threading
 from collections.abc import Generator
-from typing import NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -13,32 +13,36 @@ _AHEAD = 2  # batches on the device beside the one in use
 
 
 def feed(batches: Generator[B, None, None], device: torch.device) -> Generator[B, None, None]:
-    """The same batches, named tuples, with all tensors in them on the device.
+    """Yield batches with all their tensors on the device.
 
-    For a GPU a thread takes the batches, copies them through two sets of page-locked buffers on a stream of its own,
-    and is two batches ahead; the current stream waits for a batch's copy, the host does not. Elsewhere they come as
-    they are.
+    For a GPU a thread prefetches two batches and copies them through two sets of page-locked buffers on a separate
+    stream; the current stream waits for a batch's copy, the host does not. On a CPU batches pass unchanged.
 
-    Close the generator to stop the thread and to close `batches`.
+    Closing the generator stops the thread and closes `batches`.
+
+    Args:
+        batches: named tuples with tensors of any shape among their values.
+        device: the device.
     """
     if device.type == "cuda":
-        yield from _Ahead(batches, device).all()
+        yield from _Prefetcher(batches, device).all()
     else:
-        yield from batches  # which closes them with this generator
+        yield from batches  # closes them with this generator
 
 
-class _Ahead:
-    """The thread that feeds a GPU."""
+class _Prefetcher(Generic[B]):
+    """The thread that copies batches to a GPU."""
 
-    def __init__(self, batches: Generator, device: torch.device):
+    def __init__(self, batches: Generator[B, None, None], device: torch.device):
         self._batches, self._device = batches, device
-        self._ready: queue.Queue = queue.Queue(_AHEAD)
+        self._ready: queue.Queue[tuple[B, torch.cuda.Event] | BaseException | None] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._stream = torch.cuda.Stream(device)
         self._buffers: list[tuple[dict[str, torch.Tensor], torch.cuda.Event]] = [({}, torch.cuda.Event()) for _ in "ab"]
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
-    def all(self) -> Generator:
+    def all(self) -> Generator[B, None, None]:
+        """Start the thread and yield its batches."""
         self._thread.start()
         try:
             while True:
@@ -50,7 +54,7 @@ class _Ahead:
                 batch, copied = item
                 current = torch.cuda.current_stream(self._device)
                 current.wait_event(copied)
-                # The allocator must not give the memory away while this stream still reads it.
+                # The allocator must not reuse the memory while this stream still reads it.
                 for tensor in batch:
                     if isinstance(tensor, torch.Tensor):
                         tensor.record_stream(current)
@@ -60,25 +64,25 @@ class _Ahead:
             self._thread.join()
 
     def _run(self) -> None:
-        # Decoders that work on the GPU do so on this stream too.
+        # Decoders on the GPU run on this stream, too.
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             try:
                 for number, batch in enumerate(self._batches):
-                    batch = self._copied(batch, number)
+                    batch = self._copy(batch, number)
                     done = torch.cuda.Event()
                     done.record(self._stream)
                     if not self._put((batch, done)):
                         return
                 self._put(None)
-            except BaseException as error:  # raised again where the batch is asked for
+            except BaseException as error:  # raised again in the consumer's thread
                 self._put(error)
             finally:
                 self._batches.close()
 
-    def _copied(self, batch, number: int):
+    def _copy(self, batch: B, number: int) -> B:
         pinned, free = self._buffers[number % 2]
         free.synchronize()
-        moved = {}
+        moved: dict[str, Any] = {}
         for name, value in batch._asdict().items():
             if isinstance(value, torch.Tensor) and value.device.type != "cuda":
                 if name not in pinned or pinned[name].shape != value.shape:
@@ -87,8 +91,8 @@ class _Ahead:
         free.record(self._stream)
         return batch._replace(**moved)
 
-    def _put(self, item) -> bool:
-        """Hand over a batch; False where nobody wants any more."""
+    def _put(self, item: tuple[B, torch.cuda.Event] | BaseException | None) -> bool:
+        """Put an item into the queue; False if the consumer has stopped."""
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)

@@ -1,4 +1,4 @@
-"""What a step takes in memory, told from its sizes before anything is allocated."""
+"""A lower bound of a step's memory, computed before anything is allocated."""
 
 import torch
 
@@ -10,61 +10,64 @@ from fastvgan.models.discriminators import frames_between
 from fastvgan.models.sizes import least_weights, map_values
 from fastvgan.runs.config import RunConfig
 
-# Bytes for each parameter: weight, gradient, Adam's two moments, and of G the average.
+# Bytes per parameter: weight, gradient, Adam's two moments, and for G the average.
 _BYTES_OF_G, _BYTES_OF_D = 20, 16
-_SEARCHED = 4096  # captions at most, among which a wrong one is looked for
+_SEARCHED = 4096  # most captions among which a wrong one is searched
 
 
 def check_step(config: RunConfig, source: Source, clips: int, device: torch.device, precision: torch.dtype) -> None:
     """Refuse a step that cannot fit into memory.
 
     Args:
-        config: with the vocabulary and classes of the data. source: of the clips. clips: that are computed on at once.
-        device: where. precision: of activations.
+        config: the run's settings, with the vocabulary and classes of the data.
+        source: the data.
+        clips: number of clips in one forward pass.
+        device: device of the step.
+        precision: dtype of activations.
 
     Raises:
-        UserError: there is less memory than it takes at least.
+        UserError: the device has less memory than the lower bound.
     """
     model, training = config.model, config.training
     weights = weight_bytes(model)
     check_memory(
         weights,
-        f"a model of --base-width {model.base_width} and --latent {model.latent}",
-        "take a smaller one",
+        f"a model with --base-width {model.base_width} and --latent {model.latent}",
+        "use a smaller one",
         device,
     )
     check_memory(
         evaluation_bytes(model, training.evaluate_clips),
-        f"an evaluation by --evaluate-clips {training.evaluate_clips}",
-        "take fewer",
+        f"an evaluation with --evaluate-clips {training.evaluate_clips}",
+        "use fewer",
     )
-    of_a_clip = clip_bytes(model, precision)
+    per_clip = clip_bytes(model, precision)
     if training.matching_aware and "text" in model.condition:
-        # A number and a place for each caption that is looked at.
-        of_a_clip += 12 * training.wrong_conditions * min(len(source.captions), _SEARCHED)
+        # A number and an index per caption.
+        per_clip += 12 * training.wrong_conditions * min(len(source.captions), _SEARCHED)
     check_memory(
-        weights + clips * of_a_clip,
+        weights + clips * per_clip,
         f"a step on {clips} clips at once",
-        "take a smaller --batch-size, or --accumulate for the same batch in parts",
+        "use a smaller --batch-size, or --accumulate to process the batch in parts",
         device,
     )
 
 
 def weight_bytes(model: ModelConfig) -> int:
-    """Bytes of both networks' weights at least, with what the optimisers and the average keep of them."""
+    """Return the least bytes of both networks' weights, gradients, moments and average."""
     generator, discriminator = least_weights(model)
     return generator * _BYTES_OF_G + discriminator * _BYTES_OF_D
 
 
 def clip_bytes(model: ModelConfig, precision: torch.dtype) -> int:
-    """Bytes that a clip takes on its way through both networks and back, at least.
+    """Return the least bytes that a clip takes in a forward and backward pass through both networks.
 
-    A step keeps what each layer of G gives, and what each layer of a discriminator gives, for one kind of clips at
-    least. Measured with the preset `reference` in float32, a clip more takes 0.88 MiB, of which this counts 0.72.
+    A step keeps the outputs of all layers of G, and those of a discriminator for real or generated clips. With the
+    preset `reference` in float32 this counts 0.72 of the measured 0.88 MiB per clip.
     """
     temporal = model.family == "conv3d"
     values = sum(map_values(model.frames, model.height, model.width, model.base_width, temporal))
     every = 1 if "clip" in model.discriminators else frames_between(model)
     clip = model.frames * model.height * model.width * model.channels
-    # Clips, real and generated, are float32 in any case.
+    # Real and generated clips are always float32.
     return (values * (1 + model.refine) + values // every) * precision.itemsize + 2 * clip * 4

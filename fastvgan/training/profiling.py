@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: some steps recorded by torch.profiler, as a trace and as a table."""
+"""Profiles of training steps by torch.profiler, as a trace and as a table."""
 
 import logging
 from collections.abc import Iterable
@@ -19,17 +19,18 @@ _ROWS = 60
 
 
 class StepProfile:
-    """Records some steps of a loop, then writes trace.json (Chrome's format) and table.txt into a folder, and says so.
+    """Records some steps of a loop, then writes trace.json (Chrome's format) and table.txt into a folder.
 
-    A context manager around the loop, whose `step()` is called after each step; what happens between two calls counts
-    as the later step's. A loop that ends early leaves what was recorded until then. A folder that cannot be written is
-    a warning, not the end of the loop.
+    A context manager around the loop, whose `step()` is called after each step; time between two calls counts for the
+    later step. If the loop ends early, the steps recorded so far are written. If the folder cannot be written, that is
+    logged and the loop continues.
 
     Args:
-        folder: made when there is something to write. count: how many steps to record; with 0 nothing is done at all.
-        device: where the steps run; the GPU's operations are recorded too if it is one.
-        skip: how many steps go before, at least 1: the first ones allocate, choose algorithms and fill caches, and the
-            last of them warms up the profiler itself.
+        folder: folder for the files, created with them.
+        count: number of steps to record; 0 turns the profile off.
+        device: device of the steps; if it is a GPU, its operations are recorded, too.
+        skip: number of steps before those, at least 1: the first ones allocate, choose algorithms and fill caches, and
+            the last of them warms up the profiler.
     """
 
     def __init__(self, folder: Path, count: int, device: torch.device, skip: int = 3):
@@ -49,17 +50,16 @@ class StepProfile:
             self._profiler.start()
         return self
 
-    def __exit__(self, *_) -> None:
-        if self._profiler is not None:
-            self._finish()
+    def __exit__(self, *_: object) -> None:
+        self._finish()
 
     def step(self) -> None:
-        """Note that a step is done; after the last one to be recorded this writes the files."""
+        """Count a step as done, and write the files after the last recorded one."""
         if self._profiler is None:
             return
         self._seen += 1
         if self._seen in (self._skip, self._skip + self._count):
-            self._synchronize()  # what is recorded begins and ends with the GPU at rest
+            self._synchronize()  # so that the record starts and ends with an idle GPU
         if self._seen == self._skip + self._count:
             self._finish()
         else:
@@ -71,11 +71,15 @@ class StepProfile:
 
     def _finish(self) -> None:
         profiler, self._profiler = self._profiler, None
+        if profiler is None:
+            return
         profiler.stop()
         steps = self._seen - self._skip
         if steps < 1:
             logger.warning(
-                "no step was profiled: the loop ended after %d, and the first %d are left out", self._seen, self._skip
+                "no step was profiled: the loop ended after %d steps, and the first %d are skipped",
+                self._seen,
+                self._skip,
             )
             return
         trace, table = self._folder / TRACE, self._folder / TABLE
@@ -92,47 +96,47 @@ class StepProfile:
 
 def _write_trace(profiler: profile, path: Path) -> None:
     with whole(path) as temporary:
-        # torch raises nothing when it cannot write: this does, and a full disk shows in how the file ends.
+        # torch ignores write errors: touch raises if the folder is not writable, and a full disk truncates the file.
         temporary.touch()
         profiler.export_chrome_trace(str(temporary))
-        temporary.with_name(f"{temporary.name}.tmp").unlink(missing_ok=True)  # which torch leaves when the disk is full
+        temporary.with_name(f"{temporary.name}.tmp").unlink(missing_ok=True)  # torch leaves it on a full disk
         with temporary.open("rb") as file:
             file.seek(max(0, temporary.stat().st_size - 8))
             if not file.read().rstrip().endswith(b"}"):
-                raise UserError(f"cannot write {path}: it came out cut off; is the disk full?")
+                raise UserError(f"cannot write {path}: the file is truncated; is the disk full?")
 
 
 def _table(profiler: profile, steps: int, device: torch.device) -> str:
     on_gpu = device.type == "cuda"
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = profiler.key_averages().table(sort_by=order, row_limit=_ROWS, max_name_column_width=70)
-    return f"{_summary(profiler.events(), steps, on_gpu)}\n\n{rows}\n"
+    return f"{_summary(profiler.events() or (), steps, on_gpu)}\n\n{rows}\n"
 
 
 def _summary(events: Iterable[FunctionEvent], steps: int, on_gpu: bool) -> str:
-    """How long a step took, and for which share of that nothing ran, in one line."""
+    """Describe the time of a step and the share of it in which nothing ran, in one line."""
     on_host = [event for event in events if event.device_type == DeviceType.CPU]
-    whole_steps = sorted(span(event) for event in on_host if event.name.startswith("ProfilerStep"))[:steps]
-    begin, end = whole_steps[0][0], whole_steps[-1][1]
-    # Operations have a namespace; what has none is the Python around them, or a call of the CUDA runtime.
+    step_spans = sorted(span(event) for event in on_host if event.name.startswith("ProfilerStep"))[:steps]
+    begin, end = step_spans[0][0], step_spans[-1][1]
+    # Operations have a namespace; events without one are Python code or calls of the CUDA runtime.
     operations = (span(e) for e in on_host if "::" in e.name and not e.name.startswith("autograd::engine"))
-    idle = 1 - covered(operations, begin, end) / (end - begin)
+    idle = 1 - covered_time(operations, begin, end) / (end - begin)
     text = (
         f"{steps} steps of {(end - begin) / 1000 / steps:.2f} ms; no operation ran on the host's threads in {idle:.1%}"
     )
     if on_gpu:
         kernels = (span(e) for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation)
-        text += f", and nothing on the GPU in {1 - covered(kernels, begin, end) / (end - begin):.1%}"
+        text += f", and nothing on the GPU in {1 - covered_time(kernels, begin, end) / (end - begin):.1%}"
     return f"{text} of that time"
 
 
 def span(event: FunctionEvent) -> tuple[float, float]:
-    """When an event began and ended, in microseconds."""
+    """Return the start and end of an event in microseconds."""
     return event.time_range.start, event.time_range.end
 
 
-def covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
-    """How much of the time from `begin` to `end` lies in any of the spans."""
+def covered_time(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
+    """Return how much of the time from `begin` to `end` lies in any of the spans, in their unit."""
     total = 0.0
     for first, last in sorted(spans):
         first, last = max(first, begin), min(last, end)

@@ -20,10 +20,11 @@ from fastvgan.machine.device import pick_device, pick_implementations, pick_prec
 from fastvgan.machine.neighbours import fit_threads
 from fastvgan.machine.threads import describe_threads
 from fastvgan.models.discriminators import frames_between
+from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
 from fastvgan.training import determinism
 from fastvgan.training.batches import BatchMaker, step_seed
-from fastvgan.training.conditions import Conditions, with_data
+from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.feed import feed
 from fastvgan.training.footprint import check_step
 from fastvgan.training.parallel import Parallel, local_rank
@@ -71,8 +72,8 @@ class Trainer:
         self._fits_threads = self.device.type == "cpu" and not config.training.deterministic
         threads = self._fit_threads()
         self.source: Source = open_source(config.data, config.model, self.device, listing=listing)
-        self.config = config.model_copy(update={"model": with_data(config.model, self.source)})
-        self.config, changes = self.parallel.from_first(
+        self.config = config.model_copy(update={"model": add_vocabulary(config.model, self.source)})
+        self.config, changes = self.parallel.run_on_first(
             lambda: fit_to_checkpoint(start, self.config, self.source.fingerprint)
         )
         self.remarks = (*threads, *start.remarks, *changes, *self.source.remarks)
@@ -115,7 +116,7 @@ class Trainer:
                 any more, the device is out of memory, or losses stay not finite. But for the first, the last state that
                 was good is saved.
         """
-        if self.parallel.first:
+        if self.parallel.is_first:
             self._output = Output(
                 self.folder, self.config, self.step, self.source, self.conditions, self.done, self.steps
             )
@@ -155,9 +156,9 @@ class Trainer:
         training = self.config.training
         meter = Meter(training.batch_size, self.step, self.parallel)
         # TensorBoard and the bar need a line of their own for what is told meanwhile.
-        bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, mininterval=1, disable=not self.parallel.first)
+        bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, mininterval=1, disable=not self.parallel.is_first)
         skip = 3 if self.device.type == "cpu" else 20  # on a GPU the first steps are not those that are replayed later
-        recorded = training.profile if self.parallel.first else 0
+        recorded = training.profile if self.parallel.is_first else 0
         profile = StepProfile(self.folder / "profile", recorded, self.device, skip)
         with bar, logging_redirect_tqdm(), profile:
             while True:
@@ -224,7 +225,7 @@ class Trainer:
         try:
             if training.deterministic and determinism.is_compared(self.done, training.r1, training.r1_every):
                 found = determinism.compare_two_runs(self.step, lambda: self._run_step(clips))
-                determinism.tell(self.done, self.device, *found)
+                determinism.log_comparison(self.done, self.device, *found)
             else:
                 self._run_step(clips)
         except torch.OutOfMemoryError as error:
@@ -292,7 +293,7 @@ class Trainer:
             UserError: that is so.
         """
         # While a loss scale is found, updates are left out in a sound run.
-        if not left_out or self.step.g_update.scaled:
+        if not left_out or self.step.g_update.is_scaled:
             return
         if 2 * left_out >= self.steps:
             raise UserError(
@@ -314,7 +315,7 @@ class Trainer:
                 + (f", and lower learning rates did not help {limit} times" if limit else "")
                 + f"; {_REMEDY}"
             )
-        good, remarks = self.parallel.from_first(lambda: checkpoint.newest_good(self.folder / "checkpoints"))
+        good, remarks = self.parallel.run_on_first(lambda: find_newest_good(self.folder / "checkpoints"))
         if good is None:
             self.step.reset()
         record = self._restore(good)
@@ -338,8 +339,8 @@ class Trainer:
         """
         record = Record(0)
         if path is not None:
-            record = self.parallel.from_first(lambda: checkpoint.restore(path, self.step))
-            self.parallel.copy_first(tensors_of(self.step).values())
+            record = self.parallel.run_on_first(lambda: checkpoint.restore(path, self.step))
+            self.parallel.broadcast_tensors(tensors_of(self.step).values())
         return record._replace(data=self.source.fingerprint)
 
     def _rescue(self) -> None:

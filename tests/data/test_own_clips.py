@@ -55,7 +55,7 @@ def test_the_clips_decide_size_and_preset_which_is_said(tmp_path, height, width,
     assert config["training"]["steps"] == 1500  # a hundred epochs of two clips would be six steps
     assert f"clips are {width}x{height} (width x height): training at --height {expected[0]} --width" in said
     assert f"by the preset {preset}" in said
-    assert ("on a CPU that takes long; --height" in said) == (preset == "clips-64")
+    assert ("on a CPU this is slow; --height" in said) == (preset == "clips-64")
 
 
 def test_flags_win(tmp_path):
@@ -87,7 +87,7 @@ def test_the_clips_decide_the_condition(tmp_path, names, captions, expected, say
 
 def test_short_clips_are_trained_on_as_they_are(tmp_path):
     config, said = settings("--data", videos(tmp_path / "v", frames=9))
-    assert config["model"]["frames"] == 8 and "have fewer than 16 frames to take: training on --frames 8" in said
+    assert config["model"]["frames"] == 8 and "have fewer than 16 usable frames: training with --frames 8" in said
     config, _ = settings("--data", tmp_path / "v", "--stride", 2)
     assert config["model"]["frames"] == 4
 

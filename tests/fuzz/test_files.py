@@ -25,6 +25,7 @@ from fastvgan.data.folders.tables import read_tables
 from fastvgan.errors import UserError
 from fastvgan.export import export
 from fastvgan.models import ModelConfig, build_generator
+from fastvgan.runs.checkpoint import find_best, find_newest_good, read_averaged_weights, verify
 from fastvgan.runs.config import preset, read_config
 from fastvgan.training.run import checkpoint
 from fastvgan.training.step.adversarial import AdversarialStep
@@ -211,10 +212,10 @@ def test_a_checkpoint_is_read_or_named(saved, data):
         text = json.dumps(data.draw(odd_values))
     (path / "state.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     (path / "state.safetensors").write_bytes(tensors)
-    found, faults = checkpoint.newest_good(path.parent)
+    found, faults = find_newest_good(path.parent)
     assert (found is None) == bool(faults)
-    checkpoint.best(path.parent)
-    for read in (checkpoint.verify, checkpoint.averaged_weights, lambda path: checkpoint.restore(path, step)):
+    find_best(path.parent)
+    for read in (verify, read_averaged_weights, lambda path: checkpoint.restore(path, step)):
         try:
             read(path)
         except UserError as error:

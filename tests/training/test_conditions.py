@@ -11,7 +11,7 @@ from fastvgan.models.config import ModelConfig
 from fastvgan.models.noise import NoiseDriven
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.training.batches import BatchMaker, with_wrong_images
-from fastvgan.training.conditions import Conditions, swapped, told, with_data
+from fastvgan.training.conditions import Conditions, add_vocabulary, condition_from, swap_neighbours
 
 CPU = torch.device("cpu")
 
@@ -34,26 +34,26 @@ class Three(NoiseDriven):
 
 
 def test_words_and_classes_come_from_the_data():
-    model = with_data(ModelConfig(condition=("text", "class")), DigitsSource())
+    model = add_vocabulary(ModelConfig(condition=("text", "class")), DigitsSource())
     assert "purple" in model.vocabulary and model.caption_length == 7 and model.class_names == tuple("0123456789")
-    assert with_data(ModelConfig(condition=("image",)), Bare()).vocabulary == ()
+    assert add_vocabulary(ModelConfig(condition=("image",)), Bare()).vocabulary == ()
     with pytest.raises(UserError, match=r"no captions.*clip\.txt"):
-        with_data(ModelConfig(condition=("text",)), Bare())
+        add_vocabulary(ModelConfig(condition=("text",)), Bare())
     with pytest.raises(UserError, match=r"no classes.*folder of its own"):
-        with_data(ModelConfig(condition=("class",)), Bare())
+        add_vocabulary(ModelConfig(condition=("class",)), Bare())
 
 
 @pytest.mark.parametrize("parts", [(), ("text",), ("class",), ("image",), ("class", "image", "text")])
 def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     source = DigitsSource()
-    model = with_data(ModelConfig(condition=parts), source)
+    model = add_vocabulary(ModelConfig(condition=parts), source)
     conditions = Conditions(model, source)
     clips = next(source.batches(16, 0))
     maker = BatchMaker(conditions, Three(), source, 0, 3, slice(0, 16), 16)
     assert conditions.can_be_wrong == parts
     seen = set()
     for number in range(20 if parts else 1):
-        part = maker.wrong_part(number)
+        part = maker.draw_wrong_part(number)
         inputs = maker.make(torch.tensor(number), torch.tensor(part), clips)
         inputs = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
         real, z, right, wrong = inputs[:4]
@@ -82,14 +82,14 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
 @pytest.mark.parametrize("parts", [("text",), ("class", "image", "text")])
 def test_ranks_together_draw_what_a_single_process_draws(parts):
     source = DigitsSource()
-    model = with_data(ModelConfig(condition=parts), source)
+    model = add_vocabulary(ModelConfig(condition=parts), source)
     conditions = Conditions(model, source)
 
     def batch(number, rank, size, ahead):
         rows = slice(rank * 12 // size, (rank + 1) * 12 // size)
         maker = BatchMaker(conditions, Three(), source, 7, 2, rows, 12)
         clips = next(source.batches(12 // size, 7, number, rank, size)) if ahead else None
-        inputs = maker.make(torch.tensor(number), torch.tensor(maker.wrong_part(number)), clips)
+        inputs = maker.make(torch.tensor(number), torch.tensor(maker.draw_wrong_part(number)), clips)
         return [inputs.real, inputs.z, *inputs.c, *inputs.wrong]
 
     for number in range(8):
@@ -101,10 +101,10 @@ def test_ranks_together_draw_what_a_single_process_draws(parts):
 
 def test_which_part_is_wrong_is_drawn_for_each_step_and_seed():
     source = DigitsSource()
-    conditions = Conditions(with_data(ModelConfig(condition=("class", "image", "text")), source), source)
+    conditions = Conditions(add_vocabulary(ModelConfig(condition=("class", "image", "text")), source), source)
     drawn = [
-        [BatchMaker(conditions, Three(), source, seed, 1, slice(0, 2), 2).wrong_part(number) for number in range(900)]
-        for seed in (0, 1)
+        [maker.draw_wrong_part(number) for number in range(900)]
+        for maker in (BatchMaker(conditions, Three(), source, seed, 1, slice(0, 2), 2) for seed in (0, 1))
     ]
     assert drawn[0] != drawn[1]
     assert all(abs(part.count(i) - 300) < 60 for part in drawn for i in range(3))
@@ -113,20 +113,20 @@ def test_which_part_is_wrong_is_drawn_for_each_step_and_seed():
 @pytest.mark.parametrize("n", [2, 5, 6])
 def test_swapped_frames_are_all_a_neighbour_s(n):
     images = torch.arange(n)[:, None].repeat(1, 3)
-    assert swapped(images)[:, 0].tolist() == {2: [1, 0], 5: [1, 0, 3, 2, 0], 6: [1, 0, 3, 2, 5, 4]}[n]
+    assert swap_neighbours(images)[:, 0].tolist() == {2: [1, 0], 5: [1, 0, 3, 2, 0], 6: [1, 0, 3, 2, 5, 4]}[n]
 
 
 def test_one_condition_only_leaves_nothing_wrong_to_draw():
     class One(Bare):
         captions, classes = ("the same for all",), ("x",)
 
-    model = with_data(ModelConfig(condition=("text", "class")), One())
+    model = add_vocabulary(ModelConfig(condition=("text", "class")), One())
     conditions = Conditions(model, One())
     assert not conditions.can_be_wrong
     clips = Clips(
         torch.zeros(2, 4, 16, 16, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), torch.zeros(2).long()
     )
-    assert told(*conditions.right(clips), to_float(clips.video, CPU), conditions.parts).text.shape == (2, 4)
+    assert condition_from(*conditions.right(clips), to_float(clips.video, CPU), conditions.parts).text.shape == (2, 4)
 
 
 def test_pixels_are_channels_last_without_a_copy_of_layout():

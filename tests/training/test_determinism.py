@@ -38,7 +38,8 @@ def test_steps_that_are_run_twice_leave_what_one_run_leaves(tmp_path, caplog):
     assert torch.are_deterministic_algorithms_enabled()
     said = [r.getMessage() for r in caplog.records if "--deterministic" in r.getMessage()]
     assert said == [
-        f"--deterministic: step {number}, run twice from the same state on cpu, repeats to the bit" for number in (3, 5)
+        f"--deterministic: step {number}, run twice from the same state on cpu, is bitwise reproducible"
+        for number in (3, 5)
     ]
     mine, theirs = weights(asked.step), weights(plain.step)
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -74,7 +75,7 @@ def test_operations_that_pytorch_warns_of_are_named(caplog):
 
     differing, operations = determinism.compare_two_runs(step, run)
     assert (differing, operations) == ([], ["grid_sampler_2d_backward_cuda"])
-    determinism.tell(2, torch.device("cpu"), differing, operations)
+    determinism.log_comparison(2, torch.device("cpu"), differing, operations)
     assert "PyTorch has no deterministic grid_sampler_2d_backward_cuda on cpu" in caplog.text
 
 

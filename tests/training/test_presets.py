@@ -8,7 +8,7 @@ from fastvgan.data import open_source
 from fastvgan.models import build
 from fastvgan.runs.config import PRESETS, RunConfig
 from fastvgan.train import Arguments, _start_from
-from fastvgan.training.conditions import with_data
+from fastvgan.training.conditions import add_vocabulary
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -16,7 +16,7 @@ def test_each_preset_can_be_built_and_read_back(name):
     config = PRESETS[name]
     assert RunConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
     source = open_source(config.data, config.model)
-    model = with_data(config.model, source)
+    model = add_vocabulary(config.model, source)
     small = model.model_copy(update={"base_width": 2})
     generator, discriminator = build(small)
     assert sum(p.numel() for p in generator.parameters()) and discriminator.names == config.model.discriminators

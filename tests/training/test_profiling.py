@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from fastvgan.training.profiling import StepProfile, covered
+from fastvgan.training.profiling import StepProfile, covered_time
 
 CPU = torch.device("cpu")
 
@@ -103,7 +103,7 @@ def test_a_trace_that_is_cut_off_is_one_warning(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", export)
     loop(tmp_path, steps=6, count=2)
     (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert "trace.json: it came out cut off" in told and not list(tmp_path.iterdir())
+    assert "trace.json: the file is truncated" in told and not list(tmp_path.iterdir())
 
 
 def test_without_steps_to_record_nothing_is_done(tmp_path, caplog):
@@ -113,9 +113,9 @@ def test_without_steps_to_record_nothing_is_done(tmp_path, caplog):
 
 
 def test_the_time_covered_by_spans():
-    assert covered([(4, 6), (0, 2), (1, 3), (1, 2)], 0, 10) == 5
-    assert covered([(-5, 1), (9, 20), (30, 40)], 0, 10) == 2
-    assert covered([], 0, 10) == 0
+    assert covered_time([(4, 6), (0, 2), (1, 3), (1, 2)], 0, 10) == 5
+    assert covered_time([(-5, 1), (9, 20), (30, 40)], 0, 10) == 2
+    assert covered_time([], 0, 10) == 0
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import FLAGS
 
-from fastvgan.training.run import checkpoint
+from fastvgan.runs.checkpoint import list_complete
 
 
 def run(*flags, **options):
@@ -71,12 +71,12 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output and "--resume auto" in output
-    (saved,) = checkpoint.complete(tmp_path / "r" / "checkpoints")
+    (saved,) = list_complete(tmp_path / "r" / "checkpoints")
     steps = int(saved.name.removeprefix("step-"))
     assert steps >= 2
     status, _, errors = call("--steps", str(steps + 2), "--run-dir", str(tmp_path / "r"), "--resume", "auto")
     assert not status, errors
-    assert checkpoint.complete(tmp_path / "r" / "checkpoints")[-1].name == f"step-{steps + 2}"
+    assert list_complete(tmp_path / "r" / "checkpoints")[-1].name == f"step-{steps + 2}"
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path):
@@ -91,16 +91,16 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         time.sleep(draw.uniform(0, 0.5))
         process.kill()
         process.communicate()
-        before, reached = reached, _steps(checkpoint.complete(folder / "checkpoints")[-1])
+        before, reached = reached, _steps(list_complete(folder / "checkpoints")[-1])
         assert reached > before
     status, _, errors = call("--steps", str(reached + 1), "--run-dir", str(folder), "--resume", "auto")
     assert not status, errors
-    assert _steps(checkpoint.complete(folder / "checkpoints")[-1]) == reached + 1
+    assert _steps(list_complete(folder / "checkpoints")[-1]) == reached + 1
     assert not list((folder / "checkpoints").glob(".unfinished*"))
 
 
 def _last(folder):
-    found = checkpoint.complete(folder / "checkpoints")
+    found = list_complete(folder / "checkpoints")
     return _steps(found[-1]) if found else 0
 
 
@@ -123,7 +123,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
         assert "the checkpoint of step 15 could not be written: the disk is full; make room; training goes on" in (
             done.stderr
         )
-        kept = checkpoint.complete(disk / "r" / "checkpoints")
+        kept = list_complete(disk / "r" / "checkpoints")
         assert kept
         for path in kept[:-2]:
             (path / "state.safetensors").unlink()
@@ -143,7 +143,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
         (["--height", "17"], "--height 17: must be a power of two from 16 to 128"),
         (["--data", "missing-folder"], "missing-folder"),
         (["--config", "missing.yaml"], "cannot read the configuration missing.yaml"),
-        (["--resume", "missing"], "--resume missing: there is no such folder"),
+        (["--resume", "missing"], "--resume missing: this folder does not exist"),
         (["--run-dir", "/proc/x"], "cannot write the run folder /proc/x"),
         (["--device", "cuda"], "torch sees no CUDA device"),
         (["--preset", "digits", "--config", "x.yaml"], "give one of them"),

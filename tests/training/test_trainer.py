@@ -14,6 +14,7 @@ from command import ROOT
 from tiny import tiny, weights
 
 from fastvgan.errors import UserError
+from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.resume import Start, find_start
@@ -118,7 +119,7 @@ def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, 
         UserError, match=r"not finite, in \d+ steps in a row.*did not help 2 times; lower --lr-generator"
     ):
         trainer.run()
-    good, remarks = checkpoint.newest_good(tmp_path / "r" / "checkpoints")
+    good, remarks = find_newest_good(tmp_path / "r" / "checkpoints")
     assert good.name == "step-8" and not remarks
     poison(lambda number: False)
     assert begin(tmp_path / "r", "auto").run() == 0
@@ -142,7 +143,7 @@ def test_a_run_whose_updates_were_left_out_does_not_end_as_trained(tmp_path, poi
     )
     with pytest.raises(UserError, match=r"not finite.*lower --lr-generator"):
         trainer.run()
-    assert checkpoint.newest_good(tmp_path / "r" / "checkpoints") == (None, [])
+    assert find_newest_good(tmp_path / "r" / "checkpoints") == (None, [])
 
 
 def test_a_few_steps_left_out_at_the_end_are_told(tmp_path, poison, caplog):
@@ -224,7 +225,7 @@ def test_a_run_folder_that_vanishes_is_made_anew(tmp_path, caplog):
 
     assert begin(folder, before_step=at).run() == 0
     assert [line["step"] for line in lines(folder)][-1] == STEPS
-    assert checkpoint.newest_good(folder / "checkpoints")[0].name == f"step-{STEPS}"
+    assert find_newest_good(folder / "checkpoints")[0].name == f"step-{STEPS}"
     for name in ("config.yaml", "env.json", "export/generator.safetensors", "report.html"):
         assert (folder / name).is_file()
     assert any("vanish" in record.getMessage() for record in caplog.records)
@@ -269,7 +270,7 @@ def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
     trainer.source.draws = 0  # so that clips are made ahead
     with pytest.raises(UserError, match=r"the data cannot be read any more: .*clip\.mp4.*--resume auto"):
         trainer.run()
-    assert checkpoint.newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-13"
+    assert find_newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-13"
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(6, 4), (4, 4), (5, 2)])

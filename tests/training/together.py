@@ -5,7 +5,7 @@ from tiny import tiny
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.training.batches import BatchMaker, Inputs, with_wrong_images
-from fastvgan.training.conditions import Conditions, with_data
+from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.tensors import tensors_of
@@ -18,7 +18,7 @@ def steps_in_float64(rank, size, settings):
     config = tiny({"condition": PARTS, **settings.pop("model", {})}, **settings)
     parallel = Parallel(rank, size)
     source = DigitsSource()
-    model = with_data(config.model, source)
+    model = add_vocabulary(config.model, source)
     torch.set_default_dtype(torch.float64)
     step = AdversarialStep(model, config.training, torch.device("cpu"), torch.float32, parallel)
     torch.set_default_dtype(torch.float32)
@@ -26,10 +26,10 @@ def steps_in_float64(rank, size, settings):
     wrong, rows = config.training.wrong_conditions, parallel.rows(total)
     maker = BatchMaker(Conditions(model, source), step.generator, source, 0, wrong, rows, total)
     for number in range(4):
-        part = maker.wrong_part(number)
+        part = maker.draw_wrong_part(number)
         inputs = in_float64(maker.make(torch.tensor(number), torch.tensor(part)))
         inputs = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
-        step(number, *inputs[:4], step.regularises(number), is_image_wrong=inputs.is_image_wrong)
+        step(number, inputs, step.has_gradient_penalty(number))
     totals = parallel.sum(step.totals.clone())
     result = {**{k: v.detach().clone() for k, v in tensors_of(step).items()}, "means": totals[0] / totals[1]}
     parallel.close()

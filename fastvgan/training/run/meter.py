@@ -68,7 +68,7 @@ class Meter:
         self.left_out += round(means["skipped"])
         seconds = time.perf_counter() - self._since - self._paused
         means |= {"lr_discriminator": d_rate, "lr_generator": g_rate}
-        if updates[0].scaled:
+        if updates[0].is_scaled:
             means |= {"d_loss_scale": d_scale, "g_loss_scale": g_scale}
         means["videos_per_second"] = self._count * self._batch_size / seconds
         means["data_wait"] = self._waited / seconds

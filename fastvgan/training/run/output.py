@@ -12,6 +12,7 @@ from fastvgan.data.source import Source
 from fastvgan.errors import UserError
 from fastvgan.export import BEST, EXPORTED, export
 from fastvgan.files.tensor_file import read_tensors
+from fastvgan.runs.checkpoint import find_best, list_complete, read_averaged_weights
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.conditions import Conditions
 from fastvgan.training.report.collect import write_report
@@ -139,7 +140,7 @@ class Output:
         Args:
             now: the step whose checkpoint has just been written.
         """
-        path, best = self.path / BEST, checkpoint.best(self.path / "checkpoints")
+        path, best = self.path / BEST, find_best(self.path / "checkpoints")
         if best is None:
             path.unlink(missing_ok=True)
             return
@@ -148,7 +149,7 @@ class Output:
         if facts.items() <= _facts(path).items():
             return
         is_new = folder.name == f"step-{now}"
-        weights = self._step.ema.state_dict() if is_new else checkpoint.averaged_weights(folder)
+        weights = self._step.ema.state_dict() if is_new else read_averaged_weights(folder)
         export(weights, self._config.model, path, facts)
 
     def _sample(self, number: int) -> None:
@@ -162,7 +163,7 @@ class Output:
             logger.warning("%s could not be written: %s; training goes on", what, _reason(error))
 
     def _newest(self) -> str:
-        found = checkpoint.complete(self.path / "checkpoints")
+        found = list_complete(self.path / "checkpoints")
         return f"the last complete checkpoint, {found[-1].name}," if found else "the beginning"
 
 

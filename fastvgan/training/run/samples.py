@@ -8,7 +8,7 @@ from fastvgan.data.source import Clips, Source
 from fastvgan.files.video import grid, strip_grid, write_still, write_video
 from fastvgan.metrics.frechet import CoarseScore
 from fastvgan.pixels import to_float, to_uint8
-from fastvgan.training.conditions import Conditions, told
+from fastvgan.training.conditions import Conditions, condition_from
 from fastvgan.training.step.adversarial import AdversarialStep, settle_statistics
 
 _SHOWN, _POOL, _ROUNDS = 16, 128, 4
@@ -28,7 +28,7 @@ class Samples:
         clips = next(batches)
         batches.close()
         indices = (None if part is None else part.to(device) for part in conditions.right(clips))
-        self._pool = told(*indices, to_float(clips.video, device), conditions.parts)
+        self._pool = condition_from(*indices, to_float(clips.video, device), conditions.parts)
         noise = step.ema.noise(_ROUNDS * _POOL + _SHOWN, seed).to(device).split(_POOL)
         self._pool_noise, self._noise = noise[:_ROUNDS], noise[_ROUNDS]
         self._coarse = CoarseScore(clips.video)

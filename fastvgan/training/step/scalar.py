@@ -1,13 +1,15 @@
-"""A number that the host sets and kernels read, from step to step."""
+"""A number that the host sets and kernels read."""
 
 import torch
 
 
 class DeviceScalar:
-    """A tensor () whose value the host knows, so that it is written only where it changes, without a wait.
+    """A tensor () whose value the host knows, so that setting it copies only changed values and never waits.
 
     Args:
-        value: the first one. dtype, device: of `tensor`.
+        value: the initial value.
+        device: device of `tensor`.
+        dtype: dtype of `tensor`.
     """
 
     def __init__(self, value: float, device: torch.device, dtype: torch.dtype = torch.float32):
@@ -15,7 +17,7 @@ class DeviceScalar:
         self._value = value
 
     def set(self, value: float) -> None:
-        """Write another value."""
+        """Set the value."""
         if value != self._value:
             self.tensor.fill_(value)
             self._value = value

@@ -1,4 +1,4 @@
-"""What a step does to many tensors at once: a few launches on a GPU, where one for each tensor would be its time."""
+"""Operations on lists of tensors in a few launches, where one launch per tensor would take most of a step."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,8 +7,12 @@ import torch
 from fastvgan_kernels._torch import foreach_add_, foreach_copy_, foreach_lerp_, foreach_mul_, foreach_sub
 
 
-def copied(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors' bytes, uint8, as they are now; for `restore_where`."""
+def copy_bytes(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Copy the bytes of tensors of any shape, for `restore_where`.
+
+    Returns:
+        One uint8 tensor (number of bytes,) per tensor.
+    """
     now = _bytes(tensors)
     copies = [torch.empty_like(x) for x in now]
     if copies:
@@ -18,10 +22,15 @@ def copied(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def restore_where(bad: torch.Tensor, tensors: Iterable[torch.Tensor], before: Sequence[torch.Tensor]) -> None:
-    """Bring the tensors back, in place, to what they were `before`, if `bad` () is not 0 but 1.
+    """Restore tensors in place where a flag is set.
 
-    There is no torch.where for lists. In bytes, whose arithmetic is modulo 256, now + (before - now) · bad is one or
-    the other exactly, whatever numbers the bytes stand for, NaN included.
+    torch.where has no version for lists. In bytes, whose arithmetic is modulo 256, now + (before - now) · bad is
+    exactly one or the other, whatever numbers the bytes encode, including NaN.
+
+    Args:
+        bad: () 1 to restore, 0 to change nothing.
+        tensors: tensors of any shape.
+        before: their bytes by `copy_bytes`.
     """
     now = _bytes(tensors)
     if now:
@@ -32,10 +41,14 @@ def restore_where(bad: torch.Tensor, tensors: Iterable[torch.Tensor], before: Se
 
 @torch.no_grad()
 def average_into(means: list[torch.Tensor], new: list[torch.Tensor], share: torch.Tensor) -> None:
-    """Move running means, in place, towards new values by a share (), a tensor on their device.
+    """Update running means in place: mean + (new - mean) · share, as torch.lerp for a share below one half.
 
-    mean + (new - mean) · share, as torch.lerp computes it for a share below one half. lerp itself takes one launch for
-    each tensor where the share is a tensor.
+    torch's lerp takes one launch per tensor if the share is a tensor.
+
+    Args:
+        means: tensors of any shape.
+        new: new values of the same shapes.
+        share: () on their device.
     """
     if not lists_are_fast(share.device):
         foreach_lerp_(means, new, [share.to(mean.dtype) for mean in means])
@@ -46,7 +59,7 @@ def average_into(means: list[torch.Tensor], new: list[torch.Tensor], share: torc
 
 
 def lists_are_fast(device: torch.device) -> bool:
-    """Whether functions of lists compute a list in one launch there; a CPU goes through it."""
+    """Whether torch's functions of lists take one launch per list on a device; a CPU loops over the list."""
     return device.type == "cuda"
 
 

@@ -1,23 +1,29 @@
-"""The state of an adversarial step as named tensors, and the way back: in place, so that CUDA graphs stay valid."""
+"""The state of an adversarial step as named tensors, and its restoration in place, so that CUDA graphs stay valid."""
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 
+from fastvgan.runs.checkpoint import select_prefix
 from fastvgan.training.step.adversarial import AdversarialStep, networks, optimizers
 
 _STATE = "state"
 
 
 def tensors_of(step: AdversarialStep, with_optimizers: bool = True) -> dict[str, torch.Tensor]:
-    """Everything that training goes on from, the step's own tensors, not copies.
+    """Return all state of training as named tensors: the step's own ones, not copies.
+
+    Args:
+        step: the step.
+        with_optimizers: whether to include the slots of optimisers.
 
     Returns:
-        Of each network "generator/KEY" (parameters and buffers), of each optimiser "generator_optimizer/KEY/SLOT" (none
-        before its first step), and "state/NAME" of what `step.state()` gives; shapes and dtypes as they are in
-        training.
+        "generator/KEY" and so on for the parameters and buffers of each network, "generator_optimizer/KEY/SLOT" for
+        each optimiser (nothing before its first step), and "state/NAME" for the items of `step.state()`. Shapes and
+        dtypes are those of training.
     """
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, network in networks(step).items():
         tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
     for name, (optimizer, network) in optimizers(step).items() if with_optimizers else ():
@@ -26,8 +32,16 @@ def tensors_of(step: AdversarialStep, with_optimizers: bool = True) -> dict[str,
     return tensors | {f"{_STATE}/{name}": value for name, value in step.state().items()}
 
 
-def misfit(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> str | None:
-    """The name of a tensor that the step or `saved` lacks, or that has another shape there; None where all fits."""
+def find_misfit(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> str | None:
+    """Find a tensor that is missing in the step or in `saved`, or whose shape differs between them.
+
+    Args:
+        step: the step to restore.
+        saved: tensors of a checkpoint, of any shape, named as by `tensors_of`.
+
+    Returns:
+        The tensor's name; None if all fit.
+    """
     own = tensors_of(step, with_optimizers=False)
     for name, tensor in own.items():
         if name not in saved and not name.startswith(f"{_STATE}/"):
@@ -40,7 +54,7 @@ def misfit(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> str | None:
         for key, parameter in network.named_parameters()
     }
     for name, value in sorted(saved.items()):
-        # What this device has no use for, such as the loss scale of another one, does no harm.
+        # State that this device does not use, such as another one's loss scale, is ignored.
         if name in own or name.startswith(f"{_STATE}/"):
             continue
         shape = shapes.get(name.rpartition("/")[0])
@@ -51,19 +65,26 @@ def misfit(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> str | None:
 
 @torch.no_grad()
 def copy_into(step: AdversarialStep, saved: dict[str, torch.Tensor]) -> None:
-    """Bring the step to the state in `saved`, of which `misfit` gave None, without moving a tensor that is there."""
+    """Copy saved state into the step without moving any existing tensor.
+
+    Args:
+        step: the step to restore.
+        saved: tensors of the shapes in the step, for which `find_misfit` returned None.
+    """
     for name, network in networks(step).items():
-        network.load_state_dict(part_of(saved, name))
+        network.load_state_dict(select_prefix(saved, name))
     for name, (optimizer, network) in optimizers(step).items():
-        _restore_optimizer(optimizer, network, part_of(saved, name))
-    values = part_of(saved, _STATE)
+        _restore_optimizer(optimizer, network, select_prefix(saved, name))
+    values = select_prefix(saved, _STATE)
     for name, tensor in step.state().items():
         if name in values:
             tensor.copy_(values[name])
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, network: torch.nn.Module, saved: dict) -> None:
-    slots = defaultdict(dict)
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, network: torch.nn.Module, saved: dict[str, torch.Tensor]
+) -> None:
+    slots: defaultdict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, value in saved.items():
         key, _, slot = name.rpartition("/")
         slots[key][slot] = value
@@ -71,21 +92,16 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, network: torch.nn.Modul
     for key, parameter in network.named_parameters():
         own = optimizer.state[parameter] if key in slots else optimizer.state.get(parameter, {})
         for slot in own.keys() - slots[key].keys():
-            own[slot].zero_()  # saved before the first step, when the optimiser had none: that is where they begin
+            own[slot].zero_()  # saved before the optimiser's first step, when it had no slots; they start from zero
         for slot, value in slots[key].items():
             if slot not in own:
                 own[slot] = _new_slot(slot, value, parameter, groups[parameter])
             own[slot].copy_(value)
 
 
-def _new_slot(slot: str, value: torch.Tensor, parameter: torch.Tensor, group: dict) -> torch.Tensor:
-    if slot == "step":  # torch's optimisers count on the host, unless a graph or a fused kernel is to read the count
+def _new_slot(slot: str, value: torch.Tensor, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    if slot == "step":  # torch's optimisers count on the host, unless a graph or a fused kernel reads the count
         on_device = group.get("capturable") or group.get("fused")
         return torch.empty_like(value, device=parameter.device if on_device else "cpu")
-    # The moments take the parameter's own memory format, as if they had never left.
+    # The moments have the parameter's memory format, as those that Adam allocates.
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
-
-
-def part_of(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """The tensors named "name/KEY", by KEY."""
-    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}

@@ -12,10 +12,11 @@ from tiny import FLAGS, Unscored, tiny
 
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
+from fastvgan.runs.checkpoint import list_complete, read_record
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.report.collect import write_report
-from fastvgan.training.run import checkpoint, output
+from fastvgan.training.run import output
 from fastvgan.training.run.resume import find_start
 from fastvgan.training.trainer import Trainer
 
@@ -70,7 +71,7 @@ def resume(copied, **options):
 
 
 def data_of(folder, step):
-    return checkpoint.read_record(folder / "r" / "checkpoints" / f"step-{step}").data
+    return read_record(folder / "r" / "checkpoints" / f"step-{step}").data
 
 
 def test_on_the_same_data_nothing_is_said_wherever_they_lie(trained, copied, caplog):
@@ -88,8 +89,11 @@ CHANGES = {
         r"on 5 clips with 2 captions, and .*clips holds 6 clips with 2 captions now",
     ),
     "gone": (lambda clips: (clips / "0.png").unlink(), r"and .*clips holds 4 clips with 2 captions now"),
-    "longer": (lambda clips: add(clips, "0", frames=20), "holds as many, but not the same, or not as they were"),
-    "redrawn": (lambda clips: add(clips, "0", "blue", CAPTION.format("red")), "holds as many, but not the same"),
+    "longer": (lambda clips: add(clips, "0", frames=20), "holds as many, but other or changed ones"),
+    "redrawn": (
+        lambda clips: add(clips, "0", "blue", CAPTION.format("red")),
+        "holds as many, but other or changed ones",
+    ),
     "captions": (lambda clips: (clips / "0.txt").write_text("a red red\n"), "holds 5 clips with 3 captions now"),
     "classes": (
         lambda clips: (add(clips / "a", "x"), add(clips / "b", "y")),
@@ -105,12 +109,12 @@ def test_on_changed_data_it_goes_on_only_when_asked_to(copied, change, caplog):
     with pytest.raises(UserError, match=CHANGES[change][1]) as raised:
         resume(copied)
     said = str(raised.value)
-    assert "step-4 was trained on other data" in said and "give --changed-data to go on with them" in said
+    assert "step-4 was trained on other data" in said and "give --changed-data to use them anyway" in said
     assert "another --run-dir" in said and "\n" not in said
     trainer = resume(copied, changed_data=True)
     assert trainer.run() == 0 and trainer.done == 6
     told = [record.getMessage() for record in caplog.records if "trained on other data" in record.getMessage()]
-    assert len(told) == 1 and told[0].endswith("; going on with them, as --changed-data says")
+    assert len(told) == 1 and told[0].endswith("; continuing with them because of --changed-data")
     assert data_of(copied, 4) == before
     assert data_of(copied, 6) == trainer.source.fingerprint != before
     assert not [remark for remark in resume(copied).remarks if "data" in remark]  # they are its data now
@@ -130,14 +134,14 @@ def test_what_depends_on_how_many_clips_there_are_is_counted_anew(copied):
 @pytest.mark.parametrize(
     ("caption", "sentence"),
     [
-        ("a blue round {} square", r"has words in its captions \('blue', 'round'\) that are not among those that"),
+        ("a blue round {} square", r"has words in its captions \('blue', 'round'\) other than those that"),
         ("a {} red green square", r"has captions of 5 words, longer than the 3 that"),
     ],
 )
 def test_captions_that_do_not_fit_the_networks_are_refused(copied, caption, sentence):
     add(copied / "clips", "x", "red", caption)
     for changed_data in (False, True):
-        with pytest.raises(UserError, match=sentence + " the networks of .*step-4 were made for") as raised:
+        with pytest.raises(UserError, match=sentence + " the networks of .*step-4 were built for") as raised:
             resume(copied, changed_data=changed_data)
         assert "--changed-data" not in str(raised.value) and "train into another --run-dir" in str(raised.value)
 
@@ -167,7 +171,7 @@ def test_words_that_are_left_mean_what_they_meant(copied):
 
 def forget(folder, version=2):
     """Make the checkpoints what versions wrote that noted no data."""
-    for path in checkpoint.complete(folder / "r" / "checkpoints"):
+    for path in list_complete(folder / "r" / "checkpoints"):
         state = json.loads((path / "state.json").read_text())
         del state["data"]
         state = state if version == 2 else {"format": 1, "step": state["step"]}
@@ -180,7 +184,7 @@ def test_of_an_older_checkpoint_it_is_said_once_that_nobody_knows(trained, tmp_p
     forget(tmp_path, version)
     trainer = begin(tmp_path / "r", trained / "clips", "auto", steps=6)
     (said,) = [remark for remark in trainer.remarks if "data" in remark]
-    assert "step-4 does not note what its data were" in said and said.endswith("the same cannot be known")
+    assert "step-4 was written by an earlier version" in said and said.endswith("clips is unchanged")
     assert trainer.run() == 0 and data_of(tmp_path, 6) == trainer.source.fingerprint
     assert not [remark for remark in begin(tmp_path / "r", trained / "clips", "auto").remarks if "data" in remark]
 
@@ -190,7 +194,7 @@ def test_an_older_checkpoint_goes_on_with_data_of_another_name_only_when_asked_t
     sentence = rf"step-4 was trained on --data {trained}/clips, and --data is {copied}/clips now; give --changed-data"
     with pytest.raises(UserError, match=sentence):
         resume(copied)
-    assert any("cannot be known" in remark for remark in resume(copied, changed_data=True).remarks)
+    assert any("cannot check" in remark for remark in resume(copied, changed_data=True).remarks)
 
 
 def test_a_fingerprint_that_is_damaged_is_a_damaged_checkpoint(copied):
@@ -198,7 +202,7 @@ def test_a_fingerprint_that_is_damaged_is_a_damaged_checkpoint(copied):
     for data in ("x", {"checksum": "x"}, {"checksum": "x", "clips": "many", "captions": 0, "classes": 0}):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
         with pytest.raises(UserError, match=r"state\.json is damaged"):
-            checkpoint.read_record(path.parent)
+            read_record(path.parent)
         assert resume(copied).done == 2
 
 
@@ -219,7 +223,7 @@ def test_a_setback_returns_to_a_checkpoint_of_the_data_of_before(copied, monkeyp
 class Later(Parallel):
     """A process beside the first, which is told what that found out."""
 
-    def from_first(self, function):
+    def run_on_first(self, function):
         raise UserError("what the first process says")
 
 
@@ -238,7 +242,7 @@ def test_the_command_says_so_without_training_too(copied):
     status, _, err = command.call("fastvgan.train", flags)
     assert status == 2 and err.count("error: ") == 1 and "holds 6 clips with 2 captions now; give --changed-data" in err
     status, out, _ = command.call("fastvgan.train", [*flags, "--changed-data"])
-    assert status == 0 and "holds 6 clips with 2 captions now; going on with them" in out
+    assert status == 0 and "holds 6 clips with 2 captions now; continuing with them" in out
     assert "changed" not in (copied / "r" / "config.yaml").read_text()
 
 

@@ -15,12 +15,14 @@ from toy import Toy, same, state_of
 
 import fastvgan
 from fastvgan.errors import UserError
+from fastvgan.runs.checkpoint import Record, find_newest_good, list_complete, read_averaged_weights, verify
 from fastvgan.runs.config import read_config
 from fastvgan.training.run import checkpoint, output, samples
-from fastvgan.training.run.checkpoint import Record, newest_good, restore, save, verify
+from fastvgan.training.run.checkpoint import restore, save
 from fastvgan.training.run.folder import RunFolder
 from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.scoring import Scored
+from fastvgan.training.step.tensors import tensors_of
 from fastvgan.training.trainer import Trainer, rate_share, rising_share
 
 
@@ -90,7 +92,7 @@ def test_a_resumed_run_counts_each_step_once(tmp_path):
 
 
 def test_the_newest_are_kept(tmp_path, run):
-    assert [path.name for path in checkpoint.complete(run / "checkpoints")] == ["step-2", "step-4", "step-6"]
+    assert [path.name for path in list_complete(run / "checkpoints")] == ["step-2", "step-4", "step-6"]
     train(tmp_path / "r", checkpoint_every=1, keep=2)
     assert sorted(path.name for path in (tmp_path / "r" / "checkpoints").iterdir()) == ["step-5", "step-6"]
 
@@ -103,10 +105,10 @@ def test_what_is_saved_comes_back_in_place(tmp_path):
     saved = Toy().train(2)
     path = save(tmp_path, saved, Record(2, score=3.5, setbacks=1, rate=0.25), keep=2)
     other = Toy().train(5)
-    before = {name: tensor.data_ptr() for name, tensor in checkpoint.tensors_of(other).items()}
+    before = {name: tensor.data_ptr() for name, tensor in tensors_of(other).items()}
     assert restore(path, other) == Record(2, 3.5, 1, 0.25)
     assert same(state_of(saved), state_of(other))
-    assert before == {name: tensor.data_ptr() for name, tensor in checkpoint.tensors_of(other).items()}
+    assert before == {name: tensor.data_ptr() for name, tensor in tensors_of(other).items()}
 
 
 def test_moments_that_are_not_there_are_made_as_the_optimiser_would(tmp_path):
@@ -153,7 +155,7 @@ def test_a_checkpoint_of_format_1_is_read(tmp_path):
     (path / "state.json").write_text('{"format": 1, "step": 1}')
     other = Toy()
     assert restore(path, other) == Record(1) and same(state_of(saved), state_of(other))
-    assert newest_good(tmp_path) == (path, [])
+    assert find_newest_good(tmp_path) == (path, [])
     cut_short(path / "state.safetensors")
     with pytest.raises(UserError, match="truncated"):
         verify(path)
@@ -176,7 +178,7 @@ def exported(folder, name):
 
 
 def is_average_of(path, tensors):
-    saved = checkpoint.averaged_weights(path)
+    saved = read_averaged_weights(path)
     return saved.keys() == tensors.keys() and all(torch.equal(saved[name], tensors[name]) for name in saved)
 
 
@@ -211,8 +213,8 @@ def test_an_old_one_that_cannot_be_removed_is_only_told(tmp_path, caplog, monkey
         patch.setattr(checkpoint.shutil, "rmtree", stuck)
         save(tmp_path, Toy(), Record(2), keep=1)
     (told,) = [record.getMessage() for record in caplog.records]
-    assert "removed-1 cannot be removed: Permission denied" in told
-    assert [path.name for path in checkpoint.complete(tmp_path)] == ["step-2"]
+    assert "removed-1: Permission denied" in told
+    assert [path.name for path in list_complete(tmp_path)] == ["step-2"]
     save(tmp_path, Toy(), Record(3), keep=1)
     assert names(tmp_path) == ["step-3"]
 
@@ -246,9 +248,9 @@ def test_what_a_kill_leaves_is_brought_in_order(tmp_path):
     (tmp_path / "step-3").rename(tmp_path / ".replaced-3")
     shutil.copytree(tmp_path / "step-1", tmp_path / ".unfinished-4")
     (tmp_path / "step-1").rename(tmp_path / ".removed-1")
-    assert newest_good(tmp_path)[0].name == "step-2"
+    assert find_newest_good(tmp_path)[0].name == "step-2"
     checkpoint.put_back(tmp_path)
-    assert newest_good(tmp_path)[0].name == "step-3" and (tmp_path / ".unfinished-4").exists()
+    assert find_newest_good(tmp_path)[0].name == "step-3" and (tmp_path / ".unfinished-4").exists()
     checkpoint.recover(tmp_path)
     assert names(tmp_path) == ["step-2", "step-3"]
 
@@ -336,7 +338,7 @@ def test_the_newest_good_one_is_gone_on_from(tmp_path, run, harm):
         start = find_start("t", tmp_path / "r", resume)
         assert start.checkpoint.name == "step-4" and start.checkpoint.parent == damaged.parent
         (remark,) = start.remarks
-        assert str(damaged) in remark and remark.endswith("; going on from step-4")
+        assert str(damaged) in remark and remark.endswith("; using step-4 instead")
     with pytest.raises(UserError, match=HARMS[harm][1]):
         Trainer(tiny(), find_start("t", None, str(damaged)))
 
@@ -362,14 +364,14 @@ def test_later_checkpoints_are_kept_under_another_name(tmp_path, run, caplog):
         assert find_start("t", tmp_path / "r", "auto").checkpoint.name == "step-2"
         shutil.copytree(run / "checkpoints" / "step-4", folder / "step-4")
     assert names(folder) == ["abandoned-step-4", "abandoned-step-4-2", "damaged-step-6", "step-2", "step-4"]
-    assert "abandoned-step-4: the run goes on from step 2" in caplog.text
+    assert "abandoned-step-4: the run continues from step 2" in caplog.text
     abandoned = find_start("t", None, str(folder / "abandoned-step-4"))
     assert abandoned.folder == tmp_path / "r" and Trainer(tiny(), abandoned).done == 4
 
 
 def test_where_all_are_damaged_all_are_named(tmp_path, run):
     shutil.copytree(run, tmp_path / "r")
-    for path in checkpoint.complete(tmp_path / "r" / "checkpoints"):
+    for path in list_complete(tmp_path / "r" / "checkpoints"):
         cut_short(path / "state.safetensors")
     for resume in ("auto", str(tmp_path / "r")):
         with pytest.raises(
@@ -433,19 +435,19 @@ def test_other_networks_and_optimisers_are_named(tmp_path):
     before = state_of(toy)
     with pytest.raises(
         UserError,
-        match=r"another version of fastvgan: it does not fit generator/0\.weight",
+        match=r"another version of fastvgan: generator/0\.weight does not fit",
     ):
         restore(path, toy)
     more, fewer = Toy().train(), Toy().train()
     more.discriminator.add_module("2", torch.nn.Linear(1, 1))
     del fewer.discriminator[1]
     for number, other in enumerate((more, fewer), 2):
-        with pytest.raises(UserError, match=r"another version of fastvgan: it does not fit discriminator/"):
+        with pytest.raises(UserError, match=r"another version of fastvgan: discriminator/"):
             restore(save(tmp_path, other, Record(number), keep=9), toy)
     odd = Toy().train()
     for slots in odd.g_update.optimizer.state.values():
         slots["exp_avg"] = torch.zeros(7)
-    with pytest.raises(UserError, match=r"it does not fit generator_optimizer/0\.bias/exp_avg"):
+    with pytest.raises(UserError, match=r"generator_optimizer/0\.bias/exp_avg does not fit"):
         restore(save(tmp_path, odd, Record(5), keep=9), toy)
     assert same(before, state_of(toy))
 
@@ -480,7 +482,7 @@ def test_where_a_run_begins(tmp_path, run, monkeypatch):
     assert find_start("digits", tmp_path / "new", "runs/digits-9/checkpoints/step-4").folder == tmp_path / "new"
     with pytest.raises(UserError, match="already holds a run"):
         find_start("digits", tmp_path / "runs/digits-9", None)
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="this folder does not exist"):
         find_start("digits", None, "runs/digits-8")
     with pytest.raises(UserError, match="neither a run folder"):
         find_start("digits", None, str(tmp_path / "runs"))

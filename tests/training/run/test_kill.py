@@ -13,8 +13,9 @@ from killed import FINISHED, SAVED
 from toy import Toy, same, state_of
 
 from fastvgan.files.tensor_file import read_tensors
+from fastvgan.runs.checkpoint import Record, find_newest_good, verify
 from fastvgan.training.run import checkpoint
-from fastvgan.training.run.checkpoint import Record, newest_good, restore
+from fastvgan.training.run.checkpoint import restore
 from fastvgan.training.run.resume import find_start
 
 ROUNDS = 100 if os.environ.get("FASTVGAN_LONG") else 10
@@ -66,7 +67,7 @@ def test_killed_before_each_call_of_a_save_there_is_a_good_checkpoint(tmp_path, 
         process.start()
         status = ended(process)
         checkpoint.put_back(folder)
-        found, faults = newest_good(folder)
+        found, faults = find_newest_good(folder)
         assert faults == [] and found.name in ("step-2", f"step-{number}"), names(folder)
         toy = Toy()
         restore(found, toy)
@@ -110,7 +111,7 @@ def test_killed_over_and_over_a_run_ends_as_if_it_never_was(tmp_path, forks):
             assert told[SAVED] == 0
             continue
         assert start.remarks == ()
-        checkpoint.verify(start.checkpoint)
+        verify(start.checkpoint)
         last, reached = reached, steps_of(start.checkpoint)
         assert reached >= max(told[SAVED], told[FINISHED] - 1, last)
     assert reached >= ROUNDS / 2

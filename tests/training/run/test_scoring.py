@@ -14,7 +14,7 @@ from tiny import tiny, weights
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips
-from fastvgan.training.conditions import Conditions, with_data
+from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.samples import Samples
@@ -44,7 +44,7 @@ class Noise:
 
 def scoring_of(source, model=None, **training):
     config = tiny(model, **training)
-    config = config.model_copy(update={"model": with_data(config.model, source)})
+    config = config.model_copy(update={"model": add_vocabulary(config.model, source)})
     step = AdversarialStep(config.model, config.training, torch.device("cpu"), torch.float32)
     samples = Samples(source, Conditions(config.model, source), step, config.training.seed)
     samples.settle()

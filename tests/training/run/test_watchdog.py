@@ -9,7 +9,7 @@ import time
 import pytest
 from command import ROOT
 
-from fastvgan.training.run import checkpoint
+from fastvgan.runs.checkpoint import list_complete
 from fastvgan.training.run.watchdog import DATA, STATUS, STEP, Watchdog
 
 
@@ -81,5 +81,5 @@ def test_a_stalled_loader_ends_the_run_with_status_75_and_costs_no_step(tmp_path
     )
     assert done.returncode == STATUS, done.stderr
     assert "stood still for 3 s, waiting for a batch; ending with status 75" in done.stderr
-    assert [path.name for path in checkpoint.complete(tmp_path / "r" / "checkpoints")] == ["step-10"]
+    assert [path.name for path in list_complete(tmp_path / "r" / "checkpoints")] == ["step-10"]
     assert "stalling" in (tmp_path / "r" / "stall.txt").read_text()

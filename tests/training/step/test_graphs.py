@@ -19,7 +19,7 @@ from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import save_tensors
 from fastvgan.training.batches import BatchMaker
-from fastvgan.training.conditions import Conditions, with_data
+from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import CudaGraphs, StepRunner
 from fastvgan.training.step.tensors import tensors_of
@@ -47,7 +47,7 @@ def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, source=No
     """A step, what makes its inputs, and the clips of step 0 on for steps that do not draw their own."""
     config = tiny({"condition": parts, **(model or {})}, **training)
     source = source or DigitsSource()
-    model = with_data(config.model, source)
+    model = add_vocabulary(config.model, source)
     step = AdversarialStep(model, config.training, device, precision)
     size = config.training.batch_size
     wrong = config.training.wrong_conditions
@@ -163,7 +163,7 @@ def test_clips_held_on_the_device_train_as_those_cut_by_the_host(count, parts, t
 def test_a_step_s_clips_are_the_same_in_any_order_and_shared_by_processes(count, tmp_path, held):
     source = decoded(tmp_path, count)
     config = tiny({"condition": PARTS})
-    model = with_data(config.model, source)
+    model = add_vocabulary(config.model, source)
     conditions = Conditions(model, source)
     generator = AdversarialStep(model, config.training, CPU, torch.float32).generator
 
@@ -309,7 +309,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_is_told(caplog):
 
 def test_graphs_are_refused_without_a_gpu():
     step, maker, _ = make(parts=())
-    with pytest.raises(UserError, match="--cuda-graphs on: they are for a GPU, and the device is cpu"):
+    with pytest.raises(UserError, match="--cuda-graphs on: they need a GPU, and the device is cpu"):
         StepRunner(step, maker, "on")
 
 

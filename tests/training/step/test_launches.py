@@ -24,7 +24,7 @@ class Decoded:
     def __init__(self, config):
         self.z = torch.randn(config.training.batch_size, config.model.latent)
 
-    def wrong_part(self, number):
+    def draw_wrong_part(self, number):
         return 0
 
     def prepare(self, number):

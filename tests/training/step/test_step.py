@@ -11,7 +11,8 @@ from torch import nn
 from fastvgan.models import Condition
 from fastvgan.runs.config import PRESETS
 from fastvgan.training.batches import Inputs
-from fastvgan.training.step.adversarial import AdversarialStep, settle_statistics
+from fastvgan.training.step.adversarial import AdversarialStep
+from fastvgan.training.step.passes import settle_statistics
 
 CPU = torch.device("cpu")
 
@@ -62,7 +63,7 @@ def test_five_steps_equal_the_textbook_loop(objective):
     for number in range(5):
         real = torch.rand(4, 3, 16, 16, 16, generator=draw, dtype=torch.float64) * 2 - 1
         z = torch.randn(4, 5, generator=draw, dtype=torch.float64)
-        result = step(number, real, z, None, None)
+        result = step(number, Inputs(real, z))
 
         noise = z[:, :, None, None, None]
         d_optimizer.zero_grad()
@@ -99,7 +100,7 @@ def test_the_wrong_condition_enters_d_s_loss(part, family):
     step, real, right = make(("text", "class", "image"), family)
     wrong = right._replace(**{part: getattr(right, part).roll(1, 0)})
     z = step.generator.noise(4)
-    first = copy.deepcopy(step)(0, real, z, right, wrong, is_image_wrong=part == "image")
+    first = copy.deepcopy(step)(0, Inputs(real, z, right, wrong, part == "image"))
     again = copy.deepcopy(step)(0, real, z, right, right)
     without = copy.deepcopy(step)(0, real, z, right, None)
     assert first.d_loss != again.d_loss and without.d_loss != again.d_loss
@@ -141,11 +142,11 @@ def test_the_gradients_of_combined_discriminators_are_those_of_the_written_out_l
     g_loss = bce(logits(fake, right), 1.0)
     wanted_g = torch.autograd.grad(g_loss + 0.7 * contrasts(fake), list(g.parameters()))
     inputs = Inputs(real, z, right, wrong)
-    scalars, _ = mine._judge(inputs, mine.generator(z, right).detach(), False, True)
+    scalars, _ = mine._backward_discriminator(inputs, mine.generator(z, right).detach(), False, True)
     torch.testing.assert_close(scalars[0], d_loss)
     for parameter, gradient in zip(mine.discriminator.parameters(), wanted_d, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
-    mine._fool(inputs, mine.generator.draw(z, right), False)
+    mine._backward_generator(inputs, mine.generator.draw(z, right), False)
     for parameter, gradient in zip(mine.generator.parameters(), wanted_g, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
@@ -156,7 +157,7 @@ def gradients_of_a_term(step, real, right, z, name, weight):
     for value in (0.0, weight):
         copied = copy.deepcopy(step)
         setattr(copied, name, value)
-        copied._fool(Inputs(real, z, right, None), copied.generator.draw(z, right), False)
+        copied._backward_generator(Inputs(real, z, right, None), copied.generator.draw(z, right), False)
         gradients.append([p.grad for p in copied.generator.parameters()])
     return [term - without for without, term in zip(*gradients, strict=True)]
 
@@ -236,7 +237,7 @@ def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
     pairs = ((0, 1), (0, 3), (1, 3))
     with torch.no_grad():
         wanted = [sum((x[i] - x[j]).abs() for i, j in pairs) / 3 for x in seen(real, right)]
-    _, (found,) = copy.deepcopy(step)._judge(Inputs(real, z, right, None), real, False, True)
+    _, (found,) = copy.deepcopy(step)._backward_discriminator(Inputs(real, z, right, None), real, False, True)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
     for target, apart in zip(step._real_differences, wanted, strict=True):
         target.copy_(1e3 * apart)  # out of reach, so that all features count
@@ -267,7 +268,7 @@ def test_the_average_follows_its_rule():
     step, real, right = make()
     expected = [p.clone() for p in step.generator.parameters()]
     for number in range(3):
-        step(number, real, step.generator.noise(4), right, None)
+        step(number, Inputs(real, step.generator.noise(4), right))
         decay = min(0.99, (1 + number) / (10 + number))
         expected = [
             decay * e + (1 - decay) * p.detach() for e, p in zip(expected, step.generator.parameters(), strict=True)
@@ -317,6 +318,6 @@ def test_bfloat16_autocast_stays_near_float32(family):
         step = AdversarialStep(config.model, config.training, CPU, precision)
         real = torch.rand(8, 3, 16, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
         z = step.generator.noise(8, seed=2)
-        losses.append(torch.stack([torch.stack(step(k, real, z, None, None)[:2]) for k in range(10)]))
+        losses.append(torch.stack([torch.stack(step(k, Inputs(real, z))[:2]) for k in range(10)]))
         assert all(p.dtype == torch.float32 for p in step.generator.parameters())
     torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0.1)

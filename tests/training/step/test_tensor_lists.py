@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastvgan.training.step import tensor_lists
-from fastvgan.training.step.tensor_lists import average_into, copied, restore_where
+from fastvgan.training.step.tensor_lists import average_into, copy_bytes, restore_where
 
 
 def buffers():
@@ -15,7 +15,7 @@ def buffers():
 def test_tensors_are_brought_back_or_not_to_the_bit(bad):
     tensors = buffers()
     old = [x.clone() for x in tensors]
-    before = copied(tensors)
+    before = copy_bytes(tensors)
     for x, new in zip(tensors, buffers(), strict=True):
         x.copy_(new)
     tensors[0][1], tensors[0][2], tensors[2][0] = torch.nan, -torch.inf, torch.nan
@@ -27,7 +27,7 @@ def test_tensors_are_brought_back_or_not_to_the_bit(bad):
 
 
 def test_no_tensors_are_no_trouble():
-    restore_where(torch.tensor(1.0), [], copied([]))
+    restore_where(torch.tensor(1.0), [], copy_bytes([]))
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -9,6 +9,7 @@ from tiny import tiny
 from torch import nn
 
 from fastvgan.losses import gradient_penalty
+from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.update import Update
 
@@ -34,7 +35,7 @@ def test_a_scaled_update_is_that_of_torchs_scaler(monkeypatch):
 
     monkeypatch.setattr(module, "_GROWS_AFTER", 3)
     mine, theirs = network(), network()
-    update = Update(mine, 1e-2, BETAS, scaled=True)
+    update = Update(mine, 1e-2, BETAS, is_scaled=True)
     adam = torch.optim.Adam(theirs.parameters(), 1e-2, BETAS)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)
     scales = set()
@@ -56,7 +57,7 @@ def test_a_scaled_update_is_that_of_torchs_scaler(monkeypatch):
 
 def test_an_unscaled_update_is_adam_with_the_norm_of_its_gradients():
     mine, theirs = network(), network()
-    update = Update(mine, 1e-2, BETAS, scaled=False)
+    update = Update(mine, 1e-2, BETAS, is_scaled=False)
     adam = torch.optim.Adam(theirs.parameters(), 1e-2, BETAS)
     for step in range(20):
         share = 1 - step / 40
@@ -80,7 +81,7 @@ def test_an_unscaled_update_is_adam_with_the_norm_of_its_gradients():
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_what_is_not_finite_changes_nothing_and_is_counted(bad, where):
     net = network()
-    update = Update(net, 1e-2, BETAS, scaled=False)
+    update = Update(net, 1e-2, BETAS, is_scaled=False)
     counted = []
     for step in range(6):
         before = [p.detach().clone() for p in net.parameters()]
@@ -102,7 +103,7 @@ def test_what_is_not_finite_changes_nothing_and_is_counted(bad, where):
 
 
 def test_overflow_that_a_smaller_scale_mends_is_no_trouble():
-    update = Update(network(), 1e-2, BETAS, scaled=True)
+    update = Update(network(), 1e-2, BETAS, is_scaled=True)
     rows = []
     for step in range(20):
         update.clear()
@@ -116,9 +117,9 @@ def test_overflow_that_a_smaller_scale_mends_is_no_trouble():
 def test_a_skipped_step_leaves_statistics_and_average_finite():
     step, *_ = make(parts=())
     real, z = torch.rand(4, 3, 16, 16, 16), step.generator.noise(4)
-    step(0, real, z, None, None)
+    step(0, Inputs(real, z))
     before = {name: tensor.detach().clone() for name, tensor in everything(step).items()}
-    result = step(1, real, z * math.nan, None, None)
+    result = step(1, Inputs(real, z * math.nan))
     assert result.skipped == 1 and torch.isnan(result.g_loss) and torch.isnan(result.d_loss)
     after = everything(step)
     for name in before:
@@ -126,7 +127,7 @@ def test_a_skipped_step_leaves_statistics_and_average_finite():
         if not name.startswith(("ema/", "state/", "totals")):
             assert torch.equal(before[name], after[name]), name
     assert step.totals[0].isfinite().all()
-    assert step(2, real, z, None, None).skipped == 0
+    assert step(2, Inputs(real, z)).skipped == 0
 
 
 def test_the_penalty_is_half_the_mean_squared_gradient():
@@ -148,7 +149,7 @@ def test_lazy_regularisation_adds_the_penalty_to_d_s_gradient(family):
     cpu = torch.device("cpu")
     step = AdversarialStep(config.model, config.training, cpu, torch.float32)
     plain = AdversarialStep(config.model, config.training, cpu, torch.float32)
-    assert [step.regularises(n) for n in range(6)] == [True, False, False, False, True, False]
+    assert [step.has_gradient_penalty(n) for n in range(6)] == [True, False, False, False, True, False]
     real, z = torch.rand(4, 3, 16, 16, 16), step.generator.noise(4)
     discriminator = plain.discriminator
     x = real.clone().requires_grad_()
@@ -157,7 +158,7 @@ def test_lazy_regularisation_adds_the_penalty_to_d_s_gradient(family):
     wanted = torch.autograd.grad(3.0 * 4 * value, list(discriminator.parameters()), allow_unused=True)
     plain = AdversarialStep(config.model, config.training, cpu, torch.float32)
     assert torch.isnan(plain(1, real, z, None, None).r1)
-    result = step(0, real, z, None, None, regularise=True)
+    result = step(0, Inputs(real, z), regularise=True)
     torch.testing.assert_close(result.r1, value.detach(), rtol=1e-4, atol=1e-6)
     parameters = zip(step.discriminator.parameters(), plain.discriminator.parameters(), wanted, strict=True)
     for mine, theirs, extra in parameters:

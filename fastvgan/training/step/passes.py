@@ -1,0 +1,129 @@
+"""Forward passes of the two networks in a step, and means and sums of their logits."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+from torch import nn
+
+from fastvgan.models import Condition
+from fastvgan.models.discriminators import Discriminators
+from fastvgan.models.warp import Drawn
+from fastvgan.training.batches import Inputs
+from fastvgan_kernels._torch import BatchNorm
+from fastvgan_kernels.logistic import logistic
+
+if TYPE_CHECKING:
+    from fastvgan.models import conv3d, recurrent
+    from fastvgan.models.head import Projected
+
+    Generator: TypeAlias = conv3d.Generator | recurrent.Generator
+    """A generator of any family."""
+
+
+class RealScores(NamedTuple):
+    """What the discriminators make of real clips.
+
+    Attributes:
+        right: logits under the clips' own conditions, one tensor (N, P) per discriminator, for P frames.
+        wrong: a tuple with the logits under wrong conditions, (N, P, K); empty without such conditions.
+        features: the features that `right` was computed from, one per discriminator.
+    """
+
+    right: list[torch.Tensor]
+    wrong: tuple[list[torch.Tensor], ...]
+    features: "list[Projected]"
+
+
+def draw(generator: "Generator", z: torch.Tensor, c: Condition | None) -> Drawn:
+    """Generate clips from noise z of shape (N, ...)."""
+    return generator.draw(z, c)
+
+
+def score(discriminator: Discriminators, x: torch.Tensor, c: Condition | None) -> list[torch.Tensor]:
+    """Compute each discriminator's logits of clips x of shape (N, C, T, H, W)."""
+    return discriminator.score(discriminator.features(x, c), c)
+
+
+def score_real(discriminator: Discriminators, inputs: Inputs) -> RealScores:
+    """Compute each discriminator's logits of real clips under right and wrong conditions."""
+    features = discriminator.features(inputs.real, inputs.c)
+    right = discriminator.score(features, inputs.c)
+    if inputs.wrong is None:
+        return RealScores(right, (), features)
+    # Only first frames enter before the features; other wrong conditions share those of the right ones.
+    wrong_features = discriminator.features(inputs.real, inputs.wrong) if inputs.is_image_wrong else features
+    return RealScores(right, (discriminator.score(wrong_features, inputs.wrong),), features)
+
+
+def sum_losses(loss: Callable[..., torch.Tensor], *logits: list[torch.Tensor]) -> torch.Tensor:
+    """Sum a loss of each discriminator's logits.
+
+    Args:
+        loss: function of one discriminator's logits that returns a scalar ().
+        logits: lists with one tensor of any shape per discriminator, one list per argument of `loss`.
+
+    Returns:
+        The sum, a scalar ().
+    """
+    losses = [loss(*each) for each in zip(*logits, strict=True)]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def mean_probability(logits: list[torch.Tensor]) -> torch.Tensor:
+    """Return the mean probability () of being real, over clips and discriminators; logits have any shape."""
+    means = [logistic(each.detach(), True)[1] for each in logits]
+    return means[0] if len(means) == 1 else torch.stack(means).mean()
+
+
+def mean_over_parts(parts: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    """Return the mean of each scalar () over the parts of a batch."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([torch.stack(scalars) for scalars in parts]).mean(0).unbind()
+
+
+def pair_conditions(c: Condition) -> Condition:
+    """Repeat every other condition of a batch, so that two neighbouring generated clips share each."""
+    return Condition(*(None if x is None else torch.stack([x[::2]] * 2, 1).flatten(0, 1)[: len(x)] for x in c))
+
+
+def select_rows(inputs: Inputs, rows: slice) -> Inputs:
+    """Select clips of a batch with their noise and conditions."""
+    c, wrong = inputs.c and inputs.c.rows(rows), inputs.wrong and inputs.wrong.rows(rows)
+    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong, inputs.is_image_wrong)
+
+
+@contextlib.contextmanager
+def freeze(network: nn.Module) -> Iterator[None]:
+    """Compute no gradients of a network's parameters within this context."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
+
+
+@torch.no_grad()
+def settle_statistics(network: nn.Module, batches: Iterable[tuple[torch.Tensor, Condition | None]]) -> None:
+    """Set a generator's batch norm statistics to the mean over batches.
+
+    Averaged weights need their own statistics: neither the trained generator's nor an average of those are close.
+    These are the standing statistics of Brock et al. 2018 (BigGAN).
+
+    Args:
+        network: the averaged generator, in evaluation mode before and after.
+        batches: noise (N, ...) and conditions of each batch.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's setting for the plain mean over all batches
+    network.train()
+    for z, c in batches:
+        network(z, c)
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
