@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
-from fastvgan.layers.deferred import Pending, chain, conv_act, value
+from fastvgan.layers.deferred import Pending, chain, conv_act, resolve
 from fastvgan.models.conditions import Condition
 from fastvgan.models.sizes import Stage, features
 from fastvgan.models.warp import CHANNELS, Drawn, compose
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         if self.sees_image:
             x = beside(x, c.image)  # (N, 2C, T, H, W)
         x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T or T/2, H/2, W/2)
-        return value(chain(self.middle, x))  # (N, F, t, h, w)
+        return resolve(chain(self.middle, x))  # (N, F, t, h, w)
 
 
 class FrameEncoder(nn.Module):
@@ -117,7 +117,7 @@ class FrameEncoder(nn.Module):
         if self.sees_image:
             x = beside(x, image)  # (N, 2C, T, H, W)
         x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T, H/2, W/2)
-        return value(chain(self.middle, x))  # (N, F, T, h, w)
+        return resolve(chain(self.middle, x))  # (N, F, T, h, w)
 
 
 class FirstFrame(nn.Module):
