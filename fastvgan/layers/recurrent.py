@@ -64,7 +64,7 @@ def _pair(state: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | 
     if state is None:
         return None, None
     if isinstance(state, Tensor) or len(state) != 2:
-        what = f"a Tensor of size {list(state.shape)}" if isinstance(state, Tensor) else f"{len(state)} tensors"
+        what = f"a Tensor of size {list(state.shape)}" if isinstance(state, Tensor) else f"a sequence of {len(state)}"
         raise ValueError(f"state must be the two tensors (h, c), not {what}")
     return state
 

@@ -89,15 +89,15 @@ class FusedSequential(nn.Sequential):
 
 
 class Group(NamedTuple):
-    """Modules that are computed together: a convolution, a norm and an activation, each optional, or one other module.
+    """Modules that are computed together: a convolution with an optional norm and activation, or a norm with one.
 
     A group with `other`, a module that is called alone, has no other members.
     """
 
     conv: ConvLayer | None = None
     norm: Any = None  # an instance of a class in NORMS
-    activation: nn.Module | None = None
-    other: nn.Module | None = None
+    activation: Any = None  # an instance of a class in ACTIVATIONS
+    other: Any = None
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -126,16 +126,14 @@ def _run(container: FusedSequential, x: Tensor) -> Tensor:
 
 def _compute(group: Group, x: Tensor | Pending) -> Tensor | Pending:
     conv, norm, activation, other = group
-    if other is not None:
-        return other(resolve(x))
-    if conv is not None and type(x) is Tensor and (by_stock := conv.try_stock(x)) is not None:
+    if conv is None:
+        # A None among the modules raises TypeError here, as in nn.Sequential.
+        return other(resolve(x)) if norm is None else norm.normalise(resolve(x), *name_and_slope(activation))
+    if type(x) is Tensor and (by_stock := conv.try_stock(x)) is not None:
         if norm is None:
             return by_stock if activation is None else activation(by_stock)
         how = (norm.activation, norm.negative_slope) if activation is None else name_and_slope(activation)
         return norm.normalise(by_stock, *how)
-    if conv is None:
-        # _take makes no group of a norm without an activation.
-        return x if activation is None else norm.normalise(resolve(x), *name_and_slope(activation))
     if norm is not None:
         return conv_norm(conv, norm, x, None if activation is None else name_and_slope(activation))
     if activation is None:

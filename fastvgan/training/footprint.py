@@ -6,8 +6,8 @@ from fastvgan.data.source import Source
 from fastvgan.machine.memory import check_memory
 from fastvgan.metrics.evaluation import evaluation_bytes
 from fastvgan.models import ModelConfig
-from fastvgan.models.discriminators import frames_between
-from fastvgan.models.sizes import least_weights, map_values
+from fastvgan.models.discriminators import frame_stride
+from fastvgan.models.sizes import count_min_weights, map_values
 from fastvgan.runs.config import RunConfig
 
 # Bytes for each parameter: weight, gradient, Adam's two moments, and of G the average.
@@ -52,7 +52,7 @@ def check_step(config: RunConfig, source: Source, clips: int, device: torch.devi
 
 def weight_bytes(model: ModelConfig) -> int:
     """Bytes of both networks' weights at least, with what the optimisers and the average keep of them."""
-    generator, discriminator = least_weights(model)
+    generator, discriminator = count_min_weights(model)
     return generator * _BYTES_OF_G + discriminator * _BYTES_OF_D
 
 
@@ -64,7 +64,7 @@ def clip_bytes(model: ModelConfig, precision: torch.dtype) -> int:
     """
     temporal = model.family == "conv3d"
     values = sum(map_values(model.frames, model.height, model.width, model.base_width, temporal))
-    every = 1 if "clip" in model.discriminators else frames_between(model)
+    every = 1 if "clip" in model.discriminators else frame_stride(model)
     clip = model.frames * model.height * model.width * model.channels
     # Clips, real and generated, are float32 in any case.
     return (values * (1 + model.refine) + values // every) * precision.itemsize + 2 * clip * 4

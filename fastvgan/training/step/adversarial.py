@@ -23,8 +23,8 @@ from fastvgan.losses import (
 )
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.discriminators import per_clip
-from fastvgan.models.warp import Drawn
+from fastvgan.models.discriminators import sum_logits
+from fastvgan.models.warp import GeneratorOutput
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.batches import Inputs
 from fastvgan.training.parallel import Parallel
@@ -68,7 +68,7 @@ class Held(NamedTuple):
     """What the two updates of a step share: the buffers before it, and the generated clips, with their graph."""
 
     before: list[torch.Tensor]  # of bytes
-    drawn: Drawn | None
+    drawn: GeneratorOutput | None
 
 
 class AdversarialStep:
@@ -253,7 +253,7 @@ class AdversarialStep:
         for i in range(self.accumulate):
             yield i == self.accumulate - 1, _rows(inputs, slice(i * size, (i + 1) * size))
 
-    def _generate(self, inputs: Inputs) -> Drawn:
+    def _generate(self, inputs: Inputs) -> GeneratorOutput:
         with self.autocast:
             return self._g(_draw, inputs.z, self._told(inputs.c))
 
@@ -279,10 +279,10 @@ class AdversarialStep:
                     c = Condition(*(None if x is None else gather(x) for x in part.c))
                     alike = c.alike()
                     with torch.no_grad():
-                        apart.append([mean_differences(gather(one.seen()), alike) for one in seen])
+                        apart.append([mean_differences(gather(one.pool()), alike) for one in seen])
                 loss_real = _total(partial(loss_on_real, self.objective), on_real, *on_wrong)
                 fits = _total(contrast, on_real, *on_wrong) if self.contrast and on_wrong else None
-                penalty = gradient_penalty(per_clip(on_real), real) if regularise else self._nan
+                penalty = gradient_penalty(sum_logits(on_real), real) if regularise else self._nan
             # Weighed by how seldom it comes: the lazy regularisation of Karras et al. 2020 (StyleGAN2).
             cost = loss_real + self.r1 * self.r1_every * penalty if regularise else loss_real
             cost = cost if fits is None else cost + self.contrast * fits
@@ -296,7 +296,7 @@ class AdversarialStep:
         fits = self._nan if fits is None else fits.detach()
         return ((loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits), apart
 
-    def _fool(self, part: Inputs, drawn: Drawn, keep_graph: bool) -> tuple[torch.Tensor, ...]:
+    def _fool(self, part: Inputs, drawn: GeneratorOutput, keep_graph: bool) -> tuple[torch.Tensor, ...]:
         """G's gradients on one part; its scalars in the order of _OF_G."""
         fake = drawn.clips
         with self.autocast:
@@ -315,7 +315,7 @@ class AdversarialStep:
                 varied = apart + diversity(drawn.picture, part.z, self.diversity_target / 2)
         cost = loss - self.diversity * self._diversity_share.tensor * varied if part.c is not None else loss
         if self.feature_diversity and part.c is not None:
-            seen = feature_diversity([one.seen() for one in features], self._real_differences, self._parallel.mean)
+            seen = feature_diversity([one.pool() for one in features], self._real_differences, self._parallel.mean)
             cost = cost - self.feature_diversity * self._diversity_share.tensor * seen
         cost = cost if fits is None else cost + self.contrast * fits
         if self.first_frame and c is not None and c.image is not None:
@@ -347,7 +347,7 @@ class AdversarialStep:
         add_finite(self._values, self.totals)
 
 
-def _draw(generator: nn.Module, z: torch.Tensor, c: Condition | None) -> Drawn:
+def _draw(generator: nn.Module, z: torch.Tensor, c: Condition | None) -> GeneratorOutput:
     return generator.draw(z, c)
 
 

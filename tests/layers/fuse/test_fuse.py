@@ -274,9 +274,9 @@ def subclassed(module):
         (lambda: nn.Conv3d(2, 2, 1, dtype=torch.complex64), "weight of torch.complex64"),
         (lambda: torch.jit.script(nn.Sequential(nn.Conv3d(2, 2, 1))), "ScriptModule"),
         (lambda: torch.compile(nn.Conv3d(2, 2, 1), backend="eager"), "compiled already"),
-        (lambda: nn.Conv1d(2, 2, 1), "no fused layer for Conv1d"),
-        (lambda: nn.SyncBatchNorm(2), "no fused layer for SyncBatchNorm"),
-        (lambda: nn.InstanceNorm1d(2), "no fused layer for InstanceNorm1d"),
+        (lambda: nn.Conv1d(2, 2, 1), "no fused layer exists for Conv1d"),
+        (lambda: nn.SyncBatchNorm(2), "no fused layer exists for SyncBatchNorm"),
+        (lambda: nn.InstanceNorm1d(2), "no fused layer exists for InstanceNorm1d"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
