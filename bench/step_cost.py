@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from variants import implementation
 
 from fastvgan.data import open_source
-from fastvgan.models.discriminators import frames_between
+from fastvgan.models.discriminators import frame_stride
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.conditions import Conditions, add_vocabulary
@@ -268,7 +268,7 @@ def counted(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) 
     Raises:
         ValueError: the two steps run different operations, so that there is no line to extend.
     """
-    small = 2 * frames_between(config.model)  # pairs of clips share a condition; all together they show every frame
+    small = 2 * frame_stride(config.model)  # pairs of clips share a condition; all together they show every frame
     if batch <= 2 * small:
         return count(config, batch, dtype)
     first, second = (count(config, size, dtype) for size in (small, 2 * small))

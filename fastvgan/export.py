@@ -11,7 +11,7 @@ from fastvgan.files.atomic import replace_atomically
 from fastvgan.files.tensor_file import read_tensors, save_tensors
 from fastvgan.machine.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
-from fastvgan.models.sizes import least_weights, map_values
+from fastvgan.models.sizes import count_min_weights, map_values
 from fastvgan.models.vocabulary import Vocabulary
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.runs.checkpoint import is_checkpoint, read_averaged_weights
@@ -65,7 +65,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerato
 
 def _check_count(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
     """A damaged configuration may ask for more weights than memory holds; more than the file's they cannot be."""
-    asked, there = least_weights(config)[0], sum(tensor.numel() for tensor in tensors.values())
+    asked, there = count_min_weights(config)[0], sum(tensor.numel() for tensor in tensors.values())
     if asked > there:
         raise UserError(f"its settings are those of at least {asked:,} weights, and it holds {there:,}")
 
@@ -188,7 +188,7 @@ class VideoGenerator:
         )
 
     def _words(self, text: str) -> torch.Tensor:
-        if missing := self.vocabulary.unknown(text):
+        if missing := self.vocabulary.unknown_words(text):
             names = ", ".join(repr(word) for word in dict.fromkeys(missing))
             known = self.vocabulary.words
             more = f" and {len(known) - _KNOWN_WORDS} more" if len(known) > _KNOWN_WORDS else ""

@@ -10,8 +10,8 @@ What stays elsewhere, because it belongs to a class of torch.nn that a layer der
   costs a tenth of what its attributes do. Where they are gone, nothing is recalled and the attributes are used.
 - `_call_impl` in fastvgan/layers/tracing.py: overridden, as torch.fx offers no other way to make a module outside
   torch.nn a leaf. Where it is gone, torch.fx traces stock PyTorch's operations instead.
-- `_check_input_dim` and `_output_padding` in fastvgan/layers/modules.py and convolutions.py, `_get_no_batch_dim` in
-  groups.py, `_reversed_padding_repeated_twice` in convolutions.py: what the layers inherit from torch.nn's.
+- `_check_input_dim` and `_output_padding` in fastvgan/layers/modules.py and convolutions.py,
+  `_reversed_padding_repeated_twice` in convolutions.py: what the layers inherit from torch.nn's.
 - The names of methods in fastvgan/layers/fusion.py, as strings: compared with those a subclass overrides, never called.
 """
 

@@ -21,7 +21,7 @@ from fastvgan.errors import UserError
 from fastvgan.export import export, load
 from fastvgan.files.video import write_video
 from fastvgan.models import ModelConfig, build, build_generator
-from fastvgan.models.sizes import least_weights
+from fastvgan.models.sizes import count_min_weights
 from fastvgan.runs.config import PRESETS, RunConfig, preset, read_config
 from fastvgan.settings import Settings
 from fastvgan.train import Arguments as TrainArguments
@@ -254,7 +254,7 @@ def test_clips_that_do_not_fit_are_refused_before_they_are_made(tmp_path, monkey
 def test_weights_are_counted_from_below_and_nearly(name, family):
     model = PRESETS[name].model.model_copy(update={"family": family, "vocabulary": ("a",), "caption_length": 1})
     model = model.model_copy(update={"condition": (), "base_width": 64})
-    for counted, network in zip(least_weights(model), build(model), strict=True):
+    for counted, network in zip(count_min_weights(model), build(model), strict=True):
         there = sum(weight.numel() for weight in network.parameters())
         assert 0.3 * there < counted <= there
 

@@ -1,8 +1,8 @@
-"""Layers over the operations of fastvgan_kernels, usable in any network.
+"""Layers over the operations of fastvgan_kernels, for use in any network.
 
-`ConvTranspose3d` and `Conv3d` take torch.nn's arguments and state_dict, `BatchNormAct3d` BatchNorm3d's, and so do their
-counterparts in two dimensions. Every layer has an `impl` argument that names the implementation of its operations; the
-default is "auto". `fuse` exchanges the stock layers of any network for these.
+`Conv3d`, `ConvTranspose3d` and `BatchNormAct3d` take the arguments and the state_dict of torch.nn's Conv3d,
+ConvTranspose3d and BatchNorm3d; the 2D layers correspond in the same way. Every layer has an `impl` argument that names
+the implementation of its operations, "auto" by default. `fuse` replaces the stock layers of any network by these.
 """
 
 from fastvgan.layers.flat import BatchNormAct2d, Conv2d, ConvTranspose2d

@@ -1,6 +1,6 @@
-"""What the convolution layers of two and of three dimensions share: torch.nn's forward on `conv_down` and `conv_up`."""
+"""The bases of the 2D and 3D convolution layers: torch.nn's forward, computed by `conv_down` and `conv_up`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -13,13 +13,14 @@ from fastvgan_kernels.conv.direct import recall
 from fastvgan_kernels.fused_conv import Geometry
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-Sizes = int | tuple[int, ...]  # one integer, or one for each spatial dimension
+Sizes = int | tuple[int, ...]  # one integer, or one per spatial dimension
 
 
 class Convolution(TraceableLayer):
-    """Goes before torch.nn's Conv2d or Conv3d among the bases of a layer, and computes its forward on `conv_down`."""
+    """The forward of torch.nn's Conv2d or Conv3d by `conv_down`. It precedes that class among a layer's bases."""
 
-    # torch.nn's; one integer for each spatial dimension, unless somebody sets another afterwards.
+    # Set by torch.nn's class, with one integer per spatial dimension unless a user assigns another value afterwards.
+    out_channels: int
     weight: Tensor
     bias: Tensor | None
     stride: tuple[int, ...]
@@ -52,7 +53,8 @@ class Convolution(TraceableLayer):
         self.impl = impl
 
     def forward(self, input: Tensor) -> Tensor:
-        y = self.recalled(input)
+        """Convolve input (N, C_in, *space) or (C_in, *space)."""
+        y = self.try_stock(input)
         if y is not None:
             return y
         if wants_stock(input):
@@ -62,9 +64,16 @@ class Convolution(TraceableLayer):
         x, padding = self._pad(input)
         return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
 
-    def recalled(self, input: Tensor) -> Tensor | None:
-        """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
-        own = self.__dict__  # nn.Module's __getattr__ would take as long as all that is asked here
+    def try_stock(self, input: Tensor) -> Tensor | None:
+        """Run forward by stock PyTorch if that was chosen before for such an input; a cheap look-up.
+
+        Args:
+            input: (N, C_in, *space) or (C_in, *space).
+
+        Returns:
+            forward's result, or None if forward must choose.
+        """
+        own = self.__dict__  # nn.Module's __getattr__ would take as long as the whole look-up
         parameters = own.get("_parameters", {})
         if own["impl"] != "auto" or own["padding_mode"] != "zeros" or not _are_plain(input, parameters):
             return None
@@ -72,18 +81,18 @@ class Convolution(TraceableLayer):
         return recall(input, parameters["weight"], parameters["bias"], geometry)
 
     def geometry(self) -> Geometry | None:
-        """What fused_conv wants to know, or None where the padding is not of that kind."""
+        """Return the geometry for fused_conv, or None if fused_conv does not support the padding."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
         dims = self.weight.dim() - 2
-        return _geometry(False, self.stride, self.padding, (0,) * dims, self.dilation, groups=self.groups, dims=dims)
+        return _geometry(False, (self.stride, self.padding, (0,) * dims, self.dilation), self.groups, dims)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, int | tuple[int, ...]]:
-        """What conv_down cannot pad itself: other values than zeros, and "same" for an even kernel."""
+        """Pad x where conv_down cannot: by values other than zeros, and "same" for an even kernel."""
         if self.padding_mode == "zeros":
             if not isinstance(self.padding, str):
                 return x, self.padding
-            before = self._reversed_padding_repeated_twice[::-1]  # (right, left) a dimension, first dimension first
+            before = self._reversed_padding_repeated_twice[::-1]  # (right, left) of the first dimension, …
             if before[0::2] == before[1::2]:
                 return x, tuple(before[0::2])
             return functional.pad(x, self._reversed_padding_repeated_twice), 0
@@ -91,17 +100,19 @@ class Convolution(TraceableLayer):
 
 
 class TransposedConvolution(TraceableLayer):
-    """Goes before torch.nn's ConvTranspose2d or ConvTranspose3d among the bases, and computes forward on `conv_up`."""
+    """The forward of torch.nn's ConvTranspose2d or 3d by `conv_up`. It precedes that class among a layer's bases."""
 
+    # Set by torch.nn's class.
+    out_channels: int
     weight: Tensor
     bias: Tensor | None
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: Any  # as stride
+    padding: Any  # tuple[int, ...], but torch.nn declares it as int, str or tuple
     output_padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-    _output_padding: Any  # its method
+    _output_padding: Callable[..., Any]
     impl: str
 
     def __init__(
@@ -127,12 +138,16 @@ class TransposedConvolution(TraceableLayer):
         self.impl = impl
 
     def geometry(self) -> Geometry:
-        """What fused_conv wants to know."""
-        each = self.stride, self.padding, self.output_padding, self.dilation
-        return _geometry(True, *each, groups=self.groups, dims=self.weight.dim() - 2)
+        """Return the geometry for fused_conv."""
+        sizes = self.stride, self.padding, self.output_padding, self.dilation
+        return _geometry(True, sizes, self.groups, self.weight.dim() - 2)
 
-    def recalled(self, input: Tensor) -> Tensor | None:
-        """What forward gives, where stock PyTorch is known to serve inputs like this one; else None, at little cost."""
+    def try_stock(self, input: Tensor) -> Tensor | None:
+        """Run forward by stock PyTorch if that was chosen before for such an input. See `Convolution.try_stock`.
+
+        Args:
+            input: (N, C_in, *space) or (C_in, *space).
+        """
         own = self.__dict__
         parameters = own.get("_parameters", {})
         if own["impl"] != "auto" or not _are_plain(input, parameters):
@@ -141,7 +156,13 @@ class TransposedConvolution(TraceableLayer):
         return recall(input, parameters["weight"], parameters["bias"], geometry)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        y = self.recalled(input) if output_size is None else None
+        """Apply the transposed convolution to input (N, C_in, *space) or (C_in, *space).
+
+        Args:
+            input: floating-point.
+            output_size: the output's spatial sizes, among those that the stride allows; None for torch.nn's default.
+        """
+        y = self.try_stock(input) if output_size is None else None
         if y is not None:
             return y
         if wants_stock(input):
@@ -168,12 +189,15 @@ class TransposedConvolution(TraceableLayer):
 
 
 def _are_plain(input: Tensor, parameters: dict[str, nn.Parameter | None]) -> bool:
-    """Whether input is a tensor of no subclass, and weight and bias are parameters of the module, and not computed."""
+    """Whether the input is not of a tensor subclass, and weight and bias are parameters, not computed attributes."""
     return type(input) is Tensor and parameters.get("weight") is not None and "bias" in parameters
 
 
-def _geometry(transposed: bool, *each: int | Sequence[int], groups: int, dims: int) -> Geometry:
-    """A Geometry of tuples: who sets a layer's attribute afterwards may set one integer or a list, as in torch.nn."""
-    if set(map(type, each)) != {tuple}:
-        each = tuple((value,) * dims if isinstance(value, int) else tuple(value) for value in each)
-    return Geometry(transposed, *each, groups)
+def _geometry(transposed: bool, sizes: tuple[Any, Any, Any, Any], groups: int, dims: int) -> Geometry:
+    """A Geometry of tuples. A layer's attributes may be integers or lists if a user assigned them, as in torch.nn."""
+    if set(map(type, sizes)) != {tuple}:
+        stride, padding, output_padding, dilation = (
+            (value,) * dims if isinstance(value, int) else tuple(value) for value in sizes
+        )
+        sizes = stride, padding, output_padding, dilation
+    return Geometry(transposed, *sizes, groups)

@@ -1,13 +1,14 @@
-"""Convolutions whose norm and activation wait until the next one loads its input.
+"""Convolutions whose norm and activation are computed when the next convolution loads its input.
 
-Where a convolution is one that is compiled for the device, its output is left as it is, with the statistics of it taken
-as it was made, and the next convolution normalises and activates what it loads: the activation itself is never written.
-Where that is not so, or something else looks at a module or at its operations, the modules are called one after the
-other.
+Where the device has a compiled convolution, the first one writes its raw output and that output's statistics, and the
+next one normalises and activates the values that it loads. The activated tensor is never written to memory. Elsewhere,
+or when a hook, tracer or mode observes the modules, they are called one after the other.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,125 +22,161 @@ from fastvgan_kernels._torch import (
 )
 from fastvgan_kernels.activations import ACTIVATIONS, CONV_ACTIVATIONS
 from fastvgan_kernels.dispatch import is_transformed
-from fastvgan_kernels.fused_conv import Norm, conv_before_norm, fused_conv, pays
+from fastvgan_kernels.fused_conv import Geometry, Norm, conv_before_norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with, reference
 
-# Each class whose call may be left out because another call computes the same → its forward. A class that somebody
-# has given another forward since is called.
-_FORWARDS: dict[type[nn.Module], Callable] = {}
+if TYPE_CHECKING:
+    from fastvgan.layers.convolutions import Convolution, TransposedConvolution
+    from fastvgan.layers.modules import BatchNormAct, ConvNormAct3d, ConvTransposeNormAct3d
+
+    ConvLayer = Convolution | TransposedConvolution
+
+# Each class whose instances may be computed without being called → its forward at registration. Instances are called
+# if a user has assigned another forward to the class since.
+_FORWARDS: dict[type[nn.Module], Callable[..., Tensor]] = {}
 _CALL = nn.Module.__call__
 
 
 def register(*kinds: type[nn.Module]) -> None:
-    """Let instances of exactly these classes be computed together with their neighbours, instead of being called.
+    """Let instances of exactly these classes be computed together with their neighbours instead of being called.
 
-    The fastvgan.layers classes that `conv_norm`, `conv_act` and `chain` take, and torch.nn's activations.
+    Args:
+        kinds: fastvgan.layers classes that `conv_norm`, `conv_act` and `chain` accept, and torch.nn's activations.
     """
     _FORWARDS.update((kind, kind.forward) for kind in kinds)
 
 
 def register_as(derived: type[nn.Module], kind: type[nn.Module]) -> None:
-    """Let instances of a class that has the forward of a registered one be computed together as those of that one."""
+    """Register a class that inherits its forward from the registered class `kind`."""
     _FORWARDS[derived] = _FORWARDS[kind]
 
 
 class Pending(NamedTuple):
-    """A convolution's raw output (N, C, *space), and the norm and activation that it has still to go through."""
+    """A convolution's raw output (N, C, *space) with the norm and activation that are not yet applied to it."""
 
     raw: Tensor
     norm: Norm
     impl: str
 
-    def value(self) -> Tensor:
-        """What that gives."""
+    def resolve(self) -> Tensor:
+        """Apply the norm and activation; return a tensor of the same shape (N, C, *space) and dtype."""
         return norm_act_with(self.raw, self.norm, self.impl)
 
 
-def value(x: Tensor | Pending) -> Tensor:
-    """x, computed if it is still pending."""
-    return x.value() if isinstance(x, Pending) else x
+def resolve(x: Tensor | Pending) -> Tensor:
+    """Return x as a tensor (N, C, *space), applying its pending norm and activation if it has them."""
+    return x.resolve() if isinstance(x, Pending) else x
 
 
 def conv_norm(
-    conv: nn.Module, norm: nn.Module, x: Tensor | Pending, activation: tuple[str, float] | None = None
+    conv: ConvLayer, norm: BatchNormAct, x: Tensor | Pending, activation: tuple[str, float] | None = None
 ) -> Tensor | Pending:
-    """activation(norm(conv(x))), pending where that gains something.
+    """Compute activation(norm(conv(x))), or leave the norm and activation pending where that is faster.
 
-    Not pending is an activation that no convolution computes as it loads its input. The statistics are then still taken
-    as the convolution writes its output, which norm_act reads once.
+    An activation that convolutions cannot compute on load is never left pending. The convolution still takes the
+    statistics as it writes its output, which norm_act then reads once.
 
     Args:
-        conv: Conv3d or ConvTranspose3d of fastvgan.layers, or Conv2d or ConvTranspose2d.
-        norm: its BatchNormAct3d, or BatchNormAct2d.
-        activation: the name and negative_slope of one to compute instead of the norm's own, which is only asked of a
-            norm that has none and is not hooked.
+        conv: a convolution of fastvgan.layers.
+        norm: the batch norm of the same number of dimensions that follows it.
+        x: (N, C_in, *space), or the pending output of the layer before.
+        activation: name and negative_slope that replace the norm's own; only for a norm without an activation and
+            without hooks.
+
+    Returns:
+        (N, C_out, *space), computed or pending.
     """
-    by_stock = _recalled(conv, x)
-    y = _conv_before_norm(conv, norm, x) if by_stock is None and is_unwatched(norm) else None
+    by_stock = _try_stock(conv, x)
+    y = _try_conv_norm(conv, norm, x) if by_stock is None and is_unwatched(norm) else None
     if y is None:
-        y = conv(value(x)) if by_stock is None else by_stock
+        y = conv(resolve(x)) if by_stock is None else by_stock
         return norm(y) if activation is None else norm.normalise(y, *activation)
     if not isinstance(y, Pending):
         return y
     if activation is not None:
         y = y._replace(norm=y.norm._replace(activation=activation[0], slope=activation[1]))
-    return y if y.norm.activation in CONV_ACTIVATIONS else y.value()
+    return y if y.norm.activation in CONV_ACTIVATIONS else y.resolve()
 
 
-def _conv_before_norm(conv: nn.Module, norm: nn.Module, x: Tensor | Pending) -> Tensor | Pending | None:
-    """conv_norm with the norm's own activation, or None where the modules are to be called one after the other."""
-    # What is computed together is computed by one implementation, by the statistics of this rank alone.
+def _try_conv_norm(conv: ConvLayer, norm: BatchNormAct, x: Tensor | Pending) -> Tensor | Pending | None:
+    """conv_norm with the norm's own activation, or None if the two modules must be called one after the other."""
+    # One implementation computes both, from the statistics of this rank alone.
     if norm.num_features != conv.out_channels or norm.impl != conv.impl or norm.is_synced:
         return None
-    given = _to_fuse(conv, x)
-    if given is None:
+    arguments = _fusable_arguments(conv, x)
+    if arguments is None:
         return None
     if not norm.training and norm.running_mean is not None:
-        return Pending(fused_conv(*given, impl=conv.impl)[0], norm.pending(), norm.impl)
-    y, *statistics = conv_before_norm(*given, norm.following(), conv.impl)
+        return Pending(fused_conv(*arguments, impl=conv.impl)[0], norm.as_norm(), norm.impl)
+    y, *statistics = conv_before_norm(*arguments, norm.as_following(), conv.impl)
     if y.numel() // y.shape[1] < 2:
-        return norm(y)  # which says that this is too little
-    return Pending(y, norm.pending(*statistics), norm.impl)
+        return norm(y)  # raises: one value per channel has no variance
+    return Pending(y, norm.as_norm(*statistics), norm.impl)
 
 
-def _recalled(conv: nn.Module, x: Tensor | Pending) -> Tensor | None:
-    """What calling the convolution would give, where stock PyTorch is known to serve it and nobody would notice."""
-    return conv.recalled(x) if type(x) is Tensor and is_unwatched(conv) and not is_observed() else None
+def _try_stock(conv: ConvLayer, x: Tensor | Pending) -> Tensor | None:
+    """conv.try_stock(x), or None if something would notice that the convolution is not called."""
+    return conv.try_stock(x) if type(x) is Tensor and is_unwatched(conv) and not is_observed() else None
 
 
-def conv_act(conv: nn.Module, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
-    """The convolution of x and an activation, by its name in norm_act."""
+def conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str = "none", negative_slope: float = 0.0) -> Tensor:
+    """Compute activation(conv(x)).
+
+    Args:
+        conv: a convolution of fastvgan.layers.
+        x: (N, C_in, *space), or the pending output of the layer before.
+        activation: a name that norm_act accepts.
+        negative_slope: of leaky_relu.
+
+    Returns:
+        (N, C_out, *space) of x's dtype.
+
+    Raises:
+        ValueError: the activation is unknown.
+    """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-    by_stock = _recalled(conv, x)
+    by_stock = _try_stock(conv, x)
     if by_stock is not None:
         return activate(by_stock, activation, negative_slope)
-    y = fused_conv_act(conv, x, activation, negative_slope)
-    return activate(conv(value(x)), activation, negative_slope) if y is None else y
+    y = try_conv_act(conv, x, activation, negative_slope)
+    return activate(conv(resolve(x)), activation, negative_slope) if y is None else y
 
 
 def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
-    """The activation of y by torch, by its name in norm_act."""
+    """Apply an activation by stock PyTorch to a tensor of any shape; `activation` is a name that norm_act accepts."""
     return reference.activate(y, activation, negative_slope)
 
 
-def fused_conv_act(conv: nn.Module, x: Tensor | Pending, activation: str, negative_slope: float) -> Tensor | None:
-    """conv_act in one operation, or None where the modules are to be called one after the other."""
-    given = _to_fuse(conv, x) if negative_slope >= 0 and activation in CONV_ACTIVATIONS else None
-    if given is None:
+def try_conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str, negative_slope: float) -> Tensor | None:
+    """Compute conv_act in one operation.
+
+    Args:
+        conv: as in `conv_act`.
+        x: as in `conv_act`.
+        activation: as in `conv_act`.
+        negative_slope: as in `conv_act`.
+
+    Returns:
+        (N, C_out, *space), or None if the convolution and the activation must be computed one after the other.
+    """
+    arguments = _fusable_arguments(conv, x) if negative_slope >= 0 and activation in CONV_ACTIVATIONS else None
+    if arguments is None:
         return None
-    return fused_conv(*given, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0]
+    return fused_conv(*arguments, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0]
 
 
-def chain(layers: Iterable[nn.Module], x: Tensor | Pending) -> Tensor | Pending:
-    """x through ConvNormAct3d and ConvTransposeNormAct3d layers; what the last one gives may be pending."""
+def chain(layers: Iterable[ConvNormAct3d | ConvTransposeNormAct3d], x: Tensor | Pending) -> Tensor | Pending:
+    """Apply layers one after the other; x and the result are (N, C, T, H, W), and the result may be pending."""
     for layer in layers:
-        x = conv_norm(layer.conv, layer.norm, x) if is_unwatched(layer) else layer(value(x))
+        x = conv_norm(layer.conv, layer.norm, x) if is_unwatched(layer) else layer(resolve(x))
     return x
 
 
-def _to_fuse(conv: nn.Module, x: Tensor | Pending) -> tuple | None:
-    """x, weight, bias, geometry and norm for fused_conv, or None where the modules are to be called one by one."""
+def _fusable_arguments(
+    conv: ConvLayer, x: Tensor | Pending
+) -> tuple[Tensor, Tensor, Tensor | None, Geometry, Norm | None] | None:
+    """x, weight, bias, geometry and norm for fused_conv, or None if the modules must be called one by one."""
     raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
     if is_observed() or not (is_unwatched(conv) and _is_plain(raw) and _is_plain(conv.weight)):
         return None
@@ -152,12 +189,12 @@ def _to_fuse(conv: nn.Module, x: Tensor | Pending) -> tuple | None:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether it is an ordinary tensor with data, and not of a subclass, which may mean anything."""
+    """Whether x is an ordinary tensor with data; a subclass may override any operation."""
     return type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided and not x.is_meta
 
 
 def _cast(x: Tensor) -> Tensor:
-    """As autocast does it for a convolution: before the choice of an implementation, which depends on the dtype."""
+    """Cast as autocast does for a convolution, before an implementation is chosen by dtype."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device):
         return x
@@ -167,7 +204,7 @@ def _cast(x: Tensor) -> Tensor:
 
 
 def is_observed() -> bool:
-    """Whether a compiler, tracer, transform or mode looks at each call: it is shown the modules one by one."""
+    """Whether a compiler, tracer, transform or mode observes each call, so that every module must be called."""
     return (
         is_transformed()
         or tracing_state() is not None
@@ -178,6 +215,6 @@ def is_observed() -> bool:
 
 
 def is_unwatched(module: nn.Module) -> bool:
-    """Whether it is of a registered class, and nobody would notice that it is not called itself."""
+    """Whether the module is of a registered class and nothing, such as a hook, depends on its being called."""
     kind = type(module)
     return kind in _FORWARDS and kind.forward is _FORWARDS[kind] and runs_only_forward(module)

@@ -1,7 +1,7 @@
-"""Classes that are somebody's and ours at once, which fuse() gives to instances of a subclass of torch.nn's.
+"""Classes that inherit from a user's layer class and from one of fastvgan's; `fuse` gives them to the user's instances.
 
-Such a class has the subclass's name, and whatever the subclass has holds in it. It cannot be found by that name, so
-that copies and pickles of its instances make it again from the two.
+A derived class has the name of the user's class and passes for it: isinstance, class attributes and methods work as
+before. It cannot be imported by that name, so copies and pickles of its instances derive it again.
 """
 
 import copyreg
@@ -9,48 +9,49 @@ from typing import Any
 
 from torch import nn
 
-# (a subclass of torch.nn's, ours) → the class that is both.
-_made: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
-# That class → ours.
-_ours: dict[type[nn.Module], type[nn.Module]] = {}
+# (user's class, fastvgan's class) → the class derived from both.
+_derived: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
+# Derived class → fastvgan's class.
+_fastvgan_classes: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-def derived_class(theirs: type[nn.Module], ours: type[nn.Module], *, ours_first: bool = False) -> type[nn.Module]:
-    """The class of the name of `theirs` that inherits from both; one and the same at every call.
+def derive_class(theirs: type[nn.Module], ours: type[nn.Module], *, ours_first: bool = False) -> type[nn.Module]:
+    """Return the class that inherits from both and has the name of `theirs`. Every call returns the same class.
 
     Args:
-        theirs: a class whose own code does not run where one inherits from it (`is_told_of_subclasses`).
-        ours: a subclass of the class of torch.nn's that `theirs` is a subclass of.
-        ours_first: which of the two is asked first for what both have.
+        theirs: the user's class, without a subclass hook (`has_subclass_hook`).
+        ours: fastvgan's class for the torch.nn class that `theirs` derives from.
+        ours_first: whether `ours` comes first in the method resolution order.
     """
-    made = _made.get((theirs, ours))
-    if made is not None:
-        return made
+    known = _derived.get((theirs, ours))
+    if known is not None:
+        return known
 
-    def __reduce_ex__(self, protocol):
-        how, arguments, *rest = super(made, self).__reduce_ex__(max(protocol, 2))
-        if how is copyreg.__newobj__ and type(self) is made:
-            return _new, (theirs, ours, ours_first), *rest
-        return how, arguments, *rest
+    def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:
+        reduced: Any = super(derived, self).__reduce_ex__(max(protocol, 2))
+        constructor, arguments, *rest = reduced
+        if constructor is vars(copyreg)["__newobj__"] and type(self) is derived:
+            return _new_instance, (theirs, ours, ours_first), *rest
+        return constructor, arguments, *rest
 
     names: dict[str, Any] = {name: getattr(theirs, name) for name in ("__module__", "__qualname__", "__doc__")}
     names |= {"__reduce_ex__": __reduce_ex__, "_is_leaf_of_fx": False}
     bases = (ours, theirs) if ours_first else (theirs, ours)
-    made = type(theirs.__name__, bases, names)
-    _made[theirs, ours], _ours[made] = made, ours
-    return made
+    derived: Any = type(theirs.__name__, bases, names)
+    _derived[theirs, ours], _fastvgan_classes[derived] = derived, ours
+    return derived
 
 
-def ours_of(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class of ours that `kind` was derived from; `kind` itself where it was not."""
-    return _ours.get(kind, kind)
+def fastvgan_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return the fastvgan class that `kind` was derived from, or `kind` if it is not a derived class."""
+    return _fastvgan_classes.get(kind, kind)
 
 
-def is_told_of_subclasses(kind: type) -> bool:
-    """Whether code of its own runs where a class inherits from it, as registries have it."""
+def has_subclass_hook(kind: type) -> bool:
+    """Whether deriving from `kind` runs code, as classes that register their subclasses do."""
     return type(kind) is not type or any("__init_subclass__" in vars(base) for base in kind.__mro__[:-1])
 
 
-def _new(theirs: type[nn.Module], ours: type[nn.Module], ours_first: bool) -> nn.Module:
-    made = derived_class(theirs, ours, ours_first=ours_first)
-    return made.__new__(made)
+def _new_instance(theirs: type[nn.Module], ours: type[nn.Module], ours_first: bool) -> nn.Module:
+    derived = derive_class(theirs, ours, ours_first=ours_first)
+    return derived.__new__(derived)

@@ -1,5 +1,6 @@
 """Layers for volumes: convolutions, batch normalisation with an activation, and both in one."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from fastvgan.layers import deferred
 from fastvgan.layers.convolutions import Convolution, PaddingMode, TransposedConvolution
+from fastvgan.layers.normalisation import NormActLayer, check_options
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
-from fastvgan_kernels import choice, norm_act
+from fastvgan_kernels import norm_act
 from fastvgan_kernels._torch import name_of_group
 from fastvgan_kernels.activations import ACTIVATIONS
 from fastvgan_kernels.fused_conv import Norm
@@ -18,51 +20,58 @@ from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_synced
 
 M = TypeVar("M", bound=nn.Module)
-Sizes = int | tuple[int, int, int]  # one integer, or one for each of T, H and W
+Sizes = int | tuple[int, int, int]  # one integer, or one each for T, H and W
 
 
 class Conv3d(Convolution, nn.Conv3d):
-    """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, any padding_mode.
+    """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, with any padding_mode.
 
-    Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels.
+    Input (N, C_in, T, H, W) or (C_in, T, H, W); output with C_out channels.
     """
 
 
 class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
     """torch.nn.ConvTranspose3d on `conv_up`: the same arguments, state_dict and results.
 
-    Shapes: (N, C_in, T, H, W), or without N, to the same with C_out channels. `output_size` chooses among the sizes
-    that a stride allows.
+    Input (N, C_in, T, H, W) or (C_in, T, H, W); output with C_out channels. `output_size` selects one of the output
+    sizes that the stride allows.
     """
 
 
-class BatchNormAct(TraceableLayer):
-    """Goes before torch.nn's BatchNorm2d or BatchNorm3d among the bases, and computes it and an activation in one.
+class BatchNormAct(NormActLayer):
+    """torch.nn's BatchNorm2d or 3d and an activation in one operation. It precedes that class among a layer's bases.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats, device, dtype: as torch.nn.BatchNorm3d.
-        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (the exact one, by the error function).
+        num_features: as in torch.nn.BatchNorm3d.
+        eps: as in torch.nn.BatchNorm3d.
+        momentum: as in torch.nn.BatchNorm3d.
+        affine: as in torch.nn.BatchNorm3d.
+        track_running_stats: as in torch.nn.BatchNorm3d.
+        device: as in torch.nn.BatchNorm3d.
+        dtype: as in torch.nn.BatchNorm3d.
+        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (exact, by the error function).
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
-        options: what newer versions of torch.nn.BatchNorm3d take by keyword, as `bias`.
+        options: keyword arguments of newer versions of torch.nn.BatchNorm3d, such as `bias`.
 
     Attributes:
-        process_group: the ranks whose batches are normalised as one in training, or None, which it is at first; see
-            `sync_batch_norm`. In no state_dict; a copy has the same group.
+        process_group: the ranks whose batches are normalised as one in training; None, the default, for this rank
+            alone. See `sync_batch_norm`. A state_dict does not contain it; a copy keeps it.
     """
 
-    # torch.nn's.
-    weight: Any  # a parameter (C,), as bias is, or None
-    bias: Any
+    # Set by torch.nn's class.
+    num_features: int
+    weight: Any  # a parameter (C,) or None; torch.nn declares it as a tensor
+    bias: Any  # the same
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
     eps: float
     momentum: float | None
     track_running_stats: bool
-    _check_input_dim: Any  # its method
+    _check_input_dim: Callable[[Tensor], None]
 
-    # By its name, which unlike the group can be copied and pickled. Of the class, for norms that `fuse` made.
+    # The name, unlike the group, can be copied and pickled. The class has a default because `fuse` calls no __init__.
     _group_name: str | None = None
 
     def __init__(
@@ -80,16 +89,13 @@ class BatchNormAct(TraceableLayer):
         impl: str = "auto",
         **options: Any,
     ):
-        choice.check_name(impl)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+        check_options(activation, impl)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
-        self.activation = activation
-        self.negative_slope = negative_slope
-        self.impl = impl
+        self._set_activation(activation, negative_slope, impl)
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
+        """The ranks whose batches are normalised as one in training, or None for this rank alone."""
         return None if self._group_name is None else group_named(self._group_name)
 
     @process_group.setter
@@ -98,26 +104,33 @@ class BatchNormAct(TraceableLayer):
 
     @property
     def is_synced(self) -> bool:
-        """Whether forward, as the module is now, takes the statistics of all ranks."""
+        """Whether forward, in the present mode, uses the statistics of all ranks."""
         return self.training and self._group_name is not None
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """activation(norm(input) + residual); residual of input's shape and dtype, or None for none."""
+        """Compute activation(norm(input) + residual).
+
+        Args:
+            input: (N, C, T, H, W), or (N, C, H, W) in BatchNormAct2d.
+            residual: of input's shape and dtype, or None.
+        """
         return self.normalise(input, self.activation, self.negative_slope, residual)
 
     def normalise(
         self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None = None
     ) -> Tensor:
-        """Forward with another activation than the module's own, as a container that fuses one behind it asks for.
+        """Run forward with another activation than the module's own, for a container that fuses the next module.
 
         Args:
-            input: (N, C, T, H, W), of BatchNormAct2d (N, C, H, W), floating-point.
-            activation, negative_slope, residual: as norm_act's.
+            input: (N, C, T, H, W), or (N, C, H, W) in BatchNormAct2d; floating-point.
+            activation: a name that norm_act accepts.
+            negative_slope: of leaky_relu.
+            residual: of input's shape and dtype, added before the activation, or None.
 
         Returns:
             The same shape and dtype.
         """
-        y = None if residual is not None else self._recalled(input, activation, negative_slope)
+        y = None if residual is not None else self._try_direct(input, activation, negative_slope)
         if y is not None:
             return y
         if wants_stock(input) and not self.is_synced:
@@ -125,9 +138,9 @@ class BatchNormAct(TraceableLayer):
             return deferred.activate(y if residual is None else y + residual, activation, negative_slope)
         self._check_input_dim(input)
         if self.is_synced:
-            return self._synced(input, activation, negative_slope, residual)
+            return self._normalise_synced(input, activation, negative_slope, residual)
         tracks = self.running_mean is not None
-        # Without running statistics the batch's own serve in evaluation too, as in torch.nn.
+        # Without running statistics, evaluation uses the batch's own, as in torch.nn.
         training = self.training or not tracks
         update = self.training and self.track_running_stats
         return norm_act(
@@ -145,9 +158,12 @@ class BatchNormAct(TraceableLayer):
             residual,
         )
 
-    def _recalled(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
-        """normalise by what is known to serve inputs like this one; None, at little cost, where nothing is."""
-        own = self.__dict__  # nn.Module's __getattr__ would take as long as all that is asked here
+    def _try_direct(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
+        """normalise past the dispatcher by the implementation chosen before for such an input; None if there is none.
+
+        A cheap look-up, since most calls of small layers end here.
+        """
+        own = self.__dict__  # nn.Module's __getattr__ would take as long as the whole look-up
         parameters, buffers, training = own.get("_parameters", {}), own.get("_buffers", {}), own["training"]
         mean, var, batches = map(buffers.get, ("running_mean", "running_var", "num_batches_tracked"))
         if (
@@ -174,7 +190,9 @@ class BatchNormAct(TraceableLayer):
         how = training, own["momentum"] if training else 0.0, own["eps"], activation, negative_slope
         return direct.norm_act(input, weight, bias, mean, var, *how)
 
-    def _synced(self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None) -> Tensor:
+    def _normalise_synced(
+        self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None
+    ) -> Tensor:
         update = self.track_running_stats and self.running_mean is not None
         return norm_act_synced(
             input,
@@ -191,12 +209,12 @@ class BatchNormAct(TraceableLayer):
             residual,
         )
 
-    def following(self) -> Following:
-        """What is known of the norm before its input is, for `conv_before_norm`: forward in training, so far."""
+    def as_following(self) -> Following:
+        """Describe this norm in training for `conv_before_norm`, which computes its input and the statistics of it."""
         f = Following(self.weight, self.bias, self.eps)
         if not (self.training and self.track_running_stats and self.running_mean is not None):
             return f
-        # The share of this batch is the host's to know where it depends on the count.
+        # With momentum=None this reads the count of batches, which waits for the device.
         momentum = self._share_of_next_batch()
         return f._replace(
             running_mean=self.running_mean,
@@ -205,14 +223,16 @@ class BatchNormAct(TraceableLayer):
             momentum=momentum,
         )
 
-    def pending(self, *statistics: Tensor | None) -> Norm:
-        """What forward would do to an input beside updating the running statistics, without doing it.
+    def as_norm(self, *statistics: Any) -> Norm:
+        """Describe forward, without the update of running statistics, for an operation that computes it on load.
 
         Args:
-            statistics: mean, var, scale and shift as `conv_before_norm` gave them; none for the running ones.
+            statistics: mean, var, scale and shift, each (C,), as `conv_before_norm` returned them; without them the
+                running statistics are used.
         """
         training = bool(statistics)
-        mean, var, *known = statistics if training else (self.running_mean, self.running_var)
+        values: tuple[Any, ...] = statistics or (self.running_mean, self.running_var)
+        mean, var, *known = values
         how = training, self.eps, self.activation, self.negative_slope
         return Norm(mean, var, self.weight, self.bias, *how, *known)
 
@@ -222,44 +242,39 @@ class BatchNormAct(TraceableLayer):
         return 0.0 if self.momentum is None else self.momentum
 
     def _count_batch(self) -> float:
-        """Count this batch; its share in the running statistics, which for momentum=None is one over the count."""
+        """Count this batch and return its share in the running statistics; momentum=None means one over the count."""
         share = self._share_of_next_batch()
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return share
 
-    def extra_repr(self) -> str:
-        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
-        return f"{super().extra_repr()}, activation={self.activation}{slope}"
-
 
 class BatchNormAct3d(BatchNormAct, nn.BatchNorm3d):
-    """torch.nn.BatchNorm3d and an activation in one operation, `norm_act`, of (N, C, T, H, W).
+    """torch.nn.BatchNorm3d and an activation in one operation, `norm_act`, for input (N, C, T, H, W).
 
-    Takes BatchNorm3d's arguments and state_dict, and `activation`, `negative_slope` and `impl` as `BatchNormAct` says.
+    Takes BatchNorm3d's arguments and state_dict, and `activation`, `negative_slope` and `impl` as in `BatchNormAct`.
     """
 
 
 def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
-    """Have every BatchNormAct2d and 3d in a module normalise, in training, the batches of all ranks as one; in place.
+    """Make every BatchNormAct2d and 3d in a module use the statistics of all ranks in training. Works in place.
 
-    The counterpart of torch.nn.SyncBatchNorm.convert_sync_batchnorm; results are those of one process with the
-    concatenated batch (N of all ranks, C, T, H, W), also where ranks have different N. Every layer stays the same
-    object with the same parameters, buffers, dtype, state_dict and hooks, and computes as ever in evaluation. Every
-    rank has to run the same layers in the same order; gradients of parameters are each rank's share, for
-    DistributedDataParallel to reduce. nn.BatchNorm2d and 3d are left as they are: call `fuse` before, which makes
-    BatchNormAct2d and 3d of them.
+    The counterpart of torch.nn.SyncBatchNorm.convert_sync_batchnorm. Results equal those of one process with the
+    concatenated batch (N of all ranks, C, T, H, W); N may differ between ranks. Layers keep their identity, parameters,
+    buffers, dtype, state_dict and hooks, and evaluation does not change. Every rank must run the same layers in the
+    same order. Gradients of parameters are each rank's share, for DistributedDataParallel to reduce. nn.BatchNorm2d and
+    3d are not changed: call `fuse` first, which converts them to BatchNormAct2d and 3d.
 
     Args:
-        module: any module, itself such a layer or not.
-        group: the ranks, by Gloo or NCCL; None for the default group. The attribute `process_group` of a layer is set
-            to it, and may be set to None to undo this.
+        module: any module, including a single layer.
+        group: the ranks, a Gloo or NCCL group; None for the default group. It becomes each layer's `process_group`;
+            set that to None to undo the conversion.
 
     Returns:
-        The module given.
+        The same module.
 
     Raises:
-        ValueError: there is no default group, or this rank is not in the group.
+        ValueError: no default group exists, or this rank is not in the group.
 
     Source: Zhang et al., "Context Encoding for Semantic Segmentation", 2018 (synchronised batch normalisation).
     """
@@ -270,37 +285,49 @@ def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
     return module
 
 
-class _NormAct(TraceableLayer):
-    """A convolution without bias, `conv`, and BatchNormAct3d, `norm`.
-
-    Attributes:
-        weight, bias: the convolution's, since initialisers look for them in every class named after a convolution.
-    """
+class _ConvNormAct(TraceableLayer):
+    """A convolution without bias, `conv`, and a BatchNormAct3d, `norm`."""
 
     conv: Conv3d | ConvTranspose3d
     norm: BatchNormAct3d
 
+    # Initialisers look for weight and bias in every class that is named after a convolution.
     @property
     def weight(self) -> Tensor:
+        """The convolution's weight, of its shape."""
         return self.conv.weight
 
     @property
     def bias(self) -> Tensor | None:
+        """The convolution's bias (C_out,): None, unless a user assigned one."""
         return self.conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve, normalise and activate x (N, C_in, T, H, W); return (N, C_out, T, H, W)."""
         if wants_stock(x):
             return self.norm(self.conv(x))
-        return deferred.value(deferred.conv_norm(self.conv, self.norm, x))
+        return deferred.resolve(deferred.conv_norm(self.conv, self.norm, x))
 
 
-class ConvNormAct3d(_NormAct):
+class ConvNormAct3d(_ConvNormAct):
     """Conv3d without bias, batch normalisation and an activation; submodules `conv` and `norm`.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as Conv3d.
-        activation, negative_slope, eps, momentum: as BatchNormAct3d.
+        in_channels: as in Conv3d.
+        out_channels: as in Conv3d.
+        kernel_size: as in Conv3d.
+        stride: as in Conv3d.
+        padding: as in Conv3d.
+        dilation: as in Conv3d.
+        groups: as in Conv3d.
+        padding_mode: as in Conv3d.
+        activation: as in BatchNormAct3d.
+        negative_slope: as in BatchNormAct3d.
+        eps: as in BatchNormAct3d.
+        momentum: as in BatchNormAct3d.
         impl: the implementation of both operations.
+        device: as in torch.nn's layers.
+        dtype: as in torch.nn's layers.
     """
 
     def __init__(
@@ -332,13 +359,25 @@ class ConvNormAct3d(_NormAct):
         )
 
 
-class ConvTransposeNormAct3d(_NormAct):
+class ConvTransposeNormAct3d(_ConvNormAct):
     """ConvTranspose3d without bias, batch normalisation and an activation; submodules `conv` and `norm`.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation: as ConvTranspose3d.
-        activation, negative_slope, eps, momentum: as BatchNormAct3d.
+        in_channels: as in ConvTranspose3d.
+        out_channels: as in ConvTranspose3d.
+        kernel_size: as in ConvTranspose3d.
+        stride: as in ConvTranspose3d.
+        padding: as in ConvTranspose3d.
+        output_padding: as in ConvTranspose3d.
+        groups: as in ConvTranspose3d.
+        dilation: as in ConvTranspose3d.
+        activation: as in BatchNormAct3d.
+        negative_slope: as in BatchNormAct3d.
+        eps: as in BatchNormAct3d.
+        momentum: as in BatchNormAct3d.
         impl: the implementation of both operations.
+        device: as in torch.nn's layers.
+        dtype: as in torch.nn's layers.
     """
 
     def __init__(

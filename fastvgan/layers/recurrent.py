@@ -35,7 +35,7 @@ class _ConvLSTMBase(TraceableLayer):
                 raise ValueError(f"{name} must be greater than zero, not {channels}")
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in size):
-            raise ValueError(f"kernel_size must be an odd integer or two, not {kernel_size!r}")
+            raise ValueError(f"kernel_size must be one odd integer or a pair of them, not {kernel_size!r}")
         self.in_channels, self.hidden_channels, self.kernel_size, self.impl = in_channels, hidden_channels, size, impl
         gates, place = 4 * hidden_channels, {"device": device, "dtype": dtype}
         self.weight_ih = nn.Parameter(torch.empty(gates, in_channels, *size, **place))
@@ -44,17 +44,18 @@ class _ConvLSTMBase(TraceableLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform within ± one over the root of a gate's recurrent fan-in: torch.nn.LSTM's rule for kernel size 1."""
+        """Draw all parameters from U(-b, b), b = 1/√(a gate's recurrent fan-in), as torch.nn.LSTM for kernel size 1."""
         bound = 1 / math.sqrt(self.hidden_channels * math.prod(self.kernel_size))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
     @property
     def weight(self) -> nn.Parameter:
-        """weight_ih, for initialisers that look for a weight in every class named after a convolution."""
+        """weight_ih (4C, C_in, k, k), for initialisers that expect one in every class named after a convolution."""
         return self.weight_ih
 
     def extra_repr(self) -> str:
+        """Return the sizes, as torch.nn's layers show them."""
         bias = "" if self.bias is not None else ", bias=False"
         return f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}{bias}"
 
@@ -63,7 +64,7 @@ def _pair(state: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | 
     if state is None:
         return None, None
     if isinstance(state, Tensor) or len(state) != 2:
-        what = f"a Tensor of size {list(state.shape)}" if isinstance(state, Tensor) else f"{len(state)} of them"
+        what = f"a Tensor of size {list(state.shape)}" if isinstance(state, Tensor) else f"a sequence of {len(state)}"
         raise ValueError(f"state must be the two tensors (h, c), not {what}")
     return state
 
@@ -72,14 +73,25 @@ class ConvLSTMCell(_ConvLSTMBase):
     """One step of a convolutional LSTM (Shi et al. 2015, without peepholes), on `conv_lstm_cell`.
 
     Args:
-        in_channels, hidden_channels: C_in and C.
-        kernel_size: odd, one or two integers.
-        bias: whether the gates have one.
+        in_channels: C_in.
+        hidden_channels: C.
+        kernel_size: one odd integer, or one for height and one for width.
+        bias: whether the gates have a bias.
         impl: the implementation of the operation.
+        device: as in torch.nn's layers.
+        dtype: as in torch.nn's layers.
     """
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """x (N, C_in, H, W) and the state (h, c), each (N, C, H, W) or zeros when None, to the next (h, c)."""
+        """Compute the next state.
+
+        Args:
+            x: (N, C_in, H, W).
+            state: h and c, each (N, C, H, W); None for zeros.
+
+        Returns:
+            The next h and c, each (N, C, H, W).
+        """
         return conv_lstm_cell(x, *_pair(state), self.weight_ih, self.weight_hh, self.bias, self.impl)
 
 
@@ -87,13 +99,24 @@ class ConvLSTM(_ConvLSTMBase):
     """A convolutional LSTM over a sequence (Shi et al. 2015, without peepholes), on `conv_lstm`.
 
     Args:
-        in_channels, hidden_channels: C_in and C.
-        kernel_size: odd, one or two integers.
-        bias: whether the gates have one.
+        in_channels: C_in.
+        hidden_channels: C.
+        kernel_size: one odd integer, or one for height and one for width.
+        bias: whether the gates have a bias.
         impl: the implementation of the operation.
+        device: as in torch.nn's layers.
+        dtype: as in torch.nn's layers.
     """
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (N, C_in, T, H, W) and a state (h, c) or None, to the output (N, C, T, H, W) and the last (h, c)."""
+        """Process a sequence.
+
+        Args:
+            x: (N, C_in, T, H, W).
+            state: h and c before the first step, each (N, C, H, W); None for zeros.
+
+        Returns:
+            The output h of every step, (N, C, T, H, W), and the last state (h, c).
+        """
         output, h, c = conv_lstm(x, *_pair(state), self.weight_ih, self.weight_hh, self.bias, self.impl)
         return output, (h, c)

@@ -1,4 +1,4 @@
-"""What tracers see of the layers: torch.fx a leaf, torch.jit.trace and ONNX stock PyTorch's operations."""
+"""The layers under tracers: one node each for torch.fx, stock PyTorch's operations for torch.jit.trace and ONNX."""
 
 from typing import Any, NoReturn
 
@@ -9,9 +9,9 @@ from fastvgan_kernels._torch import tracing_state
 
 
 def wants_stock(input: Any) -> bool:
-    """Whether forward has to show stock PyTorch's operations: to whoever records a graph of no others.
+    """Whether forward must call stock PyTorch's operations, because a tracer records a graph of those alone.
 
-    What is no tensor is either a stand-in of torch.fx or a mistake, of which stock PyTorch tells the caller.
+    An input that is not a tensor is a torch.fx proxy or a mistake, for which stock PyTorch raises the usual error.
     """
     if type(input) is Tensor:
         return tracing_state() is not None
@@ -19,18 +19,18 @@ def wants_stock(input: Any) -> bool:
 
 
 class TraceableLayer(nn.Module):
-    """A layer that torch.fx takes as one node, as it takes the layers of torch.nn."""
+    """A layer that torch.fx records as one node, as it does torch.nn's layers."""
 
-    # Of a class that is somebody's too it takes the forward instead, as of any subclass of torch.nn's.
+    # False in classes derived from a user's: torch.fx traces into a subclass of torch.nn's layers.
     _is_leaf_of_fx = True
 
-    # torch.fx has no other word for a leaf than a module path in torch.nn. A call is where it can be intercepted before
-    # hooks run: as a leaf's, they belong to the run of the graph and not to its making.
-    def _call_impl(self, *args, **kwargs):
+    # torch.fx recognises a leaf only by a module path in torch.nn. Intercepting _call_impl keeps the module's hooks out
+    # of the trace: they run when the graph does, as those of a leaf.
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         if not (args and type(args[0]) is Tensor) and self._is_leaf_of_fx:
-            tracer = _tracer_of(*args, *kwargs.values())
+            tracer = _find_tracer(*args, *kwargs.values())
             path = "" if tracer is None else tracer.path_of_module(self)
-            if path:  # the module is not all that is traced
+            if tracer is not None and path:  # the path is empty for the root module, which is traced into
                 return tracer.create_proxy("call_module", path, args, kwargs)
         return super()._call_impl(*args, **kwargs)
 
@@ -41,6 +41,6 @@ class TraceableLayer(nn.Module):
         )
 
 
-def _tracer_of(*arguments: Any) -> fx.Tracer | None:
+def _find_tracer(*arguments: Any) -> fx.Tracer | None:
     proxy = next((argument for argument in arguments if isinstance(argument, fx.Proxy)), None)
     return proxy.tracer if proxy is not None and isinstance(proxy.tracer, fx.Tracer) else None

@@ -12,7 +12,7 @@ from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.vocabulary import Vocabulary, words_of
+from fastvgan.models.vocabulary import Vocabulary, split_words
 from fastvgan.pixels import to_float
 
 FEWEST = 16  # clips that can be evaluated
@@ -243,7 +243,7 @@ def _encode(model: ModelConfig, captions: Sequence[str]) -> torch.Tensor:
     vocabulary = Vocabulary(model.vocabulary, model.caption_length)
     for text in captions:
         # A caption without words, such as "…", is trained on too.
-        if words_of(text) and (missing := vocabulary.unknown(text)):
+        if split_words(text) and (missing := vocabulary.unknown_words(text)):
             raise UserError(
                 f"the run was not trained on the word {missing[0]!r} of the caption {text!r}; name data with its "
                 "captions by --data"

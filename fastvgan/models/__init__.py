@@ -1,4 +1,4 @@
-"""The networks. `build(config)` gives a generator and a discriminator, called as G(z, c) and D(x, c)."""
+"""The networks. `build(config)` returns a generator and a discriminator, called as G(z, c) and D(x, c)."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: a command reads its flags, which are a ModelConfig's, before it imports torch.
+    # Loaded at first use: a command parses its flags, the fields of ModelConfig, before it imports torch.
     if name in __all__:
         from fastvgan.models import networks
 

@@ -1,4 +1,4 @@
-"""What a network is told beside the noise or the clip: a caption, a class, a first frame, or several at once."""
+"""Conditions of a network: a caption, a class, a first frame, or several of these."""
 
 import math
 from typing import NamedTuple
@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from fastvgan.layers import Conv3d
+from fastvgan.models.config import ModelConfig
 
 
 class Condition(NamedTuple):
-    """A batch of conditions; a part that the model does not use is None.
+    """A batch of conditions. A part that the model does not use is None.
 
     text: word indices, int64 (N, L), or (N, K, L) for K captions per clip.
     label: class indices, int64 (N,), or (N, K).
@@ -22,20 +23,20 @@ class Condition(NamedTuple):
     image: torch.Tensor | None = None
 
     def rows(self, rows: slice | torch.Tensor | list[int]) -> "Condition":
-        """These rows of each part."""
+        """Select rows of every part: all parts keep their shapes (N, ...), with a smaller N."""
         return Condition(*(None if part is None else part[rows] for part in self))
 
     def alike(self) -> torch.Tensor:
-        """Which clips have the very same condition, bool (N, N), of one condition per clip."""
+        """Return which clips have equal conditions, bool (N, N). Each clip must have one condition."""
         parts = [part.flatten(1) if part.dim() > 1 else part[:, None] for part in self if part is not None]
         return torch.stack([(part[:, None] == part).all(2) for part in parts]).all(0)
 
 
 class TextEncoder(nn.Module):
-    """A sentence to a vector: word embeddings, kept in their order, then two linear layers.
+    """Encodes a sentence as a vector: word embeddings, concatenated in order, then two linear layers.
 
-    Captions are short and of one form, so each place in the sentence has weights of its own, which learns in fewer
-    steps than a recurrent encoder does.
+    Captions are short and alike in form. Separate weights for each position in the sentence therefore learn in fewer
+    steps than a recurrent encoder.
     """
 
     def __init__(self, vocabulary_size: int, length: int, dim: int):
@@ -44,12 +45,13 @@ class TextEncoder(nn.Module):
         self.mix = nn.Sequential(nn.Linear(length * (dim // 2), dim), nn.LeakyReLU(0.2), nn.Linear(dim, dim))
 
     def forward(self, text: torch.Tensor) -> torch.Tensor:
+        """Encode word indices, int64 (N, L) or (N, K, L), as (N, D) or (N, K, D)."""
         words = self.embed(text)  # (N, L, D/2)
         return self.mix(words.flatten(-2))  # (N, D)
 
 
 class ImageEncoder(nn.Module):
-    """A frame to a vector: strided convolutions down to 4x4 or so, then a linear layer."""
+    """Encodes a frame as a vector: strided convolutions down to about 4x4, then a linear layer."""
 
     def __init__(self, channels: int, height: int, width: int, dim: int):
         super().__init__()
@@ -62,17 +64,15 @@ class ImageEncoder(nn.Module):
         self.out = nn.Linear(features[-1] * (height >> halvings) * (width >> halvings), dim)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Encode frames (N, C, H, W) as (N, D)."""
         x = self.convs(image.unsqueeze(2))  # (N, F, 1, h, w)
         return self.out(x.flatten(1))  # (N, D)
 
 
 class ConditionEncoder(nn.Module):
-    """All parts of a condition to one vector, a slice of `dim` values for each part that the model uses.
+    """Encodes a condition as one vector, with `dim` values for each part that the model uses."""
 
-    `forward(c)` gives (N, `out_dim`), or (N, K, `out_dim`) for K conditions per clip.
-    """
-
-    def __init__(self, config, dim: int = 128):
+    def __init__(self, config: ModelConfig, dim: int = 128):
         super().__init__()
         self.parts = nn.ModuleDict()
         if "text" in config.condition:
@@ -84,7 +84,9 @@ class ConditionEncoder(nn.Module):
         self.out_dim = dim * len(self.parts)
 
     def forward(self, c: Condition) -> torch.Tensor:
+        """Encode conditions as (N, `out_dim`), or (N, K, `out_dim`) for K conditions per clip."""
         parts = [encode(getattr(c, name)) for name, encode in self.parts.items()]
-        several = max(parts, key=torch.Tensor.dim)  # (N, D), or (N, K, D), which a first frame has no K of
+        # (N, D), or (N, K, D) if a text or label has K values per clip; a first frame has one.
+        several = max(parts, key=torch.Tensor.dim)
         parts = [part if part.dim() == several.dim() else part[:, None].expand_as(several) for part in parts]
         return torch.cat(parts, -1)

@@ -1,6 +1,6 @@
-"""What defines a network."""
+"""The configuration of a network."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import tyro
 from pydantic import Field, field_validator, model_validator
@@ -8,10 +8,10 @@ from pydantic import Field, field_validator, model_validator
 from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 
-SIDES = (16, 32, 64, 128)  # that a clip's height and width may have
+SIDES = (16, 32, 64, 128)  # heights and widths of clips
 ConditionName = Literal["text", "class", "image", "none"]
 DiscriminatorName = Literal["clip", "frame", "difference"]
-# What the model learns from the data is no flag.
+# Fields that are filled in from the data have no flag.
 Hidden = tyro.conf.Suppress
 
 
@@ -21,38 +21,39 @@ class ModelConfig(Settings):
     family: Literal["conv3d", "recurrent"] = "conv3d"
     """3D convolutions, or a ConvLSTM over frames."""
     condition: tuple[ConditionName, ...] = ("text",)
-    """What the clip follows: text, class, image (its first frame), several of them, or none; by default what --data
-    has (without --preset, --config and a run to resume, as for the next four)."""
+    """Conditions of a clip: text, class, image (its first frame), several of these, or none. Default: those that --data
+    has. This and the next four take defaults from --data unless --preset, --config or a run to resume sets them."""
     frames: int = Field(16, ge=4, le=64)
-    """Frames in a clip, 4 to 64; by default 16, or fewer where most clips of --data are shorter."""
+    """Frames per clip, 4 to 64. Default: 16, or fewer if most clips of --data are shorter."""
     height: int = 16
-    """Height in pixels, a power of two from 16 to 128; by default as the clips of --data are, up to 64."""
+    """Height in pixels, a power of two from 16 to 128. Default: the height of the clips of --data, up to 64."""
     width: int = 16
-    """Width in pixels, likewise."""
+    """Width in pixels, a power of two from 16 to 128. Default: the width of the clips of --data, up to 64."""
     channels: Literal[1, 3] = 3
-    """1 for grey, 3 for colour; by default those of --data's shards."""
+    """1 for grey, 3 for colour. Default: the channels of --data's shards."""
     latent: int = Field(100, ge=2, le=65536)
-    """How many noise values drive a clip (recurrent family: each frame)."""
+    """Noise values per clip (recurrent family: per frame)."""
     motion_latent: int | None = Field(None, ge=0)
-    """Of these, how many are new in every frame (recurrent family; by default half of them)."""
+    """Noise values that are new in every frame (recurrent family). Default: half of --latent."""
     warm_up: int = Field(0, ge=0, le=1000)
-    """Steps of G's ConvLSTM before the first frame, which comes out worse than others without (recurrent family)."""
+    """Steps of G's ConvLSTM before the first frame, which is worse than the other frames without them (recurrent
+    family)."""
     clock: bool = False
-    """Give G the time at which a clip starts, at random, and in the recurrent family that of each frame, so that clips
-    start at any phase of a motion, which repeats itself after a clip's time."""
+    """Give G a random start time for each clip, and in the recurrent family the time of each frame, so that clips start
+    at any phase of a motion. Motions repeat after the duration of a clip."""
     refine: int = Field(0, ge=0, le=64)
-    """Convolutions of 3x3 before the first and behind each layer of G but the last, which sharpen shapes."""
+    """3x3 convolutions before G's first layer and after each of its layers but the last; they sharpen shapes."""
     warp: bool = False
-    """G draws one picture (or takes the first frame that it is given), moves it along a smooth path, and draws only
-    what is new in a frame."""
+    """G draws one picture (or uses the given first frame), moves it along a smooth path, and draws only the new parts
+    of each frame."""
     discriminators: tuple[DiscriminatorName, ...] = ("clip",)
-    """What judges a clip: `clip` as a whole, each `frame` on its own, each `difference` of neighbouring frames, or
-    several of these, each with a loss of its own."""
+    """Discriminators, each with its own loss: of the whole `clip`, of each `frame`, of each `difference` of
+    neighbouring frames."""
     frame_every: int = Field(1, ge=1, le=64)
-    """The discriminators of frames and differences look at every so many of them, at others in the next clip, but at
-    two frames and one difference of each clip at least."""
+    """The discriminators of frames and differences see every n-th of them, starting at another one in the next clip,
+    but at least two frames and one difference per clip."""
     base_width: int = Field(64, ge=1, le=65536)
-    """Feature maps beside the clip itself; they double with each halving of the size, up to 8 times."""
+    """Feature maps of the layer next to the clip; they double each time the size is halved, up to 8 times this."""
     vocabulary: Annotated[tuple[str, ...], Hidden] = ()
     """Words of the training captions; filled in from the data."""
     caption_length: Annotated[int, Hidden] = Field(0, ge=0, le=1024)
@@ -77,23 +78,23 @@ class ModelConfig(Settings):
 
     @field_validator("discriminators")
     @classmethod
-    def _some_and_each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _at_least_one_and_each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) < len(value):
             raise ValueError("names one or more, each once")
         return tuple(sorted(value))
 
     @model_validator(mode="after")
-    def _motion_is_a_part(self):
+    def _motion_within_latent(self) -> Self:
         if self.motion_latent is not None and self.motion_latent > self.latent:
-            raise UserError(f"--motion-latent {self.motion_latent} is more than --latent {self.latent} has")
+            raise UserError(f"--motion-latent {self.motion_latent} is more than --latent {self.latent}")
         return self
 
     @property
     def vocabulary_size(self) -> int:
-        """Word indices in use: the words, padding and unknown."""
+        """The number of word indices: the words, padding and unknown."""
         return len(self.vocabulary) + 2
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.class_names)

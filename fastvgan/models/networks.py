@@ -1,4 +1,4 @@
-"""Generator and discriminator of a configuration, by its family."""
+"""The generator and the discriminator of a configuration, by its family."""
 
 import torch
 from torch import nn
@@ -13,19 +13,19 @@ _FAMILIES = {"conv3d": conv3d, "recurrent": recurrent}
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator of a configuration, freshly initialised from torch's global random state."""
+    """Return a new generator and discriminator, initialised from torch's global random state."""
     generator = build_generator(config)
     discriminator = _FAMILIES[config.family].Discriminator(config)
     return generator, _channels_last(discriminator)
 
 
 def build_generator(config: ModelConfig) -> nn.Module:
-    """The generator of a configuration alone."""
+    """Return a new generator alone."""
     return _channels_last(_FAMILIES[config.family].Generator(config))
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
-    # Module.to takes one memory format for all; frames and clips have different ones.
+    # Module.to takes one memory format for all parameters, but 2D and 3D weights have different ones.
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in network.parameters():
         if parameter.dim() in formats:

@@ -1,4 +1,4 @@
-"""A generator's noise: each clip's own, whatever other clips are made with it."""
+"""The noise of a generator: a function of the clip alone, not of the batch that it is generated in."""
 
 import abc
 
@@ -9,28 +9,29 @@ from fastvgan.random_draws import Draws, Purpose, normals
 
 
 class NoiseDriven(nn.Module, abc.ABC):
-    """A generator whose noise is standard normal numbers, arranged in the way of its family."""
+    """A generator whose noise consists of standard normal numbers, arranged as its family needs them."""
 
     @abc.abstractmethod
     def noise_size(self, frames: int | None = None) -> int:
-        """How many numbers a clip of `frames` frames (default: the training length) takes."""
+        """Return the number of values for a clip of `frames` frames (default: the training length)."""
 
     @abc.abstractmethod
     def arrange(self, numbers: torch.Tensor, frames: int | None = None) -> torch.Tensor:
-        """Numbers (N, `noise_size(frames)`) as `forward` takes them."""
+        """Arrange numbers (N, `noise_size(frames)`) as the noise that `forward` takes."""
 
     def noise(self, clips: int | torch.Tensor, seed: int = 0, frames: int | None = None) -> torch.Tensor:
-        """The noise of these clips.
+        """Draw the noise of clips.
 
-        A clip's noise is a function of seed and clip number alone, and that of a longer clip begins with that of a
+        A clip's noise depends on the seed and the clip's number alone. The noise of a longer clip begins with that of a
         shorter one.
 
         Args:
-            clips: numbers of the clips, int64 (N,), or N for clips 0 to N - 1. seed: of all of them.
-            frames: length, for families that make clips of any length; default: the training length.
+            clips: numbers of the clips, int64 (N,), or N for clips 0 to N - 1.
+            seed: any integer.
+            frames: the length, for families that generate clips of any length; default: the training length.
 
         Returns:
-            float32 (N, ...), on the device of `clips`, or on the CPU.
+            float32 (N, ...), on the device of `clips`, or on the CPU if that is an int.
         """
         clips = torch.arange(clips) if isinstance(clips, int) else clips
         draws = Draws(seed, {Purpose.NOISE: self.noise_size(frames)}, clips.device)

@@ -1,5 +1,6 @@
-"""How a clip's size grows from the first feature map to the output, one layer at a time."""
+"""The sizes of a network's feature maps, from the smallest one to the clip."""
 
+import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,33 +8,37 @@ if TYPE_CHECKING:
     from fastvgan.models.config import ModelConfig
 
 
-class Stage(NamedTuple):
-    """One layer of a generator, from a smaller to a larger size; read backwards, one of a discriminator.
+Size = tuple[int, int, int]
 
-    small, large: (T, H, W) before and after. kernel, stride, padding: of the convolution between them, each (T, H, W).
+
+class Stage(NamedTuple):
+    """A layer of a generator, from a smaller to a larger size, or of a discriminator, from the larger to the smaller.
+
+    small, large: (T, H, W) of the two feature maps.
+    kernel, stride, padding: of the convolution between them, each for (T, H, W).
     """
 
-    small: tuple[int, int, int]
-    large: tuple[int, int, int]
-    kernel: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    padding: tuple[int, int, int]
+    small: Size
+    large: Size
+    kernel: Size
+    stride: Size
+    padding: Size
 
 
 def stages(frames: int, height: int, width: int, temporal: bool = True) -> list[Stage]:
-    """The layers from at most 4x4x4 up to (frames, height, width).
+    """Plan the layers from at most 4x4x4 up to (frames, height, width), smallest size first.
 
-    Each dimension is halved, rounding up, until it is at most 4; the dimension that needs most halvings sets the number
-    of layers, and one that needs fewer grows in the last of them. Even sizes grow by (kernel 4, stride 2, padding 1) as
-    in DCGAN, odd ones by (3, 2, 1), and a size that stays has (3, 1, 1). With temporal=False the time dimension is left
-    alone, by (1, 1, 0).
+    Each dimension is halved, rounding up, until it is at most 4. The dimension that needs most halvings determines the
+    number of layers; one that needs fewer grows in the last layers. Even sizes double by (kernel 4, stride 2, padding
+    1) as in DCGAN, odd ones grow by (3, 2, 1), and a constant size has (3, 1, 1). With temporal=False the time
+    dimension is constant, by (1, 1, 0).
     """
-    chains = [_halvings(height), _halvings(width)]
-    chains.insert(0, _halvings(frames) if temporal else [frames])
-    count = max(len(chain) for chain in chains) - 1
-    chains = [[chain[0]] * (count + 1 - len(chain)) + chain for chain in chains]
-    sizes = list(zip(*chains, strict=True))
-    return [_stage(small, large, temporal) for small, large in zip(sizes, sizes[1:], strict=False)]
+    times = _halvings(frames) if temporal else [frames]
+    heights, widths = _halvings(height), _halvings(width)
+    count = max(len(times), len(heights), len(widths))
+    chains = ([chain[0]] * (count - len(chain)) + chain for chain in (times, heights, widths))
+    sizes = [(t, h, w) for t, h, w in zip(*chains, strict=True)]
+    return [_stage(small, large, temporal) for small, large in itertools.pairwise(sizes)]
 
 
 def _halvings(size: int) -> list[int]:
@@ -43,30 +48,32 @@ def _halvings(size: int) -> list[int]:
     return chain
 
 
-def _stage(small, large, temporal) -> Stage:
-    rules = []
-    for axis, (before, after) in enumerate(zip(small, large, strict=True)):
-        if axis == 0 and not temporal:
-            rules.append((1, 1, 0))
-        elif after == 2 * before:
-            rules.append((4, 2, 1))
-        else:
-            rules.append((3, 2, 1) if after > before else (3, 1, 1))
-    return Stage(small, large, *zip(*rules, strict=True))
+def _stage(small: Size, large: Size, temporal: bool) -> Stage:
+    rules = [_kernel_stride_padding(before, after) for before, after in zip(small, large, strict=True)]
+    if not temporal:
+        rules[0] = 1, 1, 0
+    kernel, stride, padding = ((t, h, w) for t, h, w in zip(*rules, strict=True))
+    return Stage(small, large, kernel, stride, padding)
+
+
+def _kernel_stride_padding(before: int, after: int) -> tuple[int, int, int]:
+    if after == 2 * before:
+        return 4, 2, 1
+    return (3, 2, 1) if after > before else (3, 1, 1)
 
 
 def map_values(frames: int, height: int, width: int, base_width: int, temporal: bool = True) -> list[int]:
-    """How many values each feature map of a generator has for a clip, the smallest map first."""
+    """Return the number of values in each feature map of a generator for one clip, the smallest map first."""
     plan = stages(frames, height, width, temporal)
     maps = [math.prod(plan[0].small), *(math.prod(stage.large) for stage in plan[:-1])]
     widths = features(len(plan), base_width)[::-1]
     return [size * channels for size, channels in zip(maps, widths, strict=True)]
 
 
-def least_weights(config: "ModelConfig") -> tuple[int, int]:
-    """How many weights a configuration's generator and discriminator have at least: those of their convolutions.
+def count_min_weights(config: "ModelConfig") -> tuple[int, int]:
+    """Return lower bounds for the numbers of weights of a generator and a discriminator: those of their convolutions.
 
-    Nothing is built for it, so that a configuration that no memory can hold costs nothing.
+    No network is built, so that a configuration larger than memory can be rejected.
     """
     is_3d = config.family == "conv3d"
     plan = stages(config.frames, config.height, config.width, temporal=is_3d)
@@ -79,7 +86,7 @@ def least_weights(config: "ModelConfig") -> tuple[int, int]:
     if is_3d:
         first, lstm_of_g, lstm_of_d = config.latent * widths[0] * math.prod(plan[0].small), 0, 0
     else:
-        # Four gates of 3x3 over input and state; D's has half as many states.
+        # Four 3x3 gates over input and state. D's ConvLSTM has half as many states as features.
         states = (widths[0] + 1) // 2
         lstm_of_g, lstm_of_d = 36 * 2 * widths[0] ** 2, 36 * states * (widths[0] + states)
         first = config.latent * widths[0] * math.prod(plan[0].small[1:])
@@ -88,5 +95,5 @@ def least_weights(config: "ModelConfig") -> tuple[int, int]:
 
 
 def features(count: int, width: int) -> list[int]:
-    """Channels of `count` feature maps, the largest map first: width, twice that, and so on up to 8 times."""
+    """Return the channels of `count` feature maps, the largest map first: width, twice that, ..., 8 times at most."""
     return [min(width * 2**i, 8 * width) for i in range(count)]

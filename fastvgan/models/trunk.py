@@ -1,69 +1,77 @@
-"""What the families share: the layers from the first feature map up to a clip, and from a clip down to the last one."""
+"""The decoder of generators and the encoders of discriminators, shared by both families."""
+
+from typing import Any
 
 import torch
 from torch import nn
 
 from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
-from fastvgan.layers.deferred import Pending, chain, conv_act, value
+from fastvgan.layers.deferred import Pending, chain, conv_act, resolve
 from fastvgan.models.conditions import Condition
+from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features
-from fastvgan.models.warp import CHANNELS, Drawn, compose
+from fastvgan.models.warp import CHANNELS, GeneratorOutput, compose
 
 
 class Decoder(nn.Module):
-    """Features (N, `in_channels`, t, h, w) of the plan's smallest size to a clip (N, C, T, H, W) in [-1, 1].
+    """Decodes features (N, `in_channels`, t, h, w) of the plan's smallest size as a clip (N, C, T, H, W) in [-1, 1].
 
-    Each layer but the last has batch norm and ReLU. Before the first layer and behind each but the last, `refine`
-    convolutions of 3x3 work on each frame on its own. Where the configuration says `warp` the last one makes frames as
-    `fastvgan.models.warp` says, and else ends in tanh.
+    Every layer but the last has batch norm and ReLU. Before the first layer and after every other one but the last,
+    there are `refine` 3x3 convolutions of single frames. The last layer ends in tanh, or, with `warp`, in
+    `fastvgan.models.warp.compose`.
 
     Args:
+        config: its `base_width`, `channels`, `refine` and `warp` are used.
         plan: the layers, smallest size first.
     """
 
-    def __init__(self, config, plan: list[Stage]):
+    def __init__(self, config: ModelConfig, plan: list[Stage]):
         super().__init__()
         widths = features(len(plan), config.base_width)[::-1]
         self.in_channels = widths[0]
         layers = zip(plan, widths, widths[1:], strict=False)
-        middle: list[nn.Module] = _refining(config.refine, widths[0])
+        middle: list[nn.Module] = _refinement(config.refine, widths[0])
         for s, before, after in layers:
             middle.append(ConvTransposeNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="relu"))
-            middle += _refining(config.refine, after)
+            middle += _refinement(config.refine, after)
         self.middle = nn.Sequential(*middle)
-        last, self.warps = plan[-1], config.warp
-        made = config.channels + (CHANNELS if config.warp else 0)
-        self.last = ConvTranspose3d(widths[-1], made, last.kernel, last.stride, last.padding, bias=False)
+        last = plan[-1]
+        channels = config.channels + (CHANNELS if config.warp else 0)
+        self.last = ConvTranspose3d(widths[-1], channels, last.kernel, last.stride, last.padding, bias=False)
 
     def forward(
         self, x: torch.Tensor | Pending, place: torch.Tensor | None = None, image: torch.Tensor | None = None
-    ) -> Drawn:
-        """See this class.
+    ) -> GeneratorOutput:
+        """Decode features.
 
         Args:
-            place: where the moving picture is in each frame, as `compose` takes it (only with `warp`).
-            image: (N, C, H, W) in [-1, 1], the given first frame, if there is one.
+            x: (N, `in_channels`, t, h, w), or pending.
+            place: with `warp`, the place of the picture in each frame, (N, 2, T) as `compose` takes it; otherwise None.
+            image: the given first frame, (N, C, H, W) in [-1, 1], or None.
         """
-        x = chain(self.middle, x)  # (N, width, T or T/2, H/2, W/2)
-        if self.warps:
+        layers: Any = self.middle  # ConvNormAct3d and ConvTransposeNormAct3d
+        x = chain(layers, x)  # (N, width, T or T/2, H/2, W/2)
+        if place is not None:
             return compose(conv_act(self.last, x), place, image)
-        return Drawn(conv_act(self.last, x, "tanh"))  # (N, C, T, H, W)
+        return GeneratorOutput(conv_act(self.last, x, "tanh"))  # (N, C, T, H, W)
 
 
-def _refining(count: int, width: int) -> list[nn.Module]:
+def _refinement(count: int, width: int) -> list[nn.Module]:
     return [ConvNormAct3d(width, width, (1, 3, 3), 1, (0, 1, 1), activation="relu") for _ in range(count)]
 
 
 class Encoder(nn.Module):
-    """A clip (N, C, T, H, W) to features (N, `out_channels`, t, h, w) of the plan's smallest size.
+    """Encodes clips (N, C, T, H, W) as features (N, `out_channels`, t, h, w) of the plan's smallest size.
 
-    Where the model follows a first frame, that is laid beside each frame of the clip.
+    In a model whose condition has a first frame, that frame is concatenated to each frame of the clip. Every layer but
+    the first has batch norm.
 
     Args:
-        plan: the layers of the generator, smallest size first; all but the one that sees the clip have batch norm.
+        config: its `base_width`, `channels` and `condition` are used.
+        plan: the layers of the generator, smallest size first.
     """
 
-    def __init__(self, config, plan: list[Stage]):
+    def __init__(self, config: ModelConfig, plan: list[Stage]):
         super().__init__()
         self.sees_image = "image" in config.condition
         down = plan[::-1]
@@ -80,23 +88,26 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+        """Encode clips x (N, C, T, H, W)."""
         if self.sees_image:
-            x = beside(x, c.image)  # (N, 2C, T, H, W)
+            x = concat_image(x, None if c is None else c.image)  # (N, 2C, T, H, W)
         x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T or T/2, H/2, W/2)
-        return value(chain(self.middle, x))  # (N, F, t, h, w)
+        layers: Any = self.middle  # ConvNormAct3d
+        return resolve(chain(layers, x))  # (N, F, t, h, w)
 
 
 class FrameEncoder(nn.Module):
-    """Frames (N, C, T, H, W), each on its own, to features (N, `out_channels`, T, h, w) of the plan's smallest size.
+    """Encodes single frames (N, C, T, H, W) as features (N, `out_channels`, T, h, w) of the plan's smallest size.
 
-    Telling shapes apart takes more layers than telling real from generated does, so each strided convolution has one of
-    3x3 behind it. A first frame that the model follows is laid beside each frame, as in `Encoder`.
+    Recognising shapes takes more layers than telling real from generated frames, so a 3x3 convolution follows each
+    strided one. A first frame as the condition is concatenated to each frame, as in `Encoder`.
 
     Args:
-        plan: the layers of the generator's frames, smallest size first; time is left alone.
+        config: its `base_width`, `channels` and `condition` are used.
+        plan: the layers for frames (temporal=False), smallest size first.
     """
 
-    def __init__(self, config, plan: list[Stage]):
+    def __init__(self, config: ModelConfig, plan: list[Stage]):
         super().__init__()
         self.sees_image = "image" in config.condition
         down = plan[::-1]
@@ -104,7 +115,7 @@ class FrameEncoder(nn.Module):
         self.out_channels = widths[-1]
         channels, first = config.channels * (1 + self.sees_image), down[0]
         self.first = Conv3d(channels, widths[0], first.kernel, first.stride, first.padding, bias=False)
-        leaky = {"activation": "leaky_relu", "negative_slope": 0.2}
+        leaky: Any = {"activation": "leaky_relu", "negative_slope": 0.2}
         layers: list[nn.Module] = []
         for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
             layers.append(ConvNormAct3d(before, after, (1, 3, 3), 1, (0, 1, 1), **leaky))
@@ -114,20 +125,24 @@ class FrameEncoder(nn.Module):
         self.middle = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode frames x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
         if self.sees_image:
-            x = beside(x, image)  # (N, 2C, T, H, W)
+            x = concat_image(x, image)  # (N, 2C, T, H, W)
         x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T, H/2, W/2)
-        return value(chain(self.middle, x))  # (N, F, T, h, w)
+        layers: Any = self.middle  # ConvNormAct3d
+        return resolve(chain(layers, x))  # (N, F, T, h, w)
 
 
 class FirstFrame(nn.Module):
-    """A frame (N, C, H, W) to a map (N, `channels`, h, w) of the plan's smallest size, by strided convolutions.
+    """Encodes a frame (N, C, H, W) as a map (N, `channels`, h, w) of the plan's smallest size, by strided convolutions.
 
     Args:
-        plan: the layers of the generator's frames, smallest size first.
+        config: its `base_width` and `channels` are used.
+        plan: the layers for frames (temporal=False), smallest size first.
+        channels: of the map.
     """
 
-    def __init__(self, config, plan: list[Stage], channels: int):
+    def __init__(self, config: ModelConfig, plan: list[Stage], channels: int):
         super().__init__()
         widths = [config.channels, *features(len(plan), config.base_width)]
         layers: list[nn.Module] = []
@@ -136,9 +151,16 @@ class FirstFrame(nn.Module):
         self.layers = nn.Sequential(*layers, Conv3d(widths[-1], channels, (1, 3, 3), 1, (0, 1, 1)))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Encode frames (N, C, H, W)."""
         return self.layers(image.unsqueeze(2)).squeeze(2)
 
 
-def beside(x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Clips (N, C, T, H, W) with a picture (N, C, H, W) laid beside each of their frames: (N, 2C, T, H, W)."""
+def concat_image(x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+    """Concatenate an image (N, C, H, W) to each frame of clips (N, C, T, H, W): (N, 2C, T, H, W).
+
+    Raises:
+        ValueError: there is no image.
+    """
+    if image is None:
+        raise ValueError("the model's condition has a first frame: pass it as the condition's image")
     return torch.cat([x, image.unsqueeze(2).expand_as(x).to(x.dtype)], 1)

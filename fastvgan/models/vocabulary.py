@@ -1,4 +1,4 @@
-"""From sentences to word indices, and sentences that do not fit a clip."""
+"""The word indices of sentences, and wrong sentences for clips."""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ _CANDIDATES = 4096
 _NEVER = 1024.0  # more words than a caption has
 
 
-def words_of(caption: str) -> list[str]:
-    """The words of a sentence, in lower case, without punctuation."""
+def split_words(caption: str) -> list[str]:
+    """Split a sentence into words, in lower case and without punctuation."""
     return _WORD.findall(caption.lower())
 
 
 class Vocabulary:
     """The words of a set of captions.
 
-    Index 0 pads, 1 stands for a word that is not in `words`; a word's index is its place in `words` plus 2. Sentences
-    are cut or padded to `length` words.
+    Index 0 is padding and 1 an unknown word; the index of a known word is its position in `words` plus 2. Sentences are
+    cut or padded to `length` words.
     """
 
     def __init__(self, words: Sequence[str], length: int):
@@ -33,28 +33,28 @@ class Vocabulary:
 
     @classmethod
     def of(cls, captions: Sequence[str]) -> "Vocabulary":
-        """The vocabulary of these captions; its length is that of the longest one, at most 32 words."""
-        split = [words_of(caption) for caption in captions]
+        """Return the vocabulary of captions; its length is that of the longest one, at most 32 words."""
+        split = [split_words(caption) for caption in captions]
         return cls(sorted(set().union(*split)), min(_LONGEST, max((len(words) for words in split), default=1)))
 
     def __len__(self) -> int:
         return len(self.words) + 2
 
     def encode(self, captions: Sequence[str]) -> torch.Tensor:
-        """Word indices of captions, int64 (N, length)."""
+        """Return the word indices of captions, int64 (N, length)."""
         rows = torch.full((len(captions), self.length), _PADDING)
         for row, text in zip(rows, captions, strict=True):
-            indices = [self._index.get(word, _UNKNOWN) for word in words_of(text)[: self.length]]
+            indices = [self._index.get(word, _UNKNOWN) for word in split_words(text)[: self.length]]
             row[: len(indices)] = torch.tensor(indices, dtype=torch.int64)
         return rows
 
-    def unknown(self, text: str) -> list[str]:
-        """The words of a caption that the vocabulary lacks.
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a caption that are not in the vocabulary.
 
         Raises:
-            UserError: not one word of it is known, so that nothing could follow from it.
+            UserError: no word of the caption is in the vocabulary.
         """
-        words = words_of(text)
+        words = split_words(text)
         missing = [word for word in words if word not in self._index]
         if len(missing) == len(words):
             some = ", ".join(self.words[:40])
@@ -63,38 +63,39 @@ class Vocabulary:
 
 
 class WrongCaptions:
-    """Draws, for a clip's caption, one that does not fit the clip but nearly does.
+    """Draws wrong captions for clips that nearly fit them.
 
-    A caption wrong in every word teaches a discriminator nothing about the hardest word. So a word of the true caption
-    is picked at random, the more likely the fewer captions have it (by the logarithm of how few, the inverse document
-    frequency of Spärck Jones 1972), and among the captions without that word one that shares most of the others is
-    drawn. The matching-aware objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random.
+    A caption that is wrong in every word teaches a discriminator nothing about the hardest word. So one word of the
+    true caption is drawn, weighted by its inverse document frequency (Spärck Jones 1972), so that rare words are more
+    likely. Then one of the captions without that word that share most of the others is drawn. The matching-aware
+    objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random.
 
     Args:
-        table: word indices of the distinct captions, int64 (M, L), as `Vocabulary.encode` gives them; M at least 2.
-        vocabulary_size: number of word indices. device: where captions are drawn.
+        table: word indices of the distinct captions, int64 (M, L) as `Vocabulary.encode` returns them; M at least 2.
+        vocabulary_size: the number of word indices.
+        device: the device on which captions are drawn.
     """
 
     def __init__(self, table: torch.Tensor, vocabulary_size: int, device: "torch.device | str" = "cpu"):
         size, length = table.shape
         is_word = torch.zeros(size, vocabulary_size).scatter_(1, table, 1.0)
         is_word[:, _PADDING] = 0
-        # A word that a caption has twice counts where it is first.
+        # A repeated word counts at its first position only.
         earlier = (table[:, :, None] == table[:, None]).tril(-1).any(-1)  # (M, L)
         once = (~earlier & (table != _PADDING)).float()
-        # Words that all captions share tell nothing, and have the logarithm of 1. Where a caption has no other (a
-        # duplicate but for word order), any other caption will do.
-        telling = once.double() * (size / is_word.sum(0).double().clamp(min=1)).log()[table]
-        tells_nothing = telling.sum(1) == 0
-        telling[tells_nothing] = 1
-        reached = telling.cumsum(1)
+        # A word in all captions distinguishes none and has weight log 1 = 0. If a caption has only such words, because
+        # it differs from another one in word order alone, all its words get the same weight.
+        weights = once.double() * (size / is_word.sum(0).double().clamp(min=1)).log()[table]
+        has_no_weight = weights.sum(1) == 0
+        weights[has_no_weight] = 1
+        reached = weights.cumsum(1)
         reached = (reached / reached[:, -1:]).float()
         reached[:, -1] = 1
         self.searches_some = size > _CANDIDATES
-        """Whether captions are too many to search all, so that `draw` takes a start."""
-        # Otherwise there is a caption without the wrong word, which fits better than the caption itself.
-        self._may_find_itself = self.searches_some or bool(tells_nothing.any())
-        # Those that are searched begin at a random place of this order, at whose end it begins again.
+        """Whether there are too many captions to search all, so that `draw` needs a start."""
+        # In all other cases some caption without the wrong word fits better than the caption itself.
+        self._may_find_itself = self.searches_some or bool(has_no_weight.any())
+        # `draw` searches consecutive captions of this order, which is cyclic, from a random start.
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
         self._order = torch.cat([order, order[: _CANDIDATES - 1]]).to(device)
         self._size = size
@@ -104,26 +105,31 @@ class WrongCaptions:
         self._all = torch.arange(min(size, _CANDIDATES), device=device)
 
     def draw(self, captions: torch.Tensor, chances: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
-        """Wrong captions for true ones, each drawn on its own.
+        """Draw K wrong captions for each true one, independently.
 
         Args:
-            captions: indices of the true ones, int64 (N,), on the device.
-            chances: float64 (N, K, 2) in [0, 1): which word is wrong, and which of the captions that fit best is taken.
-            start: where captions are more than 4096, and so many of them are searched: from where on, float64 () in
+            captions: indices of the true captions, int64 (N,), on the device.
+            chances: float64 (N, K, 2) in [0, 1), which select the wrong word and one of the captions that fit best.
+            start: with more than 4096 captions, of which 4096 are searched, the start of the search: float64 () in
                 [0, 1). Otherwise None.
 
         Returns:
-            Indices of wrong ones, int64 (N, K).
+            Indices of wrong captions, int64 (N, K).
+
+        Raises:
+            ValueError: `searches_some` is true and `start` is None.
         """
         has_word, candidates = self._has_word, self._all
         if self.searches_some:
+            if start is None:
+                raise ValueError(f"with more than {_CANDIDATES} captions draw needs a start")
             candidates = self._order[(start * self._size).long() + self._all]
             has_word = has_word[:, candidates]
         reached, once = self._weights[captions].unbind(1)  # (N, L) each
         words = self._words[captions]  # (N, L)
-        wrong = (reached[:, None] <= chances[..., :1]).sum(-1, keepdim=True)  # (N, K, 1), a place in the caption
+        wrong = (reached[:, None] <= chances[..., :1]).sum(-1, keepdim=True)  # (N, K, 1), a position in the caption
         weights = torch.add(once[:, None], self._places == wrong, alpha=-_NEVER)  # (N, K, L)
-        shared = weights @ has_word[words]  # (N, K, M); whole numbers, which every device adds up alike
+        shared = weights @ has_word[words]  # (N, K, M); integers, which every device sums exactly
         if self._may_find_itself:
             shared = shared.masked_fill((candidates == captions[:, None])[:, None], -2 * _NEVER)
         fits_best = (shared == shared.amax(-1, keepdim=True)).cumsum(-1)

@@ -6,8 +6,8 @@ from fastvgan.data.source import Source
 from fastvgan.machine.memory import check_memory
 from fastvgan.metrics.evaluation import evaluation_bytes
 from fastvgan.models import ModelConfig
-from fastvgan.models.discriminators import frames_between
-from fastvgan.models.sizes import least_weights, map_values
+from fastvgan.models.discriminators import frame_stride
+from fastvgan.models.sizes import count_min_weights, map_values
 from fastvgan.runs.config import RunConfig
 
 # Bytes per parameter: weight, gradient, Adam's two moments, and for G the average.
@@ -41,12 +41,12 @@ def check_step(config: RunConfig, source: Source, clips: int, device: torch.devi
         f"an evaluation with --evaluate-clips {training.evaluate_clips}",
         "use fewer",
     )
-    per_clip = clip_bytes(model, precision)
+    sum_logits = clip_bytes(model, precision)
     if training.matching_aware and "text" in model.condition:
         # A number and an index per caption.
-        per_clip += 12 * training.wrong_conditions * min(len(source.captions), _SEARCHED)
+        sum_logits += 12 * training.wrong_conditions * min(len(source.captions), _SEARCHED)
     check_memory(
-        weights + clips * per_clip,
+        weights + clips * sum_logits,
         f"a step on {clips} clips at once",
         "use a smaller --batch-size, or --accumulate to process the batch in parts",
         device,
@@ -55,7 +55,7 @@ def check_step(config: RunConfig, source: Source, clips: int, device: torch.devi
 
 def weight_bytes(model: ModelConfig) -> int:
     """Return the least bytes of both networks' weights, gradients, moments and average."""
-    generator, discriminator = least_weights(model)
+    generator, discriminator = count_min_weights(model)
     return generator * _BYTES_OF_G + discriminator * _BYTES_OF_D
 
 
@@ -67,7 +67,7 @@ def clip_bytes(model: ModelConfig, precision: torch.dtype) -> int:
     """
     temporal = model.family == "conv3d"
     values = sum(map_values(model.frames, model.height, model.width, model.base_width, temporal))
-    every = 1 if "clip" in model.discriminators else frames_between(model)
+    every = 1 if "clip" in model.discriminators else frame_stride(model)
     clip = model.frames * model.height * model.width * model.channels
     # Real and generated clips are always float32.
     return (values * (1 + model.refine) + values // every) * precision.itemsize + 2 * clip * 4

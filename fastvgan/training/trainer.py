@@ -19,7 +19,7 @@ from fastvgan.errors import UserError
 from fastvgan.machine.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
 from fastvgan.machine.neighbours import fit_threads
 from fastvgan.machine.threads import describe_threads
-from fastvgan.models.discriminators import frames_between
+from fastvgan.models.discriminators import frame_stride
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
 from fastvgan.training import determinism
@@ -397,7 +397,7 @@ def _share_of_a_batch(config: RunConfig, world_size: int) -> int:
             f"--batch-size {size} cannot be shared by {world_size} processes in {config.training.accumulate} parts "
             f"each: take a multiple of {parts}, at least {2 * parts}"
         )
-    every = frames_between(config.model)
+    every = frame_stride(config.model)
     if size // parts < every or (parts > 1 and size // parts % every):
         raise UserError(
             f"--frame-every {config.model.frame_every}: one clip shows other frames than the next, and parts of "

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d, deferred
-from fastvgan.layers.deferred import Pending, chain, conv_act, conv_norm, value
+from fastvgan.layers.deferred import Pending, chain, conv_act, conv_norm, resolve
 from fastvgan_kernels import extension
 
 LAST = {"memory_format": torch.channels_last_3d}
@@ -109,7 +109,7 @@ def test_between_compiled_convolutions_the_norm_is_pending(bfloat16):
         for count in (1, 2):
             waiting = chain([ours.a, ours.b][:count], torch.randn(16, 20, 1, 1, 1))
             assert isinstance(waiting, Pending) == COMPILED
-    assert value(waiting).min() < 0  # of leaky ReLU
+    assert resolve(waiting).min() < 0  # of leaky ReLU
     if COMPILED:
         assert waiting.norm.training and waiting.norm.activation == "leaky_relu"
 
@@ -177,10 +177,10 @@ def test_a_forward_of_ones_own_is_called():
     norm = BatchNormAct3d(3).eval()
     conv, doubled = (kind(20, 3, 4).to(**LAST) for kind in (ConvTranspose3d, Doubled))
     doubled.load_state_dict(conv.state_dict())
-    torch.testing.assert_close(value(conv_norm(doubled, norm, x)), norm(2 * conv(x)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(value(conv_norm(conv, Shifted(3).eval(), x)), norm(conv(x)) + 1, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(resolve(conv_norm(doubled, norm, x)), norm(2 * conv(x)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(resolve(conv_norm(conv, Shifted(3).eval(), x)), norm(conv(x)) + 1, rtol=1e-4, atol=1e-5)
     conv.forward = lambda input: torch.full((16, 3, 4, 4, 4), 7.0)
-    torch.testing.assert_close(value(conv_norm(conv, norm, x)), norm(torch.full((16, 3, 4, 4, 4), 7.0)))
+    torch.testing.assert_close(resolve(conv_norm(conv, norm, x)), norm(torch.full((16, 3, 4, 4, 4), 7.0)))
 
 
 @pytest.mark.parametrize("impl", ["reference"] + ["cpp"] * COMPILED)
@@ -218,7 +218,7 @@ def test_tracking_may_be_switched_on_for_a_norm_that_keeps_nothing():
     )
     norm.track_running_stats = True
     x = torch.randn(2, 3, 4, 4, 4)
-    torch.testing.assert_close(value(conv_norm(conv, norm, x)), norm(conv(x)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(resolve(conv_norm(conv, norm, x)), norm(conv(x)), rtol=1e-4, atol=1e-4)
 
 
 STATISTICS = [{"momentum": None}, {"momentum": 0.3}, {"track_running_stats": False}, {"affine": False}, {"eps": 0.1}]
@@ -241,7 +241,7 @@ def test_the_statistics_are_those_of_batch_norm(options, switched_off):
         y = conv_norm(conv, norm, x)
         assert isinstance(y, Pending) == COMPILED
         exact = stock(stock_conv(x)).tanh()
-        assert_near("y", value(y), exact, 1e-5)
+        assert_near("y", resolve(y), exact, 1e-5)
         assert_near("next", conv_act(following, y, "tanh"), following(exact).tanh(), 1e-4)
         assert_same_state(norm, stock)
 
@@ -266,7 +266,7 @@ def test_an_activation_that_no_convolution_computes_does_not_wait(activation, tr
     assert_same_state(norm, stock[1]), assert_same_state(plain, stock[1])
     layer = ConvNormAct3d(20, 18, 3, activation=activation).to(**LAST).train(training)
     layer.conv, layer.norm = conv, norm
-    assert_near("chain", value(chain([layer], x)), act(stock(x)), 1e-5)
+    assert_near("chain", resolve(chain([layer], x)), act(stock(x)), 1e-5)
 
 
 def test_an_empty_batch_passes():
@@ -329,7 +329,7 @@ def test_every_mixture_of_layers_that_wait_and_layers_that_do_not():
                 ConvTransposeNormAct3d(5, 2, 3, 2, 1, 1, impl=c),
             ]
         ).to(**LAST)
-        y = value(chain(layers, x))
+        y = resolve(chain(layers, x))
         y.square().sum().backward()
         results.append([y, *(p.grad for p in layers.parameters()), *layers.buffers()])
     for other in results[1:]:

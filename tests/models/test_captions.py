@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.errors import UserError
-from fastvgan.models.vocabulary import Vocabulary, WrongCaptions, words_of
+from fastvgan.models.vocabulary import Vocabulary, WrongCaptions, split_words
 from fastvgan.random_draws import Draws, Purpose, uniforms
 
 
@@ -35,10 +35,10 @@ def test_a_long_caption_is_cut_and_an_empty_one_is_padding():
 
 def test_a_caption_without_a_known_word_is_refused():
     vocabulary = Vocabulary.of(["a red 7"])
-    assert vocabulary.unknown("a blue 7") == ["blue"]
+    assert vocabulary.unknown_words("a blue 7") == ["blue"]
     for text in ("zebra", "", "…"):
         with pytest.raises(UserError, match="known words: 7, a, red"):
-            vocabulary.unknown(text)
+            vocabulary.unknown_words(text)
 
 
 @given(st.lists(st.text("abcdef ", min_size=1, max_size=12), min_size=2, max_size=20, unique=True), st.integers(0, 99))
@@ -90,4 +90,4 @@ def test_a_table_too_large_to_search_is_sampled():
 
 
 def test_words():
-    assert words_of("Don't stop: 3x!") == ["don", "t", "stop", "3x"]
+    assert split_words("Don't stop: 3x!") == ["don", "t", "stop", "3x"]

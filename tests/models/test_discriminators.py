@@ -10,8 +10,8 @@ from test_networks import FAMILIES, condition, config
 
 from fastvgan.errors import UserError
 from fastvgan.models import Condition, ModelConfig, build
-from fastvgan.models.discriminators import per_clip, some_frames
-from fastvgan.models.head import Projected, ScoreHead
+from fastvgan.models.discriminators import select_frames, sum_logits
+from fastvgan.models.head import Projection, ScoreHead
 
 NAMES = ("clip", "frame", "difference")
 COMBINED = [names for k in (1, 2, 3) for names in itertools.combinations(NAMES, k)]
@@ -23,7 +23,7 @@ def test_some_frames_are_those_of_each_clip_in_turn(n, frames, every, seed):
     every = min(every, frames)
     torch.manual_seed(seed)
     x = torch.randn(n, 3, frames, 2, 3).to(memory_format=torch.channels_last_3d).requires_grad_()
-    shown = some_frames(x, every)
+    shown = select_frames(x, every)
     assert shown.shape == (n, 3, frames // every, 2, 3)
     expected = torch.zeros_like(x)
     for i in range(n):
@@ -55,7 +55,7 @@ def test_frames_and_differences_are_scored_one_by_one(family):
             torch.testing.assert_close(logits[1 if name == "frame" else 2][i : i + 1, [place]], expected)
     mean = torch.stack([part.mean(1) for part in logits]).mean(0)
     torch.testing.assert_close(discriminator(x, c), mean)
-    torch.testing.assert_close(per_clip(logits), 3 * mean)
+    torch.testing.assert_close(sum_logits(logits), 3 * mean)
 
 
 @pytest.mark.parametrize("parts", [("text",), ("class", "text"), ("class", "image", "text")], ids="+".join)
@@ -112,7 +112,7 @@ def test_logits_are_as_exact_under_autocast_as_the_features_allow(parts, warp):
     with torch.autocast("cpu", torch.bfloat16):
         features = discriminator.features(x, c)
         logits = discriminator.score(features, c)
-    exact = [Projected(*(None if part is None else part.double() for part in one)) for one in features]
+    exact = [Projection(*(None if part is None else part.double() for part in one)) for one in features]
     expected = discriminator.double().score(exact, c)
     for mine, theirs in zip(logits, expected, strict=True):
         assert mine.dtype == (torch.float32 if parts else torch.bfloat16) and theirs.dtype == torch.float64
@@ -139,7 +139,7 @@ def test_frames_of_any_size(size):
         ({"discriminators": ()}, "discriminators (): names one or more, each once"),
         ({"discriminators": ("clip", "clip")}, "discriminators clip, clip: names one or more, each once"),
         ({"discriminators": ("sound",)}, "discriminators 'sound': expected one of clip, frame, difference"),
-        ({"latent": 4, "motion_latent": 5}, "--motion-latent 5 is more than --latent 4 has"),
+        ({"latent": 4, "motion_latent": 5}, "--motion-latent 5 is more than --latent 4"),
     ],
 )
 def test_bad_settings_are_one_sentence(values, sentence):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_networks import FAMILIES, condition, config
 
 from fastvgan.models import build, build_generator
-from fastvgan.models.warp import CHANNELS, Drawn, Path, compose
+from fastvgan.models.warp import CHANNELS, GeneratorOutput, MotionPath, compose
 
 KEPT = 60.0  # a mask at which all is moved
 
@@ -117,7 +117,7 @@ def test_the_picture_is_what_a_frame_shows_where_nothing_is_moved_or_new():
 @pytest.mark.parametrize("returns", [True, False])
 def test_a_path_is_one_ellipse_or_two_and_the_same_wherever_a_clip_starts_on_it(returns):
     torch.manual_seed(0)
-    path, noise, known = Path(5, 4, 8, returns).double(), *torch.randn(2, 3, 5, dtype=torch.float64)
+    path, noise, known = MotionPath(5, 4, 8, returns).double(), *torch.randn(2, 3, 5, dtype=torch.float64)
     known = known[:, :4]
 
     def start(turns):
@@ -137,7 +137,7 @@ def test_a_path_is_one_ellipse_or_two_and_the_same_wherever_a_clip_starts_on_it(
 
 def test_paths_begin_as_ellipses_of_all_kinds():
     torch.manual_seed(0)
-    places = Path(100, 128, 16, True)(torch.randn(200, 100), torch.randn(200, 128), None, 16)
+    places = MotionPath(100, 128, 16, True)(torch.randn(200, 100), torch.randn(200, 128), None, 16)
     spectrum = np.fft.rfft(places.detach().numpy())[:, :, 1]  # once in a clip, of x and of y
     across, down = spectrum.T
     # 1 and -1 are circles, the one way round and the other; 0 is a line.
@@ -148,7 +148,7 @@ def test_paths_begin_as_ellipses_of_all_kinds():
 
 def test_a_condition_says_as_much_of_a_path_however_large_it_is():
     torch.manual_seed(0)
-    path, noise, known = Path(100, 128, 8, True), torch.randn(1, 100).expand(50, -1), torch.randn(50, 128)
+    path, noise, known = MotionPath(100, 128, 8, True), torch.randn(1, 100).expand(50, -1), torch.randn(50, 128)
     places = path(noise, known, None, 8)
     assert 0.1 < places.std(0).mean() < 0.4  # each begins with one of its own
     torch.testing.assert_close(path(noise, 1000 * known + 7, None, 8), places, atol=1e-3, rtol=0)
@@ -156,7 +156,7 @@ def test_a_condition_says_as_much_of_a_path_however_large_it_is():
 
 def test_a_path_is_as_exact_under_autocast():
     torch.manual_seed(0)
-    path, given = Path(5, 4, 8, True), (torch.randn(3, 5), torch.randn(3, 4), torch.randn(3))
+    path, given = MotionPath(5, 4, 8, True), (torch.randn(3, 5), torch.randn(3, 4), torch.randn(3))
     with torch.autocast("cpu", torch.bfloat16):
         places = path(*given, 32)
     assert torch.equal(places, path(*given, 32))
@@ -197,4 +197,4 @@ def test_a_generator_that_moves_a_picture(family, parts):
 def test_a_generator_that_moves_nothing_says_no_share(family):
     generator = build_generator(config(family=family, condition=()))
     drawn = generator.draw(generator.noise(2))
-    assert isinstance(drawn, Drawn) and drawn.redrawn is None
+    assert isinstance(drawn, GeneratorOutput) and drawn.redrawn is None

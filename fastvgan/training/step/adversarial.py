@@ -23,8 +23,8 @@ from fastvgan.losses import (
 )
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.discriminators import Discriminators, per_clip
-from fastvgan.models.warp import Drawn
+from fastvgan.models.discriminators import Discriminators, sum_logits
+from fastvgan.models.warp import GeneratorOutput
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.batches import Inputs
 from fastvgan.training.parallel import Parallel
@@ -91,7 +91,7 @@ class StepStart(NamedTuple):
     """
 
     before: list[torch.Tensor]
-    drawn: Drawn | None
+    drawn: GeneratorOutput | None
 
 
 class AdversarialStep:
@@ -264,7 +264,7 @@ class AdversarialStep:
         for i in range(self.accumulate):
             yield i == self.accumulate - 1, select_rows(inputs, slice(i * size, (i + 1) * size))
 
-    def _generate(self, inputs: Inputs) -> Drawn:
+    def _generate(self, inputs: Inputs) -> GeneratorOutput:
         with self.autocast:
             return self._g(draw, inputs.z, self._fake_conditions(inputs.c))
 
@@ -291,7 +291,7 @@ class AdversarialStep:
                 apart = self._differences(part, real.features)
                 loss_real = sum_losses(partial(loss_on_real, self.objective), real.right, *real.wrong)
                 fits = sum_losses(contrast, real.right, *real.wrong) if self.contrast and real.wrong else None
-                penalty = gradient_penalty(per_clip(real.right), part.real) if regularise else self._nan
+                penalty = gradient_penalty(sum_logits(real.right), part.real) if regularise else self._nan
             # Weighted by its interval: the lazy regularisation of Karras et al. 2020 (StyleGAN2).
             cost = loss_real + self.r1 * self.r1_every * penalty if regularise else loss_real
             cost = cost if fits is None else cost + self.contrast * fits
@@ -312,9 +312,9 @@ class AdversarialStep:
         c = Condition(*(None if x is None else gather(x) for x in part.c))
         alike = c.alike()
         with torch.no_grad():
-            return [[mean_differences(gather(each.seen()), alike) for each in features]]
+            return [[mean_differences(gather(each.pool()), alike) for each in features]]
 
-    def _backward_generator(self, part: Inputs, drawn: Drawn, keep_graph: bool) -> tuple[torch.Tensor, ...]:
+    def _backward_generator(self, part: Inputs, drawn: GeneratorOutput, keep_graph: bool) -> tuple[torch.Tensor, ...]:
         """Add G's gradients on one part; return scalars in the order of _G_SCALARS without norm and flag."""
         fake = drawn.clips
         with self.autocast:
@@ -333,7 +333,7 @@ class AdversarialStep:
                 varied = apart + diversity(drawn.picture, part.z, self.diversity_target / 2)
         cost = loss - self.diversity * self._diversity_share.tensor * varied if part.c is not None else loss
         if self.feature_diversity and part.c is not None:
-            seen = feature_diversity([each.seen() for each in features], self._real_differences, self._parallel.mean)
+            seen = feature_diversity([each.pool() for each in features], self._real_differences, self._parallel.mean)
             cost = cost - self.feature_diversity * self._diversity_share.tensor * seen
         cost = cost if fits is None else cost + self.contrast * fits
         if self.first_frame and c is not None and c.image is not None:

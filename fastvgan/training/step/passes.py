@@ -9,7 +9,7 @@ from torch import nn
 
 from fastvgan.models import Condition
 from fastvgan.models.discriminators import Discriminators
-from fastvgan.models.warp import Drawn
+from fastvgan.models.warp import GeneratorOutput
 from fastvgan.training.batches import Inputs
 from fastvgan_kernels._torch import BatchNorm
 from fastvgan_kernels.logistic import logistic
@@ -36,7 +36,7 @@ class RealScores(NamedTuple):
     features: "list[Projected]"
 
 
-def draw(generator: "Generator", z: torch.Tensor, c: Condition | None) -> Drawn:
+def draw(generator: "Generator", z: torch.Tensor, c: Condition | None) -> GeneratorOutput:
     """Generate clips from noise z of shape (N, ...)."""
     return generator.draw(z, c)
 

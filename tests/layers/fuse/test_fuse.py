@@ -75,7 +75,7 @@ def rows_of(module):
 @pytest.fixture
 def exchanged_whole(monkeypatch):
     """Small networks of small kernels are exchanged as they are where there is a GPU."""
-    monkeypatch.setattr(fuse_module, "_nothing_to_gain", lambda module, stock: None)
+    monkeypatch.setattr(fuse_module, "_no_gain", lambda module, stock: None)
 
 
 @pytest.mark.parametrize(("make", "shape", "rows"), NETWORKS)
@@ -161,13 +161,13 @@ def test_the_report_says_what_and_why(caplog, exchanged_whole):
     report = FuseReport()
     with caplog.at_level(logging.INFO, logger="fastvgan"):
         fuse(model, report=report)
-    own = "has a forward of its own, which is not looked into: what it calls itself is computed one by one"
-    assert caplog.messages == ["fuse: 7 exchanged, 2 left"]
+    own = "has a custom forward, which fuse does not analyse: the layers that it calls are computed one by one"
+    assert caplog.messages == ["fuse: 7 replaced, 2 left"]
     assert [tuple(vars(entry).values()) for entry in report] == [
         ("", "Sequential", "FusedSequential", "together: 0+1+2"),
         ("0", "Conv3d", "fastvgan Conv3d", ""),
         ("1", "BatchNorm3d", "BatchNormAct3d", ""),
-        ("4", "BatchNorm1d", None, "there is no fused layer for BatchNorm1d"),
+        ("4", "BatchNorm1d", None, "no fused layer exists for BatchNorm1d"),
         ("5", "Residual", None, own),
         ("5.conv1", "Conv3d", "fastvgan Conv3d", ""),
         ("5.bn1", "BatchNorm3d", "BatchNormAct3d", ""),
@@ -176,7 +176,7 @@ def test_the_report_says_what_and_why(caplog, exchanged_whole):
     ]
     assert str(report).splitlines()[0] == "(itself)  Sequential   FusedSequential  together: 0+1+2"
     fuse(nn.Linear(1, 1), report=report)
-    assert str(report) == "0 exchanged, 0 left"
+    assert str(report) == "0 replaced, 0 left"
 
 
 def of_three_channels(kind):
@@ -261,22 +261,22 @@ def subclassed(module):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: MyConv(2, 2, 1), "subclass of torch.nn's, MyConv"),
+        (lambda: MyConv(2, 2, 1), "subclass of a torch.nn layer, MyConv"),
         (lambda: nn.utils.parametrizations.spectral_norm(nn.Conv3d(2, 2, 1)), "parametrised (weight)"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.ConvTranspose3d(2, 2, 1)), "parametrised (weight)"),
-        (lambda: nn.LazyConv3d(2, 1), "not initialised yet"),
-        (lambda: nn.LazyBatchNorm3d(), "not initialised yet"),
+        (lambda: nn.LazyConv3d(2, 1), "not initialised: run the module once"),
+        (lambda: nn.LazyBatchNorm3d(), "not initialised: run the module once"),
         (lambda: replaced(nn.Conv3d(2, 2, 1)), "replaced on the instance"),
         (lambda: quantised(nn.Conv3d(2, 2, 1)), "quantisation"),
         (lambda: subclassed(nn.Conv3d(2, 2, 1)), "weight that is a"),
-        (lambda: with_attributes(nn.Conv3d(2, 2, 1), impl="mine"), "attribute of its own named impl"),
-        (lambda: with_attributes(nn.BatchNorm3d(2), activation=nn.ReLU()), "attribute of its own named activation"),
+        (lambda: with_attributes(nn.Conv3d(2, 2, 1), impl="mine"), "attribute named impl"),
+        (lambda: with_attributes(nn.BatchNorm3d(2), activation=nn.ReLU()), "attribute named activation"),
         (lambda: nn.Conv3d(2, 2, 1, dtype=torch.complex64), "weight of torch.complex64"),
         (lambda: torch.jit.script(nn.Sequential(nn.Conv3d(2, 2, 1))), "ScriptModule"),
         (lambda: torch.compile(nn.Conv3d(2, 2, 1), backend="eager"), "compiled already"),
-        (lambda: nn.Conv1d(2, 2, 1), "no fused layer for Conv1d"),
-        (lambda: nn.SyncBatchNorm(2), "no fused layer for SyncBatchNorm"),
-        (lambda: nn.InstanceNorm1d(2), "no fused layer for InstanceNorm1d"),
+        (lambda: nn.Conv1d(2, 2, 1), "no fused layer exists for Conv1d"),
+        (lambda: nn.SyncBatchNorm(2), "no fused layer exists for SyncBatchNorm"),
+        (lambda: nn.InstanceNorm1d(2), "no fused layer exists for InstanceNorm1d"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")

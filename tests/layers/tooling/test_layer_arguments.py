@@ -170,7 +170,11 @@ def test_inputs_that_do_not_fit_are_told(make, shape, error, message):
         (lambda: ConvLSTM(3, 0), ValueError, "hidden_channels must be greater than zero, not 0"),
         (lambda: ConvLSTM(0, 3), ValueError, "in_channels must be greater than zero, not 0"),
         (lambda: ConvLSTMCell(3, 2.0), TypeError, "hidden_channels must be an int, not float"),
-        (lambda: ConvLSTM(3, 2, kernel_size=3.0), ValueError, "kernel_size must be an odd integer or two, not 3.0"),
+        (
+            lambda: ConvLSTM(3, 2, kernel_size=3.0),
+            ValueError,
+            "kernel_size must be one odd integer or a pair",
+        ),
         (lambda: ConvLSTM(3, 2, impl="fast"), ValueError, "impl must be one of auto"),
         (lambda: Conv3d(3, 2, 3, impl="fast"), ValueError, "impl must be one of auto"),
         (lambda: ConvTranspose3d(3, 2, 3, impl="fast"), ValueError, "impl must be one of auto"),
@@ -180,7 +184,7 @@ def test_inputs_that_do_not_fit_are_told(make, shape, error, message):
         (lambda: InstanceNormAct3d(3, activation="swish"), ValueError, "activation must be one of none, relu"),
         (lambda: ConvNormAct3d(3, 2, 3, activation="swish"), ValueError, "activation must be one of none, relu"),
         (lambda: ConvLSTM(1, 1)(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1)), ValueError, r"the two tensors \(h, c\)"),
-        (lambda: ConvLSTM(1, 1)(torch.zeros(1, 1, 1, 1, 1), [None]), ValueError, r"not 1 of them"),
+        (lambda: ConvLSTM(1, 1)(torch.zeros(1, 1, 1, 1, 1), [None]), ValueError, r"not a sequence of 1"),
     ],
 )
 def test_arguments_that_make_no_layer_are_told(make, error, message):

@@ -229,7 +229,7 @@ def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
     paired = right.rows([0, 0, 2, 2])
 
     def seen(clips, c):
-        """The largest value of each feature, the mean over time, from the networks' parts and not from `Projected`."""
+        """The largest value of each feature, the mean over time, from the networks' parts and not from `Projection`."""
         d = step.discriminator
         maps = [d.trunk(clips, c), *(other.encoder(clips, None) for other in d.others.values())]
         return [h.flatten(3).max(3).values.mean(2) for h in maps]
