@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from variants import TINY, describe, device, timed
 
-from fastvgan.data.clips import ClipSource, items_of_folder, items_of_manifest
+from fastvgan.data.clips import ClipSource, items_from_folder, items_from_manifest
 from fastvgan.data.folders.layouts import Layout
 from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.preparation import PrepareConfig, prepare
@@ -81,9 +81,9 @@ def files(tmp_path_factory):
 def ours(files, codec, decoder, workers):
     cut = Cut(FRAMES, SIZE, SIZE)
     if decoder == "shards":
-        items, _ = items_of_manifest(read_manifest(str(files / "shards" / "manifest.jsonl")))
+        items, _ = items_from_manifest(read_manifest(str(files / "shards" / "manifest.jsonl")))
     else:
-        items, _ = items_of_folder(files / codec, Layout())
+        items, _ = items_from_folder(files / codec, Layout())
     return items, ClipSource(items, cut, decoder=decoder, device=device(), workers=workers)
 
 

@@ -157,7 +157,7 @@ def test_data_that_does_not_fit_the_run(run, tmp_path, folder):
     few = tmp_path / "few"
     shutil.copytree(folder / "class-0", few)
     assert "the data has 10 clips, and an evaluation takes 16 or more" in refused("--run", plain, "--data", few)
-    assert "has no split 'test'; take one of train" in refused("--run", plain, "--split", "test")
+    assert "has no split 'test'; the only split is 'train'" in refused("--run", plain, "--split", "test")
 
 
 def test_a_bare_file_that_may_be_trained_on_anything(tmp_path):

@@ -1,4 +1,4 @@
-"""Clips to train on."""
+"""Training data: clips of a folder or a manifest, or the built-in captioned digits."""
 
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ["Source", "list_clips", "open_source"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: `prepare` reads its flags before anything imports torch.
+    # Imported on first use: `prepare` parses its flags before torch is imported.
     if name == "Source":
         from fastvgan.data.source import Source
 
@@ -35,21 +35,23 @@ def open_source(
     split: str = "train",
     listing: "Listing | None" = None,
 ) -> "Source":
-    """The source that a `DataConfig` names, with clips of the size that a `ModelConfig` names.
+    """Open the source that `data` names, with clips of the size that `model` takes.
 
     Args:
-        device: where the clips are wanted.
-        split: "train", or, of the digits, "test": those of writers who are not in training, under every caption.
-        listing: what `list_clips` gives, where that is known already.
+        data: Which clips, and how they are cut and decoded.
+        model: Size of the clips, and the condition that they must have.
+        device: Device of the batches.
+        split: "train"; the digits also have "test", drawn by other writers and under every caption.
+        listing: Result of `list_clips`, if it is known already.
 
     Raises:
-        UserError: the data is missing or empty, too much of it is unreadable, it lacks a condition or a split that is
-            asked for, or the decoder asked for cannot serve it.
+        UserError: The data is missing or empty, too much of it is unreadable, it lacks the condition or the split, or
+            the decoder does not support it.
     """
     if data.data == "digits":
         return _digits(data, model, split)
     if split != "train":
-        raise UserError(f"{data.data} has no split {split!r}; take one of train")
+        raise UserError(f"{data.data} has no split {split!r}; the only split is 'train'")
     from fastvgan.data.clips import ClipSource
     from fastvgan.data.sampling import Cut
 
@@ -68,19 +70,20 @@ def open_source(
 
 
 def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> "Listing":
-    """The clips of a manifest, or of a folder, in which each is decoded in full for it; not of the digits.
+    """List the clips of a manifest or a folder (not the digits). Each clip of a folder is decoded in full.
 
     Args:
-        condition: what a model follows, as in `ModelConfig`; None takes what suits the clips, which a remark says.
+        data: The folder or manifest, and how it is read.
+        condition: Conditions of the model, as in `ModelConfig`; None chooses by the clips and adds a remark.
 
     Raises:
-        UserError: as of `open_source`.
+        UserError: The data is missing or empty, too much of it is unreadable, or it lacks the condition.
     """
     if data.hold_out:
-        raise UserError(f"--hold-out keeps captions of the digits out of training; with {data.data}, take --hold-out 0")
+        raise UserError(f"--hold-out applies only to the digits; with --data {data.data} use --hold-out 0")
     if data.decoder == "digits":
-        raise UserError(f"--decoder digits draws the captioned digits, not {data.data}; take another, or --data digits")
-    from fastvgan.data.clips import Listing, items_of_manifest, items_of_scan
+        raise UserError(f"--decoder digits does not decode {data.data}; use another --decoder, or --data digits")
+    from fastvgan.data.clips import Listing, items_from_manifest, items_from_scan
     from fastvgan.data.fitting import fit_condition
     from fastvgan.data.folders.layouts import Layout, scan
     from fastvgan.data.folders.manifest import find_manifest, read_manifest
@@ -88,35 +91,37 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     location, folder = find_manifest(data.data), Path(data.data)
     if location is not None:
         manifest = read_manifest(location, data.root, data.follow_links)
-        clips, items_of = manifest.records, partial(items_of_manifest, manifest)
+        clips, make_items = manifest.records, partial(items_from_manifest, manifest)
     else:
         scanned = scan(folder, Layout(follow_links=data.follow_links))
         clips = scanned.entries
-        items_of = partial(items_of_scan, folder, scanned, max_bad=data.max_bad, tolerant=data.tolerant)
-    said = []
+        make_items = partial(items_from_scan, folder, scanned, max_bad=data.max_bad, tolerant=data.tolerant)
+    choice = []
     if condition is None:
         part, remark = fit_condition(clips)
-        condition, said = () if part == "none" else (part,), [remark]
+        condition, choice = () if part == "none" else (part,), [remark]
     require = next((part for part in ("text", "class") if part in condition), "none")
-    items, remarks = items_of(require=require)
+    items, remarks = make_items(require=require)
     _check_stride(items, data.stride)
-    return Listing(items, [*said, *remarks], tuple(condition))
+    return Listing(items, [*choice, *remarks], tuple(condition))
 
 
 def _check_stride(items: "Sequence[Item]", stride: int) -> None:
-    """Refuse a stride that no clip has a second frame at: then all would be still pictures."""
+    """Refuse a stride at which no clip has a second frame: all samples would be still pictures."""
     longest = max(item.found.frames for item in items)
     if longest > 1 and stride >= longest:
-        raise UserError(f"--stride {stride}: the longest clip has {longest} frames, so that none would move; take less")
+        raise UserError(
+            f"--stride {stride} leaves one frame per clip, since the longest has {longest}; use a smaller --stride"
+        )
 
 
 def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
     from fastvgan.data.digits import DigitsSource
 
     if data.decoder not in ("auto", "digits"):
-        raise UserError(f"the digits are drawn, not decoded by --decoder {data.decoder}; take --decoder auto")
+        raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
     if split not in DigitsSource.splits:
-        raise UserError(f"the digits have no split {split!r}; take one of {', '.join(DigitsSource.splits)}")
+        raise UserError(f"the digits have no split {split!r}; use one of {', '.join(DigitsSource.splits)}")
     return DigitsSource(
         model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed
     )

@@ -1,17 +1,18 @@
-"""A set of clips as a training set: from a manifest, or from a folder that is looked through here and now."""
+"""A training set of clips, listed in a manifest or found in a folder."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from fastvgan.data.decoders.choice import choose
-from fastvgan.data.fingerprint import fingerprint_of
+from fastvgan.data.decoders.choice import choose_decoder
+from fastvgan.data.fingerprint import compute_fingerprint
+from fastvgan.data.folders.entry import Entry
 from fastvgan.data.folders.layouts import Layout, Scan, scan
 from fastvgan.data.folders.manifest import Manifest
-from fastvgan.data.folders.survey import check_share, divide, examine, notes, side_by_side, size_of
+from fastvgan.data.folders.survey import check_share, divide, examine, map_in_threads, notes, size_of
 from fastvgan.data.media.types import Media, Probe
 from fastvgan.data.readers import ClipSet
 from fastvgan.data.sampling import WORDS, Cut, Member, Sampler, sample_numbers
@@ -22,7 +23,7 @@ from fastvgan.errors import UserError
 class Item(NamedTuple):
     """One clip of a set.
 
-    content: what tells its file from another of the same name: the checksum in its manifest, else the size in bytes.
+    content: Changes with the file's content: its checksum in a manifest, else its size in bytes.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Item(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The clips of a set that take part, what is to be said of them, and what a model of them follows."""
+    """The usable clips of a set, remarks on the set, and the conditions of a model trained on it."""
 
     items: list[Item]
     remarks: list[str]
@@ -42,16 +43,20 @@ class Listing(NamedTuple):
 
 
 class ClipSource:
-    """Clips cut at random out of the members of a set; see `fastvgan.data.source.Source`.
+    """Clips cut at random from the members of a set; see `fastvgan.data.source.Source`.
 
-    A member that is too short for a clip takes part, its last frame held; `remarks` names it.
+    If a member is too short, its last frame is repeated and `remarks` names it.
 
     Args:
-        items: the set. cut: size of clips, and how they are cut out. remarks: of what came before, in front of ours.
-        decoder: "auto", "pyav", "dali" or "shards". device: where batches are wanted. workers: that decode.
+        items: The set.
+        cut: Size of the clips, and how they are cut.
+        remarks: Earlier remarks on the set; those made here follow them.
+        decoder: "auto", "pyav", "dali" or "shards".
+        device: Device of the batches.
+        workers: Number of decoding processes (PyAV) or threads (DALI).
 
     Raises:
-        UserError: the decoder cannot serve the set.
+        UserError: The decoder does not support the set.
     """
 
     def __init__(
@@ -63,11 +68,11 @@ class ClipSource:
         device: "torch.device | str" = "cpu",
         workers: int = 1,
     ):
-        self.captions = list(dict.fromkeys(caption for item in items for caption in item.captions))
-        self.classes = sorted({item.label for item in items if item.label is not None})
+        self.captions: Sequence[str] = list(dict.fromkeys(caption for item in items for caption in item.captions))
+        self.classes: Sequence[str] = sorted({item.label for item in items if item.label is not None})
         self.size = len(items)
-        self.fingerprint = fingerprint_of(map(_facts, items), self.size, self.captions, self.classes)
-        self.remarks = [*remarks, *(note for item in items if (note := _short(item, cut)))]
+        self.fingerprint = compute_fingerprint(map(_facts, items), self.size, self.captions, self.classes)
+        self.remarks: Sequence[str] = [*remarks, *(note for item in items if (note := _note_if_short(item, cut)))]
         caption_index = {caption: i for i, caption in enumerate(self.captions)}
         class_index = {label: i for i, label in enumerate(self.classes)}
         members = [
@@ -76,113 +81,126 @@ class ClipSource:
             )
             for item in items
         ]
-        names, media, found = ([getattr(item, key) for item in items] for key in ("name", "media", "found"))
         self.sampler = Sampler(members, cut)
-        clips = ClipSet(names, media, found, self.sampler)
-        self._decoder, self.decoder = choose(decoder, clips, torch.device(device), workers)
+        clips = ClipSet(
+            [item.name for item in items], [item.media for item in items], [item.found for item in items], self.sampler
+        )
+        self._decoder, self.decoder = choose_decoder(decoder, clips, torch.device(device), workers)
         self.shuffles = self._decoder.resident is not None
         self.draws = WORDS if self.shuffles else 0
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
-        """See `fastvgan.data.source.Source.batches`."""
+        """Yield batches; see `fastvgan.data.source.Source.batches`."""
         numbers = sample_numbers(batch_size, start, rank, world_size)
         with closing(self._decoder.batches(seed, numbers)) as batches:
             for clips in batches:
-                yield self._with_what_there_is(clips)
+                yield self._drop_missing_conditions(clips)
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """See `fastvgan.data.source.Source.draw`.
+        """Cut clips by random words; see `fastvgan.data.source.Source.draw`.
+
+        Args:
+            words: int64 (N, WORDS) in [0, 2**32).
+            clips: int64 (N,), indices of the clips to cut.
 
         Raises:
-            ValueError: clips are decoded ahead of time here, or which of them is not said.
+            ValueError: `clips` is missing, or the clips are not in the device's memory.
         """
         if self._decoder.resident is None or clips is None:
-            raise ValueError("draw takes which clips to cut, and serves where the device holds them; else use batches")
-        return self._with_what_there_is(self._decoder.resident.draw(words, clips))
+            raise ValueError("draw needs the indices `clips`, and clips in the device's memory; else use batches")
+        return self._drop_missing_conditions(self._decoder.resident.draw(words, clips))
 
-    def _with_what_there_is(self, clips: Clips) -> Clips:
+    def _drop_missing_conditions(self, clips: Clips) -> Clips:
         return clips._replace(
             caption=clips.caption if self.captions else None, label=clips.label if self.classes else None
         )
 
 
-def items_of_manifest(manifest: Manifest, require: str = "none") -> tuple[list[Item], list[str]]:
-    """The clips of a manifest, and what is to be said of those left out.
+def items_from_manifest(manifest: Manifest, require: str = "none") -> tuple[list[Item], list[str]]:
+    """List the clips of a manifest, and a remark for each clip left out.
 
     Args:
-        require: "text" or "class" leaves out clips without a caption or class, "none" takes all.
+        manifest: The manifest.
+        require: "text" leaves out clips without a caption, "class" those without a class; "none" takes all.
 
     Raises:
-        UserError: a path leads out of the manifest's root, or no clip has what is required.
+        UserError: A path leads out of the manifest's root, or no clip has what is required.
     """
     items = [
         Item(r.name, manifest.media(r), r.found, r.captions, r.label, r.checksum or r.bytes) for r in manifest.records
     ]
     if len({item.media.kind == "shard" for item in items}) > 1:
-        raise UserError("the manifest lists both decoded shards and files; prepare the data anew, in one way")
-    return _required(items, require, "the manifest")
+        raise UserError("the manifest lists both shards and files; prepare the data again with one --to")
+    return _keep_annotated(items, require, "the manifest")
 
 
-def items_of_folder(
+def items_from_folder(
     folder: Path, layout: Layout, require: str = "none", max_bad: float = 0.5, tolerant: bool = False
 ) -> tuple[list[Item], list[str]]:
-    """The clips of a folder, each decoded once in full here, and what is to be said of those left out.
+    """Decode each clip of a folder in full, and list the usable ones and remarks on the folder.
 
     Args:
-        require: as of `items_of_manifest`. max_bad: with a larger share of unusable clips the folder is refused.
-            tolerant: take frames that the decoder mended.
+        folder: The folder.
+        layout: How the folder is read.
+        require: As in `items_from_manifest`.
+        max_bad: The largest share of unusable clips, in [0, 1].
+        tolerant: Take frames in which the decoder concealed errors.
 
     Raises:
-        UserError: the folder is missing, empty, without the captions or classes required, or too bad.
+        UserError: The folder is missing or empty, lacks the required captions or classes, or has too many unusable
+            clips.
     """
-    return items_of_scan(folder, scan(folder, layout), require, max_bad, tolerant)
+    return items_from_scan(folder, scan(folder, layout), require, max_bad, tolerant)
 
 
-def items_of_scan(
+def items_from_scan(
     folder: Path, scanned: Scan, require: str = "none", max_bad: float = 0.5, tolerant: bool = False
 ) -> tuple[list[Item], list[str]]:
-    """The same, from what `scan` gave of the folder."""
+    """Like `items_from_folder`, from the result of `scan`."""
     entries, rejected, remarks = scanned
-    entries, without = _required(entries, require, str(folder))
-    good, bad = divide(side_by_side(lambda entry: examine(entry, tolerant), entries, "checking files"))
+    entries, not_annotated = _keep_annotated(entries, require, str(folder))
+    good, bad = divide(map_in_threads(lambda entry: examine(entry, tolerant), entries, "checking files"))
     check_share(folder, len(entries), bad, max_bad)
     items = [
         Item(c.entry.name, c.entry.media, c.probe, c.entry.captions, c.entry.label, size_of(c.entry)) for c in good
     ]
-    out = [f"{item.name}: {item.reason}; left out" for item in [*rejected, *bad]]
-    return items, [*remarks, *out, *without, *(note for clip in good for note in notes(clip))]
+    left_out = [f"{item.name}: {item.reason}; left out" for item in [*rejected, *bad]]
+    return items, [*remarks, *left_out, *not_annotated, *(note for clip in good for note in notes(clip))]
 
 
-def _required(items: list, require: str, where: str) -> tuple[list, list[str]]:
-    """Those of entries or items that have what is required, and a remark for each of the others."""
+_Annotated = TypeVar("_Annotated", Item, Entry)
+
+
+def _keep_annotated(items: list[_Annotated], require: str, where: str) -> tuple[list[_Annotated], list[str]]:
+    """Items that have the required caption or class, and a remark for each of the others."""
     if require == "none":
         return items, []
     has = [bool(item.captions) if require == "text" else item.label is not None for item in items]
     if not any(has):
-        raise UserError(_LACKS[require].format(where=where))
+        raise UserError(_MISSING[require].format(where=where))
     word = {"text": "caption", "class": "class"}[require]
-    without = [f"{item.name}: has no {word}; left out" for item, good in zip(items, has, strict=True) if not good]
-    return [item for item, good in zip(items, has, strict=True) if good], without
+    remarks = [f"{item.name}: has no {word}; left out" for item, good in zip(items, has, strict=True) if not good]
+    return [item for item, good in zip(items, has, strict=True) if good], remarks
 
 
-_LACKS = {
-    "text": "{where} has no captions, and the model follows text: put clip.txt beside each clip or captions.csv into "
-    "the folder, or train without text by --condition none",
-    "class": "{where} has no classes, and the model follows a class: put the clips of each class into a folder of its "
-    "own, or train without classes by --condition none",
+_MISSING = {
+    "text": "{where} has no captions, but the model is conditioned on text: add clip.txt beside each clip or a "
+    "captions.csv in the folder, or train with --condition none",
+    "class": "{where} has no classes, but the model is conditioned on the class: put the clips of each class into a "
+    "separate folder, or train with --condition none",
 }
 
 
-def _facts(item: Item) -> list:
-    """What is trained on of a clip, but for where its file lies and how that is read."""
+def _facts(item: Item) -> list[Any]:
+    """Everything that training depends on, except where the file is and how it is read."""
     found = item.found
     return [item.name, item.content, found.frames, found.height, found.width, item.captions, item.label]
 
 
-def _short(item: Item, cut: Cut) -> str | None:
+def _note_if_short(item: Item, cut: Cut) -> str | None:
     needed = (cut.frames - 1) * cut.stride + 1
     if item.found.frames >= needed:
         return None
-    return f"{item.name}: too short, {item.found.frames} frames of {needed}; its last frame is held"
+    return f"{item.name}: too short, {item.found.frames} of {needed} frames; its last frame is repeated"

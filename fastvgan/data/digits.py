@@ -1,16 +1,16 @@
 """Captioned moving digits: the data set that ships with the package.
 
-Handwritten 8x8 digits (the UCI optical digits that scikit-learn carries) move over a black frame in one colour, and a
-sentence says which digit, which colour and which motion: "a red 7 moving up and down". The idea is that of the
-single-digit captioned videos of Mittal et al. 2017 (Sync-DRAW); the digits here are small enough to learn on two cores.
-In frames larger than 16x16 they are drawn with sharp outlines (`fastvgan.data.digit_shapes`).
+Handwritten 8x8 digits (the UCI optical digits of scikit-learn) move over a black frame in one colour. A caption names
+the digit, its colour and its motion: "a red 7 moving up and down". The idea is that of the single-digit captioned
+videos of Mittal et al. 2017 (Sync-DRAW); these digits are small enough to train on with two cores. In frames larger
+than 16x16 they are drawn with sharp outlines (`fastvgan.data.digit_shapes`).
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Generator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
-from fastvgan.data.fingerprint import fingerprint_of
+from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
@@ -34,37 +34,39 @@ COLOURS = {
 }
 MOTIONS = ("up and down", "left and right", "diagonally", "in a circle")
 
-# The samples are stored writer after writer, each writing the same sequence of digits; here one of them begins, so that
-# nobody's hand is in both parts.
+# scikit-learn stores the samples writer by writer. This is the first sample of a writer, so that no writer is in both
+# splits.
 _WRITER_SPLIT = 1287
 
-_VERSION = 1  # of how clips are drawn; to be raised when the same words draw others
-_WORDS = 5  # random ones that a clip takes: its caption, and the four chances of `DigitsSource.render`
+_VERSION = 1  # raise it when the same random words draw other clips
+_WORDS = 5  # random words per clip: its caption, and the four chances of `DigitsSource.render`
 
 
 class DigitsSource:
-    """Captioned moving digits, drawn without end.
+    """An endless source of captioned moving digits.
 
     Args:
-        frames, height, width: size of a clip; a digit is half as high and wide as the frame.
-        channels: 3, or 1 for white digits on black whose captions name no colour.
-        split: "train" (10 writers' digits) or "test" (the other writers' digits, under every caption).
-        hold_out: share of the captions kept out of the training split, so that combinations of words never seen can
-            be asked for; every single word stays.
-        hold_out_seed: chooses which.
+        frames: Frames per clip.
+        height: Height of a clip; a digit is half as high as the frame.
+        width: Width of a clip; a digit is half as wide as the frame.
+        channels: 3, or 1 for white digits on black and captions without a colour.
+        split: "train" (the digits of 10 writers) or "test" (those of the other writers, under every caption).
+        hold_out: Share of the captions kept out of the training split, to evaluate unseen combinations of words. Each
+            single word stays in some caption.
+        hold_out_seed: Chooses these captions.
 
     Attributes:
-        captions: the captions that are drawn; a clip's caption is an index into them.
-        held_out: the captions kept out.
+        captions: The captions that are drawn; a clip's caption is an index into them.
+        held_out: The captions kept out.
 
     Raises:
-        UserError: with so large a share held out, a word would be in no caption; so small a one is of no caption.
+        UserError: `hold_out` would remove every caption with some word, or is too small to keep out any caption.
     """
 
     splits = ("train", "test")
 
-    classes = tuple(str(digit) for digit in range(10))
-    remarks = ()
+    classes: Sequence[str] = tuple(str(digit) for digit in range(10))
+    remarks: Sequence[str] = ()
     decoder = "digits: drawn, not decoded"
     draws = _WORDS
     shuffles = False
@@ -81,45 +83,50 @@ class DigitsSource:
     ):
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
-        every = list(itertools.product(range(10), colours, MOTIONS))
-        kept_out = _choose_held_out(every, hold_out, hold_out_seed) if split == "train" else set()
-        self._table = [row for i, row in enumerate(every) if i not in kept_out]
-        self.captions = [caption(*row, with_colour=channels == 3) for row in self._table]
-        self.held_out = tuple(caption(*every[i], with_colour=channels == 3) for i in sorted(kept_out))
+        rows = list(itertools.product(range(10), colours, MOTIONS))
+        kept_out = _choose_held_out(rows, hold_out, hold_out_seed) if split == "train" else set()
+        self._table = [row for i, row in enumerate(rows) if i not in kept_out]
+        self.captions: Sequence[str] = [caption(*row, with_colour=channels == 3) for row in self._table]
+        self.held_out = tuple(caption(*rows[i], with_colour=channels == 3) for i in sorted(kept_out))
         images, digits = _handwriting(split)
         self.size = len(images)
         facts = ["digits", _VERSION, self.captions, digits.tolist(), (16 * images).byte().numpy().tobytes().hex()]
-        self.fingerprint = fingerprint_of(facts, self.size, self.captions, self.classes)
+        self.fingerprint = compute_fingerprint(facts, self.size, self.captions, self.classes)
         self._is_sharp = height > 16 or width > 16
         if self._is_sharp:
             images = distance_pictures(_bitmaps(split), height // 2, width // 2)
-        self._shown, order = torch.from_numpy(digits).sort(stable=True)
+        self._sorted_digits, order = torch.from_numpy(digits).sort(stable=True)
         self._pictures = images[order]
         self._tables: dict[torch.device, _Tables] = {}
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
-        """See `fastvgan.data.source.Source.batches`; nothing is shuffled, every clip is drawn anew."""
+        """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
         draws = Draws(seed, {Purpose.CLIP: _WORDS})
         for numbers in sample_numbers(batch_size, start, rank, world_size):
             yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """See `fastvgan.data.source.Source.draw`."""
+        """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
+
+        Args:
+            words: int64 (N, 5) in [0, 2**32).
+            clips: Unused.
+        """
         chances = uniforms(words)
         index = (chances[:, 0] * len(self.captions)).long()
         return Clips(self.render(index, chances[:, 1:]), index, self._tables_on(words.device).labels[index])
 
     def render(self, caption_index: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
-        """Clips for these indices into `captions`, drawn where the chances are.
+        """Draw clips of some captions, on the device of the chances.
 
-        Grey values are rounded from float32, so that two devices may differ by 1 where one lies between two bytes.
+        Grey values are rounded from float32; those half-way between two bytes may differ by 1 between devices.
 
         Args:
-            caption_index: int64 (N,).
-            chances: float64 (N, 4) in [0, 1): which writer's digit, at which phase the path begins, where it lies,
-                which way it goes.
+            caption_index: int64 (N,), indices into `captions`.
+            chances: float64 (N, 4) in [0, 1): which picture of the digit, the phase in which the path begins, its
+                place, and its direction.
 
         Returns:
             uint8 (N, T, H, W, C).
@@ -127,10 +134,10 @@ class DigitsSource:
         frames, height, width, channels = self.shape
         tables = self._tables_on(chances.device)
         rows = tables.captions[caption_index]
-        picture = torch.addcmul(rows[:, 0], rows[:, 1], chances[:, 0]).long()  # the first one, plus one of so many
+        picture = torch.addcmul(rows[:, 0], rows[:, 1], chances[:, 0]).long()  # first + count * chance
         path = _paths(rows[:, 2:].unflatten(1, (-1, 2)), tables.time, *chances[:, 1:].split(1, 1))  # (N, T, 2)
         grid = tables.places - path.float()[:, :, None, None]  # (N, T, H, W, 2)
-        # The frames of a clip lie one below the other, so that its picture is sampled once.
+        # The frames of a clip form one tall grid, so that each picture is sampled by one call.
         grey = F.grid_sample(
             tables.pictures[picture], grid.view(-1, frames * height, width, 2), align_corners=False
         ).view(-1, frames, height, width)
@@ -139,7 +146,7 @@ class DigitsSource:
         grey = grey.mul_(255).round_().to(torch.uint8)[..., None]
         if channels == 1:
             return grey
-        # The colours are made of 0 and 255 alone, so that bytes can be multiplied.
+        # Each component of a colour is 0 or 255, so that a factor of 0 or 1 does not overflow a byte.
         return grey * tables.colours[caption_index][:, None, None, None]
 
     def _tables_on(self, device: torch.device) -> "_Tables":
@@ -151,21 +158,21 @@ class DigitsSource:
         frames, height, width, _ = self.shape
         rows, columns = self._pictures.shape[1:]
         margin = REACH if self._is_sharp else 0
-        # How much of the half of a frame a digit takes of its picture, which margins enlarge.
+        # Share of a picture, which has margins, that the digit itself takes.
         inside = torch.tensor([1 - 2 * margin / columns, 1 - 2 * margin / rows], dtype=torch.float64)  # (x, y)
         motions = _motion_tables()  # (M, 5, 2)
         motions[:, _LENGTHS] *= inside
-        counts = self._shown.bincount(minlength=10)
+        counts = self._sorted_digits.bincount(minlength=10)
         first = counts.cumsum(0) - counts
         digits = torch.tensor([digit for digit, _, _ in self._table])
         kinds = torch.tensor([MOTIONS.index(motion) for _, _, motion in self._table])
         captions = torch.cat([torch.stack([first, counts], 1)[digits], motions[kinds].flatten(1)], 1)
         across, down = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
-        shown = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)  # (H, W, 2)
+        places = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)  # (H, W, 2)
         return _Tables(
             captions,
             2 * math.pi * torch.arange(frames, dtype=torch.float64)[:, None] / min(frames, 16),
-            (2 * shown * inside).float(),
+            (2 * places * inside).float(),
             self._pictures[:, None],
             torch.tensor([COLOURS[name] for _, name, _ in self._table]).gt(0).to(torch.uint8),
             digits,
@@ -173,12 +180,15 @@ class DigitsSource:
 
 
 class _Tables(NamedTuple):
-    """What clips are drawn from, on one device.
+    """Tables from which clips are drawn, on one device.
 
-    captions: float64 (captions, 12), for each its digit's first picture, how many there are, and the five rows (x, y)
-    of its motion, see `_paths`. time: float64 (T, 1), as an angle. places: float32 (H, W, 2), each pixel's place (x, y)
-    in a picture that lies in the middle, whose edges are at -1 and 1. pictures: float32 (P, 1, h, w), digit after
-    digit. colours: uint8 (captions, 3) of 0 and 1. labels: int64 (captions,), the digit.
+    captions: float64 (captions, 12): the first picture of the caption's digit, their number, and the five rows (x, y)
+        of its motion, see `_paths`.
+    time: float64 (T, 1), an angle.
+    places: float32 (H, W, 2), the position (x, y) of each pixel in a centred picture with edges at -1 and 1.
+    pictures: float32 (P, 1, h, w), sorted by digit.
+    colours: uint8 (captions, 3) of 0 and 1.
+    labels: int64 (captions,), the digit.
     """
 
     captions: torch.Tensor
@@ -190,29 +200,29 @@ class _Tables(NamedTuple):
 
 
 def caption(digit: int, colour: str, motion: str, with_colour: bool = True) -> str:
-    """The sentence for a clip: "a red 7 moving up and down"."""
+    """Return the caption of a clip: "a red 7 moving up and down"."""
     return f"a {colour} {digit} moving {motion}" if with_colour else f"a {digit} moving {motion}"
 
 
 def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: int) -> set[int]:
-    """Indices of this share of the rows, chosen so that each digit, each colour and each motion loses about as many.
+    """Choose indices of a share of the rows so that all digits, colours and motions lose about equally many.
 
     Raises:
-        UserError: a word would be left in no row, or the share is of no whole row.
+        UserError: Some word would be left in no row, or the share is less than half a row.
     """
     rng = np.random.default_rng(seed)
-    # Columns count from 0 each, so that a row is three indices: of the digit, the colour and the motion.
+    # Three indices per row: those of the digit, the colour and the motion.
     words = np.stack([np.unique(column, return_inverse=True)[1] for column in zip(*table, strict=True)])  # (3, rows)
     lost = np.zeros((len(words), words.max() + 1))
     chosen: set[int] = set()
     count = round(share * len(table))
     if share and not count:
         raise UserError(
-            f"--hold-out {share} keeps none of the digits' {len(table)} captions out of training; take 0, or "
-            f"{1 / len(table):.3f} or more"
+            f"--hold-out {share} is less than one of the digits' {len(table)} captions; use 0, or at least "
+            f"{1 / len(table):.3f}"
         )
     for _ in range(count):
-        # Any of the rows whose words have lost least so far.
+        # A random one of the rows whose words have lost least so far.
         cost = sum(lost[kind, words[kind]] for kind in range(len(words))) + rng.random(len(table)) / 2
         cost[list(chosen)] = np.inf
         row = int(cost.argmin())
@@ -221,17 +231,17 @@ def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: 
     kept = np.delete(words, list(chosen), axis=1)
     if any(len(np.unique(left)) < len(np.unique(column)) for left, column in zip(kept, words, strict=True)):
         raise UserError(
-            f"--hold-out {share} keeps {len(chosen)} of the digits' {len(table)} captions out of training, so that "
-            "some words would be in none; hold out fewer"
+            f"--hold-out {share} keeps {len(chosen)} of the digits' {len(table)} captions out of training, which "
+            "leaves some words in no caption; use a smaller --hold-out"
         )
     return chosen
 
 
-_LENGTHS = [0, 1, 3, 4]  # rows of a motion's table that are no angles
+_LENGTHS = [0, 1, 3, 4]  # rows of a motion's table that are lengths, not angles
 
 
 def _motion_tables() -> torch.Tensor:
-    """For each of MOTIONS what `_paths` takes, float64 (motions, 5, 2): along x and y, with a circle's radius 1."""
+    """The arguments of `_paths` for each of MOTIONS, float64 (motions, 5, 2), for x and y; a circle has radius 1."""
     swing, turning = (1, 1, 0, 0, 0), (1, -1, 0, 0, 0)
     ahead, still = (1, -1, math.pi / 2, 0, 0), (0, 0, 0, -0.5, 1)
     axes = {
@@ -246,23 +256,26 @@ def _motion_tables() -> torch.Tensor:
 def _paths(
     motions: torch.Tensor, time: torch.Tensor, phase: torch.Tensor, where: torch.Tensor, way: torch.Tensor
 ) -> torch.Tensor:
-    """Centres of digits over time, float64 (N, T, 2) as (x, y): a swing along each axis, or a place along it.
+    """Centres of digits over time, float64 (N, T, 2) as (x, y): along each axis an oscillation or a fixed place.
 
     Args:
-        motions: (N, 5, 2), for each axis the swing's size one way and the other, the angle it is ahead, and beginning
-            and length of the span in which it lies still. time: (T, 1), as an angle.
-        phase, where, way: (N, 1) in [0, 1): of the cycle at which it begins, of the span in which a straight path lies,
-            and less than a half or not.
+        motions: (N, 5, 2), for each axis the amplitude in either direction, the phase shift, and the first value and
+            length of the interval that a fixed place is drawn from.
+        time: (T, 1), an angle.
+        phase: (N, 1) in [0, 1), share of the cycle at which the motion begins.
+        where: (N, 1) in [0, 1), place of a straight path in its interval.
+        way: (N, 1) in [0, 1), the direction: below 0.5 or not.
     """
-    forth, back, ahead, begin, span = motions.unbind(1)  # (N, 2) each
+    forth, back, ahead, begin, span = motions.unbind(1)  # each (N, 2)
     size = torch.where(way < 0.5, back, forth)
     angle = torch.add(ahead, phase, alpha=2 * math.pi)[:, None] + time  # (N, T, 2)
     return torch.addcmul(torch.addcmul(begin, span, where)[:, None], size[:, None], angle.sin_())
 
 
 def _handwriting(split: str) -> tuple[torch.Tensor, np.ndarray]:
-    """The digits of a split: grey values (N, 8, 8) in [0, 1], and which digit each is (N,)."""
-    images, digits = load_digits(return_X_y=True)
+    """The digits of a split: grey values, float32 (N, 8, 8) in [0, 1], and the digit that each shows, int64 (N,)."""
+    data: Any = load_digits()  # scikit-learn's annotations do not know its fields
+    images, digits = data.data, data.target
     part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
     return torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 8, 8), digits[part]
 

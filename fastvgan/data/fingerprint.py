@@ -1,4 +1,4 @@
-"""Which data a run is trained on, in a few bytes: by this a resumed run finds out whether they have changed."""
+"""A short identification of a run's training data, by which a resumed run notices that the data have changed."""
 
 import hashlib
 import json
@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Fingerprint(NamedTuple):
-    """What a checkpoint notes of the data.
+    """Identification of training data, stored in checkpoints.
 
-    checksum: SHA-256, in hexadecimal, over what the data hold, wherever they lie. clips, captions, classes: how many of
-    them there are, captions and classes that are the same counted once.
+    checksum: SHA-256, in hexadecimal, of the data's content, independent of its place.
+    clips: Number of clips.
+    captions: Number of distinct captions.
+    classes: Number of distinct classes.
     """
 
     checksum: str
@@ -19,7 +21,7 @@ class Fingerprint(NamedTuple):
     classes: int
 
     def __str__(self) -> str:
-        """The counts, "120 clips with 10 captions and 3 classes"."""
+        """Return the counts: "120 clips with 10 captions and 3 classes"."""
         conditions = [
             _count(number, noun)
             for number, noun in ((self.captions, ("caption", "captions")), (self.classes, ("class", "classes")))
@@ -30,19 +32,23 @@ class Fingerprint(NamedTuple):
 
     @property
     def short(self) -> str:
-        """The first letters of the checksum, enough to tell data apart by eye."""
+        """The first digits of the checksum, enough to distinguish data by eye."""
         return self.checksum[:8]
 
 
-def fingerprint_of(facts: Iterable[Any], clips: int, captions: Sequence[str], classes: Sequence[str]) -> Fingerprint:
-    """The fingerprint of data of which these are the facts.
+def compute_fingerprint(
+    facts: Iterable[Any], clips: int, captions: Sequence[str], classes: Sequence[str]
+) -> Fingerprint:
+    """Compute the fingerprint of training data.
 
     Args:
-        facts: whatever the clips depend on, in the order in which samples are drawn; of types that JSON has.
-        clips: how many there are. captions, classes: the distinct ones.
+        facts: Everything that the samples depend on, as JSON values, in the order in which samples are drawn.
+        clips: Number of clips.
+        captions: The distinct captions.
+        classes: The distinct classes.
     """
     total = hashlib.sha256()
-    encode = json.JSONEncoder(separators=(",", ":")).encode  # escapes all but ASCII, also what UTF-8 cannot hold
+    encode = json.JSONEncoder(separators=(",", ":")).encode  # escapes all but ASCII, even lone surrogates
     for fact in facts:
         total.update(encode(fact).encode("ascii") + b"\n")
     return Fingerprint(total.hexdigest(), clips, len(captions), len(classes))

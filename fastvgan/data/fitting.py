@@ -1,8 +1,8 @@
-"""The size, the number of frames and the condition that suit a set of clips, where the user names none."""
+"""Defaults that depend on the clips: size, number of frames and condition of the model."""
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from statistics import median_low
 from typing import NamedTuple, Protocol
@@ -11,13 +11,13 @@ from fastvgan.data.media.types import cover
 from fastvgan.errors import UserError
 from fastvgan.models.config import SIDES
 
-_LARGEST = 64  # pixels a side of what is chosen for the user, decoded frames apart
+_LARGEST = 64  # largest side, in pixels, that is chosen by default (shards excepted)
 _FRAMES = (4, 8, 16)
 _WORD = re.compile(r"\w")
 
 
 class Described(Protocol):
-    """What may have captions and a class: a line of a manifest, or a clip found in a folder."""
+    """A clip that may have captions and a class: a line of a manifest, or a file in a folder."""
 
     @property
     def captions(self) -> Sequence[str]:
@@ -31,37 +31,38 @@ class Described(Protocol):
 
 
 class FittedCondition(NamedTuple):
-    """What a model is to follow, "text", "class" or "none", and a sentence that says why."""
+    """A model's condition, "text", "class" or "none", and a sentence with the reason."""
 
     part: str
     remark: str
 
 
 def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The median height and the median width of clips; at least half of them are as high, and half as wide."""
+    """Return the low median of the heights and that of the widths of clips (height, width), in pixels."""
     return median_low(height for height, _ in sizes), median_low(width for _, width in sizes)
 
 
 def fit_size(sizes: Sequence[tuple[int, int]], height: int | None = None, width: int | None = None) -> tuple[int, int]:
-    """The height and width to train at, powers of two from 16 to 64, for clips of these heights and widths.
+    """Choose the height and width to train at, powers of two from 16 to 64.
 
-    A clip of the median height and width is enlarged least, then cropped least; of sizes alike in both, the largest is
-    taken. So 1280x720 gives a height of 32 and a width of 64, and 640x480 gives 64 for both.
+    The choice enlarges a clip of the median height and width least, then crops it least, then is as large as possible.
+    For 1280x720 the result is a height of 32 and a width of 64; for 640x480 it is 64 for both.
 
     Args:
-        height, width: what is settled already; where that is larger than 64, the other may be as large.
+        sizes: (height, width) of each clip, in pixels.
+        height: The height, if the user chose it. The width may then be as large, even beyond 64.
+        width: The width, if the user chose it. The height may then be as large, even beyond 64.
     """
-    shown = median_size(sizes)
-    return _best(shown, itertools.product(_sides(height, width), _sides(width, height)))
+    return _choose_size(median_size(sizes), itertools.product(_sides(height, width), _sides(width, height)))
 
 
 def fit_size_of_shards(
     sizes: Sequence[tuple[int, int]], height: int | None = None, width: int | None = None
 ) -> tuple[int, int]:
-    """The same of decoded frames, which are cropped and never scaled: a size that all of them were made for.
+    """Like `fit_size`, for decoded frames, which are cropped but not scaled: a size that all shards were made for.
 
     Raises:
-        UserError: there is none.
+        UserError: The shards were made for no common size.
     """
     kinds = sorted(set(sizes))
     sides = [[side] if side else SIDES for side in (height, width)]
@@ -71,35 +72,42 @@ def fit_size_of_shards(
         named = " ".join(f"--{name} {side}" for name, side in (("height", height), ("width", width)) if side)
         raise UserError(
             f"the shards hold frames of {some}, made for no size {f'of {named}' if named else 'that models have'}; "
-            f"prepare the data again with --height and --width of 16, 32, 64 or 128"
+            "prepare the data again with --height and --width of 16, 32, 64 or 128"
             + (f", or leave {named} out" if named else "")
         )
-    return _best(median_size(sizes), made_for)
+    return _choose_size(median_size(sizes), made_for)
 
 
 def fit_frames(lengths: Sequence[int], stride: int = 1) -> int:
-    """How many frames to train on, 4, 8 or 16: as many as half of the clips have, where every `stride`th is taken."""
+    """Choose the number of frames to train on, 4, 8 or 16: as many as half of the clips have at this stride.
+
+    Args:
+        lengths: Number of frames of each clip.
+        stride: Distance of the frames that are taken.
+    """
     length = median_low((frames - 1) // stride + 1 for frames in lengths)
     return max((frames for frames in _FRAMES if frames <= length), default=_FRAMES[0])
 
 
 def fit_condition(clips: Sequence[Described]) -> FittedCondition:
-    """What a model of these clips is to follow: captions or else classes that at least half of them have, or nothing.
+    """Choose a model's condition: captions, else classes, that at least half of the clips have; else none.
 
-    Clips without what is followed take no part in training, so that few captions do not make a small set of a large
-    one. Captions without a letter or digit, and a single class, tell clips apart in nothing.
+    Training leaves out clips without the condition, so a few captions must not shrink a large set to a small one.
+    Captions without a letter or digit count as missing, and so does a single class for all clips.
     """
     captioned = sum(any(map(_WORD.search, clip.captions)) for clip in clips)
     labels = [clip.label for clip in clips if clip.label is not None]
     classes = len(set(labels))
-    few = f"{captioned} of {len(clips)} clips have captions, fewer than half, which --condition text trains on alone; "
+    few = f"{captioned} of {len(clips)} clips have captions, fewer than half (--condition text trains on these only); "
     before = few if captioned else "clips have no captions; "
     if 2 * captioned >= len(clips):
         count = "clips" if captioned == len(clips) else f"{captioned} of {len(clips)} clips"
-        return FittedCondition("text", f"{count} have captions: the model follows them (--condition text)")
+        return FittedCondition("text", f"{count} have captions: the model is conditioned on them (--condition text)")
     if classes > 1 and 2 * len(labels) >= len(clips):
-        return FittedCondition("class", f"{before}the model follows their {classes} classes (--condition class)")
-    return FittedCondition("none", f"{before}the model follows nothing, for lack of classes (--condition none)")
+        return FittedCondition(
+            "class", f"{before}the model is conditioned on their {classes} classes (--condition class)"
+        )
+    return FittedCondition("none", f"{before}no usable classes either: the model is unconditional (--condition none)")
 
 
 def _sides(settled: int | None, other: int | None) -> Sequence[int]:
@@ -108,9 +116,9 @@ def _sides(settled: int | None, other: int | None) -> Sequence[int]:
     return [side for side in SIDES if side <= max(_LARGEST, other or 0)]
 
 
-def _best(shown: tuple[int, int], sizes) -> tuple[int, int]:
-    def merit(size: tuple[int, int]):
-        across = [Fraction(wanted, there) for wanted, there in zip(size, shown, strict=True)]
-        return -max(1, *across), min(across) / max(across), size[0] * size[1]
+def _choose_size(shown: tuple[int, int], sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    def merit(size: tuple[int, int]) -> tuple[Fraction, Fraction, int]:
+        scales = [Fraction(side, shown_side) for side, shown_side in zip(size, shown, strict=True)]
+        return -max(Fraction(1), *scales), min(scales) / max(scales), size[0] * size[1]
 
     return max(sizes, key=merit)

@@ -1,4 +1,4 @@
-"""What all decoders share: their interface, the set of clips that they decode, and samples one by one on the host."""
+"""The decoders' interface, the set of clips that they decode, and decoding of single samples on the host."""
 
 import functools
 import logging
@@ -21,9 +21,11 @@ logger = logging.getLogger("fastvgan")
 
 @dataclass(frozen=True)
 class ClipSet:
-    """What a decoder decodes: where each clip is, what is known of it, and the sampler that draws from them.
+    """The clips that a decoder decodes, and the sampler that draws from them.
 
-    names: what messages call each clip.
+    names: Name of each clip in messages.
+    media: Where each clip's frames are.
+    found: What decoding found out about each clip.
     """
 
     names: Sequence[str]
@@ -33,59 +35,69 @@ class ClipSet:
 
 
 class Decoder(Protocol):
-    """Turns samples' numbers into batches."""
+    """Decodes the samples of given numbers into batches."""
 
     @property
     def resident(self) -> ResidentClips | None:
-        """The clips, where the device holds them and a step cuts them there; None where they are decoded ahead."""
+        """The clips in the device's memory, cut by the training step; None if batches are decoded ahead of it."""
         ...
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
-        """A batch, uint8 (N, T, H, W, C), for each range of sample numbers; closing ends all that decodes.
+        """Yield a batch, uint8 (N, T, H, W, C), for each range of sample numbers.
 
-        A clip that cannot be read any more is named once, and the next one of the shuffle takes its place.
+        If a clip has become unreadable, a warning names it once and the next one of the shuffle is used. Closing the
+        generator ends the decoding threads and processes.
 
         Raises:
-            UserError: no clip can be read any more.
+            UserError: No clip is readable any more.
         """
         ...
 
 
-def conditions(draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The caption and class indices of a batch, int64 (N,) each."""
+def stack_conditions(draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the caption indices and the class indices of a batch, both int64 (N,)."""
     return torch.tensor([draw.caption for draw in draws]), torch.tensor([draw.label for draw in draws])
 
 
-def sample(
-    clips: ClipSet, seed: int, number: int, unreadable: list[str], threads: int = 1, drawn: Draw | None = None
+def decode_sample(
+    clips: ClipSet, seed: int, number: int, unreadable: list[str], threads: int = 1, first: Draw | None = None
 ) -> tuple[np.ndarray, Draw]:
-    """Sample `number` of a run, uint8 (T, H, W, C), and how it was drawn.
+    """Decode one sample of a run; if its clip is unreadable, decode the next one of the shuffle.
 
     Args:
-        unreadable: takes a sentence for each clip that could not be read, and whose place another took.
-        threads: as of `decode`. drawn: the sample, where it is drawn already.
+        clips: The set.
+        seed: Seed of the run.
+        number: Number of the sample.
+        unreadable: A sentence for each unreadable clip is appended to it.
+        threads: Number of threads that decode a file.
+        first: The sample's draw, if it is known already.
+
+    Returns:
+        The frames, uint8 (T, H, W, C), and the draw that they belong to.
 
     Raises:
-        UserError: there is no usable clip left.
+        UserError: No clip is readable any more.
     """
-    said = ""
-    for draw in clips.sampler.candidates(seed, number, drawn):
+    reason = ""
+    for draw in clips.sampler.candidates(seed, number, first):
         try:
-            return decode(clips, draw, threads), draw
+            return decode_draw(clips, draw, threads), draw
         except BadVideo as error:
-            said = f"{clips.names[draw.clip]}: {error}"
-            unreadable.append(f"{said}; another clip takes its place")
-    raise UserError(f"not one clip of the data can be read any more ({said}); was it moved?")
+            reason = f"{clips.names[draw.clip]}: {error}"
+            unreadable.append(f"{reason}; using another clip instead")
+    raise UserError(f"not one clip of the data can be read any more ({reason}); was it moved?")
 
 
-def decode(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
-    """One sample's frames, uint8 (T, H, W, C).
+def decode_draw(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
+    """Decode the frames of a draw, uint8 (T, H, W, C).
 
     Args:
-        threads: that decode frames of a file at the same time.
+        clips: The set.
+        draw: A sample of it.
+        threads: Number of threads that decode a file.
 
     Raises:
-        BadVideo: its clip cannot be read.
+        BadVideo: The clip cannot be read.
     """
     cut = clips.sampler.cut
     media, found = clips.media[draw.clip], clips.found[draw.clip]
@@ -97,5 +109,5 @@ def decode(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
 
 @functools.cache
 def warn_once(sentence: str) -> None:
-    """Warn, but not twice of the same."""
+    """Log a warning, unless the same one was logged before."""
     logger.warning(sentence)

@@ -1,7 +1,7 @@
-"""What is drawn at random of a set of clips: which one, where it begins, how it is cropped, which of its captions.
+"""Random sampling from a set of clips: the clip, its first frame, its crop and its caption.
 
-Sample `number` of a run is a function of (seed, number) alone, computed in integers, so that every decoder gives the
-same clips on every device, and a resumed run goes on with the very next one.
+Sample `number` of a run is a function of (seed, number) alone, computed in integers. So every decoder and every device
+yields the same samples, and a resumed run continues with the very next one.
 """
 
 import functools
@@ -15,18 +15,23 @@ import torch
 
 from fastvgan.random_draws import Draws, Purpose, below
 
-WORDS = 6  # random ones that a sample takes: stride, mirror, caption, start, top and left, in this order
-_HALF = 2**31  # the word in the middle, which crops at the centre
-_AHEAD = 2**14  # samples whose clips are shuffled at once, where epochs are shorter
+WORDS = 6  # random words per sample: stride, mirror, caption, start, top and left, in this order
+_HALF = 2**31  # the middle of the words' range, which crops at the centre
+_AHEAD = 2**14  # short epochs are shuffled together, up to about this many samples
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How clips are cut out of longer and larger ones.
+    """How samples are cut from longer and larger clips.
 
-    frames, height, width, channels: size of a clip. stride: every how many frames one is taken; with max_stride it is
-    drawn from stride to max_stride for each clip, as far as the clip is long enough. crop: "random" or "center".
-    mirror: every other clip, by chance, is shown left to right.
+    frames: Frames per sample.
+    height: Height of a sample, in pixels.
+    width: Width of a sample, in pixels.
+    channels: 1 (grey) or 3 (RGB).
+    stride: Distance of the frames that are taken.
+    max_stride: If set, the stride is drawn from [stride, max_stride], limited by the clip's length.
+    crop: "random" or "center".
+    mirror: Mirror each sample from left to right with probability 1/2.
     """
 
     frames: int
@@ -40,7 +45,7 @@ class Cut:
 
 
 class Member(NamedTuple):
-    """What sampling needs to know of a clip: its length, and its captions' and class's indices (-1 for no class)."""
+    """A clip of the set: its number of frames, and the indices of its captions and of its class (-1 for no class)."""
 
     frames: int
     captions: tuple[int, ...]
@@ -48,10 +53,12 @@ class Member(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """One sample: frames `indices` of clip `clip`, scaled to cover the size asked for and cropped.
+    """One sample: frames `indices` of clip `clip`, scaled to cover the size of a `Cut` and cropped.
 
-    top, left: words in [0, 2**32), which say how much of what is beyond the crop is cut off there. caption, label: -1
-    for none.
+    top: Word in [0, 2**32) that chooses the first row of the crop.
+    left: Word in [0, 2**32) that chooses its first column.
+    caption: Index of the caption; -1 for none.
+    label: Index of the class; -1 for none.
     """
 
     clip: int
@@ -63,20 +70,23 @@ class Draw(NamedTuple):
     label: int
 
     def offsets(self, size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-        """Row and column at which the crop begins, in frames scaled to `size`."""
+        """Return the first row and column of the crop, in frames scaled to `size` (height, width)."""
         return below(self.top, size[0] - height + 1), below(self.left, size[1] - width + 1)
 
 
 def centre_offsets(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """Row and column at which a crop at the centre begins, in frames scaled to `size` (height, width)."""
+    """Return the first row and column of a crop at the centre, in frames scaled to `size` (height, width)."""
     return below(_HALF, size[0] - height + 1), below(_HALF, size[1] - width + 1)
 
 
 class Picks(NamedTuple):
-    """What is drawn of N clips, int64 on one device.
+    """N samples as tensors, int64 on one device.
 
-    indices: (N, T), which frames. crop: (N, 2) or (1, 2), words for top and left, see `Draw`. mirror: (N,), 0 or 1.
-    caption, label: (N,), -1 for none.
+    indices: (N, T), the frames.
+    crop: (N, 2) or (1, 2), the words `top` and `left` of `Draw`.
+    mirror: (N,), 0 or 1.
+    caption: (N,), -1 for none.
+    label: (N,), -1 for none.
     """
 
     indices: torch.Tensor
@@ -87,7 +97,12 @@ class Picks(NamedTuple):
 
 
 class Sampler:
-    """Draws samples of a set of clips; every epoch is a new shuffle that has each clip once."""
+    """Draws samples of a set of clips; every epoch is a new shuffle with each clip once.
+
+    Args:
+        members: The clips of the set.
+        cut: How samples are cut.
+    """
 
     def __init__(self, members: Sequence[Member], cut: Cut):
         self.cut = cut
@@ -96,36 +111,39 @@ class Sampler:
         self._tables: dict[torch.device, _Tables] = {}
 
     def draw(self, seed: int, number: int) -> Draw:
-        """Sample `number` of a run."""
+        """Draw one sample of a run."""
         return self.draws(seed, [number])[0]
 
     def draws(self, seed: int, numbers: Sequence[int]) -> list[Draw]:
-        """Those samples of a run."""
+        """Draw several samples of a run."""
         return self._draw(seed, numbers, self.clips(seed, numbers))
 
     def clips(self, seed: int, numbers: Sequence[int]) -> list[int]:
-        """Which clip each of those samples of a run shows."""
+        """Return the index of the clip that each of these samples of a run shows."""
         return [self._clip(seed, number) for number in numbers]
 
     def candidates(self, seed: int, number: int, first: Draw | None = None) -> Iterator[Draw]:
-        """Sample `number`, then those that take its place, one after the other, where its clip cannot be read.
+        """Yield a sample of a run, then the samples that replace it, in turn, if its clip is unreadable.
 
         Args:
-            first: the sample, where it is drawn already.
+            seed: Seed of the run.
+            number: Number of the sample.
+            first: The sample's draw, if it is known already.
         """
         yield first or self.draw(seed, number)
         for offset in range(1, self.size):
             yield self._draw(seed, [number], [self._clip(seed, number, offset)])[0]
 
     def words(self, seed: int, numbers: torch.Tensor) -> torch.Tensor:
-        """Random words, int64 (N, WORDS), of samples int64 (N,), on their device."""
+        """Draw the random words, int64 (N, WORDS), of samples with numbers int64 (N,), on their device."""
         return Draws(seed, {Purpose.CLIP: WORDS}, numbers.device)(numbers)[Purpose.CLIP]
 
     def pick(self, words: torch.Tensor, clips: torch.Tensor) -> Picks:
-        """What random words draw of clips, on their device; the host waits for nothing.
+        """Convert random words to samples on their device, without a synchronization with the host.
 
         Args:
-            words: int64 (N, WORDS) in [0, 2**32). clips: int64 (N,), indices of members.
+            words: int64 (N, WORDS) in [0, 2**32).
+            clips: int64 (N,), indices of members.
         """
         tables, cut = self._tables_on(words.device), self.cut
         row = tables.clips[clips]  # (N, 7)
@@ -156,17 +174,19 @@ class Sampler:
 
     def _tables_on(self, device: torch.device) -> "_Tables":
         if device not in self._tables:
-            self._tables[device] = _Tables(*(table.to(device) for table in _tables_of(self._members, self.cut)))
+            self._tables[device] = _Tables(*(table.to(device) for table in _make_tables(self._members, self.cut)))
         return self._tables[device]
 
 
 class _Tables(NamedTuple):
-    """What samples are drawn from, int64 on one device.
+    """Tables from which samples are drawn, int64 on one device.
 
-    clips: (clips, 7), for each: among how many strides, mirrorings and captions one is drawn, its last frame, at how
-    many places it may begin at the smallest stride (below 1: at its first frame), where its captions begin in
-    `captions`, and its class. captions: those of all clips, one after the other, then -1. steps:
-    (T,), 0 and on. centre: (1, 2), the words of a crop at the centre.
+    clips: (clips, 7): number of strides, of mirrorings and of captions to choose from, the last frame, the number of
+        first frames at the smallest stride (below 1: only frame 0), the place of the first caption in `captions`, and
+        the class.
+    captions: Captions of all clips, concatenated, then -1.
+    steps: (T,), 0 to T - 1.
+    centre: (1, 2), the words of a crop at the centre.
     """
 
     clips: torch.Tensor
@@ -175,16 +195,16 @@ class _Tables(NamedTuple):
     centre: torch.Tensor
 
 
-def _tables_of(members: Sequence[Member], cut: Cut) -> _Tables:
+def _make_tables(members: Sequence[Member], cut: Cut) -> _Tables:
     captions = [caption for member in members for caption in member.captions]
     counts = [len(member.captions) for member in members]
     begins = itertools.accumulate(counts, initial=0)
     frames = torch.tensor([member.frames for member in members], dtype=torch.int64, device="cpu")
-    longest = (frames - 1) // max(1, cut.frames - 1)  # stride at which the clip is long enough
+    longest = (frames - 1) // max(1, cut.frames - 1)  # largest stride at which the clip is long enough
     strides = longest.clamp(max=cut.max_stride or cut.stride).clamp_(min=cut.stride) - cut.stride + 1
     # A clip without captions draws the -1 at the end.
-    among = [(n, first) if n else (1, len(captions)) for n, first in zip(counts, begins, strict=False)]
-    count, first_caption = torch.tensor(among, dtype=torch.int64, device="cpu").unbind(1)
+    choices = [(n, first) if n else (1, len(captions)) for n, first in zip(counts, begins, strict=False)]
+    count, first_caption = torch.tensor(choices, dtype=torch.int64, device="cpu").unbind(1)
     label = torch.tensor([member.label for member in members], dtype=torch.int64, device="cpu")
     starts = frames - (cut.frames - 1) * cut.stride
     mirrors = torch.full_like(frames, 2 if cut.mirror else 1)
@@ -197,40 +217,51 @@ def _tables_of(members: Sequence[Member], cut: Cut) -> _Tables:
 
 
 class Shuffle:
-    """Which clip each sample of a run shows, on a device: for steps whose number is known there alone.
+    """Maps the numbers of samples to their clips on a device, for steps whose number only the device knows.
 
-    It holds the orders of as many epochs as a batch may touch; the host brings them up to date between steps.
+    It holds the orders of as many epochs as a batch may touch; the host updates them between steps.
 
     Args:
-        size: clips of the set. seed: of the run. batch: the most samples that are asked for at once, in a row.
+        size: Number of clips in the set.
+        seed: Seed of the run.
+        batch: Largest number of consecutive samples per call.
+        device: Device of the numbers and the clips.
     """
 
     def __init__(self, size: int, seed: int, batch: int, device: "torch.device | str" = "cpu"):
         self._size, self._seed = size, seed
-        touched = 1 + -(-(batch - 1) // size)  # epochs, where a batch begins with the last clip of one
+        touched = 1 + -(-(batch - 1) // size)  # epochs in a batch that begins with the last clip of one
         self._epochs = torch.arange(max(touched, _epochs_at_once(size)), device=device)
         self._orders = torch.zeros(len(self._epochs) * size, dtype=torch.int64, device=device)
-        self._first = torch.zeros((), dtype=torch.int64, device=device)  # the sample to which the first order belongs
-        self._held = range(0)
+        self._first = torch.zeros((), dtype=torch.int64, device=device)  # number of the first sample in the orders
+        self._loaded = range(0)  # epochs whose orders are loaded
 
     def reach(self, numbers: range) -> None:
-        """Have the clips of these samples, in a row, ready for `__call__`. The host waits for nothing."""
+        """Prepare these consecutive samples for `__call__`, without a synchronization with the device."""
         first, last = numbers[0] // self._size, numbers[-1] // self._size
-        if first in self._held and last in self._held:
+        if first in self._loaded and last in self._loaded:
             return
-        self._held = range(first, first + len(self._epochs))
-        self._orders.copy_(shuffled(self._size, self._seed, self._epochs + first).flatten())
+        self._loaded = range(first, first + len(self._epochs))
+        self._orders.copy_(shuffle_epochs(self._size, self._seed, self._epochs + first).flatten())
         self._first.fill_(first * self._size)
 
     def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Clips, int64 (N,), of samples int64 (N,) that were reached."""
+        """Return the clips, int64 (N,), of samples with numbers int64 (N,), which `reach` has prepared."""
         return self._orders[numbers - self._first]
 
 
-def shuffled(size: int, seed: int, epochs: torch.Tensor) -> torch.Tensor:
-    """The order of all clips in each of these epochs, int64 (E, size), for int64 (E,) and on its device.
+def shuffle_epochs(size: int, seed: int, epochs: torch.Tensor) -> torch.Tensor:
+    """Shuffle the clips of a set for each of some epochs.
 
-    Clips are sorted by 64 random bits each, of `Purpose.SHUFFLE` and the epoch; of equal ones, the first comes first.
+    Each clip gets 64 random bits, from `Purpose.SHUFFLE` and the epoch, by which a stable sort orders the clips.
+
+    Args:
+        size: Number of clips.
+        seed: Seed of the run.
+        epochs: int64 (E,).
+
+    Returns:
+        int64 (E, size) on the device of `epochs`, the order of the clips in each epoch.
     """
     words = Draws(seed, {Purpose.SHUFFLE: 2 * size}, epochs.device)(epochs)[Purpose.SHUFFLE]
     high, low = words.unflatten(1, (size, 2)).unbind(2)
@@ -238,7 +269,7 @@ def shuffled(size: int, seed: int, epochs: torch.Tensor) -> torch.Tensor:
 
 
 def sample_numbers(batch_size: int, start: int, rank: int, world_size: int) -> Iterator[range]:
-    """The numbers of the samples of batches start, start + 1, …: those of all ranks of a batch follow each other."""
+    """Yield the numbers of a rank's samples in batches start, start + 1, …; ranks follow each other in each batch."""
     for batch in itertools.count(start):
         first = (batch * world_size + rank) * batch_size
         yield range(first, first + batch_size)
@@ -248,8 +279,8 @@ def _epochs_at_once(size: int) -> int:
     return max(1, _AHEAD // size)
 
 
-@functools.lru_cache(4)  # for two runs of batches at the end of an epoch: training and an evaluation
+@functools.lru_cache(4)  # training and an evaluation, each at the border of two blocks
 def _orders(size: int, seed: int, block: int) -> np.ndarray:
-    """The orders of a block of epochs, on the host."""
+    """Orders of a block of epochs, int64 (epochs, size), on the host."""
     count = _epochs_at_once(size)
-    return shuffled(size, seed, torch.arange(block * count, (block + 1) * count, device="cpu")).numpy()
+    return shuffle_epochs(size, seed, torch.arange(block * count, (block + 1) * count, device="cpu")).numpy()

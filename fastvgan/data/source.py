@@ -1,4 +1,4 @@
-"""What every source of clips gives to the trainer."""
+"""The interface between sources of clips and the trainer."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol
@@ -12,8 +12,8 @@ class Clips(NamedTuple):
     """One batch of clips.
 
     video: uint8 (N, T, H, W, C), C = 1 (grey) or 3 (RGB).
-    caption: int64 (N,), index into the source's `captions`, or None where the source has none.
-    label: int64 (N,), index into the source's `classes`, or None where the source has none.
+    caption: int64 (N,), index into the source's `captions`, or None if the source has no captions.
+    label: int64 (N,), index into the source's `classes`, or None if the source has no classes.
     """
 
     video: torch.Tensor
@@ -22,50 +22,55 @@ class Clips(NamedTuple):
 
 
 class Source(Protocol):
-    """A training set of clips of one size, with its conditions held as indices into tables."""
+    """A training set of clips of one size, whose conditions are indices into tables."""
 
     captions: Sequence[str]
-    """The distinct captions; empty where the source has none."""
+    """The distinct captions; empty if the source has no captions."""
     classes: Sequence[str]
-    """The class names; empty where the source has none."""
+    """The class names; empty if the source has no classes."""
     size: int
-    """How many clips make an epoch."""
+    """Number of clips per epoch."""
     fingerprint: Fingerprint
-    """Which data these are; the same wherever they lie."""
+    """Identification of the data, independent of its place."""
     remarks: Sequence[str]
-    """What was left out or is treated otherwise than one may think, and why; a sentence a file."""
+    """Sentences on files that were left out or are treated in an unexpected way, with the reason."""
     decoder: str
-    """What decodes the clips, and why that."""
+    """The decoder, and the reason for its choice."""
     draws: int
-    """How many random words a clip of `draw` takes; 0 where `batches` has to make clips ahead of time."""
+    """Number of random words per clip of `draw`; 0 if only `batches` is supported."""
     shuffles: bool
-    """Whether `draw` takes clips of the set, each once in an epoch: then it is given which.
+    """Whether `draw` needs indices of clips, each of which occurs once per epoch.
 
-    `fastvgan.data.sampling.Shuffle` gives them, from the samples' numbers on the device. Before a step the host brings
-    it up to date by `Shuffle.reach`, which does something about once in an epoch.
+    `fastvgan.data.sampling.Shuffle` computes them on the device from the samples' numbers. Before each step the host
+    calls `Shuffle.reach`, which has work to do about once per epoch.
     """
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
-        """Endless batches, from batch number `start` on; closing ends all that makes them.
+        """Yield batches endlessly.
 
-        Batch k is a function of (seed, k) alone, so that a resumed run goes on with the very next batch. Every epoch
-        is a new shuffle; batches are always full and may cross the end of an epoch.
+        Batch k is a function of (seed, k) alone, so that a resumed run continues with the very next batch. Every epoch
+        is a new shuffle; batches are always full and may cross the end of an epoch. Closing the generator ends the
+        threads and processes that decode.
 
         Args:
-            batch_size: clips in a batch of one rank. rank, world_size: of a distributed run; the batches k of all
-                ranks, one after the other, are the batch k of world_size * batch_size clips of a single process.
+            batch_size: Clips per batch and rank.
+            seed: Seed of the run.
+            start: Number of the first batch.
+            rank: Rank of this process in a distributed run.
+            world_size: Number of processes. Their batches k, concatenated by rank, are the batch k that a single
+                process draws with world_size * batch_size clips.
         """
         ...
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Clips by random words, where `draws` is not 0: on the words' device, by operations that wait for nothing.
+        """Draw clips by random words on their device, without a synchronization with the host, if `draws` is not 0.
 
-        `batches` gives the same clips: sample n of a seed by the words of `Purpose.CLIP` and number n.
+        `batches` yields the same clips: the words of sample n of a seed are those of `Purpose.CLIP` and number n.
 
         Args:
             words: int64 (N, `draws`) in [0, 2**32), see `fastvgan.random_draws`.
-            clips: where the source `shuffles`, which clip of the set each is, int64 (N,) on the same device.
+            clips: int64 (N,), indices of the clips, on the same device; needed if the source `shuffles`.
         """
         ...

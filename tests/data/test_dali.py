@@ -17,7 +17,7 @@ from make_videos import CODECS, can_encode, encode, number_of, numbered
 
 from fastvgan.data import readers
 from fastvgan.data.decoders import choice, dali, dali_pipeline
-from fastvgan.data.decoders.dali import DaliDecoder, refusal
+from fastvgan.data.decoders.dali import DaliDecoder, unsupported_reason
 from fastvgan.data.decoders.pyav import PyAVDecoder
 from fastvgan.data.media.frames import probe
 from fastvgan.data.media.types import Media
@@ -132,7 +132,7 @@ def blamed(monkeypatch) -> list:
 )
 def test_pixels_are_those_of_pyav(folder, cut, device, no_pyav):
     clips = clips_of(folder.glob("noisy*"), **cut)
-    assert refusal(clips, device) is None
+    assert unsupported_reason(clips, device) is None
     got = take(DaliDecoder(clips, device), 3)
     assert all(c.video.device.type == ("cuda" if device == "gpu" else "cpu") for c in got)
     assert_close(got, take(PyAVDecoder(clips, 0), 3))
@@ -181,7 +181,7 @@ def test_vp8_with_packets_that_are_not_shown(tmp_path, caplog):
                 packet.stream = hidden.stream = stream
                 target.mux([packet, hidden] if key else [packet])
     clips = clips_of([path], frames=4, crop="center")
-    assert clips.found[0].frames == 60 and refusal(clips, "cpu") is None
+    assert clips.found[0].frames == 60 and unsupported_reason(clips, "cpu") is None
     got = numbers_of(take(DaliDecoder(clips), 3))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(12)]
     assert "PyAV decodes it" in caplog.text
@@ -300,19 +300,19 @@ def test_what_pyav_writes_for_the_gpu_is_what_dali_takes_there(folders):
     assert {"vp9", "h264", "hevc"} <= {found.codec for found in clips.found}
     got = numbers_of(take(PyAVDecoder(clips, 0), 6))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(24)]
-    assert refusal(clips, "gpu") == (None if torch.cuda.is_available() else "there is no CUDA device")
+    assert unsupported_reason(clips, "gpu") == (None if torch.cuda.is_available() else "no CUDA device is available")
 
 
 def test_mjpeg_is_left_to_pyav_on_a_gpu(folders):
     """DALI refuses it there ("not supported by the GPU variant"), so that a set that holds it goes through PyAV."""
     clips = clips_of(folders("cpu").glob("n*"), frames=3)
-    assert refusal(clips, "cpu") is None
-    sentence = refusal(clips, "gpu")
+    assert unsupported_reason(clips, "cpu") is None
+    sentence = unsupported_reason(clips, "gpu")
     assert "is mjpeg, which DALI does not decode on the GPU" in sentence
-    decoder, why = choice.choose("auto", clips, torch.device("cuda"), 0)
+    decoder, why = choice.choose_decoder("auto", clips, torch.device("cuda"), 0)
     assert isinstance(decoder, PyAVDecoder) and sentence in why
-    with pytest.raises(UserError, match="--decoder dali cannot serve this data: .*mjpeg"):
-        choice.choose("dali", clips, torch.device("cuda"), 0)
+    with pytest.raises(UserError, match="--decoder dali does not support this data: .*mjpeg"):
+        choice.choose_decoder("dali", clips, torch.device("cuda"), 0)
 
 
 @pytest.mark.gpu
@@ -335,15 +335,15 @@ def test_dali_is_given_up_where_it_fails_on_and_on(folder, caplog, monkeypatch, 
             built.append(self)
 
         def next(self):
-            raise dali.Failed("DALI failed: out of order")
+            raise dali.DaliError("DALI failed: out of order")
 
     monkeypatch.setattr(dali, "Pipeline", Broken)
     clips = clips_of(folder.glob("numbered*"), frames=3, crop="center")
     got = numbers_of(take(DaliDecoder(clips), 12))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(48)]
     said = [record.getMessage() for record in caplog.records]
-    assert said[0] == "DALI failed: out of order; PyAV decodes a batch in its place"
-    assert said[1:] == ["DALI failed: out of order, time after time; PyAV decodes all clips from here on"]
+    assert said[0] == "DALI failed: out of order; PyAV decodes one batch instead"
+    assert said[1:] == ["DALI failed: out of order, 3 times in a row; PyAV decodes all clips from now on"]
     assert len(built) < 25
 
 
@@ -353,7 +353,7 @@ def test_a_clip_at_which_dali_fails_is_found(folder, caplog, monkeypatch, small_
     class Broken(dali.Pipeline):
         def next(self):
             if any(draw.clip == 3 for draw in self._batches[self._place]):
-                raise dali.Failed("DALI failed: no idea why")
+                raise dali.DaliError("DALI failed: no idea why")
             return super().next()
 
     monkeypatch.setattr(dali, "Pipeline", Broken)
@@ -409,7 +409,7 @@ def test_old_lists_are_removed(folder, tmp_path, monkeypatch, small_chunks):
 def test_refusals(folder, tmp_path, monkeypatch):
     paths = list(folder.glob("noisy*"))
     clips = clips_of(paths, frames=3)
-    assert refusal(clips, "cpu") is None
+    assert unsupported_reason(clips, "cpu") is None
 
     def changed(media=None, **found):
         return ClipSet(
@@ -427,11 +427,11 @@ def test_refusals(folder, tmp_path, monkeypatch):
         (changed(steady=False), "variable frame rate"),
         (changed(pts=None), "times"),
         (changed(dataclasses.replace(clips.media[1], kind="tar")), "tar"),
-        (changed(dataclasses.replace(clips.media[1], path="s3://a/b.webm")), "machine"),
+        (changed(dataclasses.replace(clips.media[1], path="s3://a/b.webm")), "local"),
     ]:
-        sentence = refusal(other, "cpu")
+        sentence = unsupported_reason(other, "cpu")
         assert sentence.startswith(name) and word in sentence
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert refusal(clips_of(folder.glob("noisy vp9*"), frames=3), "gpu") == "there is no CUDA device"
+    assert unsupported_reason(clips_of(folder.glob("noisy vp9*"), frames=3), "gpu") == "no CUDA device is available"
     monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
-    assert "pip install" in refusal(clips, "cpu")
+    assert "pip install" in unsupported_reason(clips, "cpu")

@@ -98,7 +98,9 @@ def test_the_seed_alone_chooses_what_is_held_out():
 def test_a_share_that_leaves_a_word_in_no_caption_is_refused():
     with pytest.raises(UserError, match="--hold-out 0.97 keeps 233 of the digits' 240 captions out"):
         DigitsSource(hold_out=0.97)
-    with pytest.raises(UserError, match="--hold-out 0.002 keeps none of the digits' 240 captions .* 0.004 or more"):
+    with pytest.raises(
+        UserError, match="--hold-out 0.002 is less than one of the digits' 240 captions; .* at least 0.004"
+    ):
         DigitsSource(hold_out=0.002)
 
 
@@ -111,9 +113,9 @@ def test_the_test_split_draws_every_caption():
 @pytest.mark.parametrize(
     "settings, split, said",
     [
-        ({}, "validation", "the digits have no split 'validation'; take one of train, test"),
-        ({"data": "clips"}, "test", "clips has no split 'test'; take one of train"),
-        ({"data": "clips", "hold_out": 0.1}, "train", "--hold-out keeps captions of the digits out of training"),
+        ({}, "validation", "the digits have no split 'validation'; use one of train, test"),
+        ({"data": "clips"}, "test", "clips has no split 'test'; the only split is 'train'"),
+        ({"data": "clips", "hold_out": 0.1}, "train", "--hold-out applies only to the digits"),
     ],
 )
 def test_what_a_source_lacks_is_named(settings, split, said):
@@ -137,7 +139,7 @@ def test_a_clip_is_its_picture_moved(size):
     clips = source.render(torch.from_numpy(index), torch.from_numpy(chances))[..., 0].numpy()
     pictures, labels, margin = (
         source._pictures.double().numpy(),
-        source._shown.numpy(),
+        source._sorted_digits.numpy(),
         REACH if max(size[1:]) > 16 else 0,
     )
     time = np.arange(frames) / min(frames, 16)

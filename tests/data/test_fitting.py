@@ -118,24 +118,24 @@ def test_half_of_the_clips_need_no_frame_held(lengths, stride):
     assert frames == 4 or 2 * enough >= len(lengths)
 
 
-def clips(*told):
-    return [SimpleNamespace(captions=captions, label=label) for captions, label in told]
+def clips(*annotations):
+    return [SimpleNamespace(captions=captions, label=label) for captions, label in annotations]
 
 
 @pytest.mark.parametrize(
-    ("told", "part", "says"),
+    ("annotations", "part", "says"),
     [
         ([(("a dog",), "x"), (("a cat",), "y")], "text", "clips have captions: "),
         ([(("a dog",), None), ((), None)], "text", "1 of 2 clips have captions: "),
-        ([((), "x"), ((), "y")], "class", "have no captions; the model follows their 2 classes"),
-        ([((), "x"), ((), "x")], "none", "follows nothing"),  # one class tells nothing
-        ([((), "x"), ((), "y"), *[((), None)] * 3], "none", "follows nothing"),  # most have none
+        ([((), "x"), ((), "y")], "class", "have no captions; the model is conditioned on their 2 classes"),
+        ([((), "x"), ((), "x")], "none", "the model is unconditional"),  # one class tells nothing
+        ([((), "x"), ((), "y"), *[((), None)] * 3], "none", "the model is unconditional"),  # most have none
         ([((), None)] * 2, "none", "--condition none"),
         ([(("a dog",), None), ((), None), ((), None)], "none", "1 of 3 clips have captions, fewer than half"),
         ([(("a dog",), "x"), ((), "y"), ((), "y")], "class", "1 of 3 clips have captions, fewer than half"),
         ([(("!",), None), (("?",), None)], "none", "clips have no captions"),  # not a word
     ],
 )
-def test_the_condition_that_clips_have(told, part, says):
-    fitted = fit_condition(clips(*told))
+def test_the_condition_that_clips_have(annotations, part, says):
+    fitted = fit_condition(clips(*annotations))
     assert fitted.part == part and says in fitted.remark

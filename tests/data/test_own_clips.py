@@ -75,7 +75,7 @@ def test_flags_win(tmp_path):
     ("names", "captions", "expected", "says"),
     [
         (("a", "b"), ["one", "two"], ["text"], "clips have captions"),
-        (("x/a", "y/b"), None, ["class"], "follows their 2 classes"),
+        (("x/a", "y/b"), None, ["class"], "conditioned on their 2 classes"),
         (("a", "b"), None, [], "--condition none"),
     ],
 )

@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fastvgan.data import preparation
-from fastvgan.data.clips import ClipSource, items_of_manifest
+from fastvgan.data.clips import ClipSource, items_from_manifest
 from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.folders.manifest import Record, find_manifest, read_manifest
 from fastvgan.data.folders.survey import Found
@@ -191,7 +191,7 @@ def test_tars_are_read_by_webdataset_and_by_us(few, tmp_path):
         assert tuple(sample["txt"].split("\n")) == record.captions == tuple(sample["json"]["captions"])
         (tmp_path / "x.mp4").write_bytes(sample["mp4"])
         assert probe(Media("video", tmp_path / "x.mp4")).frames == record.frames == sample["json"]["frames"] == 30
-    items, _ = items_of_manifest(read)
+    items, _ = items_from_manifest(read)
     clips = next(ClipSource(items, Cut(4, 48, 64), workers=0).batches(6, 0))
     for video, caption in zip(clips.video.numpy(), clips.caption.tolist(), strict=True):
         numbers = [number_of(frame) for frame in video]
@@ -201,7 +201,7 @@ def test_tars_are_read_by_webdataset_and_by_us(few, tmp_path):
     for path in (tmp_path / "out").rglob("*.*"):
         if path.is_file():
             memory.pipe(f"/set/{path.relative_to(tmp_path / 'out').as_posix()}", path.read_bytes())
-    items, _ = items_of_manifest(read_manifest(find_manifest("memory://set")))
+    items, _ = items_from_manifest(read_manifest(find_manifest("memory://set")))
     again = next(ClipSource(items, Cut(4, 48, 64), workers=0).batches(6, 0))
     assert torch.equal(again.video, clips.video) and torch.equal(again.caption, clips.caption)
 
@@ -358,7 +358,7 @@ def test_the_folder_itself_takes_a_manifest_and_nothing_else(few, tmp_path):
     with pytest.raises(UserError, match="name another one"):
         prepare(few, few, PrepareConfig(to="clips"))
     prepare(few, few, PrepareConfig())
-    assert len(items_of_manifest(read_manifest(str(few / "manifest.jsonl")))[0]) == 3
+    assert len(items_from_manifest(read_manifest(str(few / "manifest.jsonl")))[0]) == 3
 
 
 @pytest.mark.parametrize("where", ["src/out", "src/link/out", "."])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvgan.data.sampling import Cut, Member, Sampler, Shuffle, sample_numbers, shuffled
+from fastvgan.data.sampling import Cut, Member, Sampler, Shuffle, sample_numbers, shuffle_epochs
 from fastvgan.random_draws import Purpose
 from fastvgan_kernels.philox import philox_4x32
 
@@ -83,7 +83,7 @@ def test_sets_longer_and_shorter_than_what_is_shuffled_at_once(size):
 def test_epochs_that_are_held_are_not_shuffled_again(monkeypatch):
     device = Shuffle(4, 0, 3)
     device.reach(range(3))
-    monkeypatch.setattr("fastvgan.data.sampling.shuffled", lambda *_: pytest.fail("shuffled again"))
+    monkeypatch.setattr("fastvgan.data.sampling.shuffle_epochs", lambda *_: pytest.fail("shuffled again"))
     for first in range(0, 2**14 - 3, 3):
         device.reach(range(first, first + 3))
     with pytest.raises(pytest.fail.Exception, match="shuffled again"):
@@ -91,7 +91,7 @@ def test_epochs_that_are_held_are_not_shuffled_again(monkeypatch):
 
 
 def test_every_order_is_as_likely():
-    orders = shuffled(4, 11, torch.arange(24_000))
+    orders = shuffle_epochs(4, 11, torch.arange(24_000))
     counts = np.unique(orders.numpy(), axis=0, return_counts=True)[1]
     assert len(counts) == 24
     # Of 23 degrees of freedom; 60 is exceeded by chance in 4 of 10**5 seeds.
@@ -103,7 +103,7 @@ def test_every_order_is_as_likely():
 def test_a_gpu_shuffles_and_draws_as_the_cpu_does(size):
     """And the host waits for nothing meanwhile, once what serves is loaded."""
     epochs = torch.tensor([0, 1, 2**33])
-    assert torch.equal(shuffled(size, 2**63 + 5, epochs), shuffled(size, 2**63 + 5, epochs.cuda()).cpu())
+    assert torch.equal(shuffle_epochs(size, 2**63 + 5, epochs), shuffle_epochs(size, 2**63 + 5, epochs.cuda()).cpu())
     drawn = sampler([1 + i % 30 for i in range(size)])
     clips, numbers = torch.arange(256) % size, torch.arange(256) + 2**32
     here, there = (drawn.pick(drawn.words(9, numbers.to(device)), clips.to(device)) for device in ("cpu", "cuda"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from make_videos import encode, numbered
 
-from fastvgan.data.clips import ClipSource, items_of_manifest
+from fastvgan.data.clips import ClipSource, items_from_manifest
 from fastvgan.data.decoders import shards as shards_module
 from fastvgan.data.decoders.resident import ResidentClips
 from fastvgan.data.folders.manifest import read_manifest
@@ -40,7 +40,7 @@ def both(tmp_path_factory):
 
 def source(folder, cut, device="cpu", decoder="auto"):
     root = str(folder.parent / "src") if folder.name == "files" else None
-    items, remarks = items_of_manifest(read_manifest(str(folder / "manifest.jsonl"), root))
+    items, remarks = items_from_manifest(read_manifest(str(folder / "manifest.jsonl"), root))
     return ClipSource(items, cut, remarks, decoder, device, workers=0)
 
 
@@ -78,9 +78,7 @@ def test_a_step_draws_the_clips_that_are_decoded(both, cut, size, device, held):
     here = source(both / ("grey" if cut.channels == 1 else "shards"), cut, device)
     files = source(both / "files", cut)
     assert here.draws and here.shuffles and not files.draws and not files.shuffles
-    assert (
-        here.decoder.startswith("shards: decoded frames, all ") and f"memory of {device} and cut there" in here.decoder
-    )
+    assert here.decoder.startswith("shards: decoded frames, ") and f"GB in the memory of {device}, cut" in here.decoder
     assert here.captions == files.captions and here.classes == files.classes == ["even", "odd"]
     drawn = as_a_step_draws(here, size, 7, 5, device)
     theirs = files.batches(size, 7, 5)
@@ -186,7 +184,7 @@ def test_what_does_not_fit_is_one_sentence(both, tmp_path):
             "frames of 27x20, not made for 32x32; .* --height 32",
         ),
         ("shards", Cut(4, 20, 20, channels=1), "auto", "has 3 channels, not 1"),
-        ("shards", Cut(4, 20, 20), "pyav", "decoded already"),
+        ("shards", Cut(4, 20, 20), "pyav", "frames are decoded already"),
         ("files", Cut(4, 20, 20), "shards", "--to shards"),
     ]
     for folder, cut, decoder, sentence in cases:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from odd import NAMES, changed, changed_bytes, fuzzed, odd_values
 
 import fastvgan
-from fastvgan.data.clips import items_of_manifest
+from fastvgan.data.clips import items_from_manifest
 from fastvgan.data.folders.annotations import captions_of
 from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.folders.tables import read_tables
@@ -63,7 +63,7 @@ def test_a_manifest_is_read_or_named_and_leads_nowhere_else(folder, data):
     (folder / "manifest.jsonl").write_bytes(data)
     try:
         manifest = read_manifest(str(folder / "manifest.jsonl"))
-        items, _ = items_of_manifest(manifest)
+        items, _ = items_from_manifest(manifest)
     except UserError:
         return
     for item in items:

@@ -332,7 +332,7 @@ def test_a_clip_that_is_removed_is_named_and_another_takes_its_place(tmp_path, m
     runner = trainer.runner
     trainer.runner = lambda number, clips: (at(trainer, number), runner(number, clips))
     assert trainer.run() == 0 and trainer.done == STEPS
-    told = [r.getMessage() for r in caplog.records if "another clip takes its place" in r.getMessage()]
+    told = [r.getMessage() for r in caplog.records if "using another clip instead" in r.getMessage()]
     assert len(told) == 1 and told[0].startswith("green.mp4: ")
 
 

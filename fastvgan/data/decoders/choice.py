@@ -1,4 +1,4 @@
-"""Which decoder serves a set of clips, and why that one."""
+"""Choice of the decoder for a set of clips."""
 
 import torch
 
@@ -7,57 +7,65 @@ from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 
 
-def choose(wanted: str, clips: ClipSet, device: torch.device, workers: int) -> tuple[Decoder, str]:
-    """The decoder of that name, or the best one for "auto", and a phrase that says which it is and why.
+def choose_decoder(name: str, clips: ClipSet, device: torch.device, workers: int) -> tuple[Decoder, str]:
+    """Make the decoder called `name`, or the best one for "auto".
 
     Args:
-        device: where batches are wanted. workers: processes (PyAV) or threads (DALI) that decode.
+        name: "auto", "pyav", "dali" or "shards".
+        clips: The set to decode.
+        device: Device of the batches.
+        workers: Number of decoding processes (PyAV) or threads (DALI).
+
+    Returns:
+        The decoder, and a phrase for the user that names it and the reason for the choice.
 
     Raises:
-        UserError: the decoder that was named cannot serve this set.
+        UserError: The decoder does not support the set.
     """
-    decoded = clips.media[0].kind == "shard"
-    if decoded or wanted == "shards":
-        if not decoded:
+    is_decoded = clips.media[0].kind == "shard"
+    if is_decoded or name == "shards":
+        if not is_decoded:
             raise UserError(
-                "--decoder shards needs decoded frames: make them by python -m fastvgan.prepare SRC OUT --to shards"
+                "--decoder shards needs decoded frames: make them with python -m fastvgan.prepare SRC OUT --to shards"
             )
-        if wanted not in ("auto", "shards"):
-            raise UserError(f"the data is decoded already, so that --decoder {wanted} has nothing to do; leave it out")
-        return _shards(clips, device)
-    if wanted == "pyav":
-        return _pyav(clips, workers, "asked for")
+        if name not in ("auto", "shards"):
+            raise UserError(
+                f"--decoder {name} does not apply to shards: their frames are decoded already; leave it out"
+            )
+        return _make_shards(clips, device)
+    if name == "pyav":
+        return _make_pyav(clips, workers, "requested")
     from fastvgan.data.decoders import dali
 
     kind = "gpu" if device.type == "cuda" else "cpu"
-    refusal = dali.refusal(clips, kind)
-    if wanted == "dali":
-        if refusal:
-            raise UserError(f"--decoder dali cannot serve this data: {refusal}; take --decoder pyav")
-        return _dali(clips, kind, workers, "asked for")
-    if kind == "gpu" and not refusal:
-        return _dali(clips, kind, workers, "its codecs are decoded on the GPU")
-    return _pyav(clips, workers, refusal or "on a CPU it is as fast as DALI")
+    obstacle = dali.unsupported_reason(clips, kind)
+    if name == "dali":
+        if obstacle:
+            raise UserError(f"--decoder dali does not support this data: {obstacle}; use --decoder pyav")
+        return _make_dali(clips, kind, workers, "requested")
+    if kind == "gpu" and not obstacle:
+        return _make_dali(clips, kind, workers, "the GPU decodes its codecs")
+    return _make_pyav(clips, workers, obstacle or "on a CPU it is as fast as DALI")
 
 
-def _shards(clips: ClipSet, device: torch.device) -> tuple[Decoder, str]:
+def _make_shards(clips: ClipSet, device: torch.device) -> tuple[Decoder, str]:
     from fastvgan.data.decoders.shards import ShardDecoder
 
     decoder = ShardDecoder(clips, device)
     where = "mapped into memory"
     if decoder.resident:
-        where = f"all {decoder.resident.nbytes / 1e9:.2g} GB of them kept in the memory of {device} and cut there"
+        where = f"{decoder.resident.nbytes / 1e9:.2g} GB in the memory of {device}, cut there"
     return decoder, f"shards: decoded frames, {where}"
 
 
-def _pyav(clips: ClipSet, workers: int, why: str) -> tuple[Decoder, str]:
+def _make_pyav(clips: ClipSet, workers: int, why: str) -> tuple[Decoder, str]:
     from fastvgan.data.decoders.pyav import PyAVDecoder
 
     count = f"{workers} process{'es' if workers != 1 else ''}" if workers else "the trainer's own process"
     return PyAVDecoder(clips, workers), f"pyav in {count}: {why}"
 
 
-def _dali(clips: ClipSet, kind: str, workers: int, why: str) -> tuple[Decoder, str]:
+def _make_dali(clips: ClipSet, kind: str, workers: int, why: str) -> tuple[Decoder, str]:
     from fastvgan.data.decoders.dali import DaliDecoder
 
     threads = min(max(1, workers), count_processors())

@@ -1,4 +1,4 @@
-"""Decoding by PyAV in worker processes: every codec and every kind of clip, frame by frame exact."""
+"""Frame-exact decoding of every codec and every kind of clip by PyAV, in worker processes."""
 
 import signal
 from collections.abc import Generator, Iterator
@@ -7,26 +7,27 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fastvgan.data.readers import ClipSet, conditions, sample, warn_once
+from fastvgan.data.readers import ClipSet, decode_sample, stack_conditions, warn_once
 from fastvgan.data.source import Clips
 from fastvgan.machine.threads import count_processors
 
 
 class PyAVDecoder:
-    """See `fastvgan.data.readers.Decoder`.
+    """Decodes by PyAV; see `fastvgan.data.readers.Decoder`.
 
     Args:
-        workers: processes that decode; 0 decodes in the caller's.
+        clips: The set to decode.
+        workers: Number of decoding processes; 0 decodes in the calling process.
     """
 
     def __init__(self, clips: ClipSet, workers: int = 1):
         self._clips, self._workers = clips, workers
         self.resident = None
-        # More decode frames in vain, beyond a clip's last one.
+        # More threads would decode frames beyond the last one of a sample, which are thrown away.
         self._threads = min(4, max(1, count_processors() // max(1, workers)))
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
-        """See `fastvgan.data.readers.Decoder.batches`."""
+        """Yield a batch per range of sample numbers; see `fastvgan.data.readers.Decoder.batches`."""
         loader = DataLoader(
             _Batches(self._clips, seed, self._threads),
             batch_size=None,
@@ -41,20 +42,20 @@ class PyAVDecoder:
             yield clips
 
 
-class _Batches(Dataset):
-    """Sample numbers → Clips, and a sentence for each clip that could not be read, for a DataLoader's workers."""
+class _Batches(Dataset[tuple[Clips, list[str]]]):
+    """Maps a range of sample numbers to `Clips`, and a sentence for each unreadable clip, in a DataLoader's workers."""
 
     def __init__(self, clips: ClipSet, seed: int, threads: int):
         self._clips, self._seed, self._threads = clips, seed, threads
 
-    def __getitem__(self, numbers: range) -> tuple[Clips, list[str]]:
+    def __getitem__(self, index: range) -> tuple[Clips, list[str]]:
         unreadable: list[str] = []
         samples = [
-            sample(self._clips, self._seed, number, unreadable, self._threads, draw)
-            for number, draw in zip(numbers, self._clips.sampler.draws(self._seed, numbers), strict=True)
+            decode_sample(self._clips, self._seed, number, unreadable, self._threads, draw)
+            for number, draw in zip(index, self._clips.sampler.draws(self._seed, index), strict=True)
         ]
         videos, draws = zip(*samples, strict=True)
-        return Clips(torch.from_numpy(np.stack(videos)), *conditions(draws)), unreadable
+        return Clips(torch.from_numpy(np.stack(videos)), *stack_conditions(draws)), unreadable
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

@@ -1,4 +1,4 @@
-"""Frames that are decoded already: shards mapped into memory, or held on a GPU where they fit."""
+"""Decoder for shards, whose frames are decoded already: mapped into memory, or in a GPU's memory if they fit."""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -7,37 +7,38 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fastvgan.data.decoders.resident import ResidentClips
-from fastvgan.data.media.types import cover
-from fastvgan.data.readers import ClipSet, conditions
-from fastvgan.data.sampling import Draw
+from fastvgan.data.media.types import Probe, cover
+from fastvgan.data.readers import ClipSet, stack_conditions
+from fastvgan.data.sampling import Cut, Draw
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 
-_SHARE = 0.5  # of a GPU's free memory that a set may fill
+_SHARE = 0.5  # share of a GPU's free memory that a set may fill
 
 
 class ShardDecoder:
-    """See `fastvgan.data.readers.Decoder`.
+    """Cuts samples from shards; see `fastvgan.data.readers.Decoder`.
 
-    Where the device is a GPU and all frames fit into half of its free memory, they are `resident` there, in each
-    process that trains; else they stay in the files, which the system keeps in memory as far as it has some.
+    If the device is a GPU and all frames fit into half of its free memory, each training process keeps them there
+    (`resident`). Otherwise the files are mapped into memory.
 
     Args:
-        device: where batches are wanted.
+        clips: The set, all of kind "shard".
+        device: Device of the batches.
 
     Raises:
-        UserError: a shard is missing or damaged, or its frames are not of the size or the channels asked for.
+        UserError: A shard is missing or damaged, or its frames have another size or number of channels than samples.
     """
 
     def __init__(self, clips: ClipSet, device: torch.device):
         self._clips = clips
-        videos = _mapped(clips)
+        videos = _map_shards(clips)
         fits = _fits(sum(video.nbytes for video in videos), device)
         self.resident = ResidentClips(videos, clips.sampler, device) if fits else None
         self._videos = [] if fits else videos
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
-        """See `fastvgan.data.readers.Decoder.batches`."""
+        """Yield a batch per range of sample numbers; see `fastvgan.data.readers.Decoder.batches`."""
         if self.resident:
             yield from self.resident.batches(seed, numbers)
             return
@@ -47,14 +48,14 @@ class ShardDecoder:
             video = torch.empty(len(draws), cut.frames, cut.height, cut.width, cut.channels, dtype=torch.uint8)
             for place, draw in zip(video, draws, strict=True):
                 self._cut(draw, place)
-            yield Clips(video, *conditions(draws))
+            yield Clips(video, *stack_conditions(draws))
 
     def _cut(self, draw: Draw, out: torch.Tensor) -> None:
         video, cut = self._videos[draw.clip], self._clips.sampler.cut
-        top, left = draw.offsets(video.shape[1:3], cut.height, cut.width)
+        top, left = draw.offsets((video.shape[1], video.shape[2]), cut.height, cut.width)
         part = video[:, top : top + cut.height, left : left + cut.width]
         first, last = draw.indices[0], draw.indices[-1]
-        # Frames at even distances are a view; a held last frame breaks the row, and is put in after it.
+        # Equidistant frames are a view; repetitions of the last frame are copied after them.
         stride = max(1, draw.indices[1] - first) if len(draw.indices) > 1 else 1
         moving = part[first : last + 1 : stride]
         moving = moving[: len(draw.indices)]
@@ -67,12 +68,12 @@ class ShardDecoder:
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    """Whether so many bytes are to be held on a device."""
+    """Whether a device can hold so many bytes."""
     return device.type == "cuda" and size < _SHARE * torch.cuda.mem_get_info(device)[0]
 
 
-def _mapped(clips: ClipSet) -> list[torch.Tensor]:
-    """Each clip's frames, uint8 (T, H, W, C), as a view of its file."""
+def _map_shards(clips: ClipSet) -> list[torch.Tensor]:
+    """Map each clip's frames, uint8 (T, H, W, C), into memory."""
     cut = clips.sampler.cut
     opened: dict[Path, safe_open] = {}
     videos = []
@@ -89,12 +90,15 @@ def _mapped(clips: ClipSet) -> list[torch.Tensor]:
     return videos
 
 
-def _check(name: str, video: torch.Tensor, found, cut) -> None:
+def _check(name: str, video: torch.Tensor, found: Probe, cut: Cut) -> None:
     if video.dtype != torch.uint8 or video.shape[:3] != (found.frames, found.height, found.width):
-        raise UserError(f"{name}: the shard holds other frames than its manifest says; prepare the data again")
+        raise UserError(f"{name}: the frames of the shard do not match its manifest; prepare the data again")
     if video.shape[3] != cut.channels:
-        raise UserError(f"{name}: the shard has {video.shape[3]} channels, not {cut.channels}; prepare it again so")
-    size = tuple(video.shape[1:3])
+        raise UserError(
+            f"{name}: the shard has {video.shape[3]} channels, not {cut.channels}; prepare the data again with "
+            f"--channels {cut.channels}"
+        )
+    size = video.shape[1], video.shape[2]
     if size != cover(size, cut.height, cut.width):
         raise UserError(
             f"{name}: the shard has frames of {size[1]}x{size[0]}, not made for {cut.width}x{cut.height}; prepare the "

@@ -41,7 +41,7 @@ def cleaned(captions: Iterable[str]) -> tuple[str, ...]:
     return tuple(text for caption in captions if (text := " ".join(_writable(caption).split())))
 
 
-def cleaned_label(value: Any) -> str | None:
+def clean_label(value: Any) -> str | None:
     """A class as text, without blanks around it; None where nothing is said."""
     return None if value is None else _writable(str(value)).strip() or None
 

@@ -18,7 +18,7 @@ from fastvgan.data.folders import leftovers, names
 from fastvgan.data.folders.annotations import SUFFIXES, captions_of, is_there
 from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.folders.splits import take_listed
-from fastvgan.data.folders.tables import Table, is_table, read_tables, said_of_clips
+from fastvgan.data.folders.tables import Table, is_table, match_annotations, read_tables
 from fastvgan.data.media import pictures, zips
 from fastvgan.data.media.animations import is_animation, moves
 from fastvgan.data.media.types import BadVideo, Media
@@ -359,7 +359,7 @@ def _with_captions(
     """Entries with their captions, and those that tables name in vain; `known` are all that are there."""
     # What follows the last dot of a folder's name is no suffix.
     folders = {e.name for e in entries if e.media.kind == "frames" or (e.media.kind == "zip" and e.media.member)}
-    said, missing = said_of_clips(tables, known, known - folders)
+    said, missing = match_annotations(tables, known, known - folders)
     clips_of = Counter(entry.media.path for entry in entries)
     result = []
     for entry in entries:

@@ -54,7 +54,7 @@ def check_length(frames: int, least: int, fps: float | None = None) -> None:
         raise BadVideo(f"has {count} only{rate}, of at least {least}")
 
 
-def side_by_side(
+def map_in_threads(
     work: Callable[[Given], Made], items: Iterable[Given], what: str, workers: int | None = None
 ) -> Iterator[Made]:
     """work(item) for each, in order, several at a time, with a progress bar named `what`.

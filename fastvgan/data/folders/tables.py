@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastvgan.data.folders.annotations import cleaned, cleaned_label
+from fastvgan.data.folders.annotations import clean_label, cleaned
 from fastvgan.data.paths import LEADS_OUT, as_text, leads_out
 from fastvgan.errors import UserError
 
@@ -76,7 +76,7 @@ def read_tables(root: Path, paths: Iterable[Path]) -> tuple[list[Table], list[Pa
     return tables, no_tables, remarks
 
 
-def said_of_clips(tables: Iterable[Table], known: set[str], files: set[str]) -> tuple[dict[str, Said], list[str]]:
+def match_annotations(tables: Iterable[Table], known: set[str], files: set[str]) -> tuple[dict[str, Said], list[str]]:
     """What tables say by the clip's name, the last one that speaks of it counting, and names that are not there.
 
     Args:
@@ -215,7 +215,7 @@ def _row(path: Path, line: int, row: Any, root: Path) -> tuple[tuple[str, ...], 
     captions = [captions] if isinstance(captions, str) else captions or []
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{path}, line {line}: the caption must be a text or a list of texts")
-    return names, cleaned(captions), cleaned_label(_first(row, _CLASS))
+    return names, cleaned(captions), clean_label(_first(row, _CLASS))
 
 
 def _first(row: dict, columns: Iterable[str]) -> Any:

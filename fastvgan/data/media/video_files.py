@@ -18,7 +18,7 @@ from fastvgan.data.media.types import FARTHEST, BadVideo, Media, Probe
 from fastvgan.data.media.video.deinterlacing import deinterlace
 from fastvgan.data.media.video.endings import ends_early
 from fastvgan.data.media.video.film import decoder_of, films, longest_film
-from fastvgan.data.media.video.shown import Scaler, has_alpha, orientation_of, pixel_aspect, shown_size
+from fastvgan.data.media.video.shown import Scaler, display_size, has_alpha, orientation_of, pixel_aspect
 
 _LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
 _BLOCK = 2**26  # bytes
@@ -357,7 +357,7 @@ def _check_size(width: int, height: int) -> None:
 def _same_size(frame: av.VideoFrame, aspect: Fraction, seen: tuple | None, number: int) -> tuple:
     """(height, width) as shown and orientation of the first frame; the size of all others must be the same."""
     _check_size(frame.width, frame.height)
-    size = shown_size(frame, aspect)
+    size = display_size(frame, aspect)
     _check_size(size[1], size[0])
     if seen and seen[0] != size:
         was = seen[0]

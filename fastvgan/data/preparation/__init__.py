@@ -15,8 +15,8 @@ from fastvgan.data.folders.survey import (
     divide,
     examine,
     files_of,
+    map_in_threads,
     notes,
-    side_by_side,
     size_of,
 )
 from fastvgan.data.preparation.journal import Journal
@@ -153,7 +153,7 @@ def _check_all(entries: Sequence[Entry], source: Path, settings: PrepareConfig, 
         record = Record.from_json(made)
         return Found(entry, record.found), record.checksum
 
-    return list(side_by_side(check, entries, "checking files", settings.workers or None))
+    return list(map_in_threads(check, entries, "checking files", settings.workers or None))
 
 
 def _signature(entry: Entry, settings: PrepareConfig) -> list:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastvgan.data.folders.layouts import Rejected
 from fastvgan.data.folders.manifest import Record
-from fastvgan.data.folders.survey import Found, check_length, checksum_of, side_by_side
+from fastvgan.data.folders.survey import Found, check_length, checksum_of, map_in_threads
 from fastvgan.data.media.frames import probe, walk
 from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.paths import LEADS_OUT, leads_out
@@ -75,7 +75,7 @@ def write_clips(
         signature = signature_of([clip], sums, settings)
         return once(journal, out, path, signature, lambda: _encoded(out, path, clip, settings))
 
-    made = together(side_by_side(one, clips, "writing clips", settings.workers or None), clips)
+    made = together(map_in_threads(one, clips, "writing clips", settings.workers or None), clips)
     remove_others(journal, out, out / "clips", made)
     return made
 

@@ -8,7 +8,7 @@ import torch
 
 from fastvgan.data.folders.layouts import Rejected
 from fastvgan.data.folders.manifest import Record
-from fastvgan.data.folders.survey import Found, check_length, checksum_of, side_by_side
+from fastvgan.data.folders.survey import Found, check_length, checksum_of, map_in_threads
 from fastvgan.data.media.types import BadVideo, cover
 from fastvgan.data.preparation.clip_files import frames, rate
 from fastvgan.data.preparation.disk import check_room
@@ -20,7 +20,7 @@ from fastvgan.files.atomic import whole
 from fastvgan.files.tensor_file import save_tensors
 
 
-def decoded_size(clip: Found, settings: PrepareConfig) -> int:
+def estimate_bytes(clip: Found, settings: PrepareConfig) -> int:
     """Bytes of a clip's frames, about."""
     found = clip.probe
     height, width = cover((found.height, found.width), settings.height, settings.width)
@@ -44,7 +44,7 @@ def write_shard(path: Path, clips: Sequence[Found], settings: PrepareConfig, roo
         except BadVideo as error:
             return Rejected.because(clip.entry.name, error)
 
-    results = list(side_by_side(decode, clips, path.name, settings.workers or None))
+    results = list(map_in_threads(decode, clips, path.name, settings.workers or None))
     rejected = [result for result in results if isinstance(result, Rejected)]
     good = [(clip, made) for clip, made in zip(clips, results, strict=True) if not isinstance(made, Rejected)]
     if good:
@@ -86,15 +86,15 @@ def write_shards(
     Raises:
         UserError: all of them would leave too little room on the disk.
     """
-    needed = sum(decoded_size(clip, settings) for clip in clips)
-    groups = list(by_size(clips, lambda clip: decoded_size(clip, settings), settings.shard_size * MIB))
+    needed = sum(estimate_bytes(clip, settings) for clip in clips)
+    groups = list(by_size(clips, lambda clip: estimate_bytes(clip, settings), settings.shard_size * MIB))
     paths = [out / "shards" / f"{number:05d}.safetensors" for number in range(len(groups))]
     there = sum(path.stat().st_size for path in paths if path.exists())
     check_room(out, needed - there, settings.keep_free, f"{len(clips)} decoded clips")
 
     def one(path: Path, group: list[Found]) -> Made:
         def make() -> Made:
-            check_room(out, sum(decoded_size(clip, settings) for clip in group), settings.keep_free, path.name)
+            check_room(out, sum(estimate_bytes(clip, settings) for clip in group), settings.keep_free, path.name)
             return write_shard(path, group, settings, out)
 
         return once(journal, out, path, signature_of(group, sums, settings), make)

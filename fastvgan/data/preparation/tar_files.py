@@ -10,7 +10,7 @@ from pathlib import Path
 from webdataset import TarWriter
 
 from fastvgan.data.folders.layouts import Rejected
-from fastvgan.data.folders.survey import Found, checksum_of, files_of, side_by_side
+from fastvgan.data.folders.survey import Found, checksum_of, files_of, map_in_threads
 from fastvgan.data.media.types import BadVideo, Probe
 from fastvgan.data.preparation.clip_files import SUFFIXES, record_of, write_clip
 from fastvgan.data.preparation.disk import check_room
@@ -68,7 +68,7 @@ def _tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: Pr
             except BadVideo as error:
                 return Rejected.because(item[1].entry.name, error)
 
-        results = side_by_side(encoded, named, path.name, settings.workers or None)
+        results = map_in_threads(encoded, named, path.name, settings.workers or None)
         with temporary.open("wb") as file, TarWriter(file, mtime=0) as tar:
             for (key, clip), result in zip(named, results, strict=True):
                 if isinstance(result, Rejected):

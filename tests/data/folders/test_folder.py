@@ -11,7 +11,7 @@ from command import run
 from make_videos import encode, make_folder, number_of, numbered
 from safetensors import safe_open
 
-from fastvgan.data.clips import ClipSource, items_of_folder
+from fastvgan.data.clips import ClipSource, items_from_folder
 from fastvgan.data.folders.layouts import Layout
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
@@ -24,7 +24,7 @@ def forty(tmp_path_factory):
 
 
 def source(folder, frames=8, height=16, width=16, stride=1, require="none", max_bad=0.5, workers=0):
-    items, remarks = items_of_folder(folder, Layout(), require, max_bad)
+    items, remarks = items_from_folder(folder, Layout(), require, max_bad)
     return ClipSource(items, Cut(frames, height, width, stride=stride), remarks, "pyav", workers=workers)
 
 

@@ -9,7 +9,7 @@ from broken import audio_only
 from make_videos import encode, number_of, numbered
 from PIL import Image, features
 
-from fastvgan.data.clips import items_of_folder
+from fastvgan.data.clips import items_from_folder
 from fastvgan.data.decoders import dali
 from fastvgan.data.folders.layouts import Layout, scan
 from fastvgan.data.folders.manifest import read_manifest
@@ -69,7 +69,7 @@ def test_photographs_beside_videos_do_not_count_as_bad_clips(tmp_path):
     for number in range(3):
         pictures[0].save(tmp_path / f"{number}.avif")
     pictures[0].save(tmp_path / "moves.avif", save_all=True, append_images=pictures[1:], duration=100)
-    items, remarks = items_of_folder(tmp_path, Layout())
+    items, remarks = items_from_folder(tmp_path, Layout())
     assert {item.name: item.found.frames for item in items} == {"a.mp4": 4, "moves.avif": 4}
     assert remarks == [f"{number}.avif: is a single picture; left out" for number in range(3)]
 
@@ -111,7 +111,7 @@ def test_a_zip_given_directly_is_read(tmp_path):
     (tmp_path / "captions.csv").write_text("file,caption\nbeside.mp4,one\nx.zip/run/a,two\n")
     found, rejected, _ = kinds(path)
     assert found == dict.fromkeys(("x.zip/run/a", "x.zip/run/b", "x.zip/walk/a"), "zip") and not rejected
-    items, _ = items_of_folder(path, Layout())
+    items, _ = items_from_folder(path, Layout())
     assert [(item.found.frames, item.label) for item in items] == [(3, "run"), (3, "run"), (3, "walk")]
     assert items[0].captions == ("two",)
     for to, size in (("manifest", None), ("shards", 16)):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from make_videos import encode, numbered
 
-from fastvgan.data.clips import items_of_manifest
+from fastvgan.data.clips import items_from_manifest
 from fastvgan.data.folders.entry import Entry
 from fastvgan.data.folders.layouts import Layout, scan
 from fastvgan.data.folders.manifest import find_manifest, read_manifest
@@ -163,7 +163,7 @@ def test_names_of_files_in_a_folder_are_those_that_its_manifest_may_hold(tmp_pat
     made = prepare(tmp_path / "set", tmp_path / "set", PrepareConfig(to="manifest", max_bad=1))
     assert {item.name for item in made.rejected} == {name.removesuffix("/x.mp4") for name in refused}
     assert {item.reason for item in made.rejected} == {LEADS_OUT}
-    items, _ = items_of_manifest(read_manifest(find_manifest(str(tmp_path / "set"))))
+    items, _ = items_from_manifest(read_manifest(find_manifest(str(tmp_path / "set"))))
     assert sorted(item.name for item in items) == sorted(INSIDE)
 
 

@@ -15,7 +15,7 @@ from command import ROOT
 from make_videos import encode, numbered
 from PIL import Image
 
-from fastvgan.data.clips import ClipSource, items_of_folder
+from fastvgan.data.clips import ClipSource, items_from_folder
 from fastvgan.data.folders.layouts import Layout
 from fastvgan.data.media.image_input import fit_image, read_image
 from fastvgan.data.sampling import Cut
@@ -109,7 +109,7 @@ def test_files_are_read_as_training_reads_them(tmp_path, pictures, channels):
     animated(tmp_path / "moves.webp", frames=2, lossless=True)
     animated(tmp_path / "moves.png", frames=3, default_image=True)
     animated(tmp_path / "moves.tif", frames=2)
-    items, _ = items_of_folder(tmp_path, Layout(), max_bad=0)
+    items, _ = items_from_folder(tmp_path, Layout(), max_bad=0)
     source = ClipSource(items, Cut(2, 16, 16, channels, crop="center"), decoder="pyav", workers=0)
     trained = next(source.batches(len(items), seed=0)).video[:, 0].numpy()
     order = source.sampler.clips(0, range(len(items)))

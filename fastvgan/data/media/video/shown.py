@@ -65,7 +65,7 @@ def pixel_aspect(stream: av.VideoStream) -> Fraction:
     return Fraction(said) if said and said > 0 else Fraction(1)
 
 
-def shown_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:
+def display_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:
     """Height and width of a frame as shown; pixels that are not square change its stored width."""
     return orientation_of(frame).swap(frame.height, max(1, round(frame.width * aspect)))
 
