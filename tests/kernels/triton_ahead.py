@@ -29,6 +29,7 @@ from fastvgan_kernels.conv.triton import (
     joined_before_norm,
 )
 from fastvgan_kernels.conv_lstm import triton as lstm
+from fastvgan_kernels.conv_lstm.protocol import Inputs, NeedsGrad, Saved
 from fastvgan_kernels.finite import triton as finite
 from fastvgan_kernels.logistic import triton as logistic
 from fastvgan_kernels.norm_act import triton as norm
@@ -153,8 +154,9 @@ def _whole_lstm(dtype, inputs, hidden, size):
     w_ih, w_hh = (torch.empty(4 * hidden, *rest, dtype=dtype) for rest in ((inputs, 1, 3), (hidden, 3, 1)))
     # The convolutions between the steps refuse what is not on a GPU.
     with mock.patch.object(choice, "pick", lambda *_: conv):
-        output, cell, gates, cells = lstm.forward(x, h, c, w_ih, w_hh, None, None)
-        lstm.backward(None, cell, x, h, c, w_ih, w_hh, output, gates, cells, [True] * 6, None)
+        inputs = Inputs(x, h, c, w_ih, w_hh, None)
+        output, cell, gates, cells = lstm.forward(inputs, None)
+        lstm.backward(None, cell, inputs, Saved(output, gates, cells), NeedsGrad(*[True] * 6), None)
 
 
 def report(kernel) -> dict:
