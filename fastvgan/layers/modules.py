@@ -181,7 +181,7 @@ class BatchNormAct(NormActLayer):
             self._check_input_dim(input)
             if activation == "none" and input.stride(1) != 1:
                 return direct.norm_act(input, weight, bias, mean, var, False, 0.0, own["eps"], "none", 0.0)
-            return direct.compiled_norm_act(input, weight, bias, mean, var, own["eps"], activation, negative_slope)
+            return direct.norm_act_in_cpp(input, weight, bias, mean, var, own["eps"], activation, negative_slope)
         if chosen != "reference":
             return None
         self._check_input_dim(input)

@@ -1,13 +1,17 @@
 """The convolutional LSTM, as one step and as a sequence."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import choice, extension, layout
 from ..arguments import same_kind
 from ..dispatch import autocasts, define, differentiable, differentiable_by, wants_stock
 from ..measured import on_gpu, rules
 from . import compiled, reference
-from .protocol import ConvLSTM
+from .protocol import ConvLSTM, Inputs, NeedsGrad, Saved
 
 for _operation in ("conv_lstm_cell", "conv_lstm"):
     choice.register(
@@ -19,14 +23,14 @@ for _operation in ("conv_lstm_cell", "conv_lstm"):
 
 
 def conv_lstm(
-    x: torch.Tensor,
-    h0: torch.Tensor | None,
-    c0: torch.Tensor | None,
-    weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
     impl: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """A convolutional LSTM over a sequence.
 
         i, f, o = σ(W_ih ∗ x_t + W_hh ∗ h_{t-1} + b)   g = tanh(the same)
@@ -36,14 +40,16 @@ def conv_lstm(
         x: (N, C_in, T, H, W), T ≥ 1, any floating-point dtype.
         h0: (N, C, H, W) of x's dtype, or None for zeros.
         c0: (N, C, H, W) of x's dtype or float32, or None for zeros, in float32 at least.
-        weight_ih: (4C, C_in, k, k), gates in the order i, f, g, o, odd kernel sizes, which need not be equal.
-        weight_hh: (4C, C, k, k), likewise, of its own kernel sizes.
+        weight_ih: (4C, C_in, k, k), gates in the order i, f, g, o, odd kernel sizes, which may differ.
+        weight_hh: (4C, C, k, k), gates in the same order, odd kernel sizes, which may differ from weight_ih's.
         bias: (4C,) or None.
         impl: "auto" or an implementation's name.
 
     Returns:
-        output (N, C, T, H, W) of x's dtype, every h_t; the last h (N, C, H, W), a view of output; the last c, of
-        c0's dtype. Channels-last where x or weight_ih is.
+        output: (N, C, T, H, W) of x's dtype, every h_t.
+        h: (N, C, H, W), the last h_t, a view of output.
+        c: (N, C, H, W), the last c_t, of c0's dtype.
+        All are channels-last where x or weight_ih is.
 
     Raises:
         ValueError: shapes that do not fit, or a named implementation that cannot run.
@@ -51,7 +57,7 @@ def conv_lstm(
 
     Source: Shi et al., "Convolutional LSTM Network", 2015, without the peephole connections.
     """
-    if not wants_stock():  # to a tracer sizes are tensors, and every condition on one is a warning
+    if not wants_stock():  # a tracer's sizes are tensors, and it warns about each condition on one
         _check(x, h0, c0, weight_ih, weight_hh, bias, impl)
     shape = (x.shape[0], weight_hh.shape[1], *x.shape[3:])
     h0 = x.new_zeros(shape) if h0 is None else h0
@@ -61,24 +67,27 @@ def conv_lstm(
 
 
 def conv_lstm_cell(
-    x: torch.Tensor,
-    h: torch.Tensor | None,
-    c: torch.Tensor | None,
-    weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
     impl: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """One step of a convolutional LSTM: `conv_lstm` of a sequence of one.
 
     Args:
         x: (N, C_in, H, W), any floating-point dtype.
         h: (N, C, H, W) of x's dtype, or None for zeros.
         c: (N, C, H, W) of x's dtype or float32, or None for zeros, in float32 at least.
-        weight_ih, weight_hh, bias, impl: as for conv_lstm.
+        weight_ih: (4C, C_in, k, k), as conv_lstm's.
+        weight_hh: (4C, C, k, k), as conv_lstm's.
+        bias: (4C,) or None.
+        impl: "auto" or an implementation's name.
 
     Returns:
-        The new h and c, of x's and c's dtypes. Channels-last where x or weight_ih is.
+        The new h and c, (N, C, H, W), of x's and c's dtypes. Channels-last where x or weight_ih is.
 
     Raises:
         ValueError: shapes that do not fit, or a named implementation that cannot run.
@@ -94,7 +103,15 @@ def conv_lstm_cell(
     return h, c
 
 
-def _check(x, h0, c0, weight_ih, weight_hh, bias, impl):
+def _check(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    impl: str,
+) -> None:
     choice.check_name(impl)
     same_kind("x", x, h=h0, weight_ih=weight_ih, weight_hh=weight_hh, bias=bias)
     if x.dim() != 5 or x.shape[2] < 1:
@@ -121,27 +138,32 @@ def _check(x, h0, c0, weight_ih, weight_hh, bias, impl):
         raise ValueError(f"c must be floating-point on {x.device}, not {c0.dtype} on {c0.device}")
 
 
-def _formats(x, weight_ih):
-    """The memory formats of the sequences and of the states."""
+def _formats(x: Tensor, weight_ih: Tensor) -> tuple[torch.memory_format, torch.memory_format]:
+    """Return the memory formats of the sequences and of the states."""
     if layout.format_of(x, weight_ih) is torch.contiguous_format:
         return torch.contiguous_format, torch.contiguous_format
     return torch.channels_last_3d, torch.channels_last
 
 
-def _forward_kernel(x, h0, c0, weight_ih, weight_hh, bias, impl):
+def _forward_kernel(
+    x: Tensor, h0: Tensor, c0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, impl: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     functions: ConvLSTM = choice.pick("conv_lstm", impl, x, weight_hh)
     sequence, state = _formats(x, weight_ih)
-    output, c, gates, cells = functions.forward(x, h0, c0, weight_ih, weight_hh, bias, sequence)
+    output, c, gates, cells = functions.forward(Inputs(x, h0, c0, weight_ih, weight_hh, bias), sequence)
     output, gates, cells = (layout.in_format(t, sequence) for t in (output, gates, cells))
     return output, layout.in_format(c, state), gates, cells
 
 
-def _kernel(x, h0, c0, weight_ih, weight_hh, bias, impl):
-    return _forward_kernel(x, h0, c0, weight_ih, weight_hh, bias, impl)[:2]
+def _kernel(*args: Any) -> tuple[Tensor, Tensor]:
+    output, c, _, _ = _forward_kernel(*args)
+    return output, c
 
 
-def _forward_fake(x, h0, c0, weight_ih, weight_hh, bias, impl):
-    n, _, t, height, width = x.shape
+def _forward_fake(
+    x: Tensor, _h0: Tensor, c0: Tensor, weight_ih: Tensor, weight_hh: Tensor, *_: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, t, height, width = x.shape[0], *x.shape[2:]
     hidden, (sequence, state) = weight_hh.shape[1], _formats(x, weight_ih)
     states = (n, hidden, t, height, width)
     return (
@@ -152,14 +174,36 @@ def _forward_fake(x, h0, c0, weight_ih, weight_hh, bias, impl):
     )
 
 
-def _fake(x, h0, c0, weight_ih, weight_hh, bias, impl):
-    return _forward_fake(x, h0, c0, weight_ih, weight_hh, bias, impl)[:2]
+def _fake(*args: Any) -> tuple[Tensor, Tensor]:
+    output, c, _, _ = _forward_fake(*args)
+    return output, c
 
 
-def _backward_kernel(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, output, gates, cells, wanted, impl):
+def _composite(
+    x: Tensor, h0: Tensor, c0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, impl: str
+) -> tuple[Tensor, Tensor]:
+    return reference.stock(Inputs(x, h0, c0, weight_ih, weight_hh, bias))
+
+
+def _backward_kernel(
+    d_output: Tensor | None,
+    d_c: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    wanted: Sequence[bool],
+    impl: str,
+) -> tuple[Tensor, ...]:
     functions: ConvLSTM = choice.pick("conv_lstm", impl, x, weight_hh)
+    inputs, saved = Inputs(x, h0, c0, weight_ih, weight_hh, bias), Saved(output, gates, cells)
     sequence, _ = _formats(x, weight_ih)
-    grads = functions.backward(d_output, d_c, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, sequence)
+    grads = functions.backward(d_output, d_c, inputs, saved, NeedsGrad(*wanted), sequence)
     formats = _gradient_formats(x, weight_ih, weight_hh)
     return tuple(
         x.new_empty(0) if grad is None else grad if grad.dim() < 4 else layout.in_format(grad, memory_format)
@@ -167,25 +211,55 @@ def _backward_kernel(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, outpu
     )
 
 
-def _backward_fake(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, output, gates, cells, wanted, impl):
+def _backward_fake(
+    _d_output: Tensor | None,
+    _d_c: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    _bias: Tensor | None,
+    _output: Tensor,
+    _gates: Tensor,
+    _cells: Tensor,
+    wanted: Sequence[bool],
+    impl: str,
+) -> tuple[Tensor, ...]:
     likes = (x, h0, c0, weight_ih, weight_hh, weight_hh.new_empty(weight_hh.shape[0]))
     formats = _gradient_formats(x, weight_ih, weight_hh)
     return tuple(
-        layout.empty(like.shape, like, memory_format) if want else x.new_empty(0)
-        for like, memory_format, want in zip(likes, formats, wanted, strict=True)
+        layout.empty(like.shape, like, memory_format) if is_needed else x.new_empty(0)
+        for like, memory_format, is_needed in zip(likes, formats, wanted, strict=True)
     )
 
 
-def _gradient_formats(x, weight_ih, weight_hh):
+def _gradient_formats(x: Tensor, weight_ih: Tensor, weight_hh: Tensor) -> tuple[torch.memory_format, ...]:
     sequence, state = _formats(x, weight_ih)
     return sequence, state, state, layout.format_of(weight_ih), layout.format_of(weight_hh), torch.contiguous_format
 
 
-def _backward_composite(d_output, d_c, x, h0, c0, weight_ih, weight_hh, bias, _output, _gates, _cells, wanted, impl):
-    """Gates and cells are functions of the inputs here, so they are computed again."""
+def _backward_composite(
+    d_output: Tensor | None,
+    d_c: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    _output: Tensor,
+    _gates: Tensor,
+    _cells: Tensor,
+    wanted: Sequence[bool],
+    impl: str,
+) -> tuple[Tensor, ...]:
+    # Computes the gates and cells again, as functions of the inputs.
+    inputs = Inputs(x, h0, c0, weight_ih, weight_hh, bias)
     sequence, _ = _formats(x, weight_ih)
-    output, _, gates, cells = reference.forward(x, h0, c0, weight_ih, weight_hh, bias, sequence)
-    grads = reference.backward(d_output, d_c, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, sequence)
+    output, _, gates, cells = reference.forward(inputs, sequence)
+    saved = Saved(output, gates, cells)
+    grads = reference.backward(d_output, d_c, inputs, saved, NeedsGrad(*wanted), sequence)
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -204,23 +278,19 @@ _conv_lstm_backward = define(
 )
 
 
-def _save(ctx, args, outputs):
+def _save(ctx: Any, args: tuple, outputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     *tensors, ctx.impl = args
     output, c, gates, cells = outputs
     ctx.save_for_backward(*tensors, output, gates, cells)
     return output, c
 
 
-def _backward(ctx, d_output, d_c):
-    wanted = list(ctx.needs_input_grad[:6])
-    grads = _conv_lstm_backward(d_output, d_c, *ctx.saved_tensors, wanted, ctx.impl)
-    return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None
+def _backward(ctx: Any, d_output: Tensor | None, d_c: Tensor | None) -> tuple[Tensor | None, ...]:
+    needed = list(ctx.needs_input_grad[:6])
+    grads = _conv_lstm_backward(d_output, d_c, *ctx.saved_tensors, needed, ctx.impl)
+    return *(grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=True)), None
 
 
-def _stock(x, h0, c0, weight_ih, weight_hh, bias, impl):
-    return reference.stock(x, h0, c0, weight_ih, weight_hh, bias)
-
-
-differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward, stock=_stock)
+differentiable(_conv_lstm, _save, _backward, forward=_conv_lstm_forward, stock=_composite)
 differentiable_by(_conv_lstm_backward, _backward_composite)
 autocasts(_conv_lstm, positions=(0, 1, 3, 4, 5))

@@ -1,22 +1,23 @@
-"""The ConvLSTM with its steps in C++ (csrc/cpu), between the convolutions that are of all steps at once.
+"""The ConvLSTM with its steps in C++ (csrc/cpu); the input's convolutions run over all steps at once.
 
-Both functions are as the reference's. A step's recurrent convolution and its pointwise update are one pass, forward and
-backward; states, gates and gradients are written straight to their places in the sequences, channels innermost; tanh of
-the cell is computed again in backward.
+A step's recurrent convolution and pointwise update are one pass, forward and backward. They write states, gates and
+gradients directly to their places in the sequences, channels innermost. Backward recomputes tanh of the cell.
 """
 
 import torch
+from torch import Tensor
 
 from ..compiled_support import cpu_refusal, empty
 from ..conv import conv_down, conv_up, conv_weight_grad_op
 from ..conv.compiled import conv_up_to
 from ..layout import with_channels_innermost
-from .sequence import as_cell, padding_of
+from .protocol import Inputs, NeedsGrad, Saved
+from .sequence import as_cell, same_padding
 
 refusal = cpu_refusal
 
-_BATCH = 16  # from which on the compiled convolutions fill their tiles
-_HELD = 32 * 2**20  # bytes of the gates' gradients at once: blocks this small the C library keeps for reuse
+_BATCH = 16  # the least batch with which the compiled convolutions fill their tiles
+_MAX_BYTES = 32 * 2**20  # of gates' gradients in memory: the C library keeps blocks of up to this size for reuse
 
 _library = torch.library.Library("fastvgan_compiled", "FRAGMENT")
 _library.define(
@@ -28,11 +29,12 @@ _library.define(
 )
 
 
-def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
-    """(output, last cell, gates, cells) of the whole sequence."""
+def forward(inputs: Inputs, memory_format: torch.memory_format) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return output (N, C, T, H, W), the last cell state (N, C, H, W), gates (N, 4C, T, H, W) and cells as output."""
+    x, h, c, weight_ih, weight_hh, bias = inputs
     n, hidden, height, width = h.shape
     steps, dtype = x.shape[2], c.dtype
-    pad_ih = [0, *padding_of(weight_ih)]
+    pad_ih = [0, *same_padding(weight_ih)]
     gates = conv_down(with_channels_innermost(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl=_convolutions(x))
     gates, c = with_channels_innermost(gates), as_cell(c, x)
     output, cells = (empty(t, (n, hidden, steps, height, width)) for t in (x, c))
@@ -40,81 +42,94 @@ def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
     return output, cells[:, :, -1].to(dtype, copy=True), gates, cells.to(dtype)
 
 
-def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, memory_format):
-    """The gradients of x, h0, c0, weight_ih, weight_hh and the bias, None where not wanted; as the reference's.
+def backward(
+    d_output: Tensor | None,
+    d_cell: Tensor | None,
+    inputs: Inputs,
+    saved: Saved,
+    needed: NeedsGrad,
+    memory_format: torch.memory_format,
+) -> tuple[Tensor | None, ...]:
+    """Compute the gradients of `inputs`; shapes of arguments and results as in `ConvLSTM.backward`.
 
-    Those of the gates are held for a few steps at a time, which give their share of all other gradients at once.
+    The gates' gradients are kept for a few steps at a time, and added to all other gradients before the next few.
     """
+    x, h0, c0, _, weight_hh, _ = inputs
     n, hidden, height, width = h0.shape
     steps, c0_dtype = x.shape[2], c0.dtype
-    gates, cells, c0 = with_channels_innermost(gates), as_cell(cells, x), as_cell(c0, x)
+    gates, cells, c0 = with_channels_innermost(saved.gates), as_cell(saved.cells, x), as_cell(c0, x)
     d_output = None if d_output is None else with_channels_innermost(d_output.to(x.dtype))
     dc = empty(x.new_empty(0, dtype=torch.float32), h0.shape)
     dc.zero_() if d_cell is None else dc.copy_(d_cell)
-    # At least two, because a step reads the gradient of the step after it, which lies in the first place.
-    held = min(steps, max(2, _HELD // max(1, gates[:, :, :1].nbytes)))
-    d_pre, after = empty(x, (n, 4 * hidden, held, height, width)), None
-    sums = _Gradients(x, h0, output, weight_ih, weight_hh, wanted)
-    for first in range((steps - 1) // held * held, -1, -held):
-        last = min(first + held, steps)
+    # At least two, because a step reads the gradient of the step after it, which is the first of the block.
+    block = min(steps, max(2, _MAX_BYTES // max(1, gates[:, :, :1].nbytes)))
+    d_pre, after = empty(x, (n, 4 * hidden, block, height, width)), None
+    sums = _Gradients(inputs, saved.output, needed)
+    for first in range((steps - 1) // block * block, -1, -block):
+        last = min(first + block, steps)
         d_steps = None if d_output is None else d_output[:, :, first:last]
-        before, place = c0 if first == 0 else cells[:, :, first - 1], d_pre[:, :, : last - first]
+        before, d_block = c0 if first == 0 else cells[:, :, first - 1], d_pre[:, :, : last - first]
         torch.ops.fastvgan_compiled.conv_lstm_steps_backward(
-            *(d_steps, after, gates[:, :, first:last], before, cells[:, :, first:last], weight_hh, dc, place)
+            *(d_steps, after, gates[:, :, first:last], before, cells[:, :, first:last], weight_hh, dc, d_block)
         )
-        sums.add(place, first)
+        sums.add(d_block, first)
         after = d_pre[:, :, 0]
-    dh = conv_up(after, weight_hh, padding=padding_of(weight_hh), impl=_convolutions(x)) if wanted[1] else None
-    return sums.dx, dh, dc.to(c0_dtype) if wanted[2] else None, *sums.parameters()
+    dh = None
+    if needed.h0:
+        dh = conv_up(d_pre[:, :, 0], weight_hh, padding=same_padding(weight_hh), impl=_convolutions(x))
+    return sums.dx, dh, dc.to(c0_dtype) if needed.c0 else None, *sums.parameters()
 
 
-def _convolutions(x: torch.Tensor) -> str:
+def _convolutions(x: Tensor) -> str:
+    """The implementation of the convolutions."""
     return "cpp" if x.shape[0] >= _BATCH else "auto"
 
 
 class _Gradients:
-    """Those of x, the weights and the bias, added up from the gates' of one stretch of steps after the other."""
+    """The gradients of x, the weights and the bias, summed over one block of steps after the other."""
 
-    def __init__(self, x, h0, output, weight_ih, weight_hh, wanted):
+    def __init__(self, inputs: Inputs, output: Tensor, needed: NeedsGrad) -> None:
+        x, h0, _, weight_ih, weight_hh, _ = inputs
         self.x, self.h0, self.output = map(with_channels_innermost, (x, h0, output))
         self.weight_ih, self.kernels = weight_ih, [[1, *w.shape[2:]] for w in (weight_ih, weight_hh)]
-        self.paddings = [[0, *padding_of(w)] for w in (weight_ih, weight_hh)]
-        self.wanted, self.impl = wanted, _convolutions(x)
-        self.dx = empty(x, x.shape) if wanted[0] else None
-        self.sums = [None] * 3  # of the weights and the bias, float32
+        self.paddings = [[0, *same_padding(w)] for w in (weight_ih, weight_hh)]
+        self.needed, self.impl = needed, _convolutions(x)
+        self.dx = empty(x, x.shape) if needed.x else None
+        self.sums: list[Tensor | None] = [None] * 3  # of the weights and the bias, float32
 
-    def add(self, d_pre: torch.Tensor, first: int) -> None:
-        """The share of the steps from `first` on, of which d_pre is the gradient of the gates."""
+    def add(self, d_pre: Tensor, first: int) -> None:
+        """Add the share of the steps from `first` on, whose gates have the gradient d_pre (N, 4C, steps, H, W)."""
         last = first + d_pre.shape[2]
-        if self.wanted[0]:
-            self._add_dx(d_pre, self.dx[:, :, first:last])
-        if self.wanted[3]:
+        if self.dx is not None:
+            self._write_dx(d_pre, self.dx[:, :, first:last])
+        if self.needed.weight_ih:
             self._add(0, self._weight_grad(self.x[:, :, first:last], d_pre, 0))
-        if self.wanted[5]:
+        if self.needed.bias:
             rows = d_pre.movedim(1, -1).flatten(0, -2)
-            # A product reads the terms of a long sum faster than a sum does.
+            # A matrix product reads the terms of a long sum faster than torch.sum.
             self._add(2, (rows.new_ones(1, rows.shape[0]) @ rows)[0].float())
-        if self.wanted[4] and first == 0:
+        if self.needed.weight_hh and first == 0:
             self._add(1, self._weight_grad(self.h0.unsqueeze(2), d_pre[:, :, :1], 1))
             d_pre, first = d_pre[:, :, 1:], 1
-        if self.wanted[4] and first < last:
+        if self.needed.weight_hh and first < last:
             self._add(1, self._weight_grad(self.output[:, :, first - 1 : last - 1], d_pre, 1))
 
-    def _add_dx(self, d_pre, place):
+    def _write_dx(self, d_pre: Tensor, dx: Tensor) -> None:
         weight, padding = self.weight_ih.unsqueeze(2), self.paddings[0]
         if self.impl == "cpp":
-            conv_up_to(place, d_pre, weight, [1] * 3, padding, [1] * 3, 1)
+            conv_up_to(dx, d_pre, weight, [1] * 3, padding, [1] * 3, 1)
         else:
-            place.copy_(conv_up(d_pre, weight, padding=padding, impl=self.impl))
+            dx.copy_(conv_up(d_pre, weight, padding=padding, impl=self.impl))
 
-    def _weight_grad(self, large, small, which):
+    def _weight_grad(self, large: Tensor, small: Tensor, which: int) -> Tensor:
         arguments = large, small, self.kernels[which], [1] * 3, self.paddings[which], [1] * 3, 1, True, self.impl
         return conv_weight_grad_op(*arguments)
 
-    def _add(self, which, share):
-        self.sums[which] = share if self.sums[which] is None else self.sums[which].add_(share)
+    def _add(self, which: int, share: Tensor) -> None:
+        total = self.sums[which]
+        self.sums[which] = share if total is None else total.add_(share)
 
-    def parameters(self) -> list[torch.Tensor | None]:
-        """The gradients of weight_ih, weight_hh and the bias in the dtype of x."""
+    def parameters(self) -> list[Tensor | None]:
+        """The gradients of weight_ih (4C, C_in, k, k), weight_hh (4C, C, k, k) and the bias (4C,) in x's dtype."""
         d_ih, d_hh, d_bias = (None if total is None else total.to(self.x.dtype) for total in self.sums)
         return [None if d is None else d.squeeze(2) for d in (d_ih, d_hh)] + [d_bias]

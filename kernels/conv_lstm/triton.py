@@ -13,18 +13,20 @@ from ..triton import configs as triton_configs
 from ..triton import tuning
 from ..triton.launch import elements, precision, reach, side_by_side_weight
 from ..triton.support import on_its_device
-from .sequence import as_cell, gradients, padding_of
+from .protocol import Inputs, NeedsGrad, Saved
+from .sequence import as_cell, compute_gradients, same_padding
 from .triton_steps import step, step_backward
 
 _LARGE = 2**31
 
 
 @on_its_device
-def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
-    """(output, last cell, gates, cells) of the whole sequence."""
+def forward(inputs: Inputs, memory_format):
+    """Return output (N, C, T, H, W), the last cell state (N, C, H, W), gates (N, 4C, T, H, W) and cells as output."""
+    x, h, c, weight_ih, weight_hh, bias = inputs
     n, hidden, height, width = h.shape
     steps, c_dtype = x.shape[2], c.dtype
-    pad_ih = [0, *padding_of(weight_ih)]
+    pad_ih = [0, *same_padding(weight_ih)]
     # The states' sizes: what the input's half must have, and has where kernels are odd.
     gates = conv_down(with_channels_innermost(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl="triton")
     gates, c = with_channels_innermost(gates), as_cell(c, x)
@@ -43,8 +45,10 @@ def forward(x, h, c, weight_ih, weight_hh, bias, memory_format):
 
 
 @on_its_device
-def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, cells, wanted, memory_format):
-    """The gradients of x, h0, c0, weight_ih, weight_hh and the bias, None where not wanted; as the reference's."""
+def backward(d_output, d_cell, inputs: Inputs, saved: Saved, needed: NeedsGrad, memory_format):
+    """Compute the gradients of `inputs`; shapes of arguments and results as in `ConvLSTM.backward`."""
+    x, h0, c0, _, weight_hh, _ = inputs
+    output, gates, cells = saved
     steps, c0_dtype = x.shape[2], c0.dtype
     x, gates = map(with_channels_innermost, (x, gates))
     cells, c0 = as_cell(cells, x), as_cell(c0, x)
@@ -66,10 +70,10 @@ def backward(d_output, d_cell, x, h0, c0, weight_ih, weight_hh, output, gates, c
             config = _choose("backward", x, w, lambda config, trial=trial: _step_backward(config, *trial))
         _step_backward(config, *place)
         after, dc = dc, after
-    dh = conv_up(d_pre[:, :, 0], weight_hh, padding=padding_of(weight_hh), impl="triton") if wanted[1] else None
-    others = gradients(x, h0, output, d_pre, weight_ih, weight_hh, wanted, memory_format, impl="triton")
+    dh = conv_up(d_pre[:, :, 0], weight_hh, padding=same_padding(weight_hh), impl="triton") if needed.h0 else None
+    others = compute_gradients(inputs._replace(x=x), output, d_pre, needed, memory_format, impl="triton")
     dx, d_ih, d_hh, d_bias = others
-    return dx, dh, after.to(c0_dtype) if wanted[2] else None, d_ih, d_hh, d_bias
+    return dx, dh, after.to(c0_dtype) if needed.c0 else None, d_ih, d_hh, d_bias
 
 
 def _scratch(h, c, w, gates, output, cells):
@@ -95,7 +99,7 @@ def _space(state):
 
 def _constants(config, w, depth, up, *tensors):
     kernel = (1, *w.shape[2:])
-    padding = (0, *padding_of(w))
+    padding = (0, *same_padding(w))
     return {
         "FIRST": (0, 0, 0), "KERNEL": kernel, "OFFSET": padding if up else tuple(-p for p in padding),
         "STEP": (1, 1, 1), "SHIFT": (-1, -1, -1) if up else (1, 1, 1), "EVEN": depth % elements(config, w) == 0,

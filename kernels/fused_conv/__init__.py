@@ -20,6 +20,7 @@ from ..layout import empty, format_of, in_format
 from ..measured.capture import are_launches_captured
 from ..norm_act import norm_act_backward_op, norm_act_op
 from ..norm_act.following import Following
+from ..norm_act.protocol import Norm
 from . import one_pass, reference
 
 
@@ -32,25 +33,6 @@ class Geometry(NamedTuple):
     output_padding: Sequence[int]
     dilation: Sequence[int]
     groups: int = 1
-
-
-class Norm(NamedTuple):
-    """Batch normalisation and an activation, to be computed on load.
-
-    mean, var: (C,) float32; weight, bias: (C,) or None. training: whether mean and var are the batch's own, through
-    which gradients then go. activation, slope: as norm_act's; fused_conv takes those of CONV_ACTIVATIONS.
-    """
-
-    mean: torch.Tensor
-    var: torch.Tensor
-    weight: torch.Tensor | None
-    bias: torch.Tensor | None
-    training: bool
-    eps: float
-    activation: str
-    slope: float
-    scale: torch.Tensor | None = None
-    shift: torch.Tensor | None = None
 
 
 _NO_NORM = Norm(None, None, None, None, False, 0.0, "none", 0.0)

@@ -1,6 +1,9 @@
 """Group or instance normalisation and an activation as one operation."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import choice, extension, layout
 from ..activations import ACTIVATIONS
@@ -9,35 +12,37 @@ from ..dtypes import statistics_dtype
 from ..norm_act import check_arguments
 from ..norm_act.parameters import as_parameters
 from . import compiled, direct, reference
-from .protocol import GroupNormAct
+from .protocol import GroupNorm, GroupNormAct
 
 
 def group_norm_act(
-    x: torch.Tensor,
+    x: Tensor,
     groups: int,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     eps: float = 1e-5,
     activation: str = "none",
     negative_slope: float = 0.01,
     impl: str = "auto",
-) -> torch.Tensor:
+) -> Tensor:
     """Group normalisation followed by an activation: activation((x - mean) / √(var + eps) · weight + bias).
 
     mean and var are those of each group of C / groups channels of each sample. With as many groups as channels it is
-    instance normalisation. Equivalent to `activation(torch.nn.functional.group_norm(...))` but for the memory format.
+    instance normalisation. Equivalent to `activation(torch.nn.functional.group_norm(...))` except that it keeps x's
+    memory format.
 
     Args:
         x: (N, C, *space), 0 to 3 spatial dimensions, any floating-point dtype.
         groups: a divisor of C.
-        weight, bias: (C,) or None for 1 and 0; float32 beside a half-precision x is fine.
+        weight: (C,), or None for 1; may be float32 beside a half-precision x.
+        bias: (C,), or None for 0; may be float32 beside a half-precision x.
         eps: added to the variance.
         activation: as norm_act's.
         negative_slope: of leaky_relu.
         impl: "auto" or an implementation's name.
 
     Returns:
-        y of x's shape, dtype and memory format. Statistics are computed in float32 at least.
+        y of x's shape, dtype and memory format. Statistics are computed in float32 or float64.
 
     Raises:
         ValueError: shapes that do not fit, an unknown activation, a single value to normalise, or a named
@@ -46,17 +51,17 @@ def group_norm_act(
 
     Source: Wu and He, "Group Normalization", 2018; Ulyanov, Vedaldi and Lempitsky, "Instance Normalization", 2016.
     """
-    given, how = (x, groups, weight, bias), (eps, activation, negative_slope)
-    stock = direct.serves(*given, activation) if impl == "auto" and activation in ACTIVATIONS else False
+    inputs, how = (x, groups, weight, bias), (eps, activation, negative_slope)
+    stock = direct.serves(*inputs, activation) if impl == "auto" and activation in ACTIVATIONS else False
     if stock:
-        return direct.group_norm_act(*given, *how)
+        return direct.group_norm_act(*inputs, *how)
     _check(x, groups, activation, impl, weight=weight, bias=bias)
-    if stock is None and direct.decide(*given, activation):
-        return direct.group_norm_act(*given, *how)
-    return _group_norm_act(*given, *how, impl)[0]
+    if stock is None and direct.decide(*inputs, activation):
+        return direct.group_norm_act(*inputs, *how)
+    return _group_norm_act(*inputs, *how, impl)[0]
 
 
-def _check(x, groups, activation, impl, **vectors):
+def _check(x: Tensor, groups: int, activation: str, impl: str, **vectors: Tensor | None) -> None:
     check_arguments(x, activation, impl, **vectors)
     if groups < 1:
         raise ValueError(f"groups must be greater than zero, not {groups}")
@@ -66,37 +71,85 @@ def _check(x, groups, activation, impl, **vectors):
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
 
 
-def _kernel(x, groups, weight, bias, eps, activation, slope, impl):
+def _kernel(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     memory_format = layout.format_of(x)
     x = x.contiguous(memory_format=memory_format)
     functions: GroupNormAct = choice.pick("group_norm_act", impl, x, groups, activation)
-    y, mean, inverse = functions.group_norm_act(x, groups, weight, bias, eps, activation, slope)
+    y, mean, inverse = functions.group_norm_act(x, GroupNorm(groups, weight, bias, eps, activation, slope))
     return layout.in_format(y, memory_format), mean, inverse
 
 
-def _fake(x, groups, weight, bias, eps, activation, slope, impl):
+def _fake(x: Tensor, groups: int, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     statistics = x.new_empty((x.shape[0], groups), dtype=statistics_dtype(x))
     return layout.empty(x.shape, x, layout.format_of(x)), statistics, torch.empty_like(statistics)
 
 
-def _backward_kernel(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
+def _composite(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.stock(x, GroupNorm(groups, weight, bias, eps, activation, slope))
+
+
+def _backward_kernel(
+    dy: Tensor,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    inverse: Tensor,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     memory_format = layout.format_of(x)
     x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
     functions: GroupNormAct = choice.pick("group_norm_act", impl, x, groups, activation)
-    dx, dweight, dbias = functions.group_norm_act_backward(
-        dy, x, groups, weight, bias, mean, inverse, eps, activation, slope
-    )
+    norm = GroupNorm(groups, weight, bias, eps, activation, slope)
+    dx, dweight, dbias = functions.group_norm_act_backward(dy, x, norm, mean, inverse)
     return layout.in_format(dx, memory_format), *as_parameters(dweight, dbias, weight, bias)
 
 
-def _backward_fake(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
+def _backward_fake(
+    dy: Tensor, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, *_: object
+) -> tuple[Tensor, Tensor, Tensor]:
     dx = layout.empty(x.shape, x, layout.format_of(x))
     gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
     return dx, *as_parameters(gradient, gradient.clone(), weight, bias)
 
 
-def _backward_composite(dy, x, groups, weight, bias, mean, inverse, eps, activation, slope, impl):
-    dx, dweight, dbias = reference.differentiable_backward(dy, x, groups, weight, bias, eps, activation, slope)
+def _backward_composite(
+    dy: Tensor,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    inverse: Tensor,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    norm = GroupNorm(groups, weight, bias, eps, activation, slope)
+    dx, dweight, dbias = reference.differentiable_backward(dy, x, norm)
     return dx, *as_parameters(dweight, dbias, weight, bias)
 
 
@@ -115,24 +168,20 @@ _group_norm_act_backward = define(
 )
 
 
-def _save(ctx, args, outputs):
+def _save(ctx: Any, args: tuple, outputs: tuple[Tensor, ...]) -> None:
     x, ctx.groups, weight, bias, *ctx.rest = args
     ctx.mark_non_differentiable(outputs[1], outputs[2])
     ctx.save_for_backward(x, weight, bias, *outputs[1:])
 
 
-def _backward(ctx, dy, _mean, _inverse):
+def _backward(ctx: Any, dy: Tensor, *_: object) -> tuple[Tensor | None, ...]:
     x, *others = ctx.saved_tensors
     dx, dweight, dbias = _group_norm_act_backward(dy, x, ctx.groups, *others, *ctx.rest)
-    wanted = ctx.needs_input_grad
-    return dx if wanted[0] else None, None, dweight if wanted[2] else None, dbias if wanted[3] else None, *[None] * 4
+    grads = dx, None, dweight, dbias, *[None] * 4
+    return tuple(grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=True))
 
 
-def _stock(x, groups, weight, bias, eps, activation, slope, impl):
-    return reference.stock(x, groups, weight, bias, eps, activation, slope)
-
-
-differentiable(_group_norm_act, _save, _backward, stock=_stock)
+differentiable(_group_norm_act, _save, _backward, stock=_composite)
 differentiable_by(_group_norm_act_backward, _backward_composite)
 
 choice.register(

@@ -5,11 +5,13 @@ x is (N, C, *space), 0 to 3 spatial dimensions, float32, bfloat16 or float16; pa
 """
 
 import torch
+from torch import Tensor
 
 from .. import extension
 from ..activations import CODES
 from ..compiled_support import as_float32, lay_out_like, make_dense
 from ..norm_act.compiled import refusal as norm_refusal
+from .protocol import GroupNorm
 
 # The operations exist without the extension, which adds kernels for devices and nothing else.
 _library = torch.library.Library("fastvgan_compiled", "FRAGMENT")
@@ -23,30 +25,19 @@ _library.define(
 )
 
 
-def refusal(x: torch.Tensor) -> str | None:
-    """Why `x` cannot be taken, in one sentence, or None when it can."""
+def refusal(x: Tensor) -> str | None:
+    """Return why x cannot be computed here, in one sentence, or None for an x (N, C, *space) that can."""
     if not x.is_cpu:
         return extension.reason() or f"it is for the CPU, not for {x.device.type}"
     return norm_refusal(x)
 
 
-def group_norm_act(
-    x: torch.Tensor,
-    groups: int,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    eps: float,
-    activation: str,
-    slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """activation((x - mean) / √(var + eps) · weight + bias), mean and var of each sample's groups of channels.
+def group_norm_act(x: Tensor, norm: GroupNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute activation((x - mean) / √(var + eps) · weight + bias), with the statistics of each sample's groups.
 
     Args:
-        x: (N, C, *space). Made dense where it is neither channels-last nor contiguous.
-        groups: a divisor of C.
-        weight, bias: (C,) or None for 1 and 0.
-        activation: one of activations.ACTIVATIONS.
-        slope: leaky_relu's below 0.
+        x: (N, C, *space). Copied where it is neither channels-last nor contiguous.
+        norm: its vectors (C,) of any dtype.
 
     Returns:
         y in x's dtype and layout; the groups' mean and 1 / √(var + eps), (N, groups) float32.
@@ -54,29 +45,23 @@ def group_norm_act(
     Raises:
         TypeError: `refusal(x)` has a reason.
     """
-    x = _taken(x)
+    x = _require_supported(x)
+    groups, weight, bias, eps, activation, slope = norm
     parameters = map(as_float32, (weight, bias))
     return torch.ops.fastvgan_compiled.group_norm_act(x, groups, *parameters, eps, CODES[activation], slope)
 
 
 def group_norm_act_backward(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    groups: int,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    mean: torch.Tensor,
-    inverse: torch.Tensor,
-    eps: float,
-    activation: str,
-    slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """group_norm_act's gradients; what the activation needs is computed again from x.
+    dy: Tensor, x: Tensor, norm: GroupNorm, mean: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute group_norm_act's gradients, recomputing from x what the activation needs.
 
     Args:
         dy: of x's shape, any dtype and layout.
-        x, groups, weight, bias, eps, activation, slope: as group_norm_act got them; eps is in inverse already.
-        mean, inverse: as group_norm_act gave them.
+        x: (N, C, *space), as group_norm_act got it.
+        norm: as group_norm_act got it.
+        mean: (N, groups), as group_norm_act returned it.
+        inverse: (N, groups), as group_norm_act returned it; contains eps.
 
     Returns:
         dx in x's dtype and layout, dweight and dbias (C,) float32.
@@ -84,14 +69,16 @@ def group_norm_act_backward(
     Raises:
         TypeError: `refusal(x)` has a reason.
     """
-    x = _taken(x)
+    x = _require_supported(x)
     dy = lay_out_like(dy, x)
-    parameters = map(as_float32, (weight, bias, mean, inverse))
-    return torch.ops.fastvgan_compiled.group_norm_act_backward(dy, x, groups, *parameters, CODES[activation], slope)
+    groups, weight, bias, _, activation, slope = norm
+    vectors = map(as_float32, (weight, bias, mean, inverse))
+    return torch.ops.fastvgan_compiled.group_norm_act_backward(dy, x, groups, *vectors, CODES[activation], slope)
 
 
-def _taken(x: torch.Tensor) -> torch.Tensor:
+def _require_supported(x: Tensor) -> Tensor:
+    """Return x, dense."""
     why = refusal(x)
     if why is not None:
-        raise TypeError(f"the compiled group_norm_act does not take this: {why}")
+        raise TypeError(f"the compiled group_norm_act does not support this input: {why}")
     return make_dense(x)

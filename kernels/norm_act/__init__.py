@@ -1,6 +1,9 @@
 """Batch normalisation and an activation as one operation."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import choice, extension, layout
 from ..activations import ACTIVATIONS
@@ -10,33 +13,35 @@ from ..measured import on_gpu, rules
 from . import compiled, cuda, direct, reference
 from .following import update_running
 from .parameters import as_parameters
-from .protocol import NormAct
+from .protocol import Norm, NormAct
 from .with_residual import check_residual, norm_act_residual_backward_op
 
 
 def norm_act(
-    x: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    running_mean: torch.Tensor | None = None,
-    running_var: torch.Tensor | None = None,
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str = "none",
     negative_slope: float = 0.01,
     impl: str = "auto",
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
+    residual: Tensor | None = None,
+) -> Tensor:
     """Batch normalisation followed by an activation: activation((x - mean) / √(var + eps) · weight + bias + residual).
 
     Equivalent to `activation(torch.nn.functional.batch_norm(...) + residual)`, in one pass where an implementation can.
 
     Args:
         x: (N, C, *space), 0 to 3 spatial dimensions, any floating-point dtype.
-        weight, bias: (C,) or None for 1 and 0; float32 beside a half-precision x is fine.
-        running_mean, running_var: (C,). In training both may be None; given, they are updated in place with the
-            batch's mean and its unbiased variance. In evaluation they are the statistics.
+        weight: (C,), or None for 1; may be float32 beside a half-precision x.
+        bias: (C,), or None for 0; may be float32 beside a half-precision x.
+        running_mean: (C,). Training updates it in place with the batch's mean, unless it is None. Evaluation
+            normalises by it.
+        running_var: (C,), None where running_mean is. Training updates it with the batch's unbiased variance.
         training: normalise by the batch's own statistics.
         momentum: the batch's share in the updated running statistics.
         eps: added to the variance.
@@ -46,25 +51,25 @@ def norm_act(
         residual: of x's shape and dtype, in any layout, added before the activation; or None.
 
     Returns:
-        y of x's shape, dtype and memory format. Statistics are computed in float32 at least.
+        y of x's shape, dtype and memory format. Statistics are computed in float32 or float64.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown activation, one value a channel in training, no running
+        ValueError: shapes that do not fit, an unknown activation, a single value per channel in training, no running
             statistics in evaluation, or a named implementation that cannot run.
-        TypeError: x is not floating-point, or residual of another dtype.
+        TypeError: x is not floating-point, or residual has another dtype.
 
     Source: Ioffe and Szegedy, "Batch Normalization", 2015.
     """
-    given = x, weight, bias, running_mean, running_var, training
-    rest = momentum, eps, activation, negative_slope
-    stock = direct.serves(*given) if impl == "auto" and activation in ACTIVATIONS else False
+    inputs = x, weight, bias, running_mean, running_var, training
+    options = momentum, eps, activation, negative_slope
+    stock = direct.serves(*inputs) if impl == "auto" and activation in ACTIVATIONS else False
     if stock and residual is None:
-        return direct.norm_act(*given, *rest)
+        return direct.norm_act(*inputs, *options)
     check_arguments(x, activation, impl, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     if residual is not None:
         check_residual(residual, x)
-    if stock or (stock is None and direct.decide(*given)):
-        return direct.norm_act(*given, *rest, residual)
+    if stock or (stock is None and direct.decide(*inputs)):
+        return direct.norm_act(*inputs, *options, residual)
     count = _count(x)
     if training and count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
@@ -73,7 +78,7 @@ def norm_act(
     how = eps, activation, negative_slope, impl, residual
     if not training:
         return norm_act_op(x, weight, bias, running_mean, running_var, False, *how)[0]
-    if running_mean is None or count == 0:
+    if running_mean is None or running_var is None or count == 0:
         return norm_act_op(x, weight, bias, None, None, True, *how)[0]
     if not (is_transformed() or wants_stock()):
         return _norm_act_tracked(x, weight, bias, running_mean, running_var, momentum, *how)[0]
@@ -82,19 +87,34 @@ def norm_act(
     return y
 
 
-def _count(x: torch.Tensor) -> int:
+def _count(x: Tensor) -> int:
     """Values per channel."""
     return x.numel() // max(x.shape[1], 1)
 
 
-def norm_act_with(x: torch.Tensor, norm, impl: str = "auto") -> torch.Tensor:
-    """norm_act by a fused_conv.Norm, whose statistics are known already, the batch's own ones included."""
+def norm_act_with(x: Tensor, norm: Norm, impl: str = "auto") -> Tensor:
+    """Run norm_act on x (N, C, *space) by a `Norm` with statistics, which may be the batch's own.
+
+    Returns:
+        y of x's shape, dtype and memory format.
+    """
     mean, var, weight, bias, training, eps, activation, slope = norm[:8]
     return norm_act_op(x, weight, bias, mean, var, training, eps, activation, slope, impl, None)[0]
 
 
-def check_arguments(x, activation, impl, **vectors):
-    """Raise unless x, activation and impl are a norm's, and the vectors (C,) or None, on x's device."""
+def check_arguments(x: Tensor, activation: str, impl: str, **vectors: Tensor | None) -> None:
+    """Check a norm's arguments.
+
+    Args:
+        x: (N, C, *space).
+        activation: an activation's name.
+        impl: "auto" or an implementation's name.
+        vectors: parameters and running statistics by name, each (C,) on x's device, or None.
+
+    Raises:
+        ValueError: a shape, device or name does not fit, or one of the running statistics is missing.
+        TypeError: x is not a floating-point tensor.
+    """
     choice.check_name(impl)
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"x must be a Tensor, not {type(x).__name__}")
@@ -117,73 +137,153 @@ def check_arguments(x, activation, impl, **vectors):
                 f"but got {x.shape[1]} channels instead"
             )
         if vector.device != x.device:
-            raise ValueError(f"{name} is on {vector.device} but x on {x.device}")
+            raise ValueError(f"{name} is on {vector.device} but x is on {x.device}")
 
 
-def compute(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
-    """(y, mean, var) by the implementation that is chosen: what norm_act_op runs below autograd."""
+def compute(x: Tensor, norm: Norm, impl: str, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the chosen implementation of norm_act, below autograd.
+
+    Args:
+        x: (N, C, *space).
+        norm: without statistics to compute the batch's own.
+        impl: "auto" or an implementation's name.
+        residual: of x's shape, or None.
+
+    Returns:
+        y in x's memory format; the batch's mean and variance, (C,), or (0,) where norm has statistics.
+    """
     memory_format = layout.format_of(x)
     x = x.contiguous(memory_format=memory_format)
     functions: NormAct = choice.pick("norm_act", impl, x)
-    how = weight, bias, mean, var, eps, activation, slope
     if residual is None:
-        y, batch_mean, batch_var = functions.norm_act(x, *how)
+        y, mean, var = functions.norm_act(x, norm)
     else:
-        y, batch_mean, batch_var = functions.norm_act_residual(
-            x, residual.contiguous(memory_format=memory_format), *how
-        )
-    return layout.in_format(y, memory_format), batch_mean, batch_var
+        y, mean, var = functions.norm_act_residual(x, residual.contiguous(memory_format=memory_format), norm)
+    return layout.in_format(y, memory_format), mean, var
 
 
-def _fake(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
+def compute_backward(dy: Tensor, x: Tensor, norm: Norm, impl: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the chosen implementation's gradient of norm_act, below autograd.
+
+    Args:
+        dy: (N, C, *space).
+        x: (N, C, *space), the input.
+        norm: with the statistics that forward used.
+        impl: "auto" or an implementation's name.
+
+    Returns:
+        dx in x's memory format, dweight and dbias (C,) in their parameters' dtypes.
+    """
+    memory_format = layout.format_of(x)
+    x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
+    functions: NormAct = choice.pick("norm_act", impl, x)
+    dx, dweight, dbias = functions.norm_act_backward(dy, x, norm)
+    return layout.in_format(dx, memory_format), *as_parameters(dweight, dbias, norm.weight, norm.bias)
+
+
+def _kernel(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return compute(x, Norm(mean, var, weight, bias, training, eps, activation, slope), impl, residual)
+
+
+def _fake(
+    x: Tensor, _weight: Tensor | None, _bias: Tensor | None, mean: Tensor | None, *_: object
+) -> tuple[Tensor, Tensor, Tensor]:
     size, dtype = x.shape[1] if mean is None else 0, statistics_dtype(x)
     y = layout.empty(x.shape, x, layout.format_of(x))
     return y, x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
 
 
-def compute_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
-    """(dx, dweight, dbias) by the implementation that is chosen: what norm_act_backward_op runs below autograd."""
-    memory_format = layout.format_of(x)
-    x, dy = x.contiguous(memory_format=memory_format), dy.contiguous(memory_format=memory_format)
-    functions: NormAct = choice.pick("norm_act", impl, x)
-    dx, dweight, dbias = functions.norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope)
-    return layout.in_format(dx, memory_format), *as_parameters(dweight, dbias, weight, bias)
+def _composite(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.stock(x, Norm(mean, var, weight, bias, training, eps, activation, slope), residual)
 
 
-def _backward_fake(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
+def _backward_kernel(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return compute_backward(dy, x, Norm(mean, var, weight, bias, training, eps, activation, slope), impl)
+
+
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *_: object
+) -> tuple[Tensor, Tensor, Tensor]:
     dx = layout.empty(x.shape, x, layout.format_of(x))
     gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
     return dx, *as_parameters(gradient, gradient.clone(), weight, bias)
 
 
-def _backward_composite(dy, x, weight, bias, mean, var, training, eps, activation, slope, impl):
-    dx, dweight, dbias = reference.differentiable_backward(
-        dy, x, weight, bias, mean, var, training, eps, activation, slope
-    )
+def _backward_composite(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    norm = Norm(mean, var, weight, bias, training, eps, activation, slope)
+    dx, dweight, dbias = reference.differentiable_backward(dy, x, norm)
     return dx, *as_parameters(dweight, dbias, weight, bias)
 
 
 norm_act_op = define(
     "norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, bool training, float eps, "
     "str activation, float slope, str impl, Tensor? residual) -> (Tensor y, Tensor mean, Tensor var)",
-    compute,
+    _kernel,
     _fake,
 )
 norm_act_backward_op = define(
     "norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, bool training, "
     "float eps, str activation, float slope, str impl) -> (Tensor dx, Tensor dweight, Tensor dbias)",
-    compute_backward,
+    _backward_kernel,
     _backward_fake,
 )
 
 
-def _save(ctx, args, outputs):
+def _save(ctx: Any, args: tuple, outputs: tuple[Tensor, ...]) -> None:
     x, weight, bias, mean, var, ctx.training, *ctx.rest, residual = args
     ctx.mark_non_differentiable(outputs[1], outputs[2])
     ctx.save_for_backward(x, residual, weight, bias, *(outputs[1:] if mean is None else (mean, var)))
 
 
-def _backward(ctx, dy, _mean, _var):
+def _backward(ctx: Any, dy: Tensor, _mean: object, _var: object) -> tuple[Tensor | None, ...]:
     x, residual, *vectors = ctx.saved_tensors
     how, d_residual = (ctx.training, *ctx.rest), None
     if residual is None:
@@ -194,48 +294,49 @@ def _backward(ctx, dy, _mean, _var):
     return tuple(grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=True))
 
 
-def _stock(x, weight, bias, mean, var, training, eps, activation, slope, impl, residual):
-    return reference.stock(x, weight, bias, mean, var, training, eps, activation, slope, residual)
+differentiable(norm_act_op, _save, _backward, stock=_composite)
 
 
-differentiable(norm_act_op, _save, _backward, stock=_stock)
-
-
-# Running statistics are updated within the operation, before autograd saves anything: torch.utils.checkpoint without
-# reentry stops recomputing at the last tensor saved, and torch's batch norm has updated its own by then.
-def _tracked_kernel(x, weight, bias, running_mean, running_var, momentum, *how):
-    y, mean, var = compute(x, weight, bias, None, None, True, *how)
+# The operation updates the running statistics itself, before autograd saves anything. Non-reentrant
+# torch.utils.checkpoint stops recomputing at the last saved tensor, by when torch's batch norm has updated its own.
+def _tracking_kernel(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, mean, var = compute(x, Norm(None, None, weight, bias, True, eps, activation, slope), impl, residual)
     update_running(running_mean, running_var, mean, var, momentum, x.numel() // x.shape[1])
     return y, mean, var
 
 
-def _tracked_fake(x, weight, bias, running_mean, running_var, momentum, *how):
-    return _fake(x, weight, bias, None, None, True, *how)
+def _tracking_fake(x: Tensor, weight: Tensor | None, bias: Tensor | None, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake(x, weight, bias, None)
 
 
 _norm_act_tracked = define(
     "norm_act_tracked(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!) running_mean, Tensor(b!) running_var, "
     "float momentum, float eps, str activation, float slope, str impl, Tensor? residual) "
     "-> (Tensor y, Tensor mean, Tensor var)",
-    _tracked_kernel,
-    _tracked_fake,
+    _tracking_kernel,
+    _tracking_fake,
 )
 
 
-def _tracked_save(ctx, args, outputs):
+def _tracking_save(ctx: Any, args: tuple, outputs: tuple[Tensor, ...]) -> None:
     x, weight, bias, _, _, _, *rest = args
     _save(ctx, (x, weight, bias, None, None, True, *rest), outputs)
 
 
-differentiable(_norm_act_tracked, _tracked_save, _backward)
+differentiable(_norm_act_tracked, _tracking_save, _backward)
 differentiable_by(norm_act_backward_op, _backward_composite)
-
-
-def _no_cuda_part():
-    module = extension.load()
-    if module is None or module.with_cuda:
-        return extension.reason()
-    return f"the extension has no CUDA part: {extension.facts()['no_cuda'] or 'it was built without'}"
 
 
 choice.register(
@@ -250,7 +351,7 @@ choice.register(
         cuda,
         refusal=cuda.refusal,
         held_back={"cuda": f"has not been measured on a GPU yet; {choice.ENVIRONMENT}=cuda selects it"},
-        missing=_no_cuda_part,
+        missing=compiled.no_cuda_reason,
     ),
     triton=choice.in_triton(__name__, on_gpu.norm_act_slower, rules.has("norm_act")),
     reference=choice.Implementation(reference),

@@ -5,11 +5,12 @@ float32; statistics are computed in float32 and float64.
 """
 
 import torch
+from torch import Tensor
 
 from .. import dtypes, extension
 from ..activations import CODES
 from ..compiled_support import as_float32, lay_out_like, make_dense
-from .protocol import Capabilities
+from .protocol import Capabilities, Norm
 
 CAPABILITIES = Capabilities()
 
@@ -34,15 +35,15 @@ _library.define(
 )
 
 
-def refusal(x: torch.Tensor) -> str | None:
-    """Why `x` cannot be taken, in one sentence, or None when it can."""
+def refusal(x: Tensor) -> str | None:
+    """Return why x cannot be computed here, in one sentence, or None for an x (N, C, *space) that can."""
     module = extension.load()
     if module is None:
         return extension.reason()
     if x.dtype not in dtypes.COMPILED:
         return dtypes.refusal(x.dtype)
     if x.device.type == "cuda" and not module.with_cuda:
-        return f"the extension has no CUDA part: {extension.facts()['no_cuda'] or 'it was built without'}"
+        return no_cuda_reason()
     if x.device.type not in ("cpu", "cuda"):
         return f"there is no kernel for {x.device.type}"
     if not 2 <= x.dim() <= 5:
@@ -50,56 +51,41 @@ def refusal(x: torch.Tensor) -> str | None:
     return None
 
 
-def norm_act(
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    mean: torch.Tensor | None,
-    var: torch.Tensor | None,
-    eps: float,
-    activation: str,
-    slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """activation((x - mean) / √(var + eps) · weight + bias).
+def no_cuda_reason() -> str | None:
+    """Return why the CUDA kernels cannot be called, in one sentence, or None when they can."""
+    module = extension.load()
+    if module is None or module.with_cuda:
+        return extension.reason()
+    return f"the extension has no CUDA part: {extension.facts()['no_cuda'] or 'it was built without'}"
+
+
+def norm_act(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute activation((x - mean) / √(var + eps) · weight + bias).
 
     Args:
-        x: (N, C, *space). Made dense where it is neither channels-last nor contiguous.
-        weight, bias: (C,) or None for 1 and 0.
-        mean, var: (C,), or both None for the batch's own (biased variance).
-        activation: one of activations.ACTIVATIONS.
-        slope: leaky_relu's below 0.
+        x: (N, C, *space). Copied where it is neither channels-last nor contiguous.
+        norm: its vectors (C,) of any dtype.
 
     Returns:
-        y in x's dtype and layout; the batch's mean and variance, (C,) float32, or two (0,) tensors where mean and
-        var were given.
+        y in x's dtype and layout; the batch's mean and variance, (C,) float32, or two (0,) tensors where norm has
+        statistics.
 
     Raises:
         TypeError: `refusal(x)` has a reason.
     """
-    x = _taken(x)
-    parameters = map(as_float32, (weight, bias, mean, var))
-    return torch.ops.fastvgan_compiled.norm_act(x, *parameters, eps, CODES[activation], slope)
+    x = _require_supported(x)
+    mean, var, weight, bias, _, eps, activation, slope, *_ = norm
+    vectors = map(as_float32, (weight, bias, mean, var))
+    return torch.ops.fastvgan_compiled.norm_act(x, *vectors, eps, CODES[activation], slope)
 
 
-def norm_act_backward(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    mean: torch.Tensor,
-    var: torch.Tensor,
-    training: bool,
-    eps: float,
-    activation: str,
-    slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """norm_act's gradients; what the activation needs is computed again from x.
+def norm_act_backward(dy: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute norm_act's gradients, recomputing from x what the activation needs.
 
     Args:
         dy: of x's shape, any dtype and layout.
-        x, weight, bias, eps, activation, slope: as norm_act got them.
-        mean, var: (C,), those that norm_act normalised with.
-        training: whether they are x's own statistics, through which the gradient then goes too.
+        x: (N, C, *space), as norm_act got it.
+        norm: with the statistics that norm_act normalised by.
 
     Returns:
         dx in x's dtype and layout, dweight and dbias (C,) float32.
@@ -107,32 +93,29 @@ def norm_act_backward(
     Raises:
         TypeError: `refusal(x)` has a reason.
     """
-    x = _taken(x)
+    x = _require_supported(x)
     dy = lay_out_like(dy, x)
-    parameters = map(as_float32, (weight, bias, mean, var))
-    return torch.ops.fastvgan_compiled.norm_act_backward(dy, x, *parameters, training, eps, CODES[activation], slope)
+    mean, var, weight, bias, training, eps, activation, slope, *_ = norm
+    vectors = map(as_float32, (weight, bias, mean, var))
+    return torch.ops.fastvgan_compiled.norm_act_backward(dy, x, *vectors, training, eps, CODES[activation], slope)
 
 
-def norm_act_residual(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    mean: torch.Tensor | None,
-    var: torch.Tensor | None,
-    eps: float,
-    activation: str,
-    slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """activation((x - mean) / √(var + eps) · weight + bias + residual), on the CPU.
+def norm_act_residual(x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute activation((x - mean) / √(var + eps) · weight + bias + residual), on the CPU.
 
     Args:
+        x: (N, C, *space), as norm_act's.
         residual: of x's shape, any dtype and layout.
-        x, weight, bias, mean, var, eps, activation, slope: as norm_act's.
+        norm: as norm_act's.
 
-    Returns, raises: as norm_act.
+    Returns:
+        As norm_act.
+
+    Raises:
+        TypeError: `refusal(x)` has a reason.
     """
-    x = _taken(x)
+    x = _require_supported(x)
+    mean, var, weight, bias, _, eps, activation, slope, *_ = norm
     vectors = map(as_float32, (weight, bias, mean, var))
     return torch.ops.fastvgan_compiled.norm_act_residual(
         x, lay_out_like(residual, x), *vectors, eps, CODES[activation], slope
@@ -140,39 +123,34 @@ def norm_act_residual(
 
 
 def norm_act_residual_backward(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    mean: torch.Tensor,
-    var: torch.Tensor,
-    training: bool,
-    eps: float,
-    activation: str,
-    slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """norm_act_residual's gradients, in a pass that gives the residual's, and one that makes x's of it.
+    dy: Tensor, x: Tensor, residual: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute norm_act_residual's gradients: one pass writes the residual's, a second computes x's from it.
 
     Args:
-        residual: as norm_act_residual got it; the others as norm_act_backward's.
+        dy: of x's shape, any dtype and layout.
+        x: (N, C, *space), as norm_act_residual got it.
+        residual: as norm_act_residual got it.
+        norm: with the statistics that norm_act_residual normalised by.
 
     Returns:
-        dx, d_residual in x's dtype and layout, dweight and dbias (C,) float32.
+        dx and d_residual in x's dtype and layout, dweight and dbias (C,) float32.
 
     Raises:
         TypeError: `refusal(x)` has a reason.
     """
-    x = _taken(x)
+    x = _require_supported(x)
     dy, residual = lay_out_like(dy, x), lay_out_like(residual, x)
+    mean, var, weight, bias, training, eps, activation, slope, *_ = norm
     vectors = map(as_float32, (weight, bias, mean, var))
     return torch.ops.fastvgan_compiled.norm_act_residual_backward(
         dy, x, residual, *vectors, training, eps, CODES[activation], slope
     )
 
 
-def _taken(x: torch.Tensor) -> torch.Tensor:
+def _require_supported(x: Tensor) -> Tensor:
+    """Return x, dense."""
     why = refusal(x)
     if why is not None:
-        raise TypeError(f"the compiled norm_act does not take this: {why}")
+        raise TypeError(f"the compiled norm_act does not support this input: {why}")
     return make_dense(x)

@@ -1,10 +1,10 @@
-"""norm_act in CUDA C++ (csrc/cuda). With a residual: that norm_act, and PyTorch's operations after it."""
+"""norm_act in CUDA C++ (csrc/cuda). A residual is added after that norm by PyTorch's operations."""
 
-import torch
+from torch import Tensor
 
 from . import compiled, reference
 from .compiled import norm_act, norm_act_backward
-from .protocol import Capabilities
+from .protocol import Capabilities, Norm
 from .reference import statistics
 
 __all__ = [
@@ -17,22 +17,21 @@ __all__ = [
     "statistics",
 ]
 
-CAPABILITIES = Capabilities(statistics=True)  # by torch's kernels, which read x and write nothing
+CAPABILITIES = Capabilities(statistics=True)  # torch's kernels, which read x and write nothing
 
 
-def refusal(x: torch.Tensor) -> str | None:
-    """Why `x` cannot be taken, in one sentence, or None when it can."""
-    return compiled.refusal(x) if x.is_cuda else f"it is for CUDA devices, not for the {x.device.type}"
+def refusal(x: Tensor) -> str | None:
+    """Return why x cannot be computed here, in one sentence, or None for an x (N, C, *space) that can."""
+    return compiled.refusal(x) if x.is_cuda else f"it is for CUDA devices, not for {x.device.type}"
 
 
-def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope):
-    """As the reference's, by this norm_act."""
-    return reference.norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope, forward=norm_act)
+def norm_act_residual(x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the reference's norm_act_residual on x and residual (N, C, *space) with this norm_act."""
+    return reference.norm_act_residual(x, residual, norm, forward=norm_act)
 
 
-def norm_act_residual_backward(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope):
-    """As the reference's, by this norm_act and its backward."""
-    vectors, how = (weight, bias, mean, var), (training, eps, activation, slope)
-    return reference.norm_act_residual_backward(
-        dy, x, residual, *vectors, *how, forward=norm_act, backward=norm_act_backward
-    )
+def norm_act_residual_backward(
+    dy: Tensor, x: Tensor, residual: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the reference's norm_act_residual_backward, on (N, C, *space) tensors, with this norm_act."""
+    return reference.norm_act_residual_backward(dy, x, residual, norm, forward=norm_act, backward=norm_act_backward)

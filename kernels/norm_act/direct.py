@@ -1,58 +1,91 @@
-"""Norms that auto leaves to stock PyTorch: its batch_norm and activation, which autograd records.
+"""Batch norms that auto runs by stock PyTorch, as batch_norm and an activation that autograd records.
 
-In a loop of nothing else an operation of ours costs the host 40 µs forward and 150 µs with backward; in a network, with
-its code out of the caches, two to four times as much. A small norm takes less. What was decided is remembered for these
-parameters and an input like the one that was given.
+In a tight loop an operation of this package costs the host 40 µs forward and 150 µs with backward; in a network, whose
+other code evicts it from the caches, two to four times as much. A small norm takes less time than that. The choice is
+remembered for the same parameters and inputs of the same kind.
 """
 
 import torch
+from torch import Tensor
 
 from .. import _torch, choice, guards, layout
 from ..activations import CODES, activate, activate_
 from ..measured.capture import are_launches_captured
 
 _records, _cudnn = torch.is_grad_enabled, _torch.is_cudnn_enabled  # looked up once
-# Values up to which stock PyTorch with a ReLU in place is as fast or faster: one thread with AVX-512, ten shapes. With
-# a gradient an operation of ours costs the host more, 0.2 to 0.4 ms where its code is no longer in the caches.
+# Number of values up to which stock PyTorch with a ReLU in place is as fast or faster, by ten shapes on one thread with
+# AVX-512. With a gradient our operation costs the host 0.2 to 0.4 ms once its code has left the caches.
 _SMALL, _SMALL_WITH_GRADIENT = 1 << 17, 1 << 19
 
 
-def slower(x: torch.Tensor) -> str | None:
-    """Why auto leaves this norm on the CPU to stock PyTorch, or None."""
+def slower(x: Tensor) -> str | None:
+    """Return why auto leaves the norm of x (N, C, *space) on the CPU to stock PyTorch, or None."""
     limit = _SMALL_WITH_GRADIENT if _records() else _SMALL
-    return "of a problem as small stock PyTorch is faster" if x.numel() <= limit else None
+    return "stock PyTorch is faster on problems this small" if x.numel() <= limit else None
 
 
-def serves(x, weight, bias, running_mean, running_var, training: bool) -> bool | None:
-    """Whether `norm_act` below is to be called, or None where `decide` has to be asked; arguments as norm_act's."""
+def serves(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+) -> bool | None:
+    """Return whether to call `norm_act` below for x (N, C, *space), or None when `decide` must be asked.
+
+    The arguments are those of the public norm_act; vectors are (C,).
+    """
     chosen = recall(x, weight, bias, running_mean, running_var, training)
     return None if chosen is None else chosen == "reference"
 
 
-def recall(x, weight, bias, running_mean, running_var, training: bool) -> str | None:
-    """Which implementation was chosen for these parameters and an input like this, "" where none may be called here.
+def recall(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+) -> str | None:
+    """Return the implementation remembered for these parameters (C,) and inputs like x (N, C, *space).
 
-    "reference" and "cpp" may: by `norm_act` and, in evaluation without gradients, by `compiled_norm_act`, which gains
-    nothing where a contiguous input is only normalised. None where `decide` has to be asked.
+    Returns:
+        "reference": call `norm_act` below.
+        "cpp": in evaluation without gradients call `norm_act_in_cpp`, or `norm_act` for a contiguous x without an
+            activation, where the two are equally fast.
+        "": call neither.
+        None: ask `decide`.
     """
     if not guards.may_recall():
         return ""
-    tensors = x, weight, bias, running_mean, running_var
+    key = _key(weight, bias, running_mean, training)
     if weight is None or bias is None or running_mean is None or running_var is None:
-        tensors = _given(*tensors)
-    chosen = guards.recall(_key(weight, bias, running_mean, training), *tensors)
+        chosen = guards.recall(key, *_without_none(x, weight, bias, running_mean, running_var))
+    else:
+        chosen = guards.recall(key, x, weight, bias, running_mean, running_var)
     return "" if chosen and x.is_cuda and are_launches_captured() else chosen
 
 
-def _key(weight, bias, running_mean, training: bool) -> tuple:
+def _key(weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, training: bool) -> tuple:
     return id(weight), id(bias), id(running_mean), training, _records()
 
 
-def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
-    """What `serves` shall say of arguments that are checked; remembered where nothing traces or transforms."""
+def decide(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+) -> bool:
+    """Choose what `serves` returns for these checked arguments, and remember it unless torch traces or transforms.
+
+    The arguments are those of the public norm_act: x is (N, C, *space), vectors are (C,).
+    """
     if running_mean is None and not training:
         return False
-    tensors = _given(x, weight, bias, running_mean, running_var)
+    tensors = _without_none(x, weight, bias, running_mean, running_var)
     if (
         any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
         or _torch.count_dispatch_modes()
@@ -62,18 +95,32 @@ def decide(x, weight, bias, running_mean, running_var, training: bool) -> bool:
     ):
         return False
     chosen = ""
-    if _is_taken(*tensors, training=training):
+    if _is_supported(*tensors, training=training):
         chosen = choice.name_of("norm_act", choice.pick("norm_act", "auto", x))
-        if chosen == "cpp" and (training or not _is_compiled_for(*tensors)):
+        if chosen == "cpp" and (training or not _are_dense_float32(*tensors[1:])):
             chosen = ""
     guards.remember(_key(weight, bias, running_mean, training), chosen, *tensors)
     return chosen == "reference"
 
 
 def norm_act(
-    x, weight, bias, running_mean, running_var, training, momentum, eps, activation, slope, residual=None
-) -> torch.Tensor:
-    """The operation by stock PyTorch; arguments as its public function's, where `serves` or `decide` is true."""
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str,
+    slope: float,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Run the public norm_act by stock PyTorch, with its arguments, where `serves` or `decide` returns True.
+
+    Returns:
+        y of the shape (N, C, *space), dtype and memory format of x.
+    """
     y = torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, _cudnn())
     if residual is not None:
         y = y + residual
@@ -82,35 +129,41 @@ def norm_act(
     return y if y.stride(1) == x.stride(1) else layout.in_format(y, layout.format_of(x))
 
 
-def compiled_norm_act(x, weight, bias, mean, var, eps, activation, slope) -> torch.Tensor:
-    """norm_act in evaluation by the C++ kernel itself, without a gradient, where `recall` says "cpp"."""
+def norm_act_in_cpp(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, activation: str, slope: float
+) -> Tensor:
+    """Run norm_act in evaluation by the C++ kernel, without a gradient, where `recall` returns "cpp".
+
+    Returns:
+        y of the shape (N, C, *space), dtype and layout of x.
+    """
     code = CODES[activation]
     return torch.ops.fastvgan_compiled.norm_act(x, weight, bias, mean, var, eps, code, slope)[0]
 
 
-def activate_result(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
-    """The activation of what stock PyTorch's norm gave and nothing else keeps."""
+def activate_result(y: Tensor, activation: str, slope: float) -> Tensor:
+    """Activate a stock norm's output y of any shape, which nothing else refers to."""
     if not (y.requires_grad and torch.is_grad_enabled()):
         return activate_(y, activation, slope)
-    # By functions that keep their input for backward and not their result, which the caller may change in place.
+    # These functions save their input for backward, not their result, so the caller may change that in place.
     if activation == "relu":
         return torch.threshold(y, 0.0, 0.0)
     return torch.tanh_(y) if activation == "tanh" else activate(y, activation, slope)
 
 
-def _is_compiled_for(x: torch.Tensor, *vectors: torch.Tensor) -> bool:
-    """Whether the C++ kernel takes these as they are."""
+def _are_dense_float32(*vectors: Tensor) -> bool:
+    """Whether the C++ kernel can read these parameters without a conversion."""
     return all(vector.dtype is torch.float32 and vector.is_contiguous() for vector in vectors)
 
 
-def _given(*tensors: torch.Tensor | None) -> list[torch.Tensor]:
+def _without_none(*tensors: Tensor | None) -> list[Tensor]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
-def _is_taken(x: torch.Tensor, *vectors: torch.Tensor, training: bool) -> bool:
-    """Whether stock PyTorch computes this as the operation does: x dense, vectors all of its dtype or all float32."""
+def _is_supported(x: Tensor, *vectors: Tensor, training: bool) -> bool:
+    """Whether stock PyTorch computes the same: x dense, vectors all of its dtype or all float32."""
     if x.numel() // max(x.shape[1], 1) <= training or not (x.is_cpu or x.is_cuda):
-        return False  # nothing, or what norm_act refuses
+        return False  # empty, or refused by norm_act
     if x.stride() != layout.in_format(x, layout.format_of(x)).stride():
         return False
     return {vector.dtype for vector in vectors} in (set(), {x.dtype}, {torch.float32})

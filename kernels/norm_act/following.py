@@ -1,45 +1,67 @@
-"""The batch norm that follows a convolution, as far as it is known before the convolution's output is."""
+"""The batch norm that follows a convolution, described before the convolution's output exists."""
 
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Following(NamedTuple):
-    """What a batch norm in training does with the statistics of its input, whoever computes these.
+    """A batch norm in training whose input's statistics are computed elsewhere, for example by a convolution.
 
-    weight, bias: (C,) or None. eps: added to the variance. running_mean, running_var: (C,), updated in place, or None;
-    batches: () int64, counted up, or None; momentum: the batch's share in the running statistics.
+    Args:
+        weight: (C,), or None for 1.
+        bias: (C,), or None for 0.
+        eps: added to the variance.
+        running_mean: (C,), updated in place, or None.
+        running_var: (C,), updated in place, or None.
+        batches: () int64, incremented, or None.
+        momentum: the batch's share in the running statistics.
     """
 
-    weight: torch.Tensor | None
-    bias: torch.Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
     eps: float
-    running_mean: torch.Tensor | None = None
-    running_var: torch.Tensor | None = None
-    batches: torch.Tensor | None = None
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    batches: Tensor | None = None
     momentum: float = 0.0
 
     @torch.no_grad()
-    def update(self, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
-        """Update the running statistics, unless there are fewer than two values per channel to learn from.
+    def update(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Update the running statistics, unless there are fewer than two values per channel.
 
         Args:
-            mean, var: (C,), of the batch, the variance biased. count: values per channel.
+            mean: (C,), the batch's.
+            var: (C,), the batch's biased variance.
+            count: values per channel.
         """
         if count < 2:
             return
         if self.batches is not None:
             self.batches.add_(1)
-        if self.running_mean is not None:
+        if self.running_mean is not None and self.running_var is not None:
             update_running(self.running_mean, self.running_var, mean, var, self.momentum, count)
 
 
 @torch.no_grad()
-def update_running(running_mean, running_var, mean, var, momentum, count):
-    """Bring the running statistics nearer to a batch's mean and biased variance over `count` values.
+def update_running(
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float | Tensor,
+    count: int | Tensor,
+) -> None:
+    """Move the running statistics towards a batch's, in place.
 
-    momentum and count are numbers, or tensors of one element where only the device knows them.
+    Args:
+        running_mean: (C,).
+        running_var: (C,).
+        mean: (C,), the batch's.
+        var: (C,), the batch's biased variance.
+        momentum: the batch's share; a tensor of one element where only the device knows it.
+        count: values per channel, at least 2; a tensor of one element where only the device knows it.
     """
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
     running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)

@@ -1,18 +1,50 @@
-"""What implements norm_act: modules with these functions. They get dense tensors and run below autograd.
+"""The functions that every implementation of norm_act has. They run below autograd, on dense tensors.
 
-x is (N, C, *space), contiguous or channels-last; weight, bias, mean and var are (C,); activation is one of
-activations.ACTIVATIONS, slope is leaky_relu's below 0.
+x is (N, C, *space), contiguous or channels-last.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast
 
 from torch import Tensor
 
 
+class Norm(NamedTuple):
+    """Batch normalisation and an activation: activation((x - mean) / √(var + eps) · weight + bias).
+
+    Args:
+        mean: (C,), or None to compute the mean of x itself.
+        var: (C,) biased variance, None where mean is.
+        weight: (C,), or None for 1.
+        bias: (C,), or None for 0.
+        training: whether mean and var are those of x itself, so that gradients pass through them.
+        eps: added to the variance.
+        activation: one of activations.ACTIVATIONS. fused_conv takes those of CONV_ACTIVATIONS.
+        slope: leaky_relu's slope below 0.
+        scale: (C,) float32, weight / √(var + eps) where the caller has it. Only fused_conv reads it.
+        shift: (C,) float32, bias - mean · scale, None where scale is.
+    """
+
+    mean: Tensor | None
+    var: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    training: bool
+    eps: float
+    activation: str
+    slope: float
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance, each (C,), of a norm that has them."""
+        return cast("tuple[Tensor, Tensor]", self[:2])  # not asserted: operations read it on every call
+
+
 @dataclass(frozen=True)
 class Capabilities:
-    """What an implementation has beyond `NormAct`.
+    """The optional functions that an implementation has beyond `NormAct`.
 
     Args:
         statistics: the function of `NormStatistics`.
@@ -24,106 +56,47 @@ class Capabilities:
 
 
 class NormAct(Protocol):
-    """What every implementation has."""
+    """The functions that every implementation has."""
 
     CAPABILITIES: Capabilities
 
-    def norm_act(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        eps: float,
-        activation: str,
-        slope: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(y, mean, var); with mean and var None by the batch's own, which are then returned, else (0,) tensors."""
+    def norm_act(self, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalise and activate x (N, C, *space).
 
-    def norm_act_backward(
-        self,
-        dy: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        training: bool,
-        eps: float,
-        activation: str,
-        slope: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(dx, dweight, dbias); mean and var are those that forward used."""
+        Returns:
+            y: of x's shape, dtype and layout.
+            mean: (C,) of x where norm.mean is None, else (0,).
+            var: (C,) biased variance of x where norm.mean is None, else (0,).
+        """
 
-    def norm_act_residual(
-        self,
-        x: Tensor,
-        residual: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        eps: float,
-        activation: str,
-        slope: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """norm_act with a residual of x's shape and layout added before the activation."""
+    def norm_act_backward(self, dy: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+        """Return dx (N, C, *space), dweight (C,) and dbias (C,); norm has the statistics that forward used."""
+
+    def norm_act_residual(self, x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+        """Run norm_act with a residual of x's shape (N, C, *space) and layout, added before the activation."""
 
     def norm_act_residual_backward(
-        self,
-        dy: Tensor,
-        x: Tensor,
-        residual: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        training: bool,
-        eps: float,
-        activation: str,
-        slope: float,
+        self, dy: Tensor, x: Tensor, residual: Tensor, norm: Norm
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(dx, d_residual, dweight, dbias)."""
+        """Return dx and d_residual (N, C, *space), dweight (C,) and dbias (C,)."""
 
 
 class NormStatistics(Protocol):
-    """Of an implementation that computes statistics in a pass that writes nothing else."""
+    """An implementation that computes statistics in a pass that writes nothing else."""
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x's mean and biased variance, (C,) float32, or float64 for float64 input; x has a value at least."""
+        """Return the mean and biased variance of a non-empty x, (C,) float32, or float64 for float64 input."""
 
 
 class NormBackwardInHalves(Protocol):
-    """Of an implementation whose backward is two passes, between which sums over several processes can be formed."""
+    """An implementation whose backward is two passes, so that sums over processes can be formed in between."""
 
-    def backward_sums(
-        self,
-        dy: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-        activation: str,
-        slope: float,
-    ) -> tuple[Tensor, Tensor]:
-        """dweight and dbias, (C,) float32."""
+    def backward_sums(self, dy: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+        """Return dweight and dbias, (C,) float32."""
 
-    def backward_by_sums(
-        self,
-        dy: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        dweight: Tensor,
-        dbias: Tensor,
-        training: bool,
-        eps: float,
-        activation: str,
-        slope: float,
-    ) -> Tensor:
-        """dx; in training also through the statistics, by dweight and dbias over as many values as x has."""
+    def backward_by_sums(self, dy: Tensor, x: Tensor, norm: Norm, dweight: Tensor, dbias: Tensor) -> Tensor:
+        """Return dx (N, C, *space).
+
+        In training it includes the gradient through the statistics, for which dweight and dbias (C,) are divided by
+        the number of x's values per channel.
+        """

@@ -11,7 +11,7 @@ from ..triton import configs as triton_configs
 from ..triton import tuning
 from ..triton.parts import added, joined
 from ..triton.support import on_its_device
-from .protocol import Capabilities
+from .protocol import Capabilities, Norm
 from .triton_kernels import backward, forward
 from .triton_kernels import backward_sums as sums_kernel
 from .triton_kernels import statistics as statistics_kernel
@@ -22,14 +22,15 @@ _LARGE = 2**31
 _PARTS = 4  # programs for each multiprocessor that share a reduction
 
 
-def norm_act(x, weight, bias, mean, var, eps, activation, slope):
-    """(y, mean, var); with mean and var None by the batch's own, which are then returned, else (0,) tensors."""
-    return norm_act_residual(x, None, weight, bias, mean, var, eps, activation, slope)
+def norm_act(x, norm: Norm):
+    """Return y (N, C, *space) and the batch's mean and variance, (C,), or (0,) where norm has statistics."""
+    return norm_act_residual(x, None, norm)
 
 
 @on_its_device
-def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope):
-    """norm_act with a residual, laid out as x, before the activation; None for none."""
+def norm_act_residual(x, residual, norm: Norm):
+    """Run norm_act with a residual (N, C, *space) laid out as x, or None, added before the activation."""
+    mean, var, weight, bias, _, eps, activation, slope, *_ = norm
     y, training = torch.empty_like(x), mean is None
     none = x.new_empty(0, dtype=torch.float32)
     if x.numel() == 0:
@@ -50,24 +51,27 @@ def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slo
     return (y, mean, var) if training else (y, none, none.clone())
 
 
-def norm_act_backward(dy, x, weight, bias, mean, var, training, eps, activation, slope):
-    """(dx, dweight, dbias); mean and var are those that forward used; the last two (C,) float32."""
-    dweight, dbias = backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope)
-    dx = backward_by_sums(dy, x, weight, bias, mean, var, dweight, dbias, training, eps, activation, slope)
-    return dx, dweight, dbias
+def norm_act_backward(dy, x, norm: Norm):
+    """Return dx (N, C, *space), dweight and dbias (C,) float32; norm has the statistics that forward used."""
+    dweight, dbias = backward_sums(dy, x, norm)
+    return backward_by_sums(dy, x, norm, dweight, dbias), dweight, dbias
 
 
-def norm_act_residual_backward(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope):
-    """(dx, d_residual, dweight, dbias): the first pass writes the residual's gradient, the second makes x's of it."""
-    vectors, d_residual = (weight, bias, mean, var), torch.empty_like(x)
-    sums = backward_sums(dy, x, *vectors, eps, activation, slope, residual, d_residual)
-    dx = backward_by_sums(d_residual, x, *vectors, *sums, training, eps, "none", slope)
-    return dx, d_residual, *sums
+def norm_act_residual_backward(dy, x, residual, norm: Norm):
+    """Return dx and d_residual (N, C, *space), dweight and dbias (C,) float32.
+
+    The first pass writes the residual's gradient, from which the second computes x's.
+    """
+    d_residual = torch.empty_like(x)
+    dweight, dbias = backward_sums(dy, x, norm, residual, d_residual)
+    dx = backward_by_sums(d_residual, x, norm._replace(activation="none"), dweight, dbias)
+    return dx, d_residual, dweight, dbias
 
 
 @on_its_device
-def backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope, residual=None, d_residual=None):
-    """dweight and dbias, (C,) float32; the residual's gradient is written to d_residual."""
+def backward_sums(dy, x, norm: Norm, residual=None, d_residual=None):
+    """Return dweight and dbias, (C,) float32, and write the residual's gradient (N, C, *space) to d_residual."""
+    mean, var, weight, bias, _, eps, activation, slope, *_ = norm
     dweight, dbias = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
     if x.numel() == 0:
         return dweight.zero_(), dbias.zero_()
@@ -88,8 +92,9 @@ def backward_sums(dy, x, weight, bias, mean, var, eps, activation, slope, residu
 
 
 @on_its_device
-def backward_by_sums(dy, x, weight, bias, mean, var, dweight, dbias, training, eps, activation, slope):
-    """dx, in training also through the statistics, whose share is told by dweight and dbias, each over x's rows."""
+def backward_by_sums(dy, x, norm: Norm, dweight, dbias):
+    """Return dx (N, C, *space), in training with the gradient through the statistics, from dweight and dbias (C,)."""
+    mean, var, weight, bias, training, eps, activation, slope, *_ = norm
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return dx

@@ -1,20 +1,22 @@
-"""What norm_act does with a residual that is added before the activation: its check, and the gradients."""
+"""A residual that norm_act adds before the activation: its check, and the operation for its gradient."""
 
 import torch
+from torch import Tensor
 
 from .. import choice, layout
 from ..dispatch import define, differentiable_by
 from ..dtypes import statistics_dtype
 from . import reference
 from .parameters import as_parameters
-from .protocol import NormAct
+from .protocol import Norm, NormAct
 
 
-def check_residual(residual: torch.Tensor, x: torch.Tensor) -> None:
-    """Check that a residual is as x is.
+def check_residual(residual: Tensor, x: Tensor) -> None:
+    """Check that a residual has the shape, dtype and device of x (N, C, *space).
 
     Raises:
-        TypeError: it is no tensor, or of another dtype. ValueError: it is of another shape, or on another device.
+        TypeError: not a tensor, or another dtype.
+        ValueError: another shape or device.
     """
     if not isinstance(residual, torch.Tensor):
         raise TypeError(f"residual must be a Tensor, not {type(residual).__name__}")
@@ -23,31 +25,57 @@ def check_residual(residual: torch.Tensor, x: torch.Tensor) -> None:
     if residual.shape != x.shape:
         raise ValueError(f"residual must be of x's shape {tuple(x.shape)}, not {tuple(residual.shape)}")
     if residual.device != x.device:
-        raise ValueError(f"residual is on {residual.device} but x on {x.device}")
+        raise ValueError(f"residual is on {residual.device} but x is on {x.device}")
 
 
-def _backward_kernel(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope, impl):
+def _backward_kernel(
+    dy: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     memory_format = layout.format_of(x)
     dy, x, residual = (t.contiguous(memory_format=memory_format) for t in (dy, x, residual))
     functions: NormAct = choice.pick("norm_act", impl, x)
-    dx, d_residual, *rest = functions.norm_act_residual_backward(
-        dy, x, residual, weight, bias, mean, var, training, eps, activation, slope
-    )
-    made = (layout.in_format(t, memory_format) for t in (dx, d_residual))
-    return *made, *as_parameters(*rest, weight, bias)
+    norm = Norm(mean, var, weight, bias, training, eps, activation, slope)
+    dx, d_residual, dweight, dbias = functions.norm_act_residual_backward(dy, x, residual, norm)
+    dx, d_residual = (layout.in_format(t, memory_format) for t in (dx, d_residual))
+    return dx, d_residual, *as_parameters(dweight, dbias, weight, bias)
 
 
-def _backward_fake(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope, impl):
+def _backward_fake(
+    dy: Tensor, x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, *_: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dx, d_residual = (layout.empty(x.shape, x, layout.format_of(x)) for _ in range(2))
     gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
     return dx, d_residual, *as_parameters(gradient, gradient.clone(), weight, bias)
 
 
-def _backward_composite(dy, x, residual, weight, bias, mean, var, training, eps, activation, slope, impl):
-    dx, d_residual, *rest = reference.differentiable_residual_backward(
-        dy, x, residual, weight, bias, mean, var, training, eps, activation, slope
-    )
-    return dx, d_residual, *as_parameters(*rest, weight, bias)
+def _backward_composite(
+    dy: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    activation: str,
+    slope: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    norm = Norm(mean, var, weight, bias, training, eps, activation, slope)
+    dx, d_residual, dweight, dbias = reference.differentiable_residual_backward(dy, x, residual, norm)
+    return dx, d_residual, *as_parameters(dweight, dbias, weight, bias)
 
 
 norm_act_residual_backward_op = define(

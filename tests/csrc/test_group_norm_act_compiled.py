@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels.group_norm_act import compiled
+from fastvgan_kernels.group_norm_act.protocol import GroupNorm
 
 pytestmark = pytest.mark.extension
 
@@ -40,8 +41,9 @@ def lay_out(x, last):
 def test_odd_shapes(shape, groups, dtype, last):
     x, dy = (lay_out(torch.randn(shape).to(dtype), last) for _ in range(2))
     weight, bias = torch.randn(shape[1]), torch.randn(shape[1])
-    y, mean, inverse = compiled.group_norm_act(x, groups, weight, bias, EPS, "tanh", 0.0)
-    grads = compiled.group_norm_act_backward(dy, x, groups, weight, bias, mean, inverse, EPS, "tanh", 0.0)
+    norm = GroupNorm(groups, weight, bias, EPS, "tanh", 0.0)
+    y, mean, inverse = compiled.group_norm_act(x, norm)
+    grads = compiled.group_norm_act_backward(dy, x, norm, mean, inverse)
     assert y.stride() == grads[0].stride() == x.stride() and y.dtype == grads[0].dtype == dtype
     assert mean.shape == inverse.shape == (shape[0], groups)
     inputs = [t.double().contiguous().requires_grad_() for t in (x, weight, bias)]

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels.norm_act import compiled
+from fastvgan_kernels.norm_act.protocol import Norm
 
 pytestmark = pytest.mark.extension
 
@@ -60,24 +61,41 @@ def stock(dy, x, weight, bias, mean, var, activation, dtype, residual=None):
     return (y.detach(), mean if training else None, biased if training else None, *grads)
 
 
+def norm_act(x, weight, bias, mean, var, eps, activation, slope):
+    return compiled.norm_act(x, Norm(mean, var, weight, bias, mean is None, eps, activation, slope))
+
+
+def norm_act_backward(dy, x, weight, bias, mean, var, *how):
+    return compiled.norm_act_backward(dy, x, Norm(mean, var, weight, bias, *how))
+
+
+def norm_act_residual(x, residual, weight, bias, mean, var, eps, activation, slope):
+    norm = Norm(mean, var, weight, bias, mean is None, eps, activation, slope)
+    return compiled.norm_act_residual(x, residual, norm)
+
+
+def norm_act_residual_backward(dy, x, residual, weight, bias, mean, var, *how):
+    return compiled.norm_act_residual_backward(dy, x, residual, Norm(mean, var, weight, bias, *how))
+
+
 def ours(dy, x, weight, bias, mean, var, activation):
     training = mean is None
     poison(x)
-    y, batch_mean, batch_var = compiled.norm_act(x, weight, bias, mean, var, EPS, activation, SLOPE)
+    y, batch_mean, batch_var = norm_act(x, weight, bias, mean, var, EPS, activation, SLOPE)
     assert batch_mean.numel() == batch_var.numel() == (x.shape[1] if training else 0)
     statistics = (batch_mean, batch_var) if training else (mean, var)
     poison(x)
-    grads = compiled.norm_act_backward(dy, x, weight, bias, *statistics, training, EPS, activation, SLOPE)
+    grads = norm_act_backward(dy, x, weight, bias, *statistics, training, EPS, activation, SLOPE)
     return (y, *(statistics if training else (None, None)), *grads)
 
 
 def ours_with_residual(dy, x, weight, bias, mean, var, activation, residual):
     training = mean is None
     poison(x)
-    y, *statistics = compiled.norm_act_residual(x, residual, weight, bias, mean, var, EPS, activation, SLOPE)
+    y, *statistics = norm_act_residual(x, residual, weight, bias, mean, var, EPS, activation, SLOPE)
     statistics = statistics if training else (mean, var)
     poison(x, x)
-    dx, d_residual, *rest = compiled.norm_act_residual_backward(
+    dx, d_residual, *rest = norm_act_residual_backward(
         dy, x, residual, weight, bias, *statistics, training, EPS, activation, SLOPE
     )
     return (y, *(statistics if training else (None, None)), dx, *rest, d_residual)
@@ -276,7 +294,7 @@ def test_results_in_several_threads():
     zero, one = torch.zeros(64), torch.ones(64)
 
     def run(x):
-        return [compiled.norm_act(x, None, None, zero, one, 0.0, "none", SLOPE)[0] for _ in range(4)]
+        return [norm_act(x, None, None, zero, one, 0.0, "none", SLOPE)[0] for _ in range(4)]
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(run, inputs))
@@ -286,17 +304,17 @@ def test_results_in_several_threads():
 
 def test_large_results_are_ordinary_tensors():
     x = torch.randn(16, 64, 12, 12, 12)
-    y = compiled.norm_act(x, None, None, None, None, EPS, "relu", SLOPE)[0]
+    y = norm_act(x, None, None, None, None, EPS, "relu", SLOPE)[0]
     before = y.clone()
     y.share_memory_()
     assert torch.equal(y, before)
-    y = compiled.norm_act(x, None, None, None, None, EPS, "relu", SLOPE)[0]
+    y = norm_act(x, None, None, None, None, EPS, "relu", SLOPE)[0]
     assert torch.equal(y.resize_(32, *x.shape[1:])[:16], before)
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no large pages on this system")
 def test_large_results_ask_for_large_pages():
-    y = compiled.norm_act(torch.randn(64, 64, 12, 12, 12), None, None, None, None, EPS, "relu", SLOPE)[0]
+    y = norm_act(torch.randn(64, 64, 12, 12, 12), None, None, None, None, EPS, "relu", SLOPE)[0]
     middle = y.data_ptr() + y.numel() * y.element_size() // 2
     flags, inside = None, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -343,13 +361,13 @@ def test_same_bits_for_any_number_of_threads(shape, layout):
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4, 4), (2, 3, 0, 4, 4), (2, 0, 4), (0, 5)])
 def test_nothing_to_do(shape):
     x = torch.empty(shape)
-    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, "relu", SLOPE)
+    y, mean, var = norm_act(x, None, None, None, None, EPS, "relu", SLOPE)
     assert y.shape == x.shape and mean.eq(0).all() and var.eq(0).all() and mean.shape == (shape[1],)
-    dx, dweight, dbias = compiled.norm_act_backward(x, x, None, None, mean, var, True, EPS, "relu", SLOPE)
+    dx, dweight, dbias = norm_act_backward(x, x, None, None, mean, var, True, EPS, "relu", SLOPE)
     assert dx.shape == x.shape and dweight.eq(0).all() and dbias.eq(0).all() and dbias.shape == (shape[1],)
-    y, mean, var = compiled.norm_act_residual(x, x, None, None, None, None, EPS, "relu", SLOPE)
+    y, mean, var = norm_act_residual(x, x, None, None, None, None, EPS, "relu", SLOPE)
     assert y.shape == x.shape and mean.eq(0).all() and var.eq(0).all()
-    made = compiled.norm_act_residual_backward(x, x, x, None, None, mean, var, True, EPS, "relu", SLOPE)
+    made = norm_act_residual_backward(x, x, x, None, None, mean, var, True, EPS, "relu", SLOPE)
     assert made[0].shape == made[1].shape == x.shape and made[2].eq(0).all() and made[3].eq(0).all()
 
 
@@ -357,11 +375,11 @@ def test_nothing_to_do(shape):
 def test_nan_and_infinity_stay_visible(activation):
     """As in PyTorch: what went wrong before is not hidden by an activation."""
     x = torch.tensor([[math.nan, 1.0], [2.0, math.inf], [0.5, -1.0]])
-    y = compiled.norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, activation, SLOPE)[0]
+    y = norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, activation, SLOPE)[0]
     z = functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS)
     expected = activate(z.double(), activation).float()  # in float32 torch's gelu of infinity is a NaN
     torch.testing.assert_close(y, expected, equal_nan=True)
-    y, mean, var = compiled.norm_act(x, None, None, None, None, EPS, activation, SLOPE)
+    y, mean, var = norm_act(x, None, None, None, None, EPS, activation, SLOPE)
     assert torch.isnan(y).all() and torch.isnan(var).all()
 
 
@@ -373,15 +391,15 @@ def test_conversions(instruction_set, dtype):
     smallest = torch.finfo(dtype).tiny if instruction_set in ("amx", "avx512bf16") and dtype == torch.bfloat16 else 0
     numbers = bits[torch.isfinite(bits) & ((bits.abs() >= 4 * smallest) | (bits == 0))].reshape(-1, 1)
     one, zero = torch.ones(1), torch.zeros(1)
-    y = compiled.norm_act(numbers, None, None, zero, one, 0.0, "none", SLOPE)[0]
+    y = norm_act(numbers, None, None, zero, one, 0.0, "none", SLOPE)[0]
     assert torch.equal(y, numbers)
-    scaled = compiled.norm_act(numbers, torch.full((1,), 1 / 3), None, zero, one, 0.0, "none", SLOPE)[0]
+    scaled = norm_act(numbers, torch.full((1,), 1 / 3), None, zero, one, 0.0, "none", SLOPE)[0]
     assert torch.equal(scaled, (numbers.float() * torch.tensor(1 / 3)).to(dtype))
 
 
 def test_tanh_is_accurate(instruction_set):
     x = torch.cat([torch.linspace(-12, 12, 100001), torch.logspace(-30, 2, 2001), torch.tensor([0.0, -0.0])])
-    y = compiled.norm_act(x.reshape(-1, 1), None, None, torch.zeros(1), torch.ones(1), 0.0, "tanh", SLOPE)[0].flatten()
+    y = norm_act(x.reshape(-1, 1), None, None, torch.zeros(1), torch.ones(1), 0.0, "tanh", SLOPE)[0].flatten()
     right = torch.tanh(x.double())
     assert ((y.double() - right).abs() <= 2e-7 * right.abs()).all()
 
@@ -392,8 +410,8 @@ def test_silu_and_gelu_are_accurate(instruction_set, activation):
     z = torch.cat([torch.linspace(-100, 100, 400001), torch.linspace(-6, 6, 100001), torch.tensor([0.0, -0.0])])
     z = z.reshape(-1, 1).requires_grad_()
     affine = (None, None, torch.zeros(1), torch.ones(1))
-    y = compiled.norm_act(z, *affine, 0.0, activation, SLOPE)[0]
-    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, activation, SLOPE)[0]
+    y = norm_act(z, *affine, 0.0, activation, SLOPE)[0]
+    dx = norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, activation, SLOPE)[0]
     exact = z.detach().double().requires_grad_()
     # torch's gelu is by 1 + erf, which has no digits left for large negative z.
     right = activate(exact, activation) if activation == "silu" else exact * 0.5 * torch.erfc(-exact * math.sqrt(0.5))
@@ -412,8 +430,8 @@ def test_extremes_are_as_in_torch(instruction_set, activation):
     theirs = z.double().requires_grad_()  # in float32 torch's gelu of infinity is a NaN
     expected = activate(theirs, activation)
     (slopes,) = torch.autograd.grad(expected.sum(), theirs)
-    y = compiled.norm_act(z, *affine, 0.0, activation, SLOPE)[0]
-    dx = compiled.norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, activation, SLOPE)[0]
+    y = norm_act(z, *affine, 0.0, activation, SLOPE)[0]
+    dx = norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, activation, SLOPE)[0]
     torch.testing.assert_close(y, expected.detach().float(), equal_nan=True)
     torch.testing.assert_close(dx, slopes.float(), equal_nan=True)
 
@@ -431,7 +449,7 @@ def test_other_dtypes_are_refused_with_a_reason():
     x = torch.randn(2, 3, dtype=torch.float64)
     assert "float64" in compiled.refusal(x)
     with pytest.raises(TypeError, match="float64"):
-        compiled.norm_act(x, None, None, None, None, EPS, "none", SLOPE)
+        norm_act(x, None, None, None, None, EPS, "none", SLOPE)
     assert "meta" in compiled.refusal(torch.empty(2, 3, device="meta"))
     assert compiled.refusal(x.float()) is None
 
@@ -439,8 +457,8 @@ def test_other_dtypes_are_refused_with_a_reason():
 def test_wrong_sizes_are_refused():
     x = torch.randn(2, 3, 4)
     with pytest.raises(RuntimeError, match="weight"):
-        compiled.norm_act(x, torch.ones(4), None, None, None, EPS, "none", SLOPE)
+        norm_act(x, torch.ones(4), None, None, None, EPS, "none", SLOPE)
     with pytest.raises(ValueError, match="residual"):
-        compiled.norm_act_residual(x, x[:1], None, None, None, None, EPS, "none", SLOPE)
+        norm_act_residual(x, x[:1], None, None, None, None, EPS, "none", SLOPE)
     with pytest.raises(ValueError, match="dy"):
-        compiled.norm_act_backward(x[:1], x, None, None, torch.zeros(3), torch.ones(3), False, EPS, "none", SLOPE)
+        norm_act_backward(x[:1], x, None, None, torch.zeros(3), torch.ones(3), False, EPS, "none", SLOPE)

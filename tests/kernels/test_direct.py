@@ -146,8 +146,8 @@ def test_of_grouped_convolutions_only_what_is_faster_is_compiled(last, dtype):
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
 def test_in_evaluation_the_compiled_norm_is_called_itself(monkeypatch, last, activation):
     """With what the layer holds at each call, as exact as stock PyTorch's, and not where a gradient is wanted."""
-    calls, real = [], norm_direct.compiled_norm_act
-    monkeypatch.setattr(norm_direct, "compiled_norm_act", lambda *args: calls.append(args) or real(*args))
+    calls, real = [], norm_direct.norm_act_in_cpp
+    monkeypatch.setattr(norm_direct, "norm_act_in_cpp", lambda *args: calls.append(args) or real(*args))
     layer = BatchNormAct3d(32, activation=activation).eval()
     x = torch.randn(3, 32, 9, 16, 16).to(memory_format=LAST if last else torch.contiguous_format)
     for call in range(4):

@@ -195,7 +195,7 @@ def test_checkpointing_moves_the_statistics_as_stock_does():
     [
         (torch.randn(2, 3, 1), ValueError, r"residual must be of x's shape \(2, 3, 2\), not \(2, 3, 1\)"),
         (torch.randn(2, 3, 2).double(), TypeError, "residual must be of x's dtype torch.float32, not torch.float64"),
-        (torch.empty(2, 3, 2, device="meta"), ValueError, "residual is on meta but x on cpu"),
+        (torch.empty(2, 3, 2, device="meta"), ValueError, "residual is on meta but x is on cpu"),
         (1.0, TypeError, "residual must be a Tensor, not float"),
     ],
 )

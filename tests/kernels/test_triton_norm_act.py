@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from fastvgan_kernels import norm_act
 from fastvgan_kernels.norm_act import triton
+from fastvgan_kernels.norm_act.protocol import Norm
 from fastvgan_kernels.triton import parts as triton_parts
 from fastvgan_kernels.triton import tuning
 from fastvgan_kernels.triton.tuning import Config
@@ -82,8 +83,9 @@ def test_offsets_past_two_to_the_31(last, monkeypatch):
     arguments = torch.rand(18), torch.rand(18)
 
     def both():
-        y, mean, var = triton.norm_act(x, *arguments, None, None, 1e-5, "tanh", 0.0)
-        return y, mean, var, *triton.norm_act_backward(dy, x, *arguments, mean, var, True, 1e-5, "tanh", 0.0)
+        norm = Norm(None, None, *arguments, True, 1e-5, "tanh", 0.0)
+        y, mean, var = triton.norm_act(x, norm)
+        return y, mean, var, *triton.norm_act_backward(dy, x, norm._replace(mean=mean, var=var))
 
     narrow = both()
     monkeypatch.setattr(triton, "_LARGE", 1)

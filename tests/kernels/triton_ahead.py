@@ -29,10 +29,12 @@ from fastvgan_kernels.conv.triton import (
     joined_before_norm,
 )
 from fastvgan_kernels.conv_lstm import triton as lstm
+from fastvgan_kernels.conv_lstm.protocol import Inputs, NeedsGrad, Saved
 from fastvgan_kernels.finite import triton as finite
 from fastvgan_kernels.logistic import triton as logistic
 from fastvgan_kernels.norm_act import triton as norm
 from fastvgan_kernels.norm_act.following import Following
+from fastvgan_kernels.norm_act.protocol import Norm
 from fastvgan_kernels.philox import triton as philox
 from fastvgan_kernels.triton import configs as triton_configs
 from fastvgan_kernels.triton import tuning
@@ -128,10 +130,10 @@ def _every_operation(dtype, inputs, outputs, size):
         conv_down_fused(large, down.to(dtype), None, [1] * dims, [1] * dims, [1] * dims, groups, Fusion())
         conv_weight_grad(large, small, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
         vectors = [torch.empty(groups * inputs) for _ in range(4)]
-        norm.norm_act(small, None, None, None, None, 1e-5, "relu", 0.0)
-        norm.norm_act_backward(small, small, *vectors, False, 1e-5, "tanh", 0.0)
-        norm.norm_act_residual(small, small, *vectors, 1e-5, "silu", 0.0)
-        norm.norm_act_residual_backward(small, small, small, *vectors, True, 1e-5, "gelu", 0.0)
+        norm.norm_act(small, Norm(None, None, None, None, True, 1e-5, "relu", 0.0))
+        norm.norm_act_backward(small, small, Norm(*vectors, False, 1e-5, "tanh", 0.0))
+        norm.norm_act_residual(small, small, Norm(*vectors, False, 1e-5, "silu", 0.0))
+        norm.norm_act_residual_backward(small, small, small, Norm(*vectors, True, 1e-5, "gelu", 0.0))
         _scalars(dtype, groups * inputs)
     _whole_lstm(dtype, inputs, outputs, [*size, 1, 1][:3])
 
@@ -152,8 +154,9 @@ def _whole_lstm(dtype, inputs, hidden, size):
     w_ih, w_hh = (torch.empty(4 * hidden, *rest, dtype=dtype) for rest in ((inputs, 1, 3), (hidden, 3, 1)))
     # The convolutions between the steps refuse what is not on a GPU.
     with mock.patch.object(choice, "pick", lambda *_: conv):
-        output, cell, gates, cells = lstm.forward(x, h, c, w_ih, w_hh, None, None)
-        lstm.backward(None, cell, x, h, c, w_ih, w_hh, output, gates, cells, [True] * 6, None)
+        inputs = Inputs(x, h, c, w_ih, w_hh, None)
+        output, cell, gates, cells = lstm.forward(inputs, None)
+        lstm.backward(None, cell, inputs, Saved(output, gates, cells), NeedsGrad(*[True] * 6), None)
 
 
 def report(kernel) -> dict:
@@ -222,9 +225,9 @@ def _norm(dtype, last, part):
     x = _rows(dtype, 64, 128, 8, 8, 8) if last else torch.empty((64, 128, 8, 8, 8), dtype=dtype)
     vectors = [torch.empty(128) for _ in range(4)]
     if part.startswith("backward"):
-        return norm.norm_act_backward(x, x, *vectors, True, 1e-5, "tanh", 0.0)
-    given = vectors if part == "forward" else [*vectors[:2], None, None]
-    return norm.norm_act(x, *given, 1e-5, "leaky_relu", 0.2)
+        return norm.norm_act_backward(x, x, Norm(*vectors, True, 1e-5, "tanh", 0.0))
+    statistics = vectors[2:] if part == "forward" else [None, None]
+    return norm.norm_act(x, Norm(*statistics, *vectors[:2], part != "forward", 1e-5, "leaky_relu", 0.2))
 
 
 # What is launched → (the table its configurations are in, the call, the name of the kernel to look at).

@@ -48,7 +48,7 @@ def backward_arguments(group, **options):
 
 def test_without_a_group_there_is_nothing_to_synchronise():
     assert BatchNormAct3d(2).process_group is None
-    with pytest.raises(ValueError, match="call torch.distributed.init_process_group before"):
+    with pytest.raises(ValueError, match="call torch.distributed.init_process_group first"):
         sync_batch_norm(BatchNormAct3d(2))
 
 
@@ -146,8 +146,8 @@ def test_one_collective_each_way_and_no_wait_for_the_device(group):
             return op(*args, **(kwargs or {}))
 
     with torch.no_grad(), Seen():
-        synced._synced_kernel(*arguments(group))
-        synced._synced_backward_kernel(*backward_arguments(group))
+        synced._kernel(*arguments(group))
+        synced._backward_kernel(*backward_arguments(group))
     assert [op for op in seen if "c10d" in op] == ["c10d.allreduce_.default"] * 2
     assert not [op for op in seen if "_local_scalar_dense" in op or "nonzero" in op]
 
