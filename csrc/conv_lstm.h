@@ -1,4 +1,4 @@
-// The steps of a convolutional LSTM: what csrc/cpu implements. The schemas are in kernels/conv_lstm/compiled.py.
+// The steps of a convolutional LSTM, implemented in csrc/cpu. The schemas are in kernels/conv_lstm/compiled.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -11,10 +11,12 @@ namespace cpu {
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// From h and c on. Before, gates are the inputs' half of each step's gates; after, the gates.
+// Run the steps from the state h and c. On entry, gates holds the inputs' contribution to each step's gates before
+// their activations; on return, the gates.
 void conv_lstm_steps(Tensor h, Tensor c, Tensor weight_hh, Tensor gates, Tensor output, Tensor cells);
-// The gradients d_pre of the gates before their functions, and d_c, before: of the last cell, after: of c, the cell
-// before the first of these steps. d_pre_after is d_pre of the step that follows them, if one does.
+// Write d_pre, the gradients of the gates before their activations. On entry, d_c is the gradient of the last cell; on
+// return, that of c, the cell before the first of these steps. d_pre_after is d_pre of the step that follows the last
+// one, if there is one.
 void conv_lstm_steps_backward(OptionalTensor d_output, OptionalTensor d_pre_after, Tensor gates, Tensor c,
                               Tensor cells, Tensor weight_hh, Tensor d_c, Tensor d_pre);
 

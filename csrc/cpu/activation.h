@@ -1,4 +1,4 @@
-// The activations on vectors; included as vector.h is.
+// The activations on vectors. Include it only where vector.h is allowed.
 #pragma once
 
 #include "vector.h"
@@ -24,7 +24,7 @@ struct Constant {
   static constexpr int kValue = value;
 };
 
-// Calls visit with the activation as a type: one of the four that a convolution computes along with it.
+// Call visit with the activation as a type, for the four activations that convolutions compute.
 template <typename Visit>
 FASTVGAN_INLINE void with_activation(int64_t activation, Visit visit) {
   if (activation == kRelu) return visit(Constant<kRelu>{});
@@ -33,7 +33,7 @@ FASTVGAN_INLINE void with_activation(int64_t activation, Visit visit) {
   visit(Constant<kNone>{});
 }
 
-// The same with those of norm_act too.
+// The same for all activations, which norm_act computes.
 template <typename Visit>
 FASTVGAN_INLINE void with_any_activation(int64_t activation, Visit visit) {
   if (activation == kSilu) return visit(Constant<kSilu>{});

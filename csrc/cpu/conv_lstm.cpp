@@ -1,6 +1,6 @@
-// The steps of a convolutional LSTM on the CPU: a step's pointwise update takes the tiles of its convolution while they
-// are in the cache (conv_gather.h). The arithmetic of the update is in conv_lstm_loops.inc; each value is computed by
-// itself, so that the threads do not matter.
+// The steps of a convolutional LSTM on the CPU. A step's pointwise update takes the tiles of its convolution while they
+// are in the cache (conv_gather.h). The arithmetic of the update is in conv_lstm_loops.inc; no value depends on another
+// one of the same step, so that results do not depend on the number of threads.
 #include "../conv_lstm.h"
 
 #include <torch/csrc/stable/library.h>
@@ -18,11 +18,11 @@ namespace fastvgan {
 namespace cpu {
 namespace {
 
-constexpr int64_t kSerial = 4096;  // values below which a second thread costs more than it saves
+constexpr int64_t kSerial = 4096;  // fewest values for which a second thread saves time
 constexpr int64_t kGates = 4;
-constexpr int64_t kPanelsOfGates = kGates / kVectors;  // which hold the gates of one vector of channels
+constexpr int64_t kPanelsOfGates = kGates / kVectors;  // panels with all gates of one vector of channels
 
-// A tensor (N, channels, H, W) whose channels lie side by side.
+// A tensor (N, channels, H, W) with adjacent channels.
 struct Map {
   char* data = nullptr;
   int64_t sample = 0, row = 0, step = 0;  // bytes
@@ -30,16 +30,16 @@ struct Map {
   Map() = default;
   Map(const Tensor& x, const Tensor& like, int64_t channels, Element element) {
     STD_TORCH_CHECK(x.dim() == 4 && x.size(0) == like.size(0) && x.size(1) == channels && x.size(2) == like.size(2) &&
-                        x.size(3) == like.size(3) && side_by_side(x),
-                    "conv_lstm: tensors must be (N, channels, H, W) of one size, with their channels side by side");
+                        x.size(3) == like.size(3) && has_adjacent_channels(x),
+                    "conv_lstm: tensors must be (N, channels, H, W) in channels_last, with the sizes of the cell");
     const Stored stored = storage_of(x);
-    STD_TORCH_CHECK(stored.element == element, "conv_lstm: the dtypes differ");
+    STD_TORCH_CHECK(stored.element == element, "conv_lstm: the dtypes of the tensors differ");
     data = static_cast<char*>(x.data_ptr());
     sample = x.stride(0) * stored.size;
     row = x.stride(2) * stored.size;
     step = x.stride(3) * stored.size;
   }
-  // Of the two spatial dimensions of three, the first and the last are in use.
+  // Height is the first of Run's three dimensions, width the last.
   Positions at(const Run& run) const {
     if (data == nullptr) return {nullptr, 0};
     return {data + run.sample * sample + run.output[0] * row + run.output[2] * step, step};
@@ -57,7 +57,8 @@ void for_rows(const Tensor& x, const Visit& visit) {
 
 Element cell_type(const Tensor& c, Element element) {
   const Element cell = storage_of(c).element;
-  STD_TORCH_CHECK(cell == element || cell == Element::kFloat, "conv_lstm: c must be float32 or of x's dtype");
+  STD_TORCH_CHECK(cell == element || cell == Element::kFloat,
+                  "conv_lstm: c must be float32 or have the dtype of the gates");
   return cell;
 }
 
@@ -66,14 +67,14 @@ Tensor step_of(const Tensor& sequence, int64_t t) {
   return torch::stable::select(sequence, 2, t);
 }
 
-// With stride 1 and as much padding as keeps the size.
+// The recurrent convolution: its stride is 1, and its padding keeps the size.
 ConvShape gate_conv(const Tensor& state, const Tensor& gates, const Tensor& weight) {
   const Sizes kernel = kernel_size_of(weight), ones(2, 1);
-  return conv_shape(state, gates, kernel, ones, {kernel[0] / 2, kernel[1] / 2}, ones, 1);
+  return make_conv_shape(state, gates, kernel, ones, {kernel[0] / 2, kernel[1] / 2}, ones, 1);
 }
 
-// The channel of each column such that some panels hold all gates of the same channels, a vector each.
-std::vector<int64_t> gates_side_by_side(int64_t channels, int64_t width) {
+// The channel of each column. kPanelsOfGates panels hold all gates of the same channels, one vector per gate.
+std::vector<int64_t> interleave_gates(int64_t channels, int64_t width) {
   std::vector<int64_t> order;
   for (int64_t first = 0; first < channels; first += width) {
     for (int64_t gate = 0; gate < kGates; ++gate) {
@@ -117,8 +118,8 @@ class UpdateBackward : public TileSink {
     const int64_t width = kVectors * loops().conv.width, first = panel * width;
     update(tiles, width, run, first, std::min(width, channels_ - first));
   }
-  // Where no step follows.
-  void take_nothing(const Run& run) const { update(nullptr, 0, run, 0, channels_); }
+  // For the last step, which gets no gradient from a step after it.
+  void update_last(const Run& run) const { update(nullptr, 0, run, 0, channels_); }
 
  private:
   void update(const float* d_h, int64_t d_h_step, const Run& run, int64_t first, int64_t columns) const {
@@ -138,10 +139,10 @@ void conv_lstm_steps(Tensor h, Tensor c, Tensor weight_hh, Tensor gates, Tensor 
   const Tensor first = step_of(gates, 0);
   const ConvShape shape = gate_conv(h, first, weight_hh);
   if (h.numel() == 0) return;
-  Problem problem = problem_of(false, shape, h, weight_hh, first);
-  problem.sunk = true;
-  problem.together = kPanelsOfGates;
-  problem.order = gates_side_by_side(h.size(1), loops().conv.width);
+  Problem problem = make_problem(false, shape, h, weight_hh, first);
+  problem.has_sink = true;
+  problem.panels_at_once = kPanelsOfGates;
+  problem.channel_of_column = interleave_gates(h.size(1), loops().conv.width);
   GatheredConv conv(std::move(problem));
   for (int64_t t = 0; t < gates.size(2); ++t) {
     const Tensor before = t == 0 ? c : step_of(cells, t - 1), state = t == 0 ? h : step_of(output, t - 1);
@@ -153,11 +154,11 @@ void conv_lstm_steps_backward(OptionalTensor d_output, OptionalTensor d_pre_afte
                               Tensor cells, Tensor weight_hh, Tensor d_c, Tensor d_pre) {
   const int64_t steps = d_pre.size(2);
   Tensor last = step_of(d_pre, steps - 1);
-  const Tensor d_h = torch::stable::narrow(last, 1, 0, c.size(1));  // as it would be, of the same dtype
+  const Tensor d_h = torch::stable::narrow(last, 1, 0, c.size(1));  // shape and dtype of h's gradient
   const ConvShape shape = gate_conv(d_h, last, weight_hh);
   if (c.numel() == 0) return;
-  Problem problem = problem_of(true, shape, last, weight_hh, d_h);
-  problem.sunk = true;
+  Problem problem = make_problem(true, shape, last, weight_hh, d_h);
+  problem.has_sink = true;
   GatheredConv conv(std::move(problem));
   for (int64_t t = steps - 1; t >= 0; --t) {
     const Tensor before = t == 0 ? c : step_of(cells, t - 1);
@@ -169,7 +170,7 @@ void conv_lstm_steps_backward(OptionalTensor d_output, OptionalTensor d_pre_afte
     } else if (d_pre_after.has_value()) {
       conv.run(volume_of(*d_pre_after), update);
     } else {
-      for_rows(c, [&](const Run& row) { update.take_nothing(row); });
+      for_rows(c, [&](const Run& row) { update.update_last(row); });
     }
   }
 }

@@ -1,4 +1,4 @@
-// What the convolutions on the CPU share: memory for packed matrices, and how elements become words.
+// Memory and tile sizes of the packed matrices of convolutions on the CPU.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -18,7 +18,7 @@
 namespace fastvgan {
 namespace cpu {
 
-// Rows of the tiles that `count` of them are cut into: full tiles before large ones.
+// Rows per tile for `count` rows in all. Full tiles are preferred to large ones.
 inline int64_t best_rows(int64_t count, int64_t most) {
   int64_t best = std::min(count, most);
   double best_share = 0;
@@ -29,29 +29,29 @@ inline int64_t best_rows(int64_t count, int64_t most) {
   return best;
 }
 
-// The same of tiles of whole blocks: the larger ones, unless they would be mostly empty.
+// The same for products of blocks: the larger tile, unless too much of it would be empty.
 inline int64_t best_blocks(int64_t count) {
   const int64_t small = ceil_divide(count, kBlock) * kBlock, large = ceil_divide(count, kMostRows) * kMostRows;
   return small * 5 < large * 4 ? kBlock : kMostRows;
 }
 
-// A thread's use of products by blocks, from here to the end of the scope.
-class UseOfBlocks {
+// Prepares this thread for products of blocks until the end of the scope.
+class BlocksScope {
  public:
-  explicit UseOfBlocks(const BlockTiles* blocks) : blocks_(blocks) {
+  explicit BlocksScope(const BlockTiles* blocks) : blocks_(blocks) {
     if (blocks_ != nullptr) blocks_->begin();
   }
-  ~UseOfBlocks() {
+  ~BlocksScope() {
     if (blocks_ != nullptr) blocks_->end();
   }
-  UseOfBlocks(const UseOfBlocks&) = delete;
-  UseOfBlocks& operator=(const UseOfBlocks&) = delete;
+  BlocksScope(const BlocksScope&) = delete;
+  BlocksScope& operator=(const BlocksScope&) = delete;
 
  private:
   const BlockTiles* blocks_;
 };
 
-// Uninitialised, on the boundary of a cache line.
+// An uninitialised array, aligned to a cache line.
 template <typename T>
 class Scratch {
  public:
@@ -73,7 +73,8 @@ class Scratch {
   std::unique_ptr<T, Free> data_;
 };
 
-inline bool side_by_side(const torch::stable::Tensor& x) {
+// Whether the channels of a position are adjacent in memory.
+inline bool has_adjacent_channels(const torch::stable::Tensor& x) {
   return x.numel() == 0 || x.size(1) == 1 || x.stride(1) == 1;
 }
 

@@ -1,13 +1,13 @@
-// conv_weight_grad on the CPU: for each tap the product of the small side with the part of the large side that it
-// meets, summed over positions and samples. The arithmetic is in conv_tiles.inc.
+// conv_weight_grad on the CPU. The gradient of a tap is the product of the small side with the large side's values at
+// that tap, summed over positions and samples. The arithmetic is in conv_tiles.inc.
 //
-// Both sides are packed with the samples innermost: for every tap they are then read in runs, without a column buffer.
-// A tile's rows are small channels and its columns large ones; where the large side has too few channels to fill a
-// vector, its rows are the taps along the last dimension and the large channels, which lie side by side in memory, and
-// its columns the small ones.
+// Both sides are packed with the samples innermost, so that every tap reads them in runs, without a column buffer. A
+// tile's rows are channels of the small side, its columns channels of the large side. If the large side has too few
+// channels to fill a vector ("lines"), the rows are instead the taps along the last dimension and the channels of the
+// large side, which are adjacent in memory, and the columns are channels of the small side.
 //
-// The work is cut by the shape alone and each sum has one order, so that the result does not depend on the number of
-// threads.
+// The shape alone decides how the work is cut and in which order sums are formed, so that the result does not depend on
+// the number of threads.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -22,12 +22,12 @@ namespace fastvgan {
 namespace cpu {
 namespace {
 
-constexpr int64_t kMostRuns = 16;   // words of a run: samples, or pairs of them
-constexpr int64_t kSteps = 1024;    // products in a block: a tile's rows and columns of it stay in the cache
-constexpr int64_t kBlockSteps = 2048;  // the same of products of whole blocks
-constexpr int64_t kCached = 1 << 18;  // words of rows in a block from which on a tile of them goes over all taps first
-constexpr int64_t kPassesInPlace = 2;  // over the gradient itself, whose rows lie far apart
-constexpr int64_t kUnits = 16;      // pieces of work to have at least: threads then finish at about one time
+constexpr int64_t kMostRuns = 16;      // most words in a run: samples, or pairs of samples
+constexpr int64_t kSteps = 1024;       // products per tile in a block, so that their operands stay in the cache
+constexpr int64_t kBlockSteps = 2048;  // the same for products of whole blocks
+constexpr int64_t kCached = 1 << 18;   // words of rows that the cache holds while all taps use them
+constexpr int64_t kPassesInPlace = 2;  // most passes over the gradient itself, whose rows are far apart
+constexpr int64_t kUnits = 16;         // fewest units of work, so that threads finish at about the same time
 
 class WeightGrad {
  public:
@@ -36,7 +36,7 @@ class WeightGrad {
     storage = storage_of(large);
     grad_storage = storage_of(grad);
     pairs = t.pairs && storage.element == Element::kBFloat16;
-    blocks = pairs && s.batch >= kBlock ? t.blocks : nullptr;  // of fewer samples a run is a small part of a block
+    blocks = pairs && s.batch >= kBlock ? t.blocks : nullptr;  // with fewer samples, blocks would be mostly empty
     width = kVectors * t.width;
     lines = s.large_channels <= t.width / 2;
     const bool taps_in_rows = lines && s.dilation[2] == 1;
@@ -82,27 +82,31 @@ class WeightGrad {
   const Tiles& t;
   Volume large_, small_, grad_;
   Stored storage, grad_storage;
-  bool pairs, lines;
-  const BlockTiles* blocks;  // null: products of words
+  bool pairs;  // whether a word holds two bfloat16
+  bool lines;  // whether the large side has few channels
+  const BlockTiles* blocks;  // products of whole blocks; null: of single words
   int64_t width, rows_all, columns_all, taps, rows, row_tiles, panels;
-  int64_t line;  // columns of a padded line of the large side
+  int64_t line;  // positions in a padded line of the large side
   int64_t row_parts;
-  bool tiles_first = false;  // whether a tile of rows, not of columns, is the one that stays in the cache
-  int64_t runs = 0, length = 0, first_sample = 0, last_sample = 0;  // of a block of samples
-  int64_t block_lines = 1, first_line = 0, last_line = 0;           // of the small side, in a block
+  bool tiles_first = false;  // whether a unit applies all taps to one tile of rows, not all tiles to one tap
+  int64_t runs = 0, length = 0;                            // words of a run: allocated, and used by this block
+  int64_t first_sample = 0, last_sample = 0;               // samples of this block
+  int64_t block_lines = 1, first_line = 0, last_line = 0;  // lines of the small side: per block, and of this block
   Scratch<Word> left, right;  // rows and columns
-  bool in_place = false;      // whether whole tiles are added up in the gradient itself
-  Scratch<float> sums;        // else: [group][panel][tap][row tile][rows][width]
+  bool in_place = false;      // whether tiles are added up in the gradient itself
+  Scratch<float> sums;        // unless in place: [groups][panels][taps][row_tiles][rows][width]
 
-  static int64_t places(const Three& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
+  static int64_t places(const Int3& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
   int64_t large_lines() const { return s.large[0] * s.large[1]; }
   int64_t small_lines() const { return s.small[0] * s.small[1]; }
   int64_t block_positions() const { return block_lines * s.small[2]; }
 
-  // rows as tiles: [group][row tile][position of the small side][run][rows], or lines: [group][line][run][line]
-  // of blocks: [group][row tile][position of the small side][rows][run], or lines: [group][line][line][run]
-  // columns: [group][panel][position][run][width]
-  // Of the small side only a block's positions.
+  // left:              [groups][row_tiles][positions][runs][rows]
+  // left with blocks:  [groups][row_tiles][positions][rows][runs]
+  // left with lines:   [groups][large_lines][runs][line * large_channels]
+  // both:              [groups][large_lines][line * large_channels][runs]
+  // right:             [groups][panels][positions][runs][width]
+  // Positions of the small side are those of one block.
   int64_t left_size() const {
     return lines ? large_lines() * runs * line * s.large_channels : row_tiles * block_positions() * runs * rows;
   }
@@ -110,20 +114,20 @@ class WeightGrad {
   int64_t column_positions() const { return lines ? block_positions() : places(s.large); }
 
   void allocate() {
-    const int64_t beyond = kMostRows * (blocks ? kBlock : 1);  // a tile's last rows may reach beyond the last line
+    const int64_t beyond = kMostRows * (blocks ? kBlock : 1);  // a tile may extend beyond the last line
     left = Scratch<Word>(s.groups * left_size() + beyond);
     right = Scratch<Word>(s.groups * right_size());
     std::fill_n(left.get() + s.groups * left_size(), beyond, 0);
   }
 
-  const void* at(const Volume& x, int64_t sample, int64_t position, const Three& sizes, int64_t channel) const {
+  const void* at(const Volume& x, int64_t sample, int64_t position, const Int3& sizes, int64_t channel) const {
     if (sample >= last_sample) return nullptr;
     const int64_t w = position % sizes[2], h = position / sizes[2] % sizes[1], d = position / sizes[2] / sizes[1];
     const int64_t offset = sample * x.sample + d * x.step[0] + h * x.step[1] + w * x.step[2] + channel;
     return static_cast<const char*>(x.data) + offset * storage.size;
   }
 
-  void interleave(const Volume& x, int64_t run, int64_t position, const Three& sizes, int64_t channel, int64_t count,
+  void interleave(const Volume& x, int64_t run, int64_t position, const Int3& sizes, int64_t channel, int64_t count,
                   Word* to) const {
     const int64_t sample = first_sample + run * (pairs ? 2 : 1);
     const void* second = pairs ? at(x, sample + 1, position, sizes, channel) : nullptr;
@@ -149,7 +153,7 @@ class WeightGrad {
     });
   }
 
-  void pack_columns(const Volume& x, const Three& sizes, int64_t group, int64_t position, int64_t start) const {
+  void pack_columns(const Volume& x, const Int3& sizes, int64_t group, int64_t position, int64_t start) const {
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t count = std::min(width, columns_all - panel * width);
       Word* to = right.get() + group * right_size() + (panel * column_positions() + position - start) * runs * width;
@@ -182,7 +186,7 @@ class WeightGrad {
     Word* place = left.get() + group * left_size() + number * runs * size;
     if (!blocks) return pack_line(group, number, place);
     const int64_t whole = size / kBlock * kBlock;
-    Scratch<Word> packed(length * size + kBlock);  // the last block is read to its end
+    Scratch<Word> packed(length * size + kBlock);  // transposing reads the last block to its end
     std::fill_n(packed.get() + length * size, kBlock, 0);
     pack_line(group, number, packed.get());
     for (int64_t i = 0; i < whole; i += kBlock) {
@@ -194,7 +198,7 @@ class WeightGrad {
     std::copy_n(last, (size - whole) * kBlock, place + whole * kBlock);
   }
 
-  // [run][line]
+  // [runs][line * large_channels]
   void pack_line(int64_t group, int64_t number, Word* place) const {
     const int64_t channels = s.large_channels;
     const bool at_once = s.groups == 1 && large_.step[2] == channels;
@@ -215,7 +219,7 @@ class WeightGrad {
     const int64_t units = s.groups * panels * (tiles_first ? row_tiles : taps * row_parts);
     torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
       std::vector<Segment> segments;
-      const UseOfBlocks use(blocks);
+      const BlocksScope use(blocks);
       for (int64_t i = begin; i < end; ++i) {
         if (tiles_first) {
           const int64_t tile = i % row_tiles;
@@ -231,7 +235,7 @@ class WeightGrad {
     });
   }
 
-  // The products of some tiles of rows with one panel at one tap.
+  // The products of row tiles [first, last) with one panel at one tap.
   void multiply_tiles(int64_t product, int64_t first, int64_t last, bool accumulate,
                       std::vector<Segment>& segments) const {
     const int64_t tap = product % taps, panel = product / taps % panels, group = product / taps / panels;
@@ -243,7 +247,8 @@ class WeightGrad {
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t start = lines ? tile * rows * (blocks ? runs : 1) : tile * block_positions() * runs * rows;
       const int64_t count = std::min(rows, rows_all - tile * rows), length = static_cast<int64_t>(segments.size());
-      float* to = in_place ? reinterpret_cast<float*>(grad_at(group * rows_all + tile * rows, panel * width, tap_at(tap)))
+      char* in_grad = in_place ? grad_at(group * rows_all + tile * rows, panel * width, tap_at(tap)) : nullptr;
+      float* to = in_place ? reinterpret_cast<float*>(in_grad)
                            : sums.get() + (product * row_tiles + tile) * rows * width;
       const int64_t step = in_place ? grad_.sample : width;
       if (blocks) {
@@ -254,15 +259,15 @@ class WeightGrad {
     }
   }
 
-  // The tap's place along each dimension.
-  Three tap_at(int64_t tap) const {
+  // The tap's index along each dimension.
+  Int3 tap_at(int64_t tap) const {
     const int64_t last = taps / (s.kernel[0] * s.kernel[1]);
     return {tap / last / s.kernel[1], tap / last % s.kernel[1], tap % last};
   }
 
   void find_segments(int64_t tap, std::vector<Segment>& segments) const {
     segments.clear();
-    const Three j = tap_at(tap);
+    const Int3 j = tap_at(tap);
     for (int64_t i = first_line; i < last_line; ++i) {
       const int64_t d = i / s.small[1] * s.stride[0] - s.padding[0] + j[0] * s.dilation[0];
       const int64_t h = i % s.small[1] * s.stride[1] - s.padding[1] + j[1] * s.dilation[1];
@@ -283,7 +288,7 @@ class WeightGrad {
     }
   }
 
-  char* grad_at(int64_t small_channel, int64_t large_channel, const Three& tap) const {
+  char* grad_at(int64_t small_channel, int64_t large_channel, const Int3& tap) const {
     const int64_t offset = small_channel * grad_.sample + large_channel * grad_.channel + tap[0] * grad_.step[0] +
                            tap[1] * grad_.step[1] + tap[2] * grad_.step[2];
     return static_cast<char*>(grad_.data) + offset * grad_storage.size;
@@ -303,7 +308,8 @@ class WeightGrad {
   }
 
   void write_rows(int64_t group, int64_t panel, int64_t tile) const {
-    const int64_t count = std::min(rows, rows_all - tile * rows), columns = std::min(width, columns_all - panel * width);
+    const int64_t count = std::min(rows, rows_all - tile * rows);
+    const int64_t columns = std::min(width, columns_all - panel * width);
     for (int64_t tap = 0; tap < taps; ++tap) {
       void* to[kMostRows];
       for (int64_t r = 0; r < count; ++r) {
@@ -313,18 +319,20 @@ class WeightGrad {
     }
   }
 
-  // The same for any layout. Row after row, so that what is read stays in the cache over all taps.
+  // The same for any layout. Each row is written for all taps, so that its sums stay in the cache.
   void write_elements(int64_t group, int64_t panel, int64_t tile) const {
-    const int64_t count = std::min(rows, rows_all - tile * rows), columns = std::min(width, columns_all - panel * width);
+    const int64_t count = std::min(rows, rows_all - tile * rows);
+    const int64_t columns = std::min(width, columns_all - panel * width);
     Scratch<char> converted(taps * width * grad_storage.size);
     for (int64_t r = 0; r < count; ++r) {
       for (int64_t tap = 0; tap < taps; ++tap) {
         void* to = converted.get() + tap * width * grad_storage.size;
-        t.store_rows(grad_storage.element, sums_of(group, panel, tap, tile) + r * width, &to, 1, 1, columns, Epilogue{});
+        const float* from = sums_of(group, panel, tap, tile) + r * width;
+        t.store_rows(grad_storage.element, from, &to, 1, 1, columns, Epilogue{});
       }
       for (int64_t c = 0; c < columns; ++c) {
         for (int64_t tap = 0; tap < taps; ++tap) {
-          Three j = tap_at(tap);
+          Int3 j = tap_at(tap);
           const int64_t row = tile * rows + r, column = panel * width + c;
           if (lines) j[2] += row / s.large_channels;
           char* to = lines ? grad_at(group * s.small_channels + column, row % s.large_channels, j)
@@ -346,12 +354,12 @@ class WeightGrad {
 
 void conv_weight_grad(Tensor large, Tensor small, Sizes stride, Sizes padding, Sizes dilation, int64_t groups,
                       Tensor grad) {
-  const ConvShape shape = conv_shape(large, small, kernel_size_of(grad), stride, padding, dilation, groups);
+  const ConvShape shape = make_conv_shape(large, small, kernel_size_of(grad), stride, padding, dilation, groups);
   check_weight(shape, grad);
-  STD_TORCH_CHECK(side_by_side(large) && side_by_side(small),
-                  "conv: the channels of large and small must lie side by side");
+  STD_TORCH_CHECK(has_adjacent_channels(large) && has_adjacent_channels(small),
+                  "conv: large and small must have adjacent channels (channels_last)");
   STD_TORCH_CHECK(grad.scalar_type() == large.scalar_type() || storage_of(grad).element == Element::kFloat,
-                  "conv: the dtypes differ");
+                  "conv: the dtypes differ: grad must be float32 or have the dtype of large and small");
   if (grad.numel() == 0) return;
   WeightGrad(shape, large, small, grad).run();
 }

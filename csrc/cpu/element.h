@@ -1,4 +1,4 @@
-// What a tensor's values are stored as.
+// The dtype of a tensor's elements.
 #pragma once
 
 namespace fastvgan {

@@ -14,7 +14,7 @@ namespace fastvgan {
 namespace {
 
 #if defined(__x86_64__) && defined(__linux__)
-// Whether the processor has AMX for bfloat16 and the system lets this process use it, which must be asked for.
+// Whether the processor has AMX for bfloat16 and the system permits this process to use it; asks for permission.
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kBFloat16 = 1u << 22, kTile = 1u << 24;
@@ -69,7 +69,8 @@ void use_instruction_set(const std::string& name) {
       return;
     }
   }
-  throw std::invalid_argument("no instruction set " + name + " here");
+  throw std::invalid_argument("this processor or build has no instruction set \"" + name +
+                              "\"; facts()['cpu_instruction_sets'] lists those available");
 }
 
 }  // namespace cpu

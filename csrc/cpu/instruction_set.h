@@ -1,4 +1,4 @@
-// Which of the instruction sets that the loops were compiled for this process uses.
+// The instruction set that the loops of this process use.
 #pragma once
 
 #include <string>
@@ -7,11 +7,12 @@
 namespace fastvgan {
 namespace cpu {
 
-// Those that both the build and this processor have, best first: of "amx", "avx512bf16", "avx512", "avx2" and
-// "portable".
+// The instruction sets that both the build and this processor have, best first, out of "amx", "avx512bf16", "avx512",
+// "avx2" and "portable".
 std::vector<std::string> instruction_sets();
+// The one in use.
 std::string instruction_set();
-// For tests and measurements; throws std::invalid_argument for one that is not available.
+// Use another one, for tests and measurements. Throws std::invalid_argument if it is not available.
 void use_instruction_set(const std::string& name);
 
 }  // namespace cpu

@@ -16,9 +16,9 @@ using torch::stable::Tensor;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
 void prefer_large_pages(void* memory, size_t bytes) {
   constexpr uintptr_t kLargePage = uintptr_t{2} << 20;
-  if (bytes < 2 * kLargePage) return;  // which need not hold a whole one
+  if (bytes < 2 * kLargePage) return;  // may not contain a whole large page
   const uintptr_t begin = reinterpret_cast<uintptr_t>(memory);
-  // Whole large pages inside the block only: what lies beside it is not ours.
+  // Only whole large pages inside the block: neighbouring memory has other owners.
   const uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
   const uintptr_t last = (begin + bytes) / kLargePage * kLargePage;
   madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);

@@ -1,4 +1,4 @@
-// Large pages under large blocks of memory.
+// Large pages for large blocks of memory.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -8,13 +8,13 @@
 namespace fastvgan {
 namespace cpu {
 
-// Asks the system for large pages under memory that has not been written yet; a hint, whatever comes of it.
+// Ask the system for large pages for memory that has not been written yet. A hint: failures are ignored.
 //
-// malloc takes large blocks fresh from the system and gives them back at once. Each 4 KiB of such a block then cost a
-// page fault, which together take several times as long as a pass over the memory; a large page is 2 MiB.
+// malloc gets each large block fresh from the system and returns it at once, so that every 4 KiB of a new block cost a
+// page fault. Together, these take several times as long as a pass over the memory. A large page has 2 MiB.
 void prefer_large_pages(void* memory, size_t bytes);
 
-// The same under a dense tensor.
+// The same for a dense tensor.
 void prefer_large_pages(const torch::stable::Tensor& fresh);
 
 // An uninitialised tensor of x's shape, strides and dtype, on large pages if it is large.

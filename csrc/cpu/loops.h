@@ -14,14 +14,14 @@ struct Loops {
   ConvLstmLoops conv_lstm;
 };
 
-// Null where the compiler could not build for that instruction set.
+// Null if the compiler could not build for that instruction set.
 const Loops* portable_loops();
 const Loops* avx2_loops();
 const Loops* avx512_loops();
 const Loops* avx512bf16_loops();
 const Loops* amx_loops();
 
-// Those of the instruction set in use.
+// The loops for the instruction set in use.
 const Loops& loops();
 
 }  // namespace fastvgan

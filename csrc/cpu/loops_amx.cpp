@@ -1,5 +1,4 @@
-// The inner loops for amx, which is avx512bf16 and products in blocks; the build compiles this file alone with the flags
-// for it.
+// The inner loops for amx: those of avx512bf16, and products of blocks. Only this file is compiled with flags for amx.
 #if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512BF16__) && defined(__AVX512F__) && \
     defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FASTVGAN_ISA amx

@@ -1,4 +1,4 @@
-// The inner loops for avx2; the build compiles this file alone with the flags for it.
+// The inner loops for avx2. Only this file is compiled with flags for avx2.
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define FASTVGAN_ISA avx2
 #define FASTVGAN_WIDTH 8

@@ -1,4 +1,4 @@
-// The inner loops for avx512; the build compiles this file alone with the flags for it.
+// The inner loops for avx512. Only this file is compiled with flags for avx512.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FASTVGAN_ISA avx512
 #define FASTVGAN_WIDTH 16

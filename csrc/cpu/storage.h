@@ -1,4 +1,4 @@
-// How a tensor's values are stored.
+// The dtype and element size of a tensor.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -15,7 +15,7 @@ inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Stored {
   Element element;
-  int64_t size;  // bytes an element
+  int64_t size;  // bytes per element
 
   template <typename P>
   P* at(P* base, int64_t offset) const {

@@ -1,7 +1,7 @@
-// Vectors of floats on the compiler's vector extensions, and the conversions from and to storage types.
-// Included by translation units that are compiled for different instruction sets: everything lies in a namespace of
-// the instruction set (FASTVGAN_ISA), and no header that brings inline functions is included, because the linker
-// would keep one copy of such a function, possibly with instructions that the machine lacks.
+// Vectors of floats on the compiler's vector extensions, and conversions from and to storage types.
+// Translation units for different instruction sets include this file. Everything is therefore in a namespace of the
+// instruction set (FASTVGAN_ISA), and no headers with inline functions are included: the linker keeps one copy of an
+// inline function, possibly with instructions that the machine lacks.
 #pragma once
 
 #include <stdint.h>
@@ -27,7 +27,7 @@ typedef uint16_t Halves __attribute__((vector_size(2 * FASTVGAN_WIDTH)));
 struct BFloat16 { uint16_t bits; };
 struct Float16 { uint16_t bits; };
 
-// Calls visit with the element's type.
+// Call visit with the element's type.
 template <typename Visit>
 FASTVGAN_INLINE void with_element(Element element, Visit visit) {
   if (element == Element::kFloat) return visit(float{});
@@ -35,12 +35,12 @@ FASTVGAN_INLINE void with_element(Element element, Visit visit) {
   visit(Float16{});
 }
 
-FASTVGAN_INLINE Floats broadcast(float value) { return value - Floats{}; }  // x - 0 is x, where 0 + x is not for -0
+FASTVGAN_INLINE Floats broadcast(float value) { return value - Floats{}; }  // value + 0 would turn -0 into 0
 FASTVGAN_INLINE Floats select(Ints condition, Floats yes, Floats no) { return condition ? yes : no; }
-// max(0, v), where a NaN stays one.
+// max(0, v); a NaN stays a NaN.
 FASTVGAN_INLINE Floats positive_part(Floats v) {
 #if defined(__AVX512F__)
-  return (Floats)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v);  // the second operand where one is a NaN
+  return (Floats)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v);  // returns the second operand if one is a NaN
 #elif defined(__AVX2__)
   return (Floats)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v);
 #else
@@ -48,7 +48,7 @@ FASTVGAN_INLINE Floats positive_part(Floats v) {
 #endif
 }
 
-// x within -limit and limit, where a NaN stays one.
+// x clamped to [-limit, limit]; a NaN stays a NaN.
 FASTVGAN_INLINE Floats clamp(Floats x, float limit) {
 #if defined(__AVX512F__)
   const Floats above = (Floats)_mm512_max_ps((__m512)broadcast(-limit), (__m512)x);
@@ -70,7 +70,7 @@ FASTVGAN_INLINE V load_bits(const P* from) {
 FASTVGAN_INLINE Floats load(const float* from) { return load_bits<Floats>(from); }
 FASTVGAN_INLINE void store(float* to, Floats v) { __builtin_memcpy(to, &v, sizeof(v)); }
 
-// GCC makes several instructions of the general form.
+// GCC compiles the general form to several instructions.
 FASTVGAN_INLINE Words widen(Halves v) {
 #if defined(__AVX512F__)
   return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)v);
@@ -84,13 +84,13 @@ FASTVGAN_INLINE Words widen(Halves v) {
 FASTVGAN_INLINE Floats load(const BFloat16* from) { return (Floats)(widen(load_bits<Halves>(from)) << 16); }
 
 #if defined(__AVX512BF16__)
-// The instruction takes numbers below 2^-126 for zero.
+// The instruction treats numbers below 2^-126 as zero.
 FASTVGAN_INLINE void store(BFloat16* to, Floats v) {
   const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
   __builtin_memcpy(to, &halves, sizeof(halves));
 }
 #else
-// Round to nearest even; a NaN keeps its upper bits and is made quiet, which rounding could turn into infinity.
+// Round to nearest even. A NaN keeps its upper bits and becomes quiet; rounding could turn it into infinity.
 FASTVGAN_INLINE void store(BFloat16* to, Floats v) {
   const Words bits = (Words)v;
   const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -100,7 +100,7 @@ FASTVGAN_INLINE void store(BFloat16* to, Floats v) {
 }
 #endif
 
-#if defined(__AVX512F__)  // the forms without a mask make GCC 12 warn of its own header
+#if defined(__AVX512F__)  // forms with a mask: without one, GCC 12 warns about its header
 FASTVGAN_INLINE Floats load(const Float16* from) {
   return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from));
 }
@@ -118,7 +118,7 @@ FASTVGAN_INLINE void store(Float16* to, Floats v) {
 // Source of both: Fabian Giesen, "Half to float done quic" and "float->half variants" (public domain).
 FASTVGAN_INLINE Floats load(const Float16* from) {
   const Words bits = widen(load_bits<Halves>(from));
-  const Floats magnitude = (Floats)((bits & 0x7fff) << 13) * 0x1p112f;  // also makes subnormals right
+  const Floats magnitude = (Floats)((bits & 0x7fff) << 13) * 0x1p112f;  // also right for subnormals
   const Words special = (Words)(magnitude >= broadcast(0x1p16f)) & 0x7f800000;  // infinity and NaN
   return (Floats)((Words)magnitude | special | ((bits & 0x8000) << 16));
 }
@@ -139,7 +139,7 @@ FASTVGAN_INLINE void store(Float16* to, Floats v) {
 }
 #endif
 
-// Stores past the caches to memory aligned to the vector, where the instruction set can.
+// Store past the caches, if the instruction set can, to memory aligned to the vector.
 #if defined(__AVX2__)
 FASTVGAN_INLINE void stream_bits(void* to, __m128i v) { _mm_stream_si128((__m128i*)to, v); }
 FASTVGAN_INLINE void stream_bits(void* to, __m256i v) { _mm256_stream_si256((__m256i*)to, v); }
@@ -160,7 +160,7 @@ FASTVGAN_INLINE void stream(T* to, Floats v) { store(to, v); }
 FASTVGAN_INLINE void end_streaming() {}
 #endif
 
-// The first `count` values, after them `fill`; and the reverse.
+// Load `count` values, and `fill` in the other lanes; store the first `count` lanes.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 FASTVGAN_INLINE __mmask16 first(int64_t count) { return (__mmask16)((1u << count) - 1); }
 FASTVGAN_INLINE __m256i load_halves(const void* from, int64_t count, uint16_t fill) {
@@ -231,7 +231,7 @@ FASTVGAN_INLINE Floats tanh(Floats x) {
   return select(x != x, x, result);
 }
 
-// 1 / (1 + exp(-x)) and 1 minus that, each to a few units in its own last place; of NaN both are NaN.
+// 1 / (1 + exp(-x)) and 1 / (1 + exp(x)), each to a few units in the last place; both are NaN for NaN.
 FASTVGAN_INLINE void sigmoids(Floats x, Floats* value, Floats* rest) {
   const Floats small = exp(-clamp((Floats)((Ints)x & 0x7fffffff), 88.f));
   const Floats large_share = 1.f / (1.f + small), small_share = small * large_share;
@@ -240,9 +240,9 @@ FASTVGAN_INLINE void sigmoids(Floats x, Floats* value, Floats* rest) {
   *rest = select(is_negative, large_share, small_share);
 }
 
-// The normal distribution's function at x, and exp(-x * x / 2).
-// With u = |x| the tail beyond u is exp(-u * u / 2) * t * P(t), t = 1 / (1 + 0.26375 u), as in Abramowitz and Stegun's
-// formula 26.2.17; P here is of degree 8 and by least relative error over u up to 14, which is 1.5e-8.
+// The cumulative distribution function of the standard normal distribution at x, and exp(-x * x / 2).
+// With u = |x|, the tail beyond u is exp(-u * u / 2) * t * P(t), t = 1 / (1 + 0.26375 u), in the form of Abramowitz and
+// Stegun's formula 26.2.17. This P has degree 8 and the least relative error, 1.5e-8, for u up to 14.
 FASTVGAN_INLINE void normal_distribution(Floats x, Floats* value, Floats* bell) {
   const Floats u = clamp((Floats)((Ints)x & 0x7fffffff), 14.f);
   *bell = exp(clamp(x * x * 0.5f, 88.f) * -1.f);
