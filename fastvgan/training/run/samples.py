@@ -9,7 +9,8 @@ from fastvgan.files.video import grid, strip_grid, write_still, write_video
 from fastvgan.metrics.frechet import CoarseScore
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.training.conditions import Conditions, condition_from
-from fastvgan.training.step.adversarial import AdversarialStep, settle_statistics
+from fastvgan.training.step.adversarial import AdversarialStep
+from fastvgan.training.step.passes import settle_statistics
 
 _SHOWN, _POOL, _ROUNDS = 16, 128, 4
 

@@ -46,7 +46,7 @@ from fastvgan_kernels.finite import add_finite
 from fastvgan_kernels.weight_copies import WeightCopies, refresh
 
 if TYPE_CHECKING:
-    from fastvgan.models.head import Projected
+    from fastvgan.models.head import Projection
     from fastvgan.training.step.passes import Generator
 
 
@@ -305,7 +305,7 @@ class AdversarialStep:
         fits = self._nan if fits is None else fits.detach()
         return ((loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits), apart
 
-    def _differences(self, part: Inputs, features: "list[Projected]") -> list[list[torch.Tensor]]:
+    def _differences(self, part: Inputs, features: "list[Projection]") -> list[list[torch.Tensor]]:
         if not self.feature_diversity or part.c is None:
             return []
         gather = self._parallel.gather

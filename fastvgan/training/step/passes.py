@@ -16,7 +16,7 @@ from fastvgan_kernels.logistic import logistic
 
 if TYPE_CHECKING:
     from fastvgan.models import conv3d, recurrent
-    from fastvgan.models.head import Projected
+    from fastvgan.models.head import Projection
 
     Generator: TypeAlias = conv3d.Generator | recurrent.Generator
     """A generator of any family."""
@@ -33,7 +33,7 @@ class RealScores(NamedTuple):
 
     right: list[torch.Tensor]
     wrong: tuple[list[torch.Tensor], ...]
-    features: "list[Projected]"
+    features: "list[Projection]"
 
 
 def draw(generator: "Generator", z: torch.Tensor, c: Condition | None) -> GeneratorOutput:
