@@ -154,7 +154,7 @@ def test_one_collective_each_way_and_no_wait_for_the_device(group):
 
 @pytest.mark.extension
 def test_statistics_of_all_ranks_are_not_taken_with_the_convolution(group):
-    """That would be of this rank's alone; in evaluation there are none to take."""
+    """They would be the statistics of this rank alone. Evaluation takes no statistics."""
     layer, x = ConvTransposeNormAct3d(20, 18, 4).to(**LAST), torch.randn(16, 20, 1, 1, 1)
     assert isinstance(conv_norm(layer.conv, layer.norm, x), Pending)
     assert not isinstance(conv_norm(layer.conv, sync_batch_norm(layer.norm), x), Pending)

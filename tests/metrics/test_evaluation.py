@@ -8,7 +8,7 @@ from stand_ins import DRAWN, StandIn, digits_model, noise
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.errors import UserError
 from fastvgan.metrics.evaluation import CORRUPTIONS, Evaluator, peak_signal_to_noise, warnings
-from fastvgan.metrics.prompts import Seen
+from fastvgan.metrics.prompts import TrainingDraws
 from fastvgan.metrics.table import json_values, text_table
 
 CLIPS = 240
@@ -18,7 +18,7 @@ CLIPS = 240
 def digits():
     source = DigitsSource(hold_out=0.1)
     model = digits_model(source)
-    evaluator = Evaluator(model, source, DigitsSource(split="test"), CLIPS, seen=Seen(0, DRAWN))
+    evaluator = Evaluator(model, source, DigitsSource(split="test"), CLIPS, seen=TrainingDraws(0, DRAWN))
     return evaluator, StandIn(model, source)
 
 
@@ -87,7 +87,9 @@ def test_a_generator_that_copies():
     source = DigitsSource()
     model = digits_model(source)
     copying = StandIn(model, source).copying
-    evaluators = [Evaluator(model, source, DigitsSource(split="test"), 64, seen=Seen(seed, DRAWN)) for seed in (0, 1)]
+    evaluators = [
+        Evaluator(model, source, DigitsSource(split="test"), 64, seen=TrainingDraws(seed, DRAWN)) for seed in (0, 1)
+    ]
     copies, of_another_run = (evaluator.full(copying, noise) for evaluator in evaluators)
     assert copies.scores["copies"] >= 0.98
     assert row(copies, "copies").real == 0
@@ -172,7 +174,9 @@ def test_classes_are_asked_for_equally_often():
 def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
     """Their clips differ as real ones do, for they lie at other places, and the right digit is in each."""
     source, reference = DigitsSource(), DigitsSource(split="test")
-    evaluator = Evaluator(digits_model(source, condition=("class",)), source, reference, 100, seen=Seen(0, DRAWN))
+    evaluator = Evaluator(
+        digits_model(source, condition=("class",)), source, reference, 100, seen=TrainingDraws(0, DRAWN)
+    )
     place = {text: i for i, text in enumerate(reference.captions)}
 
     def coloured(z, condition):
@@ -201,7 +205,7 @@ def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
 def test_first_frames_are_compared_with_those_given():
     source = DigitsSource()
     evaluator = Evaluator(
-        digits_model(source, condition=("image",)), source, DigitsSource(split="test"), 64, seen=Seen(0, DRAWN)
+        digits_model(source, condition=("image",)), source, DigitsSource(split="test"), 64, seen=TrainingDraws(0, DRAWN)
     )
     order = torch.arange(64) % 32  # each first frame is given twice
 
@@ -226,7 +230,9 @@ def test_first_frames_are_compared_with_those_given():
 def test_a_model_without_a_condition_is_measured_by_what_is_left():
     source = DigitsSource(channels=1)
     reference = DigitsSource(channels=1, split="test")
-    evaluator = Evaluator(digits_model(source, condition=(), channels=1), source, reference, 64, seen=Seen(0, DRAWN))
+    evaluator = Evaluator(
+        digits_model(source, condition=(), channels=1), source, reference, 64, seen=TrainingDraws(0, DRAWN)
+    )
     assert evaluator.prompts.condition is None
     evaluation = evaluator.full(lambda z, c: evaluator.prompts.real[z[:, 0]], lambda n, g: torch.arange(n)[:, None])
     varied = {"varied_digit", "varied_motion"}

@@ -168,7 +168,7 @@ def test_distances_from_one_set_are_those_of_its_gaussian():
 
 
 def test_resamples_are_scored_as_the_clips_in_them_would_be():
-    """Counting clips gives what the distance of the resampled sets, written out as sets, gives."""
+    """Distances from counts equal distances of the resampled sets themselves."""
     real, other = torch.randn(30, 5).double(), torch.randn(20, 5).double() + 1
     distances = []
     for own, reals in zip(resample_counts(20, 3, 40).long(), resample_counts(30, 4, 40).long(), strict=True):

@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_interval():
         (torch.zeros(1, 4), torch.zeros(3, 4), "N of 2 or more"),
         (torch.zeros(3, 4), torch.zeros(3, 4, 1), "N of 2 or more"),
         (torch.full((3, 4), torch.nan), torch.zeros(3, 4), "finite"),
-        (torch.zeros(3, 4), torch.zeros(3, 5), "have 4 values, those of real clips 5"),
+        (torch.zeros(3, 4), torch.zeros(3, 5), "must have 5 values, as those of real clips, not 4"),
     ],
 )
 def test_what_cannot_be_measured(a, b, sentence):

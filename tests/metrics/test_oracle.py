@@ -10,8 +10,10 @@ from safetensors import safe_open
 from fastvgan.data.digits import DigitsSource
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import save_tensors
-from fastvgan.metrics import oracle, oracle_training, train_oracle
-from fastvgan.metrics.oracle import ORACLE, load_oracle, to_grey, to_inputs
+from fastvgan.metrics import oracle, train_oracle
+from fastvgan.metrics.oracle import ORACLE, load_oracle
+from fastvgan.metrics.oracle import training as oracle_training
+from fastvgan.metrics.oracle.network import to_grey, to_inputs
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,7 @@ def test_a_condition_says_as_much_of_a_path_however_large_it_is():
     torch.manual_seed(0)
     path, noise, known = MotionPath(100, 128, 8, True), torch.randn(1, 100).expand(50, -1), torch.randn(50, 128)
     places = path(noise, known, None, 8)
-    assert 0.1 < places.std(0).mean() < 0.4  # each begins with one of its own
+    assert 0.1 < places.std(0).mean() < 0.4  # each condition starts with another path
     torch.testing.assert_close(path(noise, 1000 * known + 7, None, 8), places, atol=1e-3, rtol=0)
 
 

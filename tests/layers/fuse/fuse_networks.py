@@ -52,7 +52,7 @@ def generator():
 
 
 class Block(nn.Sequential):
-    """A Sequential with an __init__ of its own, as torchvision's and MONAI's are."""
+    """A Sequential with a custom __init__, like torchvision's and MONAI's."""
 
     def __init__(self, inputs, outputs):
         super().__init__(nn.Conv3d(inputs, outputs, 1), nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
@@ -224,7 +224,7 @@ def network():
 
 
 def blocks():
-    """The same as Sequentials in a Sequential, one with a class of its own, and a norm apart from its activation."""
+    """The same network as nested Sequentials, one of a subclass, with a norm and its activation in different ones."""
     first = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4))
     last = nn.Sequential(nn.ConvTranspose3d(6, 3, 2, 2), nn.Identity(), nn.Tanh())
     return settle(nn.Sequential(first, nn.ReLU(), Block(4, 6), nn.Dropout(0.0), last))

@@ -20,7 +20,7 @@ from fastvgan_kernels import extension
 
 
 class OwnConv2d(nn.Conv2d):
-    """Subclasses with an __init__, an initialisation, a text and a method of their own, and no forward."""
+    """A subclass that defines __init__, reset_parameters, extra_repr and a method, but not forward."""
 
     def __init__(self, *args, note="mine", **options):
         super().__init__(*args, **options)
@@ -232,7 +232,7 @@ def test_a_subclass_that_is_given_a_forward_afterwards_is_called(monkeypatch, pl
     torch.testing.assert_close(ours[:1](x), stock[:1](x), rtol=1e-4, atol=1e-4)
 
 
-# --- what a subclass has of its own holds ---
+# --- attributes and methods of subclasses ---
 
 
 def test_a_subclass_stays_what_it_is(exchanged_whole):

@@ -1,4 +1,4 @@
-"""Any network, fused and then taken apart, changed, converted, copied, hooked and traced at random, gives the same."""
+"""Random networks compute the same after fuse and random changes, conversions, copies, hooks and traces."""
 
 import copy
 import os
@@ -20,7 +20,7 @@ CHANNELS = 4
 
 
 class MyConv2d(nn.Conv2d):
-    """A subclass with an __init__ and a method of its own, which take no part in a call; so are the next ones."""
+    """A subclass that, like the next ones, defines only __init__ and a method that no call uses."""
 
     def __init__(self, *args, note="mine", **options):
         super().__init__(*args, **options)
@@ -90,7 +90,7 @@ KINDS = ["conv", "transposed", "norm", "act", "row", "row", "row", "nested", "br
 
 
 class Chain(nn.Sequential):
-    """A Sequential of a class of its own."""
+    """A subclass of Sequential."""
 
 
 class Branch(nn.Module):
@@ -131,7 +131,7 @@ def make(kind, choose, depth=0):
 
 
 def row(choose):
-    """A convolution, a norm and an activation, some of them in a Sequential of their own, or one of them absent."""
+    """A convolution, a norm and an activation, some of them in a nested Sequential, or one of them absent."""
     layers = [make(kind, choose) for kind in (choose.choice(["conv", "transposed"]), "norm", "act")]
     if choose.random() < 0.4:
         layers.pop(choose.randrange(3))
@@ -243,7 +243,7 @@ def a_folding(model, choose):
 
 def a_copy(model, choose):
     how = choose.choice([copy.deepcopy, through_pickle])
-    # A pickle of a GraphModule is traced anew, for which all that its graph calls has to be there still.
+    # Unpickling a GraphModule traces it again, which needs every module that its graph calls.
     is_traced = any(isinstance(m, torch.fx.GraphModule) for m in model.modules())
     return copy.deepcopy(model) if is_traced else how(model)
 
@@ -346,7 +346,7 @@ class LayersAreLeaves(torch.fx.Tracer):
 
 
 def a_trace(model, choose):
-    """As torch.fx records it, once: what is traced is the whole network, and the network itself goes on."""
+    """The network as torch.fx records it; the network itself does not change."""
     try:
         graph = LayersAreLeaves().trace(model)
     except AttributeError:  # an earlier trace calls a layer that was exchanged since; names differ if one side can
@@ -392,7 +392,7 @@ def assert_same(ours, stock, x, choose, tolerance):
     in_place = choose.random() < 0.2
     mine, exact = (run(model, x, with_gradient, through, in_place) for model in (ours, stock))
     if isinstance(exact, type):
-        # torch refuses what is in place too early; whoever does not need to refuse it may compute it.
+        # torch rejects some in-place changes that a fused network can compute.
         return
     assert not isinstance(mine, type), mine
     assert list(ours.state_dict()) == list(stock.state_dict())

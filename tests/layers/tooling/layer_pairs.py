@@ -160,7 +160,7 @@ def leaves(y):
 
 
 def assert_same(ours, stock, ours_called, stock_called, x):
-    """Equal outputs, gradients and buffers after a call each, backward included."""
+    """Both compute equal outputs, gradients and buffers in one call with backward."""
     y, expected = leaves(ours_called(x)), leaves(stock_called(x))
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     grads = [
