@@ -55,7 +55,7 @@ def match(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor]) 
 
 
 def match_shuffled(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor], seed: int) -> dict[str, float]:
-    """Return `match` for words (N,) with captions shuffled among the clips, the mean of ten shuffles: the chance level."""
+    """Return `match` of words (N,) with captions shuffled among clips, the mean of ten shuffles: the chance level."""
     rng = np.random.default_rng([seed, 3])
     shuffles = []
     for _ in range(_SHUFFLES):

@@ -18,7 +18,7 @@ class Interval(NamedTuple):
 
 
 def resample_counts(n: int, seed: int, resamples: int = RESAMPLES) -> torch.Tensor:
-    """Draw n of n clips with replacement, `resamples` times. Returns each clip's count, float64 (B, n), B = `resamples`."""
+    """Draw n of n clips with replacement, B = `resamples` times; return each clip's count, float64 (B, n)."""
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
     return torch.from_numpy(counts).double()
 

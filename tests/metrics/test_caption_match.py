@@ -1,4 +1,4 @@
-"""Caption match on words that are right and wrong in known places, and words read off real clips."""
+"""Caption match on words with known errors, and words read from real clips."""
 
 import pytest
 import torch

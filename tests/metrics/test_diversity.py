@@ -1,4 +1,4 @@
-"""How much clips differ, and how alike frames of a clip are, against sums written out."""
+"""Differences of clips and similarity of frames against explicit sums."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Evaluations of functions that are good or bad in known ways: each must be found out, and real clips be found good."""
+"""Evaluations of functions with known faults: each fault must be detected, and real clips must score well."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_shuffled_captions_give_chance(real):
 
 @pytest.mark.parametrize("name", ["Fréchet distance", "kernel distance"])
 def test_distances_notice_what_is_wrong_with_real_clips(real, name):
-    """Frozen, time-shuffled and blurred clips are farther away than the interval of real ones reaches."""
+    """Frozen, time-shuffled and blurred clips are farther away than the upper end of the real clips' interval."""
     at = real.rows.index(row(real, name))
     assert [r.measure for r in real.rows[at + 1 : at + 4]] == [f"  of {what} real clips" for what in CORRUPTIONS]
     floor = real.rows[at].real
@@ -106,7 +106,7 @@ def test_a_digit_that_stays_the_same_and_is_wrong_is_not_right(digits):
     first = evaluator.prompts.condition.text[:1]
 
     def one_digit(z, condition):
-        """Real clips of one caption, whatever was asked for."""
+        """Real clips of one caption, for any condition."""
         return stand_in.real(z, condition._replace(text=first.expand_as(condition.text)))
 
     scores = evaluator.quick(one_digit, noise)
@@ -140,7 +140,7 @@ def test_the_same_seed_asks_for_the_same():
 
 
 def asked(prompts, source):
-    """Captions that real clips of prompts show, as the words say."""
+    """The captions of prompts' real clips, from their words."""
     words = {name: values.tolist() for name, values in prompts.words.items()}
     colours = [list(COLOURS)[i] for i in words["colour"]]
     motions = [MOTIONS[i] for i in words["motion"]]
@@ -172,7 +172,7 @@ def test_classes_are_asked_for_equally_often():
 
 
 def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
-    """Their clips differ as real ones do, for they lie at other places, and the right digit is in each."""
+    """Their clips differ as much as real ones, in the place of the digit, and each has the right digit."""
     source, reference = DigitsSource(), DigitsSource(split="test")
     evaluator = Evaluator(
         digits_model(source, condition=("class",)), source, reference, 100, seen=TrainingDraws(0, DRAWN)

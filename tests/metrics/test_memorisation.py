@@ -1,4 +1,4 @@
-"""Nearest training clips against distances written out, and that copies are found and real clips are not."""
+"""Nearest training clips against explicit distances; copies are detected, and real clips are not taken for copies."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ SEEN = TrainingDraws(3, 20_000)
 
 @pytest.fixture(scope="module")
 def digits():
-    """Training source, some captions, and the distances of real clips of other writers."""
+    """The training source, some captions, and the distances of real clips of other writers."""
     source, test = DigitsSource(), DigitsSource(split="test")
     index = np.arange(0, 240, 3)
     real = test.render(torch.from_numpy(index.repeat(3)), torch.from_numpy(np.random.default_rng(0).random((240, 4))))
@@ -70,7 +70,7 @@ def test_real_clips_of_other_writers_are_no_copies(digits):
 
 @pytest.mark.parametrize("noise", [0, 1, 3])
 def test_clips_of_training_with_noise_are_copies(digits, noise):
-    """Whatever the size of the batches in which training drew them."""
+    """For any batch size in which training drew them."""
     source, _, near = digits
     clips = torch.cat([batch.video for batch, _ in zip(source.batches(16, SEEN.seed, start=7), range(4), strict=False)])
     shown = torch.cat([b.caption for b, _ in zip(source.batches(16, SEEN.seed, start=7), range(4), strict=False)])

@@ -1,4 +1,4 @@
-"""Clips of a picture that moves, against bilinear sampling written out and against shifts by whole pixels."""
+"""Clips of a moving picture against bilinear sampling in loops and against shifts by whole pixels."""
 
 import math
 
@@ -16,7 +16,7 @@ KEPT = 60.0  # a mask at which all is moved
 
 
 def written_out(raw, place, image):
-    """Vondrick et al. 2016, equation 5, and Jaderberg et al. 2015, equation 5, place by place in float64."""
+    """Vondrick et al. 2016, equation 5, and Jaderberg et al. 2015, equation 5, pixel by pixel in float64."""
     raw, place = raw.double().numpy(), place.double().numpy()
     n, channels, frames, height, width = raw.shape
     channels -= CHANNELS

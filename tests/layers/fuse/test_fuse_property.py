@@ -79,7 +79,7 @@ ALL_TRANSPOSED = nn.ConvTranspose2d, nn.ConvTranspose3d
 
 
 class Choose(random.Random):
-    """Draws for a network of so many dimensions."""
+    """Random draws for a network of a number of dimensions."""
 
     def __init__(self, seed, dims):
         super().__init__(seed)
@@ -94,7 +94,7 @@ class Chain(nn.Sequential):
 
 
 class Branch(nn.Module):
-    """Layers called one after another by a forward."""
+    """Layers that a forward calls one after another."""
 
     def __init__(self, conv, norm, act):
         super().__init__()
@@ -176,7 +176,7 @@ def containers(model):
 
 
 def leaf(model, choose):
-    """The name of a part, and what it is in, both at random."""
+    """Choose a random module: return its name and its container."""
     inside = [(m, name) for m in model.modules() for name, _ in m.named_children()]
     return choose.choice(inside) if inside else (None, None)
 
@@ -209,7 +209,7 @@ def a_move(model, choose):
 
 
 def a_conversion(model, choose):
-    """All norms, as converters exchange them: by their class, with what they hold."""
+    """Replace all norms as converters do: by class, keeping their tensors."""
     how = choose.choice(["group", "new", "none"])
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -320,7 +320,7 @@ def frozen(model, choose):
 
 
 class Forward:
-    """A forward of an instance's own, which goes with copies and pickles."""
+    """A forward assigned to an instance, which copies and pickles keep."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -361,7 +361,7 @@ CHANGES += [a_mode, frozen, a_forward, last_format, a_trace, an_exchange, a_hook
 
 
 def run(model, x, with_gradient, through, in_place):
-    """Output, changed in place if that is asked for, gradients and state, or what was raised."""
+    """Return the output, optionally changed in place, gradients and state, or the class of the error."""
     leaf_x = x.clone().requires_grad_(with_gradient)
     model.zero_grad()
     with torch.set_grad_enabled(with_gradient):
@@ -380,7 +380,7 @@ def run(model, x, with_gradient, through, in_place):
 
 
 def near(mine, exact, tolerance):
-    """As a whole, since one value near an activation's kink may go either way."""
+    """Compare norms, since a single value near an activation's kink may differ."""
     assert mine.shape == exact.shape and mine.dtype == exact.dtype
     difference = (mine.double() - exact.double()).norm()
     assert difference <= tolerance * (exact.double().norm() + 0.1 * exact.numel() ** 0.5), difference
