@@ -14,17 +14,18 @@ __version__ = "0.1.0"
 
 
 class _CheckoutKernels:
-    """Finds `fastvgan_kernels` in the folder kernels/ of the checkout that this package was imported from.
+    """Finds `fastvgan_kernels` in the folder kernels/ of the checkout from which this package was imported.
 
-    Started from the root of a checkout, Python imports this package from there, also where an installed one exists;
-    the operations have to be of the same sources. What a checkout may lack is the compiled extension, so that the
-    installed package's folder is a second place to look.
+    Python started in the root of a checkout imports this package from there, even if another one is installed. The
+    operations must come from the same sources. A checkout may lack the compiled extension, so the installed package's
+    folder is searched second.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """Find `fastvgan_kernels`, as importlib's finders do."""
         if name != "fastvgan_kernels":
             return None
         installed = importlib.machinery.PathFinder.find_spec(name)
@@ -37,7 +38,7 @@ class _CheckoutKernels:
 
 def _bind_checkout() -> None:
     root = Path(__file__).resolve().parent.parent
-    # Beside an installed package there may be someone else's "kernels": a checkout has its project file too.
+    # site-packages may have a "kernels" of another project; only a checkout also has the project file.
     is_checkout = (root / "pyproject.toml").is_file() and (root / "kernels" / "extension.py").is_file()
     if is_checkout and not any(type(finder).__name__ == "_CheckoutKernels" for finder in sys.meta_path):
         sys.meta_path.insert(0, _CheckoutKernels(root / "kernels"))
@@ -51,7 +52,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: `import fastvgan` alone must not import torch.
+    # Loaded at first use: `import fastvgan` alone must not import torch.
     if name in __all__:
         from fastvgan import export
 

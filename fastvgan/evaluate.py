@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastvgan.data.source import Source
     from fastvgan.export import VideoGenerator
     from fastvgan.metrics.evaluation import Evaluation
-    from fastvgan.metrics.prompts import Seen
+    from fastvgan.metrics.prompts import TrainingDraws
     from fastvgan.models import Condition, ModelConfig
     from fastvgan.runs.config import DataConfig, RunConfig
 
@@ -116,11 +116,11 @@ def _data(run: Path, config: "RunConfig | None", model: "ModelConfig", name: str
     return DataConfig(data=name or "digits")
 
 
-def _seen(config: "RunConfig | None", source: "Source") -> "Seen | None":
+def _seen(config: "RunConfig | None", source: "Source") -> "TrainingDraws | None":
     """Which clips of the digits it was trained on, if its configuration is there."""
-    from fastvgan.metrics.prompts import Seen
+    from fastvgan.metrics.prompts import TrainingDraws
 
-    return config and Seen(config.training.seed, config.training.count_clips(source.size))
+    return config and TrainingDraws(config.training.seed, config.training.count_clips(source.size))
 
 
 def _fits_digits(model: "ModelConfig") -> bool:
@@ -157,7 +157,7 @@ def _evaluate(
     model: "ModelConfig",
     source: "Source",
     reference: "Source",
-    seen: "Seen | None",
+    seen: "TrainingDraws | None",
     parsed: Arguments,
 ) -> "Evaluation":
     from tqdm import tqdm

@@ -1,7 +1,7 @@
-"""Everything random in a run, as a function of (seed, purpose, number): the same on every device, in any order.
+"""All random draws of a run, as functions of (seed, purpose, number): equal on every device and in any order.
 
-A number is that of a clip (step * clips of a batch + place in the batch), or that of a step. Words come from Philox
-4x32-10 (`fastvgan_kernels.philox`), whose key is the seed and whose counter is (block of four words, number, purpose).
+A number identifies a clip (step * batch size + position in the batch) or a step. Random 32-bit words come from Philox
+4x32-10 (`fastvgan_kernels.philox`) with the seed as key and (block of four words, number, purpose) as counter.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from fastvgan_kernels.philox import philox, philox_4x32
 Word = TypeVar("Word", torch.Tensor, int)
 
 _MASK = 2**32 - 1
-# Tensors of no dimension, which a device takes as arguments of a kernel: so nothing is copied there.
+# Zero-dimensional CPU tensors: a device passes them to its kernels as arguments, without a copy.
 _UNIT, _HALF_UNIT = torch.tensor([2.0**-32, 2.0**-33], dtype=torch.float64, device="cpu").unbind()
 
 
 class Purpose(IntEnum):
-    """What words are drawn for; no two purposes share one."""
+    """The purpose of a draw. Different purposes have independent words."""
 
     CLIP = 0
     NOISE = 1
@@ -35,8 +35,9 @@ class Draws:
     """Draws words for several purposes at once.
 
     Args:
-        seed: of the run, any integer; it counts modulo 2**64. sizes: how many words a number takes for each purpose.
-        device: where they are wanted.
+        seed: the run's seed, any integer; taken modulo 2**64.
+        sizes: the number of words per number, for each purpose.
+        device: the device of the words.
     """
 
     def __init__(self, seed: int, sizes: Mapping[Purpose, int], device: "torch.device | str" = "cpu"):
@@ -52,39 +53,43 @@ class Draws:
         self._counters = torch.cat(counters)
 
     def __call__(self, numbers: torch.Tensor) -> dict[Purpose, torch.Tensor]:
-        """Words int64 (N, size) in [0, 2**32) for numbers int64 (N,) on the device, by purpose.
+        """Draw words, int64 (N, size) in [0, 2**32), for numbers, int64 (N,) on the device; by purpose.
 
-        A number has the same words whatever other numbers, purposes and sizes are drawn with it.
+        A number's words do not depend on the other numbers, purposes and sizes.
         """
         words = philox(numbers, self._counters, self._key).flatten(1)
         return {purpose: words[:, place] for purpose, place in self._places.items()}
 
 
 def draw_below(bound: int, seed: int, purpose: Purpose, number: int) -> int:
-    """An integer in [0, bound) on the host, from the first word that `Draws` gives for this purpose and number."""
+    """Draw an integer in [0, bound) on the host, from the first word that `Draws` has for the purpose and number."""
     word = philox_4x32((0, number & _MASK, number >> 32 & _MASK, int(purpose)), _key(seed))[0]
     return below(word, bound)
 
 
 def below(words: Word, bounds: "Word | int") -> Word:
-    """Words in [0, 2**32) as integers in [0, bounds), for bounds below 2**31: the same on every device.
+    """Map words in [0, 2**32) to integers in [0, bounds), elementwise; equal on every device.
 
-    The upper half of a 64-bit product, as in Lemire 2019 (Fast random integer generation in an interval), without the
-    rejection: a value is more or less likely than another by at most bounds / 2**32.
+    The result is the upper half of a 64-bit product, as in Lemire 2019 (Fast random integer generation in an interval),
+    without the rejection: probabilities differ by a factor of at most 1 ± bounds / 2**32.
+
+    Args:
+        words: an int, or int64 of any shape.
+        bounds: below 2**31; an int, or int64 of a shape that broadcasts.
     """
     return words * bounds >> 32
 
 
 def uniforms(words: torch.Tensor) -> torch.Tensor:
-    """Words as numbers in [0, 1), float64: exact, with 32 bits, so that their product with a small integer is too."""
+    """Map words of any shape to float64 in [0, 1). They have 32 bits, so products with small integers are exact."""
     return words * _UNIT
 
 
 def normals(words: torch.Tensor) -> torch.Tensor:
-    """Words as standard normal numbers, float32, in [-6.4, 6.4].
+    """Map words of any shape to standard normal numbers, float32, in [-6.4, 6.4].
 
-    The inverse of the normal distribution function is computed in float64 and then rounded. Devices differ in the last
-    bits of float64, so that about one in 10**8 numbers may differ in the last bit of float32.
+    The inverse normal distribution function is computed in float64 and then rounded. Devices differ in the last bits of
+    float64, so about one number in 10**8 may differ in the last bit of float32.
     """
     return torch.special.ndtri(torch.add(_HALF_UNIT, words, alpha=2.0**-32)).float()
 

@@ -153,10 +153,10 @@ def test_data_that_does_not_fit_the_run(run, tmp_path, folder):
     classes = make(tmp_path / "classes", DataConfig(), condition=("class",))
     assert "not trained on the class 'class-0'" in refused("--run", classes, "--data", folder, "--clips", 20)
     plain = make(tmp_path / "plain", DataConfig(data=str(folder), workers=0), condition=(), frames=8)
-    assert "--clips 21: the data has 20 clips; take --clips 20 or fewer" in refused("--run", plain, "--clips", 21)
+    assert "--clips 21: the data has only 20 clips; use --clips 20 or fewer" in refused("--run", plain, "--clips", 21)
     few = tmp_path / "few"
     shutil.copytree(folder / "class-0", few)
-    assert "the data has 10 clips, and an evaluation takes 16 or more" in refused("--run", plain, "--data", few)
+    assert "the data has 10 clips, but an evaluation needs at least 16" in refused("--run", plain, "--data", few)
     assert "has no split 'test'; the only split is 'train'" in refused("--run", plain, "--split", "test")
 
 

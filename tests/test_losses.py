@@ -1,4 +1,4 @@
-"""The objectives against torch's binary cross entropy and the textbook's formula, in float64."""
+"""The objectives against torch's binary cross entropy and the textbook formula, in float64."""
 
 import pytest
 import torch

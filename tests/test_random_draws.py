@@ -1,4 +1,4 @@
-"""What is drawn depends on seed, purpose and number alone, and is spread as it should be."""
+"""Draws depend on seed, purpose and number alone, and have the right distribution."""
 
 import numpy as np
 import pytest

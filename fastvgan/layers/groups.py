@@ -97,7 +97,7 @@ class _InstanceNormAct(_PerSampleNormAct):
 
     def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
         """Run forward with another activation. See `NormActLayer.normalise`."""
-        tracks, is_unbatched = self.running_mean is not None, input.dim() == self._unbatched_dim()
+        tracks, is_unbatched = self.running_mean is not None, input.dim() == self._sample_dim()
         by_input = self.training or not self.track_running_stats
         # Stock PyTorch also updates running statistics, and raises for bad input. With running statistics in evaluation
         # norm_act may call torch.batch_norm, whose gradients are wrong for an unbatched channels-last input.
@@ -113,13 +113,13 @@ class _InstanceNormAct(_PerSampleNormAct):
 
     def _has_valid_sizes(self, input: Tensor) -> bool:
         """Whether torch.nn's layer accepts these sizes without an error or a warning."""
-        unbatched = self._unbatched_dim()
+        unbatched = self._sample_dim()
         if input.dim() not in (unbatched, unbatched + 1):
             return False
         sizes = input.shape[input.dim() - unbatched :]
         return sizes[0] == self.num_features and sizes[1:].numel() != 1
 
-    def _unbatched_dim(self) -> int:
+    def _sample_dim(self) -> int:
         raise NotImplementedError
 
 
@@ -143,14 +143,14 @@ class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
         options: keyword arguments of newer versions of torch.nn.InstanceNorm2d, such as `bias`.
     """
 
-    def _unbatched_dim(self) -> int:
+    def _sample_dim(self) -> int:
         return 3
 
 
 class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
     """torch.nn.InstanceNorm3d and an activation in one operation: InstanceNormAct2d for (N, C, T, H, W)."""
 
-    def _unbatched_dim(self) -> int:
+    def _sample_dim(self) -> int:
         return 4
 
 

@@ -159,7 +159,7 @@ class BatchNormAct(NormActLayer):
         )
 
     def _try_direct(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
-        """normalise past the dispatcher by the implementation chosen before for such an input; None if there is none.
+        """normalise past the dispatcher by the implementation chosen before for such an input; None if none was.
 
         A cheap look-up, since most calls of small layers end here.
         """

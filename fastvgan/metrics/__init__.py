@@ -1,0 +1,1 @@
+"""Scores of generated clips: condition match, distances from real clips, diversity and copies."""

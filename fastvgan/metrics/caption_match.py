@@ -1,6 +1,6 @@
-"""Whether clips of the digits show what was asked for.
+"""Whether clips of the digits show the words of their conditions.
 
-The digit is read by the trained oracle, colour and motion by fixed rules.
+The trained oracle reads the digit, fixed rules read colour and motion.
 """
 
 from collections.abc import Mapping
@@ -9,20 +9,23 @@ import numpy as np
 import torch
 
 from fastvgan.data.digits import COLOURS, MOTIONS
-from fastvgan.metrics.digits import read_colour, read_motion
 from fastvgan.metrics.oracle import Reading
+from fastvgan.metrics.oracle.rules import read_colour, read_motion
 
 CHANCE = {"digit": 1 / 10, "colour": 1 / len(COLOURS), "motion": 1 / len(MOTIONS)}
 _SHUFFLES = 10
 
 
 def read_words(video: torch.Tensor, reading: Reading) -> dict[str, torch.Tensor]:
-    """Digit, colour and motion that clips show, int64 (N,) each, indices into 0 to 9, `COLOURS` and `MOTIONS`.
-
-    A motion of -1 is none that has a name. Grey clips have no colour.
+    """Read digit, colour and motion of clips.
 
     Args:
-        video: uint8 (N, T, H, W, C). reading: the oracle's, of the same clips.
+        video: uint8 (N, T, H, W, C).
+        reading: the oracle's reading of the same clips.
+
+    Returns:
+        int64 (N,) by "digit", "colour" (colour clips only) and "motion": indices into 0 to 9, `COLOURS` and `MOTIONS`;
+        -1 for a motion without a name.
     """
     clips = video.numpy()
     motions = {name: i for i, name in enumerate(MOTIONS)}
@@ -35,7 +38,15 @@ def read_words(video: torch.Tensor, reading: Reading) -> dict[str, torch.Tensor]
 
 
 def match(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """The share of clips right in each word that was asked for, and "joint", that of clips right in all of them."""
+    """Compare shown with requested words.
+
+    Args:
+        shown: int64 (N,) by word, as `read_words` returns them.
+        asked: int64 (N,) by word, for the words that the condition names.
+
+    Returns:
+        The share of clips that are right in each requested word, and in all of them as "joint".
+    """
     right = {name: shown[name] == words for name, words in asked.items()}
     if not right:
         return {}
@@ -43,11 +54,11 @@ def match(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor]) 
     return rates | {"joint": torch.stack(list(right.values())).all(0).double().mean().item()}
 
 
-def shuffled_match(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor], seed: int) -> dict[str, float]:
-    """`match` with captions shuffled among the clips, the mean over ten shuffles: what chance gives."""
+def match_shuffled(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor], seed: int) -> dict[str, float]:
+    """Return `match` of words (N,) with captions shuffled among clips, the mean of ten shuffles: the chance level."""
     rng = np.random.default_rng([seed, 3])
-    deals = []
+    shuffles = []
     for _ in range(_SHUFFLES):
         order = torch.from_numpy(rng.permutation(len(next(iter(asked.values())))))
-        deals.append(match(shown, {name: words[order] for name, words in asked.items()}))
-    return {name: sum(deal[name] for deal in deals) / _SHUFFLES for name in deals[0]}
+        shuffles.append(match(shown, {name: words[order] for name, words in asked.items()}))
+    return {name: sum(rates[name] for rates in shuffles) / _SHUFFLES for name in shuffles[0]}

@@ -1,18 +1,20 @@
-"""How much clips differ from each other, and whether a clip stays itself from its first frame to its last."""
+"""Differences between clips, and the consistency of a clip from its first frame to its last."""
 
 import torch
 from torch.nn.functional import cosine_similarity
 
 from fastvgan.metrics.frechet import coarse_features
 
-_CHUNK = 64  # pairs compared at once
+_CHUNK = 64  # pairs per comparison
 
 
 def mean_difference(video: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
-    """The mean absolute difference of pixels, which count from 0 to 255, between clips first[i] and second[i].
+    """Return the mean absolute difference between the pixels of clips first[i] and second[i], from 0 to 255.
 
     Args:
-        video: uint8 (N, T, H, W, C). first, second: int64 (P,), indices into it, P of 1 or more.
+        video: uint8 (N, T, H, W, C).
+        first: indices of clips, int64 (P,), P of 1 or more.
+        second: indices of clips, int64 (P,).
     """
     total = 0.0
     for a, b in zip(first.split(_CHUNK), second.split(_CHUNK), strict=True):
@@ -20,18 +22,20 @@ def mean_difference(video: torch.Tensor, first: torch.Tensor, second: torch.Tens
     return total / len(first)
 
 
-def pairs_of(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices (P,), (P,) of clips of one group, each clip paired with the next of its group; groups is int64 (N,)."""
+def pair_within_groups(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pair each clip with the next one of its group, for groups int64 (N,); return the pairs' indices, (P,) each."""
     order = groups.argsort(stable=True)
     same = groups[order[:-1]] == groups[order[1:]]
     return order[:-1][same], order[1:][same]
 
 
-def share_that_differ(labels: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
-    """The share of pairs first[i], second[i] whose labels differ: the Gini-Simpson index where pairs are random.
+def share_of_differing(labels: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the share of pairs first[i], second[i] with different labels: for random pairs, the Gini-Simpson index.
 
     Args:
-        labels: int64 (N,). first, second: int64 (P,), indices into it, P of 1 or more.
+        labels: int64 (N,).
+        first: indices of labels, int64 (P,), P of 1 or more.
+        second: indices of labels, int64 (P,).
 
     Source: Simpson, "Measurement of Diversity", 1949.
     """
@@ -39,16 +43,16 @@ def share_that_differ(labels: torch.Tensor, first: torch.Tensor, second: torch.T
 
 
 def first_middle_last(video: torch.Tensor) -> torch.Tensor:
-    """The first, the middle and the last frame of clips (N, T, ...), as clips (N, 3, ...)."""
+    """Select the first, the middle and the last frame of clips (N, T, ...), as clips (N, 3, ...)."""
     frames = video.shape[1]
     return video[:, [0, frames // 2, frames - 1]]
 
 
 def frame_similarity(video: torch.Tensor) -> float:
-    """How alike the first frame of a clip is to its middle and last one, from -1 to 1: mean cosine similarity.
+    """Return the mean cosine similarity of a clip's first frame to its middle and last one, from -1 to 1.
 
-    Compared are `coarse_features` of single frames, colours in 4x4 cells, so that this notices whether a scene stays
-    the same and not whether a shape in it does.
+    It compares `coarse_features` of single frames, colours in 4x4 cells. It therefore shows whether a scene remains the
+    same, not whether a shape in it does.
 
     Args:
         video: uint8 (N, T, H, W, C).

@@ -1,8 +1,8 @@
-"""The Fréchet distance between two sets of clips, over any features, and features that need no trained network.
+"""The Fréchet distance between two sets of clips for any features, and features that need no trained network.
 
-`CoarseScore` is **not** the Fréchet video distance (FVD): that compares what a trained network sees (I3D, Unterthiner
-et al. 2018), this compares colours, places and amounts of change in a few large cells. It tells whether a run gets
-better or worse, or has collapsed; it is blind to detail, and its values compare with no published ones.
+`CoarseScore` is **not** the Fréchet video distance (FVD), which compares the features of a trained network (I3D,
+Unterthiner et al. 2018). It compares colours, positions and amounts of change in a few large cells. It shows whether a
+run improves, degrades or has collapsed, but ignores detail, and its values are not comparable with published ones.
 """
 
 import torch
@@ -11,25 +11,27 @@ from torch.nn.functional import adaptive_avg_pool3d
 from fastvgan.metrics.intervals import RESAMPLES, Interval, percentile_interval, resample_counts
 
 _CELLS = 4  # along time, height and width
-_FEATURES = 64  # at most, so that some hundred clips are enough for their covariance
-_CHUNK = 2**23  # values held as float32 at once
+_FEATURES = 64  # few enough to estimate their covariance from some hundred clips
+_CHUNK = 2**23  # float32 values in memory at once
 
 
 def frechet_distance(
     mean_a: torch.Tensor, covariance_a: torch.Tensor, mean_b: torch.Tensor, covariance_b: torch.Tensor
 ) -> float:
-    """‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½), the squared Fréchet (or 2-Wasserstein) distance of two Gaussians.
+    """Return the squared Fréchet (2-Wasserstein) distance of two Gaussians, ‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½).
 
     Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions"; as a score of generators
-    Heusel et al. 2017. The trace of (Σ₁ Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½, and nothing has to be
-    inverted for that, so that singular covariances serve too.
+    Heusel et al. 2017. The trace of (Σ₁ Σ₂)^½ is computed as the sum of the singular values of Σ₁^½ Σ₂^½, which needs
+    no inverse and so accepts singular covariances. Computed in float64.
 
     Args:
-        mean_a, mean_b: (D,). covariance_a, covariance_b: (D, D), symmetric, without negative eigenvalues but for
-            rounding. Any floating dtype; float64 is computed.
+        mean_a: (D,), of any floating dtype.
+        covariance_a: (D, D), symmetric and positive semidefinite up to rounding.
+        mean_b: (D,).
+        covariance_b: (D, D), as covariance_a.
 
     Raises:
-        ValueError: the shapes do not fit, or a value is not finite.
+        ValueError: the shapes do not match, or a value is not finite.
     """
     mean_a, mean_b, covariance_a, covariance_b = (
         part.detach().double() for part in (mean_a, mean_b, covariance_a, covariance_b)
@@ -42,14 +44,14 @@ def frechet_distance(
         raise ValueError("means and covariances must be finite")
     shared = torch.linalg.svdvals(_root(covariance_a) @ _root(covariance_b)).sum()
     distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * shared
-    return max(0.0, distance.item())  # of equal ones rounding leaves a little, above or below
+    return max(0.0, distance.item())  # for equal Gaussians, rounding leaves a small value of either sign
 
 
 def gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of features (N, D), in float64.
+    """Return the mean (D,) and unbiased covariance (D, D) of features (N, D), in float64.
 
     Raises:
-        ValueError: of fewer than two rows there is no covariance.
+        ValueError: the shape is another one, or N is below 2.
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features must be (N, D) with N of 2 or more, not {tuple(features.shape)}")
@@ -60,14 +62,14 @@ def gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class FrechetDistance:
-    """Fréchet distances of several sets of clips from one, over any features.
+    """Fréchet distances of sets of clips from one reference set, for any features.
 
     Args:
-        real: features (N, D) of the one, N of 2 or more; any floating dtype.
+        real: features of the reference set, (N, D), N of 2 or more; any floating dtype.
         seed: of the resamples.
 
     Raises:
-        ValueError: they are no such features.
+        ValueError: the features have another shape.
     """
 
     def __init__(self, real: torch.Tensor, seed: int = 0):
@@ -77,28 +79,28 @@ class FrechetDistance:
         self._roots: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def distance(self, features: torch.Tensor) -> float:
-        """The Fréchet distance of features (M, D), M of 2 or more.
+        """Return the Fréchet distance of features (M, D), M of 2 or more.
 
         Raises:
-            ValueError: they are no such features, or a value is not finite.
+            ValueError: the features have another shape, or a value is not finite.
         """
         return frechet_distance(*gaussian(features), *self._gaussian)
 
     def interval(self, features: torch.Tensor, resamples: int = RESAMPLES) -> Interval:
-        """The same with its bootstrap interval; the clips of both sets are resampled. No distance is below zero."""
-        means, roots, traces = self._resampled(resamples)
+        """Return the Fréchet distance of features (M, D) with its bootstrap interval, cut at 0. Resamples both sets."""
+        means, roots, traces = self._resample_real(resamples)
         counts = resample_counts(len(features), self._seed, resamples)
-        own, covariances = _weighted_gaussians(features.detach().double(), counts)
+        own, covariances = _gaussians_of_counts(features.detach().double(), counts)
         shared = torch.linalg.eigvalsh(roots @ covariances @ roots).clamp_min(0).sqrt().sum(-1)
         distances = (own - means).square().sum(-1) + _traces(covariances) + traces - 2 * shared
         interval = percentile_interval(self.distance(features), distances)
         return interval._replace(low=max(0.0, interval.low))
 
-    def _resampled(self, resamples: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Means (B, D), roots of covariances (B, D, D) and their traces (B,) of resamples of the real clips."""
+    def _resample_real(self, resamples: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return means (B, D), roots of covariances (B, D, D) and their traces (B,) of resamples of the real clips."""
         if resamples not in self._roots:
             counts = resample_counts(len(self._real), self._seed + 1, resamples)
-            means, covariances = _weighted_gaussians(self._real, counts)
+            means, covariances = _gaussians_of_counts(self._real, counts)
             values, vectors = torch.linalg.eigh(covariances)
             roots = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.mT
             self._roots[resamples] = means, roots, _traces(covariances)
@@ -106,20 +108,20 @@ class FrechetDistance:
 
 
 def coarse_features(video: torch.Tensor) -> torch.Tensor:
-    """What is seen of clips from afar, at most 64 numbers each.
+    """Return features of clips at low resolution, 64 per clip.
 
-    A clip is averaged down to 4x4 cells at 4 times; beside each colour stands the mean absolute change from one frame
-    to the next in the same cell and time (none where there is one frame only). A fixed orthonormal matrix takes these
-    384 numbers (128 for grey clips) to 64, which keeps distances as well as so few can (Johnson & Lindenstrauss 1984).
+    A clip is averaged to 4x4 cells at 4 times. Each cell has its mean colour and its mean absolute change from one
+    frame to the next (0 in a clip of one frame). A fixed orthonormal matrix projects these 384 numbers (128 for grey
+    clips) to 64, which approximately preserves distances (Johnson & Lindenstrauss 1984).
 
     Args:
-        video: uint8 (N, T, H, W, C), any sizes, C being 1 or 3; on any device.
+        video: uint8 (N, T, H, W, C) of any size, C of 1 or 3; on any device.
 
     Returns:
-        float64 (N, 64) on the CPU, in units of the full range of a pixel. The same clips give the same features.
+        float64 (N, 64) on the CPU, in units of a pixel's full range; deterministic.
 
     Raises:
-        ValueError: another dtype or shape.
+        ValueError: the clips have another dtype or shape.
     """
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[-1] not in (1, 3) or 0 in video.shape[1:]:
         raise ValueError(
@@ -131,16 +133,16 @@ def coarse_features(video: torch.Tensor) -> torch.Tensor:
 
 
 class CoarseScore:
-    """How far generated clips are from real ones, seen from afar: a Fréchet distance over `coarse_features`, not FVD.
+    """A distance of generated from real clips at low resolution: the Fréchet distance of `coarse_features`, not FVD.
 
-    Lower is better. Real clips score above zero too, the more so the fewer there are on either side: of the digits 0.33
-    with 128 on each, 0.21 with 128 and 512, 0.08 with 512 on each. Compare scores of equally many clips only.
+    Lower is better. Real clips also score above zero, and higher for fewer clips: digits score 0.33 for 128 clips
+    against 128, 0.21 for 128 against 512, and 0.08 for 512 against 512. Compare only scores of equal numbers of clips.
 
     Args:
-        real: uint8 (N, T, H, W, C), N of 2 or more, better of several hundred; not kept.
+        real: uint8 (N, T, H, W, C), N of 2 or more, preferably several hundred; not kept.
 
     Raises:
-        ValueError: they are no such clips.
+        ValueError: the clips have another dtype or shape.
     """
 
     def __init__(self, real: torch.Tensor):
@@ -148,10 +150,10 @@ class CoarseScore:
         self._channels = real.shape[-1]
 
     def score(self, generated: torch.Tensor) -> float:
-        """The distance of generated clips, uint8 (N, T, H, W, C), N of 2 or more, from the real ones; of any T, H, W.
+        """Return the distance of generated clips, uint8 (N, T, H, W, C), N of 2 or more, with any T, H and W.
 
         Raises:
-            ValueError: they are no such clips, or of another number of channels than the real ones.
+            ValueError: the clips have another dtype, shape or number of channels.
         """
         features = coarse_features(generated)
         if generated.shape[-1] != self._channels:
@@ -160,17 +162,17 @@ class CoarseScore:
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root; eigenvalues within rounding of zero count as zero, else their roots would not be."""
+    """Return the symmetric square root. Eigenvalues within rounding of zero count as zero: their roots would not be."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     return vectors * torch.where(values > noise, values, 0.0).sqrt() @ vectors.T
 
 
-def _weighted_gaussians(features: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means (B, D) and covariances (B, D, D) of features (N, D) that are counted (B, N) times."""
+def _gaussians_of_counts(features: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return means (B, D) and covariances (B, D, D) of features (N, D) with counts (B, N)."""
     total = counts.sum(1)
     means = counts @ features / total[:, None]
-    centred = features - features.mean(0)  # rounding is of the spread, not of the place
+    centred = features - features.mean(0)  # so that rounding errors scale with the spread, not the mean
     shift = counts @ centred / total[:, None]
     squares = torch.stack([centred.T @ (centred * weight[:, None]) for weight in counts])
     covariances = squares - total[:, None, None] * shift[:, :, None] * shift[:, None]
@@ -182,7 +184,7 @@ def _traces(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def _cells(video: torch.Tensor) -> torch.Tensor:
-    """Colours and changes of a few clips in all cells, float64 (n, 2 * cells * C) on the CPU."""
+    """Return colours and changes of clips in all cells, float64 (n, 2 * cells * C) on the CPU."""
     frames = video.permute(0, 4, 1, 2, 3).float().div(255)  # (n, C, T, H, W)
     colour = adaptive_avg_pool3d(frames, _CELLS)
     if frames.shape[2] > 1:
@@ -193,6 +195,6 @@ def _cells(video: torch.Tensor) -> torch.Tensor:
 
 
 def _projection(size: int) -> torch.Tensor:
-    """(size, 64): orthonormal columns, always the same ones, scaled so that distances stay as they are on average."""
+    """Return a fixed matrix (size, 64) with orthogonal columns, scaled to preserve distances on average."""
     draw = torch.randn(size, _FEATURES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.linalg.qr(draw).Q * (size / _FEATURES) ** 0.5

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how far a score would move if other clips had been drawn (Efron 1979)."""
+"""Bootstrap intervals: the variation of a score over other draws of clips (Efron 1979)."""
 
 from typing import NamedTuple
 
@@ -18,19 +18,20 @@ class Interval(NamedTuple):
 
 
 def resample_counts(n: int, seed: int, resamples: int = RESAMPLES) -> torch.Tensor:
-    """How often each of n clips is in each resample of n clips drawn with replacement, float64 (resamples, n)."""
+    """Draw n of n clips with replacement, B = `resamples` times; return each clip's count, float64 (B, n)."""
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
     return torch.from_numpy(counts).double()
 
 
 def percentile_interval(value: float, resampled: torch.Tensor) -> Interval:
-    """The interval between the 2.5th and the 97.5th percentile of resampled scores, shifted onto the score itself.
+    """Return the interval between the 2.5th and 97.5th percentiles of resampled scores, shifted to the score.
 
-    A resample holds clips twice, which raises some scores (the Fréchet distance above all, whose covariances lose
-    rank). The shift by the mean difference takes that bias out, so that the interval shows spread alone.
+    A resample contains some clips several times, which biases some scores upwards (the Fréchet distance most of all,
+    since covariances lose rank). The shift by the mean difference removes this bias and keeps the spread.
 
     Args:
-        value: the score of all clips. resampled: float (resamples,), the same of each resample.
+        value: the score of all clips.
+        resampled: the score of each resample, float (B,).
     """
     tail = (1 - _LEVEL) / 2
     centred = resampled.double() - resampled.double().mean()

@@ -1,8 +1,8 @@
-"""What an evaluation asks a generator for, and the real clips that its answers are compared with."""
+"""The conditions of an evaluation, the real clips to compare with, and the training clips to search for copies."""
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,24 +15,24 @@ from fastvgan.models.config import ModelConfig
 from fastvgan.models.vocabulary import Vocabulary, split_words
 from fastvgan.pixels import to_float
 
-FEWEST = 16  # clips that can be evaluated
+FEWEST = 16  # clips of an evaluation, at least
 _BATCH = 32
-_CELLS = 2**21  # places in the frames of the training clips that are drawn at once
+_CELLS = 2**21  # pixels per frame times training clips that are drawn at once
 
 
 class Prompts(NamedTuple):
-    """Conditions of N clips, and N real clips beside them.
+    """Conditions of N clips, and N real clips to compare with.
 
-    condition: N rows on the CPU, or None where the model follows none.
-    group: int64 (N,), equal where two rows have the same condition.
-    real: uint8 (N, T, H, W, C), row by row of the same caption or class as far as the data allows that.
-    real_group: int64 (N,), equal where two real clips have the same caption or class; None where no real clips share
-        what generated ones of a group do, a first frame.
-    strata, twins: int64 (N,) or None, how the clips were drawn: see `fastvgan.metrics.readers.Sample`. The strata are
-        those of the real clips as well.
-    images: uint8 (N, H, W, C), the first frames given, or None.
-    words: of the digits, what a clip is to show as far as the condition says it: int64 (N,) by "digit", "colour" and
-        "motion", indices into 0 to 9, `COLOURS` and `MOTIONS`.
+    condition: N conditions on the CPU, or None for a model without one.
+    group: int64 (N,), equal for equal conditions.
+    real: uint8 (N, T, H, W, C), each with the caption or class of the condition if the data has such a clip.
+    real_group: int64 (N,), equal for real clips of the same caption or class; None if conditions are first frames,
+        which no real clips share.
+    strata: int64 (N,) or None, of generated and real clips; see `fastvgan.metrics.readers.Sample`.
+    twins: int64 (N,) or None, of generated clips; see `fastvgan.metrics.readers.Sample`.
+    images: the given first frames, uint8 (N, H, W, C), or None.
+    words: the words of the digits that the condition names: int64 (N,) by "digit", "colour" and "motion", indices into
+        0 to 9, `COLOURS` and `MOTIONS`. Empty for other data.
     """
 
     condition: Condition | None
@@ -46,12 +46,13 @@ class Prompts(NamedTuple):
 
 
 def digit_words(captions: Sequence[str], channels: int) -> dict[str, torch.Tensor]:
-    """Digit, colour and motion that captions of the digits name, int64 (M,) each, indices as in `Prompts.words`.
+    """Parse captions of the digits.
 
-    Grey digits have no colour: it is left out.
+    Returns:
+        Digit, colour (with 3 channels) and motion of each caption, int64 (M,) each, indices as in `Prompts.words`.
 
     Raises:
-        UserError: a caption is none of the digits.
+        UserError: a caption is not one of the digits.
     """
     table = itertools.product(range(10), enumerate(COLOURS), enumerate(MOTIONS))
     known = {
@@ -61,7 +62,7 @@ def digit_words(captions: Sequence[str], channels: int) -> dict[str, torch.Tenso
     try:
         rows = torch.tensor([known[text] for text in captions]).view(-1, 3)
     except KeyError as error:
-        raise UserError(f"{error.args[0]!r} is no caption of the digits; name other data by --data") from error
+        raise UserError(f"{error.args[0]!r} is not a caption of the digits; pass the data by --data") from error
     words = dict(zip(("digit", "colour", "motion"), rows.unbind(1), strict=True))
     return words if channels == 3 else {name: words[name] for name in ("digit", "motion")}
 
@@ -69,18 +70,21 @@ def digit_words(captions: Sequence[str], channels: int) -> dict[str, torch.Tenso
 def digit_prompts(
     model: ModelConfig, reference: DigitsSource, captions: Sequence[str], clips: int, seed: int
 ) -> Prompts:
-    """Prompts of the digits: every caption, or class, equally often, at least two clips of each condition.
+    """Return prompts for the digits: every caption or class equally often, at least two clips per condition.
 
     Args:
-        model: says which conditions are followed. reference: draws the real clips. captions: to ask for; where they are
-            more than half of `clips`, that many of them, chosen at random. clips: N, at least 2.
+        model: its `condition` determines the parts of the condition.
+        reference: draws the real clips.
+        captions: the captions to request; if there are more than half of `clips`, that many of them, chosen at random.
+        clips: N, at least 2.
+        seed: of the choice of captions and of the real clips.
 
     Raises:
-        UserError: a caption is none of the digits, or the model was not trained on one of the words or classes.
+        UserError: a caption is not one of the digits, or the model was not trained on one of the words or classes.
     """
     rng = np.random.default_rng([seed, 1])
     words = digit_words(captions, model.channels)
-    rows, group = _rows(model.condition, words["digit"].numpy(), clips, rng)
+    rows, group = _choose_captions(model.condition, words["digit"].numpy(), clips, rng)
     chosen = [captions[i] for i in rows]
     place = {text: i for i, text in enumerate(reference.captions)}
     chances = torch.from_numpy(rng.random((clips, 4)))
@@ -90,7 +94,7 @@ def digit_prompts(
     if "text" in model.condition:
         text = _encode(model, chosen)
     if "class" in model.condition:
-        label = _classes(model, reference)[words["digit"]]
+        label = _class_indices(model, reference.classes)[words["digit"]]
     if "image" in model.condition:
         images = real[torch.from_numpy(group), 0]
     given = torch.from_numpy(group)
@@ -108,31 +112,37 @@ def digit_prompts(
 
 
 def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> Prompts:
-    """Prompts of any data: N different clips of it are the real ones, and half of them give the conditions.
+    """Return prompts for any data: N different clips of it are the real clips, and half of them supply the conditions.
 
     Raises:
-        UserError: there are fewer clips than that, or the model was not trained on one of their captions or classes.
+        UserError: the data has fewer clips, or the model was not trained on one of their captions or classes.
     """
     if source.size < FEWEST:
         raise UserError(
-            f"the data has {source.size} clips, and an evaluation takes {FEWEST} or more; name more by --data"
+            f"the data has {source.size} clips, but an evaluation needs at least {FEWEST}; pass more data by --data"
         )
     if clips > source.size:
-        raise UserError(f"--clips {clips}: the data has {source.size} clips; take --clips {source.size} or fewer")
+        raise UserError(f"--clips {clips}: the data has only {source.size} clips; use --clips {source.size} or fewer")
     drawn = first_clips(source, clips, seed)
     group = torch.arange(clips) % max(1, clips // 2) if model.condition else torch.zeros(clips, dtype=torch.int64)
     text = label = images = None
     if "text" in model.condition:
-        text = _encode(model, [source.captions[i] for i in drawn.caption[group]])
+        if drawn.caption is None:
+            raise UserError(
+                "the data has no captions, but the model's condition has text; pass captioned data by --data"
+            )
+        text = _encode(model, [source.captions[i] for i in drawn.caption[group].tolist()])
     if "class" in model.condition:
-        label = _classes(model, source)[drawn.label][group]
+        indices = _class_indices(model, source.classes)
+        assert drawn.label is not None  # the source has classes
+        label = indices[drawn.label][group]
     if "image" in model.condition:
         images = drawn.video[group, 0]
     twins = group if model.condition else None
-    real_group = None if images is not None else _groups(drawn, bool(model.condition))
+    real_group = None if images is not None else _group_real(drawn, bool(model.condition))
     return Prompts(
         _condition(text, label, images),
-        label if model.condition == ("class",) else group,
+        label if label is not None and model.condition == ("class",) else group,
         drawn.video,
         real_group,
         None,
@@ -142,8 +152,8 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
     )
 
 
-def _groups(drawn: Clips, has_condition: bool) -> torch.Tensor:
-    """Which real clips share caption and class, int64 (N,): all, where there is no condition or where no two do."""
+def _group_real(drawn: Clips, has_condition: bool) -> torch.Tensor:
+    """Group real clips by caption and class, int64 (N,); one group without a condition, or if no two share these."""
     keys = [part for part in (drawn.caption, drawn.label) if part is not None and has_condition]
     if keys:
         group = torch.stack(keys, 1).unique(dim=0, return_inverse=True)[1]
@@ -153,28 +163,39 @@ def _groups(drawn: Clips, has_condition: bool) -> torch.Tensor:
 
 
 def first_clips(source: Source, clips: int, seed: int) -> Clips:
-    """The first clips of an epoch, each of another member of the data where there are so many."""
+    """Return the first clips of an epoch, each from another member of the data if it has enough members."""
     parts, batches = [], source.batches(min(clips, _BATCH), seed)
     for _ in range(0, clips, _BATCH):
         parts.append(next(batches))
     batches.close()
-    columns = [None if part[0] is None else torch.cat(part)[:clips].cpu() for part in zip(*parts, strict=True)]
-    return Clips(*columns)
+
+    def join(part: tuple[Any, ...]) -> Any:
+        return None if part[0] is None else torch.cat(part)[:clips].cpu()
+
+    return Clips(*map(join, zip(*parts, strict=True)))
 
 
-class Seen(NamedTuple):
-    """Which clips of endless data a generator was trained on: the first `clips` that its source draws with `seed`."""
+class TrainingDraws(NamedTuple):
+    """The clips of endless data that were used in training: the first `clips` that the source draws with `seed`."""
 
     seed: int = 0
     clips: int = 2**17
 
 
 def training_by_caption(
-    source: DigitsSource, captions: Sequence[str], seen: Seen
+    source: DigitsSource, captions: Sequence[str], seen: TrainingDraws
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For clips that show `captions`, the training clips of the same: see `memorisation.nearest_distances`.
+    """Yield training clips of the same captions, for `memorisation.nearest_distances`.
 
-    A clip whose caption is not trained on is compared with none.
+    A clip whose caption is not in the training data is compared with none.
+
+    Args:
+        source: the training data.
+        captions: of the N clips.
+        seen: the training clips to search.
+
+    Yields:
+        Indices, shape (n,), of clips, and training clips of their caption, uint8 of shape (M, T, H, W, C).
     """
     rows: dict[int, list[int]] = {}
     index = {text: i for i, text in enumerate(source.captions)}
@@ -185,6 +206,7 @@ def training_by_caption(
     batches = source.batches(size, seen.seed)
     for start in range(0, seen.clips, size):
         drawn = next(batches)
+        assert drawn.caption is not None  # DigitsSource has captions
         shown = drawn.caption[: seen.clips - start]
         for caption_index in shown.unique().tolist():
             if caption_index in rows:
@@ -193,7 +215,11 @@ def training_by_caption(
 
 
 def training_in_order(source: Source, rows: int, seed: int, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For all of so many clips, one clip of each member of the data, at most `most`, the first of an epoch first."""
+    """Yield training clips for all of `rows` clips: the first of an epoch, one per member of the data, at most `most`.
+
+    Yields:
+        Indices, shape (rows,), and training clips, uint8 of shape (M, T, H, W, C).
+    """
     left, batches = min(source.size, most), source.batches(min(source.size, _BATCH), seed)
     while left > 0:
         part = next(batches).video[:left].cpu()
@@ -203,21 +229,21 @@ def training_in_order(source: Source, rows: int, seed: int, most: int) -> Iterat
 
 
 def _words_in(parts: Sequence[str]) -> set[str]:
-    """Which words of a caption the conditions tell; a first frame shows digit and colour, not the motion."""
+    """Return the words that conditions determine; a first frame shows digit and colour, but not the motion."""
     shown = {"text": {"digit", "colour", "motion"}, "class": {"digit"}, "image": {"digit", "colour"}}
     return set().union(*(shown[part] for part in parts))
 
 
-def _rows(
+def _choose_captions(
     parts: Sequence[str], digits: np.ndarray, clips: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the captions that clips are to show, and which clips share their condition, int64 (N,) each."""
+    """Return the caption index and the condition group of each clip, int64 (N,) each."""
     order = rng.permutation(len(digits))
     number = np.arange(clips)
     if not parts:
         return order[number % len(order)], np.zeros(clips, np.int64)
     if tuple(parts) == ("class",):
-        # Each class in turn; within it one caption after the other.
+        # Classes in turn, and the captions within each class in turn.
         by_digit = [order[digits[order] == digit] for digit in range(10)]
         classes = min(10, clips // 2)
         rows = [by_digit[i % classes][i // classes % len(by_digit[i % classes])] for i in number]
@@ -235,34 +261,36 @@ def _condition(text: torch.Tensor | None, label: torch.Tensor | None, images: to
 
 
 def _encode(model: ModelConfig, captions: Sequence[str]) -> torch.Tensor:
-    """Word indices of captions, int64 (N, L).
+    """Return word indices of captions, int64 (N, L).
 
     Raises:
         UserError: the model was not trained on one of their words.
     """
     vocabulary = Vocabulary(model.vocabulary, model.caption_length)
     for text in captions:
-        # A caption without words, such as "…", is trained on too.
+        # A caption without words, such as "…", is valid in training too.
         if split_words(text) and (missing := vocabulary.unknown_words(text)):
             raise UserError(
-                f"the run was not trained on the word {missing[0]!r} of the caption {text!r}; name data with its "
-                "captions by --data"
+                f"the run was not trained on the word {missing[0]!r} of the caption {text!r}; pass data with "
+                "its captions by --data"
             )
     return vocabulary.encode(captions)
 
 
-def _classes(model: ModelConfig, source: Source) -> torch.Tensor:
-    """For each class of the data its index in the model, int64 (classes,).
+def _class_indices(model: ModelConfig, classes: Sequence[str]) -> torch.Tensor:
+    """Return the model's index of each class of the data, int64 (classes,).
 
     Raises:
-        UserError: the data has none, or the model was not trained on one of them.
+        UserError: the data has no classes, or the model was not trained on one of them.
     """
-    if not source.classes:
-        raise UserError("the data has no classes, and the model follows a class; name data with classes by --data")
-    for name in source.classes:
+    if not classes:
+        raise UserError(
+            "the data has no classes, but the model's condition has a class; pass data with classes by --data"
+        )
+    for name in classes:
         if name not in model.class_names:
             raise UserError(
-                f"the run was not trained on the class {name!r}; its classes are {', '.join(model.class_names)}; name "
+                f"the run was not trained on the class {name!r}; its classes are {', '.join(model.class_names)}; pass "
                 "data with those by --data"
             )
-    return torch.tensor([model.class_names.index(name) for name in source.classes])
+    return torch.tensor([model.class_names.index(name) for name in classes])

@@ -1,5 +1,6 @@
-"""How clips of a kind of data are read: the captioned digits, about which everything is known, and any other data."""
+"""Readers of clips for an evaluation: of the captioned digits, whose words can be read, and of any other data."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,7 +14,7 @@ from fastvgan.metrics.memorisation import nearest_distances
 from fastvgan.metrics.oracle import Reading, load_oracle
 from fastvgan.metrics.prompts import (
     Prompts,
-    Seen,
+    TrainingDraws,
     clip_prompts,
     digit_prompts,
     first_clips,
@@ -22,17 +23,18 @@ from fastvgan.metrics.prompts import (
 )
 from fastvgan.models.config import ModelConfig
 
-_MOST_CELLS = 2**25  # places in the frames of the digits' training clips among which copies are looked for
-_QUICK = 5000  # of these clips, in training
-_MOST = 2000  # training clips of other data
-_HELD_OUT_SHARE = 4  # a quarter as many clips of captions held out
+_MOST_CELLS = 2**25  # pixels per frame times training clips of the digits that are searched for copies
+_QUICK = 5000  # training clips of the digits that are searched during training
+_MOST = 2000  # training clips of other data that are searched
+_HELD_OUT_SHARE = 4  # a quarter as many clips for held-out captions
 
 
 class Sample(NamedTuple):
-    """Features of clips, and how they were drawn, as `KernelDistance` takes it.
+    """Features of clips, and the way in which they were drawn, for `KernelDistance`.
 
-    features: floating (N, D). strata: int64 (N,), equal where clips were drawn evenly over something they share, or
-    None. twins: int64 (N,), equal where clips are under one condition that was itself drawn, or None.
+    features: floating (N, D).
+    strata: int64 (N,), equal for clips of one stratum, such as a caption, if strata were drawn evenly; else None.
+    twins: int64 (N,), equal for clips under one condition, if conditions were drawn at random; else None.
     """
 
     features: torch.Tensor
@@ -41,10 +43,12 @@ class Sample(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """Clips and what was read off them.
+    """Clips and their readings.
 
-    video: uint8 (N, T, H, W, C). features: floating (N, D). words, reading: of the digits, see `read_words` and
-    `Oracle.read`; empty and None for other data.
+    video: uint8 (N, T, H, W, C).
+    features: floating (N, D).
+    words: of the digits, see `read_words`; empty for other data.
+    reading: of the digits, see `Oracle.read`; None for other data.
     """
 
     video: torch.Tensor
@@ -54,36 +58,36 @@ class Observation(NamedTuple):
 
 
 class Reader(Protocol):
-    """What `Evaluator` needs to know of a kind of data."""
+    """Reads clips of one kind of data for `Evaluator`."""
 
     prompts: Prompts
     held_out: Prompts | None
-    """Prompts of captions that were held out of training, if there are any."""
+    """Prompts for captions that were held out of training, if any."""
     steadiness: str
-    """The name of the score `steady` gives."""
+    """The name of the score that `score_steadiness` returns."""
 
     def read(self, video: torch.Tensor) -> Observation:
         """Read clips, uint8 (N, T, H, W, C)."""
         ...
 
-    def steady(self, observation: Observation) -> float:
-        """How much clips stay themselves over time, and what they are to be where their condition says that."""
+    def score_steadiness(self, observation: Observation) -> float:
+        """Score the consistency of clips over time, and with the digit in their condition, if any."""
         ...
 
-    def searched(self, thorough: bool) -> int:
-        """Among how many training clips `nearest` looks."""
+    def count_searched(self, thorough: bool) -> int:
+        """Return the number of training clips that `nearest` searches."""
         ...
 
     def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
-        """Distances of generated clips to their nearest training clips, float32 (N,)."""
+        """Return the distances of generated clips to their nearest training clips, float32 (N,)."""
         ...
 
     def nearest_of_real(self, observation: Observation, thorough: bool) -> torch.Tensor:
-        """The same of the real clips of `prompts`."""
+        """Return the distances of the real clips of `prompts` to their nearest training clips, float32 (N,)."""
         ...
 
-    def floor(self, observation: Observation) -> tuple[Sample, Sample]:
-        """Two sets of real clips that have no clip in common, of as many as there are generated ones if there are.
+    def draw_real_pair(self, observation: Observation) -> tuple[Sample, Sample]:
+        """Return two disjoint sets of real clips, each as large as the generated one if the data has enough clips.
 
         Args:
             observation: the real clips of `prompts`.
@@ -91,14 +95,16 @@ class Reader(Protocol):
         ...
 
 
-class Digits:
-    """The captioned digits: see `Reader`, and `Evaluator` for the arguments."""
+class DigitsReader:
+    """Reads the captioned digits: see `Reader`, and `Evaluator` for the arguments."""
 
     steadiness = "same_digit"
 
-    def __init__(self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int, seen: Seen):
+    def __init__(
+        self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int, seen: TrainingDraws
+    ):
         if not isinstance(source, DigitsSource) or not isinstance(reference, DigitsSource):
-            raise TypeError("clips of the digits are compared with digits alone")
+            raise TypeError("source and reference must both be DigitsSource")
         self._oracle, self._source, self._seed, self._seen = load_oracle(), source, seed, seen
         self._colour = model.channels == 3
         self.prompts = digit_prompts(model, reference, source.captions, clips, seed)
@@ -108,35 +114,41 @@ class Digits:
             self.held_out = digit_prompts(model, reference, source.held_out, max(2, clips // _HELD_OUT_SHARE), seed + 2)
 
     def read(self, video: torch.Tensor) -> Observation:
+        """Read clips, uint8 (N, T, H, W, C)."""
         reading = self._oracle.read(video)
         return Observation(video, reading.features, read_words(video, reading), reading)
 
-    def steady(self, observation: Observation) -> float:
+    def score_steadiness(self, observation: Observation) -> float:
+        """Return the share of clips with the right digit in first, middle and last frame."""
+        assert observation.reading is not None  # `read` sets it
         digits = first_middle_last(observation.reading.frame_digits)  # (N, 3)
         wanted = self.prompts.words.get("digit", digits[:, 0])
         return (digits == wanted[:, None]).all(1).double().mean().item()
 
-    def searched(self, thorough: bool) -> int:
+    def count_searched(self, thorough: bool) -> int:
+        """Return the number of training clips that `nearest` searches."""
         _, height, width, _ = self._source.shape
         return min(self._seen.clips, _MOST_CELLS // (height * width) if thorough else _QUICK)
 
     def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
-        seen = self._seen._replace(clips=self.searched(thorough))
+        """Return distances to the nearest training clips, float32 (N,)."""
+        seen = self._seen._replace(clips=self.count_searched(thorough))
         return nearest_distances(
             observation.video, training_by_caption(self._source, self._captions(observation), seen)
         )
 
     nearest_of_real = nearest
 
-    def floor(self, observation: Observation) -> tuple[Sample, Sample]:
+    def draw_real_pair(self, observation: Observation) -> tuple[Sample, Sample]:
+        """Return the given real clips, and as many that were drawn with another seed."""
         captions = self._source.captions
         others = digit_prompts(self._model, self._reference, captions, self._clips, self._seed + 1)
         features = self._oracle.read(others.real).features
         return Sample(observation.features, self.prompts.strata), Sample(features, others.strata)
 
     def _captions(self, observation: Observation) -> list[str]:
-        """What clips show, as captions: a copy of a training clip shows what that shows, whatever was asked for."""
-        colours, motions = list(COLOURS), [*MOTIONS, MOTIONS[0]]  # the last for none, -1: any will do
+        """Describe what clips show, which for a copy is the training clip's caption, whatever was requested."""
+        colours, motions = list(COLOURS), [*MOTIONS, MOTIONS[0]]  # the last for -1, no motion: any motion does
         colour = observation.words.get("colour", torch.zeros_like(observation.words["digit"]))
         rows = zip(
             observation.words["digit"].tolist(), colour.tolist(), observation.words["motion"].tolist(), strict=True
@@ -144,13 +156,15 @@ class Digits:
         return [caption(digit, colours[i], motions[j], with_colour=self._colour) for digit, i, j in rows]
 
 
-class Clips:
-    """Any other data: see `Reader`, and `Evaluator` for the arguments."""
+class ClipsReader:
+    """Reads clips of any other data: see `Reader`, and `Evaluator` for the arguments."""
 
     steadiness = "frame_similarity"
     held_out = None
 
-    def __init__(self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int, seen: Seen):
+    def __init__(
+        self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int, seen: TrainingDraws
+    ):
         self._source, self._seed = source, seed
         self.prompts = clip_prompts(model, reference, clips, seed)
         self._others = None
@@ -159,26 +173,32 @@ class Clips:
         self._own = torch.arange(clips)
 
     def read(self, video: torch.Tensor) -> Observation:
+        """Read clips, uint8 (N, T, H, W, C)."""
         return Observation(video, coarse_features(video), {}, None)
 
-    def steady(self, observation: Observation) -> float:
+    def score_steadiness(self, observation: Observation) -> float:
+        """Return the similarity of first, middle and last frame."""
         return frame_similarity(observation.video)
 
     def nearest(self, observation: Observation, thorough: bool) -> torch.Tensor:
+        """Return distances to the nearest training clips, float32 (N,)."""
         return nearest_distances(observation.video, self._training(observation))
 
     def nearest_of_real(self, observation: Observation, thorough: bool) -> torch.Tensor:
-        # They are the first of the training clips themselves, and each would be its own copy.
+        """Return distances of real clips to the nearest other training clips, float32 (N,)."""
+        # These are the first training clips themselves, and must not be compared with themselves.
         return nearest_distances(observation.video, self._training(observation), self._own)
 
-    def searched(self, thorough: bool) -> int:
+    def count_searched(self, thorough: bool) -> int:
+        """Return the number of training clips that `nearest` searches."""
         return min(self._source.size, _MOST)
 
-    def floor(self, observation: Observation) -> tuple[Sample, Sample]:
+    def draw_real_pair(self, observation: Observation) -> tuple[Sample, Sample]:
+        """Return the given real clips and as many others, or their halves if the data has too few clips."""
         if self._others is not None:
             return Sample(observation.features), Sample(coarse_features(self._others))
         half = len(observation.features) // 2
         return Sample(observation.features[:half]), Sample(observation.features[half:])
 
-    def _training(self, observation: Observation):
+    def _training(self, observation: Observation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return training_in_order(self._source, len(observation.video), self._seed, _MOST)

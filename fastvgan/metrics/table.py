@@ -12,7 +12,7 @@ _TITLES = ("measure", "generated", "real clips", "shuffled captions", "held-out 
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """Aligned columns, one line per row; columns without a value are left out."""
+    """Format rows as aligned columns, one line per row, without columns that have no value."""
     shown = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in rows)]
     lines = [["measure", *(title for name, title in zip(_COLUMNS, _TITLES[1:], strict=True) if name in shown)]]
     lines += [[row.measure, *(_text(getattr(row, name), row.unit) for name in shown)] for row in rows]
@@ -23,9 +23,10 @@ def text_table(rows: Sequence[Row]) -> str:
 
 
 def json_values(evaluation: Evaluation) -> dict[str, Any]:
-    """The flat scores, the rows of the table and the warnings; an interval is {"value", "low", "high"}.
+    """Return the scores, the table and the warnings as JSON values; an interval is {"value", "low", "high"}.
 
-    JSON has no infinity, which is how far a clip is from training clips that there are none of: it is None here.
+    Infinity, the distance to the nearest training clip if no training clip has the caption, becomes None: JSON lacks
+    it.
     """
     return {
         "scores": {name: _value(score) for name, score in evaluation.scores.items()},

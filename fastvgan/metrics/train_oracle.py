@@ -12,28 +12,29 @@ _TEST_CLIPS = 4800
 class Arguments(Settings):
     """Train the oracle that reads digits.
 
-    Only real clips of the training writers are seen; the accuracy printed at the end is on clips of the other writers,
-    and nothing was chosen by it. The same seed gives the same weights on the same machine.
+    Training uses real clips of the training writers only. The accuracy printed at the end is measured on the other
+    writers, and no setting was chosen by it. The same seed results in the same weights on the same machine.
     """
 
     out: Path | None = None
-    """File to write; by default the one that `fastvgan.evaluate` reads."""
+    """File to write. Default: the file that `fastvgan.evaluate` reads."""
     steps: Count = 3000
-    """Steps to train."""
+    """Training steps."""
     seed: Seed = 0
     """Seed of the weights, the clips and the distortions."""
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command with these arguments, by default those of the command line."""
     parsed = parse(Arguments, "python -m fastvgan.metrics.train_oracle", arguments)
     if parsed.out is not None:
         check_writable(parsed.out)
 
     from fastvgan.files.tensor_file import save_tensors
     from fastvgan.metrics.oracle import ORACLE
-    from fastvgan.metrics.oracle_training import accuracy, train
+    from fastvgan.metrics.oracle.training import accuracy, train
 
-    oracle = train(parsed.steps, parsed.seed).half().float()  # measured as it is stored
+    oracle = train(parsed.steps, parsed.seed).half().float()  # the accuracy is that of the stored precision
     clips, frames = accuracy(oracle, _TEST_CLIPS)
     metadata = {
         "command": f"python -m fastvgan.metrics.train_oracle --steps {parsed.steps} --seed {parsed.seed}",

@@ -84,7 +84,7 @@ class ConditionEncoder(nn.Module):
         self.out_dim = dim * len(self.parts)
 
     def forward(self, c: Condition) -> torch.Tensor:
-        """Encode conditions as (N, `out_dim`), or (N, K, `out_dim`) for K conditions per clip."""
+        """Encode conditions as (N, D), or (N, K, D) for K conditions per clip, with D = `out_dim`."""
         parts = [encode(getattr(c, name)) for name, encode in self.parts.items()]
         # (N, D), or (N, K, D) if a text or label has K values per clip; a first frame has one.
         several = max(parts, key=torch.Tensor.dim)

@@ -17,7 +17,7 @@ class NoiseDriven(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def arrange(self, numbers: torch.Tensor, frames: int | None = None) -> torch.Tensor:
-        """Arrange numbers (N, `noise_size(frames)`) as the noise that `forward` takes."""
+        """Arrange numbers, shape (N, `noise_size(frames)`), as the noise that `forward` takes."""
 
     def noise(self, clips: int | torch.Tensor, seed: int = 0, frames: int | None = None) -> torch.Tensor:
         """Draw the noise of clips.

@@ -17,7 +17,7 @@ from fastvgan.data import open_source
 from fastvgan.data.digit_shapes import REACH
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.errors import UserError
-from fastvgan.metrics.digits import read_colour, read_motion
+from fastvgan.metrics.oracle.rules import read_colour, read_motion
 from fastvgan.models.config import ModelConfig
 from fastvgan.random_draws import Draws, Purpose
 from fastvgan.runs.config import DataConfig

@@ -1,4 +1,4 @@
-"""fastvgan.layers.deferred: norms and activations that wait for the next convolution give what the modules give."""
+"""fastvgan.layers.deferred: norms and activations on load compute the same as the modules."""
 
 import copy
 import itertools
@@ -17,7 +17,7 @@ COMPILED = extension.load() is not None
 
 
 class Generator(nn.Module):
-    """What a generator does: two layers whose norms wait, and a last one with tanh."""
+    """Like a generator: two layers with deferred norms, and a last one with tanh."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Generator(nn.Module):
 
 
 class Stock(nn.Module):
-    """The same of torch.nn's modules, with the same names of parameters."""
+    """The same network of torch.nn's modules, with the same parameter names."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Stock(nn.Module):
 
 
 def pair():
-    """A Generator and a Stock of the same state, in which no parameter is at its initial 0 or 1."""
+    """Return a Generator and a Stock of the same state, with no parameter at its initial 0 or 1."""
     stock = Stock()
     with torch.no_grad():
         for norm in (stock.a["norm"], stock.b["norm"]):
@@ -115,7 +115,7 @@ def test_between_compiled_convolutions_the_norm_is_pending(bfloat16):
 
 
 def test_under_autocast_the_choice_is_that_for_its_dtype():
-    """Of contiguous tensors it is another in bfloat16 than in float32."""
+    """For contiguous tensors the choice differs between bfloat16 and float32."""
     layer, x = ConvTransposeNormAct3d(64, 64, 4), torch.randn(16, 64, 1, 1, 1)
     assert not isinstance(chain([layer], x), Pending)
     with torch.autocast("cpu", torch.bfloat16):
@@ -123,7 +123,7 @@ def test_under_autocast_the_choice_is_that_for_its_dtype():
 
 
 def test_what_is_not_compiled_is_not_pending():
-    """Nothing would be gained of contiguous tensors, of another implementation, or while a compiler looks on."""
+    """Deferring gains nothing for contiguous tensors, other implementations, or under a compiler."""
     layer, x = ConvTransposeNormAct3d(20, 18, 4), torch.randn(16, 20, 1, 1, 1)
     assert not isinstance(chain([layer], x), Pending)
     layer = ConvTransposeNormAct3d(20, 18, 4, impl="reference").to(**LAST)
@@ -211,7 +211,7 @@ def test_what_a_convolution_refuses_a_fused_one_refuses(kind, options, shape, me
 
 
 def test_tracking_may_be_switched_on_for_a_norm_that_keeps_nothing():
-    """torch.nn then uses the batch's statistics still, and keeps none."""
+    """torch.nn then still uses the batch's statistics, and keeps none."""
     conv, norm = (
         Conv3d(3, 4, 3, bias=False, impl="cpp" if COMPILED else "auto"),
         BatchNormAct3d(4, track_running_stats=False),
@@ -227,7 +227,7 @@ STATISTICS = [{"momentum": None}, {"momentum": 0.3}, {"track_running_stats": Fal
 @pytest.mark.parametrize("options", STATISTICS, ids=str)
 @pytest.mark.parametrize("switched_off", [False, True])
 def test_the_statistics_are_those_of_batch_norm(options, switched_off):
-    """switched_off: torch.nn keeps and uses, but does not update, what there is once track_running_stats is False."""
+    """switched_off: torch.nn keeps and uses existing statistics without updates once track_running_stats is False."""
     conv, norm = ConvTranspose3d(20, 18, 4, bias=False).to(**LAST), BatchNormAct3d(18, activation="tanh", **options)
     stock_conv, stock = nn.ConvTranspose3d(20, 18, 4, bias=False), nn.BatchNorm3d(18, **options)
     stock_conv.load_state_dict(conv.state_dict())
@@ -249,7 +249,7 @@ def test_the_statistics_are_those_of_batch_norm(options, switched_off):
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
 @pytest.mark.parametrize("training", [True, False])
 def test_an_activation_that_no_convolution_computes_does_not_wait(activation, training):
-    """Neither the norm's own, nor one that a container asks for, nor that of a layer within a chain."""
+    """Neither the norm's own activation, nor a container's, nor that of a layer within a chain."""
     conv, norm = Conv3d(20, 18, 3, bias=False).to(**LAST), BatchNormAct3d(18, activation=activation)
     stock = nn.Sequential(nn.Conv3d(20, 18, 3, bias=False), nn.BatchNorm3d(18)).to(**LAST)
     stock[0].load_state_dict(conv.state_dict())
@@ -294,7 +294,7 @@ def test_layers_compile_without_a_graph_break(kind, training):
 @pytest.mark.parametrize("impl", ["reference"] + ["cpp"] * COMPILED)
 @pytest.mark.parametrize("activation, slope", [("tanh", 0.0), ("leaky_relu", 0.2), ("leaky_relu", 0.0)])
 def test_a_convolution_and_an_activation(impl, activation, slope):
-    """Also of padding that fused_conv does not know, which the module adds itself."""
+    """Also for padding that fused_conv does not support and the module adds itself."""
     act = {"tanh": torch.tanh, "leaky_relu": lambda y: nn.functional.leaky_relu(y, slope)}[activation]
     x = torch.randn(2, 3, 4, 4, 4)
     for options in ({"padding": 1}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}):
@@ -304,7 +304,7 @@ def test_a_convolution_and_an_activation(impl, activation, slope):
 
 
 def test_a_gradient_of_a_gradient_goes_through_what_is_pending():
-    """As R1 and the gradient penalty ask for it."""
+    """R1 and the gradient penalty need it."""
     ours, stock = pair()
 
     def penalty(model, x):

@@ -44,7 +44,7 @@ INPUTS = {
 
 
 def gradients(module, x):
-    """Output and all gradients, of a sum with weights that are the same for every dtype."""
+    """Return the output and all gradients of a weighted sum, with the same weights for every dtype."""
     x = x.detach().requires_grad_()
     y = module(x)
     dy = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
@@ -153,7 +153,7 @@ def test_the_size_may_be_chosen():
 
 
 def test_a_call_that_is_stock_pytorchs_is_its_node():
-    """With every gradient of it, in bfloat16 and channels-last too, where the weight's alone would be compiled."""
+    """All gradients too, also in bfloat16 and channels-last, for which only the weight's gradient is compiled."""
     choice.decisions.clear()
     x = torch.randn(16, 64, 8, 8).to(memory_format=LAST)
     for dtype in (torch.float32, torch.bfloat16):
@@ -165,7 +165,7 @@ def test_a_call_that_is_stock_pytorchs_is_its_node():
 
 @pytest.mark.extension
 def test_a_generators_last_convolution_is_compiled():
-    """Of few output channels that was measured to be faster, and the activation is computed with it."""
+    """With few output channels this was measured to be faster, and includes the activation."""
     choice.decisions.clear()
     x = torch.randn(16, 64, 8, 8).to(memory_format=LAST)
     stock = nn.Sequential(nn.ConvTranspose2d(64, 3, 4, 2, 1), nn.Tanh())

@@ -33,7 +33,7 @@ def lay_out(x, last):
 
 
 def assert_same(ours, stock, act, x):
-    """The same outputs, gradients and buffers, in x's memory format; stock computes in float64."""
+    """Check for equal outputs, gradients and buffers, in x's memory format; the stock layer computes in float64."""
     exact = copy.deepcopy(stock).double()
     mine, theirs = x.clone().requires_grad_(), x.double().contiguous().requires_grad_()
     y, expected = ours(mine), act(exact(theirs))

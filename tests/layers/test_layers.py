@@ -38,7 +38,7 @@ TRANSPOSED = [
 
 
 def assert_same(ours, stock, *inputs):
-    """The same outputs and gradients, and state_dicts that fit both ways."""
+    """Check for equal outputs and gradients, and state_dicts that load both ways."""
     assert list(ours.state_dict()) == list(stock.state_dict())
     ours.load_state_dict(stock.state_dict())
     other = copy.deepcopy(stock)
@@ -218,7 +218,7 @@ IN_PLACE = [
 @pytest.mark.parametrize("channels", [1, 6])
 @pytest.mark.parametrize("kind, options, shape", IN_PLACE)
 def test_the_output_may_be_changed_in_place(kind, options, shape, channels, last, impl):
-    """As an activation in place after it does; autograd refuses that of a view made within an operation."""
+    """An in-place activation after it does this; autograd rejects it for a view created within an operation."""
     x = torch.randn(shape)
     x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
     layer = kind(4, impl=impl) if options is None else kind(4, channels, impl=impl, **options)

@@ -1,4 +1,4 @@
-"""torch.onnx.export of our layers: the operators of stock PyTorch's, computed by onnxruntime to the same numbers."""
+"""torch.onnx.export of our layers: the same operators as for stock PyTorch, and equal results in onnxruntime."""
 
 import warnings
 
@@ -90,13 +90,13 @@ MODELS = {
 
 
 def computed(file, x):
-    """What onnxruntime makes of the model in a file."""
+    """Run the model in a file by onnxruntime."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return [torch.from_numpy(y) for y in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
 
 
 def trained(make):
-    """A module in evaluation, whose running statistics are not those that it begins with."""
+    """Return a module in evaluation whose running statistics are not the initial ones."""
     model = make().eval()
     for buffer in model.buffers():
         if buffer.is_floating_point():

@@ -24,7 +24,7 @@ LAST = {"memory_format": torch.channels_last_3d}
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
-    """The default group, of this process alone."""
+    """The default group, with this process alone."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     folder = tmp_path_factory.mktemp("group")
     dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
@@ -154,7 +154,7 @@ def test_one_collective_each_way_and_no_wait_for_the_device(group):
 
 @pytest.mark.extension
 def test_statistics_of_all_ranks_are_not_taken_with_the_convolution(group):
-    """That would be of this rank's alone; in evaluation there are none to take."""
+    """They would be the statistics of this rank alone. Evaluation takes no statistics."""
     layer, x = ConvTransposeNormAct3d(20, 18, 4).to(**LAST), torch.randn(16, 20, 1, 1, 1)
     assert isinstance(conv_norm(layer.conv, layer.norm, x), Pending)
     assert not isinstance(conv_norm(layer.conv, sync_batch_norm(layer.norm), x), Pending)
@@ -162,7 +162,7 @@ def test_statistics_of_all_ranks_are_not_taken_with_the_convolution(group):
 
 
 def test_it_compiles_without_a_break(group):
-    """The layer, and what it calls where there are more ranks than this one."""
+    """The layer, and the function that it calls with several ranks."""
     plain, x = BatchNormAct3d(4, activation="relu"), torch.randn(3, 4, 2, 3, 3)
     norms, grads = [plain, *(sync_batch_norm(copy.deepcopy(plain)) for _ in range(2))], []
 
@@ -184,7 +184,7 @@ def test_it_compiles_without_a_break(group):
 
 @pytest.mark.parametrize("early_stop", [True, False])
 def test_a_checkpoint_moves_the_statistics_as_often_as_torch_does(group, early_stop):
-    """With the norm last, where recomputing stops early; by what is called where there are more ranks than this one."""
+    """With the norm last, where recomputation stops early; by the function that is called with several ranks."""
     stock, ours = nn.BatchNorm3d(4), BatchNormAct3d(4)
     conv = nn.Conv3d(4, 4, 1)
 

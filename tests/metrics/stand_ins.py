@@ -1,4 +1,4 @@
-"""Functions that stand in for a generator of the digits, each good or bad in a way that is known."""
+"""Stand-ins for a generator of the digits, each with a known quality or fault."""
 
 import numpy as np
 import torch
@@ -11,19 +11,19 @@ DRAWN = 4000  # clips of a training run, among which each caption is found sever
 
 
 def digits_model(source, **values):
-    """The configuration of a model of the digits that follows captions, unless said otherwise."""
+    """Return the configuration of a digits model, by default with captions as condition."""
     vocabulary = Vocabulary.of(source.captions)
     known = {"vocabulary": tuple(vocabulary.words), "caption_length": vocabulary.length, "class_names": source.classes}
     return ModelConfig(**{"base_width": 2, "latent": 4, **known, **values})
 
 
 def noise(n, seed):
-    """A number for each clip, which decides everything about it but the condition."""
+    """One number per clip, which determines everything but the condition."""
     return torch.randint(0, 2**31, (n, 1), generator=torch.Generator().manual_seed(seed))
 
 
 class StandIn:
-    """Draws clips of the captions asked for: new ones of writers who are not in training.
+    """Draws clips of the requested captions, by writers who are not in the training set.
 
     Each of the methods is called as a generator is.
     """
@@ -39,12 +39,12 @@ class StandIn:
         return self._render(self._asked(condition), z)
 
     def deaf(self, z, condition):
-        """Clips of any caption, whatever was asked for."""
+        """Clips of random captions, which ignore the condition."""
         numbers = [np.random.default_rng(row).integers(len(self.drawn_from.captions)) for row in z.tolist()]
         return self._render(np.array(numbers), z)
 
     def single(self, z, condition):
-        """The same clip whenever a caption is asked for."""
+        """The same clip every time for a caption."""
         index = self._asked(condition)
         return self._render(index, torch.from_numpy(index)[:, None])
 

@@ -1,11 +1,11 @@
-"""Caption match on words that are right and wrong in known places, and words read off real clips."""
+"""Caption match on words with known errors, and words read from real clips."""
 
 import pytest
 import torch
 
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource
 from fastvgan.errors import UserError
-from fastvgan.metrics.caption_match import CHANCE, match, read_words, shuffled_match
+from fastvgan.metrics.caption_match import CHANCE, match, match_shuffled, read_words
 from fastvgan.metrics.oracle import load_oracle
 from fastvgan.metrics.prompts import digit_words
 
@@ -24,10 +24,10 @@ def test_shuffled_captions_are_right_by_chance_however_right_the_clips_are():
         "colour": torch.arange(960) // 10 % 6,
         "motion": torch.arange(960) // 60 % 4,
     }
-    found = shuffled_match(words, words, seed=0)
+    found = match_shuffled(words, words, seed=0)
     for name, chance in {**CHANCE, "joint": 1 / 240}.items():
         assert found[name] == pytest.approx(chance, abs=0.015)
-    assert found == shuffled_match(words, words, seed=0) != shuffled_match(words, words, seed=1)
+    assert found == match_shuffled(words, words, seed=0) != match_shuffled(words, words, seed=1)
 
 
 def test_words_of_captions_are_those_that_stand_in_them():
@@ -37,7 +37,7 @@ def test_words_of_captions_are_those_that_stand_in_them():
         digit, colour, motion = (words[name][i].item() for name in ("digit", "colour", "motion"))
         assert source.captions[i] == f"a {list(COLOURS)[colour]} {digit} moving {MOTIONS[motion]}"
     assert set(digit_words(DigitsSource(channels=1).captions, channels=1)) == {"digit", "motion"}
-    with pytest.raises(UserError, match="'a red cat' is no caption of the digits"):
+    with pytest.raises(UserError, match="'a red cat' is not a caption of the digits"):
         digit_words(["a red cat"], channels=3)
 
 

@@ -1,9 +1,15 @@
-"""How much clips differ, and how alike frames of a clip are, against sums written out."""
+"""Differences of clips and similarity of frames against explicit sums."""
 
 import pytest
 import torch
 
-from fastvgan.metrics.diversity import first_middle_last, frame_similarity, mean_difference, pairs_of, share_that_differ
+from fastvgan.metrics.diversity import (
+    first_middle_last,
+    frame_similarity,
+    mean_difference,
+    pair_within_groups,
+    share_of_differing,
+)
 
 
 def test_difference_is_the_mean_over_pairs_and_pixels():
@@ -21,7 +27,7 @@ def test_black_and_white_differ_by_255():
 
 def test_pairs_are_of_one_group_and_leave_nobody_out():
     groups = torch.tensor([3, 1, 3, 3, 1, 7])
-    pairs = set(zip(*(part.tolist() for part in pairs_of(groups)), strict=True))
+    pairs = set(zip(*(part.tolist() for part in pair_within_groups(groups)), strict=True))
     assert pairs == {(1, 4), (0, 2), (2, 3)}
 
 
@@ -29,8 +35,8 @@ def test_share_that_differ_is_simpsons_index_over_all_pairs():
     labels = torch.randint(4, (50,))
     shares = torch.bincount(labels, minlength=4).double() / 50
     everyone = torch.cartesian_prod(torch.arange(50), torch.arange(50)).unbind(1)
-    assert share_that_differ(labels, *everyone) == pytest.approx(1 - shares.square().sum().item())
-    assert share_that_differ(labels, torch.tensor([7]), torch.tensor([7])) == 0
+    assert share_of_differing(labels, *everyone) == pytest.approx(1 - shares.square().sum().item())
+    assert share_of_differing(labels, torch.tensor([7]), torch.tensor([7])) == 0
 
 
 def test_frames_of_clips_of_any_length():

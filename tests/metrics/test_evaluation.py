@@ -1,4 +1,4 @@
-"""Evaluations of functions that are good or bad in known ways: each must be found out, and real clips be found good."""
+"""Evaluations of functions with known faults: each fault must be detected, and real clips must score well."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from stand_ins import DRAWN, StandIn, digits_model, noise
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.errors import UserError
 from fastvgan.metrics.evaluation import CORRUPTIONS, Evaluator, peak_signal_to_noise, warnings
-from fastvgan.metrics.prompts import Seen
+from fastvgan.metrics.prompts import TrainingDraws
 from fastvgan.metrics.table import json_values, text_table
 
 CLIPS = 240
@@ -18,7 +18,7 @@ CLIPS = 240
 def digits():
     source = DigitsSource(hold_out=0.1)
     model = digits_model(source)
-    evaluator = Evaluator(model, source, DigitsSource(split="test"), CLIPS, seen=Seen(0, DRAWN))
+    evaluator = Evaluator(model, source, DigitsSource(split="test"), CLIPS, seen=TrainingDraws(0, DRAWN))
     return evaluator, StandIn(model, source)
 
 
@@ -54,7 +54,7 @@ def test_shuffled_captions_give_chance(real):
 
 @pytest.mark.parametrize("name", ["Fréchet distance", "kernel distance"])
 def test_distances_notice_what_is_wrong_with_real_clips(real, name):
-    """Frozen, time-shuffled and blurred clips are farther away than the interval of real ones reaches."""
+    """Frozen, time-shuffled and blurred clips are farther away than the upper end of the real clips' interval."""
     at = real.rows.index(row(real, name))
     assert [r.measure for r in real.rows[at + 1 : at + 4]] == [f"  of {what} real clips" for what in CORRUPTIONS]
     floor = real.rows[at].real
@@ -87,7 +87,9 @@ def test_a_generator_that_copies():
     source = DigitsSource()
     model = digits_model(source)
     copying = StandIn(model, source).copying
-    evaluators = [Evaluator(model, source, DigitsSource(split="test"), 64, seen=Seen(seed, DRAWN)) for seed in (0, 1)]
+    evaluators = [
+        Evaluator(model, source, DigitsSource(split="test"), 64, seen=TrainingDraws(seed, DRAWN)) for seed in (0, 1)
+    ]
     copies, of_another_run = (evaluator.full(copying, noise) for evaluator in evaluators)
     assert copies.scores["copies"] >= 0.98
     assert row(copies, "copies").real == 0
@@ -104,7 +106,7 @@ def test_a_digit_that_stays_the_same_and_is_wrong_is_not_right(digits):
     first = evaluator.prompts.condition.text[:1]
 
     def one_digit(z, condition):
-        """Real clips of one caption, whatever was asked for."""
+        """Real clips of one caption, for any condition."""
         return stand_in.real(z, condition._replace(text=first.expand_as(condition.text)))
 
     scores = evaluator.quick(one_digit, noise)
@@ -138,7 +140,7 @@ def test_the_same_seed_asks_for_the_same():
 
 
 def asked(prompts, source):
-    """Captions that real clips of prompts show, as the words say."""
+    """The captions of prompts' real clips, from their words."""
     words = {name: values.tolist() for name, values in prompts.words.items()}
     colours = [list(COLOURS)[i] for i in words["colour"]]
     motions = [MOTIONS[i] for i in words["motion"]]
@@ -170,9 +172,11 @@ def test_classes_are_asked_for_equally_often():
 
 
 def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
-    """Their clips differ as real ones do, for they lie at other places, and the right digit is in each."""
+    """Their clips differ as much as real ones, in the place of the digit, and each has the right digit."""
     source, reference = DigitsSource(), DigitsSource(split="test")
-    evaluator = Evaluator(digits_model(source, condition=("class",)), source, reference, 100, seen=Seen(0, DRAWN))
+    evaluator = Evaluator(
+        digits_model(source, condition=("class",)), source, reference, 100, seen=TrainingDraws(0, DRAWN)
+    )
     place = {text: i for i, text in enumerate(reference.captions)}
 
     def coloured(z, condition):
@@ -201,7 +205,7 @@ def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
 def test_first_frames_are_compared_with_those_given():
     source = DigitsSource()
     evaluator = Evaluator(
-        digits_model(source, condition=("image",)), source, DigitsSource(split="test"), 64, seen=Seen(0, DRAWN)
+        digits_model(source, condition=("image",)), source, DigitsSource(split="test"), 64, seen=TrainingDraws(0, DRAWN)
     )
     order = torch.arange(64) % 32  # each first frame is given twice
 
@@ -226,7 +230,9 @@ def test_first_frames_are_compared_with_those_given():
 def test_a_model_without_a_condition_is_measured_by_what_is_left():
     source = DigitsSource(channels=1)
     reference = DigitsSource(channels=1, split="test")
-    evaluator = Evaluator(digits_model(source, condition=(), channels=1), source, reference, 64, seen=Seen(0, DRAWN))
+    evaluator = Evaluator(
+        digits_model(source, condition=(), channels=1), source, reference, 64, seen=TrainingDraws(0, DRAWN)
+    )
     assert evaluator.prompts.condition is None
     evaluation = evaluator.full(lambda z, c: evaluator.prompts.real[z[:, 0]], lambda n, g: torch.arange(n)[:, None])
     varied = {"varied_digit", "varied_motion"}

@@ -1,4 +1,4 @@
-"""The Fréchet distance against SciPy and closed forms, and the coarse score on clips that are wrong in a known way."""
+"""The Fréchet distance against SciPy and closed forms, and the coarse score on clips with known faults."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_closed_forms():
 
 
 def test_singular_covariances():
-    """Where SciPy's root is not to be trusted: fewer clips than features, constant features, no spread at all."""
+    """Cases in which SciPy's root is unreliable: fewer clips than features, constant features, no spread."""
     zero, nothing = torch.zeros(6), torch.zeros(6, 6)
     low = random_covariance(6, 2)
     assert frechet_distance(zero, low, zero, low) == pytest.approx(0, abs=1e-12 * low.trace().item())
@@ -101,7 +101,7 @@ def test_long_sets_of_clips_are_taken_in_parts(monkeypatch):
 
 
 def test_features_keep_distances():
-    """The projection is drawn, so that no clip is favoured: distances of all cells come out right on average."""
+    """The projection is random and so favours no clip: it preserves distances on average."""
     black = torch.zeros(1, 4, 4, 4, 3, dtype=torch.uint8)
     bright = torch.randint(0, 256, (200, 4, 4, 4, 3), dtype=torch.uint8)
     exact = (bright / 255).square().sum((1, 2, 3, 4)) + 4 / 3 * (bright.float() / 255).diff(dim=1).square().sum(
@@ -113,7 +113,7 @@ def test_features_keep_distances():
 
 @pytest.fixture(scope="module")
 def digits():
-    """The score of 512 clips of the digits, and 256 others."""
+    """The score for 512 clips of the digits, and 256 other clips."""
     source = DigitsSource()
     return CoarseScore(next(source.batches(512, seed=0)).video), next(source.batches(256, seed=1)).video
 
@@ -168,7 +168,7 @@ def test_distances_from_one_set_are_those_of_its_gaussian():
 
 
 def test_resamples_are_scored_as_the_clips_in_them_would_be():
-    """Counting clips gives what the distance of the resampled sets, written out as sets, gives."""
+    """Distances from counts equal distances of the resampled sets themselves."""
     real, other = torch.randn(30, 5).double(), torch.randn(20, 5).double() + 1
     distances = []
     for own, reals in zip(resample_counts(20, 3, 40).long(), resample_counts(30, 4, 40).long(), strict=True):

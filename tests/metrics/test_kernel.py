@@ -1,4 +1,4 @@
-"""The kernel distance against its formula written out, and its interval against draws of new clips."""
+"""The kernel distance against its formula, and its interval against draws of new clips."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from fastvgan.metrics.kernel import KernelDistance, kernel_distance
 
 
 def written_out(x, y):
-    """Gretton et al. 2012, equation 3, with the kernel of Bińkowski et al. 2018, sum by sum."""
+    """Gretton et al. 2012, equation 3, with the kernel of Bińkowski et al. 2018, in explicit sums."""
 
     def k(a, b):
         return (float(np.dot(a, b)) / len(a) + 1) ** 3
@@ -30,7 +30,7 @@ def test_it_is_the_published_formula(m, n, d):
 
 
 def test_it_is_unbiased():
-    """The mean over many small draws of one distribution is zero; of the biased estimate it would be 2 here."""
+    """The mean over many small draws from one distribution is zero; the biased estimate's would be 2 here."""
     generator = torch.Generator().manual_seed(0)
     values = [kernel_distance(*torch.randn(2, 10, 4, generator=generator)) for _ in range(400)]
     error = np.std(values) / 20
@@ -38,7 +38,7 @@ def test_it_is_unbiased():
 
 
 def test_draws_that_are_even_over_groups_stay_unbiased():
-    """Ten clips of each of two far-off groups in both sets: the plain estimate is negative, the grouped one is not."""
+    """Both sets have ten clips of each of two distant groups: the plain estimate is negative, the grouped is not."""
     generator = torch.Generator().manual_seed(0)
     groups = torch.arange(20) % 2
     plain, grouped = [], []
@@ -52,7 +52,7 @@ def test_draws_that_are_even_over_groups_stay_unbiased():
 
 
 def test_groups_of_uneven_sizes_count_alike():
-    """A pair within a group of s counts s / (s - 1) times, so that the group's share is that between two sets."""
+    """A pair within a group of s counts s / (s - 1) times, so the group has the same weight as between two sets."""
     x = torch.randn(7, 3, dtype=torch.float64)
     groups = torch.tensor([0, 0, 1, 1, 1, 2, 2])
     kernel = (x @ x.T / 3 + 1) ** 3
@@ -66,7 +66,7 @@ def test_groups_of_uneven_sizes_count_alike():
 
 
 def test_two_clips_of_each_condition_that_was_drawn_stay_unbiased():
-    """Conditions lie far apart, so that the plain estimate of the distance of one distribution from itself is high."""
+    """Conditions are far apart, so the plain estimate for two sets of one distribution is high."""
     generator = torch.Generator().manual_seed(0)
     twins = torch.arange(10).repeat(2)
     plain, paired = [], []
@@ -82,7 +82,7 @@ def test_two_clips_of_each_condition_that_was_drawn_stay_unbiased():
 
 
 def test_pairs_left_in_a_stratum_weigh_as_much_as_all_would():
-    """Strata of 4 clips under 2 conditions each: of 12 ordered pairs 8 are left, and weigh 16 together."""
+    """Strata of 4 clips under 2 conditions each: 8 of 12 ordered pairs are left, with a total weight of 16."""
     x, y = torch.randn(8, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     strata, twins = torch.arange(8) // 4, torch.arange(8) // 2
     kernel = (x @ x.T / 3 + 1) ** 3
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_interval():
         (torch.zeros(1, 4), torch.zeros(3, 4), "N of 2 or more"),
         (torch.zeros(3, 4), torch.zeros(3, 4, 1), "N of 2 or more"),
         (torch.full((3, 4), torch.nan), torch.zeros(3, 4), "finite"),
-        (torch.zeros(3, 4), torch.zeros(3, 5), "have 4 values, those of real clips 5"),
+        (torch.zeros(3, 4), torch.zeros(3, 5), "must have 5 values, as those of real clips, not 4"),
     ],
 )
 def test_what_cannot_be_measured(a, b, sentence):

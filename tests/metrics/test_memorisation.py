@@ -1,4 +1,4 @@
-"""Nearest training clips against distances written out, and that copies are found and real clips are not."""
+"""Nearest training clips against explicit distances; copies are detected, and real clips are not taken for copies."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.metrics.memorisation import nearest_distances, share_of_copies
-from fastvgan.metrics.prompts import Seen, training_by_caption
+from fastvgan.metrics.prompts import TrainingDraws, training_by_caption
 
 
 def random_clips(n, size=(4, 8, 8, 3), seed=0):
@@ -49,12 +49,12 @@ def test_large_frames_are_averaged_down_first():
     assert near.numpy() == pytest.approx(written_out(small, training), rel=1e-4)
 
 
-SEEN = Seen(3, 20_000)
+SEEN = TrainingDraws(3, 20_000)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    """Training source, some captions, and the distances of real clips of other writers."""
+    """The training source, some captions, and the distances of real clips of other writers."""
     source, test = DigitsSource(), DigitsSource(split="test")
     index = np.arange(0, 240, 3)
     real = test.render(torch.from_numpy(index.repeat(3)), torch.from_numpy(np.random.default_rng(0).random((240, 4))))
@@ -70,7 +70,7 @@ def test_real_clips_of_other_writers_are_no_copies(digits):
 
 @pytest.mark.parametrize("noise", [0, 1, 3])
 def test_clips_of_training_with_noise_are_copies(digits, noise):
-    """Whatever the size of the batches in which training drew them."""
+    """For any batch size in which training drew them."""
     source, _, near = digits
     clips = torch.cat([batch.video for batch, _ in zip(source.batches(16, SEEN.seed, start=7), range(4), strict=False)])
     shown = torch.cat([b.caption for b, _ in zip(source.batches(16, SEEN.seed, start=7), range(4), strict=False)])
@@ -91,7 +91,7 @@ def test_new_clips_of_training_writers_are_hardly_ever_copies(digits):
 def test_a_caption_that_is_not_trained_on_has_no_training_clips(digits):
     source, _, _ = digits
     captions = ["a pink 3 moving away", source.captions[7], "a pink 3"]
-    parts = list(training_by_caption(source, captions, Seen(5, 1000)))
+    parts = list(training_by_caption(source, captions, TrainingDraws(5, 1000)))
     assert all(rows.tolist() == [1] for rows, _ in parts)
     drawn = next(source.batches(1000, 5))
     assert torch.equal(torch.cat([clips for _, clips in parts]), drawn.video[drawn.caption == 7])
@@ -99,5 +99,5 @@ def test_a_caption_that_is_not_trained_on_has_no_training_clips(digits):
 
 def test_no_more_clips_are_looked_at_than_were_drawn(digits):
     source, _, _ = digits
-    parts = list(training_by_caption(source, source.captions, Seen(5, 777)))
+    parts = list(training_by_caption(source, source.captions, TrainingDraws(5, 777)))
     assert sum(len(clips) for _, clips in parts) == 777

@@ -1,4 +1,4 @@
-"""The oracle that ships with the package, on clips of writers it has not seen, and how it is trained."""
+"""The packaged oracle on clips of unseen writers, and its training."""
 
 import os
 
@@ -10,8 +10,10 @@ from safetensors import safe_open
 from fastvgan.data.digits import DigitsSource
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import save_tensors
-from fastvgan.metrics import oracle, oracle_training, train_oracle
-from fastvgan.metrics.oracle import ORACLE, load_oracle, to_grey, to_inputs
+from fastvgan.metrics import oracle, train_oracle
+from fastvgan.metrics.oracle import ORACLE, load_oracle
+from fastvgan.metrics.oracle import training as oracle_training
+from fastvgan.metrics.oracle.network import to_grey, to_inputs
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_clips_are_read_alike_in_any_company(real):
 
 
 def test_features_have_unit_variance_and_know_colour_motion_and_digit(real):
-    """A linear classifier on half of the clips reads all three off the features of the other half."""
+    """A linear classifier trained on half of the clips reads all three from the features of the other half."""
     linear_model = pytest.importorskip("sklearn.linear_model")
     clips = next(DigitsSource(split="test").batches(960, seed=13))
     features = load_oracle().read(clips.video).features.numpy()

@@ -14,7 +14,7 @@ from fastvgan.random_draws import Draws, Purpose, uniforms
 
 
 def draw(wrong, right, seed, count=1):
-    """Wrong captions for these right ones, as training draws them."""
+    """Draw wrong captions for right ones, as training does."""
     draws = Draws(seed, {Purpose.WRONG_CONDITION: 2 * count, Purpose.CANDIDATES: 1})(torch.arange(len(right)))
     chances = uniforms(draws[Purpose.WRONG_CONDITION]).unflatten(1, (count, 2))
     return wrong.draw(right, chances, uniforms(draws[Purpose.CANDIDATES])[0, 0] if wrong.searches_some else None)

@@ -1,4 +1,4 @@
-"""Discriminators that are combined: what each of them sees, and logits under several conditions at once."""
+"""Combined discriminators: the inputs of each, and logits under several conditions at once."""
 
 import itertools
 

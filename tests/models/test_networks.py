@@ -225,7 +225,7 @@ def test_content_noise_is_fixed_and_motion_noise_is_not():
 @pytest.mark.parametrize("motion", [None, 0, 7])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_clip_s_noise_is_its_own(family, motion):
-    """Whatever other clips, and frames, are asked for."""
+    """It does not depend on the other clips, nor on the number of frames."""
     generator, _ = build(config(family=family, latent=7, motion_latent=motion))
     frames = (5, 9) if family == "recurrent" else (None, None)
     short, long = (generator.noise(clips, 3, n) for clips, n in zip((4, torch.tensor([2, 0])), frames, strict=True))

@@ -1,4 +1,4 @@
-"""Clips of a picture that moves, against bilinear sampling written out and against shifts by whole pixels."""
+"""Clips of a moving picture against bilinear sampling in loops and against shifts by whole pixels."""
 
 import math
 
@@ -16,7 +16,7 @@ KEPT = 60.0  # a mask at which all is moved
 
 
 def written_out(raw, place, image):
-    """Vondrick et al. 2016, equation 5, and Jaderberg et al. 2015, equation 5, place by place in float64."""
+    """Vondrick et al. 2016, equation 5, and Jaderberg et al. 2015, equation 5, pixel by pixel in float64."""
     raw, place = raw.double().numpy(), place.double().numpy()
     n, channels, frames, height, width = raw.shape
     channels -= CHANNELS
@@ -150,7 +150,7 @@ def test_a_condition_says_as_much_of_a_path_however_large_it_is():
     torch.manual_seed(0)
     path, noise, known = MotionPath(100, 128, 8, True), torch.randn(1, 100).expand(50, -1), torch.randn(50, 128)
     places = path(noise, known, None, 8)
-    assert 0.1 < places.std(0).mean() < 0.4  # each begins with one of its own
+    assert 0.1 < places.std(0).mean() < 0.4  # each condition starts with another path
     torch.testing.assert_close(path(noise, 1000 * known + 7, None, 8), places, atol=1e-3, rtol=0)
 
 

@@ -10,7 +10,7 @@ from fastvgan.data import open_source
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips, Source
 from fastvgan.metrics.evaluation import Evaluator, warnings
-from fastvgan.metrics.prompts import FEWEST, Seen, first_clips
+from fastvgan.metrics.prompts import FEWEST, TrainingDraws, first_clips
 from fastvgan.models import Condition
 from fastvgan.pixels import to_uint8
 from fastvgan.runs.config import RunConfig
@@ -61,7 +61,7 @@ class Scoring:
         seed = training.seed + _OTHER
         if self._has_oracle:
             reference = open_source(config.data, config.model, split="test")
-            seen = Seen(training.seed, training.count_clips(source.size))
+            seen = TrainingDraws(training.seed, training.count_clips(source.size))
             self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed, seen)
         elif source.size >= FEWEST:
             drawn = _Drawn(source, min(training.evaluate_clips, source.size), seed)

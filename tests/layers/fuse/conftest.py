@@ -1,4 +1,4 @@
-"""A fused network and the stock one, by each implementation that may compute whole rows of modules."""
+"""A fused and a stock network, for each implementation that can compute modules together."""
 
 import copy
 
@@ -10,7 +10,7 @@ from fastvgan.layers import fuse
 
 @pytest.fixture(params=IMPLS)
 def pair(request):
-    """A fused network and the stock one."""
+    """Return a fused network and the stock one."""
     stock = network()
     return fuse(copy.deepcopy(stock), impl=request.param), stock
 

@@ -1,4 +1,4 @@
-"""Networks as people write them, and the comparison of a fused one with the stock one."""
+"""Networks as users write them, and the comparison of a fused one with the stock one."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SHAPE = 2, 3, 4, 4, 4
 
 
 def assert_same(ours, stock, *inputs, steps=(True, True, False, True), tolerance=1e-3, **options):
-    """The same outputs, gradients of inputs and parameters, and statistics, in training and evaluation in turn."""
+    """Check for equal outputs, gradients of inputs and parameters, and statistics, in training and evaluation."""
     assert [name for name, _ in ours.named_modules()] == [name for name, _ in stock.named_modules()]
     for training in steps:
         ours.train(training), stock.train(training)
@@ -29,7 +29,7 @@ def assert_same(ours, stock, *inputs, steps=(True, True, False, True), tolerance
 
 
 def settle(module):
-    """Statistics and affine parameters that are not the initial ones."""
+    """Set statistics and affine parameters to other values than the initial ones."""
     for layer in module.modules():
         if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm3d)) and layer.affine:
             with torch.no_grad():
@@ -52,14 +52,14 @@ def generator():
 
 
 class Block(nn.Sequential):
-    """A Sequential with an __init__ of its own, as torchvision's and MONAI's are."""
+    """A Sequential with a custom __init__, like torchvision's and MONAI's."""
 
     def __init__(self, inputs, outputs):
         super().__init__(nn.Conv3d(inputs, outputs, 1), nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
 
 
 class VideoGAN(nn.Module):
-    """A holder without a forward, with VGAN's two streams."""
+    """A module without a forward that holds VGAN's two streams."""
 
     class Generator(nn.Module):
         def __init__(self):
@@ -154,7 +154,7 @@ class DCGAN(nn.Sequential):
 
 
 class ImageUNet(nn.Module):
-    """UNet above, of images."""
+    """The UNet above for images."""
 
     def __init__(self):
         super().__init__()
@@ -174,7 +174,7 @@ class ImageUNet(nn.Module):
 
 
 class Conv3DSimple(nn.Conv3d):
-    """torchvision.models.video's class of this name: its __init__ and a static method, and no forward."""
+    """torchvision.models.video's class of this name: it defines __init__ and a static method, but no forward."""
 
     def __init__(self, in_planes, out_planes, midplanes=None, stride=1, padding=1):
         super().__init__(in_planes, out_planes, kernel_size=3, stride=stride, padding=padding, bias=False)
@@ -185,7 +185,7 @@ class Conv3DSimple(nn.Conv3d):
 
 
 class OwnNorm(nn.BatchNorm3d):
-    """A norm with another initial state and another name for itself."""
+    """A norm with another initial state and another repr."""
 
     def __init__(self, num_features):
         super().__init__(num_features, eps=1e-3, momentum=0.01)
@@ -207,7 +207,7 @@ class OwnLayers(nn.Sequential):
 
 
 def is_as_fast(module):
-    """Whether it is a convolution that nothing is compiled for: 1x1x1, or 2D, and without a stride."""
+    """Whether a module is a convolution that has no compiled version: 1x1x1 or 2D, without a stride."""
     if not isinstance(module, (nn.Conv2d, nn.Conv3d)) or max(module.stride) > 1:
         return False
     return isinstance(module, nn.Conv2d) or max(module.kernel_size) == 1
@@ -224,7 +224,7 @@ def network():
 
 
 def blocks():
-    """The same as Sequentials in a Sequential, one with a class of its own, and a norm apart from its activation."""
+    """The same network as nested Sequentials, one of a subclass, with a norm and its activation in different ones."""
     first = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4))
     last = nn.Sequential(nn.ConvTranspose3d(6, 3, 2, 2), nn.Identity(), nn.Tanh())
     return settle(nn.Sequential(first, nn.ReLU(), Block(4, 6), nn.Dropout(0.0), last))

@@ -1,4 +1,4 @@
-"""fastvgan.layers.fuse: every network gives the same before and after."""
+"""fastvgan.layers.fuse: every network computes the same before and after."""
 
 import copy
 import io
@@ -56,7 +56,7 @@ NETWORKS = [  # how each is made, its input's shape, and the sizes of the groups
 
 
 def fused(module, **options):
-    """The report, what changed as {name: new class} and what was left as {name: reason}."""
+    """Return the report, replaced modules as {name: new class} and others as {name: reason}."""
     report = FuseReport()
     assert fuse(module, report=report, **options) is module
     return (
@@ -66,21 +66,21 @@ def fused(module, **options):
 
 
 def rows_of(module):
-    """The sizes of the groups of modules that are computed together, of every outermost FusedSequential."""
+    """Return the sizes of the groups of modules in every outermost FusedSequential."""
     if isinstance(module, FusedSequential):
         return [len(group.modules) for group in groups(module) if len(group.modules) > 1]
     return [size for child in module.children() for size in rows_of(child)]
 
 
 @pytest.fixture
-def exchanged_whole(monkeypatch):
-    """Small networks of small kernels are exchanged as they are where there is a GPU."""
+def replace_all_layers(monkeypatch):
+    """Let fuse also replace the layers that gain nothing on a CPU, as it does with a GPU."""
     monkeypatch.setattr(fuse_module, "_no_gain", lambda module, stock: None)
 
 
 @pytest.mark.parametrize(("make", "shape", "rows"), NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_networks_are_the_same(make, shape, rows, dtype, exchanged_whole):
+def test_networks_are_the_same(make, shape, rows, dtype, replace_all_layers):
     stock = settle(make()).to(dtype)
     ours = copy.deepcopy(stock)
     before = {name: id(module) for name, module in ours.named_modules()}
@@ -154,7 +154,7 @@ def test_nothing_is_compiled_for_what_is_left(layer, batch, last, dtype):
     assert type(layer(x.requires_grad_()).grad_fn).__name__ == "ConvolutionBackward0"
 
 
-def test_the_report_says_what_and_why(caplog, exchanged_whole):
+def test_the_report_says_what_and_why(caplog, replace_all_layers):
     model = nn.Sequential(
         nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.LeakyReLU(0.2), nn.Flatten(1, 3), nn.BatchNorm1d(4), Residual(4)
     )
@@ -188,7 +188,7 @@ def clip_or_image(kind):
 
 
 @pytest.mark.parametrize("make", STOCK)
-def test_the_module_itself_may_be_a_stock_layer(make, exchanged_whole):
+def test_the_module_itself_may_be_a_stock_layer(make, replace_all_layers):
     stock = of_three_channels(make)
     ours = copy.deepcopy(stock)
     assert list(fused(ours)[0]) == [""] and type(ours) is not make and isinstance(ours, make)
@@ -445,7 +445,7 @@ def test_wrappers_are_fused_within():
     assert_same(ours.module, stock, torch.randn(2, 6, 1, 1, 1))
 
 
-def test_graph_modules_and_our_own_layers(exchanged_whole):
+def test_graph_modules_and_our_own_layers(replace_all_layers):
     stock = settle(torch.fx.symbolic_trace(R2Plus1D()))
     ours = copy.deepcopy(stock)
     assert list(fused(ours)[0]) == [name for name, m in stock.named_modules() if type(m) in STOCK]

@@ -1,4 +1,4 @@
-"""Methods of attribution, which hook or replace activations, find the same after fuse as before."""
+"""Attribution methods, which hook or replace activations, return the same after fuse as before."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def guided(model, log):
-    """Springenberg et al. 2015: only positive gradients go through an activation."""
+    """Springenberg et al. 2015: only positive gradients pass an activation."""
     return [
         m.register_full_backward_hook(lambda m, before, after: (before[0].clamp(min=0),))
         for m in model.modules()
@@ -25,7 +25,7 @@ def deconvolution(model, log):
 
 
 def grad_cam(model, log):
-    """Selvaraju et al. 2017: the maps of a layer and their gradients."""
+    """Selvaraju et al. 2017: the feature maps of a layer and their gradients."""
     handles = []
     for m in model.modules():
         if isinstance(m, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Tanh)):
@@ -35,7 +35,7 @@ def grad_cam(model, log):
 
 
 def deep_lift(model, log):
-    """Shrikumar et al. 2017, as Captum has it: what goes into each activation and comes out, then another gradient."""
+    """Shrikumar et al. 2017, as in Captum: records each activation's input and output, then replaces its gradient."""
 
     def before(m, args):
         m.seen = args[0].detach().clone()
@@ -88,7 +88,7 @@ def replaced_forwards(model, log):
 
 
 def hooks_in_hooks(model, log):
-    """A hook of each module but the last hooks what is next, for one call."""
+    """Each module but the last has a hook that hooks the next module for one call."""
     layers, handles = [m for m in model.modules() if not list(m.children())], []
 
     def look(following):

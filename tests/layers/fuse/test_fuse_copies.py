@@ -1,4 +1,4 @@
-"""Copies of a fused network are fused, and fuse runs nothing of a network."""
+"""Copies of a fused network are fused, and fuse runs no code of a network."""
 
 import collections
 import copy
@@ -53,7 +53,7 @@ def test_classes_and_names_stay(pair, nested_pair):
 
 
 class Stateful(nn.Module):
-    """Keeps in forward what only a call may change, in every way that networks of the wild do."""
+    """Changes state in forward in every way that published networks do."""
 
     calls = 0
 
@@ -109,7 +109,7 @@ class Watching(nn.Sequential):
 
 
 def test_no_code_of_a_class_is_run():
-    """A registry of subclasses; attributes written through a __setattr__. The first is fused by what it is in."""
+    """A registry of subclasses, and a class with a __setattr__. The first is fused as part of its container."""
     layers = nn.BatchNorm3d(3), nn.ReLU()
     report = FuseReport()
     registered = fuse(Registered(*layers), report=report)

@@ -1,4 +1,4 @@
-"""Modules exchanged, changed or converted after fuse give what they give in the stock network."""
+"""Modules that are replaced, changed or converted after fuse compute the same as in the stock network."""
 
 import copy
 
@@ -48,7 +48,7 @@ def test_a_nested_part_exchanged_for_another(nested_pair, name, make):
 
 
 def all_activations(model):
-    """Every ReLU another activation, as papers on activations do it."""
+    """Replace every ReLU by another activation, as papers on activations do."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, (nn.ReLU, nn.LeakyReLU)):
@@ -75,7 +75,7 @@ ENDS = [nn.ReLU, nn.LeakyReLU, lambda: nn.LeakyReLU(0.2, inplace=True), nn.Tanh]
 @pytest.mark.parametrize("with_norm", [False, True])
 @pytest.mark.parametrize("make", ENDS)
 def test_a_result_changed_in_place(impl, with_norm, make):
-    """Where torch allows it, since the activation does not need its own output for backward."""
+    """torch allows it if the activation does not need its output for backward."""
 
     class Residual(nn.Module):
         def __init__(self, net):
@@ -102,7 +102,7 @@ def test_a_result_changed_in_place(impl, with_norm, make):
 
 
 class Frozen(nn.Module):
-    """As detectors freeze norms."""
+    """Object detectors freeze norms like this."""
 
     def __init__(self, norm):
         super().__init__()
@@ -132,7 +132,7 @@ def to_group_norm(module):
 
 
 def to_synced_by_hand(module):
-    """As apex's convert_syncbn_model and MMCV's: a new norm that takes over what the old one holds."""
+    """Like apex's and MMCV's convert_syncbn_model: a new norm takes over the tensors of the old one."""
     new = module
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         new = Shifted(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
@@ -145,7 +145,7 @@ def to_synced_by_hand(module):
 
 
 def folded(model):
-    """Convolution and norm as one convolution, for inference."""
+    """Fold a norm into its convolution for inference."""
     model.eval()
     for container in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
         for first, second in zip(range(len(container)), range(1, len(container)), strict=False):

@@ -1,4 +1,4 @@
-"""What people do to a network gives the same after fuse: of 2D networks, and of layers of subclasses of torch.nn's."""
+"""Changes that users make to 2D networks, and to subclasses of torch.nn's layers, have the same effect after fuse."""
 
 import copy
 
@@ -20,7 +20,7 @@ from fastvgan_kernels import extension
 
 
 class OwnConv2d(nn.Conv2d):
-    """Subclasses with an __init__, an initialisation, a text and a method of their own, and no forward."""
+    """A subclass that defines __init__, reset_parameters, extra_repr and a method, but not forward."""
 
     def __init__(self, *args, note="mine", **options):
         super().__init__(*args, **options)
@@ -78,14 +78,14 @@ def network(conv, transposed, norm, dims):
 
 
 @pytest.fixture
-def exchanged_whole(monkeypatch):
-    """Networks are exchanged as they are where there is a GPU, with what can gain nothing on a CPU."""
+def replace_all_layers(monkeypatch):
+    """Let fuse also replace the layers that gain nothing on a CPU, as it does with a GPU."""
     monkeypatch.setattr(fuse_module, "_no_gain", lambda module, stock: None)
 
 
 @pytest.fixture(params=[(kind, impl) for kind in KINDS for impl in IMPLS], ids="-".join)
 def made(request):
-    """A fused network, the stock one, an input, and the classes."""
+    """Return a fused network, the stock one, an input, and the classes."""
     name, impl = request.param
     stock = network(*KINDS[name])
     x = torch.randn(2, 3, *[4] * KINDS[name][3])
@@ -232,10 +232,10 @@ def test_a_subclass_that_is_given_a_forward_afterwards_is_called(monkeypatch, pl
     torch.testing.assert_close(ours[:1](x), stock[:1](x), rtol=1e-4, atol=1e-4)
 
 
-# --- what a subclass has of its own holds ---
+# --- attributes and methods of subclasses ---
 
 
-def test_a_subclass_stays_what_it_is(exchanged_whole):
+def test_a_subclass_stays_what_it_is(replace_all_layers):
     stock = nn.Sequential(
         OwnConv2d(2, 3, 1, note={"any": 1}), OwnNorm2d(3), nn.ReLU(), OwnConv3d(1, 1, 1), OwnNorm3d(1)
     )
@@ -320,7 +320,7 @@ def test_subclasses_that_could_take_part_in_a_call_are_left(name):
         (lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(2, 3, 1)), "parametrised (weight)"),
     ],
 )
-def test_layers_that_are_left(make, reason, exchanged_whole):
+def test_layers_that_are_left(make, reason, replace_all_layers):
     layer = make()
     before = type(layer)
     report = fuse_report(layer)

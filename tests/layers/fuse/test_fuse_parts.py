@@ -1,4 +1,4 @@
-"""Parts of a network, and what is put together from them, give the same after fuse as before."""
+"""Parts of a network, and networks built from them, compute the same after fuse as before."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_one_of_it(pair, name):
 
 
 class Features(nn.Module):
-    """What all children give, as torchvision's IntermediateLayerGetter collects it."""
+    """Collects the outputs of all children, like torchvision's IntermediateLayerGetter."""
 
     def __init__(self, model):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Any network, fused and then taken apart, changed, converted, copied, hooked and traced at random, gives the same."""
+"""Random networks compute the same after fuse and random changes, conversions, copies, hooks and traces."""
 
 import copy
 import os
@@ -20,7 +20,7 @@ CHANNELS = 4
 
 
 class MyConv2d(nn.Conv2d):
-    """A subclass with an __init__ and a method of its own, which take no part in a call; so are the next ones."""
+    """A subclass that, like the next ones, defines only __init__ and a method that no call uses."""
 
     def __init__(self, *args, note="mine", **options):
         super().__init__(*args, **options)
@@ -79,7 +79,7 @@ ALL_TRANSPOSED = nn.ConvTranspose2d, nn.ConvTranspose3d
 
 
 class Choose(random.Random):
-    """Draws for a network of so many dimensions."""
+    """Random draws for a network of a number of dimensions."""
 
     def __init__(self, seed, dims):
         super().__init__(seed)
@@ -90,11 +90,11 @@ KINDS = ["conv", "transposed", "norm", "act", "row", "row", "row", "nested", "br
 
 
 class Chain(nn.Sequential):
-    """A Sequential of a class of its own."""
+    """A subclass of Sequential."""
 
 
 class Branch(nn.Module):
-    """Layers called one after another by a forward."""
+    """Layers that a forward calls one after another."""
 
     def __init__(self, conv, norm, act):
         super().__init__()
@@ -131,7 +131,7 @@ def make(kind, choose, depth=0):
 
 
 def row(choose):
-    """A convolution, a norm and an activation, some of them in a Sequential of their own, or one of them absent."""
+    """A convolution, a norm and an activation, some of them in a nested Sequential, or one of them absent."""
     layers = [make(kind, choose) for kind in (choose.choice(["conv", "transposed"]), "norm", "act")]
     if choose.random() < 0.4:
         layers.pop(choose.randrange(3))
@@ -176,7 +176,7 @@ def containers(model):
 
 
 def leaf(model, choose):
-    """The name of a part, and what it is in, both at random."""
+    """Choose a random module: return its name and its container."""
     inside = [(m, name) for m in model.modules() for name, _ in m.named_children()]
     return choose.choice(inside) if inside else (None, None)
 
@@ -209,7 +209,7 @@ def a_move(model, choose):
 
 
 def a_conversion(model, choose):
-    """All norms, as converters exchange them: by their class, with what they hold."""
+    """Replace all norms as converters do: by class, keeping their tensors."""
     how = choose.choice(["group", "new", "none"])
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -243,7 +243,7 @@ def a_folding(model, choose):
 
 def a_copy(model, choose):
     how = choose.choice([copy.deepcopy, through_pickle])
-    # A pickle of a GraphModule is traced anew, for which all that its graph calls has to be there still.
+    # Unpickling a GraphModule traces it again, which needs every module that its graph calls.
     is_traced = any(isinstance(m, torch.fx.GraphModule) for m in model.modules())
     return copy.deepcopy(model) if is_traced else how(model)
 
@@ -320,7 +320,7 @@ def frozen(model, choose):
 
 
 class Forward:
-    """A forward of an instance's own, which goes with copies and pickles."""
+    """A forward assigned to an instance, which copies and pickles keep."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -346,7 +346,7 @@ class LayersAreLeaves(torch.fx.Tracer):
 
 
 def a_trace(model, choose):
-    """As torch.fx records it, once: what is traced is the whole network, and the network itself goes on."""
+    """The network as torch.fx records it; the network itself does not change."""
     try:
         graph = LayersAreLeaves().trace(model)
     except AttributeError:  # an earlier trace calls a layer that was exchanged since; names differ if one side can
@@ -361,7 +361,7 @@ CHANGES += [a_mode, frozen, a_forward, last_format, a_trace, an_exchange, a_hook
 
 
 def run(model, x, with_gradient, through, in_place):
-    """Output, changed in place if that is asked for, gradients and state, or what was raised."""
+    """Return the output, optionally changed in place, gradients and state, or the class of the error."""
     leaf_x = x.clone().requires_grad_(with_gradient)
     model.zero_grad()
     with torch.set_grad_enabled(with_gradient):
@@ -380,7 +380,7 @@ def run(model, x, with_gradient, through, in_place):
 
 
 def near(mine, exact, tolerance):
-    """As a whole, since one value near an activation's kink may go either way."""
+    """Compare norms, since a single value near an activation's kink may differ."""
     assert mine.shape == exact.shape and mine.dtype == exact.dtype
     difference = (mine.double() - exact.double()).norm()
     assert difference <= tolerance * (exact.double().norm() + 0.1 * exact.numel() ** 0.5), difference
@@ -392,7 +392,7 @@ def assert_same(ours, stock, x, choose, tolerance):
     in_place = choose.random() < 0.2
     mine, exact = (run(model, x, with_gradient, through, in_place) for model in (ours, stock))
     if isinstance(exact, type):
-        # torch refuses what is in place too early; whoever does not need to refuse it may compute it.
+        # torch rejects some in-place changes that a fused network can compute.
         return
     assert not isinstance(mine, type), mine
     assert list(ours.state_dict()) == list(stock.state_dict())

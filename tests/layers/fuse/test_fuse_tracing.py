@@ -1,4 +1,4 @@
-"""Compilers, tracers, transforms and modes are shown the modules of a fused network."""
+"""Compilers, tracers, transforms and modes see every module of a fused network."""
 
 import copy
 
@@ -107,7 +107,7 @@ def test_torch_func(pair):
 
 
 def test_default_devices_are_no_obstacle():
-    """They are function modes, but see only what makes tensors."""
+    """Device modes are function modes, but see only functions that create tensors."""
     from fastvgan.layers.deferred import is_observed
 
     assert not is_observed()

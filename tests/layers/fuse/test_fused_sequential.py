@@ -1,4 +1,4 @@
-"""A Sequential large enough for the compiled convolutions: computed together, or module by module where hooks look."""
+"""A Sequential large enough for compiled convolutions is computed together, or module by module if it has hooks."""
 
 import copy
 

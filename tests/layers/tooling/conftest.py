@@ -7,7 +7,7 @@ from layer_pairs import PAIRS
 
 @pytest.fixture(params=PAIRS)
 def pair(request):
-    """Our module, the stock one of the same parameters, and an input."""
+    """Return our module, the stock one with the same parameters, and an input."""
     make, shape = PAIRS[request.param]
     ours, stock = make()
     for mine, theirs in zip(ours.parameters(), stock.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""Our modules beside the stock ones of the same parameters, and the comparison of both."""
+"""Our modules and stock modules with the same parameters, and their comparison."""
 
 import copy
 
@@ -26,7 +26,7 @@ ACTIVATIONS = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyR
 
 
 class StockConvLSTM(nn.Module):
-    """ConvLSTM out of stock PyTorch's operations, as its definition says."""
+    """ConvLSTM in stock PyTorch's operations, by its definition."""
 
     def __init__(self, in_channels, hidden_channels, kernel_size=3):
         super().__init__()
@@ -160,7 +160,7 @@ def leaves(y):
 
 
 def assert_same(ours, stock, ours_called, stock_called, x):
-    """Equal outputs, gradients and buffers after a call each, backward included."""
+    """Both compute equal outputs, gradients and buffers in one call with backward."""
     y, expected = leaves(ours_called(x)), leaves(stock_called(x))
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     grads = [
@@ -173,7 +173,7 @@ def assert_same(ours, stock, ours_called, stock_called, x):
 
 
 class Parts(nn.Module):
-    """Calls its parts in forward, one twice, with a function between: neither a Sequential nor straight."""
+    """Calls its parts in forward, one of them twice, with a function between: not a sequence of modules."""
 
     def __init__(self, down, norm, up):
         super().__init__()
@@ -192,5 +192,5 @@ def parts():
 
 
 def flat(ours, stock):
-    """stock's state under ours's names, which stand in the same order."""
+    """Return stock's state under the names in ours, which are in the same order."""
     return dict(zip(ours.state_dict(), stock.state_dict().values(), strict=True))

@@ -1,4 +1,4 @@
-"""FLOPs, forward mode, the meta device: the same of our layers as of torch.nn's."""
+"""FLOPs, forward mode and the meta device: our layers behave as torch.nn's."""
 
 import subprocess
 import sys
@@ -80,7 +80,7 @@ def test_forward_mode(pair, training):
 
 
 def test_forward_mode_that_stock_norms_refuse_too():
-    """Running statistics that the function does not get as an argument."""
+    """The function does not receive the running statistics as an argument."""
     x = torch.randn(2, 3, 2, 2, 2)
     for norm in (BatchNormAct3d(3), nn.BatchNorm3d(3)):
         with pytest.raises(RuntimeError, match="in-place operation"):

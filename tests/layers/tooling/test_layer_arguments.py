@@ -1,4 +1,4 @@
-"""Construction, initialisers and messages: our layers take what torch.nn's take, and tell what does not fit."""
+"""Construction, initialisers and messages: our layers accept torch.nn's arguments and reject bad ones."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_skip_init(kind, stock, args):
 
 
 def dcgan_init(module):
-    """As PyTorch's DCGAN tutorial has it."""
+    """From PyTorch's DCGAN tutorial."""
     name = type(module).__name__
     if name.find("Conv") != -1:
         nn.init.normal_(module.weight.data, 0.0, 0.02)
@@ -58,7 +58,7 @@ def dcgan_init(module):
 
 
 def pix2pix_init(module):
-    """As in CycleGAN and pix2pix's networks.py."""
+    """From CycleGAN and pix2pix's networks.py."""
     name = type(module).__name__
     if hasattr(module, "weight") and (name.find("Conv") != -1 or name.find("Linear") != -1):
         nn.init.kaiming_normal_(module.weight.data, a=0, mode="fan_in")

@@ -1,7 +1,7 @@
-"""Reads colour and motion off clips of captioned moving digits, without a trained network.
+"""Rules that read colour and motion from the pixels of captioned moving digits.
 
-Both come from pixels by a fixed rule (checked on real clips in the tests), so that nothing learned stands between a
-generated clip and the verdict on it.
+Tests check the rules on real clips. A fixed rule, unlike a trained network, has no errors that a generator could learn
+to exploit.
 """
 
 import math
@@ -12,7 +12,7 @@ from fastvgan.data.digits import COLOURS, MOTIONS
 
 
 def read_colour(video: np.ndarray) -> str:
-    """The colour of the digit in a clip, uint8 (T, H, W, 3): the palette's colour nearest to its mean by angle."""
+    """Return the palette colour with the smallest angle to the mean colour of a clip, uint8 (T, H, W, 3)."""
     pixels = video.reshape(-1, 3).astype(np.float64)
     mean = (pixels * pixels.sum(1, keepdims=True)).sum(0)
     palette = np.array(list(COLOURS.values()), dtype=np.float64)
@@ -21,11 +21,11 @@ def read_colour(video: np.ndarray) -> str:
 
 
 def read_motion(video: np.ndarray) -> str:
-    """The motion of the digit in a clip, uint8 (T, H, W, C), or "none" where it is none that has a name.
+    """Return the motion of the digit in a clip, uint8 (T, H, W, C), or "none" for a motion without a name.
 
-    The centre of brightness is followed over time. A motion is along one axis where the other axis's spread is less
-    than 0.4 of it; else it is diagonal where x and y go together (correlation beyond 0.7), and a circle where it goes
-    at least halfway round the middle of its range, in one direction: a digit that goes to and fro on an arc does not.
+    The rule follows the centre of brightness over time. The motion is along one axis if the spread along the other is
+    less than 0.4 times as large. Otherwise it is diagonal if x and y correlate by more than 0.7, and a circle if the
+    angle about the middle of its range changes by at least half a turn; a digit that swings along an arc turns less.
     """
     light = video.astype(np.float64).sum(-1)
     light = np.maximum(light - 0.25 * light.max(), 0)  # keeps faint noise far from the digit out of the centre

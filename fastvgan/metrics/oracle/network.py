@@ -1,13 +1,4 @@
-"""A small trained network that reads the digit off a clip, and gives the features that distances are measured in.
-
-The weights ship with the package (`oracle.safetensors`, half precision). They were trained by
-
-    python -m fastvgan.metrics.train_oracle
-
-on real clips of the training writers alone, and read 99.56% of clips and 99.33% of frames of unseen writers (4,800
-clips). The file's metadata holds the command and these numbers. Colour and motion are read by the fixed rules of
-`fastvgan.metrics.digits` instead.
-"""
+"""The network that reads digits in clips and computes features for distances, and the file of its weights."""
 
 import functools
 from pathlib import Path
@@ -21,15 +12,15 @@ from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import read_tensors
 
 ORACLE = Path(__file__).with_name("oracle.safetensors")
-SIDE = 16  # pixels; larger clips are averaged down to this, smaller ones are enlarged
+SIDE = 16  # pixels; clips of other sizes are resampled to this
 FRAME_FEATURES, CLIP_FEATURES = 128, 64
-_CHUNK = 64  # clips read at once
+_CHUNK = 64  # clips per forward pass
 
 
 class Reading(NamedTuple):
-    """What the oracle reads off N clips of T frames, on the CPU.
+    """The oracle's output for N clips of T frames, on the CPU.
 
-    log_probabilities: float32 (N, T, 10), of the ten digits, for each frame alone.
+    log_probabilities: float32 (N, T, 10), of the ten digits, for each single frame.
     features: float32 (N, 192), each with variance 1 over real clips of the training writers.
     """
 
@@ -38,7 +29,7 @@ class Reading(NamedTuple):
 
     @property
     def digits(self) -> torch.Tensor:
-        """The digit of each clip, int64 (N,): the one with the highest log-probability averaged over frames."""
+        """The digit of each clip, int64 (N,): the one with the highest mean log-probability over the frames."""
         return self.log_probabilities.mean(1).argmax(-1)
 
     @property
@@ -48,11 +39,13 @@ class Reading(NamedTuple):
 
 
 class Oracle(nn.Module):
-    """A frame branch that tells the digit, and a clip branch that tells motion and colour.
+    """A frame branch that recognises digits, and a clip branch that recognises motion and colour.
 
-    The frame branch sees single frames: grey (the maximum over channels), scaled so that the brightest pixel is 1. The
-    clip branch sees whole clips in colour, and serves only for features, so that distances notice time and colour.
+    The frame branch sees single grey frames (the maximum over channels), scaled so that the brightest pixel is 1. The
+    clip branch sees whole clips in colour. It only contributes features, so that distances depend on time and colour.
     """
+
+    scale: torch.Tensor
 
     def __init__(self):
         super().__init__()
@@ -78,7 +71,7 @@ class Oracle(nn.Module):
         self.register_buffer("scale", torch.ones(FRAME_FEATURES + CLIP_FEATURES))
 
     def forward(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the digit in each frame, float32 (N, T, 10), and features, float32 (N, 192).
+        """Compute logits of the digit in each frame, float32 (N, T, 10), and features, float32 (N, 192).
 
         Args:
             video: uint8 (N, T, H, W, C), C of 1 or 3.
@@ -91,10 +84,10 @@ class Oracle(nn.Module):
 
     @torch.no_grad()
     def read(self, video: torch.Tensor) -> Reading:
-        """Read clips, uint8 (N, T, H, W, C) with C of 1 or 3 and T of 2 or more, of any size; N may be large.
+        """Read clips, uint8 (N, T, H, W, C) with C of 1 or 3 and T of 2 or more. They are processed in parts.
 
         Raises:
-            ValueError: another dtype or shape.
+            ValueError: the clips have another dtype or shape.
         """
         if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[-1] not in (1, 3) or video.shape[1] < 2:
             raise ValueError(
@@ -109,10 +102,10 @@ class Oracle(nn.Module):
 
 @functools.cache
 def load_oracle(path: Path = ORACLE) -> Oracle:
-    """The oracle that ships with the package, or one that `train_oracle` wrote elsewhere; on the CPU, float32.
+    """Load the oracle that ships with the package, or another one that `train_oracle` wrote; on the CPU, in float32.
 
     Raises:
-        UserError: the file is missing, truncated, or holds other tensors.
+        UserError: the file is missing or truncated, or holds other tensors.
     """
     tensors, _ = read_tensors(path)
     oracle = Oracle()
@@ -121,14 +114,14 @@ def load_oracle(path: Path = ORACLE) -> Oracle:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} holds no digit oracle of this version ({reason}); make one by "
+            f"{path} holds no digit oracle of this version ({reason}); create one with "
             "`python -m fastvgan.metrics.train_oracle`"
         ) from error
     return oracle.eval().requires_grad_(False)
 
 
 def to_inputs(video: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, T, H, W, C) to float32 (N, 3, T, 16, 16) in [0, 1]: area averages, grey clips three times over."""
+    """Convert clips, uint8 (N, T, H, W, C), to float32 (N, 3, T, 16, 16) in [0, 1] by averaging; repeat grey."""
     n, frames, height, width, channels = video.shape
     x = video.permute(0, 1, 4, 2, 3).float().div(255)  # (N, T, C, H, W)
     if (height, width) != (SIDE, SIDE):
@@ -137,7 +130,7 @@ def to_inputs(video: torch.Tensor) -> torch.Tensor:
 
 
 def to_grey(frames: torch.Tensor) -> torch.Tensor:
-    """Frames (M, 3, H, W) in [0, 1] to (M, 1, H, W) with a brightest pixel of 1; nearly black ones stay dark."""
+    """Convert frames (M, 3, H, W) in [0, 1] to grey, (M, 1, H, W), scaled to a maximum of 1 unless nearly black."""
     grey = frames.amax(1, keepdim=True)
     return grey / grey.amax((2, 3), keepdim=True).clamp_min(0.05)
 

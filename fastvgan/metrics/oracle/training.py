@@ -1,24 +1,24 @@
-"""How the oracle that reads digits is trained, and how well it reads clips of writers that it has not seen."""
+"""Training of the oracle, and its accuracy on clips of unseen writers."""
 
 import math
+from typing import cast
 
 import torch
-from torch import nn
 from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, grid_sample, interpolate
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource
-from fastvgan.metrics.oracle import Oracle, to_grey, to_inputs
+from fastvgan.metrics.oracle.network import Oracle, to_grey, to_inputs
 
-_CLIPS, _FRAMES = 32, 2  # in a step, and of each clip
+_CLIPS, _FRAMES = 32, 2  # clips per step, and frames per clip
 _RATE, _AVERAGE = 4e-3, 0.99
-_CLIP_EVERY = 4  # motion and colour are learnt in few steps, and cost as much as the digit
+_CLIP_EVERY = 4  # steps; the clip branch learns in few steps and costs as much as the frame branch
 _SCALE_CLIPS = 1024
 
 
 def train(steps: int, seed: int) -> Oracle:
-    """An oracle after this many steps; a function of both numbers, for one machine and number of threads."""
+    """Train an oracle. The result depends on both numbers, the machine and the number of threads alone."""
     torch.manual_seed(seed)
     oracle = Oracle()
     averaged = AveragedModel(oracle, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE), use_buffers=True)
@@ -28,6 +28,7 @@ def train(steps: int, seed: int) -> Oracle:
     batches = source.batches(_CLIPS, seed)
     for step in tqdm(range(steps), "training the oracle", disable=None, leave=False):
         clips = next(batches)
+        assert clips.label is not None and clips.caption is not None  # DigitsSource has both
         loss = _digit_loss(oracle, clips.video, clips.label)
         if step % _CLIP_EVERY == 0:
             loss = loss + _clip_loss(oracle, clips.video, clips.caption)
@@ -36,22 +37,25 @@ def train(steps: int, seed: int) -> Oracle:
         optimiser.step()
         schedule.step()
         averaged.update_parameters(oracle)
-    return _with_unit_features(averaged.module.eval().requires_grad_(False), source, seed)
+    trained = cast(Oracle, averaged.module).eval().requires_grad_(False)  # a copy of `oracle`
+    _set_scale(trained, source, seed)
+    return trained
 
 
 @torch.no_grad()
 def accuracy(oracle: Oracle, clips: int) -> tuple[float, float]:
-    """The share of clips and of frames, of writers not trained on, whose digit the oracle reads."""
+    """Return the shares of clips and of frames of unseen writers whose digit the oracle reads correctly."""
     real = next(DigitsSource(split="test").batches(clips, seed=0))
+    assert real.label is not None  # DigitsSource has labels
     reading = oracle.read(real.video)
-    right = reading.digits == real.label, reading.frame_digits == real.label[:, None]
-    return right[0].double().mean().item(), right[1].double().mean().item()
+    right, right_frames = reading.digits.eq(real.label), reading.frame_digits.eq(real.label[:, None])
+    return right.double().mean().item(), right_frames.double().mean().item()
 
 
 def _digit_loss(oracle: Oracle, video: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     chosen = torch.randperm(video.shape[1])[:_FRAMES]
     frames = to_grey(to_inputs(video[:, chosen]).transpose(1, 2).flatten(0, 1))  # (N _FRAMES, 1, 16, 16)
-    # Half of the frames keep their shape: an oracle that sees bent digits alone reads straight ones less well.
+    # Half of the frames are not distorted: an oracle trained on distorted digits alone reads others less well.
     frames = torch.where(torch.rand(len(frames), 1, 1, 1) < 0.5, frames, distort(frames))
     frames = frames + 0.1 * torch.rand(len(frames), 1, 1, 1) * torch.randn_like(frames)
     return cross_entropy(oracle.digit(oracle.frame(frames)), label.repeat_interleave(_FRAMES), label_smoothing=0.05)
@@ -65,16 +69,16 @@ def _clip_loss(oracle: Oracle, video: torch.Tensor, caption: torch.Tensor) -> to
 
 
 def distort(frames: torch.Tensor) -> torch.Tensor:
-    """Frames (M, 1, H, W) in [0, 1], each turned, scaled, sheared, shifted, bent, blurred and dimmed.
+    """Rotate, scale, shear, shift, bend, blur and dim each of the frames (M, 1, H, W) in [0, 1] at random.
 
-    Ten writers are few, and generated clips are softer than real ones.
+    The data has only ten writers, and generated clips are softer than real ones.
     """
     n = len(frames)
     turn, shear = math.radians(12) * torch.randn(n), 0.15 * torch.randn(n)
     wide, high = torch.empty(2, n).uniform_(0.8, 1.25)
     cos, sin = turn.cos(), turn.sin()
     linear = torch.stack([cos * wide, (shear * cos - sin) * high, sin * wide, (shear * sin + cos) * high], 1)
-    # Turned about the digit, not about the middle of the frame, which would push it over the edge.
+    # Rotated about the digit: a rotation about the centre of the frame could move the digit out of it.
     centre = _centre(frames)  # (M, 2)
     linear = linear.view(n, 2, 2)
     shift = centre - (linear @ centre[..., None])[..., 0] + 0.06 * torch.randn(n, 2)
@@ -88,7 +92,7 @@ def distort(frames: torch.Tensor) -> torch.Tensor:
 
 
 def _centre(frames: torch.Tensor) -> torch.Tensor:
-    """The centre of brightness of frames (M, 1, H, W), (M, 2) as (x, y) in [-1, 1]."""
+    """Return the centre of brightness (x, y) of frames (M, 1, H, W) as (M, 2) in [-1, 1]."""
     height, width = frames.shape[2:]
     light = frames[:, 0] / frames.sum((1, 2, 3), keepdim=True)[:, 0].clamp_min(1e-6)
     across = (2 * torch.arange(width) + 1) / width - 1
@@ -96,8 +100,7 @@ def _centre(frames: torch.Tensor) -> torch.Tensor:
     return torch.stack([light.sum(1) @ across, light.sum(2) @ down], 1)
 
 
-def _with_unit_features(oracle: nn.Module, source: DigitsSource, seed: int) -> Oracle:
-    """The same with `scale` set so that each feature has variance 1 over clips of the source."""
+def _set_scale(oracle: Oracle, source: DigitsSource, seed: int) -> None:
+    """Set `scale` so that each feature has variance 1 over clips of the source."""
     features = oracle.read(next(source.batches(_SCALE_CLIPS, seed + 1)).video).features
     oracle.scale.copy_(1 / features.std(0).clamp_min(1e-2))
-    return oracle
