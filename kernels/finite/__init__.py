@@ -1,9 +1,11 @@
-"""What guards a training step against numbers that are not finite, on the device, in one launch each.
+"""Checks of a training step for infinite and NaN values, each of which is one launch on a GPU.
 
-Plain functions on tensors in place, without gradients: no operations of torch's, since only a training loop calls them.
+These are plain functions that change tensors in place, without gradients. They are no registered operations, because
+only a training loop calls them.
 """
 
 import torch
+from torch import Tensor
 
 from .. import choice
 from . import reference
@@ -11,22 +13,21 @@ from .protocol import Finite
 
 choice.register(
     "finite",
-    # A launch where PyTorch takes nine: there is nothing to weigh.
+    # One launch, where PyTorch needs nine: Triton is always faster.
     triton=choice.in_triton(__name__),
     reference=choice.Implementation(reference),
 )
 
 
 @torch.no_grad()
-def check_norms(
-    norms: torch.Tensor, loss: torch.Tensor, found: torch.Tensor, in_a_row: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The norm of all gradients together, and whether it and the loss are finite.
+def check_norms(norms: Tensor, loss: Tensor, found: Tensor, in_a_row: Tensor | None = None) -> Tensor:
+    """Compute the norm of all gradients together, and whether it and the loss are finite.
 
     Args:
-        norms: (n,) float32, the Euclidean norms of n tensors. loss: () float32.
-        found: () float32, made 1 where the loss or the norm is infinite or NaN, else 0.
-        in_a_row: () int32, or None; counted up where `found` becomes 1, else made 0.
+        norms: (n,) float32, the Euclidean norms of n tensors.
+        loss: () float32.
+        found: () float32, set to 1 where the loss or the norm is infinite or NaN, else to 0.
+        in_a_row: () int32, incremented where `found` becomes 1, else set to 0; or None.
 
     Returns:
         The norm, () float32.
@@ -35,10 +36,15 @@ def check_norms(
 
 
 @torch.no_grad()
-def add_finite(values: torch.Tensor, totals: torch.Tensor) -> None:
-    """Add the values (n,) float32 that are finite to totals[0], and 1 for each of them to totals[1], (2, n) float32."""
+def add_finite(values: Tensor, totals: Tensor) -> None:
+    """Add the finite values to running totals.
+
+    Args:
+        values: (n,) float32.
+        totals: (2, n) float32. Each finite value is added to totals[0], and 1 to totals[1].
+    """
     _pick(values).add_finite(values, totals)
 
 
-def _pick(values: torch.Tensor) -> Finite:
+def _pick(values: Tensor) -> Finite:
     return choice.pick("finite", "auto", values)

@@ -1,10 +1,11 @@
-"""The guards in plain PyTorch: the definition of right, on every device and dtype."""
+"""The checks for infinite and NaN values in plain PyTorch: the definition of correct results, on every device."""
 
 import torch
+from torch import Tensor
 
 
-def check_norms(norms, loss, found, in_a_row):
-    """The norm (); `found` becomes 1 where it or the loss is not finite."""
+def check_norms(norms: Tensor, loss: Tensor, found: Tensor, in_a_row: Tensor | None) -> Tensor:
+    """Return the norm () of norms (n,) and set `found` () to 1 where it or the loss () is not finite, else to 0."""
     norm = torch.linalg.vector_norm(norms)
     # Infinity * 0 and NaN * 0 are NaN: two operations instead of the four of isfinite.
     torch.ne((norm + loss) * 0, 0, out=found)
@@ -13,8 +14,8 @@ def check_norms(norms, loss, found, in_a_row):
     return norm
 
 
-def add_finite(values, totals):
-    """Add the finite values to totals[0], and their number to totals[1]."""
+def add_finite(values: Tensor, totals: Tensor) -> None:
+    """Add the finite values (n,) to totals[0] and 1 for each to totals[1]; totals is (2, n)."""
     sums, counts = totals.unbind()
     sums.add_(values.nan_to_num(0.0, 0.0, 0.0))
     counts.add_(values * 0 == 0)

@@ -1,6 +1,9 @@
 """The mean binary cross entropy of logits against one target, and the mean probability, as one operation."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import choice
 from ..dispatch import define, differentiable, differentiable_by
@@ -9,25 +12,25 @@ from .protocol import Logistic
 
 choice.register(
     "logistic",
-    # A launch where PyTorch takes four and more: there is nothing to weigh.
+    # One launch, where PyTorch needs four or more: Triton is always faster.
     triton=choice.in_triton(__name__),
     reference=choice.Implementation(reference),
 )
 
 
-def logistic(logits: torch.Tensor, positive: bool, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
-    """Binary cross entropy of logits against the target 1 or 0, and the probability that they stand for, in the mean.
+def logistic(logits: Tensor, positive: bool, impl: str = "auto") -> tuple[Tensor, Tensor]:
+    """Compute the mean binary cross entropy of logits against the target 1 or 0, and their mean probability.
 
     Equivalent to `softplus(-logits.float()).mean(), logits.float().sigmoid().mean()` for the target 1, and to the same
     with softplus(logits) for 0.
 
     Args:
-        logits: of any shape and floating-point dtype, at least one.
+        logits: any shape with at least one value, any floating-point dtype.
         positive: whether the target is 1.
         impl: "auto" or an implementation's name.
 
     Returns:
-        The cross entropy, () float32, and the probability, () float32, which takes no gradient.
+        The cross entropy, () float32, and the probability, () float32, which is not differentiable.
 
     Raises:
         TypeError: the logits are not floating-point.
@@ -39,23 +42,23 @@ def logistic(logits: torch.Tensor, positive: bool, impl: str = "auto") -> tuple[
     return _logistic(logits, positive, impl)
 
 
-def _pick(logits, impl) -> Logistic:
+def _pick(logits: Tensor, impl: str) -> Logistic:
     return choice.pick("logistic", impl, logits) if logits.numel() else reference
 
 
-def _kernel(logits, positive, impl):
+def _kernel(logits: Tensor, positive: bool, impl: str) -> tuple[Tensor, Tensor]:
     return _pick(logits, impl).logistic(logits, positive)
 
 
-def _fake(logits, positive, impl):
+def _fake(logits: Tensor, positive: bool, impl: str) -> tuple[Tensor, Tensor]:
     return logits.new_empty((), dtype=torch.float32), logits.new_empty((), dtype=torch.float32)
 
 
-def _backward_kernel(dloss, logits, positive, impl):
+def _backward_kernel(dloss: Tensor, logits: Tensor, positive: bool, impl: str) -> Tensor:
     return _pick(logits, impl).logistic_backward(dloss, logits, positive).contiguous()
 
 
-def _backward_fake(dloss, logits, positive, impl):
+def _backward_fake(dloss: Tensor, logits: Tensor, positive: bool, impl: str) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -69,24 +72,24 @@ _logistic_backward = define(
 )
 
 
-def _save(ctx, args, outputs):
+def _save(ctx: Any, args: tuple, outputs: tuple[Tensor, ...]) -> None:
     logits, *ctx.rest = args
     ctx.mark_non_differentiable(outputs[1])
     ctx.save_for_backward(logits)
 
 
-def _backward(ctx, dloss, _probability):
+def _backward(ctx: Any, dloss: Tensor, _probability: object) -> tuple[Tensor | None, ...]:
     return _logistic_backward(dloss, *ctx.saved_tensors, *ctx.rest), None, None
 
 
-def _backward_composite(dloss, logits, positive, impl):
+def _backward_composite(dloss: Tensor, logits: Tensor, positive: bool, impl: str) -> Tensor:
     return reference.differentiable_backward(dloss, logits, positive)
 
 
-def _stock(logits, positive, impl):
+def _composite(logits: Tensor, positive: bool, impl: str) -> tuple[Tensor, Tensor]:
     loss, probability = reference.logistic(logits, positive)
     return loss, probability.detach()
 
 
-differentiable(_logistic, _save, _backward, stock=_stock)
+differentiable(_logistic, _save, _backward, stock=_composite)
 differentiable_by(_logistic_backward, _backward_composite)

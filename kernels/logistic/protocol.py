@@ -1,4 +1,4 @@
-"""What implements logistic: modules with these functions, which run below autograd on one logit at least."""
+"""The functions that every implementation of logistic has. They run below autograd, on at least one logit."""
 
 from typing import Protocol
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 class Logistic(Protocol):
-    """Logits are of any shape and floating-point dtype."""
+    """The functions that every implementation has. Logits have any shape and floating-point dtype."""
 
     def logistic(self, logits: Tensor, positive: bool) -> tuple[Tensor, Tensor]:
-        """(loss, probability), () float32."""
+        """Return the loss and the probability, () float32."""
 
     def logistic_backward(self, dloss: Tensor, logits: Tensor, positive: bool) -> Tensor:
-        """The gradient of the logits, of their dtype."""
+        """Return the gradient of the logits, of their shape and dtype, from that of the loss, ()."""

@@ -1,25 +1,26 @@
-"""logistic in plain PyTorch: the definition of right, on every device and dtype."""
+"""logistic in plain PyTorch: the definition of correct results, on every device and dtype."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 
-def logistic(logits, positive):
-    """(loss, probability), () float32."""
+def logistic(logits: Tensor, positive: bool) -> tuple[Tensor, Tensor]:
+    """Return the loss and the probability, () float32, of logits of any shape."""
     x = logits.float()
     return functional.softplus(-x if positive else x).mean(), x.sigmoid().mean()
 
 
-def logistic_backward(dloss, logits, positive):
-    """The gradient of the logits, of their dtype."""
+def logistic_backward(dloss: Tensor, logits: Tensor, positive: bool) -> Tensor:
+    """Return the gradient of the logits, of their shape and dtype, from that of the loss, ()."""
     x = logits.float()
     each = (dloss / x.numel()).expand(x.shape)
     grad = torch.ops.aten.softplus_backward(each, -x if positive else x, 1.0, 20.0)
     return (-grad if positive else grad).to(logits.dtype)
 
 
-def differentiable_backward(dloss, logits, positive):
-    """logistic_backward out of plain differentiable operations."""
+def differentiable_backward(dloss: Tensor, logits: Tensor, positive: bool) -> Tensor:
+    """Compute logistic_backward with differentiable operations; shapes as there."""
     x = logits.float()
     slope = -torch.sigmoid(-x) if positive else torch.sigmoid(x)
     return (dloss / x.numel() * slope).to(logits.dtype)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels import conv_lstm
 from fastvgan_kernels.conv_lstm import compiled, reference
+from fastvgan_kernels.conv_lstm.protocol import Inputs
 
 pytestmark = pytest.mark.extension
 
@@ -52,7 +53,7 @@ def is_cancelled(tensors):
 
     Its error is that of the terms then, which is large beside the output on both sides, and which is larger is chance.
     """
-    output, _, gates, cells = reference.forward(*(t.double() for t in tensors), torch.contiguous_format)
+    output, _, gates, cells = reference.forward(Inputs(*(t.double() for t in tensors)), torch.contiguous_format)
     i, f, g, _ = gates.chunk(4, 1)
     before = torch.cat([tensors[2].double().unsqueeze(2), cells[:, :, :-1]], 2)
     return max((i * g).abs().max(), (f * before).abs().max()) > 8 * output.abs().max()
@@ -169,7 +170,7 @@ def test_backward_by_stretches_of_steps(monkeypatch, batch, held, dtype):
     torch.manual_seed(0)
     steps, size = 7, (5, 4)
     tensors = problem(batch, 3, 4, steps, size, dtype, wide_cell=True)
-    monkeypatch.setattr(compiled, "_HELD", held * batch * 4 * 4 * math.prod(size) * tensors[0].element_size())
+    monkeypatch.setattr(compiled, "_MAX_BYTES", held * batch * 4 * 4 * math.prod(size) * tensors[0].element_size())
     grads = [torch.randn(batch, 4, steps, *size), torch.randn(batch, 4, *size), torch.randn(batch, 4, *size)]
     exact = run([t.double() for t in tensors], grads, "reference")
     for name, mine, right in zip(NAMES, run(tensors, grads, "cpp"), exact, strict=True):
