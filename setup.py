@@ -1,12 +1,12 @@
-"""Builds the compiled operations (csrc/) with the package; pyproject.toml says the rest.
+"""Build of the compiled operations (csrc/) with the package; the rest of the build is in pyproject.toml.
 
-Whatever goes wrong with the compiled part, the pure-Python package is installed and told why it is pure: see
-_build_info.json and kernels/extension.py. Environment variables:
+If the compiled part cannot be built, the pure-Python package is installed, and _build_info.json records the reason,
+which kernels/extension.py reports. Environment variables:
 
-FASTVGAN_REQUIRE_EXTENSION=1   a failure is fatal instead
-FASTVGAN_BUILD_EXTENSION=0     do not build it
-FASTVGAN_BUILD_CUDA=0|1|auto   without the CUDA part, with it, or (auto) with it if torch has CUDA and nvcc is there
-TORCH_CUDA_ARCH_LIST           other GPU architectures than sm_80, sm_90 and sm_100
+FASTVGAN_REQUIRE_EXTENSION=1   fail if the extension cannot be built
+FASTVGAN_BUILD_EXTENSION=0     do not build the extension
+FASTVGAN_BUILD_CUDA=0|1|auto   build without the CUDA part, with it, or (auto) with it if torch has CUDA and nvcc exists
+TORCH_CUDA_ARCH_LIST           GPU architectures, instead of sm_80, sm_90 and sm_100
 FASTVGAN_DEBUG=1               keep symbols, for debuggers, profilers and sanitizers
 CXX, CXXFLAGS, LDFLAGS         as usual
 """
@@ -36,7 +36,7 @@ from toolchain import NotBuildable  # noqa: E402
 SOURCES = sorted([*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")])
 CUDA_SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
 
-# A file with one of these suffixes is for processors that have it, and is asked for at run time.
+# Flags for source files with these suffixes. The extension chooses one of them by the processor at run time.
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 _AVX512BF16 = [*_AVX512, "-mavx512bf16"]
@@ -49,9 +49,9 @@ INSTRUCTION_SETS = {
 
 
 class BuildPython(build_py):
-    """Leaves nothing of an earlier build in build/: a module that is gone would be installed for ever."""
+    """Clears build/ before it copies the modules: a module removed since the last build would be installed again."""
 
-    def run(self):
+    def run(self) -> None:
         if not self.editable_mode:
             for package in ("fastvgan", "fastvgan_kernels"):
                 shutil.rmtree(Path(self.build_lib) / package, ignore_errors=True)
@@ -59,42 +59,46 @@ class BuildPython(build_py):
 
 
 class BuildExtension(build_ext):
-    """Compiles csrc/ if that can be done here, and records in _build_info.json what was done or why not."""
+    """Compiles csrc/ if possible, and records the result or the reason for a failure in _build_info.json."""
 
-    def run(self):
+    def run(self) -> None:
         extension = self.extensions[0]
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Never the result of an earlier build, which may have been for another torch.
+        # The result of an earlier build may be for another torch.
         target.unlink(missing_ok=True)
         required = os.environ.get("FASTVGAN_REQUIRE_EXTENSION") == "1"
-        info = {"built": False, "api_version": _api_version()}
+        info: dict[str, object] = {"built": False, "api_version": _api_version()}
         try:
             info.update(self._build(target), built=True)
         except Exception as error:
             if required:
                 raise
             info["reason"] = str(error) if isinstance(error, NotBuildable) else f"{type(error).__name__}: {error}"
-            print(f"fastvgan: the compiled extension is not built: {info['reason']}", file=sys.stderr)
+            print(f"fastvgan: installing without the compiled extension: {info['reason']}", file=sys.stderr)
         (target.parent / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
 
-    def _build(self, target: Path) -> dict:
+    def _build(self, target: Path) -> dict[str, object]:
         if os.environ.get("FASTVGAN_BUILD_EXTENSION") == "0":
-            raise NotBuildable("FASTVGAN_BUILD_EXTENSION=0 was set when it was installed")
+            raise NotBuildable("FASTVGAN_BUILD_EXTENSION=0 was set during installation")
         if sys.platform == "win32":
-            raise NotBuildable("the extension is for Linux and macOS")
+            raise NotBuildable("the extension supports Linux and macOS only")
         torch = toolchain.usable_torch()
         if torch is None:
-            raise NotBuildable(f"no torch {'.'.join(map(str, toolchain.TORCH_FLOOR))} or newer when it was installed")
+            floor = ".".join(map(str, toolchain.TORCH_FLOOR))
+            raise NotBuildable(f"torch {floor} or newer was not installed; install it and reinstall fastvgan")
         if not (torch.include / "torch/csrc/stable/library.h").is_file():
-            raise NotBuildable(f"torch {torch.version} is installed without its headers")
+            raise NotBuildable(f"the installed torch {torch.version} lacks its C++ headers")
         compiler = toolchain.find_compiler()
-        # pybind11 first: an older torch has a copy of its own, which refuses to be used beside the stable ABI.
+        # pybind11 first: older versions of torch bundle one that conflicts with the stable ABI.
         includes = [toolchain.pybind11_include(), str(torch.include), sysconfig.get_paths()["include"]]
         temporary = Path(self.build_temp).resolve()
         temporary.mkdir(parents=True, exist_ok=True)
         cuda = _CudaPart(torch, temporary)
-        macros = [f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}", _text("TORCH_VERSION", torch.version)]
+        macros = [
+            f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}",
+            _macro("TORCH_VERSION", torch.version),
+        ]
         flags = [*macros, *cuda.macros, *(f"-I{folder}" for folder in includes)]
         with ThreadPoolExecutor(_jobs()) as pool:
             objects = list(pool.map(lambda source: _compile(compiler, flags, source, temporary), SOURCES))
@@ -103,18 +107,21 @@ class BuildExtension(build_ext):
 
 
 class _CudaPart:
-    """The compiled .cu files and what goes with them, or the reason that there are none."""
+    """Objects, macros and libraries of the compiled .cu files, or the reason for building without them."""
 
     def __init__(self, torch: toolchain.Torch, temporary: Path):
-        self.objects, self.macros, self.link = [], [], []
-        self.version = self.archs = self.reason = None
+        self.objects: list[Path] = []
+        self.macros: list[str] = []
+        self.link: list[str] = []
+        self.version: str | None = None
+        self.archs: str | None = None
         mode = os.environ.get("FASTVGAN_BUILD_CUDA", "auto")
         if mode not in ("0", "1", "auto"):
             raise NotBuildable(f"FASTVGAN_BUILD_CUDA must be 0, 1 or auto, not {mode!r}")
         forced = mode == "1" or os.environ.get("FASTVGAN_REQUIRE_EXTENSION") == "1"
-        self.reason = "FASTVGAN_BUILD_CUDA=0 was set when it was installed" if mode == "0" else None
+        self.reason = "FASTVGAN_BUILD_CUDA=0 was set during installation" if mode == "0" else None
         if mode == "auto":
-            self.reason = _why_no_cuda(torch)
+            self.reason = _reason_without_cuda(torch)
         if self.reason is not None:
             return
         try:
@@ -125,10 +132,10 @@ class _CudaPart:
             self.objects, self.macros, self.link, self.version, self.archs = [], [], [], None, None
             self.reason = str(error)
 
-    def _build(self, torch, temporary):
+    def _build(self, torch: toolchain.Torch, temporary: Path) -> None:
         nvcc = toolchain.find_nvcc()
         if nvcc is None:
-            raise NotBuildable("FASTVGAN_BUILD_CUDA=1, but there is no nvcc")
+            raise NotBuildable("nvcc was not found, which FASTVGAN_BUILD_CUDA=1 needs: set CUDA_HOME or PATH")
         options = toolchain.cuda_archs(nvcc)
         self.link = [str(nvcc.static_runtime()), "-ldl", "-lrt", "-lpthread"]
         for source in CUDA_SOURCES:
@@ -138,18 +145,22 @@ class _CudaPart:
             )
             self.objects.append(target)
         self.version, self.archs = nvcc.version, toolchain.arch_names(options)
-        self.macros = ["-DFASTVGAN_WITH_CUDA", _text("CUDA_VERSION", self.version), _text("CUDA_ARCHS", self.archs)]
+        self.macros = [
+            "-DFASTVGAN_WITH_CUDA",
+            _macro("CUDA_VERSION", self.version),
+            _macro("CUDA_ARCHS", self.archs),
+        ]
 
 
-def _why_no_cuda(torch: toolchain.Torch) -> str | None:
+def _reason_without_cuda(torch: toolchain.Torch) -> str | None:
     if torch.cuda is None:
-        return f"torch {torch.version} is without CUDA"
+        return f"torch {torch.version} was built without CUDA"
     nvcc = toolchain.find_nvcc()
     if nvcc is None:
-        return "no nvcc"
+        return "nvcc was not found"
     if nvcc.major > int(torch.cuda.split(".")[0]):
-        # The driver that serves this torch need not serve a newer CUDA.
-        return f"nvcc {nvcc.version} is newer than torch's CUDA {torch.cuda}; FASTVGAN_BUILD_CUDA=1 builds all the same"
+        # A driver that supports torch's CUDA may not support a newer one.
+        return f"nvcc {nvcc.version} is newer than torch's CUDA {torch.cuda}; FASTVGAN_BUILD_CUDA=1 builds anyway"
     return None
 
 
@@ -161,8 +172,8 @@ def _compile(compiler: list[str], flags: list[str], source: Path, temporary: Pat
     user = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("CXXFLAGS", ""))
     debug = ["-g", "-fno-omit-frame-pointer"] if _debug() else []
     common = ["-O3", *debug, "-fPIC", "-fvisibility=hidden", "-fno-math-errno", *flags, *user]
-    # The compiler's own C++ standard first, because a newer torch may need a newer one than we would name. A compiler
-    # that does not know an instruction set leaves it out.
+    # The compiler's default C++ standard first, because a newer torch may need a newer one than C++20. The last attempt
+    # is for a compiler that does not support the instruction set; the file then compiles to nothing.
     attempts = [special, [*special, "-std=c++20"], *([[]] if special else [])]
     errors = []
     for options in attempts:
@@ -194,7 +205,7 @@ def _run(command: list[str], complaint: str) -> None:
         raise NotBuildable(f"{complaint}: {lines[0].strip()[:300]}")
 
 
-def _text(name: str, value: str) -> str:
+def _macro(name: str, value: str) -> str:
     return f'-DFASTVGAN_{name}="{value}"'
 
 
@@ -208,7 +219,9 @@ def _jobs() -> int:
 
 def _api_version() -> int:
     text = (ROOT / "csrc/extension.cpp").read_text()
-    return int(re.search(r"define FASTVGAN_API_VERSION (\d+)", text).group(1))
+    found = re.search(r"define FASTVGAN_API_VERSION (\d+)", text)
+    assert found is not None
+    return int(found.group(1))
 
 
 def _packages() -> list[str]:

@@ -1,13 +1,13 @@
-"""The build backend: setuptools', which asks for torch only where none is installed.
+"""The build backend: that of setuptools, with torch as a build requirement only if none is installed.
 
-A static requirement would make every isolated build download a second torch, gigabytes of it, and build against that
-instead of the one that the user has.
+With a static requirement, every isolated build would download gigabytes of a second torch and build against it instead
+of the user's.
 """
 
 import os
 
 from setuptools import build_meta
-from setuptools.build_meta import *  # noqa: F403  the hooks that stay as they are
+from setuptools.build_meta import *  # noqa: F403  the other hooks
 from toolchain import TORCH_FLOOR, usable_torch
 
 
@@ -17,11 +17,11 @@ def _torch_if_missing() -> list[str]:
     return [f"torch>={'.'.join(map(str, TORCH_FLOOR))}"]
 
 
-def get_requires_for_build_wheel(config_settings=None):
-    """What an isolated build of a wheel installs beside the static requirements."""
+def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:
+    """Return the requirements of an isolated build of a wheel, beside the static ones."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *_torch_if_missing()]
 
 
-def get_requires_for_build_editable(config_settings=None):
-    """The same for an editable install."""
+def get_requires_for_build_editable(config_settings: dict | None = None) -> list[str]:
+    """Return the requirements of an isolated editable install, beside the static ones."""
     return [*build_meta.get_requires_for_build_editable(config_settings), *_torch_if_missing()]

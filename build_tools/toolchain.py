@@ -1,4 +1,4 @@
-"""Finds what the extension is built with: the installed torch, a C++ compiler, nvcc."""
+"""Tools that the extension is built with: the installed torch, a C++ compiler, nvcc."""
 
 import importlib.util
 import json
@@ -9,47 +9,59 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 TORCH_FLOOR = (2, 11)
-# The stable ABI is that of the floor, so that what is built with a newer torch runs with an older one too.
+# The extension uses the stable ABI of the oldest supported torch, so that a build with a newer one runs with it too.
 TORCH_TARGET_VERSION = "0x020b000000000000"
 CUDA_ARCHS = ("80", "90", "100")
 
 
 class NotBuildable(Exception):
-    """Why the extension cannot be built here, in one sentence."""
+    """The reason why the extension cannot be built, in one sentence."""
 
 
 @dataclass(frozen=True)
 class Torch:
+    """An installed torch; `cuda` is the version of CUDA that it was built with."""
+
     folder: Path
     version: str
     cuda: str | None
 
     @property
     def include(self) -> Path:
+        """The folder of the headers."""
         return self.folder / "include"
 
     @property
     def lib(self) -> Path:
+        """The folder of the libraries."""
         return self.folder / "lib"
 
 
 @dataclass(frozen=True)
 class Nvcc:
+    """CUDA's compiler: its command, its toolkit's folder, and its version, such as "13.0"."""
+
     path: str
     toolkit: Path
     version: str
 
     @property
     def major(self) -> int:
+        """The first number of the version."""
         return int(self.version.split(".")[0])
 
     def static_runtime(self) -> Path:
-        """libcudart_static.a of this toolkit; NotBuildable where it has none."""
+        """Return the path of this toolkit's libcudart_static.a.
+
+        Raises:
+            NotBuildable: the toolkit has no such file.
+        """
         for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"):
             candidate = self.toolkit / folder / "libcudart_static.a"
             if candidate.is_file():
@@ -57,7 +69,7 @@ class Nvcc:
         raise NotBuildable(f"the CUDA toolkit {self.version} has no libcudart_static.a")
 
 
-# Reads version.py instead of importing torch, which takes seconds.
+# Reads version.py, because importing torch takes seconds.
 _DESCRIBE_TORCH = """
 import importlib.util, json, os, runpy
 spec = importlib.util.find_spec("torch")
@@ -70,14 +82,14 @@ if spec is not None and spec.origin is not None:
 
 @cache
 def find_torch() -> Torch | None:
-    """The torch of this interpreter, or None.
+    """Return this interpreter's torch, or None.
 
-    pip's isolated build hides the installed packages behind PYTHONPATH; the same interpreter without it sees them.
+    pip's isolated build hides the installed packages by PYTHONPATH; the same interpreter finds them without it.
     """
     hidden = ("PYTHONPATH", "PYTHONNOUSERSITE", "PYTHONSAFEPATH")
     environments = [os.environ, {name: value for name, value in os.environ.items() if name not in hidden}]
     for environment in environments:
-        # In a folder of its own: with -c the working directory comes first in sys.path.
+        # With -c the working directory is first in sys.path; this folder contains no torch.
         result = subprocess.run(
             [sys.executable, "-c", _DESCRIBE_TORCH],
             env=dict(environment),
@@ -92,7 +104,7 @@ def find_torch() -> Torch | None:
 
 
 def usable_torch() -> Torch | None:
-    """The installed torch if the extension can be built against it, else None."""
+    """Return the installed torch if the extension can be built against it, else None."""
     torch = find_torch()
     return torch if torch is not None and _version(torch.version) >= TORCH_FLOOR else None
 
@@ -102,10 +114,10 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def find_compiler() -> list[str]:
-    """The C++ compiler's command: $CXX, else the one that Python was built with, else c++, g++ or clang++.
+    """Return the C++ compiler's command: $CXX, else the one that Python was built with, else c++, g++ or clang++.
 
     Raises:
-        NotBuildable: there is none.
+        NotBuildable: no C++ compiler was found.
     """
     if os.environ.get("CXX"):
         candidates = [os.environ["CXX"]]
@@ -115,12 +127,12 @@ def find_compiler() -> list[str]:
         command = shlex.split(candidate)
         if command and shutil.which(command[0]):
             return command
-    raise NotBuildable(f"no C++ compiler ({candidates[0]} is not there)")
+    raise NotBuildable(f"no C++ compiler ('{candidates[0]}' was not found); install one or set CXX")
 
 
 @cache
 def find_nvcc() -> Nvcc | None:
-    """nvcc of CUDA_HOME or CUDA_PATH, of PATH, or of the PyPI packages of this interpreter."""
+    """Return the nvcc of CUDA_HOME or CUDA_PATH, of PATH, or of this interpreter's PyPI packages, or None."""
     for candidate in _nvcc_candidates():
         found = _describe_nvcc(candidate)
         if found is not None:
@@ -128,12 +140,13 @@ def find_nvcc() -> Nvcc | None:
     return None
 
 
-def _nvcc_candidates():
+def _nvcc_candidates() -> Iterator[str]:
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable):
             yield str(Path(os.environ[variable]) / "bin" / "nvcc")
-    if shutil.which("nvcc"):
-        yield shutil.which("nvcc")
+    on_path = shutil.which("nvcc")
+    if on_path is not None:
+        yield on_path
     torch = find_torch()
     packages = [sysconfig.get_paths()["purelib"], *([str(torch.folder.parent)] if torch else [])]
     for folder in packages:
@@ -143,7 +156,7 @@ def _nvcc_candidates():
 def _describe_nvcc(path: str) -> Nvcc | None:
     try:
         version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
-        # nvcc may be a link or a script in some other folder; it knows its toolkit itself.
+        # nvcc may be a link or a script in another folder, so ask it for its toolkit.
         dry = subprocess.run([path, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -154,7 +167,7 @@ def _describe_nvcc(path: str) -> Nvcc | None:
 
 
 def cuda_archs(nvcc: Nvcc) -> list[str]:
-    """nvcc's -gencode options: TORCH_CUDA_ARCH_LIST (such as "8.0;9.0+PTX"), else those of ours that nvcc knows."""
+    """Return nvcc's -gencode options, for TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") or those of CUDA_ARCHS it knows."""
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if listed:
         entries = [entry for entry in re.split(r"[;,\s]+", listed) if entry]
@@ -168,12 +181,12 @@ def cuda_archs(nvcc: Nvcc) -> list[str]:
 
 
 def arch_names(options: list[str]) -> str:
-    """ "sm_80 sm_90 compute_90" of nvcc's -gencode options."""
+    """Return the architectures of nvcc's -gencode options, such as "sm_80 sm_90 compute_90"."""
     return " ".join(option.rpartition("code=")[2] for option in options)
 
 
 def nvcc_command(nvcc: Nvcc, torch_include: Path, archs: list[str], source: Path, target: Path) -> list[str]:
-    """The command that compiles one .cu file; no -std, because torch and nvcc know better which one they need."""
+    """Return the command that compiles one .cu file, without -std: nvcc's default suits the torch of its time."""
     host = ["-ccbin", shlex.split(os.environ["CXX"])[0]] if os.environ.get("CXX") else []
     return [
         *[nvcc.path, "-c", str(source), "-o", str(target), "-O3", "-DUSE_CUDA", *host],
@@ -183,7 +196,7 @@ def nvcc_command(nvcc: Nvcc, torch_include: Path, archs: list[str], source: Path
 
 
 def pybind11_include() -> str:
-    """The folder of pybind11's headers.
+    """Return the folder of pybind11's headers.
 
     Raises:
         NotBuildable: pybind11 or Python's own headers are not installed.

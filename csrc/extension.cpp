@@ -1,4 +1,4 @@
-// Registers the operations that kernels/ declares, and says how this file was built.
+// Registers the operations that kernels/ declares, and reports how the extension was built.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/library.h>
@@ -10,7 +10,7 @@
 #include "group_norm_act.h"
 #include "norm_act.h"
 
-// Raise it, and API_VERSION in kernels/extension.py with it, whenever a schema or the meaning of an operation changes.
+// Increase this and API_VERSION in kernels/extension.py whenever a schema or the meaning of an operation changes.
 #define FASTVGAN_API_VERSION 4
 
 #ifndef FASTVGAN_TORCH_VERSION
@@ -78,13 +78,13 @@ pybind11::dict facts() {
 PYBIND11_MODULE(_C, m) {
   m.attr("api_version") = FASTVGAN_API_VERSION;
   m.attr("with_cuda") = *FASTVGAN_CUDA_VERSION != '\0';
-  m.def("facts", &facts, "How this extension was built and what it uses on this machine.");
+  m.def("facts", &facts, "How this extension was built, and the instruction set that it uses on this machine.");
   m.def("use_instruction_set", &fastvgan::cpu::use_instruction_set, pybind11::arg("name"),
-        "Use that one of facts()['cpu_instruction_sets'] from now on.");
+        "Use another one of facts()['cpu_instruction_sets'] from now on.");
   m.def(
       "prefer_large_pages",
       [](uintptr_t address, size_t bytes) {
         fastvgan::cpu::prefer_large_pages(reinterpret_cast<void*>(address), bytes);
       },
-      pybind11::arg("address"), pybind11::arg("bytes"), "Ask for large pages under memory that is not written yet.");
+      pybind11::arg("address"), pybind11::arg("bytes"), "Ask for large pages for memory that is not written yet.");
 }

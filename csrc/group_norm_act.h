@@ -1,4 +1,4 @@
-// Group normalisation and an activation as one operation; instance normalisation is that with one channel a group.
+// Group normalisation and an activation as one operation. With one channel per group it is instance normalisation.
 // The schemas, with shapes and dtypes, are in kernels/group_norm_act/compiled.py, which also makes inputs dense.
 #pragma once
 

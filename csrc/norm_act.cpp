@@ -1,4 +1,4 @@
-// Checks that the CPU and the CUDA implementation of norm_act share.
+// Checks of the arguments of norm_act, for the CPU and CUDA.
 #include "norm_act.h"
 
 namespace fastvgan {
@@ -7,8 +7,7 @@ using torch::headeronly::ScalarType;
 
 namespace {
 
-// Whether the dimensions, taken in this order from the slowest to the fastest, are dense. Strides of dimensions of
-// size 1 mean nothing.
+// Whether the dimensions are dense in this order, the fastest last. Strides of dimensions of size 1 do not matter.
 template <typename Order>
 bool is_dense(const Tensor& x, Order dimension_at) {
   int64_t expected = 1;
@@ -41,16 +40,16 @@ Layout layout_of(const Tensor& x) {
 
 void check_like(const Tensor& other, const Tensor& x, const char* name) {
   STD_TORCH_CHECK(other.scalar_type() == x.scalar_type() && other.dim() == x.dim(), "norm_act: ", name,
-                  " must be like x");
+                  " must have x's dtype and number of dimensions");
   for (int64_t d = 0; d < x.dim(); ++d) {
-    STD_TORCH_CHECK(other.size(d) == x.size(d), "norm_act: ", name, " must be of x's shape");
+    STD_TORCH_CHECK(other.size(d) == x.size(d), "norm_act: ", name, " must have x's shape");
     STD_TORCH_CHECK(x.numel() == 0 || x.size(d) == 1 || other.stride(d) == x.stride(d), "norm_act: ", name,
                     " must have x's memory layout");
   }
 }
 
 void check_activation(int64_t activation) {
-  STD_TORCH_CHECK(activation >= kNone && activation <= kGelu, "norm_act: there is no activation ", activation);
+  STD_TORCH_CHECK(activation >= kNone && activation <= kGelu, "norm_act: unknown activation ", activation);
 }
 
 void check_parameter(const OptionalTensor& parameter, const Tensor& x, const char* name) {
@@ -58,7 +57,7 @@ void check_parameter(const OptionalTensor& parameter, const Tensor& x, const cha
   STD_TORCH_CHECK(parameter->scalar_type() == ScalarType::Float && parameter->dim() == 1 &&
                       parameter->size(0) == x.size(1) && parameter->is_contiguous() &&
                       parameter->get_device_index() == x.get_device_index() && parameter->is_cuda() == x.is_cuda(),
-                  "norm_act: ", name, " must be a dense float32 tensor of one value a channel, on x's device");
+                  "norm_act: ", name, " must be a dense float32 tensor with one value per channel, on x's device");
 }
 
 }  // namespace fastvgan

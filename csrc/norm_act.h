@@ -1,5 +1,5 @@
-// Batch normalisation and an activation as one operation: what csrc/cpu and csrc/cuda implement.
-// The schemas, with shapes and dtypes, are in kernels/norm_act/compiled.py, which also makes inputs dense.
+// Batch normalisation and an activation as one operation, implemented in csrc/cpu and csrc/cuda. The schemas, with
+// shapes and dtypes, are in kernels/norm_act/compiled.py, which also makes inputs dense.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -17,7 +17,7 @@ using OptionalTensor = std::optional<Tensor>;
 using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// Where the channels lie in a dense tensor: element i belongs to channel (i / inner) % channels.
+// The position of the channels in a dense tensor: element i belongs to channel (i / inner) % channels.
 // inner is 1 for channels innermost (channels_last), the spatial size for channels outermost (contiguous).
 struct Layout {
   int64_t numel = 0;
@@ -26,7 +26,8 @@ struct Layout {
   int64_t per_channel() const { return channels > 0 ? numel / channels : 0; }
 };
 
-// Throws where x is neither layout, of another dtype or size than an operation takes.
+// The checks throw if a tensor does not fit: layout_of if x is not dense, or its dtype or number of dimensions is not
+// supported.
 Layout layout_of(const Tensor& x);
 void check_like(const Tensor& other, const Tensor& x, const char* name);
 void check_activation(int64_t activation);

@@ -1,8 +1,8 @@
-// group_norm_act on the CPU, by the loops of norm_act on one unit of memory after the other.
+// group_norm_act on the CPU, with the loops of norm_act on one unit of memory after the other.
 //
-// A unit is what is normalised at one go, so that its second pass finds in the cache what the first one brought there:
-// one sample in channels-last, as many groups as make a piece in contiguous tensors. Its bits depend on the shape
-// alone, whichever thread computes it.
+// A unit is normalised in two passes, of which the second finds the unit in the cache. It is one sample of a tensor in
+// channels_last, or enough groups of a contiguous tensor to make a piece. Results depend on the shape alone, not on the
+// thread that computes a unit.
 #include "../group_norm_act.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -20,27 +20,27 @@ namespace fastvgan {
 namespace cpu {
 namespace {
 
-// The tensor as groups, channels and units. Groups and channels are counted through all samples: channel i of these is
-// channel i % channels of a sample.
+// The tensor as groups, channels and units. Groups and channels are numbered through all samples: number i is channel
+// i % channels of its sample.
 struct Shape {
   Layout layout;
-  int64_t channels, per_group, inner, groups;  // per_group: channels a group; inner: values of one channel
+  int64_t channels, per_group, inner, groups;  // per_group: channels; inner: values per channel
   bool channels_last;
   int64_t unit_groups = 0, units = 0;
 
-  Shape(const Tensor& x, int64_t groups_a_sample) : layout(layout_of(x)), channels(x.size(1)) {
-    STD_TORCH_CHECK(groups_a_sample > 0 && channels % groups_a_sample == 0,
+  Shape(const Tensor& x, int64_t groups_per_sample) : layout(layout_of(x)), channels(x.size(1)) {
+    STD_TORCH_CHECK(groups_per_sample > 0 && channels % groups_per_sample == 0,
                     "group_norm_act: groups must divide the channels");
-    per_group = channels / groups_a_sample;
-    groups = x.size(0) * groups_a_sample;
+    per_group = channels / groups_per_sample;
+    groups = x.size(0) * groups_per_sample;
     inner = layout.numel == 0 ? 0 : layout.numel / (x.size(0) * channels);
     channels_last = layout.inner == 1 && inner > 1 && channels > 1;
     if (layout.numel == 0) return;
-    unit_groups = channels_last ? groups_a_sample : std::max<int64_t>(1, kPiece / count());
+    unit_groups = channels_last ? groups_per_sample : std::max<int64_t>(1, kPiece / count());
     units = ceil_divide(groups, unit_groups);
   }
 
-  int64_t count() const { return per_group * inner; }  // values a group
+  int64_t count() const { return per_group * inner; }  // values per group
 };
 
 struct Unit {
@@ -56,13 +56,13 @@ struct Unit {
     by_channel.numel = by_group.numel = groups * shape.count();
     by_channel.channels = channels;
     by_channel.inner = shape.channels_last ? 1 : shape.inner;
-    // Of contiguous tensors a group is one run.
+    // A group of a contiguous tensor is one run.
     by_group.channels = shape.channels_last ? channels : groups;
     by_group.inner = shape.channels_last ? 1 : shape.count();
   }
 };
 
-// Calls visit with each unit. Threads share the units where there is one for each, and otherwise each unit's pieces.
+// Call visit with each unit. Threads share the units if there are enough, else the pieces of each unit.
 template <typename Visit>
 void for_units(const Shape& shape, const Visit& visit) {
   const auto some = [&](int64_t begin, int64_t end) {
@@ -73,13 +73,13 @@ void for_units(const Shape& shape, const Visit& visit) {
   torch::stable::parallel_for(0, shape.units, std::max<int64_t>(1, kSerial / values), some);
 }
 
-// Mean and 1 / √(variance + eps) of each of a unit's groups.
-// Source: Chan, Golub and LeVeque, as for norm_act's batch_moments.
+// Mean and 1 / √(variance + eps) of each group of a unit.
+// Source: Chan, Golub and LeVeque, as for batch_moments.
 void group_moments(const Shape& shape, const Unit& unit, Stored data, const void* x, double eps, float* mean,
                    float* inverse) {
   std::vector<double> means(unit.by_group.channels), variances(unit.by_group.channels);
   batch_moments(Plan(unit.by_group), unit.by_group, data, x, means.data(), variances.data());
-  const int64_t parts = shape.channels_last ? shape.per_group : 1;  // of the same number of values each
+  const int64_t parts = shape.channels_last ? shape.per_group : 1;  // parts of a group, with equally many values
   for (int64_t k = 0; k < unit.groups; ++k) {
     const double *of = &means[k * parts], *about = &variances[k * parts];
     double sum = 0, squares = 0;
@@ -91,7 +91,7 @@ void group_moments(const Shape& shape, const Unit& unit, Stored data, const void
   }
 }
 
-// What a sample's channels are multiplied by and what is added to them; null for 1 and 0.
+// Weight and bias of a sample's channels; null for 1 and 0.
 struct Weights {
   const float *weight, *bias;
   int64_t channels;
@@ -112,8 +112,8 @@ Affine affine_of(const Shape& shape, const Unit& unit, const Plan& plan, const W
   return Affine(plan, std::move(means), std::move(scales), std::move(shifts));
 }
 
-// What the gradient through each group's mean and variance takes from dx; g and gx are the unit's gradient_sums.
-void through_statistics(const Shape& shape, const Unit& unit, const Plan& plan, const Weights& weights,
+// Add the gradient through each group's mean and variance to `affine`; g and gx are the unit's gradient_sums.
+void add_statistics_gradient(const Shape& shape, const Unit& unit, const Plan& plan, const Weights& weights,
                         const float* inverse, const std::vector<double>& g, const std::vector<double>& gx,
                         Affine& affine) {
   std::vector<float> constants(unit.channels), slopes(unit.channels);
@@ -134,7 +134,7 @@ void through_statistics(const Shape& shape, const Unit& unit, const Plan& plan, 
   affine.slope = expand(plan, std::move(slopes));
 }
 
-// The samples' sums, added up in their order.
+// Add up the sums of the samples, in their order.
 void sum_samples(const std::vector<double>& each, Tensor to) {
   const int64_t channels = to.numel();
   std::vector<double> sums(channels, 0.0);
@@ -142,14 +142,14 @@ void sum_samples(const std::vector<double>& each, Tensor to) {
   for (int64_t c = 0; c < channels; ++c) writable(to)[c] = static_cast<float>(sums[c]);
 }
 
-Tensor of_groups(const Tensor& x, int64_t groups) {
+Tensor empty_statistics(const Tensor& x, int64_t groups) {
   return torch::stable::new_empty(x, {x.size(0), groups}, torch::headeronly::ScalarType::Float);
 }
 
 void check_statistics(const Tensor& statistics, const Tensor& x, int64_t groups) {
   STD_TORCH_CHECK(statistics.scalar_type() == torch::headeronly::ScalarType::Float && statistics.is_contiguous() &&
                       statistics.numel() == x.size(0) * groups,
-                  "group_norm_act: mean and inverse must be dense float32 tensors of one value a group");
+                  "group_norm_act: mean and inverse must be dense float32 tensors with one value per group");
 }
 
 }  // namespace
@@ -160,7 +160,7 @@ ThreeTensors group_norm_act(Tensor x, int64_t groups, OptionalTensor weight, Opt
   check_activation(activation);
   check_parameter(weight, x, "weight");
   check_parameter(bias, x, "bias");
-  const Tensor y = output_like(x), mean = of_groups(x, groups), inverse = of_groups(x, groups);
+  const Tensor y = output_like(x), mean = empty_statistics(x, groups), inverse = empty_statistics(x, groups);
   if (shape.layout.numel == 0) {
     std::fill_n(writable(mean), mean.numel(), 0.0f);
     std::fill_n(writable(inverse), inverse.numel(), 0.0f);
@@ -209,8 +209,8 @@ ThreeTensors group_norm_act_backward(Tensor dy, Tensor x, int64_t groups, Option
     const Plan plan(unit.by_channel);
     Affine affine = affine_of(shape, unit, plan, weights, means, inverses);
     std::vector<double> g, gx;
-    gradient_sums(plan, data, gradient, from, Addend{}, affine, activation, leak, g, gx);
-    through_statistics(shape, unit, plan, weights, inverses, g, gx, affine);
+    gradient_sums(plan, data, gradient, from, Residual{}, affine, activation, leak, g, gx);
+    add_statistics_gradient(shape, unit, plan, weights, inverses, g, gx, affine);
     for (int64_t k = 0; k < unit.channels; ++k) {
       bias_terms[unit.channel + k] = g[k];
       weight_terms[unit.channel + k] = gx[k] * inverses[(unit.channel + k) / shape.per_group];

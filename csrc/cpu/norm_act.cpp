@@ -1,4 +1,4 @@
-// norm_act on the CPU. The arithmetic is in norm_act_loops.inc; how a tensor is cut into pieces, in norm_act_plan.h.
+// norm_act on the CPU. norm_act_loops.inc has the arithmetic, norm_act_plan.h cuts a tensor into pieces.
 #include "../norm_act.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace fastvgan {
 namespace cpu {
 namespace {
 
-// Forward, with a residual where it is not null.
+// Forward; residual may be null.
 ThreeTensors forward(const Tensor& x, const Tensor* residual, const OptionalTensor& weight, const OptionalTensor& bias,
                      const OptionalTensor& mean, const OptionalTensor& var, double eps, int64_t activation,
                      double slope) {
@@ -25,7 +25,7 @@ ThreeTensors forward(const Tensor& x, const Tensor* residual, const OptionalTens
   check_parameter(mean, x, "mean");
   check_parameter(var, x, "var");
   const bool training = !mean.has_value();
-  STD_TORCH_CHECK(training == !var.has_value(), "norm_act: mean and var must be given both or neither");
+  STD_TORCH_CHECK(training == !var.has_value(), "norm_act: pass both mean and var, or neither");
   if (residual) check_like(*residual, x, "residual");
   const Tensor y = output_like(x);
   const Tensor batch_mean = vector_like(x, training ? layout.channels : 0);
@@ -55,13 +55,13 @@ ThreeTensors forward(const Tensor& x, const Tensor* residual, const OptionalTens
     loops().norm_act.apply(data.element, data.at(from, offset), data.at(to, offset), piece, affine.at(column),
                            plan.runs, activation, static_cast<float>(slope), streamed);
   };
-  // Backwards only after a pass for the statistics: without one the processor reads ahead of what comes in order.
+  // In reverse only after a pass for the statistics; in order, the hardware prefetcher helps.
   if (training) plan.for_pieces_reversed(visit);
   else plan.for_pieces(visit);
   return {y, batch_mean, batch_var};
 }
 
-// Backward; with a residual, where it is not null, its gradient goes to d_residual.
+// Backward; with a residual, which may be null, its gradient is written to d_residual.
 ThreeTensors backward(const Tensor& dy, const Tensor& x, const Tensor* residual, const Tensor* d_residual,
                       const OptionalTensor& weight, const OptionalTensor& bias, const Tensor& mean, const Tensor& var,
                       bool training, double eps, int64_t activation, double slope) {
@@ -87,10 +87,10 @@ ThreeTensors backward(const Tensor& dy, const Tensor& x, const Tensor* residual,
   const float leak = static_cast<float>(slope);
   const float* variance = values(var);
   Affine affine(plan, values(mean), variance, values(weight), values(bias), eps);
-  Addend addend;
-  if (residual) addend = {residual->const_data_ptr(), d_residual->mutable_data_ptr()};
+  Residual residual_values;
+  if (residual) residual_values = {residual->const_data_ptr(), d_residual->mutable_data_ptr()};
   std::vector<double> g, gx;
-  gradient_sums(plan, data, incoming, from, addend, affine, activation, leak, g, gx);
+  gradient_sums(plan, data, incoming, from, residual_values, affine, activation, leak, g, gx);
   std::vector<float> constant(layout.channels), slopes(layout.channels);
   const double count = static_cast<double>(layout.per_channel());
   for (int64_t c = 0; c < layout.channels; ++c) {
@@ -103,8 +103,8 @@ ThreeTensors backward(const Tensor& dy, const Tensor& x, const Tensor* residual,
   }
   affine.constant = expand(plan, std::move(constant));
   affine.slope = expand(plan, std::move(slopes));
-  // What the residual's gradient is, is the gradient before the activation: there is nothing to compute again.
-  if (residual) incoming = addend.gradient;
+  // The residual's gradient is the gradient before the activation, which need not be computed again.
+  if (residual) incoming = residual_values.gradient;
   const int64_t last = residual ? static_cast<int64_t>(kNone) : activation;
   const bool streamed = streams(plan, layout, data, 3, to);
   plan.for_pieces_reversed([&](int64_t, int64_t column, int64_t offset, Block piece) {

@@ -1,8 +1,8 @@
 // The inner loops of norm_act on the CPU, as a table of functions.
 //
-// Two shapes of data. Columns: `rows` rows of `columns` values, `stride` apart, with parameters for each column.
-// Runs: the same, but all of one channel. All read x from memory once: a block is to fit the second-level
-// cache. Sums are kept in float32 over a few values and in float64 beyond that.
+// A block of data has one of two forms. Columns: `rows` rows of `columns` values, `stride` apart, with parameters per
+// column. Runs: the same, but all values belong to one channel. Every function reads x from memory once, because a
+// block fits into the second-level cache. Sums are float32 over a few values and float64 over more.
 #pragma once
 
 #include <stdint.h>
@@ -11,8 +11,8 @@
 
 namespace fastvgan {
 
-// Parameters of the normalisation, of each column or (one value each) of a run: z = (x - mean) * scale + shift,
-// dx = scale * g - constant - (x - mean) * slope.
+// Parameters of the normalisation: z = (x - mean) * scale + shift, dx = scale * g - constant - (x - mean) * slope. One
+// value per column, or one in all for a run.
 struct Parameters {
   const float* mean;
   const float* scale;
@@ -21,7 +21,7 @@ struct Parameters {
   const float* slope;
 };
 
-constexpr int64_t kTile = 512;  // columns a block has at most, unless they are a run
+constexpr int64_t kTile = 512;  // most columns in a block, unless they are a run
 
 struct Block {
   int64_t rows;
@@ -30,14 +30,15 @@ struct Block {
 };
 
 struct NormActLoops {
-  // mean and the sum of squared deviations from it
+  // Set the mean and the sum of squared deviations from it, per column.
   void (*column_moments)(Element, const void* x, Block, double* mean, double* deviations);
-  void (*run_sum)(Element, const void* x, Block, double* sum);  // adds the sum of x
-  void (*run_deviations)(Element, const void* x, Block, float centre, double* sums);  // of x - centre and its square
-  // streamed: past the caches; rows are then aligned to 64 bytes
+  void (*run_sum)(Element, const void* x, Block, double* sum);  // add the sum of x
+  // Add the sums of x - centre and of its square.
+  void (*run_deviations)(Element, const void* x, Block, float centre, double* sums);
+  // streamed: store past the caches; rows are then aligned to 64 bytes.
   void (*apply)(Element, const void* x, void* y, Block, Parameters, bool run, int64_t activation, float leak,
                 bool streamed);
-  // adds the sums of g and of g * (x - mean), with g = dy * activation'(z)
+  // Add the sums of g and of g * (x - mean), with g = dy * activation'(z).
   void (*column_gradient_sums)(Element, const void* dy, const void* x, Block, Parameters, int64_t activation,
                                float leak, double* g, double* gx);
   void (*run_gradient_sums)(Element, const void* dy, const void* x, Block, Parameters, int64_t activation, float leak,
@@ -45,8 +46,8 @@ struct NormActLoops {
   void (*gradient)(Element, const void* dy, const void* x, void* dx, Block, Parameters, bool run, bool training,
                    int64_t activation, float leak, bool streamed);
 
-  // The same of z + residual. The sums also write g, rounded, to d_residual; the gradient is then that of `gradient`
-  // with d_residual for dy and without an activation.
+  // The same for activation(z + residual). The sums also write g, rounded, to d_residual; dx is then computed by
+  // `gradient` with d_residual as dy and without an activation.
   void (*apply_residual)(Element, const void* x, const void* residual, void* y, Block, Parameters, bool run,
                          int64_t activation, float leak, bool streamed);
   void (*column_residual_sums)(Element, const void* dy, const void* x, const void* residual, void* d_residual, Block,

@@ -1,7 +1,7 @@
-// How a tensor of norm_act or group_norm_act is cut into pieces, and what both do with the pieces.
+// How norm_act and group_norm_act cut a tensor into pieces, and the steps that both run on the pieces.
 //
-// The cut depends on the shape alone, never on the number of threads, and partial results are added in its order: so
-// the same input gives the same bits whatever the threads do.
+// The cut depends on the shape alone, not on the number of threads, and partial results are added up in the order of
+// the pieces. The same input therefore yields the same bits for any number of threads.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -19,19 +19,18 @@
 namespace fastvgan {
 namespace cpu {
 
-constexpr int64_t kPiece = 64 * 1024;      // values a piece: so many that what is done once for a piece is little
+constexpr int64_t kPiece = 64 * 1024;      // values per piece; many, so that the fixed cost of a piece is small
 constexpr int64_t kCacheLine = 64;         // bytes; no vector is longer
-constexpr int64_t kSerial = 32 * 1024;     // values below which a second thread costs more than it saves
-// Bytes that a pass must read and write for its result to go past the caches: most of a server's last-level cache.
-// Measured with 32 MB of it: 16 MB were slower by 7%, 24 MB faster by 17%.
+constexpr int64_t kSerial = 32 * 1024;     // fewest values for which a second thread saves time
+// Fewest bytes read and written by a pass whose result is stored past the caches: most of a server's last-level cache.
+// Measured with a cache of 32 MB: streaming was 7% slower for 16 MB and 17% faster for 24 MB.
 constexpr int64_t kStreamed = 24 << 20;
-constexpr int64_t kShortRun = 64;          // shorter runs are handled as columns of their own
-constexpr int64_t kMinimumRows = 64;       // rows a piece, so that partial results stay few
+constexpr int64_t kShortRun = 64;          // fewest values in a run; shorter runs are handled as columns
+constexpr int64_t kMinimumRows = 64;       // fewest rows per piece, so that there are few partial results
 
-// How a tensor is cut. Either into runs (one channel, consecutive values) or into columns: rows of `columns` values,
-// several times (channels * inner), so that few channels fill whole vectors too; what is left over after the last
-// whole row is a block of one shorter row.
-// A block gives a partial result for each of `width` columns (runs: channels).
+// The cut of a tensor, either into runs (consecutive values of one channel) or into columns. A row of columns is a
+// multiple of (channels * inner) values, so that few channels fill whole vectors too; the values after the last whole
+// row are a block of one shorter row. A block yields one partial result per column (runs: per channel), `width` in all.
 struct Plan {
   int64_t channels, inner;
   bool runs;
@@ -45,7 +44,7 @@ struct Plan {
       batch = layout.numel / (channels * inner);
       parts = ceil_divide(inner, kPiece);
       part = ceil_divide(inner, parts);
-      group = std::max<int64_t>(1, 512 / inner);  // few samples: they lie far apart in memory
+      group = std::max<int64_t>(1, 512 / inner);  // samples per block; few, because they are far apart in memory
       width = channels;
       blocks = ceil_divide(batch, group) * parts;
       return;
@@ -63,7 +62,7 @@ struct Plan {
 
   bool is_rest(int64_t block) const { return !runs && rest > 0 && block == blocks - 1; }
   int64_t width_of(int64_t block) const { return is_rest(block) ? rest : width; }
-  // Calls visit(column, channel) for each column, in order.
+  // Call visit(column, channel) for each column, in order.
   template <typename Visit>
   void for_columns(const Visit& visit) const {
     const int64_t repeated = runs ? 1 : inner;
@@ -81,13 +80,13 @@ struct Plan {
     if (!runs) return std::min(block_rows, rows - block * block_rows);
     return runs_in(block) * length_of(block);
   }
-  // Divisions are as much work as some ten vectors are: most tensors have one part a run.
+  // A division costs as much as about ten vectors, and most tensors have one part per run.
   int64_t sample_of(int64_t block) const { return parts == 1 ? block : block / parts; }
   int64_t start_of(int64_t block) const { return parts == 1 ? 0 : block % parts * part; }
   int64_t runs_in(int64_t block) const { return std::min(group, batch - sample_of(block) * group); }
   int64_t length_of(int64_t block) const { return std::min(part, inner - start_of(block)); }
 
-  // Calls visit(block, column, offset, Block) for each piece of columns, or of runs: rows are then the runs.
+  // Call visit(block, column, offset, Block) for each piece of columns, or of runs, whose rows are the runs.
   template <typename Visit>
   void for_pieces(const Visit& visit) const {
     const int64_t per_block = runs ? channels : tiles;
@@ -102,7 +101,7 @@ struct Plan {
     });
   }
 
-  // The same from the last to the first, which meets what an earlier pass left in the cache.
+  // The same from last to first: the last pieces of the previous pass are still in the cache.
   template <typename Visit>
   void for_pieces_reversed(const Visit& visit) const {
     const int64_t per_block = runs ? channels : tiles;
@@ -131,8 +130,8 @@ struct Plan {
   }
 };
 
-// Whether the last pass writes its result past the caches, where `tensors` of x's size are read and written. That saves
-// reading what is overwritten, and leaves in the cache what an earlier pass brought there and this one reads again.
+// Whether the last pass, which reads and writes `tensors` tensors of x's size, stores its result past the caches. That
+// saves reading the overwritten memory and keeps the inputs in the cache that an earlier pass read.
 inline bool streams(const Plan& plan, const Layout& layout, Stored data, int64_t tensors, const void* to) {
   if (tensors * layout.numel * data.size < kStreamed) return false;
   const auto aligned = [&](int64_t values) { return values * data.size % kCacheLine == 0; };
@@ -140,7 +139,7 @@ inline bool streams(const Plan& plan, const Layout& layout, Stored data, int64_t
   return rows && reinterpret_cast<uintptr_t>(to) % kCacheLine == 0;
 }
 
-// As for columns, one pass about a centre near the mean: that of the first run's first values, 1/16 of them at least.
+// As for columns, one pass about a centre near the mean: the mean of at least 1/16 of the first run.
 inline void run_moments(Stored data, const void* x, Block block, double* mean, double* deviations) {
   const NormActLoops& loops = fastvgan::loops().norm_act;
   const int64_t first = std::min(block.columns, std::max<int64_t>(256, block.columns / 16));
@@ -154,7 +153,7 @@ inline void run_moments(Stored data, const void* x, Block block, double* mean, d
   *deviations = sums[1] - count * rest * rest;
 }
 
-// Adds up partial results, block after block, into one value a channel.
+// Add up partial results, in the order of the blocks, into one value per channel.
 template <typename Term>
 std::vector<double> sum_blocks(const Plan& plan, const Term& term) {
   std::vector<double> columns(plan.width, 0.0);
@@ -168,7 +167,7 @@ std::vector<double> sum_blocks(const Plan& plan, const Term& term) {
   return channels;
 }
 
-// A value a channel, repeated for each column.
+// Repeat one value per channel for each column.
 template <typename T>
 std::vector<T> expand(const Plan& plan, std::vector<T> channels) {
   if (plan.columns_are_channels()) return channels;
@@ -177,7 +176,7 @@ std::vector<T> expand(const Plan& plan, std::vector<T> channels) {
   return columns;
 }
 
-// Mean and biased variance of each channel: each block about its own mean, then joined.
+// Mean and biased variance of each channel. Each block's moments are computed about its own mean, then merged.
 // Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 template <typename T>
 void batch_moments(const Plan& plan, const Layout& layout, Stored data, const void* x, T* mean, T* var) {
@@ -199,7 +198,7 @@ void batch_moments(const Plan& plan, const Layout& layout, Stored data, const vo
   });
   for (int64_t c = 0; c < layout.channels; ++c) {
     mean[c] = static_cast<T>(centre[c]);
-    var[c] = static_cast<T>(std::max(total[c] / count, 0.0));  // in this order of arguments a NaN stays one
+    var[c] = static_cast<T>(std::max(total[c] / count, 0.0));  // with the arguments in this order a NaN stays a NaN
   }
 }
 
@@ -207,7 +206,7 @@ inline const float* values(const OptionalTensor& parameter) {
   return parameter.has_value() ? static_cast<const float*>(parameter->const_data_ptr()) : nullptr;
 }
 
-// The normalisation's parameters, a value a column.
+// The parameters of the normalisation, one value per column.
 struct Affine {
   std::vector<float> mean, scale, shift, constant, slope;
 
@@ -223,7 +222,7 @@ struct Affine {
     shift = expand(plan, std::move(shifts));
   }
 
-  // By a value a channel.
+  // From one value per channel.
   Affine(const Plan& plan, std::vector<float> means, std::vector<float> scales, std::vector<float> shifts)
       : mean(expand(plan, std::move(means))),
         scale(expand(plan, std::move(scales))),
@@ -235,14 +234,14 @@ struct Affine {
   }
 };
 
-// What is added before the activation, and where its gradient goes; null where there is nothing.
-struct Addend {
+// A residual that is added before the activation, and its gradient; both null without a residual.
+struct Residual {
   const void* values = nullptr;
   void* gradient = nullptr;
 };
 
-// Sums of g and g * (x - mean) for each channel; with an addend its gradient, which is g, is written as well.
-inline void gradient_sums(const Plan& plan, Stored data, const void* dy, const void* x, Addend addend,
+// Sums of g and g * (x - mean) for each channel; with a residual, its gradient g is written too.
+inline void gradient_sums(const Plan& plan, Stored data, const void* dy, const void* x, Residual residual,
                           const Affine& affine, int64_t activation, float leak, std::vector<double>& g,
                           std::vector<double>& gx) {
   std::vector<double> sums(plan.blocks * plan.width, 0.0), products(plan.blocks * plan.width, 0.0);
@@ -251,9 +250,9 @@ inline void gradient_sums(const Plan& plan, Stored data, const void* dy, const v
     const int64_t to = block * plan.width + column;
     const void *incoming = data.at(dy, offset), *from = data.at(x, offset);
     const Parameters p = affine.at(column);
-    if (!plan.runs && addend.values) {
-      loops.column_residual_sums(data.element, incoming, from, data.at(addend.values, offset),
-                                 data.at(addend.gradient, offset), piece, p, activation, leak, &sums[to],
+    if (!plan.runs && residual.values) {
+      loops.column_residual_sums(data.element, incoming, from, data.at(residual.values, offset),
+                                 data.at(residual.gradient, offset), piece, p, activation, leak, &sums[to],
                                  &products[to]);
       return;
     }
@@ -262,9 +261,9 @@ inline void gradient_sums(const Plan& plan, Stored data, const void* dy, const v
       return;
     }
     double both[2] = {0, 0};
-    if (addend.values) {
-      loops.run_residual_sums(data.element, incoming, from, data.at(addend.values, offset),
-                              data.at(addend.gradient, offset), piece, p, activation, leak, both);
+    if (residual.values) {
+      loops.run_residual_sums(data.element, incoming, from, data.at(residual.values, offset),
+                              data.at(residual.gradient, offset), piece, p, activation, leak, both);
     } else {
       loops.run_gradient_sums(data.element, incoming, from, piece, p, activation, leak, both);
     }

@@ -1,12 +1,11 @@
 // norm_act for NVIDIA GPUs.
 //
 // Reductions have two stages and no atomics, so that results do not depend on the order in which blocks run: blocks
-// write partial results, and a second kernel joins those of a channel. Two shapes of data, as on the CPU: columns
-// (channels innermost; several times C values a row, so that few channels fill a block too) and runs (channels
-// outermost).
-// Every thread reads whole vectors of up to 16 bytes where sizes and addresses allow it. The activation is a branch
-// that all threads take alike, which memory-bound kernels do not notice; as a template it would multiply their number
-// by 4.
+// write partial results, and a second kernel merges those of a channel. Data has one of two forms, as on the CPU:
+// columns (channels innermost; a row is a multiple of C values, so that few channels fill a block too) and runs
+// (channels outermost).
+// Every thread reads vectors of up to 16 bytes if sizes and addresses allow it. All threads take the same branch for
+// the activation, which costs memory-bound kernels nothing; as a template parameter it would multiply their number.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -18,6 +17,7 @@
 #include <algorithm>
 
 #include "../norm_act.h"
+#include "norm_act_device.cuh"
 
 namespace fastvgan {
 namespace cuda {
@@ -27,14 +27,14 @@ using torch::headeronly::ScalarType;
 
 constexpr int kThreads = 256;
 
-// The function is looked up, not linked: a file linked to libtorch_cuda would not load beside a torch without CUDA.
+// The function is looked up, not linked: a file linked to libtorch_cuda would not load with a torch without CUDA.
 cudaStream_t current_stream(int32_t device) {
   using Function = AOTITorchError (*)(int32_t, void**);
   static const Function function = [] {
     void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
     return library ? reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
   }();
-  STD_TORCH_CHECK(function != nullptr, "norm_act: this torch has no CUDA streams");
+  STD_TORCH_CHECK(function != nullptr, "norm_act: this torch has no CUDA streams; install a torch with CUDA");
   void* stream = nullptr;
   STD_TORCH_CHECK(function(device, &stream) == AOTI_TORCH_SUCCESS, "norm_act: no current CUDA stream");
   return static_cast<cudaStream_t>(stream);
@@ -50,151 +50,18 @@ int multiprocessors(int device) {
   return count;
 }
 
-__device__ inline float to_float(float v) { return v; }
-__device__ inline float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ inline float to_float(__half v) { return __half2float(v); }
-template <typename T>
-__device__ T from_float(float v);
-template <>
-__device__ inline float from_float<float>(float v) { return v; }
-template <>
-__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
-template <>
-__device__ inline __half from_float<__half>(float v) { return __float2half_rn(v); }
-
-template <typename T, int V>
-struct alignas(sizeof(T) * V) Pack {
-  T values[V];
-};
-
-template <typename T, int V>
-__device__ inline Pack<T, V> load(const T* from) {
-  return *reinterpret_cast<const Pack<T, V>*>(from);
-}
-
-struct ActivationFunction {
-  int kind;
-  float leak;
-  __device__ float value(float z) const {
-    if (kind == kRelu) return z < 0 ? 0.f : z;  // a NaN stays one
-    if (kind == kLeakyRelu) return z > 0 ? z : z * leak;
-    if (kind == kTanh) return tanhf(z);
-    if (kind == kSilu) return z * sigmoid(z);
-    return kind == kGelu ? z * distribution(z) : z;
-  }
-  __device__ float gradient(float dy, float z) const {
-    if (kind == kRelu) return z <= 0 ? 0.f : dy;
-    if (kind == kLeakyRelu) return z > 0 ? dy : dy * leak;
-    if (kind == kTanh) {
-      const float t = tanhf(z);
-      return dy * (1 - t * t);
-    }
-    if (kind == kSilu) return dy * (sigmoid(z) * (1 + z * sigmoid(-z)));
-    if (kind != kGelu) return dy;
-    return dy * (distribution(z) + z * expf(-0.5f * z * z) * 0.398942280401432678f);  // 1 / sqrt(2 pi)
-  }
-  __device__ static float sigmoid(float z) { return 1 / (1 + expf(-z)); }
-  // The normal distribution's; 1 + erff(z) would lose the digits of what is near 0.
-  __device__ static float distribution(float z) { return 0.5f * erfcf(z * -0.707106781186547524f); }
-};
-
-// z = (x - mean) * scale + shift, and dx = scale * (g - constant - (x - mean) * slope).
-struct Channel {
-  float mean, scale, shift, constant, slope;
-};
-
-struct Vectors {  // (C,) each; weight and bias may be null, constant and slope are where no gradient is made
-  const float *weight, *bias, *mean, *var, *constant, *slope;
-  float eps;
-  __device__ float inverse(int64_t c) const { return 1.f / sqrtf(var[c] + eps); }
-  __device__ Channel at(int64_t c) const {
-    return {mean[c], (weight ? weight[c] : 1.f) * inverse(c), bias ? bias[c] : 0.f, constant ? constant[c] : 0.f,
-            slope ? slope[c] : 0.f};
-  }
-};
-
-// Mean and sum of squared deviations of `count` values. No initialisers: shared memory may not have any.
-struct Moments {
-  float count, mean, deviations;
-  __device__ void add(float x, float reciprocal) {  // Welford; count is raised by the caller, with 1 / count
-    const float d = x - mean;
-    mean += d * reciprocal;
-    deviations += d * (x - mean);
-  }
-  __device__ void join(const Moments& other) {  // Chan, Golub and LeVeque
-    const float total = count + other.count;
-    if (total == 0) return;
-    const float d = other.mean - mean, share = other.count / total;
-    mean += d * share;
-    deviations += other.deviations + d * d * count * share;
-    count = total;
-  }
-};
-
-struct Sums {
-  float g, gx;
-  __device__ void join(const Sums& other) {
-    g += other.g;
-    gx += other.gx;
-  }
-};
-
-// What one thread gathers for its V columns (or its run). Welford needs one reciprocal a row, not one a value.
-template <typename T, int V>
-struct GatherMoments {
-  using Result = Moments;
-  const T* x;
-  struct State {
-    Moments moments[V];
-  };
-  __device__ void add(State& state, int64_t offset, const Channel*) const {
-    const auto pack = load<T, V>(x + offset);
-    const float count = state.moments[0].count + 1, reciprocal = 1.f / count;
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      state.moments[v].count = count;
-      state.moments[v].add(to_float(pack.values[v]), reciprocal);
-    }
-  }
-  __device__ Result result(const State& state, int v) const { return state.moments[v]; }
-  static constexpr bool kNeedsChannel = false;
-};
-
-template <typename T, int V>
-struct GatherSums {
-  using Result = Sums;
-  const T *dy, *x;
-  ActivationFunction activation;
-  struct State {
-    Sums sums[V];
-  };
-  __device__ void add(State& state, int64_t offset, const Channel* channels) const {
-    const auto pack = load<T, V>(x + offset), incoming = load<T, V>(dy + offset);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const Channel& c = channels[v];
-      const float d = to_float(pack.values[v]) - c.mean;
-      const float g = activation.gradient(to_float(incoming.values[v]), d * c.scale + c.shift);
-      state.sums[v].g += g;
-      state.sums[v].gx += g * d;
-    }
-  }
-  __device__ Result result(const State& state, int v) const { return state.sums[v]; }
-  static constexpr bool kNeedsChannel = true;
-};
-
-// How a grid covers the data. Columns: block (x: tile of columns, y: block of rows), threads likewise.
+// How a grid covers columns. Block x is a tile of columns, block y a block of rows; the same for threads.
 struct Columns {
   int64_t numel, channels, width, rows;  // the last row may be short
-  int threads_x;                         // times V columns
+  int threads_x;                         // each for V columns
   int64_t rows_per_block;
 };
 
 template <typename Gather, typename T, int V>
-__global__ void __launch_bounds__(kThreads) reduce_columns(Gather gather, Columns grid, Vectors vectors,
-                                                           typename Gather::Result* partial) {
+__global__ void __launch_bounds__(kThreads) reduce_columns_kernel(Gather gather, Columns grid, Vectors vectors,
+                                                                  typename Gather::Result* partial) {
   using Result = typename Gather::Result;
-  __shared__ Result shared[kThreads];
+  __shared__ Result shared[kThreads];  // [threads_y][threads_x]
   const int tx = threadIdx.x % grid.threads_x, ty = threadIdx.x / grid.threads_x;
   const int threads_y = kThreads / grid.threads_x;
   const int64_t column = (static_cast<int64_t>(blockIdx.x) * grid.threads_x + tx) * V;
@@ -221,10 +88,10 @@ __global__ void __launch_bounds__(kThreads) reduce_columns(Gather gather, Column
     __syncthreads();
     shared[threadIdx.x] = inside ? gather.result(state, v) : Result{};
     __syncthreads();
-    // Threads one above the other hold the same column; the tree's shape depends on the block's alone.
+    // Threads with the same tx hold the same columns. The tree's shape depends on that of the block alone.
     for (int reach = 1; reach < threads_y; reach *= 2) {
       if (ty % (2 * reach) == 0 && ty + reach < threads_y) {
-        shared[threadIdx.x].join(shared[threadIdx.x + reach * grid.threads_x]);
+        shared[threadIdx.x].merge(shared[threadIdx.x + reach * grid.threads_x]);
       }
       __syncthreads();
     }
@@ -232,14 +99,14 @@ __global__ void __launch_bounds__(kThreads) reduce_columns(Gather gather, Column
   }
 }
 
-// Runs: block x is a channel, block y a part of its values, which are counted through all samples.
+// How a grid covers runs. Block x is a channel, block y a part of its values, which are numbered through all samples.
 struct Runs {
   int64_t channels, inner, per_channel, part;
 };
 
 template <typename Gather, typename T, int V, typename Index>
-__global__ void __launch_bounds__(kThreads) reduce_runs(Gather gather, Runs grid, Vectors vectors,
-                                                        typename Gather::Result* partial) {
+__global__ void __launch_bounds__(kThreads) reduce_runs_kernel(Gather gather, Runs grid, Vectors vectors,
+                                                               typename Gather::Result* partial) {
   using Result = typename Gather::Result;
   __shared__ Result shared[kThreads];
   typename Gather::State state{};
@@ -260,98 +127,38 @@ __global__ void __launch_bounds__(kThreads) reduce_runs(Gather gather, Runs grid
   }
   Result own = gather.result(state, 0);
 #pragma unroll
-  for (int v = 1; v < V; ++v) own.join(gather.result(state, v));
+  for (int v = 1; v < V; ++v) own.merge(gather.result(state, v));
   shared[threadIdx.x] = own;
   __syncthreads();
   for (int reach = kThreads / 2; reach > 0; reach /= 2) {
-    if (threadIdx.x < reach) shared[threadIdx.x].join(shared[threadIdx.x + reach]);
+    if (threadIdx.x < reach) shared[threadIdx.x].merge(shared[threadIdx.x + reach]);
     __syncthreads();
   }
   if (threadIdx.x == 0) partial[blockIdx.y * grid.channels + c] = shared[0];
 }
 
-struct FinishMoments {
-  float *mean, *var;
-  __device__ void operator()(const Moments& m, int64_t c) const {
-    mean[c] = m.mean;
-    var[c] = m.deviations / m.count;
-  }
-};
-
-struct FinishSums {
-  float *dweight, *dbias, *constant, *slope;
-  Vectors vectors;
-  double count;
-  __device__ void operator()(const Sums& s, int64_t c) const {
-    const float inverse = vectors.inverse(c);
-    dweight[c] = s.gx * inverse;
-    dbias[c] = s.g;
-    constant[c] = static_cast<float>(s.g / count);
-    slope[c] = static_cast<float>(s.gx * inverse * (inverse / count));
-  }
-};
-
-// Joins the partial results of a channel: block x is the channel. A channel has several columns where the columns
-// are a multiple of the channels.
+// Merge the partial results of a channel, which is block x. partial is [blocks][width]; a channel has width / channels
+// columns.
 template <typename Result, typename Finish>
-__global__ void __launch_bounds__(kThreads) join_partials(const Result* partial, int64_t blocks, int64_t width,
-                                                          int64_t channels, Finish finish) {
+__global__ void __launch_bounds__(kThreads) merge_partials_kernel(const Result* partial, int64_t blocks, int64_t width,
+                                                                  int64_t channels, Finish finish) {
   __shared__ Result shared[kThreads];
   const int64_t c = blockIdx.x, per_row = width / channels, items = blocks * per_row;
   Result own{};
   for (int64_t i = threadIdx.x; i < items; i += blockDim.x) {
-    own.join(partial[i / per_row * width + i % per_row * channels + c]);
+    own.merge(partial[i / per_row * width + i % per_row * channels + c]);  // [blocks, width / channels]
   }
   shared[threadIdx.x] = own;
   __syncthreads();
   for (int reach = blockDim.x / 2; reach > 0; reach /= 2) {
-    if (threadIdx.x < reach) shared[threadIdx.x].join(shared[threadIdx.x + reach]);
+    if (threadIdx.x < reach) shared[threadIdx.x].merge(shared[threadIdx.x + reach]);
     __syncthreads();
   }
   if (threadIdx.x == 0) finish(shared[0], c);
 }
 
-template <typename T, int V>
-struct Apply {
-  const T* x;
-  T* y;
-  ActivationFunction activation;
-  __device__ void operator()(int64_t offset, const Channel* channels) const {
-    const auto pack = load<T, V>(x + offset);
-    Pack<T, V> out;
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const Channel& c = channels[v];
-      const float z = (to_float(pack.values[v]) - c.mean) * c.scale + c.shift;
-      out.values[v] = from_float<T>(activation.value(z));
-    }
-    *reinterpret_cast<Pack<T, V>*>(y + offset) = out;
-  }
-};
-
-template <typename T, int V>
-struct Gradient {
-  const T *dy, *x;
-  T* dx;
-  ActivationFunction activation;
-  __device__ void operator()(int64_t offset, const Channel* channels) const {
-    const auto pack = load<T, V>(x + offset), incoming = load<T, V>(dy + offset);
-    Pack<T, V> out;
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const Channel& c = channels[v];
-      const float d = to_float(pack.values[v]) - c.mean;
-      const float g = activation.gradient(to_float(incoming.values[v]), d * c.scale + c.shift);
-      // Where the statistics are constants an infinite x must not spoil dx.
-      const float through = c.slope == 0 ? 0.f : d * c.slope;
-      out.values[v] = from_float<T>((g - c.constant - through) * c.scale);
-    }
-    *reinterpret_cast<Pack<T, V>*>(dx + offset) = out;
-  }
-};
-
 template <typename Visit, int V>
-__global__ void __launch_bounds__(kThreads) visit_columns(Visit visit, Columns grid, Vectors vectors) {
+__global__ void __launch_bounds__(kThreads) visit_columns_kernel(Visit visit, Columns grid, Vectors vectors) {
   const int tx = threadIdx.x % grid.threads_x, ty = threadIdx.x / grid.threads_x;
   const int threads_y = kThreads / grid.threads_x;
   const int64_t column = (static_cast<int64_t>(blockIdx.x) * grid.threads_x + tx) * V;
@@ -368,7 +175,7 @@ __global__ void __launch_bounds__(kThreads) visit_columns(Visit visit, Columns g
 }
 
 template <typename Visit, int V, typename Index>
-__global__ void __launch_bounds__(kThreads) visit_runs(Visit visit, Runs grid, int64_t numel, Vectors vectors) {
+__global__ void __launch_bounds__(kThreads) visit_runs_kernel(Visit visit, Runs grid, int64_t numel, Vectors vectors) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * V;
   const Index inner = static_cast<Index>(grid.inner), count = static_cast<Index>(grid.channels);
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * V; i < numel; i += step) {
@@ -385,7 +192,7 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // One call's shape, device and launch sizes.
 struct Launch {
   Layout layout;
-  int vector;  // values a thread loads at once
+  int vector;  // values that a thread loads at once
   int64_t wanted_blocks;
   cudaStream_t stream;
   bool columns() const { return layout.inner == 1; }
@@ -393,7 +200,7 @@ struct Launch {
 
   Columns column_grid(int64_t rows_at_least) const {
     Columns grid{layout.numel, layout.channels, layout.channels, 0, 1, 0};
-    // Few channels: several rows side by side, so that neighbouring threads read neighbouring values.
+    // With few channels, several rows become one, so that neighbouring threads read neighbouring values.
     while (grid.width % vector != 0 || grid.width < 32 * vector) grid.width *= 2;
     grid.rows = ceil_divide(layout.numel, grid.width);
     while (grid.threads_x < kThreads && grid.threads_x * vector < grid.width) grid.threads_x *= 2;
@@ -416,14 +223,14 @@ struct Launch {
   }
 };
 
-bool aligned(const void* pointer, int64_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
+bool is_aligned(const void* pointer, int64_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
 Launch launch_for(const Layout& layout, const Tensor& x, std::initializer_list<const void*> pointers) {
   Launch launch{layout, 1, 0, current_stream(x.get_device_index())};
   const int64_t size = static_cast<int64_t>(x.element_size());
   const int full = static_cast<int>(16 / size);
   bool whole = launch.columns() ? layout.numel % full == 0 : layout.inner % full == 0;
-  for (const void* pointer : pointers) whole = whole && aligned(pointer, 16);
+  for (const void* pointer : pointers) whole = whole && is_aligned(pointer, 16);
   launch.vector = whole ? full : 1;
   launch.wanted_blocks = 8 * multiprocessors(x.get_device_index());
   return launch;
@@ -443,16 +250,16 @@ void reduce(const Launch& launch, const Tensor& x, const Vectors& vectors, const
   const Tensor buffer = floats(x, blocks * width * kFloats);
   Result* partial = static_cast<Result*>(buffer.mutable_data_ptr());
   if (launch.columns()) {
-    reduce_columns<Gather, T, V><<<grid, kThreads, 0, launch.stream>>>(gather, columns, vectors, partial);
+    reduce_columns_kernel<Gather, T, V><<<grid, kThreads, 0, launch.stream>>>(gather, columns, vectors, partial);
   } else if (launch.small()) {
-    reduce_runs<Gather, T, V, uint32_t><<<grid, kThreads, 0, launch.stream>>>(gather, runs, vectors, partial);
+    reduce_runs_kernel<Gather, T, V, uint32_t><<<grid, kThreads, 0, launch.stream>>>(gather, runs, vectors, partial);
   } else {
-    reduce_runs<Gather, T, V, uint64_t><<<grid, kThreads, 0, launch.stream>>>(gather, runs, vectors, partial);
+    reduce_runs_kernel<Gather, T, V, uint64_t><<<grid, kThreads, 0, launch.stream>>>(gather, runs, vectors, partial);
   }
   check(cudaGetLastError());
-  const int threads = blocks * (width / launch.layout.channels) > 128 ? kThreads : 32;
-  join_partials<Result, Finish><<<launch.layout.channels, threads, 0, launch.stream>>>(partial, blocks, width,
-                                                                                       launch.layout.channels, finish);
+  const int64_t channels = launch.layout.channels;
+  const int threads = blocks * (width / channels) > 128 ? kThreads : 32;
+  merge_partials_kernel<<<channels, threads, 0, launch.stream>>>(partial, blocks, width, channels, finish);
   check(cudaGetLastError());
 }
 
@@ -460,15 +267,15 @@ template <typename Visit, int V>
 void visit_all(const Launch& launch, const Visit& visit, const Vectors& vectors) {
   if (launch.columns()) {
     const Columns grid = launch.column_grid(4);
-    visit_columns<Visit, V><<<launch.blocks(grid), kThreads, 0, launch.stream>>>(visit, grid, vectors);
+    visit_columns_kernel<Visit, V><<<launch.blocks(grid), kThreads, 0, launch.stream>>>(visit, grid, vectors);
   } else {
     const int64_t numel = launch.layout.numel;
     const int64_t blocks = std::min(ceil_divide(numel, kThreads * V), 4 * launch.wanted_blocks);
     const Runs grid = launch.run_grid();
     if (launch.small()) {
-      visit_runs<Visit, V, uint32_t><<<blocks, kThreads, 0, launch.stream>>>(visit, grid, numel, vectors);
+      visit_runs_kernel<Visit, V, uint32_t><<<blocks, kThreads, 0, launch.stream>>>(visit, grid, numel, vectors);
     } else {
-      visit_runs<Visit, V, uint64_t><<<blocks, kThreads, 0, launch.stream>>>(visit, grid, numel, vectors);
+      visit_runs_kernel<Visit, V, uint64_t><<<blocks, kThreads, 0, launch.stream>>>(visit, grid, numel, vectors);
     }
   }
   check(cudaGetLastError());
@@ -486,7 +293,7 @@ void with_type(ScalarType dtype, const Visit& visit) {
   visit(__half{});
 }
 
-// visit(T{}, Constant<V>): V is a full vector or 1.
+// Call visit(T{}, Constant<V>{}); V is a full vector or 1.
 template <typename Visit>
 void with_type_and_vector(ScalarType dtype, int vector, const Visit& visit) {
   with_type(dtype, [&](auto type) {
@@ -517,7 +324,7 @@ ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, Opti
   check_parameter(mean, x, "mean");
   check_parameter(var, x, "var");
   const bool training = !mean.has_value();
-  STD_TORCH_CHECK(training == !var.has_value(), "norm_act: mean and var must be given both or neither");
+  STD_TORCH_CHECK(training == !var.has_value(), "norm_act: pass both mean and var, or neither");
   const Tensor y = torch::stable::empty_like(x);
   const Tensor batch_mean = floats(x, training ? layout.channels : 0);
   const Tensor batch_var = floats(x, training ? layout.channels : 0);

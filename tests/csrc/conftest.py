@@ -1,4 +1,4 @@
-"""What tests of the compiled extension share."""
+"""Fixtures for tests of the compiled extension."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from fastvgan_kernels import extension
 
 @pytest.fixture(params=["amx", "avx512bf16", "avx512", "avx2", "portable"])
 def instruction_set(request):
-    """The extension computes with each instruction set that the processor and the build have, one a test."""
+    """Run a test with each instruction set that the processor and the build have."""
     facts = extension.facts()
     if request.param not in facts["cpu_instruction_sets"]:
         pytest.skip(f"this processor or build has no {request.param}")

@@ -71,7 +71,7 @@ class Case:
 
 
 def arrange(x, layout):
-    """The same values in another memory layout."""
+    """Return the same values in another memory layout."""
     if layout == "channels_last":
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
     if layout == "swapped":  # the first dimension innermost
@@ -82,7 +82,7 @@ def arrange(x, layout):
 
 
 def poison(*sizes):
-    """Leave NaN where the allocator will put the results, so that a value never written is seen."""
+    """Fill freed memory, which the allocator reuses for results, with NaN, to find values that are never written."""
     for _ in range(2):
         blocks = [torch.full((size,), math.nan) for size in sizes]
         del blocks
@@ -113,7 +113,7 @@ def assert_accurate(mine, theirs, exact, factor, terms=0):
     if exact.numel() == 0:
         return
     rounding = torch.finfo(mine.dtype).eps * exact.abs().max()
-    # The errors of a sum in float32 grow with the root of its length; in which order it is best summed is chance.
+    # The error of a float32 sum grows with the root of its length; which order of summation is best is chance.
     roundings = 4 + (terms**0.5 if mine.dtype == torch.float32 else 0)
     for norm in (lambda e: e.square().mean().sqrt(), lambda e: e.abs().max()):
         error, allowed = norm(mine.double() - exact), norm(theirs.double() - exact)
@@ -171,7 +171,7 @@ def test_a_weight_gradient_whose_rows_outgrow_the_cache(instruction_set, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_weight_gradient_of_whole_tiles_in_float32(instruction_set, groups, dtype):
-    """Which is added up in place."""
+    """Such a gradient is added up in place."""
     torch.manual_seed(0)
     large = arrange(torch.randn(17, 64 * groups, 4, 4, 4).to(dtype), "channels_last")
     small = arrange(torch.randn(17, 96 * groups, 2, 2, 2).to(dtype), "channels_last")

@@ -20,7 +20,7 @@ NAMES = ("output", "h", "c", "dx", "dh0", "dc0", "dweight_ih", "dweight_hh", "db
 
 
 def poison(*sizes):
-    """Leave NaN where the allocator will put the results, so that a value never written is seen."""
+    """Fill freed memory, which the allocator reuses for results, with NaN, to find values that are never written."""
     for _ in range(2):
         blocks = [torch.full((size,), math.nan) for size in sizes]
         del blocks
@@ -49,7 +49,7 @@ def run(tensors, grads, impl):
 
 
 def is_cancelled(tensors):
-    """Whether the largest output is small beside the terms of the cells, as where there are one or two values.
+    """Whether the largest output is small beside the terms of the cells, as with one or two values.
 
     Its error is that of the terms then, which is large beside the output on both sides, and which is larger is chance.
     """
@@ -67,7 +67,7 @@ def assert_accurate(mine, theirs, exact):
         assert a.shape == right.shape and a.dtype == b.dtype, name
         if right.numel() == 0:
             continue
-        # That of the gates, also where the cell is wider.
+        # The dtype of the gates, also if the cell has a wider one.
         rounding = torch.finfo(mine[0].dtype).eps * right.abs().max()
         error, allowed = (a.double() - right).abs().max(), (b.double() - right).abs().max()
         # The convolutions of small batches are stock's on both sides, but oneDNN's float32 sums are several times worse

@@ -1,4 +1,4 @@
-"""csrc/cuda compiles for every GPU architecture that we name, without spilling registers, GPU or none."""
+"""csrc/cuda compiles for every architecture in CUDA_ARCHS without spilling registers. Needs no GPU."""
 
 import re
 import subprocess

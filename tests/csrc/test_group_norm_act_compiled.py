@@ -14,8 +14,8 @@ from fastvgan_kernels.group_norm_act.protocol import GroupNorm
 pytestmark = pytest.mark.extension
 
 EPS = 1e-5
-# (N, C, *space), groups: one channel, one value a channel, runs shorter than a vector and longer than a piece, units of
-# several groups of which the last one has fewer, rows that fill no vector.
+# (N, C, *space), groups: one channel, one value per channel, runs shorter than a vector and longer than a piece, units
+# of several groups with fewer in the last one, rows shorter than a vector.
 PROBLEMS = [
     ((1, 1, 5), 1),
     ((3, 6), 2),
@@ -55,7 +55,7 @@ def test_odd_shapes(shape, groups, dtype, last):
     torch.testing.assert_close(y.double(), exact, rtol=tolerance, atol=tolerance)
     for mine, right in zip(grads, torch.autograd.grad(exact, inputs, dy.double()), strict=True):
         scale = max(right.abs().max().item(), 1.0)
-        # Where a group has two values its gradients are differences of terms as large as 1 / √eps.
+        # With two values per group, gradients are differences of terms as large as 1 / √eps.
         torch.testing.assert_close(mine.double(), right, rtol=0, atol=10 * tolerance * scale)
 
 

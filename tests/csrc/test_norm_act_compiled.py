@@ -25,7 +25,7 @@ NAMES = ("y", "mean", "var", "dx", "dweight", "dbias")
 
 
 def poison(*tensors):
-    """Leave NaN where the allocator will put the results, so that a value never written is seen."""
+    """Fill freed memory, which the allocator reuses for results, with NaN, to find values that are never written."""
     for _ in range(2):
         blocks = [torch.full_like(tensor, math.nan) for tensor in tensors]
         del blocks
@@ -164,7 +164,7 @@ def near_kink(exact_problem, offset):
 def check(shape, dtype, activation, layout, seed=0, offset=0.0, **options):
     """Compare all results for one problem; `options` are problem's."""
     dy, x, *parameters = problem(shape, dtype, seed, offset=offset, **options)
-    # At the kink the derivative jumps: no gradient flows in there, so that both sides are right.
+    # At the kink the derivative jumps; no gradient is passed in there, so that both sides are right.
     dy = dy.masked_fill(near_kink((dy, x, *parameters), offset), 0)
     exact = stock(dy, x, *parameters, activation, torch.float64)
     x, dy = lay_out(x, layout), lay_out(dy, layout)
@@ -177,7 +177,7 @@ def check(shape, dtype, activation, layout, seed=0, offset=0.0, **options):
 
 
 def check_residual(shape, dtype, activation, layout, residual_layout, seed=0, **options):
-    """check, with something added before the activation."""
+    """check, with a residual added before the activation."""
     dy, x, *parameters = problem(shape, dtype, seed, **options)
     residual = torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1)).to(dtype)
     z = stock(dy, x, *parameters, "none", torch.float64, residual)[0]
@@ -248,8 +248,8 @@ def test_several_pieces(shape, layout):
     check(shape, torch.float32, "relu", layout)
 
 
-# From 24 MB that a pass reads and writes on, results go past the caches where rows are aligned. Aligned columns, with
-# and without a shorter last row; aligned runs, whole and in parts; and rows that are not aligned.
+# A pass that reads and writes at least 24 MB stores its results past the caches if rows are aligned. Aligned columns,
+# with and without a shorter last row; aligned runs, whole and in parts; and rows that are not aligned.
 STREAMED = [
     ((33, 32, 15, 15, 17), "channels_last"),
     ((7, 5, 50, 50, 47), "channels_last"),
@@ -271,7 +271,7 @@ def test_large_results(shape, layout, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_two_values_per_channel_with_a_residual(instruction_set, dtype):
-    """dx is next to nothing then: what is left of terms that cancel only if all are rounded alike."""
+    """dx is almost 0 then: the rest of terms that cancel only if all are rounded in the same way."""
     for seed in range(3):
         check_residual((2, 1, 1), dtype, "silu", "contiguous", "contiguous", seed)
 
@@ -289,7 +289,7 @@ def test_large_input_at_an_odd_address():
 
 
 def test_results_in_several_threads():
-    """Large results of calls at the same time are each one's own."""
+    """Concurrent calls do not share memory for their large results."""
     inputs = [torch.full((16, 64, 12, 12, 12), float(i)) for i in range(4)]
     zero, one = torch.zeros(64), torch.ones(64)
 
@@ -333,7 +333,7 @@ def test_large_mean(shape, layout):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_outlier_first(layout):
-    """A first value far from all others must not cost the precision of the variance."""
+    """A first value far from all others does not cost the variance its precision."""
     dy, x, *parameters = problem((32, 8, 4, 8, 8), torch.float32)
     x[0, :, 0, 0, 0] = 1e6
     mine = ours(lay_out(dy, layout), lay_out(x, layout), *parameters, "none")
@@ -373,7 +373,7 @@ def test_nothing_to_do(shape):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_nan_and_infinity_stay_visible(activation):
-    """As in PyTorch: what went wrong before is not hidden by an activation."""
+    """As in PyTorch, activations do not hide NaN and infinity."""
     x = torch.tensor([[math.nan, 1.0], [2.0, math.inf], [0.5, -1.0]])
     y = norm_act(x, None, None, torch.zeros(2), torch.ones(2), EPS, activation, SLOPE)[0]
     z = functional.batch_norm(x, torch.zeros(2), torch.ones(2), None, None, False, 0, EPS)
@@ -385,9 +385,9 @@ def test_nan_and_infinity_stay_visible(activation):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_conversions(instruction_set, dtype):
-    """Every number of a half-precision dtype comes in right, and rounding out is to nearest even."""
+    """Every number of a half-precision dtype is read exactly, and results are rounded to nearest even."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
-    # The bfloat16 instruction takes subnormal numbers for zero.
+    # The bfloat16 instruction treats subnormal numbers as zero.
     smallest = torch.finfo(dtype).tiny if instruction_set in ("amx", "avx512bf16") and dtype == torch.bfloat16 else 0
     numbers = bits[torch.isfinite(bits) & ((bits.abs() >= 4 * smallest) | (bits == 0))].reshape(-1, 1)
     one, zero = torch.ones(1), torch.zeros(1)
@@ -413,10 +413,10 @@ def test_silu_and_gelu_are_accurate(instruction_set, activation):
     y = norm_act(z, *affine, 0.0, activation, SLOPE)[0]
     dx = norm_act_backward(torch.ones_like(z), z, *affine, False, 0.0, activation, SLOPE)[0]
     exact = z.detach().double().requires_grad_()
-    # torch's gelu is by 1 + erf, which has no digits left for large negative z.
+    # torch's gelu computes 1 + erf, which has no digits left for large negative z.
     right = activate(exact, activation) if activation == "silu" else exact * 0.5 * torch.erfc(-exact * math.sqrt(0.5))
     right.sum().backward()
-    # z²/2 is rounded before its exponential is taken.
+    # z²/2 is rounded before its exponential is computed.
     allowed = 5e-7 * right.detach().abs() * (1 + (activation == "gelu") * exact.detach().square() / 8)
     assert ((y.double() - right).abs() <= allowed + 1e-36).all()
     assert ((dx.double() - exact.grad).abs() <= 5e-7).all()
