@@ -16,7 +16,7 @@ from fastvgan_kernels import choice
 from fastvgan_kernels.measured.capture import launches_are_captured
 
 ON_GPU = device().type == "cuda"
-DTYPE = "bf16" if ON_GPU else "fp32"  # the interpreter computes products of bfloat16 wrong
+DTYPE = "bf16" if ON_GPU else "fp32"  # the interpreter computes bfloat16 products incorrectly
 
 EAGER = [f"eager-{layout}{graph}" for layout in FORMATS for graph in ("", "-graph")]
 AUTOTUNE = ["autotune-channels_last", "autotune-channels_last-graph", "autotune-contiguous-graph"]

@@ -1,35 +1,38 @@
-"""The convolutions in Triton: what is launched, and with which constants.
+"""Convolutions in Triton: the kernels that are launched, and their compile-time constants.
 
-Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16; weights of that dtype or float32; sums are kept in
-float32. Channels lie side by side in memory there, so a contiguous tensor is rearranged first. In float32 the tensor
-cores' tf32 is used where torch.backends.cudnn allows it to stock PyTorch's convolutions.
+Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16; weights have that dtype or float32; sums are kept in
+float32. The kernels read channels that are innermost in memory, so a contiguous tensor is rearranged first. In float32
+the tensor cores compute in tf32 where torch.backends.cudnn allows that to stock PyTorch's convolutions.
 """
 
 import math
-from functools import lru_cache
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..activations import CODES
 from ..layout import empty_with_channels_innermost, with_channels_innermost
 from ..triton import configs as triton_configs
 from ..triton import tuning
+from ..triton.arguments import Epilogue, Plan, Product, Prologue, Share, TapGeometry, Weight, tap_geometry, volume
 from ..triton.descriptors import descriptor
-from ..triton.launch import elements, precision, reach, side_by_side_weight
-from ..triton.parts import added, joined
+from ..triton.launch import elements, extent, precision, with_innermost_channels
+from ..triton.parts import add_parts, join_parts
 from ..triton.support import on_its_device
 from . import sizes, triton_few
 from .fusion import Fusion
-from .protocol import Capabilities
-from .triton_gather import gather
-from .triton_weight_grad import weight_grad
+from .protocol import Capabilities, Parts
+from .triton_gather import gather_kernel
+from .triton_weight_grad import weight_grad_kernel
 
 CAPABILITIES = Capabilities(fusion=True, statistics_in_parts=True)
 
-_FEW = 16  # input channels: below, a tile of one tap would be mostly empty
-_MERGED_COLUMNS = 64  # up to which a transposed convolution's phases share one tile
+_FEW = 16  # with fewer input channels, a tile of one tap would be mostly empty
+_MERGED_COLUMNS = 64  # the phases of a transposed convolution share one tile up to this many columns
 _LARGE = 2**31
-_SPLITS = 64  # of a sum, at most
+_SPLITS = 64  # parts of a sum, at most
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
@@ -49,13 +52,13 @@ def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, gr
     Returns:
         y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
     """
-    return _joined(*conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion))
+    return _join(*conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion))
 
 
 @on_its_device
 def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
     """conv_down and what `fusion` says; returns as conv_up_fused."""
-    return _joined(*conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion))
+    return _join(*conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion))
 
 
 @on_its_device
@@ -68,7 +71,7 @@ def conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilatio
     """
     size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[1] * groups, *size))
-    return _gather(True, x, weight, bias, stride, padding, dilation, groups, fusion, y)
+    return _gather(x, weight, bias, _taps(True, weight.shape[2:], stride, padding, dilation), groups, fusion, y)
 
 
 @on_its_device
@@ -76,7 +79,7 @@ def conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fus
     """conv_down and what `fusion` says; returns as conv_up_with_parts."""
     size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[0], *size))
-    return _gather(False, x, weight, bias, stride, padding, dilation, groups, fusion, y)
+    return _gather(x, weight, bias, _taps(False, weight.shape[2:], stride, padding, dilation), groups, fusion, y)
 
 
 @on_its_device
@@ -94,18 +97,20 @@ def joined_before_norm(y, parts, following):
     count = y.numel() // y.shape[1]
     running = following.running_mean, following.running_var
     if not all(vector is None or vector.is_contiguous() for vector in running):
-        mean, var, *known = joined(*parts, following=following, update=False)
+        mean, var, *known = join_parts(*parts, following=following, update=False)
         following.update(mean, var, count)
         return mean, var, *known
-    return joined(*parts, following=following, update=count >= 2)
+    return join_parts(*parts, following=following, update=count >= 2)
 
 
-def _joined(y, parts):
+def _join(y: Tensor, parts: Parts | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     if parts is None:
         return y, None, None
     if y.numel() == 0:
-        return y, *(y.new_full((y.shape[1],), math.nan, dtype=torch.float32) for _ in range(2))
-    return y, *joined(*parts)
+        mean, var = (y.new_full((y.shape[1],), math.nan, dtype=torch.float32) for _ in range(2))
+        return y, mean, var
+    mean, var = join_parts(*parts)
+    return y, mean, var
 
 
 @on_its_device
@@ -118,129 +123,155 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
     grad = empty_with_channels_innermost(large, (small.shape[1], large.shape[1] // groups, *kernel_size), dtype)
     if grad.numel() == 0 or small.numel() == 0:
         return grad.zero_()
-    large, small = _deep(with_channels_innermost(large)), _deep(with_channels_innermost(small))
-    kernel, stride, padding, dilation = _three(kernel_size, stride, padding, dilation)
-    if groups == 1 and max(dilation) == 1:
-        geometry = triton_few.Geometry(kernel, stride, padding)
-        for x, other, of in ((large, small, geometry), (small, large, geometry.mirrored())):
+    large, small = _deepen(with_channels_innermost(large)), _deepen(with_channels_innermost(small))
+    geometry = _taps(False, kernel_size, stride, padding, dilation)
+    if groups == 1 and max(geometry.dilation) == 1:
+        few = triton_few.Geometry(geometry.kernel, geometry.stride, geometry.padding)
+        for x, other, of in ((large, small, few), (small, large, few.mirror())):
             if of is not None and triton_few.weight_grad_serves(x, other, of):
                 triton_few.weight_grad(x, other, of, grad)
                 return grad
-    return _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups)
+    return _weight_grad(large, small, grad, geometry, groups)
 
 
-def _arranged(weight, x, up, kind, product):
-    """The weight as the kernel's loop reads it in whole vectors without waiting, seen in the compiled code.
+def _arrange(weight: Tensor, x: Tensor, up: bool, kind: str, product: str) -> Tensor:
+    """The weight in the layout that the kernel's loop reads in whole vectors without waiting, as its machine code shows.
 
-    With phases in one tile neighbouring output channels are far apart; tf32 on sm_90 wants what is summed innermost; of
-    few input channels it is the output's that are many.
+    With all phases in one tile, neighbouring output channels are far apart. tf32 on sm_90 needs the summed dimension
+    innermost. With few input channels, the many output channels are.
     """
     input_dim = 0 if up else 1
     if kind == "gather_merged" or product == "tf32":
-        return side_by_side_weight(weight, x.dtype, input_dim)
-    return side_by_side_weight(weight, x.dtype, 1 - input_dim if kind == "gather_flat" else None)
+        return with_innermost_channels(weight, x.dtype, input_dim)
+    return with_innermost_channels(weight, x.dtype, 1 - input_dim if kind == "gather_flat" else None)
 
 
-def _describable(weight, groups):
-    """Whether the copy engine takes the weight.
+def _is_describable(weight: Tensor, groups: int) -> bool:
+    """Whether the copy engine can load the weight.
 
-    Of several groups a tile could reach into the next one's input channels, whose infinities would make NaN.
+    With several groups, a tile could reach into the next group's input channels, whose infinities would become NaN.
     """
-    return groups == 1 and _dense(weight, _innermost(weight))
+    return groups == 1 and _is_dense(weight, _innermost(weight))
 
 
-def _innermost(weight):
+def _innermost(weight: Tensor) -> int:
     return 1 if weight.stride(1) == 1 else 0
 
 
-def _dense(x, dim=1):
-    """Whether rows of that dimension lie one after the other, as the copy engine takes them, and 32 bits count them."""
-    aligned = x.data_ptr() % 16 == 0 and x.shape[dim] * x.element_size() % 16 == 0
-    return aligned and x.movedim(dim, -1).is_contiguous() and x.numel() < _LARGE
+def _is_dense(x: Tensor, dim: int = 1) -> bool:
+    """Whether the rows of a dimension lie one after the other, aligned for the copy engine, and 32 bits count them."""
+    is_aligned = x.data_ptr() % 16 == 0 and x.shape[dim] * x.element_size() % 16 == 0
+    return is_aligned and x.movedim(dim, -1).is_contiguous() and x.numel() < _LARGE
 
 
-def _positions(x, rows, columns):
-    """(all positions, channels) of x, in boxes of so many."""
+def _describe_positions(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """A descriptor of x as (all positions, channels), loaded in boxes of (rows, columns)."""
     channels = x.shape[1]
     return descriptor(x, (x.numel() // channels, channels), (rows, columns))
 
 
-def _descriptor(weight, deep, columns, depth):
-    """The weight as a matrix for each tap, in boxes of one tap; rows are columns of the product where `deep`."""
+def _describe_weight(weight: Tensor, is_deep: bool, columns: int, depth: int) -> TensorDescriptor:
+    """A descriptor of the weight as one matrix per tap, loaded in boxes of one tap.
+
+    Rows of the matrix are columns of the product if `is_deep`, else terms of its sum.
+    """
     innermost, taps = _innermost(weight), weight.shape[2:].numel()
     shape = weight.shape[1 - innermost], taps, weight.shape[innermost]
-    return descriptor(weight, shape, (columns, 1, depth) if deep else (depth, 1, columns))
+    return descriptor(weight, shape, (columns, 1, depth) if is_deep else (depth, 1, columns))
 
 
-@lru_cache(maxsize=1024)
-def constants(up: bool, kernel, stride, padding, dilation) -> dict:
-    """The geometry as triton_gather.gather takes it; three integers each."""
-    step, shift, low, reached = [], [], [], []
-    for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True):
-        common = math.gcd(s, d)
-        step.append(s // common if up else 1)
-        shift.append(-(d // common) if up else d)
-        low.append(-((d * (k - 1) - p) // s))
-        reached.append((p + s - 1) // s - low[-1] + 1)
-    return {
-        "UP": up, "KERNEL": kernel, "STRIDE": stride, "PADDING": padding, "DILATION": dilation,
-        "STEP": tuple(step), "SHIFT": tuple(shift), "LOW": tuple(low), "REACH": tuple(reached),
-    }  # fmt: skip
+def _taps(
+    up: bool, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> TapGeometry:
+    """The geometry of a convolution of one to three dimensions, in three: those it lacks in front have size 1."""
+    front = 3 - len(stride)
+    filled = zip((kernel, stride, padding, dilation), (1, 1, 0, 1), strict=True)
+    return tap_geometry(up, *((fill,) * front + tuple(sizes) for sizes, fill in filled))
 
 
-def _gather(up, x, weight, bias, stride, padding, dilation, groups, fusion, y):
+def _gather(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: TapGeometry, groups: int, fusion: Fusion, y: Tensor
+) -> tuple[Tensor, Parts | None]:
+    """Compute y, and its statistics in parts, by the kernel for the shape."""
     if y.numel() == 0:
         return y, _no_parts(y) if fusion.statistics else None
-    deep, x, bias = _deep(y), _deep(with_channels_innermost(x)), None if bias is None else bias.contiguous()
-    kernel, stride, padding, dilation = _three(weight.shape[2:], stride, padding, dilation)
-    if groups == 1 and max(dilation) == 1 and not fusion.statistics:
-        if _few(up, x, weight, bias, triton_few.Geometry(kernel, stride, padding), fusion, deep):
+    deep, x, bias = _deepen(y), _deepen(with_channels_innermost(x)), None if bias is None else bias.contiguous()
+    if groups == 1 and max(geometry.dilation) == 1 and not fusion.statistics:
+        if _compute_few(
+            geometry.up,
+            x,
+            weight,
+            bias,
+            triton_few.Geometry(geometry.kernel, geometry.stride, geometry.padding),
+            fusion,
+            deep,
+        ):
             return y, None
+    return y, _launch_gather(x, weight, bias, geometry, groups, fusion, deep)
+
+
+def _launch_gather(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: TapGeometry, groups: int, fusion: Fusion, y: Tensor
+) -> Parts | None:
+    """Compute y by `gather_kernel`; five-dimensional tensors with channels innermost."""
+    up, stride = geometry.up, geometry.stride
     inputs, outputs = x.shape[1] // groups, y.shape[1] // groups
     phases = math.prod(stride) if up else 1
-    grid = tuple(-(-n // s) for n, s in zip(deep.shape[2:], stride, strict=True)) if up else tuple(deep.shape[2:])
-    rows, taps = x.shape[0] * math.prod(grid), math.prod(kernel)
+    space = tuple(y.shape[2:])
+    grid = tuple(-(-n // s) for n, s in zip(space, stride, strict=True)) if up else space
+    rows, taps = x.shape[0] * math.prod(grid), math.prod(geometry.kernel)
     norm, product = fusion.scale is not None, precision(x)
     kind = _kind(inputs, outputs, taps, phases, norm, fusion.statistics)
-    weight = _deep(_arranged(weight, x, up, kind, product))
+    weight = _deepen(_arrange(weight, x, up, kind, product))
     merged = kind == "gather_merged"
-    deep_weight = _innermost(weight) == (0 if up else 1)  # the dimension that is summed
+    is_deep = _innermost(weight) == (0 if up else 1)  # the dimension that is summed
     columns, phases = (outputs * phases, 1) if merged else (outputs, phases)
     flags = f"{'up' if up else 'down'}{stride}{product}{'n' * norm}"
+    x_volume, y_volume, prologue = volume(x), volume(y), Prologue(fusion.scale, fusion.shift, fusion.in_slope)
+    strides = weight.stride()
+    w = Weight(
+        weight, weight.shape[0] // groups * strides[0], strides[1 if up else 0], strides[0 if up else 1], strides[2:]
+    )
+    sizes = Product(rows, grid, inputs, outputs)
+    wide = max(extent(x), extent(y), rows * phases) >= _LARGE
     parts = None
 
-    def run(config):
+    def run(config: tuning.Config) -> None:
         nonlocal parts
         depth = elements(config, x)
         blocks = -(-rows // config.rows) * phases
         if fusion.statistics:
-            parts = _parts(x, blocks, y.shape[1])
-        counts, means, m2s = parts if parts else (None, None, None)
-        loaded = _descriptor(weight, deep_weight, config.columns, depth) if config.tma else weight
-        gather[blocks * -(-columns // config.columns), groups](
-            x, loaded, bias, fusion.scale, fusion.shift, deep, counts, means, m2s, rows, grid,
-            tuple(x.shape[2:]), tuple(deep.shape[2:]), x.stride(0), x.stride()[2:], deep.stride(0), deep.stride()[2:],
-            weight.shape[0] // groups * weight.stride(0), weight.stride(1 if up else 0), weight.stride(0 if up else 1),
-            weight.stride()[2:], inputs, outputs, fusion.in_slope, fusion.slope,
-            **constants(up, kernel, stride, padding, dilation), NORM=norm,
-            IN_ACTIVATION=CODES[fusion.in_activation], ACTIVATION=CODES[fusion.activation],
-            STATISTICS=fusion.statistics, FLAT=kind == "gather_flat", MERGED=merged, EVEN=inputs % depth == 0,
-            WIDE=max(reach(x), reach(deep), rows * phases) >= _LARGE, TMA=config.tma, DEEP=deep_weight,
-            PRECISION=product, BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
+            parts = _new_parts(x, blocks, y.shape[1])
+        plan = Plan(
+            geometry, config.rows, config.columns, depth, product, inputs % depth == 0, wide, norm,
+            CODES[fusion.in_activation], CODES[fusion.activation], fusion.statistics, kind == "gather_flat", merged, is_deep,
         )  # fmt: skip
+        gather_kernel[blocks * -(-columns // config.columns), groups](
+            x_volume,
+            prologue,
+            w,
+            _describe_weight(weight, is_deep, config.columns, depth) if config.tma else None,
+            y_volume,
+            Epilogue(bias, fusion.slope, *parts) if parts else Epilogue(bias, fusion.slope),
+            sizes,
+            plan,
+            **config.launch(),
+        )
 
     problem = tuning.Problem(
         *(kind, x.device, x.dtype, rows, columns, inputs * taps // phases, flags),
-        tiles=phases * groups, tma=kind == "gather" and _describable(weight, groups),
+        tiles=phases * groups, tma=kind == "gather" and _is_describable(weight, groups),
     )  # fmt: skip
     run(tuning.choose(problem, triton_configs.of(kind, product, x), run))
-    return y, parts
+    return parts
 
 
-def _few(up, x, weight, bias, geometry, fusion, y):
-    """Compute y by a kernel for few channels, directly or as the opposite kind of convolution; whether there is one."""
-    weight = _deep(weight)
-    for is_up, of in ((up, geometry), (not up, geometry.mirrored())):
+def _compute_few(
+    up: bool, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: triton_few.Geometry, fusion: Fusion, y: Tensor
+) -> bool:
+    """Compute y by a kernel for few channels, directly or as the opposite kind of convolution, if one serves."""
+    weight = _deepen(weight)
+    for is_up, of in ((up, geometry), (not up, geometry.mirror())):
         if of is None:
             continue
         if is_up and triton_few.up_serves(x, y, of):
@@ -252,81 +283,79 @@ def _few(up, x, weight, bias, geometry, fusion, y):
     return False
 
 
-def _kind(inputs, outputs, taps, phases, norm, statistics):
-    """Which of its loops the kernel runs, and with that the table of its configurations."""
+def _kind(inputs: int, outputs: int, taps: int, phases: int, has_norm: bool, has_statistics: bool) -> str:
+    """The kernel's loop for these sizes, which is also the name of the table with its configurations."""
     if inputs < _FEW and taps > 1:
         return "gather_flat"
-    if phases > 1 and outputs * phases <= _MERGED_COLUMNS and not statistics:
+    if phases > 1 and outputs * phases <= _MERGED_COLUMNS and not has_statistics:
         return "gather_merged"
-    return "gather_fused" if norm or statistics else "gather"
+    return "gather_fused" if has_norm or has_statistics else "gather"
 
 
-def _no_parts(y):
-    return y.new_empty(0, dtype=torch.float32), *y.new_empty((2, 0, y.shape[1]), dtype=torch.float32).unbind()
+def _no_parts(y: Tensor) -> Parts:
+    means, m2s = y.new_empty((2, 0, y.shape[1]), dtype=torch.float32).unbind()
+    return y.new_empty(0, dtype=torch.float32), means, m2s
 
 
-def _parts(x, blocks, channels):
-    """Counts, means and sums of squared deviations of each block of rows."""
-    means = x.new_empty((2, blocks, channels), dtype=torch.float32)
-    return x.new_empty(blocks, dtype=torch.float32), *means.unbind()
+def _new_parts(x: Tensor, blocks: int, channels: int) -> Parts:
+    """Counts (P,), means and sums of squared deviations (P, C), one part per block of rows."""
+    means, m2s = x.new_empty((2, blocks, channels), dtype=torch.float32).unbind()
+    return x.new_empty(blocks, dtype=torch.float32), means, m2s
 
 
-def _weight_grad(large, small, grad, kernel, stride, padding, dilation, groups):
+def _weight_grad(large: Tensor, small: Tensor, grad: Tensor, geometry: TapGeometry, groups: int) -> Tensor:
+    """Compute the weight gradient by `weight_grad_kernel`; five-dimensional tensors with channels innermost."""
     inputs, outputs = large.shape[1] // groups, small.shape[1] // groups
-    total, taps = small.shape[0] * math.prod(small.shape[2:]), math.prod(kernel)
-    flat = inputs < _FEW and taps > 1
-    columns, cells = (taps * inputs, 1) if flat else (inputs, taps)
+    total, taps = small.shape[0] * math.prod(small.shape[2:]), math.prod(geometry.kernel)
+    is_flat = inputs < _FEW and taps > 1
+    columns, cells = (taps * inputs, 1) if is_flat else (inputs, taps)
     product = precision(large)
-    kind = "weight_grad_flat" if flat else "weight_grad"
-    wide = max(reach(large), reach(small), _SPLITS * grad.numel()) >= _LARGE
+    kind = "weight_grad_flat" if is_flat else "weight_grad"
+    wide = max(extent(large), extent(small), _SPLITS * grad.numel()) >= _LARGE
+    large_volume, small_volume = volume(large), volume(small)
 
-    def run(config):
+    def run(config: tuning.Config) -> None:
         depth = elements(config, large)
         tiles = -(-outputs // config.rows) * -(-columns // config.columns) * cells * groups
-        splits = splits_of(total, depth, tiles, grad)
+        splits = count_splits(total, depth, tiles, grad)
         share = -(-total // (splits * depth)) * depth
         to = grad if splits == 1 else grad.new_empty((splits, 1, grad.numel()), dtype=torch.float32)
-        loaded = _positions(small, depth, config.rows) if config.tma else small
-        weight_grad[tiles, splits](
-            large, loaded, to, total, share, grad.numel(), tuple(small.shape[2:]), tuple(large.shape[2:]),
-            large.stride(0), large.stride()[2:], small.stride(0), small.stride()[2:], inputs, outputs,
-            KERNEL=kernel, STRIDE=stride, PADDING=padding, DILATION=dilation, FLAT=flat,
-            WIDE=wide, TMA=config.tma, PRECISION=product,
-            BM=config.rows, BN=config.columns, BK=depth, **config.launch(),
-        )  # fmt: skip
+        plan = Plan(geometry, config.rows, config.columns, depth, product, wide=wide, flat=is_flat)
+        weight_grad_kernel[tiles, splits](
+            large_volume,
+            small_volume,
+            _describe_positions(small, depth, config.rows) if config.tma else None,
+            to,
+            Share(total, share, grad.numel(), inputs, outputs),
+            plan,
+            **config.launch(),
+        )
         if splits > 1:
-            added(to, grad)
+            add_parts(to, grad)
 
     problem = tuning.Problem(
-        kind,
-        large.device,
-        large.dtype,
-        outputs,
-        columns,
-        total,
-        product,
-        tiles=cells * groups,
-        splits=_SPLITS,
-        tma=kind == "weight_grad" and not wide and _dense(small),
-    )
+        *(kind, large.device, large.dtype, outputs, columns, total, product),
+        tiles=cells * groups, splits=_SPLITS, tma=kind == "weight_grad" and not wide and _is_dense(small),
+    )  # fmt: skip
     run(tuning.choose(problem, triton_configs.of(kind, product, large), run))
     return grad
 
 
-def splits_of(total: int, depth: int, tiles: int, grad: torch.Tensor) -> int:
-    """Into how many programs the sum is split: to about two a multiprocessor, of at least eight steps each."""
+def count_splits(total: int, depth: int, tiles: int, grad: Tensor) -> int:
+    """The number of programs that share a sum: for two per multiprocessor, each with at least eight steps.
+
+    Args:
+        total: terms of the sum.
+        depth: terms per step.
+        tiles: tiles of the result.
+        grad: the result, any shape.
+    """
     wanted = -(-2 * tuning.processors(grad.device) // tiles)
     return max(1, min(wanted, total // (8 * depth), _SPLITS))
 
 
-def _deep(x: torch.Tensor) -> torch.Tensor:
-    """x with three spatial dimensions, those it lacks of size 1 in front."""
+def _deepen(x: Tensor) -> Tensor:
+    """x with three spatial dimensions, where those it lacks are in front, of size 1."""
     while x.dim() < 5:
         x = x.unsqueeze(2)
     return x
-
-
-def _three(kernel, stride, padding, dilation):
-    front = 3 - len(stride)
-    filled = zip((kernel, stride, padding, dilation), (1, 1, 0, 1), strict=True)
-    return tuple((fill,) * front + tuple(values[-len(stride) :]) for values, fill in filled)

@@ -1,57 +1,281 @@
-"""The device code of convolutions with few channels on one side: 3 of a video, 1 of a score.
+"""Device code of convolutions with few channels on one side: 3 of a video, 1 of a score.
 
-One matrix product each, whose other sides are wide enough for tensor cores, and which reads each value a few times:
+Each is one matrix product whose other sides are wide enough for tensor cores and which reads each value a few times:
 
-- `up_few_kernel` writes few channels. With q = (o + padding) // stride and r = (o + padding) % stride all outputs of
-  one q, whatever their r, read the same inputs q - a, a < ⌈kernel / stride⌉. So a row is q, and the columns are what is
-  written there: the remainders r and the channels.
-- `down_few_kernel` reads few channels. Those of neighbouring positions lie side by side in memory, so that what an
-  output position reads is one short window for each of the kernel's lines (depth × height). A row is a position, and
-  the sum goes over the lines and the elements of their windows.
+- `up_few_kernel` writes few channels. With q = (o + padding) // stride and r = (o + padding) % stride, all outputs of
+  one q read the same inputs q - a, a < ⌈kernel / stride⌉. So a row is a q, and the columns are its outputs: remainders
+  r and channels.
+- `down_few_kernel` reads few channels. Those of neighbouring positions lie side by side in memory, so an output position
+  reads one short window for each of the kernel's lines (depth × height). A row is a position, and the sum is over the
+  lines and the elements of their windows.
 - `grad_few_kernel` is the weight gradient of both: the sum over positions of windows times the other side's channels.
 
-A row stands for a cell of CELL positions side by side in width. Their windows overlap, so that fewer values are loaded,
-but more of the products are with zeros. Geometry is constant at compile time, sizes and strides are not. Tuples hold
-one value a dimension: depth, height, width.
+A row stands for a cell of PLAN.cell positions side by side in width. Their windows overlap, so fewer values are loaded,
+but more of the products are with zeros. The geometry is constant at compile time; sizes and strides are not. Tuples have
+one value per dimension: depth, height, width.
 """
 
-import triton
+from typing import Any, NamedTuple
+
+import torch
 import triton.language as tl
 
+from ..triton.arguments import Triple
+from ..triton.jit import constexpr, jit
 from ..triton.math import activate
-from .triton_gather import inside, loaded, split_row
-from .triton_weight_grad import carried
+from .triton_gather import is_inside, normalise, split_row
+from .triton_weight_grad import carry
 
 
-@triton.jit
-def up_few_kernel(x, w, bias, scale, shift, y, rows, grid, first, x_size, y_size, x_batch, x_stride, y_batch, y_stride,
-                  w_first, w_in, w_out, w_stride, inputs, outputs, in_slope, slope, KERNEL: tl.constexpr,
-                  STRIDE: tl.constexpr, PADDING: tl.constexpr, REACH: tl.constexpr, CELL: tl.constexpr,
-                  NORM: tl.constexpr, IN_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, EVEN: tl.constexpr,
-                  WIDE: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                  BK: tl.constexpr):  # fmt: skip
-    """activation(transposed conv(in_activation(x · scale + shift)) + bias). Programs: (row block × column block).
-
-    An infinity in x makes NaN of all outputs of the cells that read it, for some weights there may be zeros.
+class FewWeight(NamedTuple):
+    """A convolution's weight that is read from its first tap on; strides may be negative.
 
     Args:
-        y: of dense lines, that is widths of channels. w: begins at w_first, from where strides may be negative.
-        grid: how many q there are in depth and in height, and how many cells in width. first: the first q of each.
-        EVEN: inputs is a multiple of BK.
+        data: the weight.
+        first: offset of the first tap, in elements.
+        input: stride from one input channel to the next.
+        output: stride from one output channel to the next.
+        taps: strides of depth, height and width.
     """
-    ACROSS: tl.constexpr = REACH[2] + CELL - 1
+
+    data: torch.Tensor
+    first: int
+    input: int
+    output: int
+    taps: Triple
+
+
+class Lines(NamedTuple):
+    """A tensor (N, C, T, H, W) of dense lines, that is widths of channels, in groups of `Window.align` elements.
+
+    In groups of elements, strides say that so many can be loaded at once.
+
+    Args:
+        data: the tensor.
+        batch: stride from one example to the next, in groups.
+        space: strides of depth and height, in groups.
+        size: T, H and W.
+        groups: groups per line.
+    """
+
+    data: torch.Tensor
+    batch: int
+    space: tuple[int, ...]
+    size: Triple
+    groups: int
+
+
+class UpSizes(NamedTuple):
+    """Sizes of `up_few_kernel`.
+
+    Args:
+        rows: cells of all examples.
+        grid: number of q in depth and in height, and of cells in width.
+        first: the first q of each dimension.
+        inputs: input channels.
+        outputs: output channels.
+    """
+
+    rows: int
+    grid: Triple
+    first: Triple
+    inputs: int
+    outputs: int
+
+
+class DownSizes(NamedTuple):
+    """Sizes of `down_few_kernel`.
+
+    Args:
+        rows: cells of all examples.
+        grid: the output's depth and height, and the cells of its width.
+        line: elements of a line of the output.
+        outputs: output channels.
+    """
+
+    rows: int
+    grid: Triple
+    line: int
+    outputs: int
+
+
+class GradSizes(NamedTuple):
+    """Sizes of `grad_few_kernel`.
+
+    Args:
+        rows: cells of all examples.
+        share: cells of one split, a multiple of block_k.
+        grid: the small side's depth and height, and the cells of its width.
+        line: elements of a line of the small side.
+        inputs: channels of the large side.
+        outputs: channels of the small side.
+        part_size: elements of a split's part.
+    """
+
+    rows: int
+    share: int
+    grid: Triple
+    line: int
+    inputs: int
+    outputs: int
+    part_size: int
+
+
+class FoldSizes(NamedTuple):
+    """Sizes of `fold_parts_kernel`.
+
+    Args:
+        terms: splits × places in a cell, which are added up.
+        part_size: elements of a split's part.
+        size: elements of the gradient.
+        inputs: channels of the large side.
+        outputs: channels of the small side.
+    """
+
+    terms: int
+    part_size: int
+    size: int
+    inputs: int
+    outputs: int
+
+
+class Window(NamedTuple):
+    """The part of a line of x that a cell of positions reads, in elements.
+
+    Args:
+        lead: elements loaded before those needed, so that windows begin at multiples of `align`.
+        used: elements loaded, a multiple of `align`; the first `lead` are multiplied by zeros.
+        line: `used` rounded up to a power of two: the columns of one of the kernel's lines.
+        align: elements that are loaded at once.
+        step: from one cell to the next, in units of `align`.
+        first: from the line's beginning to the first cell's window, in units of `align`.
+    """
+
+    lead: int
+    used: int
+    line: int
+    align: int
+    step: int
+    first: int
+
+
+class FewPlan(NamedTuple):
+    """The compile-time constants of a convolution with few channels on one side.
+
+    Args:
+        kernel: the convolution's kernel.
+        stride: its stride.
+        padding: its padding.
+        cell: positions side by side in width that are one row.
+        block_m: rows of a tile.
+        block_n: columns of a tile.
+        block_k: terms of the sum that are loaded at once.
+        precision: how tl.dot multiplies float32.
+        wide: whether offsets need 64 bits.
+        even: whether the number of input channels is a multiple of block_k.
+        norm: whether the input is normalised as it is loaded.
+        in_activation: code of the activation of the input.
+        activation: code of the activation of the output.
+        inputs: input channels of `down_few_kernel`.
+        vector: output channels of the weight that are loaded at once, by `down_few_kernel`.
+        window: of the lines of x, where it has few channels.
+    """
+
+    kernel: Triple
+    stride: Triple
+    padding: Triple
+    cell: int
+    block_m: int
+    block_n: int
+    block_k: int
+    precision: str
+    wide: bool
+    even: bool = False
+    norm: bool = False
+    in_activation: int = 0
+    activation: int = 0
+    inputs: int = 0
+    vector: int = 1
+    window: Window | None = None
+
+
+class FoldPlan(NamedTuple):
+    """The compile-time constants of `fold_parts_kernel`; see FewPlan and Window. flip: see triton_few.Geometry."""
+
+    kernel: Triple
+    stride: Triple
+    cell: int
+    line: int
+    lead: int
+    flip: bool
+
+
+class Cells(NamedTuple):
+    """Rows of a tile, in device code: whether there is such a row, its example, and its place. One dimension each."""
+
+    ok: Any
+    example: Any
+    t: Any
+    h: Any
+    cell: Any
+
+
+class Elements(NamedTuple):
+    """Columns of a tile, in device code: elements of the windows of the kernel's lines.
+
+    Args:
+        t: (COLUMNS,) depth of the element's line in the kernel.
+        h: (COLUMNS,) height of the element's line in the kernel.
+        group: (COLUMNS,) the element's group in its window.
+        ok: (COLUMNS,) whether there is such an element.
+        offset: (COLUMNS,) from the beginning of a row's window.
+    """
+
+    t: Any
+    h: Any
+    group: Any
+    ok: Any
+    offset: Any
+
+
+@jit
+def up_few_kernel(x, prologue, weight, y, epilogue, sizes, PLAN: constexpr):
+    """activation(transposed conv(in_activation(x · scale + shift)) + bias). Programs: (row block × column block).
+
+    An infinity in x makes all outputs of the cells that read it NaN, because some of their weights may be zeros.
+
+    Args:
+        x: a Volume.
+        prologue: a Prologue.
+        weight: a FewWeight.
+        y: a Volume of dense lines, that is widths of channels.
+        epilogue: an Epilogue.
+        sizes: an UpSizes.
+        PLAN: a FewPlan.
+    """
+    BLOCK_M: constexpr = PLAN.block_m
+    BLOCK_N: constexpr = PLAN.block_n
+    BLOCK_K: constexpr = PLAN.block_k
+    CELL: constexpr = PLAN.cell
+    KERNEL: constexpr = PLAN.kernel
+    STRIDE: constexpr = PLAN.stride
+    PADDING: constexpr = PLAN.padding
+    REACH_T: constexpr = (KERNEL[0] + STRIDE[0] - 1) // STRIDE[0]
+    REACH_H: constexpr = (KERNEL[1] + STRIDE[1] - 1) // STRIDE[1]
+    ACROSS: constexpr = (KERNEL[2] + STRIDE[2] - 1) // STRIDE[2] + CELL - 1
+    outputs = sizes.outputs
     columns = STRIDE[0] * STRIDE[1] * STRIDE[2] * CELL * outputs
-    column_blocks = tl.cdiv(columns, BN)
-    n = tl.program_id(0) % column_blocks * BN + tl.arange(0, BN)
+    column_blocks = tl.cdiv(columns, BLOCK_N)
+    n = tl.program_id(0) % column_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     block = tl.program_id(0) // column_blocks
-    if WIDE:
+    if PLAN.wide:
         block = block.to(tl.int64)
-    row = block * BM + tl.arange(0, BM)
-    row_ok = row < rows
-    example, t, h, cell = split_row(row, grid)
-    q_t = t + first[0]
-    q_h = h + first[1]
-    q_v = cell * CELL + first[2]
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_ok = row < sizes.rows
+    example, t, h, cell = split_row(row, sizes.grid)
+    q_t = t + sizes.first[0]
+    q_h = h + sizes.first[1]
+    q_v = cell * CELL + sizes.first[2]
     # Columns are (remainders in depth and in height, element of the line).
     u = n % (CELL * STRIDE[2] * outputs)
     r = n // (CELL * STRIDE[2] * outputs)
@@ -59,198 +283,221 @@ def up_few_kernel(x, w, bias, scale, shift, y, rows, grid, first, x_size, y_size
     r_h = r % STRIDE[1]
     j_v = u // outputs - (CELL - 1) * STRIDE[2]  # the tap of neighbour 0
 
-    acc = tl.zeros((BM, BN), tl.float32)
-    blocks = tl.cdiv(inputs, BK)
-    for k in range(0, REACH[0] * REACH[1] * ACROSS * blocks):
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    blocks = tl.cdiv(sizes.inputs, BLOCK_K)
+    for k in range(0, REACH_T * REACH_H * ACROSS * blocks):
         neighbour = k // blocks
         across = neighbour % ACROSS
         i_v = q_v + (CELL - 1 - across)
-        i_h = q_h - neighbour // ACROSS % REACH[1]
-        i_t = q_t - neighbour // (ACROSS * REACH[1])
-        channel = k % blocks * BK + tl.arange(0, BK)
-        channel_ok = channel < inputs
-        tap_t = r_t + neighbour // (ACROSS * REACH[1]) * STRIDE[0]
-        tap_h = r_h + neighbour // ACROSS % REACH[1] * STRIDE[1]
+        i_h = q_h - neighbour // ACROSS % REACH_H
+        i_t = q_t - neighbour // (ACROSS * REACH_H)
+        channel = k % blocks * BLOCK_K + tl.arange(0, BLOCK_K)
+        channel_ok = channel < sizes.inputs
+        tap_t = r_t + neighbour // (ACROSS * REACH_H) * STRIDE[0]
+        tap_h = r_h + neighbour // ACROSS % REACH_H * STRIDE[1]
         tap_v = j_v + across * STRIDE[2]
         there = (n < columns) & (tap_t < KERNEL[0]) & (tap_h < KERNEL[1]) & (tap_v >= 0) & (tap_v < KERNEL[2])
-        read = (row_ok & inside(i_t, i_h, i_v, x_size))[:, None]
+        read = (row_ok & is_inside(i_t, i_h, i_v, x.size))[:, None]
         w_ok = there[None, :]
-        if not EVEN:
+        if not PLAN.even:
             read = read & channel_ok[None, :]
             w_ok = w_ok & channel_ok[:, None]
-        at = example * x_batch + i_t * x_stride[0] + i_h * x_stride[1] + i_v * x_stride[2]
-        left = tl.load(x + at[:, None] + channel[None, :], read, 0.0)
-        weights = w_first + u % outputs * w_out + tap_t * w_stride[0] + tap_h * w_stride[1] + tap_v * w_stride[2]
-        right = tl.load(w + (weights[None, :] + channel[:, None] * w_in), w_ok, 0.0)
-        left = loaded(left, read, scale, shift, channel, channel_ok, in_slope, NORM, IN_ACTIVATION)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        at = example * x.batch + i_t * x.space[0] + i_h * x.space[1] + i_v * x.space[2]
+        left = tl.load(x.data + at[:, None] + channel[None, :], read, 0.0)  # [BLOCK_M, BLOCK_K]
+        weights = (weight.first + u % outputs * weight.output + tap_t * weight.taps[0] + tap_h * weight.taps[1]
+                   + tap_v * weight.taps[2])  # fmt: skip
+        at_w = weights[None, :] + channel[:, None] * weight.input
+        right = tl.load(weight.data + at_w, w_ok, 0.0)  # [BLOCK_K, BLOCK_N]
+        left = normalise(left, read, prologue, channel, channel_ok, PLAN)
+        acc = tl.dot(left, right, acc, input_precision=PLAN.precision)
 
-    if bias is not None:
-        acc += tl.load(bias + u % outputs).to(tl.float32)[None, :]
-    acc = activate(acc, slope, ACTIVATION)
+    if epilogue.bias is not None:
+        acc += tl.load(epilogue.bias + u % outputs).to(tl.float32)[None, :]  # [BLOCK_N]
+    acc = activate(acc, epilogue.slope, PLAN.activation)
     begin_t = q_t * STRIDE[0] - PADDING[0]
     begin_h = q_h * STRIDE[1] - PADDING[1]
     begin = (q_v * STRIDE[2] - PADDING[2]) * outputs
     o_t = begin_t[:, None] + r_t[None, :]
     o_h = begin_h[:, None] + r_h[None, :]
     element = begin[:, None] + u[None, :]
-    write = (o_t >= 0) & (o_t < y_size[0]) & (o_h >= 0) & (o_h < y_size[1])
-    write = write & (element >= 0) & (element < y_size[2] * outputs) & row_ok[:, None] & (n < columns)[None, :]
-    to = example * y_batch + begin_t * y_stride[0] + begin_h * y_stride[1] + begin
-    to = to[:, None] + (r_t * y_stride[0] + r_h * y_stride[1] + u)[None, :]
-    tl.store(y + to, acc.to(y.dtype.element_ty), write)
+    write = (o_t >= 0) & (o_t < y.size[0]) & (o_h >= 0) & (o_h < y.size[1])
+    write = write & (element >= 0) & (element < y.size[2] * outputs) & row_ok[:, None] & (n < columns)[None, :]
+    to = example * y.batch + begin_t * y.space[0] + begin_h * y.space[1] + begin
+    to = to[:, None] + (r_t * y.space[0] + r_h * y.space[1] + u)[None, :]
+    tl.store(y.data + to, acc.to(y.data.dtype.element_ty), write)
 
 
-@triton.jit
-def lines_of(first, LINE: tl.constexpr, COUNT: tl.constexpr):
-    """COUNT columns from `first` on, a multiple of COUNT: their lines and elements. Elements of whole lines are the
-    same for every `first`, and so is what a loop computes of them."""
+@jit
+def split_columns(first, LINE: constexpr, COUNT: constexpr):
+    """The lines and elements of COUNT columns from `first` on, a multiple of COUNT.
+
+    Elements of whole lines are the same for every `first`, and so are the values that a loop computes from them.
+    """
     if COUNT % LINE == 0:
         return first // LINE + tl.arange(0, COUNT) // LINE, tl.arange(0, COUNT) % LINE
     else:
         return first // LINE + tl.zeros((COUNT,), tl.int32), first % LINE + tl.arange(0, COUNT)
 
 
-@triton.jit
-def window_columns(line, element, stride, KERNEL: tl.constexpr, WINDOW: tl.constexpr, ALIGN: tl.constexpr):
-    """Of columns their line's depth and height, their element's group, whether there is such an element, and how far
-    from a row's beginning it lies."""
-    a_t = line // KERNEL[1]
-    a_h = line % KERNEL[1]
-    there = (line < KERNEL[0] * KERNEL[1]) & (element < WINDOW)
-    return a_t, a_h, element // ALIGN, there, (a_t * stride[0] + a_h * stride[1]) * ALIGN + element
+@jit
+def window_elements(line, element, space, PLAN: constexpr):
+    """The Elements of columns, by their lines and their elements in these; space: strides of x in groups."""
+    KERNEL: constexpr = PLAN.kernel
+    ALIGN: constexpr = PLAN.window.align
+    t = line // KERNEL[1]
+    h = line % KERNEL[1]
+    there = (line < KERNEL[0] * KERNEL[1]) & (element < PLAN.window.used)
+    return Elements(t, h, element // ALIGN, there, (t * space[0] + h * space[1]) * ALIGN + element)
 
 
-@triton.jit
-def windows(x, row_ok, example, t, h, cell, a_t, a_h, group, column_ok, offset, size, groups, batch, stride,
-            STRIDE: tl.constexpr, PADDING: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr,
-            ALIGN: tl.constexpr):  # fmt: skip
-    """What rows (cells) read in columns (lines and elements), of which ALIGN at a time are inside or outside together.
-
-    batch, stride: of x, in groups of ALIGN elements, which tells Triton that so many can be loaded at once. groups: of
-    a line of x. STEP, FIRST: groups from one cell to the next, and before the first one.
-    """
-    i_t = t * STRIDE[0] - PADDING[0]
-    i_h = h * STRIDE[1] - PADDING[1]
-    begin = cell * STEP + FIRST
-    here_t = i_t[:, None] + a_t[None, :]
-    here_h = i_h[:, None] + a_h[None, :]
-    here_v = begin[:, None] + group[None, :]
-    read = (here_t >= 0) & (here_t < size[0]) & (here_h >= 0) & (here_h < size[1]) & (here_v >= 0) & (here_v < groups)
-    read = read & row_ok[:, None] & column_ok[None, :]
-    base = (example * batch + i_t * stride[0] + i_h * stride[1] + begin) * ALIGN
-    at = tl.max_contiguous(tl.multiple_of(base[:, None] + offset[None, :], (1, ALIGN)), (1, ALIGN))
-    return tl.load(x + at, tl.max_constancy(read, (1, ALIGN)), 0.0)
+@jit
+def load_windows(x, cells, elements, PLAN: constexpr):
+    """Load the elements (columns) of the windows of cells (rows), of which ALIGN at a time are inside or outside."""
+    ALIGN: constexpr = PLAN.window.align
+    STRIDE: constexpr = PLAN.stride
+    PADDING: constexpr = PLAN.padding
+    i_t = cells.t * STRIDE[0] - PADDING[0]
+    i_h = cells.h * STRIDE[1] - PADDING[1]
+    begin = cells.cell * PLAN.window.step + PLAN.window.first
+    here_t = i_t[:, None] + elements.t[None, :]
+    here_h = i_h[:, None] + elements.h[None, :]
+    here_v = begin[:, None] + elements.group[None, :]
+    read = ((here_t >= 0) & (here_t < x.size[0]) & (here_h >= 0) & (here_h < x.size[1]) & (here_v >= 0)
+            & (here_v < x.groups))  # fmt: skip
+    read = read & cells.ok[:, None] & elements.ok[None, :]
+    base = (cells.example * x.batch + i_t * x.space[0] + i_h * x.space[1] + begin) * ALIGN
+    at = tl.max_contiguous(tl.multiple_of(base[:, None] + elements.offset[None, :], (1, ALIGN)), (1, ALIGN))
+    return tl.load(x.data + at, tl.max_constancy(read, (1, ALIGN)), 0.0)  # [ROWS, COLUMNS]
 
 
-@triton.jit
-def down_few_kernel(x, w, bias, y, rows, grid, x_size, groups, x_batch, x_stride, y_line, w_first, w_in, w_out,
-                    w_stride, outputs, slope, INPUTS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-                    PADDING: tl.constexpr, CELL: tl.constexpr, LEAD: tl.constexpr, LINE: tl.constexpr,
-                    WINDOW: tl.constexpr, ALIGN: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr,
-                    VECTOR: tl.constexpr, ACTIVATION: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-                    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+@jit
+def down_few_kernel(x, weight, y, epilogue, sizes, PLAN: constexpr):
     """activation(conv(x) + bias). Programs: (row block × column block), column blocks fastest.
 
-    An infinity in x makes NaN of all outputs of the cells that read it.
+    An infinity in x makes all outputs of the cells that read it NaN.
 
     Args:
-        y: dense, its lines of y_line elements. w: begins at w_first, from where strides may be negative.
-        grid: the output's depth and height, and the cells of its width. groups, x_batch, x_stride: as for `windows`.
-        LINE: the columns of the kernel's lines, a power of two of which WINDOW are used, the first LEAD with zeros.
-        VECTOR: so many outputs at a time lie side by side in w.
+        x: a Lines.
+        weight: a FewWeight.
+        y: dense, with channels innermost.
+        epilogue: an Epilogue.
+        sizes: a DownSizes.
+        PLAN: a FewPlan.
     """
+    BLOCK_M: constexpr = PLAN.block_m
+    BLOCK_N: constexpr = PLAN.block_n
+    BLOCK_K: constexpr = PLAN.block_k
+    CELL: constexpr = PLAN.cell
+    KERNEL: constexpr = PLAN.kernel
+    STRIDE: constexpr = PLAN.stride
+    INPUTS: constexpr = PLAN.inputs
+    LINE: constexpr = PLAN.window.line
+    VECTOR: constexpr = PLAN.vector
+    outputs = sizes.outputs
     columns = CELL * outputs
-    column_blocks = tl.cdiv(columns, BN)
-    n = tl.program_id(0) % column_blocks * BN + tl.arange(0, BN)
+    column_blocks = tl.cdiv(columns, BLOCK_N)
+    n = tl.program_id(0) % column_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     block = tl.program_id(0) // column_blocks
-    if WIDE:
+    if PLAN.wide:
         block = block.to(tl.int64)
-    row = block * BM + tl.arange(0, BM)
-    row_ok = row < rows
-    example, t, h, cell = split_row(row, grid)
-    acc = tl.zeros((BM, BN), tl.float32)
-    for k in range(0, KERNEL[0] * KERNEL[1] * LINE, BK):
-        line, element = lines_of(k, LINE, BK)
-        a_t, a_h, group, column_ok, offset = window_columns(line, element, x_stride, KERNEL, WINDOW, ALIGN)
-        left = windows(x, row_ok, example, t, h, cell, a_t, a_h, group, column_ok, offset, x_size, groups, x_batch,
-                       x_stride, STRIDE, PADDING, STEP, FIRST, ALIGN)  # fmt: skip
-        place = (element - LEAD)[:, None] - (n // outputs * (STRIDE[2] * INPUTS))[None, :]
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_ok = row < sizes.rows
+    example, t, h, cell = split_row(row, sizes.grid)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, KERNEL[0] * KERNEL[1] * LINE, BLOCK_K):
+        line, element = split_columns(k, LINE, BLOCK_K)
+        elements = window_elements(line, element, x.space, PLAN)
+        left = load_windows(x, Cells(row_ok, example, t, h, cell), elements, PLAN)  # [BLOCK_M, BLOCK_K]
+        place = (element - PLAN.window.lead)[:, None] - (n // outputs * (STRIDE[2] * INPUTS))[None, :]
         w_ok = (place >= 0) & (place < KERNEL[2] * INPUTS) & (n < columns)[None, :]
         w_ok = w_ok & (line < KERNEL[0] * KERNEL[1])[:, None]
-        weights = (w_first + a_t * w_stride[0] + a_h * w_stride[1])[:, None] + (n % outputs * w_out)[None, :]
-        weights += place // INPUTS * w_stride[2] + place % INPUTS * w_in
+        lines = weight.first + elements.t * weight.taps[0] + elements.h * weight.taps[1]
+        weights = lines[:, None] + (n % outputs * weight.output)[None, :]
+        weights += place // INPUTS * weight.taps[2] + place % INPUTS * weight.input
         weights = tl.max_contiguous(tl.multiple_of(weights, (1, VECTOR)), (1, VECTOR))
-        right = tl.load(w + weights, tl.max_constancy(w_ok, (1, VECTOR)), 0.0)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
-    if bias is not None:
-        acc += tl.load(bias + n % outputs).to(tl.float32)[None, :]
-    acc = activate(acc, slope, ACTIVATION)
+        right = tl.load(weight.data + weights, tl.max_constancy(w_ok, (1, VECTOR)), 0.0)  # [BLOCK_K, BLOCK_N]
+        acc = tl.dot(left, right, acc, input_precision=PLAN.precision)
+    if epilogue.bias is not None:
+        acc += tl.load(epilogue.bias + n % outputs).to(tl.float32)[None, :]  # [BLOCK_N]
+    acc = activate(acc, epilogue.slope, PLAN.activation)
     element = (cell * columns)[:, None] + n[None, :]
-    write = row_ok[:, None] & (n < columns)[None, :] & (element < y_line)
-    line = (example * grid[0] + t) * grid[1] + h
-    tl.store(y + ((line * y_line)[:, None] + element), acc.to(y.dtype.element_ty), write)
+    write = row_ok[:, None] & (n < columns)[None, :] & (element < sizes.line)
+    line = (example * sizes.grid[0] + t) * sizes.grid[1] + h
+    tl.store(y + ((line * sizes.line)[:, None] + element), acc.to(y.dtype.element_ty), write)
 
 
-@triton.jit
-def grad_few_kernel(x, small, parts, rows, share, grid, x_size, groups, x_batch, x_stride, small_batch, small_stride,
-                    small_line, outputs, part_size, inputs, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-                    PADDING: tl.constexpr, CELL: tl.constexpr, LINE: tl.constexpr, WINDOW: tl.constexpr,
-                    ALIGN: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr, LEAD: tl.constexpr,
-                    WIDE: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                    BK: tl.constexpr):  # fmt: skip
+@jit
+def grad_few_kernel(x, small, parts, sizes, PLAN: constexpr):
     """A split's share of Σ over cells of small[cell, a] · windows of x[cell, b]. Programs: (column × row block, split).
 
     Args:
-        x: the large side, of few channels; small: the other one, of dense lines of small_line elements.
-        parts: (splits, CELL · outputs, lines · LINE) float32, of which only what a weight takes part in is written.
-        rows: cells in all; share: those of one split, a multiple of BK. grid: of small, in cells.
+        x: a Lines, the large side, which has few channels.
+        small: a Volume of dense lines.
+        parts: (splits, cell · outputs, lines · window.line) float32; only elements that a weight needs are written.
+        sizes: a GradSizes.
+        PLAN: a FewPlan.
     """
-    LINES: tl.constexpr = KERNEL[0] * KERNEL[1]
-    row_blocks = tl.cdiv(CELL * outputs, BM)
-    m = tl.program_id(0) % row_blocks * BM + tl.arange(0, BM)
-    line, element = lines_of(tl.program_id(0) // row_blocks * BN, LINE, BN)
+    BLOCK_M: constexpr = PLAN.block_m
+    BLOCK_N: constexpr = PLAN.block_n
+    BLOCK_K: constexpr = PLAN.block_k
+    CELL: constexpr = PLAN.cell
+    KERNEL: constexpr = PLAN.kernel
+    STRIDE: constexpr = PLAN.stride
+    LINE: constexpr = PLAN.window.line
+    LINES: constexpr = KERNEL[0] * KERNEL[1]
+    inputs = sizes.inputs
+    outputs = sizes.outputs
+    row_blocks = tl.cdiv(CELL * outputs, BLOCK_M)
+    m = tl.program_id(0) % row_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    line, element = split_columns(tl.program_id(0) // row_blocks * BLOCK_N, LINE, BLOCK_N)
     split = tl.program_id(1)
-    if WIDE:
+    if PLAN.wide:
         split = split.to(tl.int64)
-    start = split * share
-    a_t, a_h, group, column_ok, offset = window_columns(line, element, x_stride, KERNEL, WINDOW, ALIGN)
-    row = start + tl.arange(0, BK)
-    example, t, h, cell = split_row(row, grid)
-    # Cells are counted on by the digits of BK, for divisions in the loop take longer than the products.
-    more_example, more_t, more_h, more_cell = split_row(tl.zeros((BK,), row.dtype) + BK, grid)
-    acc = tl.zeros((BM, BN), tl.float32)
-    for _ in range(start, tl.minimum(start + share, rows), BK):
-        row_ok = row < rows
+    start = split * sizes.share
+    elements = window_elements(line, element, x.space, PLAN)
+    row = start + tl.arange(0, BLOCK_K)
+    example, t, h, cell = split_row(row, sizes.grid)
+    # The digits of BLOCK_K are added to cells, because divisions in the loop take longer than the products.
+    more_example, more_t, more_h, more_cell = split_row(tl.zeros((BLOCK_K,), row.dtype) + BLOCK_K, sizes.grid)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for _ in range(start, tl.minimum(start + sizes.share, sizes.rows), BLOCK_K):
+        row_ok = row < sizes.rows
         along = (cell * (CELL * outputs))[:, None] + m[None, :]
-        at = (example * small_batch + t * small_stride[0] + h * small_stride[1])[:, None] + along
-        read = row_ok[:, None] & (m < CELL * outputs)[None, :] & (along < small_line)
-        left = tl.load(small + at, read, 0.0)
-        right = windows(x, row_ok, example, t, h, cell, a_t, a_h, group, column_ok, offset, x_size, groups, x_batch,
-                        x_stride, STRIDE, PADDING, STEP, FIRST, ALIGN)  # fmt: skip
-        acc = tl.dot(tl.trans(left), right, acc, input_precision=PRECISION)
-        row += BK
-        cell, over = carried(cell + more_cell, grid[2])
-        h, over = carried(h + more_h + over, grid[1])
-        t, over = carried(t + more_t + over, grid[0])
+        at = (example * small.batch + t * small.space[0] + h * small.space[1])[:, None] + along
+        read = row_ok[:, None] & (m < CELL * outputs)[None, :] & (along < sizes.line)
+        left = tl.load(small.data + at, read, 0.0)  # [BLOCK_K, BLOCK_M]
+        right = load_windows(x, Cells(row_ok, example, t, h, cell), elements, PLAN)  # [BLOCK_K, BLOCK_N]
+        acc = tl.dot(tl.trans(left), right, acc, input_precision=PLAN.precision)
+        row += BLOCK_K
+        cell, over = carry(cell + more_cell, sizes.grid[2])
+        h, over = carry(h + more_h + over, sizes.grid[1])
+        t, over = carry(t + more_t + over, sizes.grid[0])
         example += more_example + over
-    place = (element - LEAD)[None, :] - (m // outputs)[:, None] * (STRIDE[2] * inputs)
-    write = (m < CELL * outputs)[:, None] & column_ok[None, :] & (place >= 0) & (place < KERNEL[2] * inputs)
+    place = (element - PLAN.window.lead)[None, :] - (m // outputs)[:, None] * (STRIDE[2] * inputs)
+    write = (m < CELL * outputs)[:, None] & elements.ok[None, :] & (place >= 0) & (place < KERNEL[2] * inputs)
     to = m[:, None] * (LINES * LINE) + (line * LINE + element)[None, :]
-    tl.store(parts + split * part_size + to, acc, write)
+    tl.store(parts + split * sizes.part_size + to, acc, write)
 
 
-@triton.jit
-def fold_parts_kernel(parts, grad, count, part_size, size, outputs, inputs, KERNEL: tl.constexpr,
-                      STRIDE: tl.constexpr, CELL: tl.constexpr, LINE: tl.constexpr, LEAD: tl.constexpr,
-                      FLIP: tl.constexpr, BP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """grad (size,) = the sums of what grad_few_kernel left, over splits and places in a cell, `count` in all.
+@jit
+def fold_parts_kernel(parts, grad, sizes, PLAN: constexpr, BLOCK_P: constexpr, BLOCK: constexpr):
+    """Add up the parts that grad_few_kernel wrote, over splits and places in a cell. Programs: (block of elements).
 
-    grad is (outputs, taps, inputs); where FLIP it is (inputs, taps backwards, outputs). Programs: (block of elements).
+    Args:
+        parts: as grad_few_kernel's.
+        grad: (outputs, taps, inputs), or (inputs, taps backwards, outputs) with PLAN.flip.
+        sizes: a FoldSizes.
+        PLAN: a FoldPlan.
+        BLOCK_P: parts that are added at once.
+        BLOCK: elements of the gradient.
     """
-    TAPS: tl.constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
+    KERNEL: constexpr = PLAN.kernel
+    TAPS: constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
+    LINE: constexpr = PLAN.line
+    inputs = sizes.inputs
+    outputs = sizes.outputs
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    if FLIP:
+    if PLAN.flip:
         a = i % outputs
         tap = TAPS - 1 - i // outputs % TAPS
         b = i // (outputs * TAPS)
@@ -258,13 +505,13 @@ def fold_parts_kernel(parts, grad, count, part_size, size, outputs, inputs, KERN
         b = i % inputs
         tap = i // inputs % TAPS
         a = i // (inputs * TAPS)
-    at = a * (KERNEL[0] * KERNEL[1] * LINE) + tap // KERNEL[2] * LINE + LEAD + tap % KERNEL[2] * inputs + b
+    at = a * (KERNEL[0] * KERNEL[1] * LINE) + tap // KERNEL[2] * LINE + PLAN.lead + tap % KERNEL[2] * inputs + b
     total = tl.zeros((BLOCK,), tl.float32)
-    for from_ in range(0, count, BP):
-        p = from_ + tl.arange(0, BP)
-        place = p % CELL
-        shift = place * (outputs * (KERNEL[0] * KERNEL[1] * LINE) + STRIDE[2] * inputs)
-        start = (p // CELL).to(tl.int64) * part_size + shift
-        read = (p < count)[:, None] & (i < size)[None, :]
-        total += tl.sum(tl.load(parts + start[:, None] + at[None, :], read, 0.0), 0)
-    tl.store(grad + i, total.to(grad.dtype.element_ty), i < size)
+    for from_ in range(0, sizes.terms, BLOCK_P):
+        p = from_ + tl.arange(0, BLOCK_P)
+        place = p % PLAN.cell
+        shift = place * (outputs * (KERNEL[0] * KERNEL[1] * LINE) + PLAN.stride[2] * inputs)
+        start = (p // PLAN.cell).to(tl.int64) * sizes.part_size + shift
+        read = (p < sizes.terms)[:, None] & (i < sizes.size)[None, :]
+        total += tl.sum(tl.load(parts + start[:, None] + at[None, :], read, 0.0), 0)  # [BLOCK_P, BLOCK]
+    tl.store(grad + i, total.to(grad.dtype.element_ty), i < sizes.size)

@@ -1,186 +1,219 @@
-"""The device code of both data-moving convolutions: a matrix product whose rows are gathered while it runs.
+"""Device code of convolutions and transposed convolutions: matrix products whose rows are gathered in the loop.
 
-Row m of the product is one output position, column n one output channel, and the sum goes over kernel taps and input
-channels. A convolution reads position o·stride - padding + j·dilation. A transposed one is a dense convolution of
-stride 1 for each of the stride³ phases of its output, so that nothing is multiplied by inserted zeros: of phase p the
-taps are those for which p + padding - j·dilation divides by the stride. In both, tap number a of a dimension is
+Row m of the product is one output position, column n is one output channel, and the sum is over kernel taps and input
+channels. A convolution reads position o·stride - padding + j·dilation. A transposed convolution is a dense convolution
+of stride 1 for each of the stride³ phases of its output, so no inserted zeros are multiplied: phase p has the taps for
+which p + padding - j·dilation is divisible by the stride. In both, tap number a of a dimension is
 
-    j = first + a · STEP        and reads        q · SCALE + offset + a · SHIFT
+    j = first + a · step        and reads        q · scale + offset + a · shift
 
-of output position q (of the phase). Geometry is constant at compile time, sizes and strides are not. Tuples hold one
-value a dimension: depth, height, width.
+of output position q (of the phase). The geometry is constant at compile time; sizes and strides are not. Tuples have
+one value per dimension: depth, height, width.
 """
 
-import triton
 import triton.language as tl
 
-from ..triton.math import activate, join_rows
+from ..triton.arguments import Columns, Prologue, Rows, Taps
+from ..triton.jit import constexpr, jit
+from ..triton.math import activate, merge_rows
 
 
-@triton.jit
-def taps_of(phase, UP: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
-            DILATION: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
-    """The first tap of a phase, the number of its taps, and where the first one reads."""
+@jit
+def find_taps(phase, DIM: constexpr, GEOMETRY: constexpr):
+    """The first tap of a phase in one dimension, the number of its taps, and the offset at which the first one reads."""
+    KERNEL: constexpr = GEOMETRY.kernel[DIM]
+    STRIDE: constexpr = GEOMETRY.stride[DIM]
+    PADDING: constexpr = GEOMETRY.padding[DIM]
+    DILATION: constexpr = GEOMETRY.dilation[DIM]
+    STEP: constexpr = GEOMETRY.step[DIM]
     first = 0
     count = KERNEL
     offset = -PADDING
-    if UP:
-        first = KERNEL  # where no tap fits
+    if GEOMETRY.up:
+        first = KERNEL  # if no tap fits
         for back in tl.static_range(STEP):
             tap = STEP - 1 - back
             first = tl.where((phase + PADDING - tap * DILATION) % STRIDE == 0, tap, first)
         if STEP == STRIDE and KERNEL % STEP == 0:
-            count = KERNEL // STEP  # of every phase; as a constant it spares the loop its divisions
+            count = KERNEL // STEP  # in every phase; as a constant it spares the loop its divisions
         else:
             count = (tl.maximum(KERNEL - first, 0) + STEP - 1) // STEP
         offset = (phase + PADDING - first * DILATION) // STRIDE
     return first, count, offset
 
 
-@triton.jit
-def inside(t, h, v, size):
+@jit
+def find_all_taps(phase, GEOMETRY: constexpr):
+    """The taps of a phase, (depth, height, width)."""
+    first_t, count_t, offset_t = find_taps(phase[0], 0, GEOMETRY)
+    first_h, count_h, offset_h = find_taps(phase[1], 1, GEOMETRY)
+    first_v, count_v, offset_v = find_taps(phase[2], 2, GEOMETRY)
+    return Taps((first_t, first_h, first_v), (count_t, count_h, count_v), (offset_t, offset_h, offset_v))
+
+
+@jit
+def is_inside(t, h, v, size):
+    """Whether positions lie inside a tensor of that size (depth, height, width)."""
     return (t >= 0) & (t < size[0]) & (h >= 0) & (h < size[1]) & (v >= 0) & (v < size[2])
 
 
-@triton.jit
-def loaded(x, read, scale, shift, channel, channel_ok, slope, NORM: tl.constexpr, ACTIVATION: tl.constexpr):
-    """x normalised and activated; 0 where nothing was read, for padding is of what the norm gives."""
-    if NORM:
-        a = tl.load(scale + channel, channel_ok, 0.0)
-        b = tl.load(shift + channel, channel_ok, 0.0)
-        z = activate(x.to(tl.float32) * a[None, :] + b[None, :], slope, ACTIVATION)
+@jit
+def normalise(x, read, prologue, channel, channel_ok, PLAN: constexpr):
+    """Normalise and activate x; 0 where nothing was read, since the padding follows the norm."""
+    if PLAN.norm:
+        a = tl.load(prologue.scale + channel, channel_ok, 0.0)  # [BLOCK_K]
+        b = tl.load(prologue.shift + channel, channel_ok, 0.0)  # [BLOCK_K]
+        z = activate(x.to(tl.float32) * a[None, :] + b[None, :], prologue.slope, PLAN.in_activation)
         x = tl.where(read, z, 0.0).to(x.dtype)
     return x
 
 
-@triton.jit
-def products(acc, x, base, place, row_ok, size, stride, w, column, column_ok, w_in, w_stride, inputs, first, count,
-             offset, scale, shift, slope, STEP: tl.constexpr, SHIFT: tl.constexpr, NORM: tl.constexpr,
-             ACTIVATION: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
-             TMA: tl.constexpr = False, DEEP: tl.constexpr = False, KERNEL: tl.constexpr = None,
-             w_column=0):  # fmt: skip
-    """acc (BM, BN) and the products of all taps, a block of BK input channels at a time.
+@jit
+def load_box(columns, number, channel, PLAN: constexpr):
+    """Load the weights of one tap by the copy engine, (BLOCK_K, BLOCK_N)."""
+    BLOCK_N: constexpr = PLAN.block_n
+    BLOCK_K: constexpr = PLAN.block_k
+    if PLAN.deep:
+        box = columns.descriptor.load([columns.first, number, channel])  # [BLOCK_N, 1, BLOCK_K]
+        return tl.trans(tl.reshape(box, (BLOCK_N, BLOCK_K)))
+    else:
+        box = columns.descriptor.load([channel, number, columns.first])  # [BLOCK_K, 1, BLOCK_N]
+        return tl.reshape(box, (BLOCK_K, BLOCK_N))
 
-    base: (BM,) where each row's example begins in x. place: its position, times SCALE. column: (BN,) where the weights
-    of each column begin. EVEN: inputs is a multiple of BK. With TMA w is a descriptor, of (columns, taps,
-    input channels) where DEEP and of (input channels, taps, columns) otherwise, with this product's from w_column on.
+
+@jit
+def add_products(acc, x, rows, columns, taps, prologue, PLAN: constexpr):
+    """Add the products of all taps to acc (BLOCK_M, BLOCK_N), a block of BLOCK_K input channels at a time.
+
+    A descriptor is of (columns, taps, input channels) if PLAN.deep, else of (input channels, taps, columns).
     """
-    blocks = tl.cdiv(inputs, BK)
-    for k in range(0, count[0] * count[1] * count[2] * blocks):
+    BLOCK_K: constexpr = PLAN.block_k
+    STEP: constexpr = PLAN.geometry.step
+    SHIFT: constexpr = PLAN.geometry.shift
+    KERNEL: constexpr = PLAN.geometry.kernel
+    blocks = tl.cdiv(columns.inputs, BLOCK_K)
+    for k in range(0, taps.number[0] * taps.number[1] * taps.number[2] * blocks):
         tap = k // blocks
-        c = tap % count[2]
-        b = (tap // count[2]) % count[1]
-        a = tap // (count[2] * count[1])
-        t = place[0] + (offset[0] + a * SHIFT[0])
-        h = place[1] + (offset[1] + b * SHIFT[1])
-        v = place[2] + (offset[2] + c * SHIFT[2])
-        read = row_ok & inside(t, h, v, size)
-        channel = (k % blocks) * BK + tl.arange(0, BK)
-        channel_ok = channel < inputs
-        rows = x + (base + t * stride[0] + h * stride[1] + v * stride[2])
-        tap_t = first[0] + a * STEP[0]
-        tap_h = first[1] + b * STEP[1]
-        tap_v = first[2] + c * STEP[2]
-        if EVEN:
+        c = tap % taps.number[2]
+        b = (tap // taps.number[2]) % taps.number[1]
+        a = tap // (taps.number[2] * taps.number[1])
+        t = rows.place[0] + (taps.offset[0] + a * SHIFT[0])
+        h = rows.place[1] + (taps.offset[1] + b * SHIFT[1])
+        v = rows.place[2] + (taps.offset[2] + c * SHIFT[2])
+        read = rows.ok & is_inside(t, h, v, x.size)
+        channel = (k % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
+        channel_ok = channel < columns.inputs
+        at = x.data + (rows.base + t * x.space[0] + h * x.space[1] + v * x.space[2])
+        tap_t = taps.first[0] + a * STEP[0]
+        tap_h = taps.first[1] + b * STEP[1]
+        tap_v = taps.first[2] + c * STEP[2]
+        if PLAN.even:
             x_ok = read[:, None]
-            w_ok = column_ok[None, :]
+            w_ok = columns.ok[None, :]
         else:
             x_ok = read[:, None] & channel_ok[None, :]
-            w_ok = column_ok[None, :] & channel_ok[:, None]
-        left = tl.load(rows[:, None] + channel[None, :], x_ok, 0.0)
-        if TMA:
+            w_ok = columns.ok[None, :] & channel_ok[:, None]
+        left = tl.load(at[:, None] + channel[None, :], x_ok, 0.0)  # [BLOCK_M, BLOCK_K]
+        if columns.descriptor is not None:
             number = (tap_t * KERNEL[1] + tap_h) * KERNEL[2] + tap_v
-            if DEEP:
-                right = tl.trans(tl.reshape(w.load([w_column, number, k % blocks * BK]), (acc.shape[1], BK)))
-            else:
-                right = tl.reshape(w.load([k % blocks * BK, number, w_column]), (BK, acc.shape[1]))
+            right = load_box(columns, number, k % blocks * BLOCK_K, PLAN)  # [BLOCK_K, BLOCK_N]
         else:
-            weights = w + (tap_t * w_stride[0] + tap_h * w_stride[1] + tap_v * w_stride[2])
-            right = tl.load(weights + (column[None, :] + channel[:, None] * w_in), w_ok, 0.0)
-        left = loaded(left, x_ok, scale, shift, channel, channel_ok, slope, NORM, ACTIVATION)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+            weights = columns.data + (tap_t * columns.taps[0] + tap_h * columns.taps[1] + tap_v * columns.taps[2])
+            at_w = columns.at[None, :] + channel[:, None] * columns.input
+            right = tl.load(weights + at_w, w_ok, 0.0)  # [BLOCK_K, BLOCK_N]
+        left = normalise(left, x_ok, prologue, channel, channel_ok, PLAN)
+        acc = tl.dot(left, right, acc, input_precision=PLAN.precision)
     return acc
 
 
-@triton.jit
-def flat_products(acc, x, base, place, row_ok, size, stride, w, column, column_ok, w_in, w_stride, inputs, first, count,
-                  offset, scale, shift, slope, STEP: tl.constexpr, SHIFT: tl.constexpr, NORM: tl.constexpr,
-                  ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    """As `products`, of few input channels: taps and channels lie in one dimension, so that BK holds several taps."""
-    terms = count[0] * count[1] * count[2] * inputs
-    for k in range(0, tl.cdiv(terms, BK)):
-        term = k * BK + tl.arange(0, BK)
+@jit
+def add_flat_products(acc, x, rows, columns, taps, prologue, PLAN: constexpr):
+    """As `add_products`, for few input channels: one dimension holds taps and channels, so BLOCK_K spans several taps."""
+    BLOCK_K: constexpr = PLAN.block_k
+    STEP: constexpr = PLAN.geometry.step
+    SHIFT: constexpr = PLAN.geometry.shift
+    terms = taps.number[0] * taps.number[1] * taps.number[2] * columns.inputs
+    for k in range(0, tl.cdiv(terms, BLOCK_K)):
+        term = k * BLOCK_K + tl.arange(0, BLOCK_K)
         term_ok = term < terms
-        channel = term % inputs
-        tap = term // inputs
-        c = tap % count[2]
-        b = (tap // count[2]) % count[1]
-        a = tap // (count[2] * count[1])
-        t = place[0][:, None] + (offset[0] + a * SHIFT[0])[None, :]
-        h = place[1][:, None] + (offset[1] + b * SHIFT[1])[None, :]
-        v = place[2][:, None] + (offset[2] + c * SHIFT[2])[None, :]
-        read = row_ok[:, None] & term_ok[None, :] & inside(t, h, v, size)
-        values = base[:, None] + t * stride[0] + h * stride[1] + v * stride[2] + channel[None, :]
-        weights = (channel * w_in + (first[0] + a * STEP[0]) * w_stride[0] + (first[1] + b * STEP[1]) * w_stride[1]
-                   + (first[2] + c * STEP[2]) * w_stride[2])  # fmt: skip
-        left = tl.load(x + values, read, 0.0)
-        right = tl.load(w + weights[:, None] + column[None, :], column_ok[None, :] & term_ok[:, None], 0.0)
-        left = loaded(left, read, scale, shift, channel, term_ok, slope, NORM, ACTIVATION)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        channel = term % columns.inputs
+        tap = term // columns.inputs
+        c = tap % taps.number[2]
+        b = (tap // taps.number[2]) % taps.number[1]
+        a = tap // (taps.number[2] * taps.number[1])
+        t = rows.place[0][:, None] + (taps.offset[0] + a * SHIFT[0])[None, :]
+        h = rows.place[1][:, None] + (taps.offset[1] + b * SHIFT[1])[None, :]
+        v = rows.place[2][:, None] + (taps.offset[2] + c * SHIFT[2])[None, :]
+        read = rows.ok[:, None] & term_ok[None, :] & is_inside(t, h, v, x.size)
+        values = rows.base[:, None] + t * x.space[0] + h * x.space[1] + v * x.space[2] + channel[None, :]
+        tap_t = taps.first[0] + a * STEP[0]
+        tap_h = taps.first[1] + b * STEP[1]
+        tap_v = taps.first[2] + c * STEP[2]
+        weights = channel * columns.input + tap_t * columns.taps[0] + tap_h * columns.taps[1] + tap_v * columns.taps[2]
+        left = tl.load(x.data + values, read, 0.0)  # [BLOCK_M, BLOCK_K]
+        w_ok = columns.ok[None, :] & term_ok[:, None]
+        right = tl.load(columns.data + weights[:, None] + columns.at[None, :], w_ok, 0.0)  # [BLOCK_K, BLOCK_N]
+        left = normalise(left, read, prologue, channel, term_ok, PLAN)
+        acc = tl.dot(left, right, acc, input_precision=PLAN.precision)
     return acc
 
 
-@triton.jit
-def tap_of(position, KERNEL: tl.constexpr, DILATION: tl.constexpr):
-    """Which tap is `position` steps away, and whether there is one."""
+@jit
+def find_tap(position, DIM: constexpr, GEOMETRY: constexpr):
+    """The tap at a distance of `position` in one dimension, and whether there is one."""
+    DILATION: constexpr = GEOMETRY.dilation[DIM]
+    KERNEL: constexpr = GEOMETRY.kernel[DIM]
     tap = position // DILATION
     return tap, (position >= 0) & (position % DILATION == 0) & (tap < KERNEL)
 
 
-@triton.jit
-def merged_products(acc, x, base, place, row_ok, size, stride, w, column, column_ok, phase, w_in, w_stride, inputs,
-                    scale, shift, slope, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
-                    DILATION: tl.constexpr, LOW: tl.constexpr, REACH: tl.constexpr, NORM: tl.constexpr,
-                    ACTIVATION: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
-                    BK: tl.constexpr):  # fmt: skip
-    """As `products`, of a transposed convolution of few output channels, with the phases side by side in the columns.
+@jit
+def add_merged_products(acc, x, rows, columns, phase, prologue, PLAN: constexpr):
+    """As `add_products`, for a transposed convolution of few output channels, with its phases side by side in columns.
 
-    An input value is then read once for each of the REACH neighbours it has at the low side, not once for each tap. An
-    infinity makes NaN of all phases of those, also where no tap reaches it, for it is multiplied by zeros there.
-    phase: (BN,) of each column, one tensor a dimension. LOW: where the first neighbour is.
+    An input value is read once per neighbour at its low side, of which there are `reach`, not once per tap. An infinity
+    makes all phases of these neighbours NaN, also those that no tap reaches, because it is multiplied by zeros there.
+    phase: one tensor (BLOCK_N,) per dimension, the phase of each column.
     """
-    blocks = tl.cdiv(inputs, BK)
+    BLOCK_K: constexpr = PLAN.block_k
+    STRIDE: constexpr = PLAN.geometry.stride
+    PADDING: constexpr = PLAN.geometry.padding
+    LOW: constexpr = PLAN.geometry.low
+    REACH: constexpr = PLAN.geometry.reach
+    blocks = tl.cdiv(columns.inputs, BLOCK_K)
     for k in range(0, REACH[0] * REACH[1] * REACH[2] * blocks):
         neighbour = k // blocks
         c = neighbour % REACH[2] + LOW[2]
         b = (neighbour // REACH[2]) % REACH[1] + LOW[1]
         a = neighbour // (REACH[2] * REACH[1]) + LOW[0]
-        t = place[0] + a
-        h = place[1] + b
-        v = place[2] + c
-        read = row_ok & inside(t, h, v, size)
-        channel = (k % blocks) * BK + tl.arange(0, BK)
-        channel_ok = channel < inputs
-        tap_t, t_ok = tap_of(phase[0] + PADDING[0] - a * STRIDE[0], KERNEL[0], DILATION[0])
-        tap_h, h_ok = tap_of(phase[1] + PADDING[1] - b * STRIDE[1], KERNEL[1], DILATION[1])
-        tap_v, v_ok = tap_of(phase[2] + PADDING[2] - c * STRIDE[2], KERNEL[2], DILATION[2])
-        weights = column + tap_t * w_stride[0] + tap_h * w_stride[1] + tap_v * w_stride[2]
+        t = rows.place[0] + a
+        h = rows.place[1] + b
+        v = rows.place[2] + c
+        read = rows.ok & is_inside(t, h, v, x.size)
+        channel = (k % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
+        channel_ok = channel < columns.inputs
+        tap_t, t_ok = find_tap(phase[0] + PADDING[0] - a * STRIDE[0], 0, PLAN.geometry)
+        tap_h, h_ok = find_tap(phase[1] + PADDING[1] - b * STRIDE[1], 1, PLAN.geometry)
+        tap_v, v_ok = find_tap(phase[2] + PADDING[2] - c * STRIDE[2], 2, PLAN.geometry)
+        weights = columns.at + tap_t * columns.taps[0] + tap_h * columns.taps[1] + tap_v * columns.taps[2]
         x_ok = read[:, None]
-        w_ok = (column_ok & t_ok & h_ok & v_ok)[None, :]
-        if not EVEN:
+        w_ok = (columns.ok & t_ok & h_ok & v_ok)[None, :]
+        if not PLAN.even:
             x_ok = x_ok & channel_ok[None, :]
             w_ok = w_ok & channel_ok[:, None]
-        rows = x + (base + t * stride[0] + h * stride[1] + v * stride[2])
-        left = tl.load(rows[:, None] + channel[None, :], x_ok, 0.0)
-        right = tl.load(w + (weights[None, :] + channel[:, None] * w_in), w_ok, 0.0)
-        left = loaded(left, x_ok, scale, shift, channel, channel_ok, slope, NORM, ACTIVATION)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        at = x.data + (rows.base + t * x.space[0] + h * x.space[1] + v * x.space[2])
+        left = tl.load(at[:, None] + channel[None, :], x_ok, 0.0)  # [BLOCK_M, BLOCK_K]
+        right = tl.load(
+            columns.data + (weights[None, :] + channel[:, None] * columns.input), w_ok, 0.0
+        )  # [BLOCK_K, BLOCK_N]
+        left = normalise(left, x_ok, prologue, channel, channel_ok, PLAN)
+        acc = tl.dot(left, right, acc, input_precision=PLAN.precision)
     return acc
 
 
-@triton.jit
+@jit
 def split_row(row, grid):
-    """A row's example and position (depth, height, width) on a grid of that size."""
+    """A row's example and its position (depth, height, width) on a grid of that size."""
     v = row % grid[2]
     row = row // grid[2]
     h = row % grid[1]
@@ -188,85 +221,88 @@ def split_row(row, grid):
     return row // grid[0], row % grid[0], h, v
 
 
-@triton.jit
-def write_statistics(acc, present, counts, means, m2s, part, channel, column_ok, first, channels):
-    """Of the tile's rows that are present (BM, 1), and of each channel; the count is written by the `first` program."""
-    here, mean, m2 = join_rows(acc, present)
+@jit
+def write_statistics(acc, present, parts, part, channel, column_ok, channels, is_first):
+    """Write the statistics of each channel over the tile's rows that are present (BLOCK_M, 1).
+
+    The program that `is_first` of its part writes the count.
+    """
+    count, mean, m2 = merge_rows(acc, present)
     to = part.to(tl.int64) * channels + channel
-    tl.store(means + to, mean, column_ok)
-    tl.store(m2s + to, m2, column_ok)
-    if first:
-        tl.store(counts + part + tl.zeros((1,), tl.int32), here)
+    tl.store(parts.means + to, mean, column_ok)
+    tl.store(parts.m2s + to, m2, column_ok)
+    if is_first:
+        tl.store(parts.counts + part + tl.zeros((1,), tl.int32), count)
 
 
-@triton.jit
-def gather(x, w, bias, scale, shift, y, counts, means, m2s, rows, grid, x_size, y_size, x_batch, x_stride, y_batch,
-           y_stride, w_group, w_out, w_in, w_stride, inputs, outputs, in_slope, slope,
-           UP: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr,
-           STEP: tl.constexpr, SHIFT: tl.constexpr, LOW: tl.constexpr, REACH: tl.constexpr, NORM: tl.constexpr,
-           IN_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, STATISTICS: tl.constexpr, FLAT: tl.constexpr,
-           MERGED: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, TMA: tl.constexpr, DEEP: tl.constexpr,
-           PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+@jit
+def gather_kernel(x, prologue, weight, descriptor, y, epilogue, sizes, PLAN: constexpr):
     """activation(conv(in_activation(x · scale + shift)) + bias), and its statistics before the activation.
 
     Programs: (row block × phase × column block, group), column blocks fastest, so that programs that read the same rows
-    run side by side. `grid` is the output's size, divided by the stride where it has phases; `inputs` and `outputs`
-    are a group's. Channels are innermost in x and y. counts (P,), means and m2s (P, all outputs) of block and phase.
+    run side by side.
+
+    Args:
+        x: a Volume, the input.
+        prologue: a Prologue, applied to x.
+        weight: a Weight.
+        descriptor: of the weight, where the copy engine loads it, else None.
+        y: a Volume, the output.
+        epilogue: an Epilogue; its parts are those of each row block and phase.
+        sizes: Sizes of the product.
+        PLAN: a Plan.
     """
-    PHASES: tl.constexpr = STRIDE[0] * STRIDE[1] * STRIDE[2] if UP and not MERGED else 1
+    BLOCK_M: constexpr = PLAN.block_m
+    BLOCK_N: constexpr = PLAN.block_n
+    UP: constexpr = PLAN.geometry.up
+    STRIDE: constexpr = PLAN.geometry.stride
+    MERGED: constexpr = PLAN.merged
+    PHASES: constexpr = STRIDE[0] * STRIDE[1] * STRIDE[2] if UP and not MERGED else 1
+    inputs = sizes.inputs
+    outputs = sizes.outputs
     group = tl.program_id(1)
     columns = outputs
     if MERGED:
         columns = outputs * STRIDE[0] * STRIDE[1] * STRIDE[2]
-    column_blocks = tl.cdiv(columns, BN)
+    column_blocks = tl.cdiv(columns, BLOCK_N)
     part = tl.program_id(0) // column_blocks
     column_block = tl.program_id(0) % column_blocks
     number = part % PHASES
-    n = column_block * BN + tl.arange(0, BN)
+    n = column_block * BLOCK_N + tl.arange(0, BLOCK_N)
     column_ok = n < columns
     if MERGED:
         number = n // outputs
         n = n % outputs
     phase = (number // (STRIDE[1] * STRIDE[2]), number // STRIDE[2] % STRIDE[1], number % STRIDE[2])
     block = part // PHASES
-    if WIDE:
+    if PLAN.wide:
         block = block.to(tl.int64)
-    row = block * BM + tl.arange(0, BM)
-    row_ok = row < rows
-    example, t, h, v = split_row(row, grid)
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_ok = row < sizes.rows
+    example, t, h, v = split_row(row, sizes.grid)
 
-    base = example * x_batch + group * inputs
-    column = group * w_group + n * w_out
-    if NORM:
-        scale += group * inputs
-        shift += group * inputs
-    acc = tl.zeros((BM, BN), tl.float32)
+    base = example * x.batch + group * inputs
+    at = group * weight.group + n * weight.output
+    first = column_block * BLOCK_N
+    of = Columns(weight.data, descriptor, at, column_ok, first, inputs, weight.input, weight.taps)
+    if PLAN.norm:
+        prologue = Prologue(prologue.scale + group * inputs, prologue.shift + group * inputs, prologue.slope)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if MERGED:
-        acc = merged_products(acc, x, base, (t, h, v), row_ok, x_size, x_stride, w, column, column_ok, phase, w_in,
-                              w_stride, inputs, scale, shift, in_slope, KERNEL, STRIDE, PADDING, DILATION, LOW, REACH,
-                              NORM, IN_ACTIVATION, EVEN, PRECISION, BK)  # fmt: skip
+        acc = add_merged_products(acc, x, Rows(base, (t, h, v), row_ok), of, phase, prologue, PLAN)
     else:
-        first_t, count_t, offset_t = taps_of(phase[0], UP, KERNEL[0], STRIDE[0], PADDING[0], DILATION[0], STEP[0])
-        first_h, count_h, offset_h = taps_of(phase[1], UP, KERNEL[1], STRIDE[1], PADDING[1], DILATION[1], STEP[1])
-        first_v, count_v, offset_v = taps_of(phase[2], UP, KERNEL[2], STRIDE[2], PADDING[2], DILATION[2], STEP[2])
-        first = (first_t, first_h, first_v)
-        count = (count_t, count_h, count_v)
-        offset = (offset_t, offset_h, offset_v)
+        taps = find_all_taps(phase, PLAN.geometry)
         place = (t, h, v)
         if not UP:
             place = (t * STRIDE[0], h * STRIDE[1], v * STRIDE[2])
-        if FLAT:
-            acc = flat_products(acc, x, base, place, row_ok, x_size, x_stride, w, column, column_ok, w_in, w_stride,
-                                inputs, first, count, offset, scale, shift, in_slope, STEP, SHIFT, NORM, IN_ACTIVATION,
-                                PRECISION, BK)  # fmt: skip
+        if PLAN.flat:
+            acc = add_flat_products(acc, x, Rows(base, place, row_ok), of, taps, prologue, PLAN)
         else:
-            acc = products(acc, x, base, place, row_ok, x_size, x_stride, w, column, column_ok, w_in, w_stride, inputs,
-                           first, count, offset, scale, shift, in_slope, STEP, SHIFT, NORM, IN_ACTIVATION, EVEN,
-                           PRECISION, BK, TMA, DEEP, KERNEL, column_block * BN)  # fmt: skip
+            acc = add_products(acc, x, Rows(base, place, row_ok), of, taps, prologue, PLAN)
 
     channel = group * outputs + n
-    if bias is not None:
-        acc += tl.load(bias + channel, column_ok, 0.0).to(tl.float32)[None, :]
+    if epilogue.bias is not None:
+        acc += tl.load(epilogue.bias + channel, column_ok, 0.0).to(tl.float32)[None, :]  # [BLOCK_N]
     row_ok = row_ok[:, None]
     t = t[:, None]
     h = h[:, None]
@@ -277,12 +313,13 @@ def gather(x, w, bias, scale, shift, y, counts, means, m2s, rows, grid, x_size, 
         t = t * STRIDE[0] + phase[0]
         h = h * STRIDE[1] + phase[1]
         v = v * STRIDE[2] + phase[2]
-        row_ok = row_ok & (t < y_size[0]) & (h < y_size[1]) & (v < y_size[2])
-    if STATISTICS:
-        # Of the values as they are stored, for those are what the next norm sees.
-        acc = acc.to(y.dtype.element_ty).to(tl.float32)
-        write_statistics(acc, row_ok, counts, means, m2s, part, channel, column_ok, (column_block == 0) & (group == 0),
-                         outputs * tl.num_programs(1))  # fmt: skip
-    acc = activate(acc, slope, ACTIVATION)
-    to = (example * y_batch)[:, None] + t * y_stride[0] + h * y_stride[1] + v * y_stride[2] + channel[None, :]
-    tl.store(y + to, acc.to(y.dtype.element_ty), row_ok & column_ok[None, :])
+        row_ok = row_ok & (t < y.size[0]) & (h < y.size[1]) & (v < y.size[2])
+    if PLAN.statistics:
+        # Statistics are those of the values as stored, which the next norm reads.
+        acc = acc.to(y.data.dtype.element_ty).to(tl.float32)
+        is_first = (column_block == 0) & (group == 0)
+        channels = outputs * tl.num_programs(1)
+        write_statistics(acc, row_ok, epilogue, part, channel, column_ok, channels, is_first)
+    acc = activate(acc, epilogue.slope, PLAN.activation)
+    to = (example * y.batch)[:, None] + t * y.space[0] + h * y.space[1] + v * y.space[2] + channel[None, :]
+    tl.store(y.data + to, acc.to(y.data.dtype.element_ty), row_ok & column_ok[None, :])

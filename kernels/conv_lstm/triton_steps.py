@@ -1,113 +1,209 @@
-"""The device code of a ConvLSTM's steps: the recurrent convolution and the whole pointwise update in one kernel each.
+"""Device code of a ConvLSTM's steps: one kernel each for the recurrent convolution with the whole pointwise update.
 
-Both are the gathered product of conv/triton_gather.py with another end, its geometry given in that file's terms.
-States and steps of sequences have their channels innermost; strides are of example, depth (of size 1), row and column.
+Both compute the gathered product of conv/triton_gather.py and then update the state; their geometry is in that file's
+terms. States and steps of sequences have their channels innermost.
 """
 
-import triton
+from typing import NamedTuple
+
+import torch
 import triton.language as tl
 
-from ..conv.triton_gather import products, split_row
+from ..conv.triton_gather import add_products, split_row
+from ..triton.arguments import Columns, Rows, Taps, Triple, Volume
+from ..triton.jit import constexpr, jit
 from ..triton.math import sigmoid, tanh
 
 
-@triton.jit
-def offsets(example, h, v, stride, channel):
-    """(BM, BH) of elements of a state or of one step of a sequence."""
-    return (example * stride[0] + h * stride[2] + v * stride[3])[:, None] + channel[None, :]
+class State(NamedTuple):
+    """A state, or one step of a sequence, (N, C, H, W) with channels innermost.
+
+    Args:
+        data: the tensor.
+        batch: stride from one example to the next, in elements.
+        space: strides of depth (0, its size is 1), row and column.
+    """
+
+    data: torch.Tensor
+    batch: int
+    space: Triple
 
 
-@triton.jit
-def step(h_before, c_before, w, gates, output, cells, rows, size, h_stride, c_stride, gates_stride, output_stride,
-         cells_stride, w_out, w_in, w_stride, hidden, FIRST: tl.constexpr, KERNEL: tl.constexpr, OFFSET: tl.constexpr,
-         STEP: tl.constexpr, SHIFT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-         BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+class Forward(NamedTuple):
+    """The states of one step forward.
+
+    Args:
+        h: the step before's output.
+        c: the step before's cell.
+        gates: (N, 4 · hidden, H, W), on entry the input's half of the gates before their activations, on exit the gates.
+        output: written.
+        cells: written.
+    """
+
+    h: State
+    c: State
+    gates: State
+    output: State
+    cells: State
+
+
+class Backward(NamedTuple):
+    """The states of one step backward.
+
+    Args:
+        d_output: the gradient of the step's output, or None.
+        d_pre_after: the gradient of the next step's gates before their activations; None after the last step.
+        gates: (N, 4 · hidden, H, W).
+        c_before: the step before's cell.
+        cells: the step's cell.
+        dc_after: float32, the gradient of the cell from the next step.
+        dc: float32, written, the gradient of the step before's cell; same strides as dc_after.
+        d_pre: written; same strides as d_pre_after.
+    """
+
+    d_output: State | None
+    d_pre_after: torch.Tensor | None
+    gates: State
+    c_before: State
+    cells: State
+    dc_after: torch.Tensor
+    dc: State
+    d_pre: State
+
+
+class Sizes(NamedTuple):
+    """Sizes of a step: positions of all examples, (1, height, width), and hidden channels."""
+
+    rows: int
+    grid: Triple
+    hidden: int
+
+
+@jit
+def offsets(state, example, h, v, channel):
+    """(BLOCK_M, channels) offsets of the elements of a state or of one step of a sequence."""
+    return (example * state.batch + h * state.space[1] + v * state.space[2])[:, None] + channel[None, :]
+
+
+@jit
+def same_taps(GEOMETRY: constexpr):
+    """The taps of a convolution of stride 1, or of a transposed one."""
+    FIRST: constexpr = (0, 0, 0)
+    KERNEL: constexpr = GEOMETRY.kernel
+    PADDING: constexpr = GEOMETRY.padding
+    SIGN: constexpr = 1 if GEOMETRY.up else -1
+    OFFSET: constexpr = (SIGN * PADDING[0], SIGN * PADDING[1], SIGN * PADDING[2])
+    return Taps(FIRST, KERNEL, OFFSET)
+
+
+@jit
+def step_kernel(states, weight, sizes, PLAN: constexpr):
     """One step forward. Programs: row block × block of hidden channels, these fastest.
 
-    gates: on entry the input's half of the step's gates before their activations, on exit the gates. Columns of the
-    product are hidden channel and gate, gates fastest, so that the four gates of a channel are in one program.
-    size: (1, height, width).
+    Columns of the product are hidden channel and gate, gates fastest, so one program has all four gates of a channel.
+
+    Args:
+        states: a Forward.
+        weight: a Weight, (4 · hidden, hidden, *kernel).
+        sizes: Sizes.
+        PLAN: a Plan.
     """
-    BH: tl.constexpr = BN // 4
-    blocks = tl.cdiv(hidden, BH)
+    BLOCK_M: constexpr = PLAN.block_m
+    BLOCK_N: constexpr = PLAN.block_n
+    BLOCK_H: constexpr = BLOCK_N // 4
+    hidden = sizes.hidden
+    gates = states.gates.data
+    blocks = tl.cdiv(hidden, BLOCK_H)
     block = tl.program_id(0) // blocks
-    first = (tl.program_id(0) % blocks) * BH
-    if WIDE:
+    first = (tl.program_id(0) % blocks) * BLOCK_H
+    if PLAN.wide:
         block = block.to(tl.int64)
-    row = block * BM + tl.arange(0, BM)
-    row_ok = row < rows
-    example, t, y, v = split_row(row, size)
-    n = tl.arange(0, BN)
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_ok = row < sizes.rows
+    example, t, y, v = split_row(row, sizes.grid)
+    n = tl.arange(0, BLOCK_N)
     column_channel = first + n // 4
-    column = (n % 4 * hidden + column_channel) * w_out
-    acc = tl.zeros((BM, BN), tl.float32)
-    acc = products(acc, h_before, example * h_stride[0], (t, y, v), row_ok, size, h_stride[1:], w, column,
-                   column_channel < hidden, w_in, w_stride, hidden, FIRST, KERNEL, OFFSET, None, None, 0.0, STEP, SHIFT,
-                   False, 0, EVEN, PRECISION, BK)  # fmt: skip
-    i_g, f_o = tl.split(tl.reshape(acc, (BM, BH, 2, 2)))  # gate 2a + b lies at [..., a, b]
+    at_w = (n % 4 * hidden + column_channel) * weight.output
+    columns = Columns(weight.data, None, at_w, column_channel < hidden, 0, hidden, weight.input, weight.taps)
+    rows = Rows(example * states.h.batch, (t, y, v), row_ok)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    x = Volume(states.h.data, states.h.batch, states.h.space, sizes.grid)
+    acc = add_products(acc, x, rows, columns, same_taps(PLAN.geometry), None, PLAN)
+    i_g, f_o = tl.split(tl.reshape(acc, (BLOCK_M, BLOCK_H, 2, 2)))  # gate 2a + b is at [..., a, b]
     i, g = tl.split(i_g)
     f, o = tl.split(f_o)
 
-    channel = first + tl.arange(0, BH)
+    channel = first + tl.arange(0, BLOCK_H)
     ok = row_ok[:, None] & (channel < hidden)[None, :]
-    at = gates + offsets(example, y, v, gates_stride, channel)
-    i = sigmoid(i + tl.load(at, ok, 0.0).to(tl.float32))
-    f = sigmoid(f + tl.load(at + hidden, ok, 0.0).to(tl.float32))
-    g = tanh(g + tl.load(at + 2 * hidden, ok, 0.0).to(tl.float32))
-    o = sigmoid(o + tl.load(at + 3 * hidden, ok, 0.0).to(tl.float32))
-    c = tl.load(c_before + offsets(example, y, v, c_stride, channel), ok, 0.0).to(tl.float32)
+    at = gates + offsets(states.gates, example, y, v, channel)
+    i = sigmoid(i + tl.load(at, ok, 0.0).to(tl.float32))  # [BLOCK_M, BLOCK_H]
+    f = sigmoid(f + tl.load(at + hidden, ok, 0.0).to(tl.float32))  # [BLOCK_M, BLOCK_H]
+    g = tanh(g + tl.load(at + 2 * hidden, ok, 0.0).to(tl.float32))  # [BLOCK_M, BLOCK_H]
+    o = sigmoid(o + tl.load(at + 3 * hidden, ok, 0.0).to(tl.float32))  # [BLOCK_M, BLOCK_H]
+    at_c = states.c.data + offsets(states.c, example, y, v, channel)
+    c = tl.load(at_c, ok, 0.0).to(tl.float32)  # [BLOCK_M, BLOCK_H]
     c = f * c + i * g
     dtype = gates.dtype.element_ty
     tl.store(at, i.to(dtype), ok)
     tl.store(at + hidden, f.to(dtype), ok)
     tl.store(at + 2 * hidden, g.to(dtype), ok)
     tl.store(at + 3 * hidden, o.to(dtype), ok)
-    tl.store(cells + offsets(example, y, v, cells_stride, channel), c.to(cells.dtype.element_ty), ok)
-    tl.store(output + offsets(example, y, v, output_stride, channel), (o * tanh(c)).to(dtype), ok)
+    cells = states.cells.data
+    tl.store(cells + offsets(states.cells, example, y, v, channel), c.to(cells.dtype.element_ty), ok)
+    output = states.output.data
+    tl.store(output + offsets(states.output, example, y, v, channel), (o * tanh(c)).to(dtype), ok)
 
 
-@triton.jit
-def step_backward(d_output, d_pre_after, w, gates, c_before, cells, dc_after, dc, d_pre, rows, size, d_output_stride,
-                  d_pre_stride, gates_stride, before_stride, cells_stride, dc_stride, w_out, w_in, w_stride, hidden,
-                  FIRST: tl.constexpr, KERNEL: tl.constexpr, OFFSET: tl.constexpr, STEP: tl.constexpr,
-                  SHIFT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-                  BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+@jit
+def step_backward_kernel(states, weight, sizes, PLAN: constexpr):
     """One step backward. Programs: row block × block of hidden channels, these fastest.
 
-    d_pre_after: the gradient of the next step's gates before their activations, None after the last step; dc_after and
-    dc: float32, the cell's gradient that comes from the next step and that which goes to the one before.
+    Args:
+        states: a Backward.
+        weight: a Weight, (4 · hidden, hidden, *kernel), whose outputs are the hidden channels here.
+        sizes: Sizes.
+        PLAN: a Plan.
     """
-    blocks = tl.cdiv(hidden, BN)
+    BLOCK_M: constexpr = PLAN.block_m
+    BLOCK_N: constexpr = PLAN.block_n
+    hidden = sizes.hidden
+    blocks = tl.cdiv(hidden, BLOCK_N)
     block = tl.program_id(0) // blocks
-    channel = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
+    channel = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     channel_ok = channel < hidden
-    if WIDE:
+    if PLAN.wide:
         block = block.to(tl.int64)
-    row = block * BM + tl.arange(0, BM)
-    row_ok = row < rows
-    example, t, y, v = split_row(row, size)
-    dh = tl.zeros((BM, BN), tl.float32)
-    if d_pre_after is not None:
-        dh = products(dh, d_pre_after, example * d_pre_stride[0], (t, y, v), row_ok, size, d_pre_stride[1:], w,
-                      channel * w_out, channel_ok, w_in, w_stride, 4 * hidden, FIRST, KERNEL, OFFSET, None, None, 0.0,
-                      STEP, SHIFT, False, 0, EVEN, PRECISION, BK)  # fmt: skip
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_ok = row < sizes.rows
+    example, t, y, v = split_row(row, sizes.grid)
+    d_pre = states.d_pre
+    dh = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if states.d_pre_after is not None:
+        x = Volume(states.d_pre_after, d_pre.batch, d_pre.space, sizes.grid)
+        rows = Rows(example * d_pre.batch, (t, y, v), row_ok)
+        at_w = channel * weight.output
+        columns = Columns(weight.data, None, at_w, channel_ok, 0, 4 * hidden, weight.input, weight.taps)
+        dh = add_products(dh, x, rows, columns, same_taps(PLAN.geometry), None, PLAN)
     ok = row_ok[:, None] & channel_ok[None, :]
-    if d_output is not None:
-        dh += tl.load(d_output + offsets(example, y, v, d_output_stride, channel), ok, 0.0).to(tl.float32)
-    # In an order in which few values are held at once.
-    at = gates + offsets(example, y, v, gates_stride, channel)
-    to = d_pre + offsets(example, y, v, d_pre_stride, channel)
-    at_dc = offsets(example, y, v, dc_stride, channel)
-    dtype = d_pre.dtype.element_ty
-    o = tl.load(at + 3 * hidden, ok, 0.0).to(tl.float32)
-    bounded = tanh(tl.load(cells + offsets(example, y, v, cells_stride, channel), ok, 0.0).to(tl.float32))
+    if states.d_output is not None:
+        at_d = states.d_output.data + offsets(states.d_output, example, y, v, channel)
+        dh += tl.load(at_d, ok, 0.0).to(tl.float32)  # [BLOCK_M, BLOCK_N]
+    # The order keeps few values in registers at once.
+    at = states.gates.data + offsets(states.gates, example, y, v, channel)
+    to = d_pre.data + offsets(d_pre, example, y, v, channel)
+    at_dc = offsets(states.dc, example, y, v, channel)
+    dtype = d_pre.data.dtype.element_ty
+    o = tl.load(at + 3 * hidden, ok, 0.0).to(tl.float32)  # [BLOCK_M, BLOCK_N]
+    at_cells = states.cells.data + offsets(states.cells, example, y, v, channel)
+    bounded = tanh(tl.load(at_cells, ok, 0.0).to(tl.float32))  # [BLOCK_M, BLOCK_N]
     tl.store(to + 3 * hidden, (dh * bounded * o * (1.0 - o)).to(dtype), ok)
-    d = tl.load(dc_after + at_dc, ok, 0.0) + dh * o * (1.0 - bounded * bounded)
-    f = tl.load(at + hidden, ok, 0.0).to(tl.float32)
-    tl.store(dc + at_dc, d * f, ok)
-    before = tl.load(c_before + offsets(example, y, v, before_stride, channel), ok, 0.0).to(tl.float32)
+    d = tl.load(states.dc_after + at_dc, ok, 0.0) + dh * o * (1.0 - bounded * bounded)  # [BLOCK_M, BLOCK_N]
+    f = tl.load(at + hidden, ok, 0.0).to(tl.float32)  # [BLOCK_M, BLOCK_N]
+    tl.store(states.dc.data + at_dc, d * f, ok)
+    at_before = states.c_before.data + offsets(states.c_before, example, y, v, channel)
+    before = tl.load(at_before, ok, 0.0).to(tl.float32)  # [BLOCK_M, BLOCK_N]
     tl.store(to + hidden, (d * before * f * (1.0 - f)).to(dtype), ok)
-    i = tl.load(at, ok, 0.0).to(tl.float32)
-    g = tl.load(at + 2 * hidden, ok, 0.0).to(tl.float32)
+    i = tl.load(at, ok, 0.0).to(tl.float32)  # [BLOCK_M, BLOCK_N]
+    g = tl.load(at + 2 * hidden, ok, 0.0).to(tl.float32)  # [BLOCK_M, BLOCK_N]
     tl.store(to, (d * g * i * (1.0 - i)).to(dtype), ok)
     tl.store(to + 2 * hidden, (d * i * (1.0 - g * g)).to(dtype), ok)

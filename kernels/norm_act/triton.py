@@ -9,7 +9,7 @@ import torch
 from ..activations import CODES
 from ..triton import configs as triton_configs
 from ..triton import tuning
-from ..triton.parts import added, joined
+from ..triton.parts import add_parts, join_parts
 from ..triton.support import on_its_device
 from .protocol import Capabilities, Norm
 from .triton_kernels import backward, forward
@@ -85,7 +85,7 @@ def backward_sums(dy, x, norm: Norm, residual=None, d_residual=None):
             ACTIVATION=CODES[activation], **size.constants(config), residual=residual,
             d_residual=d_residual,
         )  # fmt: skip
-        added(to, dweight, dbias)
+        add_parts(to, dweight, dbias)
 
     run(size.choose("norm_act_sums", run))
     return dweight, dbias
@@ -124,7 +124,7 @@ def statistics(x):
         statistics_kernel[size.columns(config), parts](
             x, counts, *means, size.rows, share, *size.arguments[1:], **size.constants(config)
         )
-        out = joined(counts, *means)
+        out = join_parts(counts, *means)
 
     run(size.choose("norm_act_statistics", run))
     return out

@@ -8,7 +8,7 @@ share of the rows, of which it leaves one part; triton_parts joins those.
 import triton
 import triton.language as tl
 
-from ..triton.math import activate, join_tile, slope_at
+from ..triton.math import activate, merge_tile, slope_at
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def statistics(x, counts, means, m2s, rows, share, channels, space, LAST: tl.con
         delta = tl.where(row_ok, values - mean, 0.0)
         mean += delta / tl.maximum(count, 1.0)
         m2 += delta * (values - mean)
-    count, mean, m2 = join_tile(count, mean, m2)
+    count, mean, m2 = merge_tile(count, mean, m2)
     tl.store(means + part * channels + c, mean, c_ok)
     tl.store(m2s + part * channels + c, m2, c_ok)
     if tl.program_id(0) == 0:

@@ -1,30 +1,37 @@
-"""What launches of more than one Triton kernel ask of their operands."""
+"""Helpers of Triton kernels' launches: precision, tile depth, extent of tensors, and layout of weights."""
 
 import torch
+from torch import Tensor
 
 from .. import weight_copies
-from .support import interpreting
+from .support import is_interpreting
 from .tuning import Config
 
 
-def precision(x: torch.Tensor) -> str:
-    """How tl.dot shall multiply float32."""
-    tf32 = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
-    return "tf32" if tf32 and not interpreting() else "ieee"
+def precision(x: Tensor) -> str:
+    """How tl.dot multiplies the float32 values of x, of any shape: "tf32" or "ieee"."""
+    is_tf32 = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return "tf32" if is_tf32 and not is_interpreting() else "ieee"
 
 
-def elements(config: Config, x: torch.Tensor) -> int:
-    """A configuration's depth in elements of x, for tl.dot at least 16."""
+def elements(config: Config, x: Tensor) -> int:
+    """A configuration's depth in elements of x, of any shape; tl.dot needs at least 16."""
     return max(16, config.depth // x.element_size())
 
 
-def reach(x: torch.Tensor) -> int:
-    """One more than the largest offset of any element from x's first."""
+def extent(x: Tensor) -> int:
+    """One more than the largest offset of an element of x, of any shape, from its first one."""
     return 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
 
 
-def side_by_side_weight(weight: torch.Tensor, dtype: torch.dtype, innermost: int | None = None) -> torch.Tensor:
-    """The weight in that dtype with channel dimension `innermost`, or either, innermost: so tiles are read fast."""
+def with_innermost_channels(weight: Tensor, dtype: torch.dtype, innermost: int | None = None) -> Tensor:
+    """The weight in a dtype, with one of its channel dimensions innermost, so that tiles load fast.
+
+    Args:
+        weight: (C, C', *kernel).
+        dtype: of the result.
+        innermost: 0 or 1, the dimension; None for either.
+    """
     weight = weight_copies.cast(weight, dtype)
     if weight.dtype == dtype and 1 in (weight.stride(d) for d in ((0, 1) if innermost is None else (innermost,))):
         return weight

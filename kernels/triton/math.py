@@ -1,12 +1,13 @@
-"""What more than one Triton kernel computes: activations, their slopes, and the joining of statistics.
+"""Device functions of several kernels: activations, their slopes, and the merging of statistics.
 
-All of it is in float32, and in plain arithmetic: the functions of libdevice are not there in Triton's interpreter.
+They compute in float32 and in plain arithmetic, because Triton's interpreter lacks the functions of libdevice.
 """
 
-import triton
 import triton.language as tl
 
-# As activations.CODES, which is what kernels are given.
+from .jit import constexpr, jit
+
+# The same numbers as in activations.CODES.
 RELU = tl.constexpr(1)
 LEAKY_RELU = tl.constexpr(2)
 TANH = tl.constexpr(3)
@@ -14,7 +15,7 @@ SILU = tl.constexpr(4)
 GELU = tl.constexpr(5)
 
 
-@triton.jit
+@jit
 def tanh(x):
     """tanh to two units in the last place, by a polynomial near 0 and by exp elsewhere; after Cephes' tanhf."""
     size = tl.abs(x)
@@ -29,17 +30,18 @@ def tanh(x):
     return tl.where(size < 0.625, near, tl.where(x < 0.0, -far, far))
 
 
-@triton.jit
+@jit
 def sigmoid(x):
+    """The logistic function."""
     return 1.0 / (1.0 + tl.exp(-x))
 
 
-@triton.jit
+@jit
 def normal_distribution(x):
-    """The normal distribution's function at x, to a few units in its last place, and exp(-x²/2).
+    """The normal distribution function at x, to a few units in the last place, and exp(-x²/2).
 
     The tail beyond u = |x| is exp(-u²/2) · t · P(t), t = 1 / (1 + 0.26375 u), as in Abramowitz and Stegun's formula
-    26.2.17; P here is of degree 8 and by least relative error over u up to 14, which is 1.5e-8.
+    26.2.17. P has degree 8 here and the least relative error over u up to 14, which is 1.5e-8.
     """
     bell = tl.exp(-0.5 * x * x)
     t = 1.0 / (1.0 + 0.26375 * tl.abs(x))
@@ -55,9 +57,9 @@ def normal_distribution(x):
     return tl.where(x < 0.0, tail, 1.0 - tail), bell
 
 
-@triton.jit
-def activate(x, slope, ACTIVATION: tl.constexpr):
-    """The activation of x; a NaN stays one."""
+@jit
+def activate(x, slope, ACTIVATION: constexpr):
+    """The activation of x; NaN stays NaN."""
     if ACTIVATION == RELU:
         x = tl.where(x < 0.0, 0.0, x)
     if ACTIVATION == LEAKY_RELU:
@@ -72,9 +74,9 @@ def activate(x, slope, ACTIVATION: tl.constexpr):
     return x
 
 
-@triton.jit
-def slope_at(z, slope, ACTIVATION: tl.constexpr):
-    """The activation's derivative at z, as torch has it: at 0 that of the negative side, of relu at NaN 1."""
+@jit
+def slope_at(z, slope, ACTIVATION: constexpr):
+    """The activation's derivative at z with torch's conventions: at 0 the negative side's, and 1 for relu at NaN."""
     result = tl.full(z.shape, 1.0, tl.float32)
     if ACTIVATION == RELU:
         result = tl.where(z <= 0.0, 0.0, 1.0)
@@ -91,18 +93,18 @@ def slope_at(z, slope, ACTIVATION: tl.constexpr):
     return result
 
 
-@triton.jit
-def join(count, mean, m2, other_count, other_mean, other_m2):
-    """Count, mean and sum of squared deviations of two sets in one; Chan, Golub and LeVeque, 1979."""
+@jit
+def merge(count, mean, m2, other_count, other_mean, other_m2):
+    """Count, mean and sum of squared deviations of the union of two sets; Chan, Golub and LeVeque, 1979."""
     total = count + other_count
     share = other_count / tl.maximum(total, 1.0)
     delta = other_mean - mean
     return total, mean + delta * share, m2 + other_m2 + delta * delta * count * share
 
 
-@triton.jit
-def join_rows(values, present):
-    """Count, mean and sum of squared deviations of each column (R, C), of the rows that are present (R, 1)."""
+@jit
+def merge_rows(values, present):
+    """Count, mean and sum of squared deviations of each column of (R, C), over the rows that are present (R, 1)."""
     count = tl.sum(present.to(tl.float32), 0)
     total = tl.sum(tl.where(present, values, 0.0), 0)
     mean = total / tl.maximum(count, 1.0)
@@ -110,9 +112,9 @@ def join_rows(values, present):
     return count, mean, tl.sum(off * off, 0)
 
 
-@triton.jit
-def join_tile(count, mean, m2):
-    """The sets in the rows of a tile in one: counts (R, 1) or (R, C), the others (R, C), to (1,) or (C,) and (C,)."""
+@jit
+def merge_tile(count, mean, m2):
+    """The union of the sets in a tile's rows: counts (R, 1) or (R, C) to (1,) or (C,), the others (R, C) to (C,)."""
     total = tl.sum(count, 0)
     centre = tl.sum(count * mean, 0) / tl.maximum(total, 1.0)
     off = mean - centre[None, :]

@@ -15,7 +15,7 @@ def interpreted(request, monkeypatch):
 
     The interpreter's check that no integer overflows takes most of its time: only tests named for that have it.
     """
-    if not triton_support.interpreting():
+    if not triton_support.is_interpreting():
         pytest.skip(triton_support.reason() or "Triton compiles for the GPU here and does not interpret")
     from triton.runtime.interpreter import interpreter_builder
 

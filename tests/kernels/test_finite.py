@@ -12,7 +12,7 @@ from fastvgan_kernels.triton import support as triton_support
 def implementation(request, monkeypatch):
     if request.param == "triton":
         request.getfixturevalue("interpreted")
-        assert triton_support.interpreting()
+        assert triton_support.is_interpreting()
     monkeypatch.setenv(choice.ENVIRONMENT, request.param)
 
 

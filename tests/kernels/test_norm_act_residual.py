@@ -17,7 +17,7 @@ from fastvgan_kernels.triton import support as triton_support
 
 LAST = {"memory_format": torch.channels_last_3d}
 compiled = pytest.mark.extension
-interpreted = pytest.mark.skipif(not triton_support.interpreting(), reason="Triton does not interpret here")
+interpreted = pytest.mark.skipif(not triton_support.is_interpreting(), reason="Triton does not interpret here")
 IMPLS = [
     "auto",
     "reference",

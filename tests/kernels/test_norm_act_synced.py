@@ -97,7 +97,7 @@ CASES = {
     "a residual in float32": Case(residual=True, last=True),
     "a residual, a rank without clips": Case((0, 3), activation="silu", residual=True),
 }
-TRITON = triton_support.interpreting()
+TRITON = triton_support.is_interpreting()
 
 
 def results(function, x, weight, bias, c, case):

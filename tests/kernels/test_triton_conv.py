@@ -185,7 +185,7 @@ def test_what_it_does_not_take_is_refused_with_the_reason():
     x, w = torch.randn(1, 2, 4), torch.randn(2, 2, 3)
     with pytest.raises(ValueError, match="triton: torch.float64 is not one of float32, bfloat16 and float16"):
         conv_down(x.double(), w.double(), impl="triton")
-    with pytest.raises(ValueError, match="triton: Triton's interpreter computes products of bfloat16 wrong"):
+    with pytest.raises(ValueError, match="triton: Triton's interpreter computes bfloat16 products incorrectly"):
         conv_down(x.bfloat16(), w.bfloat16(), impl="triton")
 
 

@@ -171,7 +171,7 @@ def test_what_is_fused(tile, launches, transposed, channels, activation, norm):
 def test_windows_begin_where_loads_are_aligned(channels, width, kernel, stride, padding, cell, dtype, offset):
     x = torch.empty(2 * 2 * 3 * width * channels + offset, dtype=dtype)[offset:]
     x = x.view(2, 2, 3, width, channels).movedim(-1, 1)
-    window = triton_few.window_of(x, triton_few.Geometry((2, 3, kernel), (1, 2, stride), (0, 1, padding)), cell)
+    window = triton_few.find_window(x, triton_few.Geometry((2, 3, kernel), (1, 2, stride), (0, 1, padding)), cell)
     assert window.first * window.align == -padding * channels - window.lead
     assert window.step * window.align == cell * stride * channels
     needed = ((cell - 1) * stride + kernel) * channels
@@ -188,7 +188,7 @@ def test_windows_begin_where_loads_are_aligned(channels, width, kernel, stride, 
 def test_windows_of_the_first_layer(channels, cell, expected):
     """Lead, elements used, columns, elements loaded at once: of clips-64's, kernel 4 with stride 2 and padding 1."""
     x = torch.empty(2, 16, 64, 64, channels, dtype=torch.bfloat16).movedim(-1, 1)
-    window = triton_few.window_of(x, triton_few.Geometry((4,) * 3, (2,) * 3, (1,) * 3), cell)
+    window = triton_few.find_window(x, triton_few.Geometry((4,) * 3, (2,) * 3, (1,) * 3), cell)
     assert (window.lead, window.used, window.line, window.align) == expected
 
 

@@ -58,7 +58,7 @@ def test_statistics_of_very_many_parts_are_joined_in_turns(monkeypatch):
     monkeypatch.setattr(triton_parts, "_AT_ONCE", 5)
     counts, means, m2s = torch.randint(0, 9, (137,)), torch.randn(137, 18) + 40, torch.rand(137, 18)
     counts[3] = 0
-    mean, var = triton_parts.joined(counts.float(), means, torch.where(counts[:, None] > 0, m2s, 0))
+    mean, var = triton_parts.join_parts(counts.float(), means, torch.where(counts[:, None] > 0, m2s, 0))
     n, m, s = counts.double()[:, None], means.double(), torch.where(counts[:, None] > 0, m2s, 0).double()
     exact = (n * m).sum(0) / n.sum()
     assert_near("mean", mean, exact, 1e-6)
@@ -70,7 +70,7 @@ def test_statistics_of_very_many_parts_are_joined_in_turns(monkeypatch):
 def test_parts_are_added_up_whatever_their_number(outputs, count, size):
     parts = torch.randn(count, outputs, size)
     outs = [torch.empty(size) for _ in range(outputs)]
-    triton_parts.added(parts, *outs)
+    triton_parts.add_parts(parts, *outs)
     for which, out in enumerate(outs):
         assert_near("sum", out, parts[:, which].double().sum(0), 1e-6)
 

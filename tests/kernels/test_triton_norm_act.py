@@ -108,7 +108,7 @@ def test_channels_whose_offsets_are_past_two_to_the_31():
 def test_many_parts_are_added_up():
     for parts in (torch.randn(137, 2, 50), torch.randn(3, 1, 129)):
         outs = [torch.empty(parts.shape[2]) for _ in range(parts.shape[1])]
-        triton_parts.added(parts, *outs)
+        triton_parts.add_parts(parts, *outs)
         torch.testing.assert_close(torch.stack(outs), parts.double().sum(0).float())
 
 

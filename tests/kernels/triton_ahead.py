@@ -215,10 +215,10 @@ def _lstm_step(dtype, backward):
     now, before = (slice(None), slice(None), 1), (slice(None), slice(None), 0)
     config = tuning.choose(None, None, None)
     if not backward:
-        return lstm._step(config, output[before], cells[before], w, gates[now], output[now], cells[now])
+        return lstm._step(config, w, output[before], cells[before], gates[now], output[now], cells[now])
     d_pre, dc = torch.empty_like(gates), torch.empty_like(cells)
-    states = w, gates[before], cells[before], cells[now], dc[now], dc[before], d_pre[before]
-    return lstm._step_backward(config, output[before], d_pre[now], *states)
+    states = gates[before], cells[before], cells[now], dc[now], dc[before], d_pre[before]
+    return lstm._step_backward(config, w, output[before], d_pre[now], *states)
 
 
 def _norm(dtype, last, part):
@@ -232,21 +232,21 @@ def _norm(dtype, last, part):
 
 # What is launched → (the table its configurations are in, the call, the name of the kernel to look at).
 PRODUCTS = {
-    "down": ("gather", _down, "gather"),
-    "up": ("gather", _up, "gather"),
-    "up, statistics": ("gather_fused", lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)), "gather"),
-    "down, norm": ("gather_fused", lambda d: _down(d, fusion=_fusion(128)), "gather"),
-    "up, norm, statistics": ("gather_fused", lambda d: _up(d, fusion=_fusion(256, statistics=True)), "gather"),
-    "up, few channels": ("gather_merged", lambda d: _up(d, 64, 3, groups=2), "gather"),
-    "down, some channels": ("gather_flat", lambda d: _down(d, 8, 128), "gather"),
+    "down": ("gather", _down, "gather_kernel"),
+    "up": ("gather", _up, "gather_kernel"),
+    "up, statistics": ("gather_fused", lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)), "gather_kernel"),
+    "down, norm": ("gather_fused", lambda d: _down(d, fusion=_fusion(128)), "gather_kernel"),
+    "up, norm, statistics": ("gather_fused", lambda d: _up(d, fusion=_fusion(256, statistics=True)), "gather_kernel"),
+    "up, few channels": ("gather_merged", lambda d: _up(d, 64, 3, groups=2), "gather_kernel"),
+    "down, some channels": ("gather_flat", lambda d: _down(d, 8, 128), "gather_kernel"),
     "last layer": ("up_few", lambda d: _up(d, 64, 3, Fusion(activation="tanh"), torch.empty(3)), "up_few_kernel"),
     "last layer, norm": ("up_few", lambda d: _up(d, 64, 3, _fusion(64, activation="tanh")), "up_few_kernel"),
     "first layer": ("down_few", lambda d: _down(d, 3, 128, Fusion(activation="leaky_relu")), "down_few_kernel"),
-    "weight gradient": ("weight_grad", _weight_grad, "weight_grad"),
-    "weight gradient, some channels": ("weight_grad_flat", lambda d: _weight_grad(d, 8, 128), "weight_grad"),
+    "weight gradient": ("weight_grad", _weight_grad, "weight_grad_kernel"),
+    "weight gradient, some channels": ("weight_grad_flat", lambda d: _weight_grad(d, 8, 128), "weight_grad_kernel"),
     "weight gradient, few channels": ("grad_few", lambda d: _weight_grad(d, 3, 128), "grad_few_kernel"),
-    "lstm step": ("conv_lstm_forward", lambda d: _lstm_step(d, False), "step"),
-    "lstm step, backward": ("conv_lstm_backward", lambda d: _lstm_step(d, True), "step_backward"),
+    "lstm step": ("conv_lstm_forward", lambda d: _lstm_step(d, False), "step_kernel"),
+    "lstm step, backward": ("conv_lstm_backward", lambda d: _lstm_step(d, True), "step_backward_kernel"),
 }
 ROWS = {
     f"{kernel}, channels {'last' if last else 'first'}": (
