@@ -67,14 +67,24 @@ def device_refusal(device: torch.device) -> str | None:
 
 
 def on_its_device(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Run a function with its first tensor's device as the current one, on which Triton launches."""
+    """Run a function with its first tensor's device as the current one, on which Triton launches.
+
+    Tensors are arguments or fields of a NamedTuple that is one.
+    """
 
     @functools.wraps(function)
     def run(*args: _P.args, **options: _P.kwargs) -> _R:
-        device = next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+        device = _first_tensor(args).device
         if device.type != "cuda" or device.index == torch.cuda.current_device():
             return function(*args, **options)
         with torch.cuda.device(device):
             return function(*args, **options)
 
     return run
+
+
+def _first_tensor(args: tuple[object, ...]) -> torch.Tensor:
+    for arg in args:
+        if isinstance(arg, torch.Tensor):
+            return arg
+    return next(field for arg in args if isinstance(arg, tuple) for field in arg if isinstance(field, torch.Tensor))
