@@ -26,7 +26,7 @@ def empty(
 
 
 def registered(variant):
-    """The operation, made anew: its name, and its kernel, which some ways of registering check, are its own."""
+    """Register the operation again, with its own name and kernel, since some ways of registering check both."""
     name = f"nothing_by_{variant.replace('-', '_')}"
     if variant == "ours":
         if hasattr(torch.ops.fastvgan, name):

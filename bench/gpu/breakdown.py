@@ -1,4 +1,4 @@
-"""A captured train step on a GPU: the time of the step, of the host's part of it and of each kernel.
+"""A captured train step on a GPU: the time of the step, of its share on the host, and of each kernel.
 
 `digits` and `reference` run as the command runs them, clips drawn within the step; clips-64 on clips that are there.
 """
@@ -75,7 +75,7 @@ def measure(name: str, impl: str) -> dict:
 
 
 def _times(run) -> tuple[float, float]:
-    """Milliseconds of a step in a long row of them, and of the host's part where the device was idle before."""
+    """Milliseconds of a step in a long series, and of its share on the host after the device was idle."""
     for _ in range(3):
         run()
     begin = clock()

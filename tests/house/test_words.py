@@ -19,7 +19,7 @@ DIALECT = {
     r"\bthere (is|are|was|were) none\b": "name what is missing: no GPU, no extension",
     r"\bthose of which\b|\bof which there\b": "split the sentence",
     r"\bit is the (host|device|user|caller)'s\b": "runs on the host",
-    r"\bof (the host|(stock )?torch|PyTorch)'s\b|\bof (ours|theirs|its own|their own)\b": "put the owner first",
+    r"\bof ((the host|(stock )?torch|PyTorch)'s|ours|theirs|(its|their) own)(?=[.,;:)]|$)": "put the owner first",
     rf"\b(an?|one) \w+(-\w+)? an? ({_UNITS})\b": "one … per …",
     r"\b(a|an) \w+ each(?=[.,;:)]|$)": "one … per …",
     r"\bto be had\b": "available",

@@ -234,7 +234,11 @@ def _norm(dtype, last, part):
 PRODUCTS = {
     "down": ("gather", _down, "gather_kernel"),
     "up": ("gather", _up, "gather_kernel"),
-    "up, statistics": ("gather_fused", lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)), "gather_kernel"),
+    "up, statistics": (
+        "gather_fused",
+        lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)),
+        "gather_kernel",
+    ),
     "down, norm": ("gather_fused", lambda d: _down(d, fusion=_fusion(128)), "gather_kernel"),
     "up, norm, statistics": ("gather_fused", lambda d: _up(d, fusion=_fusion(256, statistics=True)), "gather_kernel"),
     "up, few channels": ("gather_merged", lambda d: _up(d, 64, 3, groups=2), "gather_kernel"),
