@@ -110,7 +110,7 @@ class PlainConvUNet(nn.Module):
 
 
 class Convolution(nn.Sequential):
-    """MONAI's block: a convolution, then instance norm and LeakyReLU in another Sequential, unless it is the last block."""
+    """MONAI's block: a convolution, then instance norm and LeakyReLU in another Sequential, but in the last block."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, transposed: bool = False, only_conv: bool = False):
         super().__init__()

@@ -58,7 +58,7 @@ SERVES = ("up_serves", "down_serves", "weight_grad_serves")
 
 
 def layers() -> list[dict[str, Any]]:
-    """Layers of convs.py with few channels on one side, except those of single voxels, which share no values between taps."""
+    """Layers of convs.py with few channels on one side, except single voxels, whose taps share no values."""
     few = [layer for layer in convs.layers() if min(layer["inputs"], layer["outputs"]) <= triton_few.FEW]
     return [
         layer for layer in few if layer["layer"].startswith(("first-3", "last-", "clips-64-first", "clips-64-last"))
