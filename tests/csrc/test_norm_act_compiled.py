@@ -439,9 +439,9 @@ def test_extremes_are_as_in_torch(instruction_set, activation):
 def test_codes_without_an_activation_are_refused():
     ops, x, zero, one = torch.ops.fastvgan_compiled, torch.randn(2, 3), torch.zeros(3), torch.ones(3)
     for code in (-1, len(ACTIVATIONS)):
-        with pytest.raises(RuntimeError, match="no activation"):
+        with pytest.raises(RuntimeError, match="unknown activation"):
             ops.norm_act(x, None, None, zero, one, EPS, code, SLOPE)
-        with pytest.raises(RuntimeError, match="no activation"):
+        with pytest.raises(RuntimeError, match="unknown activation"):
             ops.norm_act_backward(x, x, None, None, zero, one, False, EPS, code, SLOPE)
 
 

@@ -71,7 +71,7 @@ def test_triton_has_the_same_codes():
 
 
 def sources():
-    return [path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".inc")]
+    return [path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".inc")]
 
 
 def test_no_other_source_declares_codes():
@@ -81,7 +81,7 @@ def test_no_other_source_declares_codes():
         path.relative_to(CSRC).as_posix() for path in sources() if re.search(rf"\b({names})\s*=[^=]", path.read_text())
     }
     assert declaring == set(DECLARATIONS)
-    cuda = (CSRC / "cuda/norm_act.cu").read_text()
+    cuda = (CSRC / "cuda/norm_act_device.cuh").read_text()
     assert '#include "../norm_act.h"' in cuda and "kind == kRelu" in cuda
 
 
