@@ -65,8 +65,9 @@ def fit_size_of_shards(
         UserError: The shards were made for no common size.
     """
     kinds = sorted(set(sizes))
-    sides = [[side] if side else SIDES for side in (height, width)]
-    made_for = [size for size in itertools.product(*sides) if all(cover(kind, *size) == kind for kind in kinds)]
+    heights, widths = ([side] if side else SIDES for side in (height, width))
+    candidates = itertools.product(heights, widths)
+    made_for = [size for size in candidates if all(cover(kind, *size) == kind for kind in kinds)]
     if not made_for:
         some = ", ".join(f"{kind[1]}x{kind[0]}" for kind in kinds[:3]) + (", …" if len(kinds) > 3 else "")
         named = " ".join(f"--{name} {side}" for name, side in (("height", height), ("width", width)) if side)

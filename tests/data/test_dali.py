@@ -107,7 +107,7 @@ def small_chunks(monkeypatch):
 @pytest.fixture
 def no_pyav(monkeypatch):
     """Without this, what DALI gets wrong could be put right by PyAV and not be noticed."""
-    monkeypatch.setattr(dali, "sample", lambda *_: pytest.fail("PyAV was called in"))
+    monkeypatch.setattr(dali, "decode_sample", lambda *_: pytest.fail("PyAV was called in"))
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_a_damaged_file_is_named_once_and_replaced_as_by_pyav(
 
 def test_wrong_numbers_tell_by_themselves(folder, tmp_path, monkeypatch):
     """Times are rounded, so that of a long clip they may not tell."""
-    monkeypatch.setattr(dali_pipeline, "_at_their_time", lambda *_: True)
+    monkeypatch.setattr(dali_pipeline, "_have_their_times", lambda *_: True)
     path = Path(shutil.copy(folder / "numbered 0 schön.webm", tmp_path))
     clips = clips_of([path, folder / "numbered 2 schön.webm"], frames=30, crop="center")
     DAMAGE["cut short"](path)

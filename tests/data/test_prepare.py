@@ -96,7 +96,7 @@ def test_the_same_again_does_nothing_and_gives_the_same(few, tmp_path, monkeypat
     def never(*arguments):
         raise AssertionError("a file was looked through, or written, again")
 
-    for name in ("survey.probe", "preparation.clip_files.encode", "preparation.shard_files.save_tensors"):
+    for name in ("folders.survey.probe", "preparation.clip_files.encode", "preparation.shard_files.save_tensors"):
         monkeypatch.setattr(f"fastvgan.data.{name}", never)
     prepare(few, tmp_path / "out", settings)
     assert contents(tmp_path / "out") == before
@@ -126,7 +126,7 @@ def test_normalised_clips(few, tmp_path, codec):
     read = read_manifest(str(tmp_path / "out" / "manifest.jsonl"))
     assert [record.source for record in read.records] == ["cat/a b.mp4", "cat/c.webm", "cat/v.mp4", "dog/ä.avi"]
     assert [remark for remark in made.remarks if "variable" in remark] == [
-        "cat/v.mp4: has a variable frame rate, 12.719 frames a second in the mean; made constant"
+        "cat/v.mp4: has a variable frame rate, mean 12.719 frames per second; resampled to a constant rate"
     ]
     for record, first in zip(read.records, (0, 12, 0, 24), strict=True):
         media = read.media(record)
@@ -221,8 +221,8 @@ def test_a_folder_of_tars_can_be_prepared_again(few, tmp_path):
 @pytest.mark.parametrize(
     ("to", "step"),
     [
-        ("manifest", "survey.probe"),
-        ("manifest", "survey.checksum_of"),
+        ("manifest", "folders.survey.probe"),
+        ("manifest", "folders.survey.checksum_of"),
         *((to, "preparation.clip_files.walk") for to in ("clips", "shards", "tars")),
     ],
 )
@@ -251,7 +251,7 @@ def test_what_could_not_be_read_is_tried_again(few, tmp_path, monkeypatch, to, s
     )
     made = prepare(few, tmp_path / "out", settings)
     assert len(made.records) == 3 and [item.name for item in made.rejected] == ["x.mp4"]
-    assert looked_at == (["cat/c.webm"] if step.startswith("survey") else [])
+    assert looked_at == (["cat/c.webm"] if step.startswith("folders.survey") else [])
 
 
 def test_halves_of_characters_in_captions_and_classes_are_written_as_question_marks(few, tmp_path):
@@ -271,7 +271,7 @@ def test_halves_of_characters_in_captions_and_classes_are_written_as_question_ma
 def test_too_little_room_is_said_before_anything_is_written(few, tmp_path):
     for to in ("shards", "clips", "tars"):
         settings = PrepareConfig(to=to, height=16, width=16, keep_free=10**9)
-        with pytest.raises(UserError, match=r"are needed in .*--keep-free.*another disk"):
+        with pytest.raises(UserError, match=r"would take .*--keep-free.*another disk"):
             prepare(few, tmp_path / to, settings)
         assert not (tmp_path / to / "manifest.jsonl").exists()
         assert not [path for path in (tmp_path / to).rglob("*.*") if path.suffix in (".safetensors", ".tar", ".webm")]
@@ -343,7 +343,7 @@ def test_the_command_says_what_came_of_it(few, tmp_path):
     [
         (["--to", "shards"], "give --height and --width"),
         (["--to", "clips", "--height", "16"], "give --height and --width together"),
-        (["--fps", "3"], "say what to write by --to"),
+        (["--fps", "3"], "add --to clips"),
         (["--to", "clips", "--fps", "0"], "--fps 0: must be at least 0.001"),
         (["--speed", "3"], "no flag --speed"),
     ],
@@ -355,7 +355,7 @@ def test_wrong_settings_are_one_sentence(tmp_path, flags, sentence):
 
 
 def test_the_folder_itself_takes_a_manifest_and_nothing_else(few, tmp_path):
-    with pytest.raises(UserError, match="name another one"):
+    with pytest.raises(UserError, match="choose another folder"):
         prepare(few, few, PrepareConfig(to="clips"))
     prepare(few, few, PrepareConfig())
     assert len(items_from_manifest(read_manifest(str(few / "manifest.jsonl")))[0]) == 3
@@ -375,7 +375,7 @@ def test_a_folder_to_write_to_is_no_part_of_the_clips(few, tmp_path, where):
         made = prepare(few, tmp_path / where, settings)
         assert [(r.source, r.label) for r in made.records] == [("set/cat/c.webm", "cat"), ("set/dog/ä.avi", "dog")]
         assert not made.rejected
-    with pytest.raises(UserError, match=r"dog holds no clip outside of .*/dog/out: "):
+    with pytest.raises(UserError, match=r"dog holds no clip outside .*/dog/out: "):
         shutil.move(few / "set" / "dog", tmp_path / "dog" / "out")
         prepare(tmp_path / "dog", tmp_path / "dog" / "out", PrepareConfig(to="clips"))
 
@@ -385,15 +385,15 @@ def test_nothing_that_is_not_ours_is_touched(few, tmp_path):
     mine = tmp_path / "mine"
     shutil.copytree(few, mine / "clips")
     before = contents(mine)
-    with pytest.raises(UserError, match="lies there; name another folder"):
+    with pytest.raises(UserError, match="which contains .*; choose another folder"):
         prepare(mine / "clips", mine, PrepareConfig(to="clips"))
-    with pytest.raises(UserError, match="lies there; name another folder"):
+    with pytest.raises(UserError, match="which contains .*; choose another folder"):
         prepare(mine / "clips" / "cat", mine, PrepareConfig(to="clips"))
     with pytest.raises(UserError, match="not written by prepare"):
         prepare(few, mine, PrepareConfig(to="clips"))
     assert contents(mine) == before
     (mine / "manifest.jsonl").write_text('{"my": "own"}\n')
-    with pytest.raises(UserError, match="no manifest of ours"):
+    with pytest.raises(UserError, match="was not written by prepare; move it"):
         prepare(few, mine, PrepareConfig())
     assert (mine / "manifest.jsonl").read_text() == '{"my": "own"}\n'
     # Notes that somebody puts among what was written stay, clips of earlier settings do not.
@@ -450,9 +450,9 @@ def test_too_few_frames_at_another_rate(few, tmp_path, to):
         made = prepare(few, tmp_path / "out", settings.model_copy(update={"min_frames": least}))
         assert len(made.records) == count and all(record.frames >= least for record in made.records)
         assert (tmp_path / "out" / "clips" / "cat" / "short.webm").exists() == (to == "clips" and least == 1)
-    assert made.rejected == [Rejected("cat/short.mp4", "has one frame only at 0.5 a second, of at least 2")]
+    assert made.rejected == [Rejected("cat/short.mp4", "has only one frame at 0.5 frames per second, fewer than 2")]
     for _ in range(2):
-        with pytest.raises(UserError, match="not one clip could be written"):
+        with pytest.raises(UserError, match="no clip could be written"):
             prepare(few, tmp_path / "out", settings.model_copy(update={"min_frames": 3}))
         assert not list((tmp_path / "out" / to).rglob("*.*"))
 
@@ -460,7 +460,7 @@ def test_too_few_frames_at_another_rate(few, tmp_path, to):
 def test_a_clip_that_comes_out_of_the_encoder_with_other_frames_is_not_left(few, tmp_path, monkeypatch):
     monkeypatch.setattr("fastvgan.data.preparation.clip_files.encode", lambda *given: encode_video(*given) + 1)
     for _ in range(2):
-        with pytest.raises(UserError, match="31 frames were encoded and 30 came out"):
+        with pytest.raises(UserError, match="31 frames were encoded, but 30 were decoded"):
             prepare(few, tmp_path / "out", PrepareConfig(to="clips"))
         assert not list((tmp_path / "out" / "clips").rglob("*.webm"))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastvgan.data.media.types import BadVideo
 from fastvgan.data.preparation import PrepareConfig, prepare
-from fastvgan.data.preparation.resample import at_rate, count_at_rate, most_at_rate
+from fastvgan.data.preparation.resample import count_resampled, limit_resampled, resample
 from fastvgan.errors import UserError
 
 UNIT = 1_200_000  # a second; all rates below divide it
@@ -52,7 +52,7 @@ def by_ffmpeg(times, fps):
 @settings(max_examples=60)
 def test_frames_are_those_that_ffmpeg_takes(steps, fps):
     times = np.cumsum([0, *steps]).tolist()
-    mine = list(at_rate(((time / UNIT, i) for i, time in enumerate(times)), fps))
+    mine = list(resample(((time / UNIT, i) for i, time in enumerate(times)), fps))
     # FFmpeg takes what is half a slot late, we what is 2.5 ms late.
     theirs = by_ffmpeg([time + UNIT // (2 * fps) - UNIT // 400 for time in times], fps)
     shared = min(len(mine), len(theirs))
@@ -61,8 +61,8 @@ def test_frames_are_those_that_ffmpeg_takes(steps, fps):
 
 @given(st.integers(1, 60), st.sampled_from([10, 12, 24, 25, 30]), st.sampled_from([5, 8, 12, 25, 50]))
 def test_the_length_in_seconds_stays(frames, own, fps):
-    made = list(at_rate(((i / own, i) for i in range(frames)), fps, last_for=1 / own))
-    assert len(made) == count_at_rate(frames, own, fps) >= 1 and abs(len(made) - frames / own * fps) <= 1
+    made = list(resample(((i / own, i) for i in range(frames)), fps, last_for=1 / own))
+    assert len(made) == count_resampled(frames, own, fps) >= 1 and abs(len(made) - frames / own * fps) <= 1
     assert made == sorted(made)
     if own % fps == 0:
         assert made == list(range(0, frames, own // fps))[: len(made)]
@@ -71,18 +71,18 @@ def test_the_length_in_seconds_stays(frames, own, fps):
 def test_rounded_times_do_not_make_frames_uneven():
     times = np.arange(90) / 30
     for step in (1, 2, 3):
-        made = list(at_rate(zip(times.round(3), range(90), strict=True), 30 / step, last_for=1 / 30))
+        made = list(resample(zip(times.round(3), range(90), strict=True), 30 / step, last_for=1 / 30))
         assert made == list(range(0, 90, step))
 
 
 def test_gaps_of_hours_are_refused_before_they_are_filled():
-    made = at_rate([(0.0, 0), (0.04, 1), (80_000.0, 2)], 25, most=most_at_rate(3))
+    made = resample([(0.0, 0), (0.04, 1), (80_000.0, 2)], 25, most=limit_resampled(3))
     assert next(made) == 0
-    with pytest.raises(BadVideo, match="would have 2000000 frames at 25 a second, of at most 750"):
+    with pytest.raises(BadVideo, match="would have 2000000 frames at 25 frames per second, more than 750"):
         next(made)
     with pytest.raises(BadVideo, match="would have 25000 frames"):
-        list(at_rate([(0.0, 0)], 25, last_for=1000.0, most=most_at_rate(1)))
-    assert count_at_rate(3, 0.001, 25) == 750 and most_at_rate(10**6) == 10**7
+        list(resample([(0.0, 0)], 25, last_for=1000.0, most=limit_resampled(1)))
+    assert count_resampled(3, 0.001, 25) == 750 and limit_resampled(10**6) == 10**7
 
 
 @pytest.mark.parametrize("to", ["clips", "shards"])
@@ -106,5 +106,5 @@ def test_rates_that_no_file_can_have_are_refused(fps):
 @pytest.mark.parametrize("timed", [True, False])
 def test_frames_are_left_as_they_are_where_there_is_nothing_to_change(timed):
     frames = [(i * 0.07 if timed else None, i) for i in range(9)]
-    assert list(at_rate(frames, None if timed else 12)) == list(range(9))
-    assert list(at_rate([], 12)) == []
+    assert list(resample(frames, None if timed else 12)) == list(range(9))
+    assert list(resample([], 12)) == []

@@ -19,7 +19,7 @@ from odd import NAMES, changed, changed_bytes, fuzzed, odd_values
 
 import fastvgan
 from fastvgan.data.clips import items_from_manifest
-from fastvgan.data.folders.annotations import captions_of
+from fastvgan.data.folders.annotations import read_captions
 from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.folders.tables import read_tables
 from fastvgan.errors import UserError
@@ -102,7 +102,7 @@ def test_captions_are_read_or_named_and_lead_nowhere_else(tmp_path_factory, fold
         other.unlink()
     (folder / name).write_bytes(data)
     try:
-        said = captions_of(folder / "clip.txt", folder.resolve())
+        said = read_captions(folder / "clip.txt", folder.resolve())
         tables = read_tables(folder, [folder / name] if name != "clip.txt" else [])[0]
     except UserError:
         return

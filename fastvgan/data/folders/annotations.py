@@ -1,4 +1,4 @@
-"""What is said of a clip beside it, and how captions and classes are cleaned."""
+"""Captions in files beside clips, and normalization of captions and classes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,45 +7,46 @@ from typing import Any
 from fastvgan.data.paths import stays_within
 from fastvgan.errors import UserError
 
-# Files of other suffixes are looked into, and taken where they hold a video all the same.
+# Files with other suffixes are opened, and used if they hold a video anyway.
 SUFFIXES = frozenset(
     """.mp4 .m4v .mov .webm .avi .mkv .gif .mpg .mpeg .ts .ogv .wmv .flv .3gp .3g2 .asf .divx .dv .f4v .ivf .m1v .m2t
     .m2ts .m2v .mk3d .mjpeg .mjpg .mpe .mpv .mts .mxf .nut .ogm .qt .rm .rmvb .vob .wtv .y4m""".split()
 )
 
 
-def captions_of(text: Path, within: Path | None) -> tuple[str, ...]:
-    """The captions of a file that lies beside a clip, one a line; none where there is no such file.
+def read_captions(text: Path, within: Path | None) -> tuple[str, ...]:
+    """Read the captions, one per line, of a text file beside a clip; a missing file has none.
 
     Args:
-        within: the real place of a folder; a link that leads out of it is passed over. None follows all.
+        text: The text file.
+        within: Resolved path of a folder; a link that leads out of it counts as missing. None follows every link.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: The file cannot be read.
     """
     if not is_there(text, within):
         return ()
     try:
-        return cleaned(text.read_text(encoding="utf-8-sig").splitlines())
+        return clean_captions(text.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the caption {text}: {error}; write it as UTF-8 text") from error
 
 
 def is_there(path: Path, within: Path | None) -> bool:
-    """Whether a path leads to a file; `within` as of `captions_of`."""
+    """Return whether a path leads to a file, with `within` as in `read_captions`."""
     return path.is_file() and (within is None or stays_within(path, within))
 
 
-def cleaned(captions: Iterable[str]) -> tuple[str, ...]:
-    """Captions without needless blanks, and without empty ones."""
+def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
+    """Remove superfluous blanks from captions, and empty captions."""
     return tuple(text for caption in captions if (text := " ".join(_writable(caption).split())))
 
 
 def clean_label(value: Any) -> str | None:
-    """A class as text, without blanks around it; None where nothing is said."""
+    """Convert a class to text without surrounding blanks; None if it is empty or missing."""
     return None if value is None else _writable(str(value)).strip() or None
 
 
 def _writable(text: str) -> str:
-    # JSON can hold halves of characters, which no file can.
+    # JSON can hold lone surrogates, which UTF-8 files cannot.
     return text.encode("utf-8", "replace").decode()

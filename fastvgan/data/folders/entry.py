@@ -1,4 +1,4 @@
-"""What a look through a folder gives: clips to be, and what takes no part."""
+"""The results of scanning a folder: candidate clips and rejected files."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from fastvgan.data.media.types import BadVideo, Media
 
 @dataclass(frozen=True)
 class Entry:
-    """A clip to be: its frames, its captions, its class. `name`, the path below the folder, is what messages say."""
+    """A candidate clip: its frames, captions and class. `name` is its path below the folder."""
 
     media: Media
     name: str
@@ -17,7 +17,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A clip that takes no part, and why; `lasts`: as of `BadVideo`."""
+    """A file that is not used, and the reason. `lasts` is as in `BadVideo`."""
 
     name: str
     reason: str
@@ -25,5 +25,5 @@ class Rejected:
 
     @classmethod
     def because(cls, name: str, error: BadVideo) -> "Rejected":
-        """The clip of that name, rejected for an error."""
+        """Reject the clip called `name` because of an error."""
         return cls(name, str(error), error.lasts)

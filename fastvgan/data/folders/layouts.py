@@ -1,10 +1,10 @@
-"""Which clips a folder holds, in whichever of the usual layouts, and what is said of them.
+"""Scanning a folder for clips, in any of the usual layouts, and for their captions and classes.
 
-Video files, folders of pictures, zip files of pictures, pictures that move, strips of frames and tar files may lie side
-by side, in folders or not; a zip or tar file may also be given itself. Captions come from tables in the folder or below
-it (`captions.csv`, `metadata.jsonl`: see `fastvgan.data.folders.tables`), else from `clip.txt` beside `clip.mp4` (or
-beside the folder `clip`, `clip.zip`, `clip.png`); classes from those tables, else from the first level of folders at
-which there are two or more with clips.
+A folder may mix video files, folders of pictures, zip files of pictures, animated pictures, strips of frames and tar
+files, at any depth. A single zip or tar file is accepted as well. Captions come from tables in the folder or below it
+(`captions.csv`, `metadata.jsonl`: see `fastvgan.data.folders.tables`), else from `clip.txt` beside `clip.mp4` (or
+beside the folder `clip`, `clip.zip`, `clip.png`). Classes come from the tables, else from the names of the folders at
+the first level that has two or more folders with clips.
 """
 
 import os
@@ -15,25 +15,25 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fastvgan.data.folders import leftovers, names
-from fastvgan.data.folders.annotations import SUFFIXES, captions_of, is_there
+from fastvgan.data.folders.annotations import SUFFIXES, is_there, read_captions
 from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.folders.splits import take_listed
 from fastvgan.data.folders.tables import Table, is_table, match_annotations, read_tables
 from fastvgan.data.media import pictures, zips
-from fastvgan.data.media.animations import is_animation, moves
+from fastvgan.data.media.animations import is_animated, is_animation
 from fastvgan.data.media.types import BadVideo, Media
 from fastvgan.data.paths import as_text, stays_within, unusable_name
 from fastvgan.errors import UserError
 
 __all__ = ["Entry", "Layout", "Rejected", "Scan", "scan"]
 
-_LOOKED_AT = 3  # pictures of a folder whose sizes say whether they are strips
+_SAMPLED = 3  # pictures of a folder whose sizes decide whether they are strips
 _WORDS = {
     "video": ("video file", "video files"),
     "frames": ("folder of pictures", "folders of pictures"),
     "zip": ("clip in zip files", "clips in zip files"),
     "strip": ("strip", "strips"),
-    "animation": ("picture that moves", "pictures that move"),
+    "animation": ("animated picture", "animated pictures"),
     "tar": ("clip in tar files", "clips in tar files"),
 }
 
@@ -42,9 +42,11 @@ _WORDS = {
 class Layout:
     """How a folder is read.
 
-    kind: "videos", "frames" or "strips" takes only those, "auto" all that are there, telling strips from frames by
-    their shape. split_file: take only what it lists. strip_frames: frames in a strip, 0 where they are square.
-    follow_links: read what symbolic links point to, even outside of the folder.
+    kind: "videos", "frames" or "strips" for only these, or "auto" for everything, with strips recognized by their
+        shape.
+    split_file: If set, use only the clips that it lists.
+    strip_frames: Frames per strip; 0 for square frames.
+    follow_links: Follow symbolic links, even out of the folder.
     """
 
     kind: str = "auto"
@@ -54,33 +56,34 @@ class Layout:
 
 
 class Scan(NamedTuple):
-    """What a look through a folder gives: its clips, what takes no part, and what was made of the folder."""
+    """The result of `scan`: candidate clips, rejected files, and remarks on the folder."""
 
     entries: list[Entry]
     rejected: list[Rejected]
     remarks: list[str]
 
 
-def scan(folder: Path, layout: Layout, without: Path | None = None) -> Scan:
-    """The clips below a folder, in the order of their names, what takes no part, and what was made of the folder.
+def scan(folder: Path, layout: Layout, exclude: Path | None = None) -> Scan:
+    """Find the clips below a folder, in the order of their names.
 
-    No frame is decoded: the headers of pictures are looked at, and of files whose suffix says nothing.
+    No frame is decoded. Only the headers of pictures and of files with unknown suffixes are read.
 
     Args:
-        folder: the folder; or one file, such as a zip or tar file of clips. without: a folder below it that is passed
-            over, with all that is said by the names of what it holds.
+        folder: The folder, or one file, such as a zip or tar file of clips.
+        layout: How the folder is read.
+        exclude: A folder below it that is skipped, together with the classes and captions of its files.
 
     Raises:
-        UserError: the folder is missing or holds no clip, or its captions file or the split file is unusable.
+        UserError: The folder is missing or holds no clip, or its captions file or the split file is unusable.
     """
     if not folder.exists():
         raise UserError(f"the data folder {folder} does not exist; give a folder of clips, or `digits`")
     file, folder = (None, folder) if folder.is_dir() else (folder, folder.parent)
-    found = _Found(folder, layout, without)
+    found = _Collector(folder, layout, exclude)
     if file is None:
-        found.look_through(folder)
+        found.add_folder(folder)
     else:
-        found.look_at(file)
+        found.add_file(file)
         found.tables = [path for path in folder.iterdir() if is_table(path.name) and is_there(path, found.within)]
     entries, rejected = found.entries, found.rejected
     if not entries and file is not None:
@@ -89,58 +92,62 @@ def scan(folder: Path, layout: Layout, without: Path | None = None) -> Scan:
             f"the data {file} is not a folder, and {why}; give a folder of clips, a zip of them, or `digits`"
         )
     if not entries:
-        raise UserError(_no_clip(folder, rejected, without, found.passed_over))
-    entries = _with_classes(sorted(entries, key=lambda entry: entry.name))
+        raise UserError(_no_clip_message(folder, rejected, exclude, found.skipped))
+    entries = _add_classes(sorted(entries, key=lambda entry: entry.name))
     known = {item.name for item in [*entries, *rejected]}
     if layout.split_file is not None:
         entries, missing = take_listed(entries, layout.split_file, folder)
         rejected += missing
     known |= {item.name for item in rejected}
-    tables, no_tables, passed_over = read_tables(folder, found.tables)
-    entries, missing = _with_captions(tables, entries, known, found.within)
-    missing = missing if file is None else []  # the captions are those of all that lies beside the file
+    tables, other_texts, table_remarks = read_tables(folder, found.tables)
+    entries, missing = _add_captions(tables, entries, known, found.within)
+    missing = missing if file is None else []  # the tables also describe the other files beside this one
     counts = Counter(entry.media.kind for entry in entries)
     kinds = [f"{count} {_WORDS[kind][count > 1]}" for kind, count in sorted(counts.items())]
     remarks = [f"found {', '.join(kinds)}"] if set(counts) != {"video"} else []
-    understood = {_beside(entry) for entry in entries} | ({layout.split_file} if layout.split_file else set())
-    texts = [path for path in sorted([*found.texts, *no_tables]) if path not in understood]
-    remarks += passed_over + leftovers.remarks(folder, found.passed_over, found.hidden, texts)
+    understood = {_caption_file(entry) for entry in entries} | ({layout.split_file} if layout.split_file else set())
+    texts = [path for path in sorted([*found.texts, *other_texts]) if path not in understood]
+    remarks += table_remarks + leftovers.remarks(folder, found.skipped, found.hidden, texts)
     return Scan(entries, sorted(rejected + missing, key=lambda item: item.name), remarks)
 
 
-def _no_clip(folder: Path, rejected: list[Rejected], without: Path | None, passed_over: list[str]) -> str:
-    outside = f" outside of {without}" if without and without.exists() else ""
+def _no_clip_message(folder: Path, rejected: list[Rejected], exclude: Path | None, skipped: list[str]) -> str:
+    outside = f" outside {exclude}" if exclude and exclude.exists() else ""
     why = f" ({rejected[0].name}: {rejected[0].reason})" if rejected else ""
-    why = why or (f" (but for what lies in {passed_over[0]}, which is passed over)" if passed_over else "")
+    why = why or (f" ({skipped[0]} is skipped because of its name)" if skipped else "")
     return (
-        f"{folder} holds no clip{outside}{why}: no video file, no folder, zip or strip of pictures, no "
-        "picture that moves and no tar of videos; give a folder that does"
+        f"{folder} holds no clip{outside}{why}: no video file, no folder, zip or strip of pictures, no animated "
+        "picture and no tar of videos; give a folder that does"
     )
 
 
-class _Found:
-    """The clips found so far below a folder; `within` is what links must not lead out of, if there is anything.
+class _Collector:
+    """Collects the clips below a folder.
 
-    passed_over: folders whose names say that they hold no data. hidden: files that might have been clips. texts: files
-    of text, which captions may be in. tables: files whose names are those of tables of captions.
+    Attributes:
+        within: Resolved path that links must not lead out of; None follows all links.
+        skipped: Folders that are skipped because of their names.
+        hidden: Hidden files that may be clips.
+        texts: Text files, which may hold captions.
+        tables: Files with the name of a table of captions.
     """
 
-    def __init__(self, folder: Path, layout: Layout, without: Path | None):
+    def __init__(self, folder: Path, layout: Layout, exclude: Path | None):
         self.entries: list[Entry] = []
         self.rejected: list[Rejected] = []
-        self.passed_over: list[str] = []
+        self.skipped: list[str] = []
         self.hidden: list[str] = []
         self.texts: list[Path] = []
         self.tables: list[Path] = []
         self.within = None if layout.follow_links else folder.resolve()
         self._folder, self._layout = folder, layout
-        self._videos: set[Path] = set()  # their paths, without suffix
-        self._without = without.resolve() if without else None
+        self._videos: set[Path] = set()  # paths of video files, without suffix
+        self._exclude = exclude.resolve() if exclude else None
 
-    def look_through(self, folder: Path, above: tuple[Path, ...] = ()) -> None:
-        """Take what a folder and those below it hold; `above` are the real places of the folders that it lies in."""
+    def add_folder(self, folder: Path, above: tuple[Path, ...] = ()) -> None:
+        """Add the contents of a folder and those below it; `above` are the resolved paths of its parents."""
         real = folder.resolve()
-        if real in above or self._is_passed_over(folder):  # the first: a link to a folder that it lies in
+        if real in above or self._is_excluded(folder):  # `real in above`: a circular link
             return
         try:
             with os.scandir(folder) as listed:
@@ -155,15 +162,15 @@ class _Found:
                 continue
             if _is_folder(item):
                 if not item.is_symlink() or self._layout.follow_links:
-                    self.look_through(path, (*above, real))
+                    self.add_folder(path, (*above, real))
             elif names.is_picture(item.name):
                 shown.append(path)
             else:
                 self._take_file(path)
         self._take_pictures(folder, shown)
 
-    def look_at(self, file: Path) -> None:
-        """Take what a single file holds."""
+    def add_file(self, file: Path) -> None:
+        """Add the contents of a single file."""
         if names.is_picture(file.name):
             self._take_pictures(file.parent, [file])
         else:
@@ -172,31 +179,31 @@ class _Found:
     def _is_no_data(self, item: os.DirEntry, path: Path) -> bool:
         if not _is_folder(item):
             is_hidden = names.is_hidden(item.name)
-            if is_hidden and leftovers.might_be_a_clip(item.name):
+            if is_hidden and leftovers.is_hidden_clip(item.name):
                 self.hidden.append(as_text(self._name(path)))
             return is_hidden
         if not names.is_no_data(item.name):
             return False
         if item.name not in leftovers.OURS:
-            self.passed_over.append(as_text(self._name(path)))
+            self.skipped.append(as_text(self._name(path)))
         return True
 
     def _may_take(self, item: os.DirEntry, path: Path) -> bool:
-        """Whether something in a folder is looked at; where it is not and could have been of use, it is named."""
+        """Whether an item of a folder may be read; if not, and it could be of use, it is rejected by name."""
         if wrong := unusable_name(item.name):
             self._reject(path, wrong)
             return False
         if not item.is_symlink():
             return True
-        if self._is_passed_over(path):
+        if self._is_excluded(path):
             return False
         follow = self.within is None or stays_within(path, self.within)
         if not follow and (_is_folder(item) or _is_of_use(item.name)):
-            self._reject(path, "is a link that leads out of the folder; --follow-links takes it")
+            self._reject(path, "is a link that leads out of the folder; --follow-links follows it")
         return follow
 
-    def _is_passed_over(self, path: Path) -> bool:
-        return self._without is not None and stays_within(path, self._without)
+    def _is_excluded(self, path: Path) -> bool:
+        return self._exclude is not None and stays_within(path, self._exclude)
 
     def _take_file(self, path: Path) -> None:
         suffix, wanted = path.suffix.lower(), self._layout.kind
@@ -205,7 +212,7 @@ class _Found:
         elif suffix == ".zip" and wanted in ("auto", "frames", "videos"):
             self._take_zip(path)
         elif suffix == ".tar" and wanted in ("auto", "videos"):
-            from fastvgan.data.media.tars import clips_in  # brings in webdataset, which few need
+            from fastvgan.data.media.tars import clips_in  # imports webdataset, which few runs need
 
             entries, rejected = clips_in(path, self._name(path))
             self.entries += entries
@@ -214,7 +221,7 @@ class _Found:
             self._take_unknown(path)
 
     def _take_unknown(self, path: Path) -> None:
-        """Take a file whose suffix says nothing where it holds a video; otherwise it is named."""
+        """Take a file with an unknown suffix if it holds a video; otherwise reject it by name."""
         if is_table(path.name) and path.is_file():
             self.tables.append(path)
         elif leftovers.is_text(path):
@@ -239,17 +246,18 @@ class _Found:
             self._reject(path, str(error))
             return
         if not found:
-            self._reject(path, f"holds no pictures or videos{'' if wanted == 'auto' else ' of what --layout names'}")
+            self._reject(path, f"holds no pictures or videos{'' if wanted == 'auto' else f' for --layout {wanted}'}")
         for kind, member in found:
             name = self._name(path) + (f"/{member}" if member else "")
             try:
-                wrong, said = unusable_name(member), zips.captions_beside(path, member) if kind != "zip" else ()
+                captions = zips.captions_beside(path, member) if kind != "zip" else ()
+                wrong = unusable_name(member)
             except BadVideo as error:
-                wrong = str(error)
+                captions, wrong = (), str(error)
             if wrong:
                 self.rejected.append(Rejected(as_text(name), wrong))
             else:
-                self.entries.append(Entry(Media(kind, path, member), name, said))
+                self.entries.append(Entry(Media(kind, path, member), name, captions))
 
     def _take_pictures(self, folder: Path, shown: list[Path]) -> None:
         wanted, count = self._layout.kind, self._layout.strip_frames
@@ -259,21 +267,21 @@ class _Found:
         shown = [path for path in shown if path not in moving] if moving else shown
         if not shown or wanted == "videos":
             return
-        if wanted == "strips" or (wanted == "auto" and all(_is_strip(p, count) for p in shown[:_LOOKED_AT])):
+        if wanted == "strips" or (wanted == "auto" and all(_is_strip(p, count) for p in shown[:_SAMPLED])):
             for path in shown:
                 self._add(Media("strip", path, strip_frames=count), self._name(path))
         elif moving or self._are_posters(shown):
-            beside = "others that move" if moving else "the video of its name"
+            beside = "animated ones" if moving else "the video of the same name"
             for path in shown:
                 self._reject(path, f"is a single picture beside {beside}")
         elif len(shown) > 1 and folder != self._folder:
             self._add(Media("frames", folder, within=self.within), self._name(folder))
         else:
             for path in shown:
-                self._reject(path, "is a single picture, neither one of a folder of frames nor a strip of them")
+                self._reject(path, "is a single picture, neither in a folder of frames nor a strip of frames")
 
     def _are_posters(self, shown: list[Path]) -> bool:
-        """Whether each of a folder's pictures has the name of a video beside it, as downloads leave them."""
+        """Whether each of a folder's pictures has the name of a video beside it, as in downloads with thumbnails."""
         return all(path.with_suffix("") in self._videos for path in shown)
 
     def _name(self, path: Path) -> str:
@@ -282,7 +290,7 @@ class _Found:
     def _add(self, media: Media, name: str) -> None:
         self.entries.append(Entry(media, name))
         if media.kind == "video":
-            self._videos.add(media.path.with_suffix(""))
+            self._videos.add(Path(media.path).with_suffix(""))
 
     def _reject(self, path: Path, reason: str) -> None:
         self.rejected.append(Rejected(as_text(self._name(path)), reason))
@@ -291,7 +299,7 @@ class _Found:
 def _is_folder(item: os.DirEntry) -> bool:
     try:
         return item.is_dir()
-    except OSError:  # a link that leads back to itself
+    except OSError:  # a circular link
         return False
 
 
@@ -301,17 +309,17 @@ def _is_of_use(name: str) -> bool:
 
 
 def _moving(path: Path, folder: str) -> list[str]:
-    """The pictures in a folder of a zip file that are clips themselves, where its first ones are."""
+    """The animated pictures in a folder of a zip file, if the first few are animated."""
     shown = zips.pictures_in(path, folder)
-    if not all(_moves(path, name) for name in shown[:_LOOKED_AT]):
+    if not all(_is_animated_member(path, name) for name in shown[:_SAMPLED]):
         return []
-    return [name for name in shown if _moves(path, name)]
+    return [name for name in shown if _is_animated_member(path, name)]
 
 
-def _moves(path: Path, member: str) -> bool:
+def _is_animated_member(path: Path, member: str) -> bool:
     try:
-        return moves(BytesIO(zips.read_member(path, member)))
-    except BadVideo:  # it is named when its clip is decoded
+        return is_animated(BytesIO(zips.read_member(path, member)))
+    except BadVideo:  # reported when its clip is decoded
         return False
 
 
@@ -325,10 +333,10 @@ def _is_strip(path: Path, strip_frames: int) -> bool:
         return False
 
 
-def _with_classes(entries: list[Entry]) -> list[Entry]:
-    """Entries with the name of the folder that sets them apart as their class, where there is a choice of folders.
+def _add_classes(entries: list[Entry]) -> list[Entry]:
+    """Set each entry's class to its folder's name at the first level that has several folders.
 
-    What all lie in (UCF-101/ of a whole download) says nothing, nor does the folder that is itself the clip.
+    A folder that contains all clips (UCF-101/ of a whole download) is no class, nor is a folder that is itself a clip.
     """
     parents = [_parents(entry) for entry in entries]
     level = len(os.path.commonprefix([list(parts) for parts in parents if parts]))
@@ -342,7 +350,7 @@ def _with_classes(entries: list[Entry]) -> list[Entry]:
 
 
 def _parents(entry: Entry) -> tuple[str, ...]:
-    """The folders that a clip lies in; a zip file is none, but those in it are."""
+    """Names of the folders that contain a clip, those inside a zip file included, the zip file itself not."""
     parts = entry.name.split("/")
     if entry.media.kind == "tar":
         return ()
@@ -353,27 +361,27 @@ def _parents(entry: Entry) -> tuple[str, ...]:
     return tuple(parts[:-1])
 
 
-def _with_captions(
+def _add_captions(
     tables: list[Table], entries: list[Entry], known: set[str], within: Path | None
 ) -> tuple[list[Entry], list[Rejected]]:
-    """Entries with their captions, and those that tables name in vain; `known` are all that are there."""
-    # What follows the last dot of a folder's name is no suffix.
+    """Add captions and classes to entries; return also the names in tables that are not among the `known` ones."""
+    # A dot in a folder's name starts no suffix.
     folders = {e.name for e in entries if e.media.kind == "frames" or (e.media.kind == "zip" and e.media.member)}
-    said, missing = match_annotations(tables, known, known - folders)
-    clips_of = Counter(entry.media.path for entry in entries)
+    annotations, missing = match_annotations(tables, known, known - folders)
+    clips_per_file = Counter(entry.media.path for entry in entries)
     result = []
     for entry in entries:
-        captions, label = said.get(entry.name, ((), None))
-        own = entry.media.kind in ("video", "frames", "strip", "animation") and not entry.media.member
-        own = own or clips_of[entry.media.path] == 1
-        if not captions and not entry.captions and own and not entry.media.span:
-            captions = captions_of(_beside(entry), within)
+        captions, label = annotations.get(entry.name, ((), None))
+        is_alone = entry.media.kind in ("video", "frames", "strip", "animation") and not entry.media.member
+        is_alone = is_alone or clips_per_file[entry.media.path] == 1
+        if not captions and not entry.captions and is_alone and not entry.media.span:
+            captions = read_captions(_caption_file(entry), within)
         result.append(replace(entry, captions=captions or entry.captions, label=label or entry.label))
-    return result, [Rejected(name, "is named in the captions file but is not there") for name in missing]
+    return result, [Rejected(name, "is listed in the captions file but does not exist") for name in missing]
 
 
-def _beside(entry: Entry) -> Path:
-    """Where the captions of a clip are, if it has any of its own: `clip.txt` beside `clip.mp4` or the folder `clip`."""
+def _caption_file(entry: Entry) -> Path:
+    """The text file that may hold a clip's captions: `clip.txt` beside `clip.mp4` or beside the folder `clip`."""
     path = Path(entry.media.path)
-    # What follows the last dot of a folder's name is no suffix.
+    # A dot in a folder's name starts no suffix.
     return path.with_name(f"{path.name}.txt") if entry.media.kind == "frames" else path.with_suffix(".txt")

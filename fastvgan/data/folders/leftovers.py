@@ -1,4 +1,4 @@
-"""What in a folder is no clip: how it is told from clips without a known suffix, and what is said of it."""
+"""Files in a folder that are not clips: recognizing them, and remarks on them."""
 
 import os
 from collections.abc import Sequence
@@ -9,66 +9,69 @@ from fastvgan.data.folders.annotations import SUFFIXES
 from fastvgan.data.paths import as_text
 from fastvgan.files.atomic import UNFINISHED
 
-# Folders and files that `prepare` itself leaves in a folder whose manifest it writes there.
+# Folders and files that `prepare` itself writes into a folder.
 OURS = (".prepare",)
 _OUR_FILES = ("manifest.jsonl", "rejects.jsonl")
-_LOOKED_AT = 2**12  # bytes
-_NAMED = 5
+_START = 2**12  # bytes of a file that are read
+_NAMED = 5  # largest number of names in a remark
 _CLIPS = SUFFIXES | names.SUFFIXES | {".zip", ".tar"}
 _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
-def might_be_a_clip(hidden: str) -> bool:
-    """Whether a hidden file may be somebody's clip, by its name: no notes of macOS's, and not what is being written."""
-    return not hidden.startswith("._") and UNFINISHED not in hidden and os.path.splitext(hidden)[1].lower() in _CLIPS
+def is_hidden_clip(name: str) -> bool:
+    """Return whether a hidden file's name is that of a clip, but not of macOS metadata or an unfinished file."""
+    return not name.startswith("._") and UNFINISHED not in name and os.path.splitext(name)[1].lower() in _CLIPS
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file begins with text, which no video does."""
+    """Return whether a file begins with text, as no video does."""
     try:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            start = file.read(_LOOKED_AT)
+            start = file.read(_START)
     except OSError:
         return False
     try:
         start.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.end < len(start) or len(start) < _LOOKED_AT:  # a letter may be cut in two at the end of what was read
+        if error.end < len(start) or len(start) < _START:  # a character may be cut at the end of a full read
             return False
     return b"\0" not in start
 
 
 def why_unusable(path: Path) -> str | None:
-    """Why a file of an unknown suffix is no clip; None where it holds a video."""
+    """Return why a file with an unknown suffix is not a clip; None if it holds a video."""
     if path.suffix.lower() in _ARCHIVES:
-        return "is an archive that cannot be read in places; unpack it"
+        return "is an archive without random access; unpack it"
     if not path.is_file():
-        return "cannot be read" if path.is_symlink() else "is no file"
-    from fastvgan.data.media.video_files import why_no_video  # loads FFmpeg, which folders of pictures do not need
+        return "is a broken link" if path.is_symlink() else "is not a regular file"
+    from fastvgan.data.media.video_files import why_no_video  # imports FFmpeg, which folders of pictures do not need
 
     return why_no_video(path)
 
 
-def remarks(folder: Path, passed_over: Sequence[str], hidden: Sequence[str], texts: Sequence[Path]) -> list[str]:
-    """Sentences on the folders and files that were passed over, and on texts that are no captions of a clip.
+def remarks(folder: Path, skipped: Sequence[str], hidden: Sequence[str], texts: Sequence[Path]) -> list[str]:
+    """Write sentences on the folders and files that were skipped.
 
     Args:
-        folder: that names are to be told below. texts: without those that captions were taken from.
+        folder: The scanned folder.
+        skipped: Names of folders that were skipped because of their names.
+        hidden: Names of hidden files that may be clips.
+        texts: Text files from which no captions were taken.
     """
-    said = []
-    if passed_over:
-        said.append(f"passed over {_some(passed_over, 'folder')}: hidden, a bin or thumbnails by the name")
+    sentences = []
+    if skipped:
+        sentences.append(f"skipped {_count_and_name(skipped, 'folder')}: hidden, trash or thumbnails by their names")
     if hidden:
-        said.append(f"passed over {_some(hidden, 'file')}: hidden by the name")
+        sentences.append(f"skipped {_count_and_name(hidden, 'file')}: hidden")
     known = {folder / name for name in _OUR_FILES}
     left = [as_text(os.path.relpath(path, folder)) for path in texts if path not in known]
     if left:
-        said.append(f"passed over {_some(left, 'file')}: neither a clip nor the captions of one")
-    return said
+        sentences.append(f"skipped {_count_and_name(left, 'file')}: neither clips nor captions")
+    return sentences
 
 
-def _some(names: Sequence[str], what: str) -> str:
+def _count_and_name(names: Sequence[str], noun: str) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(names[:_NAMED])}{more})"
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({', '.join(names[:_NAMED])}{more})"

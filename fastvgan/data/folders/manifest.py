@@ -1,8 +1,8 @@
-"""The list of a training set's clips: a line of JSON each, in `manifest.jsonl`.
+"""Manifests: lists of the clips of a training set, one line of JSON per clip, in `manifest.jsonl`.
 
-The first line is a header, `{"fastvgan manifest": 1, "root": "…"}`; the paths of all others lie below the root. A root
-is a folder relative to the manifest's own, or an absolute one, which is read only where the user names it too: a
-manifest is data, and data does not decide what is opened.
+The first line is a header, `{"fastvgan manifest": 1, "root": "…"}`; the paths in the other lines are relative to the
+root. The root is relative to the manifest's folder, or absolute. An absolute root is read only if the user names it
+too: a manifest is data, and data must not decide which files are opened.
 """
 
 import itertools
@@ -11,12 +11,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import fsspec
 import numpy as np
 
-from fastvgan.data.media.types import FARTHEST, KINDS, MOST_FRAMES, BadVideo, Media, Probe, check
+from fastvgan.data.media.types import FARTHEST, KINDS, MOST_FRAMES, BadVideo, Media, Probe, check_probe
 from fastvgan.data.paths import LEADS_OUT, leads_out, stays_within
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import whole
@@ -30,10 +30,16 @@ _SHARD = "shard"
 class Record:
     """One clip of a manifest.
 
-    path: below the root, with "/" between folders. kind: one of `media.types.KINDS`, or "shard" (decoded frames
-    in a safetensors file). member, span, strip_frames: as of `media.types.Media`; of a shard, member is the name of a
-    tensor. checksum: "sha256:…" of the file's bytes (of a folder, of its pictures' names and bytes). bytes: its
-    size. source: the file that it was made from, where that is another.
+    path: Relative to the root, with "/" between folders.
+    kind: One of `media.types.KINDS`, or "shard" (decoded frames in a safetensors file).
+    member: As in `media.types.Media`; of a shard, the name of a tensor.
+    span: As in `media.types.Media`.
+    strip_frames: As in `media.types.Media`.
+    checksum: "sha256:…" of the file's bytes (of a folder, of its pictures' names and bytes).
+    bytes: Size of the file.
+    source: The file that the clip was made from, if it is another one.
+
+    The other fields are those of `media.types.Probe` and of `Entry`.
     """
 
     path: str
@@ -64,12 +70,12 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name of the clip in messages."""
         return f"{self.path}/{self.member}" if self.member else self.path
 
     @property
     def found(self) -> Probe:
-        """What decoding needs to know of it."""
+        """The fields that decoding needs."""
         return Probe(
             self.frames,
             self.height,
@@ -89,25 +95,25 @@ class Record:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, those that say nothing left out; `class` and not `label`, as users write it."""
+        """Convert the record to JSON values without its defaults; `label` is written as `class`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["class"] = values.pop("label")
-        values["pts"] = _packed(self.pts)
+        values["pts"] = _pack_times(self.pts)
         defaults = {field.name: field.default for field in fields(self)} | {"class": None}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v != defaults[k]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Record":
-        """The record of such values.
+        """Make a record from JSON values.
 
         Raises:
-            ValueError, TypeError, KeyError, BadVideo: they are none, or of a clip that cannot be used.
+            ValueError, TypeError, KeyError, BadVideo: The values are invalid, or those of an unusable clip.
         """
         values = dict(values)
         values["label"] = values.pop("class", None)
         for name, least in _COUNTS.items():
             _check_count(name, values.get(name, least), least)
-        values["pts"] = _unpacked(values.get("pts"), values["frames"])
+        values["pts"] = _unpack_times(values.get("pts"), values["frames"])
         for name in ("captions", "keys"):
             values[name] = tuple(values.get(name, ()))
         if values.get("span") is not None:
@@ -115,9 +121,9 @@ class Record:
             values["span"] = (first, length)
         record = cls(**values)
         if record.kind not in (*KINDS, _SHARD):
-            raise ValueError(f"there is no kind {record.kind!r}")
+            raise ValueError(f"kind must be one of {', '.join((*KINDS, _SHARD))}, not {record.kind!r}")
         for number in (*record.keys, *(record.span or ())):
-            _check_count("a number of keys or span", number, 0)
+            _check_count("each number in keys and span", number, 0)
         if any(a >= b for a, b in itertools.pairwise((-1, *record.keys, record.frames))):
             raise ValueError(f"keys must rise and be below {record.frames}, the number of frames")
         if record.fps is not None and not (isinstance(record.fps, int | float) and 0 < record.fps < math.inf):
@@ -125,22 +131,22 @@ class Record:
         if not all(isinstance(getattr(record, name), bool) for name in _SWITCHES):
             raise ValueError(f"{', '.join(_SWITCHES)} must be true or false")
         _check_texts(record)
-        check(record.found)
+        check_probe(record.found)
         return record
 
 
-# The least value of each.
+# Smallest value of each.
 _COUNTS = {"frames": 1, "height": 1, "width": 1, "bytes": 0, "strip_frames": 0, "stream": 0}
 _MOST = {"frames": MOST_FRAMES}
 _SWITCHES = ("steady", "mirrored", "square_pixels", "interlaced", "transparent")
 
 
 def _check_texts(record: Record) -> None:
-    said = () if record.label is None else (record.label,)
-    texts = (record.path, record.member, record.codec, *record.captions, *said)
+    label = () if record.label is None else (record.label,)
+    texts = (record.path, record.member, record.codec, *record.captions, *label)
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("path, member, codec, captions and class must be texts")
-    "".join(texts).encode()  # JSON can hold halves of letters, which cannot be written down
+        raise ValueError("path, member, codec, captions and class must be strings")
+    "".join(texts).encode()  # raises for lone surrogates, which JSON can hold but files cannot
     if "\0" in record.path:
         raise ValueError("a path cannot hold a zero byte")
 
@@ -151,27 +157,27 @@ def _check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r:.40}")
 
 
-def _packed(pts: np.ndarray | None) -> Any:
-    """Times that rise evenly as [first, step], others all."""
+def _pack_times(pts: np.ndarray | None) -> Any:
+    """Equidistant times as their first value and step, others as a list."""
     if pts is None or len(pts) < 2:
         return None if pts is None else pts.tolist()
     steps = np.diff(pts)
     return {"first": int(pts[0]), "step": int(steps[0])} if (steps == steps[0]).all() else pts.tolist()
 
 
-def _unpacked(value: Any, frames: int) -> np.ndarray | None:
+def _unpack_times(value: Any, frames: int) -> np.ndarray | None:
     if value is None:
         return None
     if isinstance(value, dict):
         first, step = value["first"], value["step"]
         _check_count("step of pts", step, 1)
         for time in (first, first + step * (frames - 1)):
-            _check_count("a time of pts", time, -FARTHEST)
+            _check_count("each time in pts", time, -FARTHEST)
         return first + step * np.arange(frames, dtype=np.int64)
     if len(value) != frames:
         raise ValueError(f"{len(value)} times for {frames} frames")
     for time in value:
-        _check_count("a time of pts", time, -FARTHEST)
+        _check_count("each time in pts", time, -FARTHEST)
     times = np.array(value, dtype=np.int64)
     if (times[1:] <= times[:-1]).any():
         raise ValueError("pts must rise")
@@ -179,13 +185,13 @@ def _unpacked(value: Any, frames: int) -> np.ndarray | None:
 
 
 def write_manifest(path: Path, records: Iterable[Record], root: str = ".") -> None:
-    """Write a manifest, whole or not at all; the same records give the same bytes."""
+    """Write a manifest atomically; the same records yield the same bytes."""
     lines = [{_MAGIC: _FORMAT, "root": root}, *(record.to_json() for record in records)]
     write_lines(path, lines)
 
 
-def write_lines(path: Path, lines: Iterable[dict]) -> None:
-    """Write a line of JSON each, whole or not at all."""
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write one line of JSON per value, atomically."""
     with whole(path) as temporary:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         temporary.write_text(text, encoding="utf-8")
@@ -193,25 +199,25 @@ def write_lines(path: Path, lines: Iterable[dict]) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest as read: its records, and the folder (or URL) that their paths are below."""
+    """The records of a manifest, and the folder (or URL) that their paths are relative to."""
 
     records: tuple[Record, ...]
     root: "Path | str"
     follow_links: bool = False
 
     def media(self, record: Record) -> Media:
-        """Where the frames of a record are.
+        """Locate the frames of a record.
 
         Raises:
-            UserError: its path leads out of the root.
+            UserError: The record's path leads out of the root.
         """
-        path = below(self.root, record.path, self.follow_links)
+        path = join_below(self.root, record.path, self.follow_links)
         within = None if self.follow_links or isinstance(self.root, str) else self.root.resolve()
         return Media(record.kind, path, record.member, record.span, record.strip_frames, within)
 
 
 def find_manifest(data: str) -> str | None:
-    """The manifest that a user means: the file or URL itself, or the one in that folder; None where there is none."""
+    """Return the manifest that `data` means: a file or URL itself, or the one in a folder; None if it is missing."""
     if data.endswith(".jsonl"):
         return data
     if "://" in data:
@@ -221,7 +227,7 @@ def find_manifest(data: str) -> str | None:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file begins as a manifest of ours does."""
+    """Return whether a file begins with a manifest's header."""
     with path.open("rb") as file:
         return file.readline(2**16).startswith(b'{"' + _MAGIC.encode() + b'"')
 
@@ -230,27 +236,29 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
     """Read a manifest from a path or a URL that fsspec knows.
 
     Args:
-        root: the folder or URL that paths are below, in place of the one that the manifest names.
-        follow_links: read what symbolic links below the root point to, even outside of it.
+        location: The path or URL.
+        root: The folder or URL that paths are relative to, instead of the one that the manifest names.
+        follow_links: Follow symbolic links, even out of the root.
 
     Raises:
-        UserError: it cannot be read, is no manifest, or names another root than its own folder and `root` does not.
+        UserError: The file cannot be read or is not a manifest, or it names a root outside its folder and `root` is
+            not given.
     """
     try:
-        with fsspec.open(location, "rt", encoding="utf-8") as file:
-            lines = file.read().split("\n")  # not splitlines: captions may hold other ends of lines
-    except Exception as error:  # what the file systems behind URLs raise is no closed list
+        with cast(IO[str], fsspec.open(location, "rt", encoding="utf-8")) as file:  # the stub adds list, for patterns
+            lines = file.read().split("\n")  # not splitlines: captions may hold other line separators
+    except Exception as error:  # the file systems behind URLs raise errors of any kind
         raise UserError(f"cannot read the manifest {location}: {error or type(error).__name__}") from error
     header = _parse(location, 1, lines[0] if lines else "")
     if not isinstance(header, dict) or header.get(_MAGIC) != _FORMAT:
         raise UserError(
-            f"{location} is no manifest of this version: its first line must be {json.dumps({_MAGIC: _FORMAT})}; "
-            "make it by python -m fastvgan.prepare"
+            f"{location} is not a manifest of this version: its first line must be {json.dumps({_MAGIC: _FORMAT})}; "
+            "write one with python -m fastvgan.prepare"
         )
     records = tuple(_record(location, i, line) for i, line in enumerate(lines[1:], 2) if line.strip())
     if not records:
         raise UserError(f"{location} lists no clip")
-    return Manifest(records, _root(location, str(header.get("root", ".")), root, follow_links), follow_links)
+    return Manifest(records, _resolve_root(location, str(header.get("root", ".")), root, follow_links), follow_links)
 
 
 def _parse(location: str, number: int, line: str) -> Any:
@@ -265,33 +273,38 @@ def _record(location: str, number: int, line: str) -> Record:
     try:
         return Record.from_json(values)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, BadVideo) as error:
-        raise UserError(f"{location}, line {number} describes no clip: {error}") from error
+        raise UserError(f"{location}, line {number} is not a valid clip: {error}") from error
 
 
-def _root(location: str, said: str, given: str | None, follow_links: bool) -> "Path | str":
+def _resolve_root(location: str, named: str, given: str | None, follow_links: bool) -> "Path | str":
     if given is not None:
         return given if "://" in given else Path(given)
     folder = location.rsplit("/", 1)[0] if "/" in location else "."
-    if said == ".":
+    if named == ".":
         return folder if "://" in location else Path(folder)
-    if leads_out(said):
-        raise UserError(f"{location} lists files in {said}; say that it may read there, by --root {said}")
-    # A link in the manifest's own folder leads out as well as a name does.
-    return below(folder if "://" in location else Path(folder), said, follow_links)
+    if leads_out(named):
+        raise UserError(f"{location} lists files in {named}, outside its folder; allow it with --root {named}")
+    # A link in the manifest's folder may lead out as well.
+    return join_below(folder if "://" in location else Path(folder), named, follow_links)
 
 
-def below(root: "Path | str", name: str, follow_links: bool = False) -> "Path | str":
-    """The file of that name below a root.
+def join_below(root: "Path | str", name: str, follow_links: bool = False) -> "Path | str":
+    """Join a root, a folder or URL, and the name of a file below it.
+
+    Args:
+        root: The root.
+        name: The name, with "/" between folders.
+        follow_links: Allow symbolic links that lead out of the root.
 
     Raises:
-        UserError: the name leads out of the root, by `fastvgan.data.paths.leads_out` or as a symbolic link.
+        UserError: The name leads out of the root, by `fastvgan.data.paths.leads_out` or as a symbolic link.
     """
-    # fsspec takes what follows "::" in a URL for another URL.
+    # fsspec reads the part after "::" in a URL as another URL.
     if leads_out(name) or (isinstance(root, str) and "::" in name):
         raise UserError(f"the manifest of {root} names {name}, which {LEADS_OUT}")
     if isinstance(root, str):
         return f"{root.rstrip('/')}/{name}"
     path = root / name
     if not follow_links and not stays_within(path, root.resolve()):
-        raise UserError(f"{path} is a link that leads out of {root} or nowhere; --follow-links reads what it leads to")
+        raise UserError(f"{path} is a broken link or leads out of {root}; --follow-links follows it")
     return path

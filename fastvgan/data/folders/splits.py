@@ -1,4 +1,4 @@
-"""Lists of the clips that belong to one part of a set, as UCF-101's trainlist01.txt."""
+"""Split files, which list the clips of one part of a set, such as UCF-101's trainlist01.txt."""
 
 from pathlib import Path, PurePosixPath
 
@@ -7,37 +7,43 @@ from fastvgan.errors import UserError
 
 
 def take_listed(entries: list[Entry], split_file: Path, folder: Path) -> tuple[list[Entry], list[Rejected]]:
-    """Those entries that a split file lists, and the listed ones that are not there.
+    """Select the entries that a split file lists; reject the listed names that do not exist.
 
-    A line holds a path, with the number of its class after it or not. Paths are below the folder, or below the folder
-    in it that all clips lie in (`UCF-101` of a whole download).
+    A line holds a path, with or without the number of its class after it. Paths are relative to the folder, or to the
+    deepest folder that contains all clips (`UCF-101` of a whole download).
+
+    Args:
+        entries: The clips of the folder.
+        split_file: The list.
+        folder: The folder, for messages.
 
     Raises:
-        UserError: the file cannot be read, or lists no clip of the folder.
+        UserError: The file cannot be read, or lists no clip of the folder.
     """
-    listed = _listed(split_file)
+    lines = _read_lines(split_file)
     by_name = {entry.name: entry for entry in entries}
-    common = _common(entries)
-    taken, missing = {}, {}
-    for line in listed:
-        # A name may end in a number itself.
+    common = _common_parent(entries)
+    taken: dict[str, Entry] = {}
+    missing: dict[str, Rejected] = {}
+    for line in lines:
+        # The name itself may end in a number.
         names = [line, _without_class(line)]
         entry = next((by_name[n] for name in names for n in (name, f"{common}/{name}") if n in by_name), None)
         if entry is None:
-            missing[names[-1]] = Rejected(names[-1], "is named in the split file but is not there")
+            missing[names[-1]] = Rejected(names[-1], "is listed in the split file but does not exist")
         else:
             taken[entry.name] = entry
     if not taken:
-        first = f" (its first line is {listed[0]!r})" if listed else ""
-        raise UserError(f"{split_file} lists no clip of {folder}{first}; name the list that belongs to this folder")
+        first = f" (its first line is {lines[0]!r})" if lines else ""
+        raise UserError(f"{split_file} lists no clip of {folder}{first}; give the list that belongs to this folder")
     return [taken[name] for name in sorted(taken)], list(missing.values())
 
 
-def _listed(split_file: Path) -> list[str]:
+def _read_lines(split_file: Path) -> list[str]:
     try:
         lines = split_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the split file {split_file}: {error}; name a text file of paths") from error
+        raise UserError(f"cannot read the split file {split_file}: {error}; give a text file of paths") from error
     return [PurePosixPath(line.strip().replace("\\", "/")).as_posix() for line in lines if line.strip()]
 
 
@@ -46,7 +52,7 @@ def _without_class(line: str) -> str:
     return name.rstrip() if name and number.isdigit() else line
 
 
-def _common(entries: list[Entry]) -> str:
+def _common_parent(entries: list[Entry]) -> str:
     parents = [PurePosixPath(entry.name).parent.parts for entry in entries]
     shared = []
     for parts in zip(*parents, strict=False):

@@ -1,4 +1,4 @@
-"""Looking through a folder of clips: each is decoded from end to end, side by side, and judged."""
+"""Checking clips by decoding them from end to end, in parallel; checksums and sizes of their files."""
 
 import functools
 import hashlib
@@ -12,30 +12,33 @@ from tqdm import tqdm
 from fastvgan.data.folders.layouts import Entry, Rejected
 from fastvgan.data.media import pictures
 from fastvgan.data.media.frames import probe
-from fastvgan.data.media.types import BadVideo, Probe, check
+from fastvgan.data.media.types import BadVideo, Probe, check_probe
 from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 
 _BLOCK = 2**20  # bytes
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Found(NamedTuple):
-    """A clip that can be used."""
+    """A usable clip, and what decoding found out about it."""
 
     entry: Entry
     probe: Probe
 
 
 def examine(entry: Entry, tolerant: bool = False, min_frames: int = 2) -> Found | Rejected:
-    """Decode a clip from end to end.
+    """Decode a clip from end to end, and reject it if it is unusable.
 
     Args:
-        tolerant: take frames that the decoder mended. min_frames: with fewer it is no clip.
+        entry: The clip.
+        tolerant: Take frames in which the decoder concealed errors.
+        min_frames: Smallest number of frames.
     """
     try:
         found = probe(entry.media, tolerant)
-        check(found)
+        check_probe(found)
         check_length(found.frames, min_frames)
     except BadVideo as error:
         return Rejected.because(entry.name, error)
@@ -43,23 +46,34 @@ def examine(entry: Entry, tolerant: bool = False, min_frames: int = 2) -> Found 
 
 
 def check_length(frames: int, least: int, fps: float | None = None) -> None:
-    """Refuse a clip of fewer frames than `least`; `fps`, if they were changed to another rate, is that.
+    """Refuse a clip of fewer frames than `least`.
+
+    Args:
+        frames: Number of frames.
+        least: Smallest number of frames.
+        fps: The rate, in frames per second, that the clip was resampled to, if it was.
 
     Raises:
-        BadVideo: it has fewer.
+        BadVideo: The clip has fewer frames.
     """
     if frames < least:
         count = "one frame" if frames == 1 else f"{frames} frames"
-        rate = f" at {fps:g} a second" if fps else ""
-        raise BadVideo(f"has {count} only{rate}, of at least {least}")
+        rate = f" at {fps:g} frames per second" if fps else ""
+        raise BadVideo(f"has only {count}{rate}, fewer than {least}")
 
 
 def map_in_threads(
     work: Callable[[Given], Made], items: Iterable[Given], what: str, workers: int | None = None
 ) -> Iterator[Made]:
-    """work(item) for each, in order, several at a time, with a progress bar named `what`.
+    """Yield work(item) for each item, in order, computed by threads, with a progress bar.
 
-    In threads, not processes: FFmpeg and hashlib do their work outside Python's lock.
+    FFmpeg and hashlib release Python's lock, so that threads suffice.
+
+    Args:
+        work: The function.
+        items: Its arguments.
+        what: Title of the progress bar.
+        workers: Number of threads; by default the number of processors.
     """
     items = list(items)
     with ThreadPoolExecutor(workers or count_processors()) as pool:
@@ -72,36 +86,46 @@ def map_in_threads(
                 future.cancel()
 
 
-def unsteady(clip: Found, made_constant: bool = False) -> str | None:
-    """A sentence on a clip of variable frame rate, whose frames lie differently far apart in time."""
-    if clip.probe.steady:
-        return None
-    mean = f"{clip.probe.fps:g} frames a second in the mean" if clip.probe.fps else "of unknown mean"
-    end = "made constant" if made_constant else "its frames are counted, whatever time lies between them"
-    return f"{clip.entry.name}: has a variable frame rate, {mean}; {end}"
+def notes(clip: Found, is_made_constant: bool = False) -> list[str]:
+    """Write sentences on a usable clip that has a variable frame rate or is interlaced.
 
-
-def notes(clip: Found, made_constant: bool = False) -> list[str]:
-    """What there is to say of a clip that is used: of its rate, and of fields that are made into frames."""
-    said = [unsteady(clip, made_constant)]
+    Args:
+        clip: The clip.
+        is_made_constant: Whether it is resampled to a constant rate.
+    """
+    sentences = []
+    if not clip.probe.steady:
+        mean = f"mean {clip.probe.fps:g} frames per second" if clip.probe.fps else "unknown mean"
+        end = "resampled to a constant rate" if is_made_constant else "its frames are treated as equidistant"
+        sentences.append(f"{clip.entry.name}: has a variable frame rate, {mean}; {end}")
     if clip.probe.interlaced:
-        said.append(f"{clip.entry.name}: is interlaced; FFmpeg's filter bwdif makes one frame of each two fields")
-    return [note for note in said if note]
+        sentences.append(f"{clip.entry.name}: is interlaced; FFmpeg's filter bwdif makes one frame of each two fields")
+    return sentences
 
 
 def divide(results: Iterable[Found | Rejected]) -> tuple[list[Found], list[Rejected]]:
-    """The clips that can be used, and those that cannot."""
-    good, bad = [], []
+    """Separate the usable clips from the rejected ones."""
+    good: list[Found] = []
+    bad: list[Rejected] = []
     for result in results:
-        (bad if isinstance(result, Rejected) else good).append(result)
+        if isinstance(result, Rejected):
+            bad.append(result)
+        else:
+            good.append(result)
     return good, bad
 
 
 def check_share(folder: Path, count: int, bad: list[Rejected], max_bad: float) -> None:
-    """Refuse a folder of which too much is unusable.
+    """Refuse a folder with too many unusable clips.
+
+    Args:
+        folder: The folder, for the message.
+        count: Number of its clips.
+        bad: The unusable ones.
+        max_bad: Their largest share, in [0, 1].
 
     Raises:
-        UserError: more than the share `max_bad` of its `count` clips is, or all of it.
+        UserError: All clips are unusable, or a share of more than `max_bad`.
     """
     if len(bad) == count or len(bad) > max_bad * count:
         named = "; ".join(f"{item.name} {item.reason}" for item in bad[:5]) + ("; …" if len(bad) > 5 else "")
@@ -110,8 +134,8 @@ def check_share(folder: Path, count: int, bad: list[Rejected], max_bad: float) -
         )
 
 
-def files_of(entry: Entry) -> list[Path]:
-    """The file of a clip, or the pictures of its folder."""
+def list_files(entry: Entry) -> list[Path]:
+    """List the file of a clip, or the pictures in its folder."""
     path = Path(entry.media.path)
     if entry.media.kind != "frames":
         return [path]
@@ -119,27 +143,27 @@ def files_of(entry: Entry) -> list[Path]:
 
 
 def size_of(entry: Entry) -> int:
-    """Bytes of a clip's file (in a tar, of its member); of a folder, of its pictures together."""
-    return entry.media.span[1] if entry.media.span else sum(path.stat().st_size for path in files_of(entry))
+    """Return the size in bytes of a clip's file (in a tar, of its member), or of all pictures in its folder."""
+    return entry.media.span[1] if entry.media.span else sum(path.stat().st_size for path in list_files(entry))
 
 
 def checksum(entry: Entry) -> str:
-    """SHA-256 of a clip's file (in a tar, of its member); of a folder, of its files' names and their sums in order."""
+    """Compute the SHA-256 of a clip's file (in a tar, of its member), or of the names and checksums in its folder."""
     if entry.media.kind == "frames":
         total = hashlib.sha256()
-        for path in files_of(entry):
+        for path in list_files(entry):
             total.update(f"{path.name}\0{checksum_of(path)}\n".encode())
         return f"sha256:{total.hexdigest()}"
     return checksum_of(Path(entry.media.path), entry.media.span)
 
 
 def checksum_of(path: Path, span: tuple[int, int] | None = None) -> str:
-    """SHA-256 of a file, or of `span` in it, where it begins and how long it is in bytes: "sha256:…"."""
+    """Compute the SHA-256, as "sha256:…", of a file, or of `span` in it: its first byte and number of bytes."""
     stat = path.stat()
     return f"sha256:{_sha256(path, span or (0, stat.st_size), stat.st_mtime_ns)}"
 
 
-@functools.lru_cache(1024)  # a zip file holds many clips
+@functools.lru_cache(1024)  # many clips may share a zip file
 def _sha256(path: Path, span: tuple[int, int], _changed: int) -> str:
     total = hashlib.sha256()
     with path.open("rb") as file:

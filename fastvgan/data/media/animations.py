@@ -37,12 +37,12 @@ def is_animation(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return moves(file)
+            return is_animated(file)
     except OSError:
         return False
 
 
-def moves(file: BinaryIO) -> bool:
+def is_animated(file: BinaryIO) -> bool:
     """Whether the header of a picture's file, open at its beginning, says that there are several."""
     try:
         start = file.read(32)

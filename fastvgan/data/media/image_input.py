@@ -96,10 +96,10 @@ def _open_file(path: Path) -> Image.Image:
     with path.open("rb") as file:
         is_gif = file.read(4) == b"GIF8"
         file.seek(0)
-        moves = animations.moves(file)
+        is_animated = animations.is_animated(file)
     if is_gif:
         return _open_gif(path)
-    if moves:
+    if is_animated:
         first = _checked(animations.read_first(path))
         _say_that_it_moves(path)
         return first

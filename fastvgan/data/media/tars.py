@@ -8,7 +8,7 @@ from typing import Any
 
 from webdataset.tariterators import base_plus_ext
 
-from fastvgan.data.folders.annotations import SUFFIXES, clean_label, cleaned
+from fastvgan.data.folders.annotations import SUFFIXES, clean_captions, clean_label
 from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.media.types import Media
 from fastvgan.data.paths import as_text, unusable_name
@@ -78,7 +78,7 @@ def _said(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tu
     label = facts.get("class")
     if label is None and "cls" in texts:
         label = texts["cls"]
-    return cleaned(captions), clean_label(label)
+    return clean_captions(captions), clean_label(label)
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

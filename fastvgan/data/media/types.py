@@ -82,7 +82,7 @@ class Damaged(BadVideo):
     """What begins as it should, or ought to, and cannot be decoded; the message is what the library says."""
 
 
-def check(found: Probe) -> None:
+def check_probe(found: Probe) -> None:
     """Refuse a clip that decodes well and yet cannot be used.
 
     Raises:

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from fastvgan.data.folders.annotations import SUFFIXES, cleaned
+from fastvgan.data.folders.annotations import SUFFIXES, clean_captions
 from fastvgan.data.folders.names import in_order, is_hidden, is_no_data, is_picture
 from fastvgan.data.media.types import BadVideo, Damaged
 
@@ -93,7 +93,7 @@ def captions_beside(path: Path, name: str) -> tuple[str, ...]:
         return ()
     try:
         data = member_bytes(archive, archive.members[text], _MIB)
-        return cleaned(data.decode("utf-8-sig").splitlines())
+        return clean_captions(data.decode("utf-8-sig").splitlines())
     except (BadVideo, UnicodeDecodeError, OSError) as error:
         raise BadVideo(f"has captions, {text}, that cannot be read: {error}") from error
 

@@ -1,10 +1,10 @@
-"""A folder of clips of any kind, checked once and written down: what `python -m fastvgan.prepare` does."""
+"""Preparation of a folder of clips for training: the work of `python -m fastvgan.prepare`."""
 
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastvgan.data.folders.layouts import Entry, Layout, Rejected, scan
 from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
@@ -14,7 +14,7 @@ from fastvgan.data.folders.survey import (
     checksum,
     divide,
     examine,
-    files_of,
+    list_files,
     map_in_threads,
     notes,
     size_of,
@@ -23,16 +23,19 @@ from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
 
+if TYPE_CHECKING:
+    from fastvgan.data.preparation.groups import Results
+
 __all__ = ["Prepared", "PrepareConfig", "prepare"]
 
 logger = logging.getLogger("fastvgan")
 
 _JOURNALS = ".prepare"
-_VERSION = 3  # of what is looked for in a file; a change makes all files be looked through again
+_VERSION = 3  # of the check of a clip; raising it makes every clip be checked again
 
 
 class Prepared(NamedTuple):
-    """What came of a folder: the clips of the manifest, what was rejected, and what else there is to say."""
+    """The result of `prepare`: clips of the manifest, rejected files, remarks, and the manifest's root."""
 
     records: list[Record]
     rejected: list[Rejected]
@@ -41,20 +44,22 @@ class Prepared(NamedTuple):
 
 
 def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
-    """Check every clip of a folder by decoding it in full, and write manifest, rejects and what else is asked for.
+    """Check every clip of a folder by decoding it in full; write the manifest, the rejects and the prepared files.
 
-    It can be stopped at any moment and called again: what is done is not done again, and the result is the same.
+    It may be stopped at any moment and called again: finished work is not repeated, and the result is the same.
 
     Args:
-        source: the folder of clips, or one file of them; nothing in it is changed. out: the folder to write to;
-            `source` itself only for a manifest alone.
+        source: The folder of clips, or one file of clips; nothing in it is changed.
+        out: The folder to write to; it may be `source` only if nothing but a manifest is written.
+        settings: What to write.
 
     Raises:
-        UserError: the folder is unusable, too much of it is, the disk is too full, or `out` cannot be written.
+        UserError: The folder is unusable or has too many unusable clips, the disk is too full, or `out` is not
+            writable.
     """
     _check_out(source, out, settings.to)
     layout = Layout(settings.layout, settings.split_file, settings.strip_frames, settings.follow_links)
-    entries, rejected, remarks = scan(source, layout, _written(source, out, settings.to))
+    entries, rejected, remarks = scan(source, layout, _output_folder(source, out, settings.to))
     source = source if source.is_dir() else source.parent
     journals = _make_folders(out)
     checked = _check_all(entries, source, settings, Journal(journals / "checked.jsonl"))
@@ -66,17 +71,23 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
         records, failed = [record(clip, source, sums[clip.entry.name]) for clip in good], []
     else:
         journal = journals / f"{settings.to}.jsonl"
-        journal.touch()  # before anything is written: by this `_check_out` knows the next time that it is ours
-        made = _writer(settings.to)(out, good, sums, settings, Journal(journal))
-        (records, failed), root = made, "."
+        journal.touch()  # before anything else is written: `_check_out` accepts the folder next time because of it
+        records, failed = _writer(settings.to)(out, good, sums, settings, Journal(journal))
+        root = "."
     rejected = sorted([*rejected, *bad, *failed], key=lambda item: item.name)
     _write(out, records, rejected, root)
-    remarks += [note for clip in good for note in notes(clip, made_constant=settings.to != "manifest")]
+    remarks += [note for clip in good for note in notes(clip, is_made_constant=settings.to != "manifest")]
     return Prepared(records, rejected, remarks, root)
 
 
 def record(clip: Found, source: Path, total: str) -> Record:
-    """The line of a manifest for a clip that stays where it is, below `source`; `total` is its checksum."""
+    """Make the manifest's record of a clip that stays in its place.
+
+    Args:
+        clip: The clip.
+        source: The manifest's root.
+        total: The clip's checksum.
+    """
     media, found = clip.entry.media, clip.probe
     return Record(
         path=Path(media.path).relative_to(source).as_posix(),
@@ -107,21 +118,21 @@ def record(clip: Found, source: Path, total: str) -> Record:
 
 
 def _check_out(source: Path, out: Path, to: str) -> None:
-    """Refuse to write where that would touch the clips, or anything that is not ours."""
+    """Refuse to overwrite the clips, or files that `prepare` did not write."""
     if to != "manifest" and out.resolve() == source.resolve():
-        raise UserError(f"{out} is the folder of clips itself; name another one to write {to} to")
+        raise UserError(f"{out} is the folder of clips itself; choose another folder for the {to}")
     target = out / to
     if to != "manifest" and (source.resolve() == target.resolve() or target.resolve() in source.resolve().parents):
-        raise UserError(f"{to} are written to {target}, and {source} lies there; name another folder than {out}")
+        raise UserError(f"{to} would be written to {target}, which contains {source}; choose another folder than {out}")
     if target.is_dir() and any(target.iterdir()) and not (out / _JOURNALS / f"{to}.jsonl").exists():
-        raise UserError(f"{target} holds files that were not written by prepare; name another folder than {out}")
+        raise UserError(f"{target} holds files that were not written by prepare; choose another folder than {out}")
     manifest = out / MANIFEST
     if manifest.is_file() and not is_manifest(manifest):
-        raise UserError(f"{manifest} is there and no manifest of ours; move it, or name another folder than {out}")
+        raise UserError(f"{manifest} was not written by prepare; move it, or choose another folder than {out}")
 
 
-def _written(source: Path, out: Path, to: str) -> Path:
-    """The folder of what is written, which is no part of `source` even where it lies in it."""
+def _output_folder(source: Path, out: Path, to: str) -> Path:
+    """The folder that is written to, which the scan of `source` skips."""
     real = source.resolve()
     return out / to if out.resolve() in (real, *real.parents) else out
 
@@ -130,52 +141,54 @@ def _make_folders(out: Path) -> Path:
     try:
         (out / _JOURNALS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}; name another folder") from error
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
     return out / _JOURNALS
 
 
-def _check_all(entries: Sequence[Entry], source: Path, settings: PrepareConfig, journal: Journal) -> list:
-    """Found or Rejected for each entry, with its checksum ("" where it was rejected)."""
+def _check_all(
+    entries: Sequence[Entry], source: Path, settings: PrepareConfig, journal: Journal
+) -> list[tuple[Found | Rejected, str]]:
+    """Check each entry; return the result and the checksum of the file ("" if it was rejected)."""
 
-    def check(entry: Entry):
+    def check(entry: Entry) -> tuple[Found | Rejected, str]:
         try:
             signature = _signature(entry, settings)
             known = journal.get(entry.name, signature)
-            made = known or _examined(entry, source, settings)
+            result = known or _check_entry(entry, source, settings)
         except OSError as error:
             return Rejected(entry.name, f"cannot be read: {error.strerror or error}", lasts=False), ""
-        if isinstance(made, Rejected):
-            return made, ""
+        if isinstance(result, Rejected):
+            return result, ""
         if known is None:
-            journal.add(entry.name, signature, made)
-        if "reason" in made:
-            return Rejected(entry.name, made["reason"]), ""
-        record = Record.from_json(made)
+            journal.add(entry.name, signature, result)
+        if "reason" in result:
+            return Rejected(entry.name, result["reason"]), ""
+        record = Record.from_json(result)
         return Found(entry, record.found), record.checksum
 
     return list(map_in_threads(check, entries, "checking files", settings.workers or None))
 
 
-def _signature(entry: Entry, settings: PrepareConfig) -> list:
-    """What the result of looking through a clip depends on."""
+def _signature(entry: Entry, settings: PrepareConfig) -> list[Any]:
+    """Everything that the check of a clip depends on."""
     media = [entry.media.member, entry.media.span, entry.media.strip_frames]
-    stats = [path.stat() for path in files_of(entry)]
+    stats = [path.stat() for path in list_files(entry)]
     facts = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
     return [_VERSION, settings.tolerant, settings.min_frames, media, facts]
 
 
-def _examined(entry: Entry, source: Path, settings: PrepareConfig) -> dict | Rejected:
-    """What is to be taken down of a clip; Rejected where it is to be looked at again the next time."""
-    total = checksum(entry)  # first: FFmpeg takes some errors of reading for the end of the file
+def _check_entry(entry: Entry, source: Path, settings: PrepareConfig) -> dict[str, Any] | Rejected:
+    """Check a clip; return JSON values for the journal, or Rejected if it has to be checked again next time."""
+    total = checksum(entry)  # before decoding: FFmpeg takes some read errors for the end of the file
     result = examine(entry, settings.tolerant, settings.min_frames)
     if isinstance(result, Rejected):
         return {"reason": result.reason} if result.lasts else result
-    # Captions and classes may change while the file does not: they are not kept.
+    # Captions and classes may change while the file does not, so the journal holds neither.
     bare = Found(dataclasses.replace(entry, captions=(), label=None), result.probe)
     return record(bare, source, total).to_json()
 
 
-def _writer(to: str) -> Callable:
+def _writer(to: str) -> Callable[[Path, Sequence[Found], dict[str, str], PrepareConfig, Journal], "Results"]:
     if to == "clips":
         from fastvgan.data.preparation.clip_files import write_clips
 
@@ -191,6 +204,6 @@ def _writer(to: str) -> Callable:
 
 def _write(out: Path, records: list[Record], rejected: list[Rejected], root: str) -> None:
     if not records:
-        raise UserError(f"not one clip could be written to {out}: {rejected[0].name} {rejected[0].reason}; …")
+        raise UserError(f"no clip could be written to {out}: {rejected[0].name} {rejected[0].reason}; …")
     write_lines(out / REJECTS, ({"path": item.name, "reason": item.reason} for item in rejected))
     write_manifest(out / MANIFEST, records, root)

@@ -1,4 +1,4 @@
-"""Clips as video files that are easy to read: constant rate, yuv420p, upright, a key frame every few frames."""
+"""Writing clips as video files that are fast to read: constant rate, yuv420p, upright, frequent key frames."""
 
 import dataclasses
 import itertools
@@ -14,88 +14,110 @@ from fastvgan.data.media.frames import probe, walk
 from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.paths import LEADS_OUT, leads_out
 from fastvgan.data.preparation.disk import check_room
-from fastvgan.data.preparation.groups import MIB, Made, once, remove_others, signature_of, together
+from fastvgan.data.preparation.groups import MIB, Results, compute_signature, merge_results, remove_stale, run_once
 from fastvgan.data.preparation.journal import Journal
-from fastvgan.data.preparation.resample import at_rate, most_at_rate
+from fastvgan.data.preparation.resample import limit_resampled, resample
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import whole
 from fastvgan.files.video import encode
 
 SUFFIXES = {"vp9": ".webm", "h264": ".mp4"}
-_UNTOLD = 25.0  # frames a second of pictures whose rate nobody says
+_DEFAULT_RATE = 25.0  # frames per second of clips without a known rate
 
 
-def rate(found: Probe, settings: PrepareConfig) -> float:
-    """Frames a second that a clip is written at."""
-    return settings.fps or found.fps or _UNTOLD
+def output_rate(found: Probe, settings: PrepareConfig) -> float:
+    """Return the frames per second at which a clip is written."""
+    return settings.fps or found.fps or _DEFAULT_RATE
 
 
-def frames(clip: Found, settings: PrepareConfig, channels: int = 3) -> Iterator[np.ndarray]:
-    """All frames of a clip as they are to be written, uint8 (H, W, channels).
+def output_frames(clip: Found, settings: PrepareConfig, channels: int = 3) -> Iterator[np.ndarray]:
+    """Yield the frames of a clip as they are written, uint8 (H, W, channels).
+
+    Args:
+        clip: The clip.
+        settings: Size and rate of the frames.
+        channels: 1 for grey, 3 for RGB.
 
     Raises:
-        BadVideo: one cannot be decoded.
+        BadVideo: A frame cannot be decoded.
     """
     found = clip.probe
     height, width = settings.height or found.height, settings.width or found.width
-    # A clip of constant rate that keeps its rate keeps its frames, whatever its times are rounded to.
-    fps = None if found.steady and settings.fps in (None, found.fps) else rate(found, settings)
+    # A clip of constant rate whose rate stays the same keeps all frames, however its times are rounded.
+    fps = None if found.steady and settings.fps in (None, found.fps) else output_rate(found, settings)
     timed = walk(clip.entry.media, height, width, channels, found)
-    # The first look may have taken a damaged clip up to where it breaks off.
+    # `found` may describe only the part of a damaged clip before the damage.
     timed = itertools.islice(timed, found.frames) if settings.tolerant else timed
-    yield from at_rate(timed, fps, 1 / found.fps if found.fps else None, most_at_rate(found.frames))
+    yield from resample(timed, fps, 1 / found.fps if found.fps else None, limit_resampled(found.frames))
 
 
 def write_clip(path: Path, clip: Found, settings: PrepareConfig) -> Probe:
-    """Write a clip as a video file, whole or not at all; gives what decoding it again finds.
+    """Write a clip as a video file, atomically, and decode it again.
+
+    Args:
+        path: The file.
+        clip: The clip.
+        settings: Size, rate and codec of the file.
+
+    Returns:
+        What decoding the file found.
 
     Raises:
-        BadVideo: it cannot be decoded, has too few frames, or comes out of the encoder other than it went in.
-        UserError: the file cannot be written.
+        BadVideo: The clip cannot be decoded or has too few frames, or the file has another number of frames.
+        UserError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
-        count = encode(temporary, frames(clip, settings), rate(clip.probe, settings), settings.codec, settings.gop)
+        fps = output_rate(clip.probe, settings)
+        count = encode(temporary, output_frames(clip, settings), fps, settings.codec, settings.gop)
         check_length(count, settings.min_frames, settings.fps)
-        made = probe(Media("video", temporary))
-        if made.frames != count:
-            raise BadVideo(f"{count} frames were encoded and {made.frames} came out")
-    return made
+        found = probe(Media("video", temporary))
+        if found.frames != count:
+            raise BadVideo(f"{count} frames were encoded, but {found.frames} were decoded")
+    return found
 
 
 def write_clips(
     out: Path, clips: Sequence[Found], sums: dict[str, str], settings: PrepareConfig, journal: Journal
-) -> Made:
-    """Video files in out/clips, under the names of what they were made from; see `write_clip`."""
+) -> Results:
+    """Write clips as video files in out/clips, named after their sources; see `write_clip`.
+
+    Args:
+        out: The folder of the manifest.
+        clips: The clips.
+        sums: Checksums of the clips by name.
+        settings: Size, rate and codec of the files.
+        journal: Finished files.
+    """
     paths = {clip.entry.name: out / "clips" / name for clip, name in zip(clips, _names(clips, settings), strict=True)}
 
-    def one(clip: Found) -> Made:
+    def write(clip: Found) -> Results:
         path = paths[clip.entry.name]
-        signature = signature_of([clip], sums, settings)
-        return once(journal, out, path, signature, lambda: _encoded(out, path, clip, settings))
+        signature = compute_signature([clip], sums, settings)
+        return run_once(journal, out, path, signature, lambda: _write_record(out, path, clip, settings))
 
-    made = together(map_in_threads(one, clips, "writing clips", settings.workers or None), clips)
-    remove_others(journal, out, out / "clips", made)
-    return made
+    results = merge_results(map_in_threads(write, clips, "writing clips", settings.workers or None), clips)
+    remove_stale(journal, out, out / "clips", results)
+    return results
 
 
-def _encoded(out: Path, path: Path, clip: Found, settings: PrepareConfig) -> Made:
-    # A file of the same quality is about as large as it was; what is sure is that there must be some room.
+def _write_record(out: Path, path: Path, clip: Found, settings: PrepareConfig) -> Results:
+    # The size of the file is unknown, but some room is needed in any case.
     check_room(out, 2 * MIB, settings.keep_free, path.name)
     try:
         found = write_clip(path, clip, settings)
     except BadVideo as error:
         return [], [Rejected.because(clip.entry.name, error)]
     total = checksum_of(path)
-    return [dataclasses.replace(record_of(path, out, clip, found), checksum=total, bytes=path.stat().st_size)], []
+    return [dataclasses.replace(make_record(path, out, clip, found), checksum=total, bytes=path.stat().st_size)], []
 
 
 def _names(clips: Iterable[Found], settings: PrepareConfig) -> Iterator[str]:
-    """A file name for each clip: its own with the new suffix; with both where two would be the same.
+    """A file name for each clip: its own with the new suffix, or with both suffixes if two would be equal.
 
     Raises:
-        UserError: it would lie outside of the folder that it is written to.
+        UserError: A name leads out of the folder that is written to.
     """
     taken: set[str] = set()
     for clip in clips:
@@ -109,11 +131,18 @@ def _names(clips: Iterable[Found], settings: PrepareConfig) -> Iterator[str]:
         yield short
 
 
-def record_of(path: Path, out: Path, clip: Found, found: Probe, **place) -> Record:
-    """The line of a manifest for a written video file, or for one in a tar."""
+def make_record(path: Path, out: Path, clip: Found, found: Probe) -> Record:
+    """Make the manifest's record of a written video file, without checksum and size.
+
+    Args:
+        path: The file.
+        out: The manifest's root.
+        clip: The clip that the file was made from.
+        found: What decoding the file found.
+    """
     return Record(
         path=path.relative_to(out).as_posix(),
-        kind="tar" if place else "video",
+        kind="video",
         frames=found.frames,
         height=found.height,
         width=found.width,
@@ -122,5 +151,4 @@ def record_of(path: Path, out: Path, clip: Found, found: Probe, **place) -> Reco
         pts=found.pts,
         keys=found.keys,
         source=clip.entry.name,
-        **place,
     )

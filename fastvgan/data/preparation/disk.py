@@ -1,4 +1,4 @@
-"""Room on the disk, looked at before it is needed."""
+"""Check of the free disk space."""
 
 import shutil
 from pathlib import Path
@@ -9,17 +9,23 @@ GIB = 2**30
 
 
 def check_room(folder: Path, needed: int, keep_free: float, what: str) -> None:
-    """Refuse to write `needed` bytes where that would leave less than `keep_free` GiB on the folder's disk.
+    """Refuse to write if it would leave too little space on the disk.
+
+    Args:
+        folder: A folder on the disk.
+        needed: Bytes to write.
+        keep_free: GiB that must stay free.
+        what: Description of the files, for the message.
 
     Raises:
-        UserError: there is too little room.
+        UserError: The disk has too little space.
     """
     free = shutil.disk_usage(folder).free
     if needed + keep_free * GIB > free:
         raise UserError(
-            f"{what}: {_size(needed)} are needed in {folder}, where {_size(free)} are free and {keep_free:g} GiB are "
-            "to stay so (--keep-free): make room, name a folder on another disk, or make clips smaller by --height, "
-            "--width or --fps; what is done is kept, and the same command goes on from there"
+            f"{what} would take {_size(needed)} in {folder}, which has {_size(free)} free, of which {keep_free:g} GiB "
+            "must stay free (--keep-free); free some space, choose a folder on another disk, or make clips smaller "
+            "with --height, --width or --fps; finished files are kept, and the same command continues from there"
         )
 
 

@@ -1,8 +1,9 @@
-"""Clips that go into one file together, and the files made of them: each once, whatever stops the process."""
+"""Grouping clips into files, and writing each file once even if the process is stopped in between."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastvgan.data.folders.layouts import Rejected
 from fastvgan.data.folders.manifest import Record
@@ -13,14 +14,21 @@ from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.files.atomic import UNFINISHED
 
 MIB = 2**20
-Made = tuple[list[Record], list[Rejected]]
-# What does not change a byte of what is written.
-_FREE = {"max_bad", "keep_free", "workers", "layout", "split_file", "strip_frames", "follow_links", "to"}
+Results = tuple[list[Record], list[Rejected]]
+# Settings that do not change the written files.
+_UNRELATED = {"max_bad", "keep_free", "workers", "layout", "split_file", "strip_frames", "follow_links", "to"}
 
 
-def by_size(clips: Iterable[Found], size_of: Callable[[Found], int], limit: int) -> Iterator[list[Found]]:
-    """Clips in order, as many to a group as stay below `limit` bytes, but at least one."""
-    group, size = [], 0
+def group_by_size(clips: Iterable[Found], size_of: Callable[[Found], int], limit: int) -> Iterator[list[Found]]:
+    """Group consecutive clips, at most `limit` bytes per group, but at least one clip.
+
+    Args:
+        clips: The clips.
+        size_of: Returns a clip's size in bytes.
+        limit: Bytes per group.
+    """
+    group: list[Found] = []
+    size = 0
     for clip in clips:
         more = size_of(clip)
         if group and size + more > limit:
@@ -32,11 +40,18 @@ def by_size(clips: Iterable[Found], size_of: Callable[[Found], int], limit: int)
         yield group
 
 
-def once(journal: Journal, out: Path, path: Path, signature: object, make: Callable[[], Made]) -> Made:
-    """What `make` gives, or what it gave when it was called for this file under the same signature and came to its end.
+def run_once(journal: Journal, out: Path, path: Path, signature: object, make: Callable[[], Results]) -> Results:
+    """Return the result of `make`, or the journal's if `make` has written this file with the same signature before.
 
-    The result counts only as long as the file, below `out`, is there in the size it was written with; where all of a
-    group was rejected there is none. Nor does it count where a clip was rejected for a reason that may not last.
+    The journal's result is valid only while the file exists in its original size (or does not exist, if all clips were
+    rejected), and only if no clip was rejected for a temporary reason.
+
+    Args:
+        journal: Finished files.
+        out: The folder of the manifest.
+        path: The file, below `out`.
+        signature: Everything that the file depends on, as JSON values.
+        make: Writes the file.
     """
     name = path.relative_to(out).as_posix()
     before = journal.get(name, signature)
@@ -49,7 +64,7 @@ def once(journal: Journal, out: Path, path: Path, signature: object, make: Calla
         "records": [record.to_json() for record in records],
         "rejected": [(item.name, item.reason) for item in rejected],
     }
-    # What could not be read may be the next time: the file is ours, but not done.
+    # A clip that was unreadable may be readable next time. Then the file is known, but not finished.
     journal.add(name, signature if all(item.lasts for item in rejected) else None, result)
     return records, rejected
 
@@ -58,14 +73,18 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def remove_others(journal: Journal, out: Path, folder: Path, made: Made) -> None:
-    """Remove what earlier settings, or an end before its time, left in a folder: files in the journal, unfinished ones.
+def remove_stale(journal: Journal, out: Path, folder: Path, results: Results) -> None:
+    """Remove files of earlier settings and unfinished files from a folder, but no files that others put there.
 
-    What belongs to `made` stays, and whatever else somebody has put there.
+    Args:
+        journal: Names of all files that were ever written.
+        out: The folder of the manifest.
+        folder: The folder of the files.
+        results: The records whose files stay.
     """
     if not folder.is_dir():
         return
-    keep = {record.path for record in made[0]}
+    keep = {record.path for record in results[0]}
     for path in sorted(folder.rglob("*"), reverse=True):
         name = path.relative_to(out).as_posix()
         if path.is_dir():
@@ -77,25 +96,26 @@ def remove_others(journal: Journal, out: Path, folder: Path, made: Made) -> None
             path.unlink()
 
 
-def signature_of(group: Sequence[Found], sums: dict[str, str], settings: PrepareConfig) -> list:
-    """What a file made of these clips depends on; `sums` are their checksums by name."""
-    names = [(clip.entry.name, sums[clip.entry.name], *_how_shown(clip.probe)) for clip in group]
-    return [settings.model_dump(mode="json", exclude=_FREE), names]
+def compute_signature(group: Sequence[Found], sums: dict[str, str], settings: PrepareConfig) -> list[Any]:
+    """List everything that a file of these clips depends on; `sums` are the clips' checksums by name."""
+    names = [(clip.entry.name, sums[clip.entry.name], *_display_properties(clip.probe)) for clip in group]
+    return [settings.model_dump(mode="json", exclude=_UNRELATED), names]
 
 
-def _how_shown(found: Probe) -> tuple:
-    # Empty for plain files, whose results from before these were heeded still hold; rotation was heeded already.
-    plain = (0, False, True, False, False)
-    shown = (found.stream, found.mirrored, found.square_pixels, found.interlaced, found.transparent)
-    return () if shown == plain else shown
+def _display_properties(found: Probe) -> tuple[int | bool, ...]:
+    # Empty by default, so that results from before these properties existed stay valid.
+    default = (0, False, True, False, False)
+    properties = (found.stream, found.mirrored, found.square_pixels, found.interlaced, found.transparent)
+    return () if properties == default else properties
 
 
-def together(results: Iterable[Made], clips: Sequence[Found]) -> Made:
-    """All records and rejects, the records with the captions and classes that their clips have today."""
+def merge_results(results: Iterable[Results], clips: Sequence[Found]) -> Results:
+    """Merge records and rejects; the records get the current captions and classes of their clips."""
     entries = {clip.entry.name: clip.entry for clip in clips}
-    records, rejected = [], []
-    for made, failed in results:
-        for record in made:
+    records: list[Record] = []
+    rejected: list[Rejected] = []
+    for written, failed in results:
+        for record in written:
             entry = entries[record.source]
             records.append(dataclasses.replace(record, captions=entry.captions, label=entry.label))
         rejected += failed

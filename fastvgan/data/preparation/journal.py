@@ -1,4 +1,4 @@
-"""What has been done already: work that was stopped goes on where it was, and none is done twice."""
+"""A journal of finished work, by which stopped work continues without repetition."""
 
 import json
 import threading
@@ -8,10 +8,13 @@ from typing import Any
 
 
 class Journal:
-    """Results by name, a line of JSON each, written as they come.
+    """Results by name, one line of JSON per result, appended at once.
 
-    A result counts only under the signature it was made under: whatever it depends on (the file's size and time, the
-    settings). A last line that was cut off by the end of the process is as if it had not been written.
+    A result is valid only under the signature with which it was added: everything that it depends on, such as the size
+    and time of a file and the settings. An incomplete last line, of a process that was killed, is ignored.
+
+    Args:
+        path: The file.
     """
 
     def __init__(self, path: Path):
@@ -27,22 +30,24 @@ class Journal:
                 self._known[name] = signature, result
 
     def get(self, name: str, signature: Any) -> Any | None:
-        """The result of that name, or None where there is none under this signature."""
+        """Return the result of that name, or None if it has another signature or is missing."""
         before, result = self._known.get(name, (None, None))
         return result if before == _plain(signature) else None
 
     def names(self) -> Collection[str]:
-        """The names of all results, under whichever signature."""
+        """Return the names of all results, whatever their signatures."""
         return self._known.keys()
 
     def add(self, name: str, signature: Any, result: Any) -> None:
-        """Take down a result; safe to call from several threads.
+        """Append a result; may be called by several threads.
 
         Args:
-            signature: None for one that is not to be used again, whose name alone counts.
+            name: Its name.
+            signature: Everything that it depends on, as JSON values; None if `get` must not return it.
+            result: The result, as JSON values.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The file cannot be written.
         """
         line = json.dumps([name, signature, result], ensure_ascii=False)
         with self._lock:

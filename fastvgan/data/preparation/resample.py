@@ -1,4 +1,4 @@
-"""Frames at a constant rate, out of frames that come at any times."""
+"""Resampling of frames with any times to a constant rate."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,63 +9,73 @@ from fastvgan.data.media.types import MOST_FRAMES, BadVideo
 
 Timed = tuple["float | None", np.ndarray]
 
-# Seconds, but at most a quarter of a slot: of 30 frames a second rounded to 33, 33 and 34 ms, some come a little late.
+# Tolerance in seconds, at most a quarter of a slot: times at 30 frames per second, rounded to 33 or 34 ms, may be late.
 _LATE = 0.0025
-# Times that a frame is shown, in the mean: 10 seconds at 25 frames a second. A file of three frames can claim to last
-# for days.
+# Largest mean number of repetitions of a frame: 10 seconds at 25 frames per second. A file of three frames can claim to
+# last for days.
 _REPEATS = 250
 
 
-def at_rate(
+def resample(
     frames: Iterable[Timed], fps: float | None, last_for: float | None = None, most: int = MOST_FRAMES
 ) -> Iterator[np.ndarray]:
-    """Frames at `fps` a second: what is to be seen at each moment, the newest frame that has come by then.
+    """Resample frames to a constant rate: each output frame is the newest input frame at its time.
 
-    FFmpeg's filter `fps` does the same, but also takes frames that come up to half a slot late; here it is 2.5 ms, so
-    that every other frame of 30 a second makes 15.
+    FFmpeg's filter `fps` does the same, but also accepts frames that are up to half a slot late. Here the tolerance is
+    2.5 ms, so that 15 frames per second are every other frame of 30.
 
     Args:
-        frames: pairs of a time in seconds and a frame. Where no time is known, all frames are taken as they are.
-        fps: None takes all frames as they are. last_for: how long the last frame is shown, in seconds; a slot unless
-            told. most: how many frames there may be, as `most_at_rate` says.
+        frames: Pairs of a time in seconds and a frame (H, W, C). Frames without a time are passed through.
+        fps: Frames per second of the output; None passes all frames through.
+        last_for: Duration of the last frame in seconds; 1 / fps by default.
+        most: Largest number of output frames, see `limit_resampled`.
 
     Raises:
-        BadVideo: there would be more.
+        BadVideo: The output would have more frames.
     """
-    begin = held = None
-    written, time = 0, 0.0
+    begin: float | None = None
+    held: np.ndarray | None = None
+    end, written = 0.0, 0
     for time, frame in frames:
         if fps is None or time is None:
             yield frame
             continue
         begin = time if begin is None else begin
-        while written < _within(most, time - begin, fps) and held is not None:
+        while written < _checked_slot(most, time - begin, fps) and held is not None:
             yield held
             written += 1
-        held = frame
-    if held is not None:
-        shown = 1 / fps if last_for is None else last_for
-        for _ in range(written, max(1, _within(most, time - begin + shown, fps))):
+        held, end = frame, time
+    if held is not None and fps is not None and begin is not None:
+        duration = 1 / fps if last_for is None else last_for
+        for _ in range(written, max(1, _checked_slot(most, end - begin + duration, fps))):
             yield held
 
 
-def count_at_rate(frames: int, own: float | None, fps: float | None) -> int:
-    """How many frames a clip of that many, at `own` frames a second, has at `fps`, but at most `most_at_rate`."""
-    return frames if fps is None or own is None else min(max(1, _slot(frames / own, fps)), most_at_rate(frames))
+def count_resampled(frames: int, own: float | None, fps: float | None) -> int:
+    """Count the frames of a resampled clip.
+
+    Args:
+        frames: Frames of the clip.
+        own: Its frames per second, if known.
+        fps: Frames per second of the output; None keeps all frames.
+    """
+    return frames if fps is None or own is None else min(max(1, _slot(frames / own, fps)), limit_resampled(frames))
 
 
-def most_at_rate(frames: int) -> int:
-    """How many frames may be made of a clip of that many, by showing them again and again."""
+def limit_resampled(frames: int) -> int:
+    """Return how many frames a clip of `frames` frames may have after resampling."""
     return min(_REPEATS * frames, MOST_FRAMES)
 
 
-def _within(most: int, time: float, fps: float) -> int:
+def _checked_slot(most: int, time: float, fps: float) -> int:
     slot = _slot(time, fps)
     if slot > most:
-        raise BadVideo(f"would have {slot} frames at {fps:g} a second, of at most {most}; --fps takes a lower rate")
+        raise BadVideo(
+            f"would have {slot} frames at {fps:g} frames per second, more than {most}; use a lower rate with --fps"
+        )
     return slot
 
 
 def _slot(time: float, fps: float) -> int:
-    """The first slot that shows what comes at that time, in seconds."""
+    """The first slot that shows a frame of that time, in seconds."""
     return math.ceil(time * fps - min(_LATE * fps, 0.25))

@@ -1,20 +1,30 @@
-"""Clips as video files in tar files of the WebDataset layout."""
+"""Writing clips as video files in tar files of the WebDataset layout."""
 
 import dataclasses
 import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from webdataset import TarWriter
 
 from fastvgan.data.folders.layouts import Rejected
-from fastvgan.data.folders.survey import Found, checksum_of, files_of, map_in_threads
+from fastvgan.data.folders.survey import Found, checksum_of, list_files, map_in_threads
 from fastvgan.data.media.types import BadVideo, Probe
-from fastvgan.data.preparation.clip_files import SUFFIXES, record_of, write_clip
+from fastvgan.data.preparation.clip_files import SUFFIXES, make_record, write_clip
 from fastvgan.data.preparation.disk import check_room
-from fastvgan.data.preparation.groups import MIB, Made, by_size, once, remove_others, signature_of, together
+from fastvgan.data.preparation.groups import (
+    MIB,
+    Results,
+    compute_signature,
+    group_by_size,
+    merge_results,
+    remove_stale,
+    run_once,
+)
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.files.atomic import UNFINISHED, whole
@@ -22,66 +32,76 @@ from fastvgan.files.atomic import UNFINISHED, whole
 
 def write_tars(
     out: Path, clips: Sequence[Found], sums: dict[str, str], settings: PrepareConfig, journal: Journal
-) -> Made:
-    """Such video files in tar files of the WebDataset layout, in out/tars: `N.webm`, `N.json`, `N.txt`.
+) -> Results:
+    """Write clips to tar files in out/tars, as `N.webm` (or `N.mp4`), `N.json` and `N.txt`.
 
-    The json holds the clip's name, captions, class, frames and fps; the txt, where there are captions, one a line.
+    The JSON holds the clip's name, captions, class, frames, fps and size; the text, if the clip has captions, one
+    caption per line.
+
+    Args:
+        out: The folder of the manifest.
+        clips: The clips.
+        sums: Checksums of the clips by name.
+        settings: Size, rate and codec of the video files.
+        journal: Finished files.
     """
-    together_in = Counter(clip.entry.media.path for clip in clips)  # a zip file may hold many
+    clips_per_file = Counter(clip.entry.media.path for clip in clips)  # a zip file may hold many
 
     def size_of(clip: Found) -> int:
         media = clip.entry.media
-        whole_file = sum(path.stat().st_size for path in files_of(clip.entry))
-        return media.span[1] if media.span else whole_file // together_in[media.path]
+        whole_file = sum(path.stat().st_size for path in list_files(clip.entry))
+        return media.span[1] if media.span else whole_file // clips_per_file[media.path]
 
-    groups = list(by_size(clips, size_of, settings.shard_size * MIB))
+    groups = list(group_by_size(clips, size_of, settings.shard_size * MIB))
     paths = [out / "tars" / f"{number:06d}.tar" for number in range(len(groups))]
     first = 0
-    tars: list[Made] = []
+    tars: list[Results] = []
     for path, group in zip(paths, groups, strict=True):
         named = [(f"{first + i:08d}", clip) for i, clip in enumerate(group)]
-        # Captions and numbers are in the tar, so that a change of them is a change of the tar.
-        said = [(clip.entry.captions, clip.entry.label) for clip in group]
-        signature = [*signature_of(group, sums, settings), said, first]
-        tars.append(
-            once(journal, out, path, signature, lambda path=path, named=named: _tar(out, path, named, settings))
-        )
+        # The tar also holds captions, classes and numbers.
+        annotations = [(clip.entry.captions, clip.entry.label) for clip in group]
+        signature = [*compute_signature(group, sums, settings), annotations, first]
+        tars.append(run_once(journal, out, path, signature, partial(_write_tar, out, path, named, settings)))
         first += len(group)
-    made = together(tars, clips)
-    remove_others(journal, out, out / "tars", made)
-    return made
+    results = merge_results(tars, clips)
+    remove_stale(journal, out, out / "tars", results)
+    return results
 
 
-def _tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: PrepareConfig) -> Made:
+def _write_tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: PrepareConfig) -> Results:
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = SUFFIXES[settings.codec]
-    written, rejected = {}, []
+    written: dict[str, tuple[Found, Probe]] = {}
+    rejected: list[Rejected] = []
     with (
         tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}{UNFINISHED}-") as folder,
         whole(path) as temporary,
     ):
 
-        def encoded(item: tuple[str, Found]) -> "Probe | Rejected":
+        def write(item: tuple[str, Found]) -> Probe | Rejected:
             check_room(out, 2 * MIB, settings.keep_free, path.name)
             try:
                 return write_clip(Path(folder) / (item[0] + suffix), item[1], settings)
             except BadVideo as error:
                 return Rejected.because(item[1].entry.name, error)
 
-        results = map_in_threads(encoded, named, path.name, settings.workers or None)
+        results = map_in_threads(write, named, path.name, settings.workers or None)
         with temporary.open("wb") as file, TarWriter(file, mtime=0) as tar:
             for (key, clip), result in zip(named, results, strict=True):
                 if isinstance(result, Rejected):
                     rejected.append(result)
                     continue
                 video = Path(folder) / (key + suffix)
-                tar.write({"__key__": key, suffix[1:]: video.read_bytes(), **_said(clip, result)})
+                tar.write({"__key__": key, suffix[1:]: video.read_bytes(), **_annotation_files(clip, result)})
                 written[video.name] = clip, result
                 video.unlink()
         spans = _spans(temporary) if written else {}
         records = [
             dataclasses.replace(
-                record_of(path, out, clip, found, member=name, span=spans[name]),
+                make_record(path, out, clip, found),
+                kind="tar",
+                member=name,
+                span=spans[name],
                 checksum=checksum_of(temporary, spans[name]),
                 bytes=spans[name][1],
             )
@@ -90,11 +110,11 @@ def _tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settings: Pr
     return records, rejected
 
 
-def _said(clip: Found, found: Probe) -> dict:
+def _annotation_files(clip: Found, found: Probe) -> dict[str, Any]:
     entry = clip.entry
-    facts = {"name": entry.name, "captions": list(entry.captions), "class": entry.label}
-    facts |= {"frames": found.frames, "fps": found.fps, "height": found.height, "width": found.width}
-    return {"json": facts, **({"txt": "\n".join(entry.captions)} if entry.captions else {})}
+    values = {"name": entry.name, "captions": list(entry.captions), "class": entry.label}
+    values |= {"frames": found.frames, "fps": found.fps, "height": found.height, "width": found.width}
+    return {"json": values, **({"txt": "\n".join(entry.captions)} if entry.captions else {})}
 
 
 def _spans(path: Path) -> dict[str, tuple[int, int]]:

@@ -49,7 +49,7 @@ def test_the_odd_ones_are_named_with_reasons(forty):
     named = {name for name, _ in left_out(data)}
     assert named == {name for name, kind in odd.items() if kind == "corrupt"}
     (note,) = [remark for remark in data.remarks if "too short" in remark]
-    assert note.startswith("clip 05.avi: too short, 5 frames of 16")
+    assert note.startswith("clip 05.avi: too short, 5 of 16 frames")
     for name in odd:
         assert sum(remark.startswith(f"{name}: ") for remark in data.remarks) == 1
 
@@ -130,7 +130,7 @@ def test_a_captions_file(tmp_path, kind):
     assert set(data.captions) == (expected if kind == "csv" else expected | {c + " again" for c in expected})
     assert data.classes == ["cat", "dog"] and data.size == 3
     assert dict(left_out(data)) == {
-        "gone.mp4": "is named in the captions file but is not there",
+        "gone.mp4": "is listed in the captions file but does not exist",
         "d.mp4": "has no caption",
     }
 
@@ -169,7 +169,7 @@ def write(name, text):
         (write("captions.csv", "file,caption\n/etc/x.mp4,x\n"), {}, "leads out of the folder"),
         (write("captions.csv", "file,caption\n,x\n"), {}, "line 2 names no file"),
         (write("captions.jsonl", '{"file": "a.mp4"}\n{"file": \n'), {}, "captions.jsonl, line 2 is not JSON"),
-        (write("captions.jsonl", '{"file": "a.mp4", "caption": 3}'), {}, "line 1: the caption must be a text"),
+        (write("captions.jsonl", '{"file": "a.mp4", "caption": 3}'), {}, "line 1: the caption must be a string"),
         (write("captions.jsonl", '["a.mp4"]'), {}, "line 1 names no file"),
         (write("captions.jsonl", "[" * 10**5), {}, "line 1 is not JSON"),
     ],

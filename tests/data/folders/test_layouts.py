@@ -12,7 +12,7 @@ from make_videos import encode, numbered
 from PIL import Image
 
 from fastvgan.data.folders.layouts import Layout, scan
-from fastvgan.data.folders.survey import checksum, files_of
+from fastvgan.data.folders.survey import checksum, list_files
 from fastvgan.data.media.frames import probe
 from fastvgan.data.paths import LEADS_OUT
 from fastvgan.errors import UserError
@@ -69,9 +69,9 @@ def test_all_layouts_side_by_side(tmp_path):
     said = "found 1 folder of pictures, 6 strips, 1 clip in tar files, 1 video file, 2 clips in zip files"
     assert remarks == [
         said,
-        "passed over 2 folders (.cache, __MACOSX): hidden, a bin or thumbnails by the name",
-        "passed over 1 file (.hidden.mp4): hidden by the name",
-        "passed over 1 file (notes.txt): neither a clip nor the captions of one",
+        "skipped 2 folders (.cache, __MACOSX): hidden, trash or thumbnails by their names",
+        "skipped 1 file (.hidden.mp4): hidden",
+        "skipped 1 file (notes.txt): neither clips nor captions",
     ]
     assert set(kinds(scan(tmp_path, Layout("videos"))[0]).values()) == {"video", "tar"}
     assert set(kinds(scan(tmp_path, Layout("strips"))[0])) == {f"{d}/{t}.{s}" for t in range(3) for d, s in
@@ -106,7 +106,7 @@ def test_ucf101_with_its_split_files(tmp_path, above, numbers):
         (above + names[2], "YoYo"),
     ]
     assert [(item.name, item.reason) for item in rejected] == [
-        ("YoYo/v_YoYo_g09_c01.avi", "is named in the split file but is not there")
+        ("YoYo/v_YoYo_g09_c01.avi", "is listed in the split file but does not exist")
     ]
     split.write_text("Golf/v_Golf_g01_c01.avi 3\n")
     with pytest.raises(UserError, match=r"trainlist01.txt lists no clip of .*Golf/v_Golf_g01_c01.avi"):
@@ -300,10 +300,10 @@ def test_links_to_frames_and_captions_are_held_to_the_same(tmp_path):
     assert {item.name for item in rejected} == {"a.txt", "captions.csv", "f.txt", "f/3.png"}
     assert [(entry.name, entry.captions) for entry in entries] == [("a.mp4", ()), ("f", ())]
     assert probe(entries[1].media).frames == 4
-    assert [path.name for path in files_of(entries[1])] == ["0.png", "1.png", "2.png", "4.png"]
+    assert [path.name for path in list_files(entries[1])] == ["0.png", "1.png", "2.png", "4.png"]
     entries, rejected, _ = scan(folder, Layout(follow_links=True))
     assert [(entry.name, entry.captions) for entry in entries] == [("a.mp4", ("secret",)), ("f", ("secret",))]
-    assert not rejected and probe(entries[1].media).frames == len(files_of(entries[1])) == 5
+    assert not rejected and probe(entries[1].media).frames == len(list_files(entries[1])) == 5
 
 
 def test_names_that_are_not_text_are_named_all_the_same(tmp_path):
@@ -320,7 +320,7 @@ def test_names_that_are_not_text_are_named_all_the_same(tmp_path):
     for name in (b"0.png", b"1.png", b"\xff.png"):
         picture(tmp_path / "f" / os.fsdecode(name))
     entries, rejected, _ = scan(tmp_path, Layout())
-    assert [(item.name, len(files_of(item))) for item in entries] == [("a.mp4", 1), ("f", 2)]
+    assert [(item.name, len(list_files(item))) for item in entries] == [("a.mp4", 1), ("f", 2)]
     assert checksum(entries[1]) and probe(entries[1].media).frames == 2
     assert "f/\\udcff.png" in {item.name for item in rejected}
 

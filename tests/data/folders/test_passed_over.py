@@ -58,7 +58,7 @@ def test_what_is_no_clip_is_named(tmp_path):
     assert found == {"a.mp4": "video"} and set(rejected) == {"b.npy", "c.tar.gz", "d.pdf", "e.m4a", "f.pdf"}
     assert "unpack it" in rejected["c.tar.gz"] and rejected["e.m4a"] == "has no video stream"
     names = "0.json, 1.json, 2.json, 3.json, 4.json and 3 more"
-    assert remarks == [f"passed over 8 files ({names}): neither a clip nor the captions of one"]
+    assert remarks == [f"skipped 8 files ({names}): neither clips nor captions"]
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
@@ -83,9 +83,9 @@ def test_bins_and_thumbnails_are_passed_over_and_said(tmp_path, name):
     encode(tmp_path / "below" / name / "b.mp4", numbered(2))
     found, rejected, remarks = kinds(tmp_path)
     assert found == {"a.mp4": "video"} and not rejected
-    assert remarks == [f"passed over 1 folder (below/{name}): hidden, a bin or thumbnails by the name"]
+    assert remarks == [f"skipped 1 folder (below/{name}): hidden, trash or thumbnails by their names"]
     (tmp_path / "a.mp4").unlink()
-    with pytest.raises(UserError, match=r"holds no clip \(but for what lies in below/.*passed over"):
+    with pytest.raises(UserError, match=r"holds no clip \(below/.*is skipped"):
         scan(tmp_path, Layout())
 
 
@@ -155,7 +155,9 @@ def test_videos_and_animations_in_a_zip_are_clips(tmp_path):
         media = manifest.media(record)
         assert number_of(read_frames(media, probe(media), [4], 48, 64, 3)[0]) == 4
     assert prepare(tmp_path / "set", tmp_path / "tars", PrepareConfig(to="tars")).records[2].frames == 7
-    assert "zip" in dali._unfit(Media("video", tmp_path / "x.zip", "a.webm"), Probe(4, 48, 64, "vp9"), "cpu")
+    assert "zip" in dali._unsupported_clip_reason(
+        Media("video", tmp_path / "x.zip", "a.webm"), Probe(4, 48, 64, "vp9"), "cpu"
+    )
 
 
 def test_a_poster_beside_each_video_is_no_frame(tmp_path):
@@ -165,6 +167,8 @@ def test_a_poster_beside_each_video_is_no_frame(tmp_path):
         Image.new("RGB", (64, 48)).save(tmp_path / "below" / f"{number}.jpg")
     found, rejected, _ = kinds(tmp_path)
     assert found == {"below/0.mp4": "video", "below/1.mp4": "video"}
-    assert rejected == dict.fromkeys(("below/0.jpg", "below/1.jpg"), "is a single picture beside the video of its name")
+    assert rejected == dict.fromkeys(
+        ("below/0.jpg", "below/1.jpg"), "is a single picture beside the video of the same name"
+    )
     Image.new("RGB", (64, 48)).save(tmp_path / "below" / "2.jpg")
     assert kinds(tmp_path)[0]["below"] == "frames"

@@ -110,7 +110,7 @@ def test_names_in_tables(tmp_path, clip, name, is_refused):
         assert str(refusal.value).endswith(LEADS_OUT)
     else:
         (missing,) = scan(tmp_path, Layout()).rejected
-        assert missing.name == name.replace("a/../", "") and "is not there" in missing.reason
+        assert missing.name == name.replace("a/../", "") and "does not exist" in missing.reason
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar"])

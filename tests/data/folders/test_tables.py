@@ -141,7 +141,7 @@ def test_what_is_no_table_of_clips_is_named(tmp_path, name, text):
     (folder_of(tmp_path) / name).write_text(text)
     said, missing, remarks = said_in(tmp_path)
     assert len(said) == 3 and not missing
-    assert remarks == [f"passed over 1 file ({name}): neither a clip nor the captions of one"]
+    assert remarks == [f"skipped 1 file ({name}): neither clips nor captions"]
 
 
 def test_captions_come_before_metadata(tmp_path):
@@ -149,14 +149,14 @@ def test_captions_come_before_metadata(tmp_path):
     write(tmp_path / "captions.tsv", [("file", "caption"), ("a.mp4", "own")], "\t")
     said, _, remarks = said_in(tmp_path)
     assert said["a.mp4"][0] == ("own",)
-    assert remarks == ["passed over metadata.csv, since captions.tsv beside it says what is in the clips"]
+    assert remarks == ["skipped metadata.csv, since captions.tsv beside it is used"]
 
 
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
         ({"metadata.csv": "file,text\na.mp4,x\n", "metadata.jsonl": '{"file": "a.mp4", "text": "x"}'}, "holds both"),
-        ({"captions.csv": "file,caption\na.mp4,one, two\n"}, "line 2 has more cells than there are columns"),
+        ({"captions.csv": "file,caption\na.mp4,one, two\n"}, "line 2 has more cells than the header"),
         ({"metadata.csv": "sep=;\nfile;text\na.mp4;one\nb.mp4;x;y\n"}, "line 4 has more cells"),
         ({"metadata.jsonl": '{"file": "a.mp4", "text": "x"}\n{'}, "metadata.jsonl, line 2 is not JSON"),
         ({"metadata.csv": b"file,text\na.mp4,gr\xf6\xdfer\n"}, "write it as UTF-8 text"),

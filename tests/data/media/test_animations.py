@@ -118,9 +118,9 @@ def test_a_folder_of_them_is_a_clip_each(tmp_path):
         ("a.webp", "b.png", "c.tif", "below/d.webp", "below/e.apng"), "animation"
     )
     assert [(item.name, item.reason) for item in rejected] == [
-        ("still.png", "is a single picture beside others that move")
+        ("still.png", "is a single picture beside animated ones")
     ]
-    assert remarks == ["found 5 pictures that move"]
+    assert remarks == ["found 5 animated pictures"]
     assert [entry.captions for entry in entries if entry.name == "a.webp"] == [("the first",)]
     assert all(examine(entry).probe.frames == 5 for entry in entries)
     assert [entry.name for entry in scan(tmp_path / "src", Layout("videos"))[0]] == [entry.name for entry in entries]

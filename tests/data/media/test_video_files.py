@@ -22,7 +22,7 @@ from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.folders.survey import examine
 from fastvgan.data.media import video_files
 from fastvgan.data.media.frames import probe, read_frames, walk
-from fastvgan.data.media.types import BadVideo, Media, Probe, check
+from fastvgan.data.media.types import BadVideo, Media, Probe, check_probe
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_frames_that_are_slim_are_scaled_to_no_giants(tmp_path):
 
 
 def test_more_frames_than_a_manifest_takes_are_refused():
-    check(Probe(10**7, 1, 64, ""))
+    check_probe(Probe(10**7, 1, 64, ""))
     with pytest.raises(BadVideo, match="has 10000001 frames, more than"):
-        check(Probe(10**7 + 1, 1, 64, ""))
+        check_probe(Probe(10**7 + 1, 1, 64, ""))
 
 
 def test_scaling_covers_the_size_asked_for(files):
