@@ -31,8 +31,8 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
     if "class" in model.condition:
         if not source.classes:
             raise UserError(
-                "the data has no classes, and the model's condition includes the class: put the clips of each class in a "
-                "separate folder, or train without classes by --condition none"
+                "the data has no classes, and the model's condition includes the class: put the clips of each class in "
+                "a separate folder, or train without classes by --condition none"
             )
         learned["class_names"] = tuple(source.classes)
     return model.model_copy(update=learned)

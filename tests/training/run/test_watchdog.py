@@ -24,10 +24,10 @@ def test_what_takes_too_long_ends_the_process(tmp_path, what, saved, caplog):
 
     with Watchdog(0.2, tmp_path, lambda: rescued.append(1), leave) as watchdog:
         for _ in range(5):
-            with watchdog.watching(what):
+            with watchdog.watch(what):
                 time.sleep(0.05)
         assert not left.is_set()
-        with watchdog.watching(what):
+        with watchdog.watch(what):
             assert left.wait(10)
     assert statuses == [STATUS] == [75] and len(rescued) == saved
     assert "test_watchdog" in (tmp_path / "stall.txt").read_text()
@@ -41,14 +41,14 @@ def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
         raise OSError(28, "No space left on device")
 
     with Watchdog(0.2, tmp_path / "missing", rescue, lambda status: left.set()) as watchdog:
-        with watchdog.watching(DATA):
+        with watchdog.watch(DATA):
             assert left.wait(10)
     assert "could not be saved" in caplog.text
 
 
 def test_without_seconds_there_is_none(tmp_path):
     with Watchdog(0, tmp_path, lambda: None, lambda status: pytest.fail("ended")) as watchdog:
-        with watchdog.watching(DATA):
+        with watchdog.watch(DATA):
             time.sleep(0.3)
 
 
