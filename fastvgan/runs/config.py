@@ -256,18 +256,18 @@ _MOST_TEXT = 2**24  # characters of a configuration, which may include a large v
 
 
 def preset(name: str) -> RunConfig:
-    """The preset of that name.
+    """Return a preset by name.
 
     Raises:
-        UserError: there is none.
+        UserError: no preset has that name.
     """
     if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}; take one of {', '.join(PRESETS)}")
+        raise UserError(f"there is no preset {name!r}; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def read_config(path: Path) -> RunConfig:
-    """A configuration from a YAML file, as --print-config and a run folder's config.yaml show it.
+    """Read a configuration from a YAML file as written by --print-config or to a run folder's config.yaml.
 
     Raises:
         UserError: the file is missing, is not YAML, or holds a key or a value that is not allowed.
@@ -291,9 +291,9 @@ def read_config(path: Path) -> RunConfig:
 
 
 def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """What two configurations of one run disagree on, "model.height is 16 there and 32 here", save what may change.
+    """List settings that differ and may not change when a run is resumed: "model.height is 16 there and 32 here".
 
-    Data, and the words and classes learned from them, are not compared here: see `fastvgan.training.run.resume`.
+    The data, with their words and classes, are compared by `fastvgan.training.run.resume` instead.
     """
     found = []
     for part in ("model", "data", "training"):

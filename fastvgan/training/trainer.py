@@ -37,6 +37,7 @@ from fastvgan.training.run.meter import Meter
 from fastvgan.training.run.output import Due, Output
 from fastvgan.training.run.resume import Start, fit_to_checkpoint
 from fastvgan.training.run.watchdog import DATA, STEP, Watchdog
+from fastvgan.training.schedule import rate_share, rising_share
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 from fastvgan.training.step.tensors import tensors_of
@@ -371,7 +372,7 @@ class Trainer:
 
         def note(number: int, frame: FrameType | None) -> None:
             self._signal = signal.Signals(number)
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -379,18 +380,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def rate_share(done: int, steps: int, decay: float) -> float:
-    """Return the share of the full learning rate in the step after `done`: it falls in the last `decay` of `steps`."""
-    falling = decay * steps
-    return min(1.0, (steps - done) / falling) if falling else 1.0
-
-
-def rising_share(done: int, steps: int, rise: float) -> float:
-    """Return the share of a weight's full value in the step after `done`: it rises in the first `rise` of `steps`."""
-    rising = rise * steps
-    return min(1.0, done / rising) if rising else 1.0
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
@@ -428,6 +417,4 @@ def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
     try:
         return next(clips)
     except OSError as error:
-        raise UserError(
-            f"cannot read the data any more: {error}; fix that, then run again with --resume auto"
-        ) from error
+        raise UserError(f"cannot read the data any more: {error}; fix that, then resume by --resume auto") from error

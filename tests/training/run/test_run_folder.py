@@ -222,11 +222,11 @@ def test_a_vanished_folder_is_made_anew(tmp_path, caplog):
         logger.info("something")
         shutil.rmtree(path)
         folder.add_metrics({"step": 2, "x": 1.0})
-        assert warnings(caplog) == [f"the run folder {path} has vanished: made anew"]
+        assert warnings(caplog) == [f"the run folder {path} has vanished: rebuilt it"]
         folder.add_evaluation({"step": 2, "y": 1.0})
         shutil.rmtree(path / "samples")
         assert folder.ensure()
-        assert warnings(caplog)[1:] == [f"the run folder {path} lacks samples: made anew"]
+        assert warnings(caplog)[1:] == [f"the run folder {path} lacks samples: rebuilt it"]
     assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [1, 2]
     assert points(path) == {"x": [1, 2], "evaluation/y": [1, 2]}
     assert (path / "config.yaml").read_text() == before and (path / "env.json").is_file()
@@ -259,10 +259,10 @@ def test_a_folder_that_cannot_be_made_anew_is_told_once(tmp_path, caplog):
             assert not folder.ensure()
             logger.info("step %d", step)
         (told,) = warnings(caplog)
-        assert str(path) in told and "has vanished and cannot be made anew" in told
+        assert str(path) in told and "has vanished and cannot be rebuilt" in told
         parent.unlink()
         folder.add_metrics({"step": 4, "x": 1.0})
-        assert warnings(caplog)[1:] == [f"the run folder {path} has vanished: made anew"]
+        assert warnings(caplog)[1:] == [f"the run folder {path} has vanished: rebuilt it"]
     assert steps(path / "metrics.jsonl") == [1, 2, 3, 4] and points(path) == {"x": [1, 2, 3, 4]}
     assert told in (path / "log.txt").read_text() and "step 2" in (path / "log.txt").read_text()
 
@@ -310,7 +310,7 @@ def test_a_line_cut_off_in_the_middle_is_dropped_alone(tmp_path, caplog):
     path.write_text('{"step": 1, "x"\n' + path.read_text() + '{"step": 4, "x": 1.0}')
     with opened(tmp_path / "r", step=4) as folder:
         folder.add_metrics({"step": 6, "x": 1.0})
-    assert steps(path) == [2, 4, 6] and 'cut off: {"step": 1, "x"' in warnings(caplog)[0]
+    assert steps(path) == [2, 4, 6] and 'truncated line: {"step": 1, "x"' in warnings(caplog)[0]
 
 
 def test_an_older_step_on_a_full_disk_drops_lines_too(tmp_path):

@@ -31,7 +31,7 @@ def test_what_takes_too_long_ends_the_process(tmp_path, what, saved, caplog):
             assert left.wait(10)
     assert statuses == [STATUS] == [75] and len(rescued) == saved
     assert "test_watchdog" in (tmp_path / "stall.txt").read_text()
-    assert f"stood still for 0.2 s, {what}; ending with status 75" in caplog.text
+    assert f"no progress for 0.2 s, {what}; ending with status 75" in caplog.text
 
 
 def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
@@ -43,7 +43,7 @@ def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
     with Watchdog(0.2, tmp_path / "missing", rescue, lambda status: left.set()) as watchdog:
         with watchdog.watch(DATA):
             assert left.wait(10)
-    assert "could not be saved" in caplog.text
+    assert "cannot save the state" in caplog.text
 
 
 def test_without_seconds_there_is_none(tmp_path):
@@ -80,6 +80,6 @@ def test_a_stalled_loader_ends_the_run_with_status_75_and_costs_no_step(tmp_path
         timeout=120,
     )
     assert done.returncode == STATUS, done.stderr
-    assert "stood still for 3 s, waiting for a batch; ending with status 75" in done.stderr
+    assert "no progress for 3 s, waiting for a batch; ending with status 75" in done.stderr
     assert [path.name for path in list_complete(tmp_path / "r" / "checkpoints")] == ["step-10"]
     assert "stalling" in (tmp_path / "r" / "stall.txt").read_text()
