@@ -60,7 +60,7 @@ OTHERS = [
     ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
     ("generate", "--fps 60", "generated.gif: 60 frames a second; a .gif shows 0.01 to 50, since its times are whole"),
     ("generate", "--out x.avi", "x.avi: videos are written as .mp4, .gif or .png; name one of these"),
-    ("generate", "", "there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run"),
+    ("generate", "", "runs/ holds no run; train one by `python -m fastvgan.train`, or name one by --run"),
     ("evaluate", "--clips x", "--clips x: expected a whole number"),
     ("evaluate", "--json", "--json: expected a path, and nothing follows"),
     ("prepare", "digits out", "SOURCE digits: there is no such folder; the digits are drawn and need no preparing"),

@@ -172,7 +172,7 @@ def test_the_command_ends_with_status_2_and_one_sentence(run, tmp_path):
     assert done.stderr == "error: the digits have no split 'valid'; take one of train, test\n"
     (tmp_path / "runs").mkdir()
     done = command_run("fastvgan.evaluate", cwd=tmp_path)
-    assert done.returncode == 2 and "there is no run under runs/" in done.stderr
+    assert done.returncode == 2 and "runs/ holds no run" in done.stderr
 
 
 @pytest.mark.slow

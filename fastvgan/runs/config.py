@@ -1,7 +1,7 @@
-"""What defines a run: the model, the data and the training, with presets; read from a file, a preset or flags."""
+"""The configuration of a run: model, data and training, with presets; read from a file, a preset or flags."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -14,17 +14,17 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataConfig(Settings):
-    """Where the clips come from."""
+    """The data."""
 
     data: str = "digits"
-    """`digits` (captioned moving digits, ships with the package), what `python -m fastvgan.prepare` made (its folder,
-    or a path or URL of its manifest.jsonl), or any folder of clips, which is then looked through at every start."""
+    """`digits` (captioned moving digits, included in the package), output of `python -m fastvgan.prepare` (its folder,
+    or a path or URL of its manifest.jsonl), or any folder of clips, which is scanned at every start."""
     decoder: Literal["auto", "pyav", "dali", "shards", "digits"] = "auto"
-    """What decodes: `auto` takes shards where the data is decoded already, DALI on a GPU, and PyAV otherwise."""
+    """Decoder: `auto` uses shards if the data is decoded already, DALI on a GPU, and PyAV otherwise."""
     stride: int = Field(1, ge=1, le=10000)
-    """Every how many frames of a file one is taken."""
+    """Distance of the frames used from a file; 1 uses every frame."""
     max_stride: int | None = Field(None, ge=1, le=10000)
-    """With this, the stride is drawn for each clip, from --stride to this."""
+    """Draw the stride of each clip from --stride to this."""
     crop: Literal["random", "center"] = "random"
     """Where clips are cropped out of larger frames."""
     mirror: bool = False
@@ -32,21 +32,21 @@ class DataConfig(Settings):
     max_bad: float = Field(0.5, ge=0, le=1)
     """A folder with more than this share of unreadable files is refused."""
     tolerant: bool = False
-    """Take damaged files of a folder too: what FFmpeg mends, and what comes before damage that it cannot mend."""
+    """Use damaged files of a folder, too: as far as FFmpeg can repair or decode them."""
     root: str | None = None
-    """The folder that a manifest's files are in, where that is not the manifest's own; prepare says which."""
+    """The folder of a manifest's files if it differs from the manifest's own; prepare prints it."""
     follow_links: bool = False
-    """Read what symbolic links in the folder of clips point to, even outside of it."""
+    """Follow symbolic links in the folder of clips, even to files outside of it."""
     workers: int = Field(1, ge=0, le=4096)
     """Processes (threads of DALI) that decode beside the trainer; 0 decodes in the trainer itself."""
     hold_out: float = Field(0.0, ge=0, lt=1)
-    """Share of the digits' captions (combinations of digit, colour and motion) kept out of training, to be asked for
-    afterwards; every single word stays."""
+    """Share of the digits' captions (combinations of digit, colour and motion) kept out of training for tests
+    of generalisation; every single word stays."""
     hold_out_seed: Seed = 0
     """Chooses the captions that --hold-out keeps out."""
 
     @model_validator(mode="after")
-    def _strides_in_order(self):
+    def _check_strides(self) -> Self:
         if self.max_stride is not None and self.max_stride < self.stride:
             raise UserError(f"--max-stride {self.max_stride} is below --stride {self.stride}")
         return self
@@ -101,14 +101,14 @@ class TrainingConfig(Settings):
     betas: tuple[Decay, Decay] = (0.5, 0.999)
     """Adam's decay rates, for both."""
     ema: float = Field(0.99, ge=0, lt=1)
-    """Decay a step of the averaged generator, the one that makes the samples."""
+    """Decay per step of the averaged generator, which makes the samples."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
     """Of convolutions and matrix products; `auto` takes bf16 where the device has instructions for it, else fp32."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """Capture each update in a CUDA graph and replay it; `auto` where that can be done, `on` or end."""
     deterministic: bool = False
-    """Take PyTorch's deterministic operations, which are slower, run two early steps twice, and say in the log which
-    tensors do not repeat to the bit."""
+    """Use PyTorch's deterministic operations, which are slower, run two early steps twice, and log the tensors that
+    are not bitwise reproducible."""
     max_skipped: Count = 10
     """Steps in a row whose losses or gradients are not finite, before the run goes back to its last checkpoint."""
     max_setbacks: int = Field(3, ge=0, le=1000)
@@ -138,15 +138,15 @@ class TrainingConfig(Settings):
     """Project of Weights & Biases to log to as well."""
 
     def count_steps(self, size: int) -> int:
-        """How many steps a run takes on data of so many clips."""
+        """Return the number of steps of a run on `size` clips."""
         return self.steps or max(1, self.epochs * size // self.batch_size)
 
     def count_clips(self, size: int) -> int:
-        """How many clips are drawn for them."""
+        """Return the number of clips drawn in those steps."""
         return self.count_steps(size) * self.batch_size
 
     @model_validator(mode="after")
-    def _contrast_has_wrong_ones(self):
+    def _check_contrast(self) -> Self:
         if self.contrast and not self.matching_aware:
             raise UserError(
                 "--contrast needs wrong conditions to compare with; take --contrast 0, or leave --no-matching-aware out"
@@ -162,7 +162,7 @@ class RunConfig(Settings):
     training: TrainingConfig = TrainingConfig()
 
     def to_yaml(self) -> str:
-        """The configuration as YAML, which `read_config` reads back."""
+        """Return the configuration as YAML for `read_config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -192,8 +192,8 @@ _RECURRENT = _DIGITS.model_copy(update={"family": "recurrent", "base_width": 32,
 _RECURRENT_DIGITS = RunConfig(model=_RECURRENT, data=_HELD_OUT, training=_DIGITS_TRAINING)
 
 
-def _changed(base: RunConfig, model: dict | None = None, training: dict | None = None, **parts) -> RunConfig:
-    """A configuration with other values in its model and training parts, or with other parts."""
+def _changed(base: RunConfig, model: dict | None = None, training: dict | None = None, **parts: Settings) -> RunConfig:
+    """Return a configuration with changed values in its model and training parts, or with other parts."""
     parts |= {"model": base.model.model_copy(update=model or {})}
     parts |= {"training": base.training.model_copy(update=training or {})}
     return base.model_copy(update=parts)
@@ -210,7 +210,7 @@ PRESETS: dict[str, RunConfig] = {
         training={"steps": 1000, "diversity": 5.0, "first_frame": 20.0},
         data=DataConfig(),
     ),
-    # A class leaves colour and motion open. Without a term of their own each digit comes out in one of each.
+    # A class leaves colour and motion open. Without this term each digit gets a single one of each.
     "digits-class": _changed(
         _RECURRENT_DIGITS,
         model={"condition": ("class",)},
@@ -233,7 +233,7 @@ PRESETS: dict[str, RunConfig] = {
     ),
 }
 
-# What may differ when a run is taken up again: where and how long it trains, and what it writes, not what it computes.
+# Settings that may change when a run is resumed: where and how long it trains, and its outputs.
 _FREE = {"steps", "epochs", "device", "sample_every", "checkpoint_every", "keep", "log_every", "workers"}
 _FREE |= {
     "max_bad",
@@ -248,26 +248,26 @@ _FREE |= {
     "evaluate_every",
     "evaluate_clips",
 }
-# What the data say. Whether they have changed is seen from their fingerprint, wherever they lie.
+# Settings that follow from the data, whose changes the fingerprint detects.
 _OF_DATA = {"data", "vocabulary", "caption_length", "class_names"}
 
 
-_MOST_TEXT = 2**24  # letters of a configuration: the vocabulary of large data is in it
+_MOST_TEXT = 2**24  # characters of a configuration, which may include a large vocabulary
 
 
 def preset(name: str) -> RunConfig:
-    """The preset of that name.
+    """Return a preset by name.
 
     Raises:
-        UserError: there is none.
+        UserError: no preset has that name.
     """
     if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}; take one of {', '.join(PRESETS)}")
+        raise UserError(f"there is no preset {name!r}; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def read_config(path: Path) -> RunConfig:
-    """A configuration from a YAML file, as --print-config and a run folder's config.yaml show it.
+    """Read a configuration from a YAML file as written by --print-config or to a run folder's config.yaml.
 
     Raises:
         UserError: the file is missing, is not YAML, or holds a key or a value that is not allowed.
@@ -276,14 +276,14 @@ def read_config(path: Path) -> RunConfig:
         with path.open(encoding="utf-8") as file:
             text = file.read(_MOST_TEXT + 1)
         if len(text) > _MOST_TEXT:
-            raise UserError(f"{path} is larger than {_MOST_TEXT} letters and no configuration of ours")
+            raise UserError(f"{path} has more than {_MOST_TEXT} characters and is no configuration of a run")
         values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets the ValueError of a wrong date through
         raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{path} holds no settings; `--print-config` prints a file to start from")
+        raise UserError(f"{path} holds no settings; `--print-config` prints a complete file")
     try:
         return RunConfig.model_validate(values)
     except UserError as error:
@@ -291,19 +291,19 @@ def read_config(path: Path) -> RunConfig:
 
 
 def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """What two configurations of one run disagree on, "model.height is 16 there and 32 here", save what may change.
+    """List settings that differ and may not change when a run is resumed: "model.height is 16 there and 32 here".
 
-    Data, and the words and classes learned from them, are not compared here: see `fastvgan.training.run.resume`.
+    The data, with their words and classes, are compared by `fastvgan.training.run.resume` instead.
     """
     found = []
     for part in ("model", "data", "training"):
         before, after = getattr(old, part).model_dump(), getattr(new, part).model_dump()
         for key in before:
             if key not in _FREE | _OF_DATA and before[key] != after[key]:
-                found.append(f"{part}.{key} is {_short(before[key])} there and {_short(after[key])} here")
+                found.append(f"{part}.{key} is {_shorten(before[key])} there and {_shorten(after[key])} here")
     return found
 
 
-def _short(value) -> str:
+def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

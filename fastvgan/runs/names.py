@@ -1,4 +1,4 @@
-"""Which run folders there are under ./runs, found without importing anything that takes time."""
+"""Run folders under ./runs, found without slow imports."""
 
 from pathlib import Path
 
@@ -8,25 +8,25 @@ RUNS = Path("runs")
 
 
 def newest_run() -> Path | None:
-    """The run folder under ./runs that was begun or taken up last, or None."""
+    """Return the run folder under ./runs that was started or resumed last, or None."""
     runs = [path.parent for path in RUNS.glob("*-*/config.yaml")]
     return max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime, default=None)
 
 
 def find_run(named: Path | None) -> Path:
-    """What the user named by --run, or the newest run under ./runs.
+    """Return the run folder named by --run, or the newest one under ./runs.
 
     Raises:
-        UserError: nothing was named, and there is no run.
+        UserError: `named` is None, and ./runs holds no run.
     """
     run = named or newest_run()
     if run is None:
-        raise UserError("there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run")
+        raise UserError("runs/ holds no run; train one by `python -m fastvgan.train`, or name one by --run")
     return run
 
 
 def new_run(name: str) -> Path:
-    """A run folder that is not there yet: runs/name-1, runs/name-2 and so on."""
+    """Return the path of a new run folder: runs/name-1, runs/name-2 and so on."""
     found = [path.name.rpartition("-") for path in RUNS.iterdir()] if RUNS.is_dir() else []
     taken = [int(number) for before, _, number in found if before == name and number.isdecimal()]
     return RUNS / f"{name}-{max(taken, default=0) + 1}"

@@ -31,8 +31,8 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
     if "class" in model.condition:
         if not source.classes:
             raise UserError(
-                "the data has no classes, and the model's condition includes the class: put the clips of each class in a "
-                "separate folder, or train without classes by --condition none"
+                "the data has no classes, and the model's condition includes the class: put the clips of each class in "
+                "a separate folder, or train without classes by --condition none"
             )
         learned["class_names"] = tuple(source.classes)
     return model.model_copy(update=learned)
@@ -101,7 +101,12 @@ class Conditions:
             Word indices (N, K, L) and class indices (N, K).
         """
         text, label = self.right(clips)
-        if self._table is not None and self._wrong_captions is not None and clips.caption is not None:
+        if (
+            self._table is not None
+            and self._wrong_captions is not None
+            and clips.caption is not None
+            and text is not None
+        ):
             drawn = self._table[self._wrong_captions.draw(clips.caption, chances[..., :2], start)]
             text = self._where(part, "text", drawn, text[:, None])
         elif text is not None:

@@ -1,11 +1,13 @@
-"""The training loop: batches in, steps, metrics, samples and checkpoints out."""
+"""The training loop: steps on batches, with metrics, samples and checkpoints as outputs."""
 
 import logging
 import random
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,31 +34,34 @@ from fastvgan.training.profiling import StepProfile
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.checkpoint import Record
 from fastvgan.training.run.meter import Meter
-from fastvgan.training.run.output import Output
+from fastvgan.training.run.output import Due, Output
 from fastvgan.training.run.resume import Start, fit_to_checkpoint
 from fastvgan.training.run.watchdog import DATA, STEP, Watchdog
+from fastvgan.training.schedule import rate_share, rising_share
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 from fastvgan.training.step.tensors import tensors_of
 
 logger = logging.getLogger("fastvgan")
 
-_REMEDY = "lower --lr-generator and --lr-discriminator, take --precision fp32, or look at the data"
-_SLOWER = 0.5  # of the learning rates, what is left at each setback
+_REMEDY = "lower --lr-generator and --lr-discriminator, use --precision fp32, or check the data"
+_SLOWER = 0.5  # factor of the learning rates at each rollback
 
 
 class Trainer:
     """One run, from its configuration to its last checkpoint.
 
-    All that is random in step k is a function of (seed, k) alone, and batch k of the data likewise, so that a run taken
-    up again at any checkpoint, by any number of processes, computes what the uninterrupted one would have.
+    All random numbers of step k, and batch k of the data, are functions of (seed, k) only, so that a run resumed from
+    any checkpoint, by any number of processes, computes the same as an uninterrupted one.
 
     Args:
-        config: the run's settings. start: the folder it writes, and the checkpoint it goes on from.
-        parallel: the processes that train together. listing: the clips, where they were looked through already.
+        config: the run's settings.
+        start: the folder to write, and the checkpoint to resume from.
+        parallel: the processes that train together.
+        listing: the clips, if they have been listed already.
 
     Raises:
-        UserError: the data, the device, the folder or the checkpoint do not serve; nothing has been written then.
+        UserError: the data, the device, the folder or the checkpoint cannot be used; nothing has been written then.
     """
 
     def __init__(
@@ -94,10 +99,10 @@ class Trainer:
         self._within_step = False
 
     def describe(self) -> str:
-        """What is about to be trained, in a few lines."""
+        """Describe the run in a few lines."""
         model, training = self.config.model, self.config.training
         count = [sum(p.numel() for p in net.parameters()) for net in (self.step.generator, self.step.discriminator)]
-        after = f", going on after {self.done}" if self.done else ""
+        after = f", resuming after {self.done}" if self.done else ""
         together = f" in {self.parallel.world_size} processes" if self.parallel.world_size > 1 else ""
         threads = f"\ncpu: {describe_threads()}" if self.device.type == "cpu" else ""
         return (
@@ -109,28 +114,31 @@ class Trainer:
         )
 
     def run(self) -> int:
-        """Train to the last step; gives 0, or 128 + signal number where a signal ended it early (state saved).
+        """Train to the last step.
+
+        Returns:
+            0, or 128 + signal number if a signal ended the run early, with its state saved.
 
         Raises:
-            UserError: the run folder cannot be begun, the last checkpoint cannot be written, the data cannot be read
-                any more, the device is out of memory, or losses stay not finite. But for the first, the last state that
-                was good is saved.
+            UserError: the run folder cannot be created, the last checkpoint cannot be written, the data can no longer
+                be read, the device is out of memory, or losses stay non-finite. In all cases but the first the last
+                good state is saved.
         """
         if self.parallel.is_first:
             self._output = Output(
                 self.folder, self.config, self.step, self.source, self.conditions, self.done, self.steps
             )
-            self._tell()
+            self._log_start()
         watchdog = Watchdog(self.config.training.watchdog, self.folder, self._rescue)
         try:
-            with self._signals(), watchdog:
+            with self._handle_signals(), watchdog:
                 if self._output:
                     self._output.begin()
                 stopped = self._train(watchdog)
                 if self._output:
-                    self._output.finish(self._record, save=not (stopped and self._in_trouble()))
+                    self._output.finish(self._record, save=not (stopped and self._is_in_trouble()))
             if stopped:
-                logger.warning("stopped by %s after step %d; --resume auto goes on", stopped.name, self.done)
+                logger.warning("stopped by %s after step %d; resume by --resume auto", stopped.name, self.done)
             else:
                 logger.info("trained to the last step, %d", self.done)
         finally:
@@ -140,24 +148,24 @@ class Trainer:
 
     @property
     def scores(self) -> dict[str, float]:
-        """What the last evaluation gave, in the first process; see `fastvgan.metrics.evaluation`."""
+        """Scores of the last evaluation, in the first process; see `fastvgan.metrics.evaluation`."""
         return self._output.scores if self._output else {}
 
-    def _tell(self) -> None:
+    def _log_start(self) -> None:
         for line in self.describe().splitlines():
             logger.info(line)
         for remark in self.remarks:
             logger.warning(remark)
         if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
-            logger.warning("no matching-aware term: the data has one condition only, so none that is wrong")
+            logger.warning("no matching-aware term: the data has only one condition, so no wrong ones")
 
     def _train(self, watchdog: Watchdog) -> signal.Signals | None:
-        """The loop, and beginning it anew after a setback; gives the signal that ended it early."""
+        """Run the loop, again after each rollback; return the signal that ended it early."""
         training = self.config.training
         meter = Meter(training.batch_size, self.step, self.parallel)
-        # TensorBoard and the bar need a line of their own for what is told meanwhile.
+        # Log messages move to the line above the progress bar.
         bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, mininterval=1, disable=not self.parallel.is_first)
-        skip = 3 if self.device.type == "cpu" else 20  # on a GPU the first steps are not those that are replayed later
+        skip = 3 if self.device.type == "cpu" else 20  # on a GPU the first steps are not replayed graphs
         recorded = training.profile if self.parallel.is_first else 0
         profile = StepProfile(self.folder / "profile", recorded, self.device, skip)
         with bar, logging_redirect_tqdm(), profile:
@@ -181,20 +189,28 @@ class Trainer:
                 meter.left_out = 0  # those steps are trained again
                 meter.reset()
 
-    def _loop(self, clips, meter, bar, watchdog, profile) -> signal.Signals | None:
+    def _loop(
+        self,
+        clips: Generator[Clips | None, None, None],
+        meter: Meter,
+        bar: Any,
+        watchdog: Watchdog,
+        profile: StepProfile,
+    ) -> signal.Signals | None:
+        """Train until the last step, a signal, or too many steps in a row that are not finite."""
         training = self.config.training
         while self.done < self.steps:
             self.parallel.begin_vote(self._signal or 0)
-            with meter.waiting(), watchdog.watching(DATA):
-                given = _next(clips)
-            with watchdog.watching(STEP):
-                self._train_on(given)
+            with meter.wait(), watchdog.watch(DATA):
+                batch = _next(clips)
+            with watchdog.watch(STEP):
+                self._train_on(batch)
                 stop = self.parallel.vote()
             meter.count()
             profile.step()
             bar.update()
             if self.done % training.log_every == 0 or self.done == self.steps:
-                with watchdog.watching(STEP):
+                with watchdog.watch(STEP):
                     self._log(meter.values(), bar)
                 for sentence in self._fit_threads():
                     logger.warning(sentence)
@@ -204,16 +220,17 @@ class Trainer:
                 return signal.Signals(stop)
             if self.done < self.steps and self._output:
                 evaluate_every = training.evaluate_every or training.checkpoint_every
-                sample, save, evaluate = (
-                    self.done % every == 0
-                    for every in (training.sample_every, training.checkpoint_every, evaluate_every)
+                due = Due(
+                    sample=self.done % training.sample_every == 0,
+                    save=self.done % training.checkpoint_every == 0 and not self._is_in_trouble(),
+                    evaluate=self.done % evaluate_every == 0,
                 )
-                self._output.now_and_then(self._record, sample, save and not self._in_trouble(), evaluate)
+                self._output.write_due(self._record, due)
                 meter.pause()
         return None
 
     def _fit_threads(self) -> list[str]:
-        """Leave other processes the processors that they use; sentences that say so."""
+        """Fit the number of threads to the processors that other processes leave; return sentences for the log."""
         sentence = fit_threads() if self._fits_threads else None
         return [sentence] if sentence else []
 
@@ -230,8 +247,8 @@ class Trainer:
                 self._run_step(clips)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); take a "
-                "smaller --batch-size, or --accumulate 2 for the same one in two parts"
+                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); use a "
+                "smaller --batch-size, or --accumulate 2 to process the same one in two parts"
             ) from error
         self.done += 1
         self._record = self._record._replace(step=self.done, score=None)
@@ -245,7 +262,7 @@ class Trainer:
     def _log(self, values: dict[str, float], bar: tqdm) -> None:
         if not self._output:
             return
-        self._output.metrics({"step": self.done, **values})
+        self._output.write_metrics({"step": self.done, **values})
         shown = {"D": "d_loss", "G": "g_loss", "|gD|": "d_grad_norm", "|gG|": "g_grad_norm", "wait": "data_wait"}
         shown |= {"videos/s": "videos_per_second", "skipped": "skipped"}
         postfix = {name: f"{values[key]:.3g}" for name, key in shown.items() if values.get(key) is not None}
@@ -266,7 +283,7 @@ class Trainer:
         )
 
     def _clips(self) -> Generator[Clips | None, None, None]:
-        """The clips of the next step and all later ones, on the device; None where the step draws its own."""
+        """Yield the clips of the next step and all later ones, on the device; None if the step draws its own."""
         if self.source.draws:
             while True:
                 yield None
@@ -274,25 +291,25 @@ class Trainer:
         clips = self.source.batches(self._share, self.config.training.seed, self.done, *ranks)
         yield from feed(clips, self.device)
 
-    def _in_trouble(self) -> bool:
-        """Whether the last step left an update out for what no smaller loss scale mends: then nothing is saved."""
+    def _is_in_trouble(self) -> bool:
+        """Whether the last step skipped an update that no smaller loss scale fixes; no state is saved then."""
         return bool(torch.stack([self.step.d_update.in_a_row, self.step.g_update.in_a_row]).any())
 
     def _most_in_a_row(self) -> int:
-        """Steps in a row that are not finite, at which the run goes back.
+        """Return the number of non-finite steps in a row at which the run is rolled back.
 
-        At the last step half of the run is enough too: few steps may never reach --max-skipped.
+        At the last step half of the run is enough: a short run may never reach --max-skipped.
         """
         most = self.config.training.max_skipped
         return min(most, (self.steps + 1) // 2) if self.done >= self.steps else most
 
     def _check_share(self, left_out: int) -> None:
-        """Refuse to call a run trained of whose steps at least half, though not in a row, changed nothing.
+        """Check how many steps of a run were skipped, though not in a row.
 
         Raises:
-            UserError: that is so.
+            UserError: at least half of the steps changed nothing.
         """
-        # While a loss scale is found, updates are left out in a sound run.
+        # A loss scale that adapts skips updates in a good run, too.
         if not left_out or self.step.g_update.is_scaled:
             return
         if 2 * left_out >= self.steps:
@@ -303,10 +320,10 @@ class Trainer:
         logger.warning("%d of %d steps were not finite and changed nothing", left_out, self.steps)
 
     def _go_back(self, in_a_row: int) -> None:
-        """Return to the last good checkpoint with lower learning rates.
+        """Roll back to the last good checkpoint, with lower learning rates.
 
         Raises:
-            UserError: that was done as often as is allowed.
+            UserError: the run has been rolled back --max-setbacks times.
         """
         before, limit = self._record, self.config.training.max_setbacks
         if before.setbacks >= limit:
@@ -333,9 +350,10 @@ class Trainer:
             self._output.rewind(self.done)
 
     def _restore(self, path: Path | None) -> Record:
-        """Bring the step of all processes to the state of a checkpoint that the first one can read, if there is one.
+        """Restore the step of all processes from a checkpoint, if any, that the first process reads.
 
-        The record is that of the next checkpoint, and so of the data that are trained on from here.
+        Returns:
+            The record of the next checkpoint, with the fingerprint of the current data.
         """
         record = Record(0)
         if path is not None:
@@ -344,17 +362,17 @@ class Trainer:
         return record._replace(data=self.source.fingerprint)
 
     def _rescue(self) -> None:
-        """Save the state, which is whole, before the process ends for a reason that is not the state's."""
-        if self._output and not self._in_trouble():
+        """Save the state, which is consistent between steps, before the process ends for an unrelated reason."""
+        if self._output and not self._is_in_trouble():
             self._output.save_last(self._record)
 
     @contextmanager
-    def _signals(self):
-        """SIGINT and SIGTERM let the step finish and be saved; a second one ends the process as it always does."""
+    def _handle_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM finish and save the step; a second one ends the process as by default."""
 
-        def note(number, frame):
+        def note(number: int, frame: FrameType | None) -> None:
             self._signal = signal.Signals(number)
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -364,20 +382,8 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def rate_share(done: int, steps: int, decay: float) -> float:
-    """The share of the full learning rate in the step after `done`, of `steps`, the last `decay` of them falling."""
-    falling = decay * steps
-    return min(1.0, (steps - done) / falling) if falling else 1.0
-
-
-def rising_share(done: int, steps: int, rise: float) -> float:
-    """The share of its full value that a weight has in the step after `done`, rising in the first `rise` of `steps`."""
-    rising = rise * steps
-    return min(1.0, done / rising) if rising else 1.0
-
-
 def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed all generators that a network might draw from; so that they need no saving."""
+    """Seed all random generators that a network may draw from, so that checkpoints need not save them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -386,22 +392,22 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 
 def _share_of_a_batch(config: RunConfig, world_size: int) -> int:
-    """Clips of a batch for each process.
+    """Return the number of clips of a batch per process.
 
     Raises:
-        UserError: the batch cannot be divided so.
+        UserError: the batch cannot be divided evenly.
     """
     size, parts = config.training.batch_size, world_size * config.training.accumulate
     if size % parts or size // parts < 2:
         raise UserError(
             f"--batch-size {size} cannot be shared by {world_size} processes in {config.training.accumulate} parts "
-            f"each: take a multiple of {parts}, at least {2 * parts}"
+            f"each: use a multiple of {parts}, at least {2 * parts}"
         )
     every = frame_stride(config.model)
     if size // parts < every or (parts > 1 and size // parts % every):
         raise UserError(
-            f"--frame-every {config.model.frame_every}: one clip shows other frames than the next, and parts of "
-            f"{size // parts} clips do not show those that the whole batch is to; take a --batch-size that is a "
+            f"--frame-every {config.model.frame_every}: the frames shown differ from clip to clip, and parts of "
+            f"{size // parts} clips show other frames than the whole batch; use a --batch-size that is a "
             f"multiple of {parts * every}, or another --frame-every"
         )
     return size // world_size
@@ -411,4 +417,4 @@ def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
     try:
         return next(clips)
     except OSError as error:
-        raise UserError(f"the data cannot be read any more: {error}; mend that, then go on by --resume auto") from error
+        raise UserError(f"cannot read the data any more: {error}; fix that, then resume by --resume auto") from error

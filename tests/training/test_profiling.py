@@ -72,7 +72,7 @@ def test_a_loop_that_ends_early_leaves_what_was_recorded(tmp_path, steps):
 def test_a_loop_too_short_to_record_says_so(tmp_path, caplog, steps):
     loop(tmp_path / "none", steps, count=5)
     (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == f"no step was profiled: the loop ended after {steps}, and the first 2 are left out"
+    assert told == f"no step was profiled: the loop ended after {steps} steps, and the first 2 are skipped"
     assert not (tmp_path / "none").exists()
 
 

@@ -120,7 +120,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("error: ") and "disk is full" in last and "--resume auto" in last
         assert "Traceback" not in done.stderr
-        assert "the checkpoint of step 15 could not be written: the disk is full; make room; training goes on" in (
+        assert "cannot write the checkpoint of step 15: the disk is full; make room; training continues" in (
             done.stderr
         )
         kept = list_complete(disk / "r" / "checkpoints")

@@ -244,7 +244,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path, mon
     monkeypatch.setattr(checkpoint, "save", full)
     assert begin(tmp_path / "r").run() == 0
     told = [r.getMessage() for r in caplog.records if "could not be written" in r.getMessage()]
-    assert failed == [8, 12] and len(told) == 2 and "the disk is full; make room; training goes on" in told[0]
+    assert failed == [8, 12] and len(told) == 2 and "the disk is full; make room; training continues" in told[0]
 
 
 def test_the_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_the_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(UserError, match=r"the disk is full; make room, then go on from the beginning by --resume auto"):
+    with pytest.raises(UserError, match="make room, then resume from the beginning by --resume auto"):
         begin(tmp_path / "r").run()
 
 

@@ -1,13 +1,14 @@
-"""A run's report: one page with everything a run folder shows, which needs nothing beside itself."""
+"""A run's report: one self-contained page with the contents of a run folder."""
 
 import io
 import json
 import re
 import shlex
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
 from jinja2 import Environment, StrictUndefined
@@ -16,26 +17,29 @@ from PIL import Image
 from fastvgan.files.atomic import whole
 from fastvgan.training.report.curves import (
     Group,
+    Panel,
     Series,
     data_uri,
     groups,
-    panel,
+    make_panel,
     readable,
     score_text,
     score_unit,
     series,
 )
-from fastvgan.training.report.page import PAGE
+
+T = TypeVar("T")
 
 REPORT = "report.html"
+_PAGE = "page.html"  # the Jinja template beside this file
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
 _STILLS = 12
-_MOVING = 5 * 2**20  # bytes; larger ones are left out
-_STILL, _STILL_WIDTH = 150 * 2**10, 1200  # bytes, and pixels of the JPEG that a larger one becomes if that is smaller
+_MOVING = 5 * 2**20  # bytes; larger ones are not shown
+_STILL, _STILL_WIDTH = 150 * 2**10, 1200  # bytes, and width of the JPEG that replaces larger ones
 _LOG_LINES = 200
-_VALUE = 400  # letters of a setting; vocabularies are longer
-_DEPTH = 4  # of settings in settings; YAML can hold a group in itself
-# Which way a score is better, by a part of its name; of others no value is marked.
+_VALUE = 400  # characters of a setting; vocabularies are longer
+_DEPTH = 4  # of nested settings; YAML allows cycles
+# Whether lower or higher scores are better, by a part of the name; other scores have no best value.
 _LOWER = ("frechet", "kernel", "fvd", "fid", "distance", "copies", "loss", "error")
 _HIGHER = ("accuracy", "precision", "recall", "digit", "colour", "motion", "joint", "diversity", "psnr", "similarity")
 _LEVEL = re.compile(r"^(?:\S+ ){0,3}(WARNING|ERROR|CRITICAL) ")
@@ -43,29 +47,39 @@ _NOT_IN_HTML = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr
 
 
 class _Gap(Exception):
-    """Why a part of the page is missing, in one sentence that stands in its place."""
+    """Why a part of the page is missing: a sentence to show instead."""
 
 
-class _Part(NamedTuple):
-    content: object
+class _Part(NamedTuple, Generic[T]):
+    """A part of the page: its content, or the sentence to show instead."""
+
+    content: T | None
     gap: str | None
 
 
-def write_report(folder: Path) -> Path:
-    """Write report.html into a run folder, from what the folder holds; gives its path.
+class _Shown(NamedTuple):
+    """Curves and remarks of the metrics or scores."""
 
-    What is missing or damaged leaves a sentence in its place. The page holds its pictures itself and has no scripts.
+    panels: list[Panel]
+    remarks: list[str]
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html into a run folder from the folder's files, and return its path.
+
+    A sentence replaces each part whose file is missing or damaged. The page embeds its pictures and has no scripts.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the page cannot be written.
     """
     config, environment = _yaml(folder / "config.yaml"), _yaml(folder / "env.json")
     records = _records(folder / METRICS)
     evaluation, log = _part(_evaluation, folder / EVALUATION), _part(_log, folder / "log.txt")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+    template = files("fastvgan.training.report").joinpath(_PAGE).read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
     text = page.render(
         name=folder.resolve().name,
-        told=_told(config.content),
+        summary=_summary(config.content),
         facts=_facts(config.content, records.content, evaluation.content, log.content),
         config=_tables(config),
         environment=_tables(environment),
@@ -77,12 +91,12 @@ def write_report(folder: Path) -> Path:
     )
     path = folder / REPORT
     with whole(path) as temporary:
-        # A file may hold what no page may: control characters, and halves of surrogate pairs.
+        # HTML allows no control characters and no halves of surrogate pairs.
         temporary.write_text(text.translate(_NOT_IN_HTML), encoding="utf-8", errors="replace")
     return path
 
 
-def _part(make: Callable, *arguments) -> _Part:
+def _part(make: Callable[..., T], *arguments: Any) -> _Part[T]:
     try:
         return _Part(make(*arguments), None)
     except _Gap as gap:
@@ -93,15 +107,15 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
-        raise _Gap(f"There is no {path.name}.") from error
+        raise _Gap(f"{path.name} is missing.") from error
     except OSError as error:
         raise _Gap(f"{path.name} cannot be read: {error.strerror or error}.") from error
 
 
-def _yaml(path: Path) -> _Part:
-    """The settings in a YAML file, or in a JSON file, which is YAML too."""
+def _yaml(path: Path) -> _Part[dict[str, Any]]:
+    """Read the settings in a YAML or JSON file."""
 
-    def load() -> dict:
+    def load() -> dict[str, Any]:
         try:
             values = yaml.safe_load(_read(path))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -113,20 +127,20 @@ def _yaml(path: Path) -> _Part:
     return _part(load)
 
 
-def _tables(settings: _Part) -> _Part:
-    """A table for each group of settings, of rows of a name and a value."""
-    if settings.gap:
-        return settings
+def _tables(settings: _Part[dict[str, Any]]) -> _Part[list[tuple[str, list[tuple[str, str]]]]]:
+    """Make one table per group of settings, with rows of names and values."""
+    if settings.content is None:
+        return _Part(None, settings.gap)
     single = {key: value for key, value in settings.content.items() if not isinstance(value, dict)}
     grouped = {key: value for key, value in settings.content.items() if isinstance(value, dict)}
     tables = [("general", list(_rows(single)))] if single else []
     return _Part(tables + [(str(key), list(_rows(value))) for key, value in grouped.items()], None)
 
 
-def _rows(settings: dict, above: str = ""):
+def _rows(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     for key, value in settings.items():
         chosen = value.get("chosen") if isinstance(value, dict) else None
-        if isinstance(chosen, dict):  # an operation; why it was none of the others is in env.json
+        if isinstance(chosen, dict):  # an operation; env.json says why the others were not chosen
             how = (f"{device}: {_value(list(why.values()))}" for device, why in chosen.items() if isinstance(why, dict))
             yield f"{above}{key}", "; ".join(how) or "not called"
         elif isinstance(value, dict) and value and above.count(".") < _DEPTH:
@@ -137,32 +151,39 @@ def _rows(settings: dict, above: str = ""):
             yield f"{above}{key}", _value(value)
 
 
-def _value(value) -> str:
+def _value(value: object) -> str:
     if isinstance(value, list):
         text = ", ".join(map(str, value)) or "none"
     elif isinstance(value, bool):
         text = "yes" if value else "no"
     else:
         text = "none" if value is None or value == {} else str(value)
-    return text if len(text) <= _VALUE else f"{text[:_VALUE]}… ({len(text)} letters)"
+    return text if len(text) <= _VALUE else f"{text[:_VALUE]}… ({len(text)} characters)"
 
 
-def _told(config: dict | None) -> str | None:
-    """What was trained, in one line; None where the settings do not say."""
+def _summary(config: dict[str, Any] | None) -> str | None:
+    """Describe the model and its training in one line; None if settings are missing."""
+    if config is None:
+        return None
     try:
         model, data, training = config["model"], config["data"], config["training"]
         size = f"{model['frames']} frames of {model['height']}x{model['width']}x{model['channels']}"
         condition = " ".join(model["condition"]) or "none"
         return (
             f"{model['family']} model, {size}, condition: {condition}; data: {data['data']}; "
-            f"{training['batch_size']} clips a step"
+            f"{training['batch_size']} clips per step"
         )
     except (TypeError, KeyError):
         return None
 
 
-def _facts(config, records, evaluation, log) -> list[tuple[str, str]]:
-    """How far the run came, in a few numbers."""
+def _facts(
+    config: dict[str, Any] | None,
+    records: tuple[list[dict[str, Any]], int] | None,
+    evaluation: dict[str, Any] | None,
+    log: dict[str, Any] | None,
+) -> list[tuple[str, str]]:
+    """Summarise the run's progress in a few numbers."""
     facts = []
     metrics = series(records[0]) if records else {}
     reached = max((one.steps[-1] for one in metrics.values() if one.steps), default=None)
@@ -172,7 +193,7 @@ def _facts(config, records, evaluation, log) -> list[tuple[str, str]]:
         facts.append(("step", f"{reached:.0f} of {steps}" if steps else f"{reached:.0f}"))
     if "videos_per_second" in metrics and metrics["videos_per_second"].values:
         speeds = sorted(metrics["videos_per_second"].values)
-        facts.append(("videos a second, median", readable(speeds[len(speeds) // 2 :])))
+        facts.append(("videos per second, median", readable(speeds[len(speeds) // 2 :])))
     for name, (step, value) in (evaluation["best"] if evaluation else {}).items():
         facts.append((f"best {name}", f"{score_text(name, value)} at step {step:.0f}"))
     if log is not None:
@@ -180,45 +201,45 @@ def _facts(config, records, evaluation, log) -> list[tuple[str, str]]:
     return facts
 
 
-def _records(path: Path) -> _Part:
-    """The lines of a .jsonl file as dictionaries, and how many were damaged."""
+def _records(path: Path) -> _Part[tuple[list[dict[str, Any]], int]]:
+    """Read the lines of a .jsonl file as dictionaries, and count damaged ones."""
 
-    def load() -> tuple[list[dict], int]:
+    def load() -> tuple[list[dict[str, Any]], int]:
         records, damaged = [], 0
         for line in _read(path).splitlines():
             try:
                 record = json.loads(line)
-            except (ValueError, RecursionError):  # as a rule the last line, cut off by what ended the run
+            except (ValueError, RecursionError):  # usually the last line, truncated when the run ended
                 record = None
             if isinstance(record, dict):
                 records.append(record)
             elif line.strip():
                 damaged += 1
         if not records:
-            raise _Gap(f"{path.name} holds no line that can be read.")
+            raise _Gap(f"{path.name} has no readable line.")
         return records, damaged
 
     return _part(load)
 
 
-def _metrics(records: _Part, name: str = METRICS) -> dict:
-    if records.gap:
-        raise _Gap(records.gap)
+def _metrics(records: _Part[tuple[list[dict[str, Any]], int]], name: str = METRICS) -> _Shown:
+    if records.content is None:
+        raise _Gap(records.gap or "")
     lines, damaged = records.content
     found = series(lines)
     if not found:
-        raise _Gap(f"{name} holds no numbers over steps.")
-    remarks = [f"Damaged lines of {name}, left out: {damaged}."] if damaged else []
-    return {"panels": [panel(group, found) for group in groups(found)], "remarks": remarks}
+        raise _Gap(f"{name} has no numbers by step.")
+    remarks = [f"Damaged lines of {name}, skipped: {damaged}."] if damaged else []
+    return _Shown([make_panel(group, found) for group in groups(found)], remarks)
 
 
-def _evaluation(path: Path) -> dict:
-    """Panels, a table and the best values of the scores in evaluation.jsonl."""
+def _evaluation(path: Path) -> dict[str, Any]:
+    """Make panels, a table and the best values of the scores in evaluation.jsonl."""
     records = _records(path)
     if records.gap and not path.exists():
-        raise _Gap(f"The run was not evaluated: there is no {path.name}.")
+        raise _Gap(f"The run was not evaluated: {path.name} is missing.")
     shown = _metrics(records, path.name)
-    found = series(records.content[0])
+    found = series(records.content[0] if records.content else ())
     best = {name: _best(name, one) for name, one in found.items() if _sign(name) and one.values}
     by_step = {name: dict(zip(one.steps, one.values, strict=True)) for name, one in found.items()}
     steps = sorted({step for one in found.values() for step in (*one.steps, *one.broken)})
@@ -235,12 +256,12 @@ def _evaluation(path: Path) -> dict:
         )
         for step in steps
     ]
-    panels = [panel(Group(name, (name,), score_unit(name)), found) for name in found]
-    return {"panels": panels, "names": list(found), "rows": rows, "best": best, "remarks": shown["remarks"]}
+    panels = [make_panel(Group(name, (name,), score_unit(name)), found) for name in found]
+    return {"panels": panels, "names": list(found), "rows": rows, "best": best, "remarks": shown.remarks}
 
 
 def _sign(name: str) -> int:
-    """1 where a higher score is better, -1 where a lower one is, 0 where nobody knows."""
+    """Return 1 if a higher score is better, -1 if a lower one is, 0 if unknown."""
     name = name.lower()
     return -1 if any(part in name for part in _LOWER) else int(any(part in name for part in _HIGHER))
 
@@ -250,11 +271,11 @@ def _best(name: str, one: Series) -> tuple[float, float]:
     return max(zip(one.steps, one.values, strict=True), key=lambda item: sign * item[1])
 
 
-def _samples(folder: Path) -> dict:
-    """The stills shown with their steps, the last one moving, and what could not be shown."""
+def _samples(folder: Path) -> dict[str, Any]:
+    """Collect the stills with their steps, the last animation, and remarks on pictures that cannot be shown."""
     numbered = {int(match[1]): path for path in folder.glob("step-*.png") if (match := _step(path))}
     if not numbered:
-        raise _Gap("There are no samples yet.")
+        raise _Gap("The run has no samples yet.")
     steps = sorted(numbered)
     places = sorted({round((len(steps) - 1) * i / (_STILLS - 1)) for i in range(_STILLS)})
     stills, remarks = [], []
@@ -270,19 +291,19 @@ def _samples(folder: Path) -> dict:
     return {"stills": stills, "moving": moving.content, "last": steps[-1], "remarks": remarks}
 
 
-def _step(path: Path) -> re.Match | None:
+def _step(path: Path) -> re.Match[str] | None:
     return re.fullmatch(r"step-([0-9]{1,15})", path.stem)
 
 
-def _bytes(path: Path, check: Callable[[Image.Image], bytes | None]) -> bytes:
-    """A picture's file, or what `check` makes of the picture instead."""
+def _bytes(path: Path, convert: Callable[[Image.Image], bytes | None]) -> bytes:
+    """Read a picture's file, or what `convert` returns for the picture instead."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
-            return check(picture) or content
+            return convert(picture) or content
     except FileNotFoundError as error:
-        raise _Gap(f"There is no {path.name}.") from error
-    # Pillow says of a damaged file that it is no OSError, or no syntax, or no value.
+        raise _Gap(f"{path.name} is missing.") from error
+    # Pillow raises any of these for a damaged file.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise _Gap(f"{path.name} cannot be read: {reason}.") from error
@@ -307,23 +328,28 @@ def _gif(path: Path) -> str:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise _Gap(f"There is no {path.name}.") from error
+        raise _Gap(f"{path.name} is missing.") from error
     if size >= _MOVING:
         raise _Gap(f"{path.name} is not shown: it has {size / 2**20:.1f} MiB.")
-    return data_uri("image/gif", _bytes(path, lambda picture: picture.load() and None))
+
+    def check(picture: Image.Image) -> None:
+        picture.load()
+
+    return data_uri("image/gif", _bytes(path, check))
 
 
 def _profile(path: Path) -> str | None:
     return _part(_read, path).content
 
 
-def _log(path: Path) -> dict:
-    """The last warnings and errors, each with whether it is an error, and how many come before those."""
-    found, count = deque(maxlen=_LOG_LINES), 0
+def _log(path: Path) -> dict[str, Any]:
+    """Collect the last warnings and errors, each with whether it is an error, and count earlier ones."""
+    found: deque[tuple[str, bool]] = deque(maxlen=_LOG_LINES)
+    count = 0
     for line in _read(path).splitlines():
         if match := _LEVEL.match(line):
             found.append((line, match[1] != "WARNING"))
             count += 1
     if not found:
-        raise _Gap("There are none in log.txt.")
+        raise _Gap("log.txt has no warnings or errors.")
     return {"lines": list(found), "left_out": count - len(found)}

@@ -1,18 +1,30 @@
-"""The curves of a report: which metrics share a panel, and each panel as an SVG picture."""
+"""The curves of a report: groups of metrics that share a panel, and each panel as an SVG picture."""
 
 import base64
 import io
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-COLOURS = ("#2f7bf0", "#d9620b", "#16936a", "#a05cd0")  # those of the page; readable on white and on black
-_INK = "#012345"  # a colour no curve has, exchanged for that of text, which differs between light and dark pages
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#2f7bf0", "#d9620b", "#16936a", "#a05cd0")  # the page's; readable on white and on black
+_INK = "#012345"  # a placeholder for the text colour, which differs between light and dark pages
 _STYLE = "<style>svg{color:#5a616b}@media(prefers-color-scheme:dark){svg{color:#a0a7b1}}</style>"
-_SPREAD = 30  # from this ratio of the largest value to the smallest on a linear axis hides too much
-_MANY = 60  # from this many points on a running mean is drawn over them
-_LARGEST = 1e100  # what lies beyond has no axis that shows it
-_SHARES = ("digit", "colour", "motion", "joint", "held_out_joint", "same_digit", "copies")  # scores, of clips
+_SPREAD = 30  # ratio of largest to smallest value above which the axis is logarithmic
+_MANY = 60  # number of points from which a running mean is drawn, too
+_LARGEST = 1e100  # larger values do not fit an axis
+# Scores that are shares of clips.
+_SHARES = (
+    "digit",
+    "colour",
+    "motion",
+    "joint",
+    "held_out_joint",
+    "same_digit",
+    "copies",
+)  # scores that are shares of clips
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fastvgan",  # the same values give the same file
@@ -28,7 +40,7 @@ _RC = {
 
 
 class Series(NamedTuple):
-    """One metric: its finite values and their steps, rising, and the steps at which it was not finite."""
+    """One metric: its finite values with increasing steps, and the steps at which it was not finite."""
 
     steps: list[float]
     values: list[float]
@@ -38,8 +50,11 @@ class Series(NamedTuple):
 class Group(NamedTuple):
     """Metrics that share a panel.
 
-    unit: "" for plain numbers, "share" for what lies between 0 and 1, "bytes".
-    noisy: whether a running mean tells more than the values, and powers of ten may be needed to show them.
+    Attributes:
+        title: title of the panel.
+        names: names of the metrics.
+        unit: "" for plain numbers, "share" for numbers from 0 to 1, or "bytes".
+        noisy: whether to draw a running mean, and a logarithmic axis for a wide range of values.
     """
 
     title: str
@@ -56,7 +71,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What the page shows of a group: the picture as a data: URI, or else (then None) the sentence in its place."""
+    """A group on the page: the picture as a data: URI, or None and the sentence `gap` to show instead."""
 
     title: str
     picture: str | None
@@ -67,19 +82,19 @@ class Panel(NamedTuple):
 
 _GROUPS = (
     Group("Losses", ("d_loss", "g_loss")),
-    Group("How real D takes clips to be", ("d_real", "d_fake"), "share"),
+    Group("Probability of being real, by D", ("d_real", "d_fake"), "share"),
     Group("Diversity of clips", ("diversity",)),
     Group("Gradient norms", ("d_grad_norm", "g_grad_norm")),
     Group("Skipped steps", ("skipped",), noisy=False),
     Group("Loss scales of float16", ("d_loss_scale", "g_loss_scale"), noisy=False),
-    Group("Videos a second", ("videos_per_second",)),
+    Group("Videos per second", ("videos_per_second",)),
     Group("Share of time spent waiting for data", ("data_wait",), "share"),
     Group("Memory", ("memory_bytes",), "bytes", noisy=False),
 )
 
 
 def groups(names: Iterable[str]) -> list[Group]:
-    """The panels for metrics of these names; every name is in exactly one, unknown ones in one of their own."""
+    """Group metrics by name into panels; a name without a group gets a separate panel."""
     names = list(names)
     rates = tuple(name for name in names if name.startswith("lr") or name.endswith("_lr") or "learning_rate" in name)
     known = [*_GROUPS, Group("Learning rates", rates, noisy=False)]
@@ -90,17 +105,16 @@ def groups(names: Iterable[str]) -> list[Group]:
 
 
 def series(records: Iterable[dict]) -> dict[str, Series]:
-    """Every metric in lines of {"step": number, name: number, ...}, by name in order of appearance.
+    """Collect every metric from records {"step": number, name: number, ...}, by name in order of appearance.
 
-    What is no number is passed over, except that null, NaN and infinities are told apart: null is no value, the others
-    are values that are broken.
+    Values that are no numbers are skipped; NaN and infinities count as broken values.
     """
     found: dict[str, Series] = {}
-    steps = ((number(record.get("step")), record) for record in records)
+    steps = ((to_number(record.get("step")), record) for record in records)
     usable = [(step, record) for step, record in steps if step is not None and abs(step) < 2**53]
     for step, record in sorted(usable, key=lambda item: item[0]):
         for name, value in record.items():
-            value = number(value)
+            value = to_number(value)
             if name == "step" or value is None:
                 continue
             one = found.setdefault(name, Series([], [], []))
@@ -112,8 +126,8 @@ def series(records: Iterable[dict]) -> dict[str, Series]:
     return found
 
 
-def number(value) -> float | None:
-    """A number as a float (infinite where it is too large for one), or None for anything else."""
+def to_number(value: object) -> float | None:
+    """Convert a number to a float (infinite if it is too large); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -122,8 +136,8 @@ def number(value) -> float | None:
         return math.inf
 
 
-def panel(group: Group, found: dict[str, Series]) -> Panel:
-    """A group's panel; `found` has all its names."""
+def make_panel(group: Group, found: dict[str, Series]) -> Panel:
+    """Make the panel of a group, whose metrics are all in `found`."""
     shown = [found[name] for name in group.names]
     lines = [Line(name, readable(found[name].values[-1:], group.unit)) for name in group.names]
     remarks = [
@@ -132,7 +146,7 @@ def panel(group: Group, found: dict[str, Series]) -> Panel:
         if found[name].broken
     ]
     if not any(one.values for one in shown):
-        return Panel(group.title, None, "There is no finite value to show.", lines, remarks)
+        return Panel(group.title, None, "No finite value to show.", lines, remarks)
     try:
         picture = _draw(group, shown)
     except ImportError:
@@ -142,7 +156,7 @@ def panel(group: Group, found: dict[str, Series]) -> Panel:
 
 
 def readable(values: list[float], unit: str = "") -> str:
-    """The first of these values as text of four digits; "none" where there is none."""
+    """Format the first of the values with four digits; "none" for an empty list."""
     if not values:
         return "none"
     value = values[0]
@@ -153,17 +167,17 @@ def readable(values: list[float], unit: str = "") -> str:
 
 
 def score_text(name: str, value: float) -> str:
-    """A score as text, in percent if it is a share of clips."""
+    """Format a score, in percent if it is a share of clips."""
     return readable([value], score_unit(name))
 
 
 def score_unit(name: str) -> str:
-    """The unit of a score of evaluation.jsonl, as `Group` names units."""
+    """Return the unit of a score of evaluation.jsonl, as in `Group`."""
     return "share" if name in _SHARES else ""
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """The content in an address of its own."""
+    """Encode a file as a data: URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -172,7 +186,7 @@ def _binary(value: float) -> tuple[int, str]:
 
 
 def _draw(group: Group, shown: list[Series]) -> bytes:
-    """The curves as SVG, without any text but the numbers at the axes."""
+    """Draw the curves as SVG, without text other than the axis labels."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -200,7 +214,7 @@ def _draw(group: Group, shown: list[Series]) -> bytes:
     return (start + _STYLE + tag + rest).replace(_INK, "currentColor").encode()
 
 
-def _curve(axes, steps: list[float], values: list[float], colour: str, noisy: bool) -> None:
+def _curve(axes: "Axes", steps: list[float], values: list[float], colour: str, noisy: bool) -> None:
     many = noisy and len(values) >= _MANY
     marker = "o" if len(values) < 30 else None
     axes.plot(steps, values, color=colour, linewidth=1.4, alpha=0.3 if many else 1, marker=marker, markersize=2.5)
@@ -209,7 +223,7 @@ def _curve(axes, steps: list[float], values: list[float], colour: str, noisy: bo
 
 
 def _running_mean(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:
-    """At some hundred steps the mean of the values around, a fifteenth of all of them together."""
+    """Return the mean over a window of a fifteenth of all values, at about 400 steps."""
     width, last = len(values) // 30, len(values) - 1
     places = sorted({round(last * i / 400) for i in range(401)})
     around = (values[max(0, place - width) : place + width + 1] for place in places)

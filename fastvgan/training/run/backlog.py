@@ -1,32 +1,33 @@
-"""Files that are only appended to, and patience with what cannot be written just now."""
+"""Append-only files, and retries of writes that fail."""
 
 import contextlib
 import logging
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from io import RawIOBase
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 logger = logging.getLogger("fastvgan")
 
-MOST = 10_000  # entries held in memory; at a few hundred bytes each a few megabytes
+MOST = 10_000  # entries kept in memory: a few megabytes, at a few hundred bytes per entry
 
 
 class AppendedFile:
-    """A file that takes whole entries. It is opened for each, so that one that was replaced or removed is noticed."""
+    """A file of complete entries, opened for each entry, so that a replaced or removed file is noticed."""
 
     def __init__(self, path: Path):
         self.path = path
         self._torn: int | None = None
 
     def append(self, entry: bytes) -> None:
-        """Add an entry; the folder is made if it is not there.
+        """Append an entry, and create the folder if it is missing.
 
         Raises:
-            OSError: it could not be added as a whole; what was written of it is cut off again, at the latest before
-                the next.
+            OSError: the entry could not be written completely; a partial one is truncated, at the latest before the
+                next entry.
         """
         try:
             file = self.path.open("ab", buffering=0)
@@ -44,79 +45,90 @@ class AppendedFile:
             except OSError:
                 if stat.S_ISREG(before.st_mode):
                     self._torn = size
-                    with contextlib.suppress(OSError):  # then it is done before the next entry
+                    with contextlib.suppress(OSError):  # truncated before the next entry instead
                         file.truncate(size)
                 raise
 
 
-def _write_all(file, data: bytes) -> None:
+def _write_all(file: RawIOBase, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[file.write(rest) :]
+        rest = rest[file.write(rest) or 0 :]
 
 
 class Sink(Protocol):
-    """Where entries go. Any method may raise one of `errors`; it is called again then.
+    """A destination of entries. Any method may raise one of `errors`, and is called again then.
 
-    name: for messages. errors: what may be raised.
+    Attributes:
+        name: name in messages.
+        errors: exceptions that the methods may raise.
     """
 
     name: str
     errors: tuple[type[Exception], ...]
 
-    def write(self, *entry) -> None:
-        """Take one entry, or none of it."""
+    @property
+    def write(self) -> Callable[..., None]:
+        """Function that writes one entry completely or not at all."""
+        ...
 
-    def gone(self) -> bool:
-        """Whether what was written is not there any more, and should be written again."""
+    def is_gone(self) -> bool:
+        """Whether the written entries have vanished and must be written again."""
+        ...
 
     def rewind(self, step: int) -> None:
-        """Forget entries of later steps, which are the first part of an entry."""
+        """Drop entries of later steps; the step is the first value of an entry."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what the sink holds."""
 
 
 class Backlog:
-    """Passes entries on to a sink; keeps in memory what it does not take, and tries again with the next one.
+    """Passes entries to a sink, keeps in memory those that it fails to write, and retries with the next entry.
 
-    The user is told once that a sink fails, and once that it works again. Up to 10,000 entries are kept; written ones
-    too, in case that their file vanishes.
+    One warning is logged when the sink fails, and one when it works again. Up to 10,000 entries are kept, written ones
+    included in case their file vanishes.
 
     Args:
+        sink: destination of the entries.
         known: entries that the sink holds already.
+
+    Attributes:
+        is_quiet: whether warnings of failures are suppressed, while the caller logs them.
     """
 
-    def __init__(self, sink: Sink, known: Iterable[tuple] = ()):
+    def __init__(self, sink: Sink, known: Iterable[tuple[Any, ...]] = ()):
         self._sink = sink
         self._written = deque(known, maxlen=MOST)
-        self._pending: deque[tuple] = deque()
+        self._pending: deque[tuple[Any, ...]] = deque()
         self._lost = 0
         self._rewind_to: int | None = None
-        self._told = False
-        self.quiet = False  # while somebody else tells why nothing can be written, and when it can be again
+        self._has_warned = False
+        self.is_quiet = False
 
-    def add(self, *entry) -> None:
+    def add(self, *entry: Any) -> None:
+        """Write an entry, or keep it until the sink works."""
         self._pending.append(entry)
         self._forget_oldest()
         self.flush()
 
     def flush(self) -> None:
-        """Try to write what is pending."""
+        """Try to write the pending entries."""
         waiting = len(self._pending)
         try:
             self._catch_up()
         except self._sink.errors as error:
-            if not self._told and not self.quiet:
-                self._told = True  # first, since where the sink is the log the warning comes back here
+            if not self._has_warned and not self.is_quiet:
+                self._has_warned = True  # before the warning, which comes back here if the sink is the log
                 logger.warning(
-                    "cannot write %s: %s; training goes on, and what is missing is written as soon as that works",
-                    *(self._sink.name, reason(error)),
+                    "cannot write %s: %s; training continues, and missing entries are written once that works",
+                    *(self._sink.name, describe_error(error)),
                 )
             return
-        told, lost, self._told, self._lost = self._told, self._lost, False, 0
-        if told or lost:
+        has_warned, lost, self._has_warned, self._lost = self._has_warned, self._lost, False, 0
+        if has_warned or lost:
             dropped = f"; {lost} older ones are lost" if lost else ""
-            logger.warning("%s is written again, with %d entries that waited%s", self._sink.name, waiting, dropped)
+            logger.warning("%s is written again, with %d delayed entries%s", self._sink.name, waiting, dropped)
 
     def rewind(self, step: int) -> None:
         """Drop entries of later steps, written or not."""
@@ -126,18 +138,18 @@ class Backlog:
         self.flush()
 
     def close(self) -> None:
-        """Try a last time; what then is still pending is lost, which is told."""
+        """Try a last time to write pending entries, and log how many are lost."""
         self.flush()
         try:
             self._sink.close()
         except self._sink.errors as error:
-            logger.warning("closing %s: %s", self._sink.name, reason(error))
+            logger.warning("closing %s: %s", self._sink.name, describe_error(error))
         if self._pending:
             lost = len(self._pending) + self._lost
             logger.warning("%d entries of %s could not be written and are lost", lost, self._sink.name)
 
     def _catch_up(self) -> None:
-        if self._sink.gone():
+        if self._sink.is_gone():
             self._pending.extendleft(reversed(self._written))
             self._written.clear()
             self._forget_oldest()
@@ -154,7 +166,7 @@ class Backlog:
             self._lost += 1
 
 
-def reason(error: Exception) -> str:
-    """What an error says, without its number, on one line."""
+def describe_error(error: Exception) -> str:
+    """Return an error's message, without its number, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return " ".join(text.split())

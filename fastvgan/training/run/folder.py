@@ -1,4 +1,4 @@
-"""The folder a run writes to, and what it writes beside checkpoints: configuration, environment, logs and metrics."""
+"""The run folder and its files besides checkpoints: configuration, environment, log and metrics."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from fastvgan.machine.threads import thread_settings
 from fastvgan.machine.versions import find_versions
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.run import checkpoint
-from fastvgan.training.run.backlog import Backlog, reason
+from fastvgan.training.run.backlog import Backlog, describe_error
 from fastvgan.training.run.log_file import LogFile
 from fastvgan.training.run.sinks import MetricsFile, TensorBoard, WandB
 
@@ -28,30 +29,29 @@ _PARTS = ("samples", "checkpoints", "export")
 class RunFolder:
     """A run's folder, open for writing.
 
-    Once it is open nothing here raises an OSError: what cannot be written is told once, kept in memory and written when
-    that works again.
+    Once it is open no method raises an OSError: failed writes are logged once, kept in memory and retried.
 
     Args:
-        path: the folder; made if it is not there.
-        config: written to config.yaml.
-        step: how many steps are done; metrics of later steps are removed, and their checkpoints set aside (see
-            `checkpoint.set_aside`): the run does without them.
-        wandb: the project at Weights & Biases that metrics go to as well, if any.
-        data: which is trained on; written to env.json.
+        path: the folder, created if missing.
+        config: settings, written to config.yaml.
+        step: number of steps done; metrics of later steps are removed, and checkpoints of later steps renamed (see
+            `checkpoint.set_aside`).
+        wandb: project at Weights & Biases to log metrics to, or None.
+        data: fingerprint of the data, written to env.json.
 
     Raises:
-        UserError: the folder cannot be made or written to, or W&B is not to be had.
+        UserError: the folder cannot be created or written, or W&B is not available.
     """
 
     def __init__(
         self, path: Path, config: RunConfig, step: int, wandb: str | None = None, data: Fingerprint | None = None
     ):
         self.path = path
-        made_with = environment() | {"data": data and f"{data}, checksum {data.short}"}
-        self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(made_with, indent=2)}
-        self._missing = False
+        facts = read_environment() | {"data": data and f"{data}, checksum {data.short}"}
+        self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(facts, indent=2)}
+        self._is_missing = False
         try:
-            self._make()
+            self._create()
             self._log = LogFile(path / "log.txt")
         except OSError as error:
             raise _cannot_write(path, error) from error
@@ -72,57 +72,58 @@ class RunFolder:
             self._log.close()
             raise
 
-    def metrics(self, values: dict[str, float]) -> None:
-        """Add a line to metrics.jsonl and points to the curves; `values` has "step" among its keys."""
+    def add_metrics(self, values: dict[str, float]) -> None:
+        """Add a line to metrics.jsonl and points to the curves; `values` includes "step"."""
         self._add(self._metrics, values)
 
-    def evaluation(self, values: dict[str, float]) -> None:
-        """Add a line to evaluation.jsonl and points to the curves; `values` has "step" among its keys.
+    def add_evaluation(self, values: dict[str, float]) -> None:
+        """Add a line to evaluation.jsonl and points to the curves; `values` includes "step".
 
-        The curves are apart from those of metrics of the same name: "evaluation/diversity".
+        The names of the curves start with "evaluation/", which separates them from metrics of the same name.
         """
         self._add(self._evaluation, values, "evaluation/")
 
-    def samples(self, step: int, path: Path) -> None:
-        """Show a picture of samples, .gif or .png, in TensorBoard; it is read when it is written there."""
+    def add_samples(self, step: int, path: Path) -> None:
+        """Add a picture of samples, .gif or .png, to TensorBoard."""
         self._curves[0].add(step, {"samples": path})
 
     def ensure(self) -> bool:
-        """Make the folder and what belongs into it anew if it has vanished; gives whether it is there.
+        """Rebuild the folder and its files if they have vanished, metrics and log from memory.
 
-        Metrics and log are written anew as far as they are remembered.
+        Returns:
+            Whether the folder exists.
         """
         missing = [name for name in (*_PARTS, *self._texts) if not (self.path / name).exists()]
-        if not missing and not self._missing:
+        if not missing and not self._is_missing:
             return True
-        what = f"lacks {', '.join(missing)}" if self.path.exists() and missing else "has vanished"
+        state = f"lacks {', '.join(missing)}" if self.path.exists() and missing else "has vanished"
         try:
-            self._make()
+            self._create()
         except OSError as error:
-            first, self._missing = not self._missing, True
+            is_new, self._is_missing = not self._is_missing, True
             for backlog in (self._log.backlog, *self._files()):
-                backlog.quiet = True
-            if first:
+                backlog.is_quiet = True
+            if is_new:
                 logger.warning(
-                    "the run folder %s %s and cannot be made anew: %s; training goes on, and that is tried again",
-                    *(self.path, what, reason(error)),
+                    "the run folder %s %s and cannot be rebuilt: %s; training continues and retries that",
+                    *(self.path, state, describe_error(error)),
                 )
             return False
-        self._missing = False
-        for part in (self._log, *self._files()):  # the log as a whole, not its backlog, which needs the log's lock
+        self._is_missing = False
+        for part in (self._log, *self._files()):  # not the log's backlog, which needs the log's lock
             part.flush()
         for backlog in (self._log.backlog, *self._files()):
-            backlog.quiet = False
-        logger.warning("the run folder %s %s: made anew", self.path, what)
+            backlog.is_quiet = False
+        logger.warning("the run folder %s %s: rebuilt it", self.path, state)
         return True
 
     def rewind(self, step: int) -> None:
-        """Drop metrics and scores of later steps, which are trained anew."""
+        """Drop metrics and scores of later steps, which are trained again."""
         for backlog in (self._metrics, self._evaluation, *self._curves):
             backlog.rewind(step)
 
     def close(self) -> None:
-        """Write what could not be written before, if that works now; what does not is told."""
+        """Retry failed writes a last time, and log what is lost."""
         for backlog in (self._metrics, self._evaluation, *self._curves):
             backlog.close()
         self._log.close()
@@ -138,7 +139,7 @@ class RunFolder:
     def _files(self) -> tuple[Backlog, ...]:
         return self._metrics, self._evaluation, self._curves[0]
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in _PARTS:
             (self.path / name).mkdir(exist_ok=True)
@@ -151,8 +152,8 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot write the run folder {path}: {error.strerror or error}")
 
 
-def environment() -> dict:
-    """What a run was made with: versions, device, and the implementation of each operation."""
+def read_environment() -> dict[str, Any]:
+    """Collect versions, device, and the implementation of each operation."""
     return {
         "command": sys.argv,
         **find_versions(),

@@ -1,6 +1,7 @@
-"""The log file of a run: what `logging` says, written with patience."""
+"""The log file of a run, with retries of failed writes."""
 
 import logging
+import threading
 from pathlib import Path
 
 from fastvgan.training.run.backlog import AppendedFile, Backlog
@@ -9,9 +10,9 @@ _LOGGERS = ("fastvgan", "fastvgan_kernels")
 
 
 class LogFile(logging.Handler):
-    """Appends records of this package's loggers to a file, from its making on until it is closed.
+    """Appends records of this package's loggers to a file until it is closed.
 
-    A file that cannot be written is one warning on the other handlers; its records are written when it can be again.
+    If the file cannot be written, the other handlers get one warning, and the records are written once that works.
 
     Raises:
         OSError: the file cannot be written.
@@ -20,39 +21,43 @@ class LogFile(logging.Handler):
     def __init__(self, path: Path):
         super().__init__()
         self._closed = False
+        assert self.lock is not None, "logging.Handler creates its lock"
+        self._lock: threading.RLock = self.lock
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.backlog = Backlog(_Lines(path))
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Append a record, or keep it until the file can be written."""
         if self._closed:
             return
         try:
             line = self.format(record)
-        except Exception:  # a message and arguments that do not fit: logging has a way to say so
+        except Exception:  # the message and its arguments do not match
             self.handleError(record)
             return
         self.backlog.add(line)
 
     def flush(self) -> None:
-        """Try to write what could not be written before."""
-        with self.lock:
+        """Try to write records that could not be written before."""
+        with self._lock:
             if not self._closed:
                 self.backlog.flush()
 
     def close(self) -> None:
+        """Retry failed writes a last time, and detach from the loggers."""
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self)
-        with self.lock:
-            if not self._closed:  # logging.shutdown closes once more
+        with self._lock:
+            if not self._closed:  # logging.shutdown closes it again
                 self._closed = True
                 self.backlog.close()
         super().close()
 
 
 class _Lines:
-    errors = (OSError,)
+    errors: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, path: Path):
         self.name = str(path)
@@ -62,11 +67,11 @@ class _Lines:
     def write(self, line: str) -> None:
         self._file.append(line.encode(errors="backslashreplace") + b"\n")
 
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
         return not self._file.path.exists()
 
     def rewind(self, step: int) -> None:
-        """Nothing: a log tells what happened."""
+        """Do nothing: the log keeps entries of discarded steps, too."""
 
     def close(self) -> None:
         pass

@@ -1,7 +1,8 @@
-"""What a line of metrics says of the steps since the last one."""
+"""Means and rates over the steps since the last line of metrics."""
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from fastvgan.training.step.adversarial import AdversarialStep, StepResult
 class Meter:
     """Means over the steps since the last line of metrics, with the rate and the share of time spent on data.
 
-    Scalars stay on the device until a line is due, so that a GPU need not wait for the host in every step.
+    Scalars stay on the device until a line is due, so that the host does not wait for a GPU in every step.
 
     Args:
-        batch_size: clips in a step. step: whose `totals` are read, and begun anew. parallel: whose means are taken.
+        batch_size: clips in a step of all processes.
+        step: the step whose `totals` are read and reset.
+        parallel: the processes to average over.
+
+    Attributes:
+        in_a_row: number of last steps that were not finite, at the last line.
+        left_out: number of steps that skipped an update since construction, or since its user set it to zero.
     """
 
     def __init__(self, batch_size: int, step: AdversarialStep, parallel: Parallel):
@@ -26,39 +33,37 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start over: zero the totals and the clocks."""
         self._step.totals.zero_()
         self._count, self._waited, self._paused = 0, 0.0, 0.0
         self._since = self._last = time.perf_counter()
 
     @contextmanager
-    def waiting(self):
-        """Counts what happens inside as time spent waiting for data."""
+    def wait(self) -> Iterator[None]:
+        """Count the time within this context as waiting for data."""
         begin = time.perf_counter()
         yield
         self._waited += time.perf_counter() - begin
 
     def count(self) -> None:
-        """A step is done."""
+        """Count a step as done."""
         self._count += 1
         self._last = time.perf_counter()
 
     def pause(self) -> None:
-        """Leave the time since the last step, spent on samples and checkpoints, out of the rate."""
+        """Exclude the time since the last step, spent on samples and checkpoints, from the rate."""
         self._paused += time.perf_counter() - self._last
 
     def values(self) -> dict[str, float]:
-        """The means by name, and a new beginning; `in_a_row` is then how many of the last steps were not finite.
+        """Return the means by name, update `in_a_row` and `left_out`, and start over.
 
-        `left_out` is how many steps left an update out since this meter was made, or its user set it to zero.
-
-        Of losses, probabilities and norms only finite values are counted, and a name without any is left out.
-        `skipped` is how many steps left an update out; memory is this process's, or the most that was taken of its GPU.
+        Means of losses, probabilities and norms are over finite values; a name without any is missing. `skipped` is the
+        number of steps that skipped an update, and memory is that of this process, or the peak on its GPU.
         """
         step, updates = self._step, (self._step.d_update, self._step.g_update)
         totals = self._parallel.sum(step.totals.clone())
         more = [x.float() for u in updates for x in (u.in_a_row, u.scale, u.rate)]
-        read = torch.cat([totals.flatten(), torch.stack(more)]).tolist()  # the one time that the host waits
+        read = torch.cat([totals.flatten(), torch.stack(more)]).tolist()  # the only time the host waits
         names, size = StepResult._fields, len(StepResult._fields)
         sums, counts = read[:size], read[size : 2 * size]
         d_row, d_scale, d_rate, g_row, g_scale, g_rate = read[2 * size :]
@@ -80,7 +85,7 @@ class Meter:
 
 
 def memory_bytes(device: torch.device) -> int | None:
-    """The most memory that tensors took of a GPU so far; without one, what this process has in use now, if known."""
+    """Return the peak bytes of tensors on a GPU, or on a CPU the bytes that this process uses now, if known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     statm = Path("/proc/self/statm")

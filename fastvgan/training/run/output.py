@@ -1,12 +1,13 @@
-"""What a run writes: metrics, samples, scores, checkpoints, the exported generator, the report.
+"""Outputs of a run: metrics, samples, scores, checkpoints, the exported generator, the report.
 
-What cannot be written is told, and training goes on: it is worth more than its files, which can be written later.
+A failed write is logged and training continues, since later writes may work.
 """
 
 import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
@@ -27,15 +28,28 @@ from fastvgan_kernels.warn_once import WarnOnce
 logger = logging.getLogger("fastvgan")
 
 
+class Due(NamedTuple):
+    """Outputs that are due after a step."""
+
+    sample: bool
+    save: bool
+    evaluate: bool
+
+
 class Output:
-    """The open run folder of a run, and everything that goes into it.
+    """The open run folder of a run, and its outputs.
 
     Args:
-        path: the folder. config: of the run. step: what is trained. source, conditions: of the data. done, steps: how
-            many steps have been trained already, and will be at the end.
+        path: the folder.
+        config: the run's settings.
+        step: the step that trains.
+        source: the data.
+        conditions: conditions of the data.
+        done: number of steps trained so far.
+        steps: number of steps at the end of the run.
 
     Attributes:
-        scores: of the last evaluation, by name.
+        scores: scores of the last evaluation, by name.
 
     Raises:
         UserError: the folder cannot be written.
@@ -61,41 +75,41 @@ class Output:
         self._scoring: Scoring | None = None
 
     def begin(self) -> None:
-        """Draw what samples are made of, and what they are compared with, which on a slow source takes a while."""
+        """Draw noise and conditions of samples, and clips to compare them with; this is slow on slow sources."""
         self._samples = self._make_samples()
         self._scoring = self._make_scoring(self._samples)
 
-    def metrics(self, values: dict[str, float]) -> None:
-        """A line of metrics; `values` has "step" among its keys."""
-        self._folder.metrics(values)
+    def write_metrics(self, values: dict[str, float]) -> None:
+        """Write a line of metrics; `values` includes "step"."""
+        self._folder.add_metrics(values)
 
-    def now_and_then(self, record: Record, sample: bool, save: bool, evaluate: bool) -> None:
-        """Samples, a checkpoint, an evaluation, or several of them, after the step of the record."""
-        if not (sample or save or evaluate):
+    def write_due(self, record: Record, due: Due) -> None:
+        """Write the outputs that are due after the step of the record."""
+        if not any(due):
             return
-        self._samples.settle()
-        if evaluate:
+        self._settle()
+        if due.evaluate:
             record = self._evaluate(record)
-        if save:
-            self._tolerantly(f"the checkpoint of step {record.step}", lambda: self._save(record))
-        if sample:
-            self._tolerantly(f"samples of step {record.step}", lambda: self._sample(record.step))
+        if due.save:
+            self._try_to_write(f"the checkpoint of step {record.step}", lambda: self._save(record))
+        if due.sample:
+            self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
 
     def finish(self, record: Record, save: bool = True) -> None:
-        """What a run leaves when it ends, early or not; without `save` the last checkpoint stays the one before.
+        """Write the outputs of a run that ends, early or not; the last checkpoint only if `save`.
 
         Raises:
             UserError: the last checkpoint cannot be written.
         """
-        self._samples.settle()
+        self._settle()
         record = self._evaluate(record)
-        self._tolerantly(f"samples of step {record.step}", lambda: self._sample(record.step))
+        self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
         if save:
             self.save_last(record)
-        self._tolerantly("report.html", lambda: write_report(self.path))
+        self._try_to_write("report.html", lambda: write_report(self.path))
 
     def save_last(self, record: Record) -> None:
-        """The checkpoint without which nothing of the last steps would be left.
+        """Save the run's last checkpoint.
 
         Raises:
             UserError: it cannot be written.
@@ -105,25 +119,32 @@ class Output:
             self._save(record)
         except (OSError, UserError) as error:
             raise UserError(
-                f"cannot write to {self.path}: {_reason(error)}, then go on from {self._newest()} by --resume auto"
+                f"cannot write to {self.path}: {_describe(error)}, then resume from {self._newest()} by --resume auto"
             ) from error
 
     def rewind(self, step: int) -> None:
-        """Forget what was written of later steps: they are trained anew."""
+        """Discard the outputs of later steps, which are trained again."""
         checkpoint.set_aside(self.path / "checkpoints", step)
         self._folder.rewind(step)
 
     def close(self) -> None:
+        """Close the run folder; see `RunFolder.close`."""
         self._folder.close()
 
+    def _settle(self) -> None:
+        if self._samples is not None:
+            self._samples.settle()
+
     def _evaluate(self, record: Record) -> Record:
-        """The record with the score of the averaged generator, which is also written and logged."""
+        """Evaluate the averaged generator, write and log its scores, and add its score to the record."""
+        if self._scoring is None:
+            raise RuntimeError("begin() comes before evaluations")
         found = self._scoring.measure()
         self.scores = found.scores
         if found.scores:
-            self._folder.evaluation({"step": record.step, **found.scores})
+            self._folder.add_evaluation({"step": record.step, **found.scores})
             logger.info("step %d: %s", record.step, describe(found.scores))
-        # Early in a run every condition is ignored, which says nothing yet.
+        # Early in a run the generator ignores every condition, which is no reason to warn.
         for sentence in found.warnings if 2 * record.step >= self._steps else ():
             self._warn_once(f"step {record.step}: {sentence}", kind=sentence.partition(":")[0])
         return record._replace(score=found.choice)
@@ -132,13 +153,13 @@ class Output:
         self._folder.ensure()
         checkpoint.save(self.path / "checkpoints", self._step, record, self._config.training.keep)
         export(self._step.ema.state_dict(), self._config.model, self.path / EXPORTED, {"step": str(record.step)})
-        self._tolerantly(str(BEST), lambda: self._export_best(record.step))
+        self._try_to_write(str(BEST), lambda: self._export_best(record.step))
 
     def _export_best(self, now: int) -> None:
-        """Make export/best.safetensors that of the best checkpoint there is, which a rollback may have changed too.
+        """Export the best checkpoint to export/best.safetensors unless it is there; a rollback may change which it is.
 
         Args:
-            now: the step whose checkpoint has just been written.
+            now: the step whose checkpoint was just written.
         """
         path, best = self.path / BEST, find_best(self.path / "checkpoints")
         if best is None:
@@ -154,13 +175,14 @@ class Output:
 
     def _sample(self, number: int) -> None:
         self._folder.ensure()
-        self._folder.samples(number, self._samples.save(self.path / "samples", number))
+        if self._samples is not None:
+            self._folder.add_samples(number, self._samples.save(self.path / "samples", number))
 
-    def _tolerantly(self, what: str, write: Callable[[], None]) -> None:
+    def _try_to_write(self, name: str, write: Callable[[], object]) -> None:
         try:
             write()
         except (OSError, UserError) as error:
-            logger.warning("%s could not be written: %s; training goes on", what, _reason(error))
+            logger.warning("cannot write %s: %s; training continues", name, _describe(error))
 
     def _newest(self) -> str:
         found = list_complete(self.path / "checkpoints")
@@ -168,17 +190,17 @@ class Output:
 
 
 def _facts(path: Path) -> dict[str, str]:
-    """What an exported file's metadata says; nothing where it is missing or damaged."""
+    """Return an exported file's metadata; empty if the file is missing or damaged."""
     try:
         return read_tensors(path)[1]
     except UserError:
         return {}
 
 
-def _reason(error: OSError | UserError) -> str:
+def _describe(error: OSError | UserError) -> str:
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; make room"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.strerror} ({error.filename}); mend that"
+        return f"{error.strerror} ({error.filename}); fix that"
     return str(error)

@@ -51,12 +51,13 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
         folder = run_dir or newest_run() or new_run(name)
         found, remarks = _newest_good(folder)
         return Start(folder, found, read_config(folder / "config.yaml"), remarks) if found else Start(folder)
-    path: Path | None = Path(resume)
+    path = Path(resume)
     remarks = ()
     if (path / "config.yaml").is_file():
-        path, remarks = _newest_good(path)
-        if path is None:
+        found, remarks = _newest_good(path)
+        if found is None:
             raise UserError(f"{resume} has no complete checkpoint to resume from; train into another --run-dir")
+        path = found
     elif not path.is_dir():
         raise UserError(f"--resume {resume}: this folder does not exist; give `auto`, a run folder or a checkpoint")
     old = path.resolve().parents[1]

@@ -1,4 +1,4 @@
-"""What a run shows of its generator as it goes, always of the same noise and conditions: grids of samples, a score."""
+"""Samples of a run's averaged generator, always from the same noise and conditions, and their score."""
 
 from pathlib import Path
 
@@ -16,10 +16,16 @@ _SHOWN, _POOL, _ROUNDS = 16, 128, 4
 
 
 class Samples:
-    """Fixed noise and conditions, and what the averaged generator makes of them.
+    """Fixed noise and conditions, and the averaged generator's clips of them.
 
-    The conditions are those of clips drawn from the source; of these, some with captions no two alike (as far as there
-    are enough) are shown, and all serve to settle the statistics of the averaged generator, and to score it.
+    The conditions come from clips drawn from the source. Some of them, with different captions if there are enough, are
+    shown; all are used to settle the statistics of the averaged generator and to score it.
+
+    Args:
+        source: the data.
+        conditions: conditions of the data.
+        step: the step whose averaged generator makes the samples.
+        seed: seed of the run.
     """
 
     def __init__(self, source: Source, conditions: Conditions, step: AdversarialStep, seed: int):
@@ -28,8 +34,8 @@ class Samples:
         batches = source.batches(_POOL, seed)
         clips = next(batches)
         batches.close()
-        indices = (None if part is None else part.to(device) for part in conditions.right(clips))
-        self._pool = condition_from(*indices, to_float(clips.video, device), conditions.parts)
+        text, label = (None if part is None else part.to(device) for part in conditions.right(clips))
+        self._pool = condition_from(text, label, to_float(clips.video, device), conditions.parts)
         noise = step.ema.noise(_ROUNDS * _POOL + _SHOWN, seed).to(device).split(_POOL)
         self._pool_noise, self._noise = noise[:_ROUNDS], noise[_ROUNDS]
         self._coarse = CoarseScore(clips.video)
@@ -38,23 +44,23 @@ class Samples:
         self._labels = _labels(source, clips, conditions.parts, shown)
 
     def settle(self) -> None:
-        """Bring the averaged generator's batch norm statistics up to its weights; before it is used or saved."""
+        """Update the averaged generator's batch norm statistics to its weights, before it is used or saved."""
         with self._step.autocast:
             settle_statistics(self._step.ema, ((z, self._pool) for z in self._pool_noise))
 
     def score(self) -> float | None:
-        """The `CoarseScore` of what it makes of all noise and conditions here; None where that is not finite."""
+        """Return the `CoarseScore` of the averaged generator; None if its clips are not finite."""
         with torch.no_grad(), self._step.autocast:
-            made = [self._step.ema(z, self._pool) for z in self._pool_noise]
-        if not all(torch.isfinite(clips).all() for clips in made):
+            batches = [self._step.ema(z, self._pool) for z in self._pool_noise]
+        if not all(torch.isfinite(clips).all() for clips in batches):
             return None
-        return self._coarse.score(torch.cat([to_uint8(clips) for clips in made]))
+        return self._coarse.score(torch.cat([to_uint8(clips) for clips in batches]))
 
     def save(self, folder: Path, number: int) -> Path:
-        """Write step-N.gif and step-N.png to the folder; gives the path of the former.
+        """Write step-N.gif and step-N.png to a folder, and return the path of the former.
 
         Raises:
-            UserError: they cannot be written.
+            UserError: a file cannot be written.
         """
         with torch.no_grad(), self._step.autocast:
             videos = to_uint8(self._step.ema(self._noise, self._condition))
@@ -65,10 +71,13 @@ class Samples:
 
 
 def _distinct(clips: Clips) -> list[int]:
+    """Return the indices of all clips, first those with different captions or classes."""
     key = clips.caption if clips.caption is not None else clips.label
     if key is None:
         return list(range(len(clips.video)))
-    seen, first, rest = set(), [], []
+    seen: set[int] = set()
+    first: list[int] = []
+    rest: list[int] = []
     for i, value in enumerate(key.tolist()):
         (rest if value in seen else first).append(i)
         seen.add(value)
@@ -76,8 +85,8 @@ def _distinct(clips: Clips) -> list[int]:
 
 
 def _labels(source: Source, clips: Clips, parts: tuple[str, ...], rows: list[int]) -> list[str] | None:
-    if "text" in parts:
+    if "text" in parts and clips.caption is not None:
         return [source.captions[i] for i in clips.caption[rows].tolist()]
-    if "class" in parts:
+    if "class" in parts and clips.label is not None:
         return [source.classes[i] for i in clips.label[rows].tolist()]
     return None

@@ -1,7 +1,7 @@
-"""Scores of the averaged generator as training goes, and the one number that chooses the best checkpoint."""
+"""Scores of the averaged generator during training, and the number that selects the best checkpoint."""
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,9 +19,9 @@ from fastvgan.training.run.samples import Samples
 from fastvgan.training.step.adversarial import AdversarialStep
 
 logger = logging.getLogger("fastvgan")
-_NOT_FINITE = "the averaged generator makes values that are not finite"
-_OTHER = 2**20  # added to the run's seed, so that `evaluate` draws other clips than those that chose the checkpoint
-_JOINT = 1000  # one clip of 240 that does not fit its caption weighs as much as 4 of the Fréchet distance
+_NOT_FINITE = "the averaged generator's clips are not finite"
+_SEED_OFFSET = 2**20  # so that `evaluate` draws other clips than those that selected the checkpoint
+_JOINT = 1000  # one clip of 240 that does not match its caption counts as 4 of the Fréchet distance
 _MAIN = (
     *("joint", "digit", "colour", "motion", "held_out_joint", "same_digit", "first_frame_psnr", "diversity"),
     *("varied_digit", "varied_colour", "varied_motion", "frechet", "coarse_frechet"),
@@ -29,10 +29,12 @@ _MAIN = (
 
 
 class Scored(NamedTuple):
-    """What an evaluation found.
+    """Result of an evaluation.
 
-    scores: by name, see `fastvgan.metrics.evaluation`; none where the generator makes values that are not finite.
-    choice: the number that chooses the best checkpoint, lower is better, or None. warnings: a sentence each.
+    Attributes:
+        scores: scores by name, see `fastvgan.metrics.evaluation`; empty if the generator's clips are not finite.
+        choice: the number that selects the best checkpoint, lower is better, or None.
+        warnings: one sentence per warning.
     """
 
     scores: dict[str, float]
@@ -43,14 +45,16 @@ class Scored(NamedTuple):
 class Scoring:
     """Evaluates the averaged generator of a step, always with the same noise, conditions and real clips.
 
-    Real clips of the digits are by writers who are not in training. For other data as many clips as are evaluated are
-    drawn once and kept in memory; real clips and the training clips that copies are looked for among are these.
+    Real clips of the digits are by writers who are not in the training set. Of other data, as many clips as are
+    generated are drawn once and kept in memory; they are the real clips, and the training clips to look for copies of.
 
-    No random state but its own is used, so that evaluating changes nothing about training.
+    Global random state stays unchanged, so that an evaluation does not change training.
 
     Args:
-        config: of the run. source: of its data. step: what is trained. samples: whose coarse Fréchet distance chooses
-            the best checkpoint where no caption can be read off a clip.
+        config: the run's settings.
+        source: the data.
+        step: the step whose averaged generator is evaluated.
+        samples: samples, whose coarse Fréchet distance selects the best checkpoint of data other than the digits.
     """
 
     def __init__(self, config: RunConfig, source: Source, step: AdversarialStep, samples: Samples):
@@ -58,29 +62,29 @@ class Scoring:
         self._has_oracle = isinstance(source, DigitsSource)
         self._evaluator: Evaluator | None = None
         training = config.training
-        seed = training.seed + _OTHER
+        seed = training.seed + _SEED_OFFSET
         if self._has_oracle:
             reference = open_source(config.data, config.model, split="test")
             seen = TrainingDraws(training.seed, training.count_clips(source.size))
             self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed, seen)
         elif source.size >= FEWEST:
-            drawn = _Drawn(source, min(training.evaluate_clips, source.size), seed)
+            drawn = _InMemory(source, min(training.evaluate_clips, source.size), seed)
             self._evaluator = Evaluator(config.model, drawn, drawn, drawn.size, seed)
 
     def measure(self) -> Scored:
-        """Scores of the averaged generator, whose statistics have to be settled (see `Samples.settle`)."""
+        """Evaluate the averaged generator, after `Samples.settle`."""
         scores: dict[str, float] = {}
         try:
             if self._evaluator is not None:
                 scores = self._evaluator.quick(self._generate, self._step.ema.noise)
         except FloatingPointError as error:
-            return _unscored(str(error))
+            return _skip(str(error))
         if self._has_oracle:
             return Scored(scores, choice(scores), warnings(scores))
         coarse = self._samples.score()
         if coarse is None:
-            return _unscored(_NOT_FINITE)
-        scores.pop("frechet", None)  # of the same features, but of fewer clips
+            return _skip(_NOT_FINITE)
+        scores.pop("frechet", None)  # the same features of fewer clips
         return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores))
 
     def _generate(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
@@ -94,42 +98,48 @@ class Scoring:
         return to_uint8(clips)
 
 
-class _Drawn:
-    """The first clips of a source, in memory, as a source of their own; see `Source`."""
+class _InMemory:
+    """The first clips of a source as another `Source`, in memory."""
 
-    remarks = ()
+    remarks: Sequence[str] = ()
     decoder = "in memory"
     draws = 0
     shuffles = False
 
     def __init__(self, source: Source, size: int, seed: int):
         self.captions, self.classes, self.size = source.captions, source.classes, size
+        self.fingerprint = source.fingerprint
         self._clips = first_clips(source, size, seed)
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
-        """Batches in the order in which the clips were drawn, whatever the seed, for a single process."""
+        """Yield batches in the order in which the clips were drawn, with any seed, for a single process."""
         while True:
             rows = (torch.arange(batch_size) + start * batch_size) % self.size
-            yield Clips(*(None if part is None else part[rows] for part in self._clips))
+            video, *indices = self._clips
+            yield Clips(video[rows], *(None if part is None else part[rows] for part in indices))
             start += 1
 
+    def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
+        """Raise an error: `draws` is 0, so nothing may call this with words (N, 0)."""
+        raise NotImplementedError("clips in memory come from batches()")
 
-def _unscored(reason: str) -> Scored:
+
+def _skip(reason: str) -> Scored:
     logger.warning("no scores: %s", reason)
     return Scored({}, None, [])
 
 
 def choice(scores: dict[str, float]) -> float:
-    """The number that chooses the best checkpoint of the digits: lower is better.
+    """Return the number that selects the best checkpoint of the digits: lower is better.
 
-    More clips that fit their caption in everything are better; where about equally many do, a smaller Fréchet distance
-    in the oracle's features is.
+    It is the share of clips that do not match their caption in every word, and with a small weight the Fréchet distance
+    in the oracle's features.
     """
     return _JOINT * (1 - scores.get("joint", 0.0)) + scores["frechet"]
 
 
 def describe(scores: dict[str, float]) -> str:
-    """The main scores in one line: "joint 93.3%, digit 94.6%, …, frechet 4.1"."""
+    """Return the main scores in one line: "joint 93.3%, digit 94.6%, …, frechet 4.1"."""
     return ", ".join(f"{name} {score_text(name, scores[name])}" for name in _MAIN if name in scores)

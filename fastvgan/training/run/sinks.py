@@ -1,4 +1,4 @@
-"""Where metrics go: a file of JSON lines, TensorBoard, Weights & Biases."""
+"""Destinations of metrics: a file of JSON lines, TensorBoard, Weights & Biases."""
 
 import errno
 import io
@@ -9,10 +9,13 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+
+# protobuf creates these classes at run time, unseen by type checkers.
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore[missing-module-attribute]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fastvgan.errors import UserError
@@ -25,17 +28,18 @@ _serial = itertools.count()
 
 
 class MetricsFile:
-    """A file of JSON lines, {"step": N, name: value}, by rising steps.
+    """A file of JSON lines {"step": N, name: value} by increasing step.
 
     Args:
-        path: the file. step: how many steps are done; later lines, left by a run that was killed, are removed.
-        create: make the file now, not with the first line.
+        path: the file.
+        step: number of steps done; lines of later steps, left by a killed run, are removed.
+        create: whether to create the file at once instead of with the first line.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
 
-    errors = (OSError,)
+    errors: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, path: Path, step: int, create: bool = True):
         self.name = str(path)
@@ -46,58 +50,60 @@ class MetricsFile:
             self._file.append(b"")
 
     def read(self) -> list[tuple[int, dict[str, float]]]:
-        """What the file holds: (step, values) a line."""
+        """Read (step, values) of each line."""
         if not self._file.path.is_file():
             return []
         lines = self._file.path.read_text(encoding="utf-8").splitlines()
         return [(values.pop("step"), values) for values in map(json.loads, lines)]
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Add a line."""
+        """Append a line."""
         self._file.append((json.dumps({"step": step, **values}) + "\n").encode())
         self._begun = True
 
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
+        """Whether the file has been removed."""
         return self._begun and not self._file.path.exists()
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of later steps, and those that a kill cut off."""
+        """Remove the lines of later steps, and truncated ones."""
         path = self._file.path
         if not path.exists():
             return
-        if not path.is_file():  # a folder, or what has no end, such as /dev/full
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if not path.is_file():  # a folder, or an endless file such as /dev/full
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         data, lines = path.read_bytes(), []
         for line in data.splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     lines.append(line + b"\n")
             except (ValueError, KeyError, TypeError):
-                logger.warning("%s: dropped a line that was cut off: %.60s", path, line.decode(errors="replace"))
+                logger.warning("%s: removed a truncated line: %.60s", path, line.decode(errors="replace"))
         kept = b"".join(lines)
         if data.startswith(kept):
-            os.truncate(path, len(kept))  # also on a full disk, where there is no room for a second file
+            os.truncate(path, len(kept))  # works on a full disk, which has no room for a second file
         else:
             with replace_atomically(path) as temporary:
                 temporary.write_bytes(kept)
 
     def close(self) -> None:
-        pass
+        """Do nothing: the file is closed after each entry."""
 
 
 class TensorBoard:
-    """Scalars and pictures for TensorBoard, in an events file of their own.
+    """Scalars and pictures for TensorBoard, in an events file.
 
-    Written here and not by tensorboard's writer, which does so in a thread, where errors come late and end the writing.
+    Unlike tensorboard's writer, whose thread reports errors late and then stops, this one raises them at once.
 
     Args:
-        folder: where the events file goes. step: how many steps are done; TensorBoard forgets later ones.
+        folder: folder of the events file.
+        step: number of steps done; TensorBoard drops points of later steps.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
 
-    errors = (OSError,)
+    errors: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, folder: Path, step: int):
         self.name = str(folder)
@@ -107,28 +113,29 @@ class TensorBoard:
         self._begun = True
 
     def write(self, step: int, values: dict[str, float | Path | None]) -> None:
-        """Add a point to the curve of each number, and the picture at each path that is there and can be read."""
-        points = [_summary(name, value) for name, value in values.items() if value is not None]
-        points = [point for point in points if point is not None]
+        """Add a point to the curve of each number, and the picture of each path that can be read."""
+        made = [_summary(name, value) for name, value in values.items() if value is not None]
+        points = [point for point in made if point is not None]
         event = _record(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
-        self._file.append(event if self._begun and not self.gone() else self._head + event)
+        self._file.append(event if self._begun and not self.is_gone() else self._head + event)
         self._begun = True
 
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
+        """Whether the file has been removed."""
         return self._begun and not self._file.path.exists()
 
     def rewind(self, step: int) -> None:
-        """Begin another file, whose head tells TensorBoard to forget points of later steps."""
+        """Start another file, whose header makes TensorBoard drop points of later steps."""
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_serial)}"
         self._file = AppendedFile(self._folder / name)
         self._head = _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        # TensorBoard forgets the step that it is given, too.
+        # TensorBoard drops the given step, too.
         begin = Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
         self._head += _record(begin)
         self._begun = False
 
     def close(self) -> None:
-        pass
+        """Do nothing: the file is closed after each entry."""
 
 
 def _summary(name: str, value: float | Path) -> Summary.Value | None:
@@ -138,9 +145,9 @@ def _summary(name: str, value: float | Path) -> Summary.Value | None:
         content = value.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
             width, height = picture.size
-    except OSError:  # it was removed before it was this entry's turn; nothing here would bring it back
+    except OSError:  # it was removed before this entry was written
         return None
-    # TensorBoard shows a GIF moving.
+    # TensorBoard animates GIFs.
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
     return Summary.Value(tag=name, image=image)
 
@@ -152,37 +159,40 @@ def _record(event: Event) -> bytes:
 
 
 class WandB:
-    """A run at Weights & Biases, if the package is installed; WANDB_MODE and its other variables hold.
+    """A run at Weights & Biases; WANDB_MODE and its other environment variables apply.
 
     Args:
-        folder: of the run. What W&B writes itself goes there; wandb-id there holds the id, by which the same W&B run is
-            gone on with. project: W&B's project. config: shown with the run.
+        folder: the run folder, which W&B writes to; its file wandb-id holds the id by which a resumed run continues the
+            same W&B run.
+        project: W&B's project.
+        config: settings shown with the run.
 
     Raises:
-        UserError: the package is missing, or W&B refuses. OSError: wandb-id cannot be read or written.
+        UserError: the package is missing, or W&B raises an error.
+        OSError: wandb-id cannot be read or written.
     """
 
-    # Somebody else's service and network: nothing that they raise is worth a training run.
-    errors = (Exception,)
+    # No failure of this service or of the network may end training.
+    errors: tuple[type[Exception], ...] = (Exception,)
 
-    def __init__(self, folder: Path, project: str, config: dict):
+    def __init__(self, folder: Path, project: str, config: dict[str, Any]):
         self.name = "Weights & Biases"
         try:
-            import wandb
+            import wandb  # pyrefly: ignore[missing-import]  # an optional package
         except ImportError as error:
-            raise UserError("--wandb needs the package wandb: pip install wandb, or leave the flag out") from error
+            raise UserError("--wandb needs the package wandb: pip install wandb, or omit the flag") from error
         file = folder / "wandb-id"
         known = file.read_text(encoding="utf-8").strip() if file.exists() else None
         try:
             self._run = wandb.init(
                 project=project, name=folder.name, id=known, resume="allow", config=config, dir=str(folder)
             )
-            # Its own step may only rise, and points that do not are dropped: after a rollback that would be all.
+            # W&B drops points whose built-in step does not increase: after a rollback, all of them.
             self._run.define_metric("*", step_metric="step")
         except wandb.Error as error:
-            said = " ".join(str(error).split()).rstrip(".")
-            raise UserError(f"--wandb: {said}; mend that, or set WANDB_MODE=offline") from error
-        # WANDB_MODE=disabled gives ids that lead nowhere.
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"--wandb: {reason}; fix that, or set WANDB_MODE=offline") from error
+        # The ids of WANDB_MODE=disabled belong to no run.
         if known is None and not getattr(self._run, "disabled", False):
             with replace_atomically(file) as temporary:
                 temporary.write_text(self._run.id, encoding="utf-8")
@@ -191,11 +201,13 @@ class WandB:
         """Log the values at a step."""
         self._run.log({"step": step, **values})
 
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
+        """Return False: the service keeps what was logged."""
         return False
 
     def rewind(self, step: int) -> None:
-        """Nothing: W&B cannot drop points. Those of later steps stay, and those of the same steps anew join them."""
+        """Do nothing: W&B cannot drop points, so a step trained again has two."""
 
     def close(self) -> None:
+        """End the W&B run."""
         self._run.finish()

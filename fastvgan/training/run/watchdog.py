@@ -1,4 +1,4 @@
-"""Ends a run that hangs, so that whoever started it can start it again."""
+"""A watchdog that ends a run that hangs, so that its launcher can restart it."""
 
 import contextlib
 import faulthandler
@@ -17,13 +17,15 @@ DATA, STEP = "waiting for a batch", "in a step"
 
 
 class Watchdog:
-    """A thread that ends the process with status 75 when training has stood still for too long.
+    """A thread that ends the process with status 75 when training makes no progress for too long.
 
-    It says what training stood still at and leaves the place of every thread in stall.txt. Between two steps, as where
-    no batch comes, the state is whole, and is saved first.
+    It logs the activity that hangs and writes the stack of every thread to stall.txt. While training waits for a batch,
+    which is between two steps, the state is consistent and is saved first.
 
     Args:
-        seconds: how long is too long; 0 for never. folder: where stall.txt goes. rescue: saves the state.
+        seconds: time limit of an activity; 0 for none.
+        folder: folder of stall.txt.
+        rescue: saves the state.
         leave: ends the process.
     """
 
@@ -33,44 +35,44 @@ class Watchdog:
         self._seconds, self._folder, self._rescue, self._leave = seconds, folder, rescue, leave
         self._ended = threading.Event()
         self._at: tuple[str, float] | None = None
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         if self._seconds:
             self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._seconds:
             self._thread.join()
 
     @contextlib.contextmanager
-    def watching(self, what: str) -> Iterator[None]:
-        """What happens inside has `seconds` to end."""
-        self._at = what, time.monotonic()
+    def watch(self, activity: str) -> Iterator[None]:
+        """Limit the time within this context to `seconds`."""
+        self._at = activity, time.monotonic()
         try:
             yield
         finally:
             self._at = None
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._ended.wait(min(1.0, self._seconds / 4)):
             at = self._at
             if at is not None and time.monotonic() - at[1] > self._seconds:
                 self._end(at[0])
                 return
 
-    def _end(self, what: str) -> None:
-        logger.error("stood still for %g s, %s; ending with status %d", self._seconds, what, STATUS)
+    def _end(self, activity: str) -> None:
+        logger.error("no progress for %g s, %s; ending with status %d", self._seconds, activity, STATUS)
         faulthandler.dump_traceback(sys.stderr)
         try:
             with (self._folder / "stall.txt").open("w") as file:
                 faulthandler.dump_traceback(file)
-            if what == DATA:
+            if activity == DATA:
                 self._rescue()
-        except Exception:  # whatever it is, the process must end
-            logger.exception("the state could not be saved")
+        except Exception:  # the process must end anyway
+            logger.exception("cannot save the state")
         logging.shutdown()
         sys.stderr.flush()
         self._leave(STATUS)

@@ -171,8 +171,8 @@ def test_lines_cut_off_and_values_that_are_no_numbers(run):
     for text in (
         "d_loss was not finite in 1 lines, first at step 40",
         "diversity was not finite",
-        "Damaged lines of metrics.jsonl, left out: 2.",
-        "Damaged lines of evaluation.jsonl, left out: 1.",
+        "Damaged lines of metrics.jsonl, skipped: 2.",
+        "Damaged lines of evaluation.jsonl, skipped: 1.",
         "1.25 best",
     ):
         assert text in shown.text
@@ -182,14 +182,14 @@ def test_lines_cut_off_and_values_that_are_no_numbers(run):
 def test_a_run_of_broken_values_alone(run):
     (run / "metrics.jsonl").write_text('{"step": 1, "d_loss": NaN}\n')
     (run / "evaluation.jsonl").write_text('{"step": 1, "coarse_frechet": Infinity}\n')
-    assert page(run).text.count("There is no finite value to show.") == 2
+    assert page(run).text.count("No finite value to show.") == 2
 
 
 def test_an_empty_folder_has_a_sentence_for_each_part(tmp_path):
     shown = page(tmp_path)
     for name in ("config.yaml", "env.json", "metrics.jsonl", "evaluation.jsonl", "log.txt"):
         assert f"here is no {name}." in shown.text
-    assert "There are no samples yet." in shown.text and not shown.images
+    assert "The run has no samples yet." in shown.text and not shown.images
 
 
 def test_damaged_files_have_a_sentence_each(run):
@@ -206,8 +206,8 @@ def test_damaged_files_have_a_sentence_each(run):
     shown = page(run)
     for text in (
         "config.yaml is damaged",
-        "metrics.jsonl holds no line that can be read",
-        "evaluation.jsonl holds no numbers over steps",
+        "metrics.jsonl has no readable line",
+        "evaluation.jsonl has no numbers by step",
         "log.txt cannot be read",
         "step-000300.png cannot be read",
         "step-000300.gif cannot be read",

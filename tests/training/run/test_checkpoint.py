@@ -22,8 +22,9 @@ from fastvgan.training.run.checkpoint import restore, save
 from fastvgan.training.run.folder import RunFolder
 from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.scoring import Scored
+from fastvgan.training.schedule import rate_share, rising_share
 from fastvgan.training.step.tensors import tensors_of
-from fastvgan.training.trainer import Trainer, rate_share, rising_share
+from fastvgan.training.trainer import Trainer
 
 
 def train(folder, resume=None, model=None, **training):
@@ -183,7 +184,7 @@ def is_average_of(path, tensors):
 
 
 def test_the_best_and_the_last_are_exported(tmp_path, monkeypatch):
-    """Also after the run goes on, and after it goes on from a step before the best one."""
+    """Also after the run resumes, and after it resumes from a step before the best one."""
     folder, scores = tmp_path / "r", iter([5.0, 2.0, 3.0, 2.5, None, 1.5, 7.0, 6.0])
     monkeypatch.setattr(Unscored, "measure", lambda self: Scored({}, next(scores), []))
     train(folder, steps=3, checkpoint_every=1, keep=9)

@@ -1,4 +1,4 @@
-"""Killed at any moment, and before every call to the system within a save, a run goes on from a good checkpoint."""
+"""Killed at any moment, and before every call to the system within a save, a run resumes from a good checkpoint."""
 
 import os
 import random

@@ -61,9 +61,9 @@ def warnings(caplog):
 
 def test_metrics_and_scores_go_to_files_and_curves(tmp_path):
     with opened(tmp_path / "r") as folder:
-        folder.metrics({"step": 2, "d_loss": 0.5, "g_loss": 1})
-        folder.evaluation({"step": 2, "coarse_frechet": 3.5})
-        folder.metrics({"step": 4, "d_loss": 0.25, "g_loss": None})
+        folder.add_metrics({"step": 2, "d_loss": 0.5, "g_loss": 1})
+        folder.add_evaluation({"step": 2, "coarse_frechet": 3.5})
+        folder.add_metrics({"step": 4, "d_loss": 0.25, "g_loss": None})
         logger.info("something %d", 7)
     assert lines(tmp_path / "r" / "metrics.jsonl") == [
         {"step": 2, "d_loss": 0.5, "g_loss": 1},
@@ -90,16 +90,16 @@ def test_samples_go_to_tensorboard_as_pictures(tmp_path, caplog):
     with opened(tmp_path / "r") as folder:
         for step, width in ((2, 20), (4, 40), (6, 60)):
             path = picture(tmp_path / "r" / "samples" / f"step-{step}.gif", width)
-            folder.samples(step, path)
+            folder.add_samples(step, path)
         assert images(tmp_path / "r") == [(2, 20, 6), (4, 40, 6), (6, 60, 6)]
         event = EventAccumulator(str(tmp_path / "r" / "tb")).Reload().Images("samples")[-1]
         assert event.encoded_image_string == path.read_bytes()
         path.unlink()
         shutil.rmtree(tmp_path / "r" / "tb")
-        folder.metrics({"step": 8, "x": 1.0})  # which writes all anew, without the picture that is gone
+        folder.add_metrics({"step": 8, "x": 1.0})  # which writes all anew, without the picture that is gone
         assert images(tmp_path / "r") == [(2, 20, 6), (4, 40, 6)] and points(tmp_path / "r") == {"x": [8]}
         folder.rewind(2)
-        folder.metrics({"step": 3, "x": 1.0})
+        folder.add_metrics({"step": 3, "x": 1.0})
         assert images(tmp_path / "r") == [(2, 20, 6)]
     assert not [record for record in caplog.records if record.name == "fastvgan"]
 
@@ -123,8 +123,8 @@ def test_a_file_that_cannot_be_written_is_told_once_and_lacks_nothing_later(tmp_
     with opened(tmp_path / "r") as folder:
 
         def write(step):
-            folder.metrics({"step": step, "x": 1.0})
-            folder.evaluation({"step": step, "y": 1.0})
+            folder.add_metrics({"step": step, "x": 1.0})
+            folder.add_evaluation({"step": step, "y": 1.0})
             logger.info("step %d", step)
 
         write(1)
@@ -152,13 +152,13 @@ def test_a_file_that_cannot_be_written_is_told_once_and_lacks_nothing_later(tmp_
 def test_a_file_put_back_gets_only_what_it_lacks(tmp_path):
     path = tmp_path / "r" / "metrics.jsonl"
     with opened(tmp_path / "r") as folder:
-        folder.metrics({"step": 1, "x": 1.0})
+        folder.add_metrics({"step": 1, "x": 1.0})
         path.rename(tmp_path / "kept")
         path.mkdir()
-        folder.metrics({"step": 2, "x": 1.0})
+        folder.add_metrics({"step": 2, "x": 1.0})
         path.rmdir()
         (tmp_path / "kept").rename(path)
-        folder.metrics({"step": 3, "x": 1.0})
+        folder.add_metrics({"step": 3, "x": 1.0})
     assert steps(path) == [1, 2, 3]
 
 
@@ -171,7 +171,7 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, caplog):
             if step == 150:
                 assert len(warnings(caplog)) == 3  # metrics, TensorBoard, log
                 filler.unlink()
-            folder.metrics({"step": step, **values})
+            folder.add_metrics({"step": step, **values})
             logger.info("%d %s", step, "x" * 200)
         assert len(warnings(caplog)) == 6
         assert steps(disk / "r" / "metrics.jsonl") == list(range(200))
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_whole_entries_and_closing_is_quick(tmp_path, caplog)
         for step in range(100):
             if step == 5:
                 fill(disk)
-            folder.metrics({"step": step, "x": 1 / 3, "name": 1 / 7})
+            folder.add_metrics({"step": step, "x": 1 / 3, "name": 1 / 7})
             logger.info("%s", "x" * 200)
         begin = time.monotonic()
         folder.close()
@@ -206,9 +206,9 @@ def test_of_too_many_entries_the_oldest_are_lost_and_counted(tmp_path, caplog, m
         path.unlink()
         path.mkdir()
         for step in range(1, 6):
-            folder.metrics({"step": step, "x": 1.0})
+            folder.add_metrics({"step": step, "x": 1.0})
         path.rmdir()
-        folder.metrics({"step": 6, "x": 1.0})
+        folder.add_metrics({"step": 6, "x": 1.0})
     assert steps(path) == [4, 5, 6]
     assert "; 3 older ones are lost" in warnings(caplog)[-1]
 
@@ -217,16 +217,16 @@ def test_a_vanished_folder_is_made_anew(tmp_path, caplog):
     path = tmp_path / "r"
     with opened(path) as folder:
         before = (path / "config.yaml").read_text()
-        folder.metrics({"step": 1, "x": 1.0})
-        folder.evaluation({"step": 1, "y": 1.0})
+        folder.add_metrics({"step": 1, "x": 1.0})
+        folder.add_evaluation({"step": 1, "y": 1.0})
         logger.info("something")
         shutil.rmtree(path)
-        folder.metrics({"step": 2, "x": 1.0})
-        assert warnings(caplog) == [f"the run folder {path} has vanished: made anew"]
-        folder.evaluation({"step": 2, "y": 1.0})
+        folder.add_metrics({"step": 2, "x": 1.0})
+        assert warnings(caplog) == [f"the run folder {path} has vanished: rebuilt it"]
+        folder.add_evaluation({"step": 2, "y": 1.0})
         shutil.rmtree(path / "samples")
         assert folder.ensure()
-        assert warnings(caplog)[1:] == [f"the run folder {path} lacks samples: made anew"]
+        assert warnings(caplog)[1:] == [f"the run folder {path} lacks samples: rebuilt it"]
     assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [1, 2]
     assert points(path) == {"x": [1, 2], "evaluation/y": [1, 2]}
     assert (path / "config.yaml").read_text() == before and (path / "env.json").is_file()
@@ -251,18 +251,18 @@ def test_the_log_is_not_written_anew_while_another_thread_writes_to_it(tmp_path)
 def test_a_folder_that_cannot_be_made_anew_is_told_once(tmp_path, caplog):
     parent, path = tmp_path / "runs", tmp_path / "runs" / "r"
     with opened(path) as folder:
-        folder.metrics({"step": 1, "x": 1.0})
+        folder.add_metrics({"step": 1, "x": 1.0})
         shutil.rmtree(parent)
         parent.write_text("in the way")
         for step in (2, 3):
-            folder.metrics({"step": step, "x": 1.0})
+            folder.add_metrics({"step": step, "x": 1.0})
             assert not folder.ensure()
             logger.info("step %d", step)
         (told,) = warnings(caplog)
-        assert str(path) in told and "has vanished and cannot be made anew" in told
+        assert str(path) in told and "has vanished and cannot be rebuilt" in told
         parent.unlink()
-        folder.metrics({"step": 4, "x": 1.0})
-        assert warnings(caplog)[1:] == [f"the run folder {path} has vanished: made anew"]
+        folder.add_metrics({"step": 4, "x": 1.0})
+        assert warnings(caplog)[1:] == [f"the run folder {path} has vanished: rebuilt it"]
     assert steps(path / "metrics.jsonl") == [1, 2, 3, 4] and points(path) == {"x": [1, 2, 3, 4]}
     assert told in (path / "log.txt").read_text() and "step 2" in (path / "log.txt").read_text()
 
@@ -272,10 +272,10 @@ def test_after_a_folder_is_made_anew_other_faults_are_told(tmp_path, caplog):
     with opened(path) as folder:
         shutil.rmtree(path.parent)
         path.parent.write_text("in the way")
-        folder.metrics({"step": 1, "x": 1.0})
+        folder.add_metrics({"step": 1, "x": 1.0})
         path.parent.unlink()
         (path / "metrics.jsonl").mkdir(parents=True)
-        folder.metrics({"step": 2, "x": 1.0})
+        folder.add_metrics({"step": 2, "x": 1.0})
         assert any("cannot write" in line and "metrics.jsonl" in line for line in warnings(caplog))
 
 
@@ -283,11 +283,11 @@ def test_an_older_step_drops_what_came_later(tmp_path):
     path = tmp_path / "r"
     with opened(path) as folder:
         for step in (2, 4, 6, 8):
-            folder.metrics({"step": step, "x": 1.0})
-            folder.evaluation({"step": step, "y": 1.0})
+            folder.add_metrics({"step": step, "x": 1.0})
+            folder.add_evaluation({"step": step, "y": 1.0})
         folder.rewind(6)
         assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [2, 4, 6]
-        folder.metrics({"step": 7, "x": 1.0})
+        folder.add_metrics({"step": 7, "x": 1.0})
         assert points(path) == {"x": [2, 4, 6, 7], "evaluation/y": [2, 4, 6]}
         shutil.rmtree(path)
         assert folder.ensure()  # which does not wait for the next line
@@ -296,27 +296,27 @@ def test_an_older_step_drops_what_came_later(tmp_path):
         file.write('{"step": 8, "x": 1}\n{"step": 1')  # what a kill leaves
     with opened(path, step=4) as folder:
         assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [2, 4]
-        folder.metrics({"step": 6, "x": 1.0})
+        folder.add_metrics({"step": 6, "x": 1.0})
         assert points(path) == {"x": [2, 4, 6], "evaluation/y": [2, 4]}
         shutil.rmtree(path)
-        folder.metrics({"step": 8, "x": 1.0})
+        folder.add_metrics({"step": 8, "x": 1.0})
     assert steps(path / "metrics.jsonl") == [2, 4, 6, 8] and points(path) == {"x": [2, 4, 6, 8], "y": [2, 4]}
 
 
 def test_a_line_cut_off_in_the_middle_is_dropped_alone(tmp_path, caplog):
     with opened(tmp_path / "r") as folder:
-        folder.metrics({"step": 2, "x": 1.0})
+        folder.add_metrics({"step": 2, "x": 1.0})
     path = tmp_path / "r" / "metrics.jsonl"
     path.write_text('{"step": 1, "x"\n' + path.read_text() + '{"step": 4, "x": 1.0}')
     with opened(tmp_path / "r", step=4) as folder:
-        folder.metrics({"step": 6, "x": 1.0})
-    assert steps(path) == [2, 4, 6] and 'cut off: {"step": 1, "x"' in warnings(caplog)[0]
+        folder.add_metrics({"step": 6, "x": 1.0})
+    assert steps(path) == [2, 4, 6] and 'truncated line: {"step": 1, "x"' in warnings(caplog)[0]
 
 
 def test_an_older_step_on_a_full_disk_drops_lines_too(tmp_path):
     with small_disk(tmp_path / "disk", "1m") as disk, opened(disk / "r") as folder:
         for step in range(10):
-            folder.metrics({"step": step, "x": 1.0})
+            folder.add_metrics({"step": step, "x": 1.0})
         fill(disk)
         folder.rewind(4)
         assert steps(disk / "r" / "metrics.jsonl") == [0, 1, 2, 3, 4]
@@ -326,15 +326,15 @@ def test_an_older_step_is_remembered_while_the_file_cannot_be_written(tmp_path):
     path = tmp_path / "r" / "metrics.jsonl"
     with opened(tmp_path / "r") as folder:
         for step in (1, 2, 3):
-            folder.metrics({"step": step, "x": 1.0})
+            folder.add_metrics({"step": step, "x": 1.0})
         path.rename(tmp_path / "kept")
         path.mkdir()
-        folder.metrics({"step": 4, "x": 1.0})
+        folder.add_metrics({"step": 4, "x": 1.0})
         folder.rewind(2)
-        folder.metrics({"step": 3, "x": 2.0})
+        folder.add_metrics({"step": 3, "x": 2.0})
         path.rmdir()
         (tmp_path / "kept").rename(path)
-        folder.metrics({"step": 4, "x": 2.0})
+        folder.add_metrics({"step": 4, "x": 2.0})
     assert [(line["step"], line["x"]) for line in lines(path)] == [(1, 1), (2, 1), (3, 2), (4, 2)]
 
 
@@ -417,10 +417,10 @@ def wandb(monkeypatch):
 
 def test_weights_and_biases_gets_all_and_is_gone_on_with(tmp_path, wandb, caplog):
     with opened(tmp_path / "r", wandb="videos") as folder:
-        folder.metrics({"step": 2, "x": 1.0})
+        folder.add_metrics({"step": 2, "x": 1.0})
         wandb.broken = True
-        folder.metrics({"step": 4, "x": 1.0})
-        folder.evaluation({"step": 4, "y": 1.0})
+        folder.add_metrics({"step": 4, "x": 1.0})
+        folder.add_evaluation({"step": 4, "y": 1.0})
         assert len(warnings(caplog)) == 1 and "Weights & Biases: service died" in warnings(caplog)[0]
         wandb.broken = False
     assert wandb.logged == [{"step": 2, "x": 1.0}, {"step": 4, "x": 1.0}, {"step": 4, "evaluation/y": 1.0}]

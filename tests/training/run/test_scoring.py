@@ -101,7 +101,7 @@ def test_a_generator_that_is_not_finite_has_no_scores(source, caplog):
     next(step.ema.parameters()).data.fill_(math.nan)
     assert scoring.measure() == Scored({}, None, [])
     assert [record.getMessage() for record in caplog.records] == [
-        "no scores: the averaged generator makes values that are not finite"
+        "no scores: the averaged generator's clips are not finite"
     ]
 
 

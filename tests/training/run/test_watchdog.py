@@ -24,14 +24,14 @@ def test_what_takes_too_long_ends_the_process(tmp_path, what, saved, caplog):
 
     with Watchdog(0.2, tmp_path, lambda: rescued.append(1), leave) as watchdog:
         for _ in range(5):
-            with watchdog.watching(what):
+            with watchdog.watch(what):
                 time.sleep(0.05)
         assert not left.is_set()
-        with watchdog.watching(what):
+        with watchdog.watch(what):
             assert left.wait(10)
     assert statuses == [STATUS] == [75] and len(rescued) == saved
     assert "test_watchdog" in (tmp_path / "stall.txt").read_text()
-    assert f"stood still for 0.2 s, {what}; ending with status 75" in caplog.text
+    assert f"no progress for 0.2 s, {what}; ending with status 75" in caplog.text
 
 
 def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
@@ -41,14 +41,14 @@ def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
         raise OSError(28, "No space left on device")
 
     with Watchdog(0.2, tmp_path / "missing", rescue, lambda status: left.set()) as watchdog:
-        with watchdog.watching(DATA):
+        with watchdog.watch(DATA):
             assert left.wait(10)
-    assert "could not be saved" in caplog.text
+    assert "cannot save the state" in caplog.text
 
 
 def test_without_seconds_there_is_none(tmp_path):
     with Watchdog(0, tmp_path, lambda: None, lambda status: pytest.fail("ended")) as watchdog:
-        with watchdog.watching(DATA):
+        with watchdog.watch(DATA):
             time.sleep(0.3)
 
 
@@ -80,6 +80,6 @@ def test_a_stalled_loader_ends_the_run_with_status_75_and_costs_no_step(tmp_path
         timeout=120,
     )
     assert done.returncode == STATUS, done.stderr
-    assert "stood still for 3 s, waiting for a batch; ending with status 75" in done.stderr
+    assert "no progress for 3 s, waiting for a batch; ending with status 75" in done.stderr
     assert [path.name for path in list_complete(tmp_path / "r" / "checkpoints")] == ["step-10"]
     assert "stalling" in (tmp_path / "r" / "stall.txt").read_text()
