@@ -1,7 +1,7 @@
 """The layers for images, or for a video's frames one by one: Conv2d, ConvTranspose2d and BatchNormAct2d.
 
 The operations take two spatial dimensions as they take three. Of ordinary 2D convolutions stock PyTorch's are faster on
-the CPU, and `impl="auto"` calls them (kernels/conv/measured.py): one thread with AVX-512, (8, 64, 32, 32), kernel 3,
+the CPU, and `impl="auto"` calls them (conv/stock/on_cpu.py): one thread with AVX-512, (8, 64, 32, 32), kernel 3,
 channels-last, takes 5.6 ms by stock and 6.1 by C++ in float32, 2.8 and 3.1 in bfloat16, and strided ones are alike.
 C++ is twice as fast where a transposed convolution has few output channels, as the last of a generator.
 """

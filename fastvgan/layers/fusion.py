@@ -303,8 +303,8 @@ def _nothing_to_gain(module: nn.Module, stock: type[nn.Module]) -> str | None:
     """Why a layer is as fast by stock PyTorch whatever it is given on a CPU, where a layer of ours costs a call more.
 
     Such a call costs some 2 µs, and 5 under autocast: X3D, of which two thirds of the convolutions are of this kind,
-    took 1.1 times as long. `fastvgan_kernels.conv.measured` says what is faster; what stock PyTorch cannot be trusted
-    with (stock_faults.py) needs a stride, or padding as wide as the kernel.
+    took 1.1 times as long. kernels/conv/stock/on_cpu.py says what is faster; what stock PyTorch cannot be trusted
+    with (stock/faults.py) needs a stride, or padding as wide as the kernel.
     """
     if stock not in (nn.Conv2d, nn.Conv3d) or max(module.stride) > 1 or isinstance(module.padding, str):
         return None

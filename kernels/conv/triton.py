@@ -18,8 +18,9 @@ from ..triton.descriptors import descriptor
 from ..triton.launch import elements, precision, reach, side_by_side_weight
 from ..triton.parts import added, joined
 from ..triton.support import on_its_device
-from . import sizes, triton_few
-from .fusion import Fusion
+from . import triton_few
+from .fusion import NO_FUSION
+from .geometry import Geometry
 from .protocol import Capabilities
 from .triton_gather import gather
 from .triton_weight_grad import weight_grad
@@ -33,58 +34,46 @@ _SPLITS = 64  # of a sum, at most
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
-    """Transposed convolution; arguments as fastvgan_kernels.conv_up, with one integer a spatial dimension."""
-    return conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, Fusion())[0]
+    """Transposed convolution (N, C_out, *L); arguments as protocol.Convolutions.conv_up."""
+    geometry = Geometry(True, stride, padding, output_padding, dilation, groups)
+    return conv_fused(x, weight, bias, geometry, NO_FUSION)[0]
 
 
 def conv_down(x, weight, bias, stride, padding, dilation, groups):
-    """Convolution; arguments as fastvgan_kernels.conv_down, with one integer a spatial dimension."""
-    return conv_down_fused(x, weight, bias, stride, padding, dilation, groups, Fusion())[0]
+    """Convolution (N, C_out, *S); arguments as protocol.Convolutions.conv_down."""
+    geometry = Geometry(False, stride, padding, (0,) * len(stride), dilation, groups)
+    return conv_fused(x, weight, bias, geometry, NO_FUSION)[0]
 
 
 @on_its_device
-def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
-    """conv_up and what `fusion` says.
+def conv_fused(x, weight, bias, geometry, fusion):
+    """Compute a convolution and `fusion`; arguments as protocol.FusedConvolutions.conv_fused.
 
     Returns:
-        y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
+        y; the mean and the biased variance, (C_out,) float32 (NaN for an empty batch), or None and None.
     """
-    return _joined(*conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion))
+    return _merge(*conv_with_parts(x, weight, bias, geometry, fusion))
 
 
 @on_its_device
-def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
-    """conv_down and what `fusion` says; returns as conv_up_fused."""
-    return _joined(*conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion))
-
-
-@on_its_device
-def conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
-    """conv_up and what `fusion` says.
+def conv_with_parts(x, weight, bias, geometry, fusion):
+    """Compute a convolution and `fusion`; arguments as protocol.ConvolutionsWithParts.conv_with_parts.
 
     Returns:
-        y; what `joined_before_norm` takes: counts (P,), means (P, C_out) and sums of squared deviations (P, C_out) of
-        parts of the output, or None where no statistics are wanted or the output is empty.
+        y; the argument `parts` of `merge_before_norm`: counts (P,), means (P, C_out) and sums of squared deviations
+        (P, C_out) of parts of the output, or None where no statistics are wanted or the output is empty.
     """
-    size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
-    y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[1] * groups, *size))
-    return _gather(True, x, weight, bias, stride, padding, dilation, groups, fusion, y)
+    transposed, stride, padding, _, dilation, groups = geometry
+    y = empty_with_channels_innermost(x, geometry.output_shape(x, weight))
+    return _gather(transposed, x, weight, bias, stride, padding, dilation, groups, fusion, y)
 
 
 @on_its_device
-def conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion):
-    """conv_down and what `fusion` says; returns as conv_up_with_parts."""
-    size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[0], *size))
-    return _gather(False, x, weight, bias, stride, padding, dilation, groups, fusion, y)
-
-
-@on_its_device
-def joined_before_norm(y, parts, following):
+def merge_before_norm(y, parts, following):
     """The statistics of a convolution's output, and what a batch norm that follows does with them, in one launch.
 
     Args:
-        y, parts: as conv_up_with_parts returned them. following: a norm_act.following.Following.
+        y, parts: as conv_with_parts returned them. following: a norm_act.following.Following.
 
     Returns:
         Mean, biased variance, scale and shift, (C_out,) float32: the norm of y is y · scale + shift.
@@ -100,7 +89,7 @@ def joined_before_norm(y, parts, following):
     return joined(*parts, following=following, update=count >= 2)
 
 
-def _joined(y, parts):
+def _merge(y, parts):
     if parts is None:
         return y, None, None
     if y.numel() == 0:
