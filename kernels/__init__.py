@@ -1,8 +1,9 @@
-"""Operations for video GANs: each one public function over one or more implementations.
+"""Operations for video GANs, each one public function with one or more implementations.
 
 Every operation takes any batch, any size, non-contiguous and channels-last tensors, has gradients of every order, in
-forward mode too, and works under torch.compile, autocast and torch.func. `implementations()` says what serves each
-and why.
+forward mode too, and works under torch.compile, autocast and torch.func. `implementations()` tells which implementation
+serves each operation, and why. The folder is `kernels/`, beside `fastvgan/`, as in other repositories of kernels; the
+package is `fastvgan_kernels`, because a top-level package named "kernels" would collide with other distributions.
 """
 
 from . import finite, flops, logistic  # noqa: F401  (so that implementations() lists them)

@@ -1,31 +1,31 @@
-"""The activations that operations compute: their names, the codes of compiled kernels, and PyTorch's functions."""
+"""The activations that operations compute: names, codes for kernels, and PyTorch's functions."""
 
 import math
 
 import torch
 from torch.nn import functional
 
-# "gelu" is the exact one, by the error function.
+# "gelu" is exact, by the error function.
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "silu", "gelu")
-# Kernels get these. csrc/norm_act.h (C++ and CUDA), csrc/cpu/activation.h and triton_math.py have the same numbers,
-# as tests/kernels/test_activations.py checks.
+# Passed to kernels. csrc/norm_act.h (C++ and CUDA), csrc/cpu/activation.h and triton/math.py have the same numbers;
+# tests/kernels/test_activations.py checks it.
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 # A convolution's inner loops are compiled once for each of these. The others are not worth that: norm_act computes
-# them in a pass of its own.
+# them in a separate pass.
 CONV_ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
 
 _WITHOUT_SLOPE = {"relu": torch.relu, "tanh": torch.tanh, "silu": functional.silu, "gelu": functional.gelu}
 
 
 def activate(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
-    """The activation by torch's function for it."""
+    """Return the activation of y, a tensor of any shape; `slope` is that of "leaky_relu" below 0."""
     if activation == "leaky_relu":
         return functional.leaky_relu(y, slope)
     return y if activation == "none" else _WITHOUT_SLOPE[activation](y)
 
 
 def activate_(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
-    """The activation, in place: y is the operation's own."""
+    """Compute the activation in place where y, of any shape, belongs to the operation, and return it."""
     if activation == "relu":
         return torch.relu_(y)
     if activation == "leaky_relu":
@@ -38,7 +38,14 @@ def activate_(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
 
 
 def activation_backward(dy: torch.Tensor, z: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
-    """The gradient before an activation that is not "none", from that after it and z, which may be overwritten."""
+    """Return the gradient of an activation's input.
+
+    Args:
+        dy: gradient of the activation's output, of any shape.
+        z: the activation's input, of dy's shape; may be overwritten.
+        activation: any of ACTIVATIONS but "none".
+        slope: of "leaky_relu" below 0.
+    """
     if activation == "relu":
         return torch.ops.aten.threshold_backward(dy, z, 0)
     if activation == "leaky_relu":
@@ -51,7 +58,7 @@ def activation_backward(dy: torch.Tensor, z: torch.Tensor, activation: str, slop
 
 
 def slope_at(z: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
-    """The activation's derivative, differentiable where it is not constant."""
+    """Return the activation's derivative at z, a tensor of any shape; differentiable where it is not constant."""
     if activation == "relu":
         return (z > 0).to(z.dtype)
     if activation == "leaky_relu":

@@ -1,4 +1,4 @@
-"""Checks that more than one operation makes of its arguments."""
+"""Checks of arguments that several operations share."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,24 @@ import torch
 
 
 def integers(name: str, value: int | Sequence[int], count: int, least: int) -> list[int]:
-    """One integer a spatial dimension, from one for all or one for each."""
+    """Return one integer per spatial dimension, from one for all dimensions or a sequence.
+
+    Raises:
+        ValueError: another number of integers than `count`, or one below `least`.
+    """
     values = [value] * count if isinstance(value, int) else list(value)
     if len(values) != count or any(v < least for v in values):
         raise ValueError(f"{name} must be an integer or {count} integers of at least {least}, not {value!r}")
     return values
 
 
-def same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor | None) -> None:
-    """Raise unless the tensors are floating-point, on one device and, outside autocast, of one dtype."""
+def check_same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Raise unless the tensors, of any shapes, are floating-point, on one device and, outside autocast, of one dtype.
+
+    Raises:
+        TypeError: `first` is no tensor, or dtypes are not floating-point or differ.
+        ValueError: devices differ.
+    """
     if not isinstance(first, torch.Tensor):
         raise TypeError(f"{first_name} must be a Tensor, not {type(first).__name__}")
     if not first.is_floating_point():
@@ -29,5 +38,5 @@ def same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor | Non
 
 
 def _is_autocast_on(device: str) -> bool:
-    # torch raises for a device that has no autocast: meta, for one.
+    # torch raises for a device without autocast, such as meta.
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -1,8 +1,9 @@
-"""Picks the implementation of an operation and says why: the only place where that is decided.
+"""The choice of an operation's implementation, and the reasons for it.
 
 `impl="auto"` takes the first implementation, in order of measured preference for the device, that does not refuse
-the input. A named one that refuses is an error with every reason. The environment variable FASTVGAN_IMPL is a
-preference for the whole process: where it cannot serve, auto's order does, and that is told once.
+the input. Naming an implementation that refuses raises an error with every reason. The environment variable
+FASTVGAN_IMPL is a preference for the whole process: where it cannot serve, auto's order applies, and a warning says so
+once.
 """
 
 import importlib
@@ -23,22 +24,22 @@ NAMES = ("auto", "reference", "cpp", "cuda", "triton")
 ENVIRONMENT = "FASTVGAN_IMPL"
 _ENCODED, _AUTO = os.environ.encodekey(ENVIRONMENT), os.environ.encodevalue("auto")
 
-# The one device type that an implementation is for; the reference is for all.
+# The device type of each implementation; the reference runs on all.
 _DEVICE_OF = {"cpp": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to compute an operation.
+    """An implementation of an operation.
 
     Args:
-        source: the module that computes it, or its name where only a process that uses it shall import it.
-        refusal: why it does not take this input, or None when it does.
-        held_back: device type → why auto does not take it there though it could run.
-        missing: why it can take no input at all (not built), or None.
-        slower: called with the operation's arguments: why auto leaves this problem to the next one, though it could be
-            taken, as measured; or None.
-        rules: what `slower` goes by, in a sentence, where that is asked about a device rather than about a problem.
+        source: its module, or the module's name if only a process that uses it should import it.
+        refusal: returns why it does not take this input, or None if it does.
+        held_back: why auto does not choose it on a device type although it could run, by device type.
+        missing: returns why it is not available at all (not built), or None.
+        slower: takes the operation's arguments and returns why auto leaves this problem to the next implementation, as
+            measured; or None.
+        rules: a sentence on the rules of `slower`, for a report about a device instead of one problem.
     """
 
     source: ModuleType | str
@@ -50,74 +51,80 @@ class Implementation:
 
     @cached_property
     def functions(self) -> Any:
-        """The module, of the operation's Protocol (its protocol.py), which is handed to the operation's kernel."""
+        """The module, which satisfies the Protocol in the operation's protocol.py; the operation's kernel calls it."""
         return importlib.import_module(self.source) if isinstance(self.source, str) else self.source
 
     def has(self, functions: Any) -> bool:
-        """Whether these are its functions; asking imports nothing."""
+        """Whether `functions` is its module; imports nothing."""
         return functions is (sys.modules.get(self.source) if isinstance(self.source, str) else self.source)
 
 
 def in_triton(package: str, slower: Callable[..., str | None] | None = None, measured: bool = True) -> Implementation:
-    """An operation's sibling triton.py, which only a process that uses it imports, Triton with it.
+    """Return the implementation in the operation's triton.py, which is imported, with Triton, only when it is used.
 
     Args:
-        package: the operation's.
-        slower: as Implementation's; kernels/measured has the rules. None where there is nothing to weigh: one launch
-            in the place of several.
-        measured: whether there are any for the operation; without them auto does not take Triton.
+        package: the operation's package.
+        slower: as Implementation's; kernels/measured has the rules. None if Triton is always faster: one launch instead
+            of several.
+        measured: whether there are measurements of the operation; without them auto does not choose Triton.
     """
-    made = Implementation(f"{package}.triton", refusal=triton_support.refusal, missing=triton_support.reason)
+    implementation = Implementation(f"{package}.triton", refusal=triton_support.refusal, missing=triton_support.reason)
     if slower is None:
-        return made
+        return implementation
     return replace(
-        made,
+        implementation,
         held_back=None if measured else {"cuda": f"has not been measured on a GPU; {ENVIRONMENT}=triton selects it"},
         slower=slower,
         rules=f"where it was measured to be faster, else stock PyTorch; {ENVIRONMENT}=triton selects it everywhere",
     )
 
 
-# What callers decided by `pick` for a kind of call, which they would ask again for every such call: by whatever the
-# decision depends on. Dropped as a whole when it has grown, and when what it depends on changes.
+# Decisions that callers made by `pick`, by everything that a decision depends on, so that they need not ask again for
+# every call. Cleared when it is full, and when the registry changes.
 _DECISIONS = 4096
 decisions: dict[Any, Any] = {}
 
 
 def remember(key: Any, decision: Any) -> Any:
-    """Keep a decision in `decisions`, of which there may be so many; gives it back."""
+    """Store a decision in `decisions`, which is cleared when it is full, and return it."""
     if len(decisions) >= _DECISIONS:
         decisions.clear()
     decisions[key] = decision
     return decision
 
 
-# Operation → name → implementation, in auto's order of preference; the reference, which takes everything, is last.
+# Implementations by operation and name, in auto's order of preference; the reference takes everything and is last.
 _registry: dict[str, dict[str, Implementation]] = {}
 
 
 def register(operation: str, **implementations: Implementation) -> None:
-    """Make an operation's implementations known, best first."""
+    """Register an operation's implementations, the preferred one first, the reference last."""
     assert set(implementations) <= set(NAMES[1:]) and list(implementations)[-1] == "reference"
     _registry[operation] = implementations
     decisions.clear()
 
 
 def pick(operation: str, impl: str, x: torch.Tensor, *rest: Any) -> Any:
-    """The functions that shall compute `operation` on `x` and, where speed depends on them, its other arguments.
+    """Choose the module that computes an operation.
+
+    Args:
+        operation: its registered name.
+        impl: "auto" or an implementation's name.
+        x: the operation's first tensor, of any shape.
+        rest: its other arguments, where speed depends on them.
 
     Raises:
-        ValueError: `impl` or FASTVGAN_IMPL is no implementation's name, or the named `impl` cannot take `x`.
+        ValueError: `impl` or FASTVGAN_IMPL is not an implementation's name, or the named `impl` cannot take `x`.
     """
     if impl != "auto":
-        return _named(operation, impl, x)
+        return _get_named(operation, impl, x)
     preferred = _preference()
     if preferred != "auto":
         refusal = _refusal(operation, preferred, x)
         if refusal is None:
             return _registry[operation][preferred].functions
-        _tell_preference(operation, preferred, refusal, x, rest)
-    return _automatic(operation, x, rest).functions
+        _warn_of_preference(operation, preferred, refusal, x, rest)
+    return _choose(operation, x, rest).functions
 
 
 def check_name(impl: str) -> None:
@@ -127,10 +134,10 @@ def check_name(impl: str) -> None:
 
 
 def implementations() -> dict[str, dict[str, Any]]:
-    """What there is, what is chosen on each device of this machine, and why.
+    """Return each operation's implementations, the one chosen on each device of this machine, and why.
 
     Returns:
-        operation → {"implementations": {name: "available" or the reason it is not},
+        By operation: {"implementations": {name: "available" or the reason it is not},
         "chosen": {device type: {"impl": name, "why": sentence}}}, for float32 input.
     """
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -144,18 +151,19 @@ def implementations() -> dict[str, dict[str, Any]]:
     }
 
 
-def is_undirected() -> bool:
-    """Whether FASTVGAN_IMPL names no implementation, so that auto's order serves."""
-    # os.environ.get encodes the name, and raises and catches an error: 0.7 µs. Its dictionary is asked in 0.05.
+def has_preference() -> bool:
+    """Whether FASTVGAN_IMPL names an implementation."""
+    # os.environ.get encodes the name, and raises and catches an error: 0.7 µs. Its dictionary takes 0.05.
+    environ: Any = os.environ
     try:
-        value = os.environ._data.get(_ENCODED)
+        value = environ._data.get(_ENCODED)
     except AttributeError:  # os.environ is another mapping
-        return os.environ.get(ENVIRONMENT) in (None, "", "auto")
-    return not value or value == _AUTO
+        return environ.get(ENVIRONMENT) not in (None, "", "auto")
+    return bool(value) and value != _AUTO
 
 
 def _preference() -> str:
-    if is_undirected():
+    if not has_preference():
         return "auto"
     name = os.environ[ENVIRONMENT]
     if name not in NAMES:
@@ -166,11 +174,11 @@ def _preference() -> str:
 def _refusal(operation: str, name: str, x: torch.Tensor) -> str | None:
     implementation = _registry[operation].get(name)
     if implementation is None:
-        return f"{operation} has no {name} implementation yet"
+        return f"{operation} has no {name} implementation"
     return implementation.missing() or implementation.refusal(x)
 
 
-def _named(operation: str, impl: str, x: torch.Tensor) -> Any:
+def _get_named(operation: str, impl: str, x: torch.Tensor) -> Any:
     check_name(impl)
     if _refusal(operation, impl, x) is None:
         return _registry[operation][impl].functions
@@ -178,13 +186,13 @@ def _named(operation: str, impl: str, x: torch.Tensor) -> Any:
     raise ValueError(f"{operation} cannot run with impl={impl!r}. {'; '.join(states)}")
 
 
-def _automatic(operation: str, x: torch.Tensor, rest: tuple) -> Implementation:
+def _choose(operation: str, x: torch.Tensor, rest: tuple) -> Implementation:
     for name, implementation in _registry[operation].items():
         if not _is_for(name, x) or x.device.type in (implementation.held_back or ()):
             continue
         missing = implementation.missing()
         if missing is not None:
-            _tell_missing(missing)
+            _warn_of_missing(missing)
         if missing is None and implementation.refusal(x) is None and not implementation.slower(x, *rest):
             return implementation
     raise AssertionError("the reference takes everything")
@@ -194,27 +202,27 @@ def _is_for(name: str, x: torch.Tensor) -> bool:
     return _DEVICE_OF.get(name, x.device.type) == x.device.type
 
 
-def _tell_preference(operation: str, name: str, refusal: str, x: torch.Tensor, rest: tuple) -> None:
+def _warn_of_preference(operation: str, name: str, refusal: str, x: torch.Tensor, rest: tuple) -> None:
     implementation = _registry[operation].get(name)
     if implementation is not None and implementation.missing() is not None:
-        _tell_missing(refusal)
+        _warn_of_missing(refusal)
     elif x.dtype != torch.float64:  # float64 is the reference's by design
-        chosen = name_of(operation, _automatic(operation, x, rest).functions)
-        warn_once(f"{ENVIRONMENT}={name} cannot serve {operation}, so {chosen} does: {refusal}")
+        chosen = name_of(operation, _choose(operation, x, rest).functions)
+        warn_once(f"{ENVIRONMENT}={name} cannot serve {operation}; using {chosen}: {refusal}")
 
 
-def _tell_missing(reason: str) -> None:
-    warn_once(f"compiled operations cannot serve, so others do in their place: {reason}")
+def _warn_of_missing(reason: str) -> None:
+    warn_once(f"compiled operations unavailable ({reason}); using the next best implementation")
 
 
 def name_of(operation: str, functions: Any) -> str:
-    """The name of what `pick` gave."""
+    """Return the name of the implementation that `pick` returned."""
     return next(name for name, other in _registry[operation].items() if other.has(functions))
 
 
 def _availability(operation: str, name: str, probes: dict[str, torch.Tensor]) -> str:
-    refusals = [_refusal(operation, name, probe) for probe in probes.values()]
-    if None in refusals:
+    refusals = [refusal for probe in probes.values() if (refusal := _refusal(operation, name, probe)) is not None]
+    if len(refusals) < len(probes):
         return "available"
     if name == "cuda" and "cuda" not in probes and name in _registry[operation]:
         return _registry[operation][name].missing() or "no CUDA device is available"

@@ -1,4 +1,4 @@
-"""What the compiled C++ operations (csrc/) ask of their tensors: device, dtype, layout, parameters in float32."""
+"""Tensors as the compiled C++ operations (csrc/) take them: device, dtype, layout, parameters in float32."""
 
 import torch
 
@@ -6,7 +6,7 @@ from . import dtypes, extension, layout
 
 
 def cpu_refusal(x: torch.Tensor) -> str | None:
-    """Why an operation that csrc/cpu alone implements cannot take `x`, in one sentence, or None when it can."""
+    """Return why an operation that only csrc/cpu implements cannot take x, of any shape, or None if it can."""
     if extension.load() is None:
         return extension.reason()
     if not x.is_cpu:
@@ -15,14 +15,16 @@ def cpu_refusal(x: torch.Tensor) -> str | None:
 
 
 def empty(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """An empty tensor (N, C, *space) of like's dtype with channels innermost, on large pages where there are any."""
+    """Return an empty tensor (N, C, *space) of like's dtype, channels innermost, on large pages where available."""
     y = layout.empty_with_channels_innermost(like, shape)
-    extension.load().prefer_large_pages(y.data_ptr(), y.nbytes)
+    module = extension.load()
+    assert module is not None, "only compiled operations call this"
+    module.prefer_large_pages(y.data_ptr(), y.nbytes)
     return y
 
 
 def make_dense(x: torch.Tensor) -> torch.Tensor:
-    """x (N, C, *space), copied where it is neither contiguous nor channels-last."""
+    """Return x (N, C, *space), copied if it is neither contiguous nor channels-last."""
     if x.is_contiguous() or _channels_last(x).is_contiguous():
         return x
     # The nearer layout: whichever dimension varies fastest in memory stays the fastest.
@@ -30,21 +32,25 @@ def make_dense(x: torch.Tensor) -> torch.Tensor:
 
 
 def lay_out_like(other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`other` in x's dtype and layout, which is dense.
+    """Return `other` in x's dtype and layout.
+
+    Args:
+        other: (N, C, *space).
+        x: (N, C, *space), dense.
 
     Raises:
-        ValueError: it is not of x's shape.
+        ValueError: the shapes differ.
     """
     if other.shape != x.shape:
-        raise ValueError(f"dy and a residual must be of x's shape {tuple(x.shape)}, not {tuple(other.shape)}")
+        raise ValueError(f"dy and a residual must have x's shape {tuple(x.shape)}, not {tuple(other.shape)}")
     other = other.to(x.dtype)
     return other.contiguous() if x.is_contiguous() else _from_channels_last(_channels_last(other).contiguous())
 
 
 def as_float32(vector: torch.Tensor | None) -> torch.Tensor | None:
-    """A parameter (C,) as kernels read it: dense, float32, without a gradient; None stays None."""
+    """Return a parameter (C,) as kernels read it: dense, float32, detached; None stays None."""
     if vector is None or (
-        # As it is: three calls to torch are 2 µs a parameter.
+        # Returned unchanged: three calls to torch take 2 µs per parameter.
         vector.dtype is torch.float32
         and vector.is_contiguous()
         and not (vector.requires_grad and torch.is_grad_enabled())

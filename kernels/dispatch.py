@@ -1,9 +1,9 @@
-"""Registers operations with torch: schema, kernel, fake kernel, autograd, autocast and vmap, at low call overhead.
+"""Registration of operations with torch: schema, kernel, fake kernel, autograd, autocast and vmap.
 
-torch.library.custom_op does the same in one decorator but checks and wraps every call.
+torch.library.custom_op does the same in one decorator, but it checks and wraps every call, which costs more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from . import _torch
 
 LIBRARY = torch.library.Library("fastvgan", "DEF")
 
-# Looked up once: these checks are most of what a call costs.
+# Looked up once: these checks are most of a call's cost.
 _is_compiling, _is_grad_enabled, _tracing_state = (
     torch.compiler.is_compiling,
     torch.is_grad_enabled,
@@ -23,21 +23,21 @@ _forward_level, _any_requires_grad = _torch.forward_level, _torch.any_requires_g
 
 
 class Operation:
-    """A registered operation, as its public function, other operations and backward call it.
+    """A registered operation, for its public function, other operations and backward to call.
 
-    Where there is nothing for torch's dispatcher to do, it is passed over: two steps through it and back into Python
-    cost more than all else that a call does.
+    A call bypasses torch's dispatcher where that has nothing to do: two passes through it and back into Python cost
+    more than the rest of a call.
     """
 
     def __init__(self, name: str, overload: Any, kernel: Callable):
         self.name = name
         self.overload = overload  # of torch.ops
         self.kernel = kernel
-        self.with_gradient: Callable | None = None
+        self.with_gradient: Callable = kernel  # set by `differentiable`
         self.stock: Callable | None = None
-        self.cast: Callable | None = None  # what `autocasts` made
+        self.cast: Callable | None = None  # set by `autocasts`
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         if not _is_untransformed(args):
             if self.stock is not None and wants_stock():
                 return self.stock(*args)
@@ -50,20 +50,20 @@ class Operation:
                     return self._run(*args)
         return self._run(*args)
 
-    def _run(self, *args):
+    def _run(self, *args: Any) -> Any:
         if _any_requires_grad(*args) and _is_grad_enabled():
             return self.with_gradient(*args)
         return self.kernel(*args)
 
 
 def is_plain(args: tuple) -> bool:
-    """Whether nothing but plain tensors on a real device, without tracing, transform or autocast, is in play."""
+    """Whether all tensors, of any shape, are plain and on a real device, without tracing, transform or autocast."""
     casts = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     return not casts and _is_untransformed(args)
 
 
 def _is_untransformed(args: tuple) -> bool:
-    """is_plain, whatever autocast is."""
+    """is_plain, but regardless of autocast."""
     if (
         _is_compiling()
         or _count_modes()
@@ -83,21 +83,21 @@ def _is_untransformed(args: tuple) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether torch.compile, torch.func or forward-mode differentiation is at work, which want functions."""
+    """Whether torch.compile, torch.func or forward-mode differentiation is active; they need functional operations."""
     return _is_compiling() or _are_transforms_active() or _forward_level() >= 0
 
 
 def wants_stock() -> bool:
-    """Whether a graph is being recorded for a reader that knows no operations but PyTorch's: torch.jit.trace, ONNX."""
+    """Whether torch.jit.trace or ONNX export records a graph, which should hold stock PyTorch's operations only."""
     return _tracing_state() is not None or torch.onnx.is_in_onnx_export()
 
 
 def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
-    """Register `fastvgan::<schema>` with the kernel that serves every device, its fake kernel and a vmap rule.
+    """Register `fastvgan::<schema>` with its kernel for every device, its fake kernel and a vmap rule.
 
     Args:
         schema: the operation's schema, without defaults (the dispatcher would strip arguments equal to them).
-        kernel: called with real tensors below autograd; it picks the implementation.
+        kernel: computes the operation on real tensors, below autograd; it picks the implementation.
         fake: returns empty tensors of the kernel's shapes, dtypes and strides.
     """
     name = schema.partition("(")[0]
@@ -116,28 +116,28 @@ def differentiable(
     forward: Operation | None = None,
     stock: Callable | None = None,
 ) -> None:
-    """Give `op` its gradient.
+    """Register the gradient of `op`.
 
     Args:
         op: the operation, as `define` returned it.
-        save: `save(ctx, args, outputs)` keeps for backward what it needs; may return the outputs that the caller
-            shall see, when the forward operation returns more than `op` does.
+        save: `save(ctx, args, outputs)` saves the tensors that backward needs. It may return the outputs for the
+            caller, if the forward operation returns more than `op` does.
         backward: `backward(ctx, *grads)` returns one gradient or None for each argument. A gradient in `grads` is
-            None where that output was not used.
-        forward: the operation to run in place of `op` where a gradient is wanted (`op` itself when None).
-        stock: the same out of PyTorch's own operations, with `op`'s arguments. It stands in for `op` under
-            forward-mode differentiation, whose rules these operations have, and in graphs that are recorded for other
-            programs. None where there is no such thing: forward mode is refused then.
+            None if that output was not used.
+        forward: the operation to run instead of `op` where a gradient is wanted; None for `op`.
+        stock: computes `op` by stock PyTorch's operations, with op's arguments. It replaces `op` under forward-mode
+            differentiation, for which stock operations have rules, and in graphs recorded for other programs. With
+            None, forward mode raises an error.
     """
     forward = forward or op
     op.stock = stock
 
-    def run_forward(ctx, *args):
+    def run_forward(ctx: Any, *args: Any) -> Any:
         ctx.set_materialize_grads(False)
         ctx.count = len(args)
         with _torch.below_autograd():
             if _are_transforms_active():
-                # A Function switches gradients off, also for the transforms around this one, which still want theirs.
+                # A Function disables gradients, but the transforms around this one still need theirs.
                 with torch.enable_grad():
                     outputs = forward(*args)
             else:
@@ -145,22 +145,22 @@ def differentiable(
         seen = save(ctx, args, outputs)
         return outputs if seen is None else seen
 
-    def run_backward(ctx, *grads):
+    def run_backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
         if not any(grad is not None for grad in grads):
             return (None,) * ctx.count
-        # As torch's own operations, backward computes in the dtypes of forward, in whichever context it is called.
+        # Like torch's operations, backward computes in the dtypes of forward, whatever context calls it.
         with _torch.without_autocast():
             return backward(ctx, *grads)
 
-    # The kernel below runs once for each level of torch.func's transforms, and autograd.Function, which wants to
-    # take all levels at once, refuses to be called there.
-    function = type(
+    # The kernel below runs once for each level of torch.func's transforms, where autograd.Function raises an error,
+    # because it handles all levels at once.
+    function: Any = type(
         f"{op.name}_autograd",
         (_torch.Function,),
         {"forward": staticmethod(run_forward), "backward": staticmethod(run_backward)},
     )
 
-    def one_level(*args):
+    def one_level(*args: Any) -> Any:
         if not _torch.HAS_SINGLE_LEVEL and stock is not None and _are_transforms_active():
             return stock(*args)
         with _torch.allow_single_level():
@@ -171,10 +171,14 @@ def differentiable(
 
 
 def differentiable_by(op: Operation, composite: Callable) -> None:
-    """Let `composite`, the same out of differentiable operations, stand in for `op` where gradients are wanted.
+    """Register `composite`, which computes `op` by differentiable operations, to replace it where gradients are wanted.
 
-    This is how a backward operation gets derivatives of every order: a gradient of it is wanted only under
-    create_graph=True, and there a graph of plain operations is what is asked for.
+    Backward operations have derivatives of every order by it: their gradients are wanted only under create_graph=True,
+    which asks for a graph of plain operations anyway.
+
+    Args:
+        op: the operation, as `define` returned it.
+        composite: takes op's arguments and returns its outputs.
     """
     op.with_gradient = op.stock = composite
     _register_autograd(op, composite, composite)
@@ -183,8 +187,8 @@ def differentiable_by(op: Operation, composite: Callable) -> None:
 def _register_autograd(op: Operation, with_gradient: Callable, with_tangents: Callable) -> None:
     overload = op.overload
 
-    def kernel(keyset, *args):
-        # Below autograd tangents would be dropped. A custom autograd.Function without a rule for them says so.
+    def kernel(keyset: Any, *args: Any) -> Any:
+        # Below autograd, tangents would be lost. A custom autograd.Function without a rule for them raises an error.
         if _is_forward_mode():
             return with_tangents(*args)
         if _any_requires_grad(*args) and _is_grad_enabled():
@@ -198,18 +202,21 @@ def _register_autograd(op: Operation, with_gradient: Callable, with_tangents: Ca
 def _is_forward_mode() -> bool:
     if _forward_level() >= 0:
         return True
-    # A graph that torch.compile made of torch.func.jvp enters the transform without telling forward_ad.
+    # A graph that torch.compile made of torch.func.jvp enters the transform without forward_ad knowing.
     return _torch.is_jvp_innermost()
 
 
 def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[int, ...] = ()) -> None:
-    """Under autocast, cast the tensors at these argument positions to the autocast dtype (float64 stays).
+    """Register casts under autocast, which float64 tensors are exempt from.
 
-    A float32 tensor at a position of float32_stays is left for the operation to convert: a weight, which is then
-    neither copied for backward nor given a gradient that has been rounded.
+    Args:
+        op: the operation, as `define` returned it.
+        positions: of the arguments to cast to the autocast dtype.
+        float32_stays: of the arguments whose float32 tensors the operation converts itself: a weight, so that backward
+            needs no copy of it and its gradient is not rounded.
     """
 
-    def cast(device, args):
+    def cast(device: str, args: Sequence[Any]) -> list[Any]:
         dtype = torch.get_autocast_dtype(device)
         args = list(args)
         for i in positions:
@@ -223,10 +230,10 @@ def autocasts(op: Operation, positions: tuple[int, ...], float32_stays: tuple[in
         LIBRARY.impl(op.name, _autocast_kernel(op.overload, device, cast), f"Autocast{device.upper()}")
 
 
-def _autocast_kernel(op, device, cast):
+def _autocast_kernel(op: Any, device: str, cast: Callable) -> Callable:
     without_autocast = _torch.without_autocast_of[device]
 
-    def kernel(*args):
+    def kernel(*args: Any) -> Any:
         args = cast(device, args)
         with without_autocast():
             return op(*args)
@@ -234,10 +241,10 @@ def _autocast_kernel(op, device, cast):
     return kernel
 
 
-def _map_one_by_one(op):
-    """vmap's rule: one call an example, stacked. Right for every operation, and as fast as that many calls."""
+def _map_one_by_one(op: Any) -> Callable:
+    """Return vmap's rule: one call per example, results stacked; right for every operation, as fast as the calls."""
 
-    def rule(info, in_dims, *args):
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         calls = []
         for i in range(info.batch_size):
             example = (

@@ -1,6 +1,6 @@
-"""The compiled operations: whether they are there, and if not, why not.
+"""The compiled extension `_C`, or the reason why it is missing.
 
-`pip install .` builds `_C` from csrc/ where it can and writes `_build_info.json` beside it in any case.
+`pip install .` builds `_C` from csrc/ where it can and always writes `_build_info.json` beside it.
 """
 
 import importlib.machinery
@@ -19,41 +19,45 @@ DISABLE = "FASTVGAN_DISABLE_EXTENSION"
 
 
 def load() -> ModuleType | None:
-    """The compiled module, which registers the operations when it is first loaded, or None: see `reason`."""
+    """Return the compiled module, or None for `reason`; the first call registers its operations with torch."""
     return _load()[0]
 
 
 def reason() -> str | None:
-    """Why the compiled module is not there, in one sentence, or None when it is."""
+    """Return why the compiled module is missing, or None if it is loaded."""
     return _load()[1]
 
 
 def facts() -> dict[str, Any]:
-    """How the compiled module was built: api_version, torch, compiler, cuda, cuda_archs, cpu_instruction_sets (those
-    this machine has, best first), cpu_instruction_set (in use), file, no_cuda (why there is no CUDA part); without
-    the module, what is known about that.
+    """Return how the compiled module was built.
+
+    Returns:
+        api_version, torch, compiler, cuda, cuda_archs, cpu_instruction_sets (of this machine, best first),
+        cpu_instruction_set (in use), file and no_cuda (why it has no CUDA part); without the module only `reason`.
     """
     module, why = _load()
     if module is None:
         return {"reason": why}
-    return {**module.facts(), "file": module.__file__, "no_cuda": _info(Path(module.__file__).parent).get("no_cuda")}
+    file = module.__file__
+    no_cuda = None if file is None else _info(Path(file).parent).get("no_cuda")
+    return {**module.facts(), "file": file, "no_cuda": no_cuda}
 
 
 @cache
 def _load() -> tuple[ModuleType | None, str | None]:
     if os.environ.get(DISABLE) == "1":
         return None, f"{DISABLE}=1 is set"
-    # A checkout's own folder comes before the installed one. One file is loaded at most: a second copy would register
+    # A checkout's own folder comes before the installed one. At most one file is loaded: a second copy would register
     # the operations again, which aborts the process.
     refusals = []
-    for folder in map(Path, sys.modules[__package__].__path__):
+    for folder in _folders():
         file = _file(folder)
         if file is None:
             continue
         built_as = _info(folder).get("api_version", API_VERSION)
         if built_as == API_VERSION:
             return _import(file)
-        refusals.append(f"the extension was built as v{built_as}, these sources want v{API_VERSION}: reinstall")
+        refusals.append(f"the extension was built as v{built_as}, these sources need v{API_VERSION}: reinstall")
     return None, refusals[0] if refusals else _why_not_built()
 
 
@@ -64,14 +68,21 @@ def _import(file: Path) -> tuple[ModuleType | None, str | None]:
     name = f"{__package__}._C"
     try:
         loader = importlib.machinery.ExtensionFileLoader(name, str(file))
-        module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, file, loader=loader))
+        spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+        assert spec is not None, "the loader is given"
+        module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
     except Exception as error:
         return None, f"the extension cannot be loaded: {error}"
     if module.api_version != API_VERSION:
-        return None, f"the extension was built as v{module.api_version}, these sources want v{API_VERSION}: reinstall"
+        return None, f"the extension was built as v{module.api_version}, these sources need v{API_VERSION}: reinstall"
     sys.modules[name] = module
     return module, None
+
+
+def _folders() -> list[Path]:
+    package = sys.modules[__name__.rpartition(".")[0]]
+    return [Path(folder) for folder in package.__path__]
 
 
 def _file(folder: Path) -> Path | None:
@@ -87,7 +98,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _why_not_built() -> str:
-    reasons = (_info(Path(folder)).get("reason") for folder in sys.modules[__package__].__path__)
+    reasons = (_info(folder).get("reason") for folder in _folders())
     why = next((reason for reason in reasons if reason), None)
     if why is not None:
         return f"the extension is not built: {why}"

@@ -1,17 +1,19 @@
-"""What each operation counts for torch.utils.flop_counter: as much as stock PyTorch's convolutions in its place.
+"""FLOP counts of the operations for torch.utils.flop_counter: those of stock PyTorch's convolutions.
 
-Importing flop_counter takes as long as importing Triton, which it does. So the formulas are registered when somebody
-else imports it.
+Importing flop_counter imports Triton and takes as long, so the formulas are registered when another module imports it.
 """
 
 import importlib.abc
 import importlib.machinery
 import sys
+from collections.abc import Sequence
 from math import prod
 from types import ModuleType
+from typing import Any
 
 import torch
 
+Shape = Sequence[int]
 _COUNTER = "torch.utils.flop_counter"
 
 
@@ -22,78 +24,84 @@ def _register(counter: ModuleType) -> None:
 
 
 class _Registration(importlib.abc.MetaPathFinder):
-    """Registers the formulas with torch.utils.flop_counter as soon as that is imported."""
+    """A finder that registers the formulas with torch.utils.flop_counter when that is imported."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Find torch.utils.flop_counter, and have its loader register the formulas."""
         if name != _COUNTER:
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
-        execute = spec.loader.exec_module
+        loader: Any = None if spec is None else spec.loader
+        if loader is None:
+            return None
+        execute = loader.exec_module
 
-        def exec_module(module):
+        def exec_module(module: ModuleType) -> None:
             execute(module)
             _register(module)
 
-        spec.loader.exec_module = exec_module
+        loader.exec_module = exec_module
         return spec
 
 
-# The formulas are given tensors' shapes in place of tensors. A multiplication and an addition count 2, as in torch.
+# torch.utils.flop_counter passes shapes instead of tensors. A multiplication and an addition count 2, as in torch.
 
 
-def _convolution(batch, sizes, weight):
-    """Operations of a convolution: the whole weight at each of the small side's places."""
+def _count_convolution(batch: int, sizes: Shape, weight: Shape) -> int:
+    """Count a convolution, which applies the whole weight at each position of the small side."""
     return 2 * batch * prod(sizes) * prod(weight)
 
 
-def _conv_up(x, weight, *_, **__):
-    return _convolution(x[0], x[2:], weight)
+def _count_conv_up(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return _count_convolution(x[0], x[2:], weight)
 
 
-def _conv_down(x, weight, *_, out_shape, **__):
-    return _convolution(x[0], out_shape[2:], weight)
+def _count_conv_down(x: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+    return _count_convolution(x[0], out_shape[2:], weight)
 
 
-def _conv_weight_grad(large, small, kernel_size, *_, **__):
+def _count_conv_weight_grad(large: Shape, small: Shape, kernel_size: Shape, *_: Any, **__: Any) -> int:
     # torch counts all pairs of channels whatever the groups, so that a network counts the same with our layers.
-    return _convolution(small[0], small[2:], (small[1], large[1], *kernel_size))
+    return _count_convolution(small[0], small[2:], (small[1], large[1], *kernel_size))
 
 
-def _fused_conv(*args, out_shape, **__):
-    from .fused_conv import Arguments
+def _count_fused_conv(*args: Any, out_shape: Sequence[Shape], **__: Any) -> int:
+    from .fused_conv.arguments import Arguments
 
-    a = Arguments(*args)
-    sizes = a.x[2:] if a.transposed else out_shape[0][2:]
-    return _convolution(a.x[0], sizes, a.weight)
-
-
-def _conv_lstm(x, h0, c0, weight_ih, weight_hh, *_, **__):
-    batch, _, *sizes = x
-    return _convolution(batch, sizes, weight_ih) + _convolution(batch, sizes, weight_hh)
+    named = dict(zip(Arguments._fields, args, strict=True))
+    x, sizes = named["x"], out_shape[0][2:]
+    return _count_convolution(x[0], x[2:] if named["transposed"] else sizes, named["weight"])
 
 
-def _conv_lstm_backward(_d_output, _d_c, x, h0, c0, weight_ih, weight_hh, *rest, **__):
-    *_, wanted, _impl = rest
+def _count_conv_lstm(x: Shape, h0: Shape, c0: Shape, weight_ih: Shape, weight_hh: Shape, *_: Any, **__: Any) -> int:
+    batch, sizes = x[0], x[2:]
+    return _count_convolution(batch, sizes, weight_ih) + _count_convolution(batch, sizes, weight_hh)
+
+
+def _count_conv_lstm_backward(*args: Any, **__: Any) -> int:
+    x, weight_ih, weight_hh, wanted = args[2], args[5], args[6], args[-2]
     batch, _, steps, *sizes = x
-    inputs, states = _convolution(batch, sizes, weight_ih), _convolution(batch, sizes, weight_hh)
-    # The gradient goes through the states of all steps but the first one, which is given.
+    inputs, states = _count_convolution(batch, sizes, weight_ih), _count_convolution(batch, sizes, weight_hh)
+    # The gradient passes through the states of all steps but the first, whose state is an input.
     return steps * (inputs * (wanted[0] + wanted[3]) + states * wanted[4]) + states * (steps - 1 + wanted[1])
 
 
 _FORMULAS = {
-    "conv_up": _conv_up,
-    "conv_down": _conv_down,
-    "conv_weight_grad": _conv_weight_grad,
-    "fused_conv": _fused_conv,
-    "conv_lstm": _conv_lstm,
-    "conv_lstm_forward": _conv_lstm,
-    "conv_lstm_backward": _conv_lstm_backward,
+    "conv_up": _count_conv_up,
+    "conv_down": _count_conv_down,
+    "conv_weight_grad": _count_conv_weight_grad,
+    "fused_conv": _count_fused_conv,
+    "conv_lstm": _count_conv_lstm,
+    "conv_lstm_forward": _count_conv_lstm,
+    "conv_lstm_backward": _count_conv_lstm_backward,
 }
 
 
 def register_on_import() -> None:
-    """Register the formulas now, or once somebody imports torch.utils.flop_counter."""
+    """Register the formulas now, or when torch.utils.flop_counter is imported."""
     if _COUNTER in sys.modules:
         _register(sys.modules[_COUNTER])
     else:

@@ -1,7 +1,7 @@
-"""Decisions that are remembered by the tensors that they were made for, and found again at little cost.
+"""Decisions remembered by the tensors that they were made for, with a cheap look-up.
 
-Whether tensors are like earlier ones in everything that a decision may depend on is asked of torch in one call: asked
-from Python, attribute by attribute, that takes 3 µs of a call's time; torch.compile's guards take 0.5.
+torch.compile's guards compare tensors with earlier ones in one call, in everything that a decision may depend on: they
+take 0.5 µs, where comparing attribute by attribute in Python takes 3.
 """
 
 from collections.abc import Callable, Hashable
@@ -11,22 +11,23 @@ import torch
 
 from . import _torch, choice
 
-# Looked up once: these checks are most of what a call costs.
-_decisions, _is_undirected, _is_traced = choice.decisions, choice.is_undirected, torch.compiler.is_dynamo_compiling
+# Looked up once: these checks are most of a call's cost.
+_decisions, _has_preference = choice.decisions, choice.has_preference
+_is_compiling = torch.compiler.is_dynamo_compiling
 _forward_level, _tracing_state = _torch.forward_level, _torch.tracing_state
-_KINDS = 4  # of tensors, for each key
+_DECISIONS_PER_KEY = 4
 
 
 def may_recall() -> bool:
-    """Whether a remembered decision holds: nothing traces or differentiates forward, and no implementation is named.
+    """Whether remembered decisions hold: no tracing, no forward-mode differentiation and no FASTVGAN_IMPL.
 
-    That a transform, a dispatch mode or autocast is at work is seen on the tensors.
+    Transforms, dispatch modes and autocast need no check here: the guards see them on the tensors.
     """
-    return not (_is_traced() or _forward_level() >= 0 or _tracing_state() is not None) and _is_undirected()
+    return not (_is_compiling() or _forward_level() >= 0 or _tracing_state() is not None or _has_preference())
 
 
 def recall(key: Hashable, *tensors: torch.Tensor) -> Any:
-    """What was remembered by this key for tensors like these, or None."""
+    """Return the decision remembered by this key for tensors like these, of any shapes, or None."""
     for is_like, decision in _decisions.get(key, ()):
         if is_like(*tensors):
             return decision
@@ -34,24 +35,30 @@ def recall(key: Hashable, *tensors: torch.Tensor) -> Any:
 
 
 def remember(key: Hashable, decision: Any, *tensors: torch.Tensor) -> None:
-    """Have `recall` find a decision, which is not None, in place of the key's oldest one if there are many.
+    """Remember a decision, which is not None, for `recall`; it replaces the key's oldest one if there are many.
 
-    Keys may hold the addresses of parameters, which others may have later: what is found is for tensors like these.
+    Keys may hold addresses of parameters, which later parameters may reuse: a decision is only found for tensors like
+    these.
+
+    Args:
+        key: for the look-up.
+        decision: to return from `recall`.
+        tensors: of any shapes.
     """
     is_like = same_kind_as(*tensors)
     if is_like is not None:
-        choice.remember(key, ((is_like, decision), *_decisions.get(key, ())[: _KINDS - 1]))
+        choice.remember(key, ((is_like, decision), *_decisions.get(key, ())[: _DECISIONS_PER_KEY - 1]))
 
 
 def same_kind_as(*tensors: torch.Tensor) -> Callable[..., bool] | None:
-    """A function of as many values: whether they are tensors like these, in a context like this one.
+    """Return a function that tells whether as many tensors are like these.
 
-    Equal are: class, dtype, device, sizes, strides, requires_grad and the dispatch keys, so that a tensor in a
-    transform, under a dispatch mode, under autocast or in inference mode is not like one that is not. Grad mode,
-    forward-mode differentiation and autocast's dtype are not asked about.
+    It compares class, dtype, device, shape, strides, requires_grad and dispatch keys, and so whether the tensor is
+    in a transform, under a dispatch mode, under autocast or in inference mode. It ignores grad mode, forward-mode
+    differentiation and autocast's dtype.
 
     Returns:
-        The function, or None where this torch has none.
+        The function, or None where this torch has no guards.
     """
     if _torch.TensorGuards is None:
         return None

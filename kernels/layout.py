@@ -1,4 +1,6 @@
-"""The one rule for the memory format of results: channels-last where an input is, contiguous otherwise."""
+"""The memory format of results: channels-last if an input is, contiguous otherwise."""
+
+from collections.abc import Sequence
 
 import torch
 
@@ -6,10 +8,10 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def format_of(*tensors: torch.Tensor) -> torch.memory_format:
-    """The memory format of an operation's result: channels-last if any of these (N, C, *space) tensors is that.
+    """Return an operation's memory format: channels-last if any of these (N, C, *space) tensors is, else contiguous.
 
-    Only the strides are asked: a channel stride of 1 says channels-last, also for a slice of a larger tensor or for
-    one channel. A tensor of spatial size 1 is both and says nothing, which is why the weight is asked too.
+    A channel stride of 1 means channels-last, also for a slice of a larger tensor and for one channel. A tensor of
+    spatial size 1 has both formats and decides nothing, which is why callers pass the weight too.
     """
     for x in tensors:
         if x.dim() in _CHANNELS_LAST and x.stride(1) == 1 and x.shape[2:].numel() > 1:
@@ -18,10 +20,10 @@ def format_of(*tensors: torch.Tensor) -> torch.memory_format:
 
 
 def in_format(x: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
-    """`x` in that format, copied if need be, with the strides that torch.empty would give it.
+    """Return x (N, C, *space) in that format, copied if needed, with the strides that torch.empty would choose.
 
-    A tensor of one channel counts as contiguous in both formats, whatever its channel stride; setting the stride
-    right is what lets the next operation's `format_of` see the format.
+    A tensor of one channel counts as contiguous in both formats, whatever its channel stride. Its stride is corrected
+    here, so that the next operation's `format_of` sees the format.
     """
     x = x.contiguous(memory_format=memory_format)
     if x.shape[1] == 1 and x.dim() in _CHANNELS_LAST:
@@ -31,18 +33,20 @@ def in_format(x: torch.Tensor, memory_format: torch.memory_format) -> torch.Tens
         if stride[1] != x.stride(1) and x.requires_grad:
             x = x.as_strided(x.shape, stride, x.storage_offset())
         elif stride[1] != x.stride(1):
-            # Not as_strided: a view of what an operation made cannot be changed in place under autograd.
+            # Not as_strided: under autograd, a view of an operation's output cannot be changed in place.
             x = x.new_empty(0).set_(x.untyped_storage(), x.storage_offset(), x.shape, stride)
     return x
 
 
-def empty(shape, like: torch.Tensor, memory_format: torch.memory_format, dtype: torch.dtype | None = None):
-    """An empty tensor in that format: what fake kernels return."""
+def empty(
+    shape: Sequence[int], like: torch.Tensor, memory_format: torch.memory_format, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Return an empty tensor of that shape and format, on like's device and by default of its dtype."""
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
 
 
 def with_channels_innermost(x: torch.Tensor) -> torch.Tensor:
-    """x (N, C, *space) with its channels innermost, copied if need be; other strides are free."""
+    """Return x (N, C, *space) with channels innermost, copied if needed; its other strides may be any."""
     if x.stride(1) == 1 or x.shape[1] == 1:
         return x
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -51,11 +55,11 @@ def with_channels_innermost(x: torch.Tensor) -> torch.Tensor:
 def empty_with_channels_innermost(
     like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """An empty dense tensor (N, C, *space) with channels innermost, of any number of sizes; like's dtype by default."""
+    """Return an empty dense tensor (N, C, *space) with channels innermost; like's dtype by default."""
     strides, step = [1] * len(shape), max(shape[1], 1)
     for d in range(len(shape) - 1, 1, -1):
         strides[d] = step
         step *= max(shape[d], 1)
     strides[0] = step
-    # Not a view, which autograd would not let anybody change in place, as an activation does.
+    # Not a view: under autograd, an activation could not change it in place.
     return like.new_empty_strided(shape, strides, dtype=dtype)

@@ -1,24 +1,26 @@
-"""Copies of weights in a half precision, made all at once, that convolutions read where they would cast the weights.
+"""Half-precision copies of weights, cast all at once, which convolutions read instead of casting the weights.
 
-Under autocast a convolution casts its weight at every use: three times in a step forward and twice backward, a launch
-each. Inside `in_use` the kernels take the copy instead. It holds the same numbers, since the cast is the same; the
-weight stays the leaf that gradients are of, so that nothing else changes. Like torch.autocast's own cache this one goes
-by the tensor's identity, and a weight that is not in it is cast as ever.
+Under autocast a convolution casts its weight at every use, three times per step forward and twice backward, each time
+by a launch. Inside `in_use` the kernels read the copy instead. It holds the same numbers, and the weight stays the leaf
+of gradients, so nothing else changes. Like torch.autocast's cache, this one looks up a weight by the tensor's identity;
+other weights are cast as usual.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from typing import Any
 
 import torch
 
 from . import _torch
 
-_FEW = 16  # channels on the input side of a convolution, below which its kernels want the other side's innermost
+_FEW = 16  # input channels of a convolution; below, its kernels read the output channels innermost
 
 
 class _Entry:
     def __init__(self, weight: torch.Tensor, dtype: torch.dtype):
-        self.weight, self.version = weight, None
+        self.weight = weight
+        self.version: Any = None  # of the weight, when it was copied
         innermost, plain = 1 if weight.shape[1] >= _FEW else 0, weight.detach()
         if plain.stride(innermost) == 1:
             self.copy = torch.empty_like(plain, dtype=dtype)
@@ -31,10 +33,10 @@ _in_use: dict[int, _Entry] = {}
 
 
 class WeightCopies:
-    """Copies of some weights in `dtype`, with channels innermost as the kernels read them.
+    """Copies of weights in `dtype`, with channels innermost as the kernels read them.
 
     Args:
-        weights: of convolutions, (C, C', *kernel), float32. They keep their place: they are only changed in place.
+        weights: of convolutions, (C, C', *kernel), float32. Later changes to them must be in place.
         dtype: torch.bfloat16 or torch.float16.
     """
 
@@ -42,12 +44,12 @@ class WeightCopies:
         self._entries = [_Entry(weight, dtype) for weight in weights]
 
     def refresh(self) -> None:
-        """Bring the copies to what the weights are now; see `refresh`."""
+        """Update the copies from the weights; see `refresh`."""
         refresh(self)
 
     @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Within it convolutions take the copies."""
+    def in_use(self) -> Generator[None, None, None]:
+        """Have convolutions read the copies within this context."""
         before = dict(_in_use)
         _in_use.update((id(entry.weight), entry) for entry in self._entries)
         try:
@@ -59,15 +61,15 @@ class WeightCopies:
 
 @torch.no_grad()
 def refresh(*sets: WeightCopies) -> None:
-    """Bring the copies of several sets to what their weights are now, in one launch for those that lie as these do.
+    """Update the copies of several sets from their weights, in one launch for all that share their weight's strides.
 
-    To be called after every optimiser step: a fused one does not count its change as a version of the weight.
+    Call it after every optimiser step: a fused optimiser does not increment the weight's version.
     """
     entries = [entry for one in sets for entry in one._entries]
     pairs = [(entry.copy, entry.weight) for entry in entries]
-    alike = [(copy, weight) for copy, weight in pairs if copy.stride() == weight.stride()]
-    if alike:
-        _torch.foreach_copy_(*map(list, zip(*alike, strict=True)))
+    same_strides = [(copy, weight) for copy, weight in pairs if copy.stride() == weight.stride()]
+    if same_strides:
+        _torch.foreach_copy_(*map(list, zip(*same_strides, strict=True)))
     for copy, weight in pairs:
         if copy.stride() != weight.stride():
             copy.copy_(weight)
@@ -76,18 +78,18 @@ def refresh(*sets: WeightCopies) -> None:
 
 
 def are_in_use() -> bool:
-    """Whether any copies are."""
+    """Whether any copies are in use."""
     return bool(_in_use)
 
 
 def to_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """weight.to(dtype), or the copy if that lies in memory as the weight does: cuDNN's results hang on the layout."""
+    """Return weight (C, C', *kernel) in `dtype`: its copy if the strides are equal, on which cuDNN's results depend."""
     copy = cast(weight, dtype)
     return copy.to(dtype) if copy.stride() == weight.stride() else weight.to(dtype)
 
 
 def cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The weight's copy in that dtype, if one is in use and up to date, or the weight itself as it is."""
+    """Return the copy of weight (C, C', *kernel) in `dtype` if one is in use and up to date, else the weight itself."""
     entry = _in_use.get(id(weight))
     if (
         entry is None

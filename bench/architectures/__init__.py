@@ -28,7 +28,7 @@ class Architecture:
 
 
 # Widths are multiples of 16 where they can be, as the papers' are. Sizes are such that stock PyTorch computes them
-# right in bf16: with two frames under padding in time, or two strided outputs in a row, it does not (stock_faults.py).
+# right in bf16: with two frames under padding in time, or two strided outputs in a row, it does not (stock/faults.py).
 ARCHITECTURES = {
     "unet3d": Architecture(
         "3D U-Net, batch norm (Çiçek 2016)", lambda: unets.UNet3d(1, 2, 16, 2), (1, 1, 12, 16, 16), (1, 1, 12, 8, 12)

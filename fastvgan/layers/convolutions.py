@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, conv_down, conv_up
-from fastvgan_kernels.conv.direct import recall
+from fastvgan_kernels.conv.stock.direct import recall
 from fastvgan_kernels.fused_conv import Geometry
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]

@@ -309,8 +309,8 @@ def _no_gain(module: nn.Module, stock: type[nn.Module]) -> str | None:
     """The reason why stock PyTorch computes this layer as fast on a CPU for any input, if it does.
 
     fastvgan's layer would cost about 2 µs more per call, 5 µs under autocast: X3D, with two thirds of its convolutions
-    of this kind, took 1.1 times as long. `fastvgan_kernels.conv.measured` has the times. Stock PyTorch's wrong results
-    (stock_faults.py) need a stride, or padding as wide as the kernel.
+    of this kind, took 1.1 times as long. kernels/conv/stock/on_cpu.py has the times. Stock PyTorch's wrong results
+    (kernels/conv/stock/faults.py) need a stride, or padding as wide as the kernel.
     """
     conv = cast(Any, module)  # of the class `stock`
     if stock not in (nn.Conv2d, nn.Conv3d) or max(conv.stride) > 1 or isinstance(conv.padding, str):

@@ -1,20 +1,23 @@
-"""The convolutions in C++ (csrc/cpu): the schemas, and the functions that call them.
+"""The convolutions in C++ (csrc/cpu): the schemas and their callers.
 
-Tensors are (N, C, 1 to 3 sizes), float32, bfloat16 or float16, and weights of that dtype or float32; sums are kept in
-float32. Channels lie side by side in memory there, so a contiguous tensor is rearranged first.
+Tensors are (N, C, 1 to 3 sizes) in float32, bfloat16 or float16; weights have that dtype or are float32; sums are
+accumulated in float32. The C++ code reads tensors with channels innermost, so others are copied to that layout first.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import Tensor
 
 from .. import layout
 from ..activations import CODES
 from ..compiled_support import as_float32, cpu_refusal, empty
 from ..layout import with_channels_innermost
-from . import sizes
-from .fusion import Fusion
+from .fusion import NO_FUSION, Fusion
+from .geometry import Geometry
 from .protocol import Capabilities
 
-CAPABILITIES = Capabilities(fusion=True)  # its convolutions give finished statistics, and no parts of them
+CAPABILITIES = Capabilities(fusion=True)  # statistics come merged, not in parts
 
 refusal = cpu_refusal
 
@@ -32,54 +35,91 @@ _library.define(
 )
 
 
-def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
-    """Transposed convolution; arguments as fastvgan_kernels.conv_up, with one integer a spatial dimension."""
-    return conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, Fusion())[0]
+def conv_up(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Transposed convolution (N, C_out, *L); arguments as protocol.Convolutions.conv_up."""
+    geometry = Geometry(True, stride, padding, output_padding, dilation, groups)
+    return conv_fused(x, weight, bias, geometry, NO_FUSION)[0]
 
 
-def conv_down(x, weight, bias, stride, padding, dilation, groups):
-    """Convolution; arguments as fastvgan_kernels.conv_down, with one integer a spatial dimension."""
-    return conv_down_fused(x, weight, bias, stride, padding, dilation, groups, Fusion())[0]
+def conv_down(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolution (N, C_out, *S); arguments as protocol.Convolutions.conv_down."""
+    geometry = Geometry(False, stride, padding, (0,) * len(stride), dilation, groups)
+    return conv_fused(x, weight, bias, geometry, NO_FUSION)[0]
 
 
-def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
-    """conv_up and what `fusion` says.
+def conv_fused(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, fusion: Fusion
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Compute a convolution together with `fusion`.
+
+    Args:
+        x: (N, C_in, *space).
+        weight: (C_in, C_out / groups, *kernel) of a transposed convolution, else (C_out, C_in / groups, *kernel).
+        bias: (C_out,) or None.
+        geometry: of the convolution.
+        fusion: the work to compute along with it.
 
     Returns:
-        y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
+        y; the mean and the biased variance, (C_out,) float32 (NaN for an empty batch), or None and None.
     """
-    size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
-    shape = (x.shape[0], weight.shape[1] * groups, *size)
-    return _gather(
-        torch.ops.fastvgan_compiled.conv_up, x, weight, bias, stride, padding, dilation, groups, fusion, empty(x, shape)
-    )
+    y = empty(x, geometry.output_shape(x, weight))
+    operations = torch.ops.fastvgan_compiled
+    operation = operations.conv_up if geometry.transposed else operations.conv_down
+    return _gather(operation, x, weight, bias, geometry, fusion, y)
 
 
-def conv_up_to(y, x, weight, stride, padding, dilation, groups):
-    """conv_up into y: of the result's shape and dtype, with its channels innermost; other strides are free."""
-    _gather(torch.ops.fastvgan_compiled.conv_up, x, weight, None, stride, padding, dilation, groups, Fusion(), y)
+def conv_up_to(
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> None:
+    """Write conv_up(x, weight) to y.
+
+    Args:
+        y: (N, C_out, *L) of the result's shape and dtype, with channels innermost; its other strides may be any.
+        x: (N, C_in, *S).
+        weight: (C_in, C_out / groups, *kernel).
+        stride: one integer per spatial dimension.
+        padding: as stride.
+        dilation: as stride.
+        groups: the number of blocked connections from input to output channels.
+    """
+    geometry = Geometry(True, stride, padding, (0,) * len(stride), dilation, groups)  # y's sizes are given
+    _gather(torch.ops.fastvgan_compiled.conv_up, x, weight, None, geometry, NO_FUSION, y)
 
 
-def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
-    """conv_down and what `fusion` says; returns as conv_up_fused."""
-    size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    shape = (x.shape[0], weight.shape[0], *size)
-    return _gather(
-        torch.ops.fastvgan_compiled.conv_down,
-        x,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        fusion,
-        empty(x, shape),
-    )
-
-
-def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
-    """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension."""
+def conv_weight_grad(
+    large: Tensor,
+    small: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    in_float32: bool = False,
+) -> Tensor:
+    """Weight gradient (C_small, C_large / groups, *kernel_size); arguments as in protocol.Convolutions."""
     shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
     dtype = torch.float32 if in_float32 else large.dtype
     grad = layout.empty(shape, large, layout.format_of(large, small), dtype)
@@ -89,7 +129,16 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
     return grad
 
 
-def _gather(operation, x, weight, bias, stride, padding, dilation, groups, fusion, y):
+def _gather(
+    operation: Callable[..., None],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    fusion: Fusion,
+    y: Tensor,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    _, stride, padding, _, dilation, groups = geometry
     bias, scale, shift = map(as_float32, (bias, fusion.scale, fusion.shift))
     mean = var = None
     if fusion.statistics:

@@ -1,4 +1,4 @@
-"""What a convolution can compute along with it."""
+"""Work that an implementation can fuse into a convolution."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,16 @@ import torch
 
 @dataclass(frozen=True)
 class Fusion:
-    """What is computed along with a convolution: activation(conv(in_activation(x · scale + shift)) + bias).
+    """Work fused into a convolution: activation(conv(in_activation(x · scale + shift)) + bias).
 
     Args:
-        scale, shift: (C_in,), both or neither; what reaches over the border is 0, as the padding of what they give.
-        in_activation, activation: one of activations.CONV_ACTIVATIONS.
-        in_slope, slope: leaky_relu's below 0.
-        statistics: whether the mean and biased variance of each output channel, before the activation, are wanted.
+        scale: (C_in,), or None together with `shift`.
+        shift: (C_in,), or None. The convolution pads with zeros after scale, shift and in_activation.
+        in_activation: one of activations.CONV_ACTIVATIONS.
+        in_slope: the slope of in_activation "leaky_relu" below 0.
+        activation: one of activations.CONV_ACTIVATIONS.
+        slope: the slope of activation "leaky_relu" below 0.
+        statistics: whether to compute each output channel's mean and biased variance before `activation`.
     """
 
     scale: torch.Tensor | None = None
@@ -23,3 +26,6 @@ class Fusion:
     activation: str = "none"
     slope: float = 0.0
     statistics: bool = False
+
+
+NO_FUSION = Fusion()

@@ -1,7 +1,8 @@
-"""What implements the convolutions: modules with these functions, which run below autograd.
+"""The functions of a module that implements the convolutions. They run below autograd.
 
-Tensors are (N, C, 1 to 3 sizes), sizes as conv/__init__.py has them, one integer for each spatial dimension. Weights
-are of x's dtype or float32. Results may be in any memory format.
+Tensors are (N, C, *L) or (N, C, *S) with 1 to 3 spatial dimensions: `*L` are the sizes of the large side (a
+convolution's input, a transposed convolution's output), `*S` those of the small side. Weights have x's dtype or are
+float32. Results may have any memory format.
 """
 
 from collections.abc import Sequence
@@ -12,17 +13,18 @@ from torch import Tensor
 
 from ..norm_act.following import Following
 from .fusion import Fusion
+from .geometry import Geometry
 
-Parts = tuple[Tensor, Tensor, Tensor]
+Partials = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an implementation has beyond `Convolutions`.
+    """The optional Protocols that an implementation satisfies.
 
     Args:
-        fusion: the functions of `FusedConvolutions`.
-        statistics_in_parts: those of `ConvolutionsWithParts`.
+        fusion: whether it has the functions of `FusedConvolutions`.
+        statistics_in_parts: whether it has the functions of `ConvolutionsWithParts`.
     """
 
     fusion: bool = False
@@ -30,7 +32,7 @@ class Capabilities:
 
 
 class Convolutions(Protocol):
-    """What every implementation has; arguments as those of the public functions of the same names."""
+    """The functions of every implementation; arguments as for the public functions of the same names."""
 
     CAPABILITIES: Capabilities
 
@@ -45,7 +47,8 @@ class Convolutions(Protocol):
         dilation: Sequence[int],
         groups: int,
     ) -> Tensor:
-        """Transposed convolution."""
+        """Return the transposed convolution (N, C_out, *L) of x (N, C_in, *S)."""
+        ...
 
     def conv_down(
         self,
@@ -57,7 +60,8 @@ class Convolutions(Protocol):
         dilation: Sequence[int],
         groups: int,
     ) -> Tensor:
-        """Convolution."""
+        """Return the convolution (N, C_out, *S) of x (N, C_in, *L)."""
+        ...
 
     def conv_weight_grad(
         self,
@@ -70,75 +74,38 @@ class Convolutions(Protocol):
         groups: int,
         in_float32: bool = False,
     ) -> Tensor:
-        """Weight gradient, of large's dtype or in float32."""
+        """Return the weight gradient (C_small, C_large / groups, *kernel_size), in large's dtype or in float32."""
+        ...
 
 
 class FusedConvolutions(Convolutions, Protocol):
-    """Of an implementation that computes along with a convolution what a `Fusion` says."""
+    """An implementation that computes a `Fusion` in the same pass as the convolution."""
 
-    def conv_up_fused(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        output_padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        fusion: Fusion,
+    def conv_fused(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, fusion: Fusion
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None."""
+        """Return y (N, C_out, *space), and its mean and biased variance, (C_out,) float32, or None and None.
 
-    def conv_down_fused(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        fusion: Fusion,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """As conv_up_fused."""
+        The statistics of an empty batch are NaN.
+        """
+        ...
 
 
 class ConvolutionsWithParts(FusedConvolutions, Protocol):
-    """Of an implementation that leaves statistics in parts, which it joins for the batch norm that follows.
+    """An implementation that returns partial statistics and merges them for the batch norm that follows.
 
-    Parts are counts (P,), means (P, C_out) and sums of squared deviations (P, C_out), float32; None of an empty output
-    or where no statistics are wanted.
+    Partial statistics are counts (P,), means (P, C_out) and sums of squared deviations (P, C_out), float32; None for an
+    empty output or where no statistics are wanted.
     """
 
-    def conv_up_with_parts(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        output_padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        fusion: Fusion,
-    ) -> tuple[Tensor, Parts | None]:
-        """y and the parts of its statistics."""
+    def conv_with_parts(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, fusion: Fusion
+    ) -> tuple[Tensor, Partials | None]:
+        """Return y (N, C_out, *space) and its partial statistics."""
+        ...
 
-    def conv_down_with_parts(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        fusion: Fusion,
-    ) -> tuple[Tensor, Parts | None]:
-        """As conv_up_with_parts."""
-
-    def joined_before_norm(
-        self, y: Tensor, parts: Parts | None, following: Following
+    def merge_before_norm(
+        self, y: Tensor, parts: Partials | None, following: Following
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean, biased variance, scale and shift, (C_out,) float32; running statistics are updated."""
+        """Return mean, biased variance, scale and shift, (C_out,) float32, and update the running statistics."""
+        ...

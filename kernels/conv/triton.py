@@ -21,9 +21,10 @@ from ..triton.descriptors import descriptor
 from ..triton.launch import elements, extent, precision, with_innermost_channels
 from ..triton.parts import add_parts, join_parts
 from ..triton.support import on_its_device
-from . import sizes, triton_few
-from .fusion import Fusion
-from .protocol import Capabilities, Parts
+from . import triton_few
+from .fusion import NO_FUSION, Fusion
+from .geometry import Geometry
+from .protocol import Capabilities, Partials
 from .triton_gather import gather_kernel
 from .triton_weight_grad import weight_grad_kernel
 
@@ -36,58 +37,46 @@ _SPLITS = 64  # parts of a sum, at most
 
 
 def conv_up(x, weight, bias, stride, padding, output_padding, dilation, groups):
-    """Transposed convolution; arguments as fastvgan_kernels.conv_up, with one integer a spatial dimension."""
-    return conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, Fusion())[0]
+    """Transposed convolution (N, C_out, *L); arguments as protocol.Convolutions.conv_up."""
+    geometry = Geometry(True, stride, padding, output_padding, dilation, groups)
+    return conv_fused(x, weight, bias, geometry, NO_FUSION)[0]
 
 
 def conv_down(x, weight, bias, stride, padding, dilation, groups):
-    """Convolution; arguments as fastvgan_kernels.conv_down, with one integer a spatial dimension."""
-    return conv_down_fused(x, weight, bias, stride, padding, dilation, groups, Fusion())[0]
+    """Convolution (N, C_out, *S); arguments as protocol.Convolutions.conv_down."""
+    geometry = Geometry(False, stride, padding, (0,) * len(stride), dilation, groups)
+    return conv_fused(x, weight, bias, geometry, NO_FUSION)[0]
 
 
 @on_its_device
-def conv_up_fused(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
-    """conv_up and what `fusion` says.
+def conv_fused(x, weight, bias, geometry, fusion):
+    """Compute a convolution and `fusion`; arguments as protocol.FusedConvolutions.conv_fused.
 
     Returns:
-        y; the mean and the biased variance, (C_out,) float32 (NaN of an empty batch), or None and None.
+        y; the mean and the biased variance, (C_out,) float32 (NaN for an empty batch), or None and None.
     """
-    return _join(*conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion))
+    return _merge(*conv_with_parts(x, weight, bias, geometry, fusion))
 
 
 @on_its_device
-def conv_down_fused(x, weight, bias, stride, padding, dilation, groups, fusion):
-    """conv_down and what `fusion` says; returns as conv_up_fused."""
-    return _join(*conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion))
-
-
-@on_its_device
-def conv_up_with_parts(x, weight, bias, stride, padding, output_padding, dilation, groups, fusion):
-    """conv_up and what `fusion` says.
+def conv_with_parts(x, weight, bias, geometry, fusion):
+    """Compute a convolution and `fusion`; arguments as protocol.ConvolutionsWithParts.conv_with_parts.
 
     Returns:
-        y; what `joined_before_norm` takes: counts (P,), means (P, C_out) and sums of squared deviations (P, C_out) of
-        parts of the output, or None where no statistics are wanted or the output is empty.
+        y; the argument `parts` of `merge_before_norm`: counts (P,), means (P, C_out) and sums of squared deviations
+        (P, C_out) of parts of the output, or None where no statistics are wanted or the output is empty.
     """
-    size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
-    y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[1] * groups, *size))
-    return _gather(x, weight, bias, _taps(True, weight.shape[2:], stride, padding, dilation), groups, fusion, y)
+    transposed, stride, padding, _, dilation, groups = geometry
+    y = empty_with_channels_innermost(x, geometry.output_shape(x, weight))
+    return _gather(x, weight, bias, _taps(transposed, weight.shape[2:], stride, padding, dilation), groups, fusion, y)
 
 
 @on_its_device
-def conv_down_with_parts(x, weight, bias, stride, padding, dilation, groups, fusion):
-    """conv_down and what `fusion` says; returns as conv_up_with_parts."""
-    size = sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    y = empty_with_channels_innermost(x, (x.shape[0], weight.shape[0], *size))
-    return _gather(x, weight, bias, _taps(False, weight.shape[2:], stride, padding, dilation), groups, fusion, y)
-
-
-@on_its_device
-def joined_before_norm(y, parts, following):
+def merge_before_norm(y, parts, following):
     """The statistics of a convolution's output, and what a batch norm that follows does with them, in one launch.
 
     Args:
-        y, parts: as conv_up_with_parts returned them. following: a norm_act.following.Following.
+        y, parts: as conv_with_parts returned them. following: a norm_act.following.Following.
 
     Returns:
         Mean, biased variance, scale and shift, (C_out,) float32: the norm of y is y · scale + shift.
@@ -103,7 +92,7 @@ def joined_before_norm(y, parts, following):
     return join_parts(*parts, following=following, update=count >= 2)
 
 
-def _join(y: Tensor, parts: Parts | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _merge(y: Tensor, parts: Partials | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     if parts is None:
         return y, None, None
     if y.numel() == 0:
@@ -191,7 +180,7 @@ def _taps(
 
 def _gather(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: TapGeometry, groups: int, fusion: Fusion, y: Tensor
-) -> tuple[Tensor, Parts | None]:
+) -> tuple[Tensor, Partials | None]:
     """Compute y, and its statistics in parts, by the kernel for the shape."""
     if y.numel() == 0:
         return y, _no_parts(y) if fusion.statistics else None
@@ -212,7 +201,7 @@ def _gather(
 
 def _launch_gather(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: TapGeometry, groups: int, fusion: Fusion, y: Tensor
-) -> Parts | None:
+) -> Partials | None:
     """Compute y by `gather_kernel`; five-dimensional tensors with channels innermost."""
     up, stride = geometry.up, geometry.stride
     inputs, outputs = x.shape[1] // groups, y.shape[1] // groups
@@ -292,12 +281,12 @@ def _kind(inputs: int, outputs: int, taps: int, phases: int, has_norm: bool, has
     return "gather_fused" if has_norm or has_statistics else "gather"
 
 
-def _no_parts(y: Tensor) -> Parts:
+def _no_parts(y: Tensor) -> Partials:
     means, m2s = y.new_empty((2, 0, y.shape[1]), dtype=torch.float32).unbind()
     return y.new_empty(0, dtype=torch.float32), means, m2s
 
 
-def _new_parts(x: Tensor, blocks: int, channels: int) -> Parts:
+def _new_parts(x: Tensor, blocks: int, channels: int) -> Partials:
     """Counts (P,), means and sums of squared deviations (P, C), one part per block of rows."""
     means, m2s = x.new_empty((2, blocks, channels), dtype=torch.float32).unbind()
     return x.new_empty(blocks, dtype=torch.float32), means, m2s

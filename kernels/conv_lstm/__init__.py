@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import choice, extension, layout
-from ..arguments import same_kind
+from ..arguments import check_same_kind
 from ..dispatch import autocasts, define, differentiable, differentiable_by, wants_stock
 from ..measured import on_gpu, rules
 from . import compiled, reference
@@ -113,7 +113,7 @@ def _check(
     impl: str,
 ) -> None:
     choice.check_name(impl)
-    same_kind("x", x, h=h0, weight_ih=weight_ih, weight_hh=weight_hh, bias=bias)
+    check_same_kind("x", x, h=h0, weight_ih=weight_ih, weight_hh=weight_hh, bias=bias)
     if x.dim() != 5 or x.shape[2] < 1:
         raise ValueError(f"x must be (N, C, T, H, W) with at least one step, not {tuple(x.shape)}")
     if weight_hh.dim() != 4 or weight_hh.shape[0] != 4 * weight_hh.shape[1]:

@@ -1,41 +1,33 @@
-"""A convolution with what surrounds it: the norm and activation before it, its own activation, its output's statistics.
+"""A convolution fused with the norm and activation before it, its own activation, and statistics of its output.
 
-Between two convolutions an activation is then written once and read once: the first one leaves its raw output and the
-statistics of that, the second normalises and activates what it loads.
+Between two convolutions an activation is then written once and read once: the first convolution writes its raw output
+and computes its statistics, and the second normalises and activates as it loads.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import choice
 from ..activations import CONV_ACTIVATIONS
-from ..conv import check_down, check_up, conv_down_op, conv_up_op, conv_weight_grad_op, sizes
-from ..conv.joint import both_gradients
-from ..conv.protocol import Convolutions
+from ..conv import conv_down_op, conv_up_op, conv_weight_grad_op, sizes
+from ..conv.checks import check_arguments
+from ..conv.geometry import Geometry
+from ..conv.stock.joint import both_gradients, is_joinable
 from ..dispatch import autocasts, define, differentiable
 from ..dtypes import statistics_dtype
 from ..layout import empty, format_of, in_format
 from ..measured.capture import are_launches_captured
-from ..norm_act import norm_act_backward_op, norm_act_op
+from ..norm_act import norm_act_backward_op, norm_act_with
 from ..norm_act.following import Following
 from ..norm_act.protocol import Norm
 from . import one_pass, reference
+from .arguments import TENSORS, Arguments, Epilogue, Saved
 
+__all__ = ["Arguments", "Geometry", "Norm", "conv_before_norm", "fused_conv", "pays"]
 
-class Geometry(NamedTuple):
-    """Of a convolution, or of a transposed one, with one integer for each spatial dimension."""
-
-    transposed: bool
-    stride: Sequence[int]
-    padding: Sequence[int]
-    output_padding: Sequence[int]
-    dilation: Sequence[int]
-    groups: int = 1
-
-
-_NO_NORM = Norm(None, None, None, None, False, 0.0, "none", 0.0)
+_Convolved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # y, mean, var, scale, shift
 
 
 def fused_conv(
@@ -49,27 +41,30 @@ def fused_conv(
     statistics: bool = False,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """activation(conv(norm(x)) + bias), and the mean and biased variance of each channel before that activation.
+    """Compute activation(conv(norm(x)) + bias), and each channel's mean and biased variance before that activation.
 
     Args:
-        x, weight, bias: as for conv_down, or for conv_up where the geometry is transposed.
-        geometry: which convolution.
-        norm: of x, computed as it is loaded; None for x as it is.
-        activation: "none", "relu", "leaky_relu" or "tanh", and the norm's likewise: of norm_act's activations those
-            that a convolution computes along with it.
+        x: (N, C_in, *space), 1 to 3 spatial dimensions.
+        weight: as for conv_down, or for conv_up if the geometry is transposed.
+        bias: (C_out,) or None.
+        geometry: of the convolution.
+        norm: of x, computed as it is loaded; None for no norm.
+        activation: "none", "relu", "leaky_relu" or "tanh". The norm's activation must be one of these too.
         negative_slope: of leaky_relu, at least 0.
-        statistics: whether they are wanted. They are for a norm that follows, and take no gradient of their own: that
-            norm's gradient goes through them (`Norm.training`).
-        impl: "auto" or an implementation's name, which the convolution is asked for.
+        statistics: whether to compute them. They are for a norm that follows and have no gradient: the gradient flows
+            through that norm (`Norm.training`).
+        impl: "auto" or the name of an implementation of the convolution.
 
     Returns:
-        y of x's dtype, channels-last where x or weight is; mean and var (C_out,) float32, or None and None.
+        y (N, C_out, *space) of x's dtype, channels-last where x or weight is; mean and var (C_out,) float32, or None
+        and None.
 
     Raises:
         ValueError: sizes that do not fit, an unknown activation, a negative slope, a norm that does not fit x.
         TypeError: dtypes that are not floating-point or differ.
     """
-    y, mean, var, _, _ = _run(x, weight, bias, geometry, norm, activation, negative_slope, statistics, None, impl)
+    epilogue = Epilogue(activation, negative_slope, statistics)
+    y, mean, var, _, _ = _run(x, weight, bias, geometry, norm, epilogue, None, impl)
     return (y, mean, var) if statistics else (y, None, None)
 
 
@@ -82,48 +77,72 @@ def conv_before_norm(
     following: Following,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """fused_conv with statistics, which also does what a batch norm that follows in training does with them.
+    """Compute fused_conv with statistics, and update the batch norm that follows in training from them.
 
     Args:
-        x, weight, bias, geometry, norm, impl: as fused_conv's.
+        x: as fused_conv's, (N, C_in, *space).
+        weight: as fused_conv's.
+        bias: (C_out,) or None.
+        geometry: of the convolution.
+        norm: of x, or None.
         following: the norm of the output. Its running statistics are updated in place, unless the output has fewer
             than two values per channel.
+        impl: "auto" or the name of an implementation of the convolution.
 
     Returns:
-        y, mean and var as fused_conv gives them, and `scale` and `shift` for the `Norm` of what is next.
+        y, mean and var as fused_conv returns them, and the following norm's `scale` and `shift`, (C_out,) float32, for
+        the `Norm` of the next convolution.
 
     Raises:
         ValueError, TypeError: as fused_conv.
     """
-    return _run(x, weight, bias, geometry, norm, "none", 0.0, True, following, impl)
+    return _run(x, weight, bias, geometry, norm, _STATISTICS, following, impl)
 
 
-def _run(x, weight, bias, geometry, norm, activation, slope, statistics, following, impl):
-    """The operation, after its arguments are checked."""
-    g, norm, f = geometry, norm or _NO_NORM, following or Following(None, None, 0.0)
-    if g.transposed:
-        lists = check_up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, impl)
-    else:
-        stride, padding, dilation = check_down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, impl)
-        lists = stride, padding, [0] * len(stride), dilation
-    for which, name in (("activation", activation), ("the norm's activation", norm.activation)):
+_STATISTICS = Epilogue("none", 0.0, True)
+_NO_NORM = (None,) * 6, (False, 0.0, "none", 0.0)
+_NONE_FOLLOWS = Following(None, None, 0.0)
+
+
+def _run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    norm: Norm | None,
+    epilogue: Epilogue,
+    following: Following | None,
+    impl: str,
+) -> _Convolved:
+    """Check the arguments and call the operation."""
+    lists = check_arguments(x, weight, bias, geometry, impl)
+    vectors, settings = _NO_NORM if norm is None else ((*norm[:4], norm.scale, norm.shift), norm[4:8])
+    for which, name in (("activation", epilogue.activation), ("the norm's activation", settings[2])):
         if name not in CONV_ACTIVATIONS:
             raise ValueError(f"{which} must be one of {', '.join(CONV_ACTIVATIONS)}, not {name!r}")
-    if activation == "leaky_relu" and slope < 0:
-        raise ValueError(f"negative_slope must be at least 0 for backward to work from the output, not {slope}")
-    if any(v is not None and v.shape != (x.shape[1],) for v in (*norm[:4], norm.scale, norm.shift)):
+    if epilogue.activation == "leaky_relu" and epilogue.slope < 0:
+        raise ValueError(f"negative_slope must be at least 0 for backward from the output, not {epilogue.slope}")
+    if any(v is not None and v.shape != (x.shape[1],) for v in vectors):
         raise ValueError(f"the norm's vectors must be of shape ({x.shape[1]},)")
+    f = following or _NONE_FOLLOWS
     return _fused_conv(
-        *(x, *norm[:4], norm.scale, norm.shift, weight, bias),
+        *(x, *vectors, weight, bias),
         *(f.weight, f.bias, f.running_mean, f.running_var, f.batches),
-        *(*norm[4:8], activation, slope, statistics, following is not None, f.eps, f.momentum),
-        *(g.transposed, *lists, g.groups, impl),
+        *(*settings, *epilogue, following is not None, f.eps, f.momentum),
+        *(*lists, impl),
     )
 
 
 def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -> bool:
-    """Whether the convolution is one that is compiled for this device, so that something is gained by fusing."""
-    if impl != "auto" or type(x) is not torch.Tensor or not choice.is_undirected() or torch.jit.is_tracing():
+    """Whether fusing is worth while: whether an implementation that fuses serves this convolution.
+
+    Args:
+        x: (N, C_in, *space).
+        weight: as fused_conv's.
+        geometry: of the convolution.
+        impl: "auto" or an implementation's name.
+    """
+    if impl != "auto" or type(x) is not torch.Tensor or choice.has_preference() or torch.jit.is_tracing():
         return _convolution(x, weight, geometry, impl).CAPABILITIES.fusion
     tensors = x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.stride()
     key = "pays", *tensors, geometry, are_launches_captured()
@@ -133,110 +152,65 @@ def pays(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, impl: str) -
     return known
 
 
-def _convolution(x, weight, geometry, impl) -> Convolutions:
+def _convolution(x: Tensor, weight: Tensor, geometry: Geometry, impl: str) -> Any:
+    """Pick the module of the convolution: at least conv.protocol.Convolutions, and what its CAPABILITIES declare."""
     if geometry.transposed:
         return choice.pick("conv_up", impl, x, weight, *geometry[1:])
     _, stride, padding, _, dilation, groups = geometry
     return choice.pick("conv_down", impl, x, weight, stride, padding, dilation, groups)
 
 
-class Arguments(NamedTuple):
-    """The operation's arguments, in the order of its schema."""
-
-    x: torch.Tensor
-    in_mean: torch.Tensor | None
-    in_var: torch.Tensor | None
-    in_weight: torch.Tensor | None
-    in_bias: torch.Tensor | None
-    in_scale: torch.Tensor | None
-    in_shift: torch.Tensor | None
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    out_weight: torch.Tensor | None
-    out_bias: torch.Tensor | None
-    running_mean: torch.Tensor | None
-    running_var: torch.Tensor | None
-    batches: torch.Tensor | None
-    in_training: bool
-    in_eps: float
-    in_activation: str
-    in_slope: float
-    activation: str
-    slope: float
-    statistics: bool
-    followed: bool
-    out_eps: float
-    momentum: float
-    transposed: bool
-    stride: Sequence[int]
-    padding: Sequence[int]
-    output_padding: Sequence[int]
-    dilation: Sequence[int]
-    groups: int
-    impl: str
-
-    @property
-    def geometry(self) -> Geometry:
-        return Geometry(*self[-7:-1])
-
-    @property
-    def norm(self) -> Norm | None:
-        return None if self.in_mean is None else Norm(*self[1:5], *self[14:18], self.in_scale, self.in_shift)
-
-    @property
-    def following(self) -> Following | None:
-        if not self.followed:
-            return None
-        running = self.running_mean, self.running_var, self.batches
-        return Following(self.out_weight, self.out_bias, self.out_eps, *running, self.momentum)
-
-
-def _kernel(*args):
+def _kernel(*args: Any) -> _Convolved:
     a = Arguments(*args)
-    x, weight, geometry, norm = a.x, a.weight, a.geometry, a.norm
+    x, weight, geometry, norm, epilogue = a.x, a.weight, a.geometry, a.norm, a.epilogue
     convolution = _convolution(x, weight, geometry, a.impl)
-    how = geometry, norm, a.activation, a.slope
-    known = None, None
+    scale_and_shift = None, None
     can = convolution.CAPABILITIES
     if not can.fusion:
-        y, mean, var = reference.fused_conv(x, weight, a.bias, *how, a.statistics, a.impl)
+        y, mean, var = reference.convolve(x, weight, a.bias, geometry, norm, epilogue, a.impl)
     elif a.followed and can.statistics_in_parts:
-        y, parts = one_pass.conv_with_parts(convolution, x, weight, a.bias, *how)
-        mean, var, *known = convolution.joined_before_norm(y, parts, a.following)
+        y, parts = one_pass.convolve_with_parts(convolution, x, weight, a.bias, geometry, norm, epilogue)
+        mean, var, *scale_and_shift = convolution.merge_before_norm(y, parts, a.following)
     else:
-        y, mean, var = one_pass.fused_conv(convolution, x, weight, a.bias, *how, a.statistics)
-    return in_format(y, format_of(x, weight)), *_vectors(a, y, mean, var, *known)
+        y, mean, var = one_pass.convolve(convolution, x, weight, a.bias, geometry, norm, epilogue)
+    return in_format(y, format_of(x, weight)), *_vectors(a, y, mean, var, *scale_and_shift)
 
 
-def _stock(*args):
+def _stock(*args: Any) -> _Convolved:
     a = Arguments(*args)
-    how = a.geometry, a.norm, a.activation, a.slope, a.statistics, a.impl
-    y, mean, var = reference.fused_conv(a.x, a.weight, a.bias, *how)
+    y, mean, var = reference.convolve(a.x, a.weight, a.bias, a.geometry, a.norm, a.epilogue, a.impl)
     with torch.no_grad():
         return y, *_vectors(a, y, mean, var)
 
 
-def _vectors(a, y, mean, var, scale=None, shift=None):
-    """The four that the operation returns beside y, after what the norm that follows does with its statistics."""
-    if a.followed and scale is None:
-        a.following.update(mean, var, y.numel() // max(y.shape[1], 1))
-        scale, shift = one_pass.scale_and_shift(mean, var, a.out_weight, a.out_bias, a.out_eps)
-    made = (mean, var, scale, shift) if a.statistics else (None,) * 4
-    return tuple(y.new_empty(0, dtype=statistics_dtype(y)) if vector is None else vector for vector in made)
+def _vectors(
+    a: Arguments,
+    y: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Update the norm that follows, and return the operation's outputs after y, empty where there is none."""
+    following = a.following
+    if following is not None and scale is None and mean is not None and var is not None:
+        following.update(mean, var, y.numel() // max(y.shape[1], 1))
+        scale, shift = one_pass.scale_and_shift(mean, var, following.weight, following.bias, following.eps)
+    vectors = (mean, var, scale, shift) if a.statistics else (None,) * 4
+    mean, var, scale, shift = (
+        y.new_empty(0, dtype=statistics_dtype(y)) if vector is None else vector for vector in vectors
+    )
+    return mean, var, scale, shift
 
 
-def _fake(*args):
+def _fake(*args: Any) -> _Convolved:
     a = Arguments(*args)
-    x, weight, g = a.x, a.weight, a.geometry
-    channels, before = weight.shape[1] * g.groups if g.transposed else weight.shape[0], (x.shape[2:], weight.shape[2:])
-    if g.transposed:
-        size = sizes.large(*before, g.stride, g.padding, g.output_padding, g.dilation)
-    else:
-        size = sizes.small(*before, g.stride, g.padding, g.dilation)
-    y = empty((x.shape[0], channels, *size), x, format_of(x, weight))
-    count, dtype = channels if a.statistics else 0, statistics_dtype(x)
-    known = channels if a.followed else 0
-    return y, *(x.new_empty(n, dtype=dtype) for n in (count, count, known, known))
+    shape = a.geometry.output_shape(a.x, a.weight)
+    y = empty(shape, a.x, format_of(a.x, a.weight))
+    count, dtype = shape[1] if a.statistics else 0, statistics_dtype(a.x)
+    known = shape[1] if a.followed else 0
+    mean, var, scale, shift = (a.x.new_empty(n, dtype=dtype) for n in (count, count, known, known))
+    return y, mean, var, scale, shift
 
 
 _fused_conv = define(
@@ -251,34 +225,32 @@ _fused_conv = define(
 )
 
 
-def _save(ctx, args, outputs):
+def _save(ctx: Any, args: tuple, outputs: tuple) -> None:
     a = Arguments(*args)
     ctx.mark_non_differentiable(*outputs[1:])
-    # Only what backward needs, and not the running statistics, which change.
-    ctx.rest = a._replace(**dict.fromkeys(Arguments._fields[:14]))
     ctx.save_for_backward(*args[:5], a.weight, outputs[0] if a.activation != "none" else None)
+    ctx.rest = args[TENSORS:]
 
 
-def _backward(ctx, dy, *_):
-    x, m, v, w, b, weight, y = ctx.saved_tensors
-    a = ctx.rest
-    geometry, impl, into = a.geometry, a.impl, (a.in_training, a.in_eps, a.in_activation, a.in_slope)
-    needed = Arguments(*ctx.needs_input_grad)
-    dy = _before_activation(dy, y, a.activation, a.slope)
-    wants_data = needed.x or needed.in_weight or needed.in_bias
+def _backward(ctx: Any, dy: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved, needed = Saved(*ctx.saved_tensors, rest=ctx.rest), Arguments(*ctx.needs_input_grad)
+    x, weight, norm, geometry, impl = saved.x, saved.weight, saved.norm, saved.geometry, saved.impl
+    dy = _activation_backward(dy, saved.y, saved.epilogue)
+    needs_data = needed.x or needed.in_weight or needed.in_bias
     grads, dx = {}, None
     if needed.weight:
-        loaded = x
-        if m is not None:  # not kept: to compute it again costs less than to hold it
-            loaded = norm_act_op(x, w, b, m, v, *into, impl, None)[0]
-        if wants_data:
+        # The norm's output is computed again, which costs less than keeping it.
+        loaded = x if norm is None else norm_act_with(x, norm, impl)
+        if needs_data:
             dx, grads["weight"] = _both_gradients(loaded, dy, weight, geometry, impl)
         else:
             grads["weight"] = _weight_gradient(loaded, dy, weight, geometry, impl)
-    if wants_data:
-        dx, dw, db = _data_gradient(dy, weight, x, geometry, impl) if dx is None else dx, None, None
-        if m is not None:
-            dx, dw, db = norm_act_backward_op(dx, x, w, b, m, v, *into, impl)
+    if needs_data:
+        dx = _data_gradient(dy, weight, x, geometry, impl) if dx is None else dx
+        dw = db = None
+        if norm is not None:
+            vectors, settings = (norm.weight, norm.bias, norm.mean, norm.var), norm[4:8]
+            dx, dw, db = norm_act_backward_op(dx, x, *vectors, *settings, impl)
         found = {"x": dx, "in_weight": dw, "in_bias": db}
         grads |= {name: grad for name, grad in found.items() if getattr(needed, name)}
     if needed.bias:
@@ -286,36 +258,41 @@ def _backward(ctx, dy, *_):
     return tuple(grads.get(name) for name in Arguments._fields)
 
 
-def _before_activation(dy, y, activation, slope):
-    """The gradient before the activation, from that after it and the output."""
-    if activation == "relu":
+def _activation_backward(dy: Tensor, y: Tensor | None, epilogue: Epilogue) -> Tensor:
+    """Return the gradient of the activation's input, from the gradient dy of its output y."""
+    if epilogue.activation == "relu":
         return torch.ops.aten.threshold_backward(dy, y, 0)
-    if activation == "leaky_relu":
-        return torch.ops.aten.leaky_relu_backward(dy, y, slope, True)
-    return torch.ops.aten.tanh_backward(dy, y) if activation == "tanh" else dy
+    if epilogue.activation == "leaky_relu":
+        return torch.ops.aten.leaky_relu_backward(dy, y, epilogue.slope, True)
+    return torch.ops.aten.tanh_backward(dy, y) if epilogue.activation == "tanh" else dy
 
 
-def _both_gradients(x, dy, weight, g, impl):
-    extra = g.output_padding
-    if not g.transposed:
-        extra = sizes.extra(x.shape[2:], dy.shape[2:], weight.shape[2:], g.stride, g.padding, g.dilation)
-    both = both_gradients(g.transposed, dy, x, weight, g.stride, g.padding, extra, g.dilation, g.groups, impl)
-    return both or (_data_gradient(dy, weight, x, g, impl), _weight_gradient(x, dy, weight, g, impl))
+def _both_gradients(x: Tensor, dy: Tensor, weight: Tensor, g: Geometry, impl: str) -> tuple[Tensor, Tensor]:
+    if is_joinable(dy, x, weight):
+        joint = g if g.transposed else g._replace(output_padding=_output_padding(x, dy, weight, g))
+        both = both_gradients(dy, x, weight, joint, impl)
+        if both is not None:
+            return both
+    return _data_gradient(dy, weight, x, g, impl), _weight_gradient(x, dy, weight, g, impl)
 
 
-def _weight_gradient(x, dy, weight, g, impl):
+def _output_padding(x: Tensor, dy: Tensor, weight: Tensor, g: Geometry) -> list[int]:
+    """Return the output_padding with which conv_up turns dy's size into x's."""
+    return sizes.output_padding(x.shape[2:], dy.shape[2:], weight.shape[2:], g.stride, g.padding, g.dilation)
+
+
+def _weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, g: Geometry, impl: str) -> Tensor:
     large, small = (dy, x) if g.transposed else (x, dy)
     in_float32 = weight.dtype != x.dtype
     kernel = list(weight.shape[2:])
     return conv_weight_grad_op(large, small, kernel, g.stride, g.padding, g.dilation, g.groups, in_float32, impl)
 
 
-def _data_gradient(dy, weight, x, g, impl):
-    size, geometry = x.shape[2:], (g.stride, g.padding, g.dilation)
+def _data_gradient(dy: Tensor, weight: Tensor, x: Tensor, g: Geometry, impl: str) -> Tensor:
     if g.transposed:
-        dx = conv_down_op(dy, weight, None, *geometry, g.groups, impl)
-        return sizes.trim(dx, size)
-    extra = sizes.extra(size, dy.shape[2:], weight.shape[2:], *geometry)
+        dx = conv_down_op(dy, weight, None, g.stride, g.padding, g.dilation, g.groups, impl)
+        return sizes.trim(dx, x.shape[2:])
+    extra = _output_padding(x, dy, weight, g)
     return conv_up_op(dy, weight, None, g.stride, g.padding, extra, g.dilation, g.groups, impl)
 
 

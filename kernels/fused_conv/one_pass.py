@@ -1,41 +1,78 @@
-"""A convolution with what surrounds it in one pass, by an implementation of the convolutions that can."""
+"""A convolution with its norm on load, activation and statistics in one pass, by an implementation that can."""
 
 import torch
+from torch import Tensor
 
 from ..conv.fusion import Fusion
-from ..conv.protocol import ConvolutionsWithParts, FusedConvolutions
+from ..conv.geometry import Geometry
+from ..conv.protocol import ConvolutionsWithParts, FusedConvolutions, Partials
+from .arguments import Epilogue, Norm
 
 
-def fused_conv(functions: FusedConvolutions, x, weight, bias, geometry, norm, activation, slope, statistics):
-    """(y, mean, var) by `functions`' conv_up_fused or conv_down_fused; mean and var None where not wanted."""
-    fusion = _fusion(norm, activation, slope, statistics)
-    up, down = functions.conv_up_fused, functions.conv_down_fused
-    return _call(up, down, x, weight, bias, geometry, fusion)
+def convolve(
+    functions: FusedConvolutions,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    norm: Norm | None,
+    epilogue: Epilogue,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Compute fused_conv by the implementation `functions`.
+
+    Args:
+        functions: the implementation.
+        x: (N, C_in, *space).
+        weight: as for conv_up if transposed, else as for conv_down.
+        bias: (C_out,) or None.
+        geometry: of the convolution.
+        norm: of x, or None.
+        epilogue: the work on the output.
+
+    Returns:
+        y (N, C_out, *space); mean and var, (C_out,) float32, or None and None without statistics.
+    """
+    return functions.conv_fused(x, weight, bias, geometry, _fusion(norm, epilogue))
 
 
-def conv_with_parts(functions: ConvolutionsWithParts, x, weight, bias, geometry, norm, activation, slope):
-    """(y, parts) by `functions`, which joins the parts of the statistics in a call of its own, joined_before_norm."""
-    fusion = _fusion(norm, activation, slope, True)
-    return _call(functions.conv_up_with_parts, functions.conv_down_with_parts, x, weight, bias, geometry, fusion)
+def convolve_with_parts(
+    functions: ConvolutionsWithParts,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    norm: Norm | None,
+    epilogue: Epilogue,
+) -> tuple[Tensor, Partials | None]:
+    """Compute fused_conv as `convolve`, but with partial statistics, which `merge_before_norm` of `functions` merges.
+
+    Returns:
+        y (N, C_out, *space) and the partial statistics.
+    """
+    return functions.conv_with_parts(x, weight, bias, geometry, _fusion(norm, epilogue))
 
 
-def _call(up, down, x, weight, bias, g, fusion):
-    if g.transposed:
-        return up(x, weight, bias, g.stride, g.padding, g.output_padding, g.dilation, g.groups, fusion)
-    return down(x, weight, bias, g.stride, g.padding, g.dilation, g.groups, fusion)
-
-
-def _fusion(norm, activation, slope, statistics):
+def _fusion(norm: Norm | None, epilogue: Epilogue) -> Fusion:
     if norm is None:
-        return Fusion(activation=activation, slope=slope, statistics=statistics)
-    known = norm.scale, norm.shift
-    if norm.scale is None:
-        known = scale_and_shift(norm.mean, norm.var, norm.weight, norm.bias, norm.eps)
-    return Fusion(*known, norm.activation, norm.slope, activation, slope, statistics)
+        return Fusion(activation=epilogue.activation, slope=epilogue.slope, statistics=epilogue.statistics)
+    scale, shift = norm.scale, norm.shift
+    if scale is None:
+        scale, shift = scale_and_shift(norm.mean, norm.var, norm.weight, norm.bias, norm.eps)
+    return Fusion(scale, shift, norm.activation, norm.slope, *epilogue)
 
 
-def scale_and_shift(mean, var, weight, bias, eps):
-    """What a batch norm multiplies and adds, (C,) float32 at least."""
+def scale_and_shift(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return the scale and shift of a batch norm, (C,) and at least float32: it computes x · scale + shift.
+
+    Args:
+        mean: (C,).
+        var: (C,), biased.
+        weight: (C,) or None.
+        bias: (C,) or None.
+        eps: added to var.
+    """
     scale = torch.rsqrt(var.to(torch.promote_types(var.dtype, torch.float32)) + eps)
     if weight is not None:
         scale = scale * weight

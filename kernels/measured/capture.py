@@ -1,14 +1,14 @@
-"""Whether what the host launches is for a CUDA graph, which replays it at no cost of the host's."""
+"""Whether the host's launches are captured in a CUDA graph, whose replay costs the host nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
-_depth = 0  # of the process, not of a thread: autograd runs backward passes in threads of its own
+_depth = 0  # of the process, not of a thread: autograd runs backward passes in other threads
 
 
 @contextmanager
-def launches_are_captured() -> Iterator[None]:
-    """Within it, what is launched is captured in a CUDA graph, or warms up for that and must choose as the capture."""
+def launches_are_captured() -> Generator[None, None, None]:
+    """Declare launches in this context as captured in a CUDA graph, or as its warm-up, which must choose alike."""
     global _depth
     _depth += 1
     try:
@@ -18,5 +18,5 @@ def launches_are_captured() -> Iterator[None]:
 
 
 def are_launches_captured() -> bool:
-    """Whether `launches_are_captured` is entered."""
+    """Whether a `launches_are_captured` context is active."""
     return _depth > 0

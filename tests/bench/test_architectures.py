@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastvgan_kernels.conv import stock_faults
+from fastvgan_kernels.conv.stock import faults
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
@@ -77,9 +77,9 @@ def test_no_size_is_one_that_stock_gets_wrong(architectures, dtype):
         large, small, weight = (torch.empty(x.shape, dtype=dtype) for x in (large, small, conv.weight))
         geometry = conv.stride, conv.padding
         fails = [
-            stock_faults.conv_down_fails(large, weight, *geometry, conv.dilation),
-            stock_faults.conv_up_fails(small, weight, *geometry, conv.output_padding, conv.dilation),
-            stock_faults.conv_weight_grad_fails(large, small, *geometry),
+            faults.conv_down_fails(large, weight, *geometry, conv.dilation),
+            faults.conv_up_fails(small, weight, *geometry, conv.output_padding, conv.dilation),
+            faults.conv_weight_grad_fails(large, small, *geometry),
         ]
         seen.append((tuple(large.shape), tuple(weight.shape), any(fails)))
 

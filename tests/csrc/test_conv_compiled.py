@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import fastvgan  # noqa: F401  binds a checkout's kernels/
-from fastvgan_kernels.conv import compiled, reference, stock_faults
+from fastvgan_kernels.conv import compiled, reference
 from fastvgan_kernels.conv.fusion import Fusion
+from fastvgan_kernels.conv.geometry import Geometry
+from fastvgan_kernels.conv.stock import faults
 
 pytestmark = pytest.mark.extension
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+LAST = Geometry(True, [2] * 3, [1] * 3, [0] * 3, [1] * 3)
 
 
 class Case:
@@ -100,7 +103,7 @@ def stock(operation, case, dtype):
     """As accurate as stock PyTorch can be in the dtype."""
     names = "conv_up_fails", "conv_down_fails", "conv_weight_grad_fails"
     never = {name: lambda *_: False for name in names}  # without oneDNN
-    with torch.backends.mkldnn.flags(enabled=False), mock.patch.multiple(stock_faults, **never):
+    with torch.backends.mkldnn.flags(enabled=False), mock.patch.multiple(faults, **never):
         return operation(case, reference, single).to(dtype)
 
 
@@ -212,8 +215,7 @@ def test_what_is_fused(instruction_set, dtype, batch, channels, statistics, in_a
     fusion = Fusion(
         torch.rand(channels[0]) + 0.5, torch.randn(channels[0]), in_activation, 0.2, activation, 0.1, statistics
     )
-    args = [2] * 3, [1] * 3, [0] * 3, [1] * 3, 1
-    y, mean, var = compiled.conv_up_fused(x, weight, bias, *args, fusion)
+    y, mean, var = compiled.conv_fused(x, weight, bias, LAST, fusion)
     exact, exact_mean, exact_var = fused_in_float64(double(x), double(weight), double(bias), fusion)
     tolerance = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
     scale = exact.abs().max()
@@ -228,7 +230,7 @@ def test_the_convolution_fuses_as_the_transposed_one_does(instruction_set):
     torch.manual_seed(0)
     x, weight = torch.randn(18, 3, 9, 8), torch.randn(40, 3, 4, 3)
     fusion = Fusion(torch.rand(3), torch.randn(3), "relu", 0.0, "tanh", 0.0, True)
-    y, mean, var = compiled.conv_down_fused(x, weight, None, [2, 1], [1, 2], [1, 1], 1, fusion)
+    y, mean, var = compiled.conv_fused(x, weight, None, Geometry(False, [2, 1], [1, 2], [0, 0], [1, 1]), fusion)
     into = torch.relu(x.double() * fusion.scale.view(1, 3, 1, 1) + fusion.shift.view(1, 3, 1, 1))
     z = functional.conv2d(into, weight.double(), stride=(2, 1), padding=(1, 2))
     torch.testing.assert_close(y.double(), z.tanh(), rtol=1e-5, atol=1e-5)
@@ -237,9 +239,9 @@ def test_the_convolution_fuses_as_the_transposed_one_does(instruction_set):
 
 
 def test_statistics_of_an_empty_batch_are_nan():
-    args = [1], [0], [0], [1], 1
-    y, mean, var = compiled.conv_up_fused(
-        torch.randn(0, 2, 3), torch.randn(2, 4, 3), None, *args, Fusion(statistics=True)
+    geometry = Geometry(True, [1], [0], [0], [1])
+    y, mean, var = compiled.conv_fused(
+        torch.randn(0, 2, 3), torch.randn(2, 4, 3), None, geometry, Fusion(statistics=True)
     )
     assert y.shape == (0, 4, 5) and mean.isnan().all() and var.isnan().all()
 
@@ -261,15 +263,11 @@ def test_the_same_bits_whatever_the_threads(operation):
 def test_statistics_do_not_depend_on_the_threads():
     torch.manual_seed(0)
     x, weight = torch.randn(33, 8, 4, 4, 4), torch.randn(8, 40, 4, 4, 4)
-    args, threads, results = (
-        ([2] * 3, [1] * 3, [0] * 3, [1] * 3, 1, Fusion(statistics=True)),
-        torch.get_num_threads(),
-        [],
-    )
+    threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            results.append(compiled.conv_up_fused(x, weight, None, *args))
+            results.append(compiled.conv_fused(x, weight, None, LAST, Fusion(statistics=True)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))

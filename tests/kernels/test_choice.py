@@ -1,4 +1,4 @@
-"""How an implementation is picked, and what is told of it."""
+"""The choice of an implementation, and the reasons reported for it."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ FUNCTIONS = {name: SimpleNamespace(name=name) for name in ("reference", "cpp", "
 
 @pytest.fixture
 def register(monkeypatch):
-    """Register operations that exist for one test, with no preference and nothing told yet."""
+    """Register operations for one test, without a preference and without earlier warnings."""
     monkeypatch.setattr(choice, "_registry", {})
     monkeypatch.setattr(choice, "warn_once", WarnOnce(logging.getLogger("fastvgan_kernels")))
     monkeypatch.delenv(choice.ENVIRONMENT, raising=False)
@@ -62,7 +62,7 @@ def test_a_named_implementation_that_cannot_run_is_an_error_with_every_reason(re
     register(missing="it was not built")
     with pytest.raises(ValueError, match="impl='cpp'") as caught:
         choice.pick("op", "cpp", X)
-    for part in ("cpp: it was not built", "reference: can run", "triton: op has no triton implementation yet"):
+    for part in ("cpp: it was not built", "reference: can run", "triton: op has no triton implementation"):
         assert part in str(caught.value)
     with pytest.raises(ValueError, match="impl must be one of auto, reference, cpp, cuda, triton, not 'fast'"):
         choice.pick("op", "fast", X)
@@ -77,7 +77,7 @@ def test_a_missing_extension_is_told_once_for_all_operations(register, caplog, m
             for operation in ("first", "second"):
                 assert choice.pick(operation, "auto", X).name == "reference"
     assert [record.message for record in caplog.records] == [
-        "compiled operations cannot serve, so others do in their place: it was not built"
+        "compiled operations unavailable (it was not built); using the next best implementation"
     ]
 
 
@@ -90,8 +90,8 @@ def test_a_preference_that_cannot_serve_is_told_once_an_operation(register, capl
             assert choice.pick(operation, "auto", X).name == "cpp"
     messages = [record.message for record in caplog.records]
     assert messages == [
-        "FASTVGAN_IMPL=triton cannot serve first, so cpp does: first has no triton implementation yet",
-        "FASTVGAN_IMPL=triton cannot serve second, so cpp does: second has no triton implementation yet",
+        "FASTVGAN_IMPL=triton cannot serve first; using cpp: first has no triton implementation",
+        "FASTVGAN_IMPL=triton cannot serve second; using cpp: second has no triton implementation",
     ]
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d
 from fastvgan_kernels import choice, conv_down, conv_up, guards, norm_act
-from fastvgan_kernels.conv import direct
+from fastvgan_kernels.conv.stock import direct
 from fastvgan_kernels.measured.capture import launches_are_captured
 from fastvgan_kernels.norm_act import direct as norm_direct
 

@@ -1,10 +1,9 @@
-"""Both gradients of a convolution in one call of stock PyTorch's, which a GPU takes, against float64."""
+"""Both gradients of a convolution in one call of stock PyTorch, as on a GPU, against float64."""
 
 import pytest
 import torch
 
-from fastvgan_kernels import conv_down, conv_up
-from fastvgan_kernels.conv import joint
+from fastvgan_kernels import conv, conv_down, conv_up
 
 CASES = {
     # Channels, size, kernel, stride, padding, output_padding, dilation, groups.
@@ -22,7 +21,7 @@ def test_both_gradients_are_those_of_float64(monkeypatch, case, transposed, dtyp
     torch.manual_seed(0)
     joined = []
     real = torch.ops.aten.convolution_backward
-    monkeypatch.setattr(joint, "_may_join", lambda *tensors: not torch.is_grad_enabled())
+    monkeypatch.setattr(conv, "is_joinable", lambda *tensors: not torch.is_grad_enabled())
     monkeypatch.setattr(torch.ops.aten, "convolution_backward", lambda *given: joined.append(1) or real(*given))
     shape = (inputs, outputs // groups, *kernel) if transposed else (outputs, inputs // groups, *kernel)
     x = torch.randn(2, inputs, *size, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastvgan_kernels import conv_down, conv_up
-from fastvgan_kernels.conv import joint
+from fastvgan_kernels.conv.stock import joint
 from fastvgan_kernels.fused_conv import Geometry, fused_conv
 from fastvgan_kernels.measured import on_gpu, rules
 from fastvgan_kernels.measured.capture import launches_are_captured
@@ -317,12 +317,16 @@ GEOMETRIES = [
 ]
 
 
+def joins(*tensors):
+    return not torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_both_gradients_at_once_are_those_one_by_one(geometry, transposed, mixed, memory_format, monkeypatch):
-    """On a GPU, of which it is told here, stock PyTorch is called once; against float64 autograd of torch's own."""
+    """On a GPU, as the patch pretends, stock PyTorch is called once; against stock autograd in float64."""
     inputs, outputs, kernel, stride, padding, extra, dilation, groups = geometry
     torch.manual_seed(0)
     x = torch.randn(2, inputs, 5, 6, 4).contiguous(memory_format=memory_format).requires_grad_()
@@ -335,8 +339,8 @@ def test_both_gradients_at_once_are_those_one_by_one(geometry, transposed, mixed
         return calls[-1]
 
     both_gradients = joint.both_gradients
-    monkeypatch.setattr(joint, "_may_join", lambda *tensors: not torch.is_grad_enabled())
     for module in ("conv", "fused_conv"):
+        monkeypatch.setattr(sys.modules[f"fastvgan_kernels.{module}"], "is_joinable", joins)
         monkeypatch.setattr(sys.modules[f"fastvgan_kernels.{module}"], "both_gradients", joined)
     sizes = (stride, padding, extra, dilation, groups) if transposed else (stride, padding, dilation, groups)
     if mixed:  # as under autocast: a weight of float32 beside a half-precision x, which fused_conv takes
@@ -348,7 +352,8 @@ def test_both_gradients_at_once_are_those_one_by_one(geometry, transposed, mixed
     dy = torch.randn(y.shape).to(y.dtype).contiguous(memory_format=memory_format)
     found = torch.autograd.grad(y, (x, weight), dy, retain_graph=True)
     assert len(calls) == 1 and calls[0] is not None
-    monkeypatch.setattr(joint, "_may_join", lambda *tensors: False)
+    for module in ("conv", "fused_conv"):
+        monkeypatch.setattr(sys.modules[f"fastvgan_kernels.{module}"], "is_joinable", lambda *tensors: False)
     one_by_one = torch.autograd.grad(y, (x, weight), dy)
     assert [t.stride() for t in found] == [t.stride() for t in one_by_one]
     exact = [t.detach().double().requires_grad_() for t in (x, weight)]
@@ -362,7 +367,7 @@ def test_both_gradients_at_once_are_those_one_by_one(geometry, transposed, mixed
 
 
 def test_second_derivatives_go_by_our_operations(monkeypatch):
-    monkeypatch.setattr(joint, "_may_join", lambda *tensors: not torch.is_grad_enabled())
+    monkeypatch.setattr(sys.modules["fastvgan_kernels.conv"], "is_joinable", joins)
     x, weight = (torch.randn(*s, dtype=torch.double, requires_grad=True) for s in ((1, 2, 4, 4, 4), (2, 2, 2, 2, 2)))
     assert torch.autograd.gradgradcheck(lambda x, w: conv_down(x, w, None, 2, 1), (x, weight))
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fastvgan_kernels import conv_down, conv_weight_grad
-from fastvgan_kernels.conv import measured, reference, stock_faults
+from fastvgan_kernels.conv import reference
+from fastvgan_kernels.conv.stock import faults, on_cpu
 
 # dtype, then the shapes of large, small and weight, then stride, padding, dilation and groups.
 FAILING = (torch.bfloat16, [33, 2, 11, 2], [33, 33, 5, 1], [33, 2, 3, 2], [2, 3], [0, 1], [1, 1], 1)
@@ -54,8 +55,8 @@ def test_a_convolution_that_stock_gets_wrong_is_known_and_right(case):
     dtype, large, _, weight, stride, padding, dilation, groups = case
     x, w = tensors(dtype, large, weight)
     args = stride, padding, dilation
-    assert stock_faults.conv_down_fails(x, w, *args)
-    assert measured.conv_down_slower(x, w, *args, groups) is None  # whatever else it says of such a shape
+    assert faults.conv_down_fails(x, w, *args)
+    assert on_cpu.conv_down_slower(x, w, *args, groups) is None  # whatever else it says of such a shape
     exact = reference.conv_down(x.double(), w.double(), None, *args, groups)
     poison(x, w, exact)
     mine = reference.conv_down(x, w, None, *args, groups)
@@ -69,8 +70,8 @@ def test_a_weight_gradient_that_stock_gets_wrong_is_known_and_right(case):
     dtype, large, small, weight, stride, padding, dilation, groups = case
     x, y, w = tensors(dtype, large, small, weight)
     args = weight[2:], stride, padding, dilation, groups
-    assert stock_faults.conv_weight_grad_fails(x, y, stride, padding)
-    assert measured.conv_weight_grad_slower(x, y, weight[2:], stride, padding, dilation, groups) is None
+    assert faults.conv_weight_grad_fails(x, y, stride, padding)
+    assert on_cpu.conv_weight_grad_slower(x, y, weight[2:], stride, padding, dilation, groups) is None
     poison(x, y, w)
     exact = reference.conv_weight_grad(x.double(), y.double(), *args)
     for in_float32 in (False, True):
@@ -110,8 +111,8 @@ def test_what_would_end_the_process_is_computed_otherwise(operation):
 def test_the_networks_convolutions_are_left_to_stock(dtype):
     large, small, weight, stride, padding, dilation, _ = ORDINARY
     x, y, w = tensors(dtype, large, small, weight)
-    assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
-    assert not stock_faults.conv_weight_grad_fails(x, y, stride, padding)
+    assert not faults.conv_down_fails(x, w, stride, padding, dilation)
+    assert not faults.conv_weight_grad_fails(x, y, stride, padding)
 
 
 def test_what_is_told_by_the_dtype():
@@ -119,11 +120,11 @@ def test_what_is_told_by_the_dtype():
     _, large, small, weight, stride, padding, dilation, _ = FAILING
     for dtype, fails in ((torch.bfloat16, True), (torch.float16, True), (torch.float32, False), (torch.float64, False)):
         x, y, w = tensors(dtype, large, small, weight)
-        assert stock_faults.conv_down_fails(x, w, stride, padding, dilation) == fails
-        assert stock_faults.conv_weight_grad_fails(x, y, stride, padding) == fails
+        assert faults.conv_down_fails(x, w, stride, padding, dilation) == fails
+        assert faults.conv_weight_grad_fails(x, y, stride, padding) == fails
     _, large, _, weight, stride, padding, dilation, _ = DOWN[-1]
     x, w = tensors(torch.float64, large, weight)
-    assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
+    assert not faults.conv_down_fails(x, w, stride, padding, dilation)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +145,11 @@ def test_an_output_that_sees_nothing_but_padding_is_found(size, kernel, stride, 
     args = [1, stride], [0, padding], [1, dilation]
     sees = torch.nn.functional.conv2d(x.double(), w.double(), None, *args)
     assert bool((sees == 0).any()) == fails
-    assert stock_faults.conv_down_fails(x, w, *args) == fails
+    assert faults.conv_down_fails(x, w, *args) == fails
 
 
 def test_other_devices_are_trusted():
     _, large, small, weight, stride, padding, dilation, _ = FAILING
     x, y, w = (torch.empty(shape, device="meta", dtype=torch.bfloat16) for shape in (large, small, weight))
-    assert not stock_faults.conv_down_fails(x, w, stride, padding, dilation)
-    assert not stock_faults.conv_weight_grad_fails(x, y, stride, padding)
+    assert not faults.conv_down_fails(x, w, stride, padding, dilation)
+    assert not faults.conv_weight_grad_fails(x, y, stride, padding)

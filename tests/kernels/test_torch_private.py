@@ -17,15 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SYMBOLS = list(dict.fromkeys([*_torch.SYMBOLS, ("torch._dynamo.eval_frame", "OptimizedModule")]))
 # What other files may touch, with the reasons that _torch.py gives.
 EXCEPTIONS = {
-    "fastvgan/convolutions.py": {"_parameters", "_output_padding", "_reversed_padding_repeated_twice"},
-    "fastvgan/layers.py": {"_parameters", "_buffers", "_check_input_dim"},
-    "fastvgan/group_norm_layers.py": {"_get_no_batch_dim"},
-    "fastvgan/tracing.py": {"_call_impl"},
+    "fastvgan/layers/convolutions.py": {"_parameters", "_output_padding", "_reversed_padding_repeated_twice"},
+    "fastvgan/layers/modules.py": {"_parameters", "_buffers", "_check_input_dim"},
+    "fastvgan/layers/groups.py": {"_get_no_batch_dim"},
+    "fastvgan/layers/tracing.py": {"_call_impl"},
     "kernels/extension.py": {"_C"},  # our own, as a file's name
 }
-# Methods of torch.nn's layers that fuse.py names to compare them with a subclass's.
-METHODS_IN_FUSE = {"_call_impl", "_check_input_dim", "_conv_forward", "_get_no_batch_dim", "_output_padding"}
-EXCEPTIONS["fastvgan/fuse.py"] = METHODS_IN_FUSE | {"_handle_no_batch_input", "_apply_instance_norm"}
+# Methods of torch.nn's layers that fusion.py names to compare them with a subclass's.
+METHODS_IN_FUSION = {"_call_impl", "_check_input_dim", "_conv_forward", "_get_no_batch_dim", "_output_padding"}
+EXCEPTIONS["fastvgan/layers/fusion.py"] = METHODS_IN_FUSION | {"_handle_no_batch_input", "_apply_instance_norm"}
 
 # By the start of `owner.name`: what uses it.
 CHECKS = {
@@ -43,7 +43,7 @@ CHECKS = {
 
 
 def private_attributes_of_torch() -> set[str]:
-    """Names with one underscore of torch's tensors, modules and functions, and of the module torch."""
+    """Names with one underscore in the classes of tensors, modules and functions, and in the module torch."""
     owners = [torch, torch.Tensor, torch.autograd.Function, torch.optim.Adam, *(vars(nn).values())]
     names = {name for owner in owners if inspect.isclass(owner) or owner is torch for name in dir(owner)}
     names |= {*vars(nn.Conv2d(2, 2, 1)), *vars(nn.BatchNorm2d(2))}

@@ -21,12 +21,12 @@ import fastvgan  # noqa: F401
 from fastvgan_kernels import choice
 from fastvgan_kernels.conv import triton as conv
 from fastvgan_kernels.conv.fusion import Fusion
+from fastvgan_kernels.conv.geometry import Geometry
 from fastvgan_kernels.conv.triton import (
-    conv_down_fused,
-    conv_up_fused,
-    conv_up_with_parts,
+    conv_fused,
     conv_weight_grad,
-    joined_before_norm,
+    conv_with_parts,
+    merge_before_norm,
 )
 from fastvgan_kernels.conv_lstm import triton as lstm
 from fastvgan_kernels.conv_lstm.protocol import Inputs, NeedsGrad, Saved
@@ -119,15 +119,15 @@ def _every_operation(dtype, inputs, outputs, size):
             torch.empty(groups * inputs, outputs, *[3] * dims),
             torch.empty(groups * inputs, outputs, *[1] * dims),
         )
-        conv_up_fused(small, up, bias, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups, Fusion(statistics=True))
-        followed = conv_up_with_parts(
-            small, up, None, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups, Fusion(statistics=True)
-        )
+        geometry = Geometry(True, [2] * dims, [0] * dims, [1] * dims, [2] * dims, groups)
+        conv_fused(small, up, bias, geometry, Fusion(statistics=True))
+        followed = conv_with_parts(small, up, None, geometry, Fusion(statistics=True))
         vectors = [torch.empty(groups * outputs) for _ in range(4)]
         running = *vectors[2:], torch.empty((), dtype=torch.int64)
-        joined_before_norm(*followed, Following(*vectors[:2], 1e-5, *running, 0.1))
-        joined_before_norm(*followed, Following(None, None, 1e-5))
-        conv_down_fused(large, down.to(dtype), None, [1] * dims, [1] * dims, [1] * dims, groups, Fusion())
+        merge_before_norm(*followed, Following(*vectors[:2], 1e-5, *running, 0.1))
+        merge_before_norm(*followed, Following(None, None, 1e-5))
+        geometry = Geometry(False, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
+        conv_fused(large, down.to(dtype), None, geometry, Fusion())
         conv_weight_grad(large, small, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
         vectors = [torch.empty(groups * inputs) for _ in range(4)]
         norm.norm_act(small, Norm(None, None, None, None, True, 1e-5, "relu", 0.0))
@@ -191,12 +191,12 @@ def _rows(dtype, n, channels, *space):
 def _down(dtype, inputs=128, outputs=256, fusion=None):
     weight = _rows(dtype, outputs, inputs, 4, 4, 4)
     x = _rows(dtype, 16, inputs, 16, 16, 16)
-    return conv_down_fused(x, weight, None, [2] * 3, [1] * 3, [1] * 3, 1, fusion or Fusion())
+    return conv_fused(x, weight, None, Geometry(False, [2] * 3, [1] * 3, [0] * 3, [1] * 3), fusion or Fusion())
 
 
 def _up(dtype, inputs=256, outputs=128, fusion=None, bias=None, groups=1):
     x, weight = _rows(dtype, 16, groups * inputs, 8, 8, 8), _rows(dtype, groups * inputs, outputs, 4, 4, 4)
-    return conv_up_fused(x, weight, bias, [2] * 3, [1] * 3, [0] * 3, [1] * 3, groups, fusion or Fusion())
+    return conv_fused(x, weight, bias, Geometry(True, [2] * 3, [1] * 3, [0] * 3, [1] * 3, groups), fusion or Fusion())
 
 
 def _fusion(channels, **rest):

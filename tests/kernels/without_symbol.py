@@ -2,8 +2,8 @@
 
     python tests/kernels/without_symbol.py
 
-Reads lines of an owner, a name and checks, and answers each with one line: `ok`, or the error. Each is checked in a
-process of its own, forked from this one, which has imported torch and nothing of fastvgan.
+Reads lines of an owner, a name and checks, and answers each with one line: `ok`, or the error. Each is checked in
+a process forked from this one, which has imported torch and nothing of fastvgan.
 """
 
 import copy
@@ -46,8 +46,7 @@ def hide(owner: str, name: str) -> None:
 def layers() -> list[tuple[nn.Module, nn.Module, tuple[int, ...]]]:
     """Ours, stock PyTorch's in float64, and an input's shape."""
     from fastvgan import layers as ours
-    from fastvgan.flat_layers import Conv2d
-    from fastvgan.group_norm_layers import GroupNormAct, InstanceNormAct2d
+    from fastvgan.layers import Conv2d, GroupNormAct, InstanceNormAct2d
 
     pairs = [
         (ours.Conv3d(4, 6, 3, 2, 1), nn.Conv3d(4, 6, 3, 2, 1), (2, 4, 4, 6, 6)),
@@ -99,7 +98,7 @@ def check_layers() -> None:
 
 
 def conv_norm_silu(f):
-    """A function of x by operations of ours (f: fastvgan_kernels) or of torch.nn.functional (f: None)."""
+    """Return a function of x by our operations (f: fastvgan_kernels) or by torch.nn.functional (f: None)."""
     weight = torch.linspace(-1, 1, 6 * 4 * 27).view(6, 4, 3, 3, 3).sin()
 
     def ours(x):
@@ -168,7 +167,7 @@ def check_autocast() -> None:
 
 
 def check_tracing() -> None:
-    """torch.jit.trace sees stock PyTorch's operations, torch.fx a layer, and a hook each call."""
+    """torch.jit.trace sees stock PyTorch's operations, torch.fx a layer, and hooks all calls."""
     ours, stock, shape = layers()[0]
     traced = torch.jit.trace(ours, torch.randn(shape))
     assert "fastvgan::" not in str(traced.inlined_graph)
@@ -186,7 +185,7 @@ def check_tracing() -> None:
 
 def check_fuse() -> None:
     """A network computes the same after fuse()."""
-    from fastvgan.fuse import fuse
+    from fastvgan.layers import fuse
 
     stock = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1))
     wide, x = copy.deepcopy(stock).double(), torch.randn(2, 3, 3, 4, 4)

@@ -201,7 +201,7 @@ def test_a_single_value_a_channel_is_refused_as_batch_norm_refuses_it(impl):
         (ConvNormAct3d, {}, (2, 5, 4, 4, 4), "to have 3 channels, but got 5"),
         (ConvNormAct3d, {}, (2, 3, 2, 4, 4), "smaller than the kernel"),
         (ConvNormAct3d, {}, (2, 3, 2, 2, 2), "smaller than the kernel"),
-        (ConvTransposeNormAct3d, {"padding": 4}, (2, 3, 2, 2, 2), "leaves nothing"),
+        (ConvTransposeNormAct3d, {"padding": 4}, (2, 3, 2, 2, 2), "leaves no output"),
         (ConvTransposeNormAct3d, {"output_padding": 5}, (2, 3, 2, 2, 2), "output_padding 5 must be smaller"),
     ],
 )

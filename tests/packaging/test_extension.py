@@ -46,7 +46,7 @@ def test_another_api_version_is_refused_without_loading(tmp_path):
     # -S: no installed package, which could serve in its place. torch is not even looked for.
     run = python(REASON, tmp_path, "-S")
     expected = (
-        f"None the extension was built as v{extension.API_VERSION + 1}, these sources want v{extension.API_VERSION}"
+        f"None the extension was built as v{extension.API_VERSION + 1}, these sources need v{extension.API_VERSION}"
     )
     assert run.stdout.startswith(expected) and "reinstall" in run.stdout, run.stdout + run.stderr
 

@@ -1,27 +1,30 @@
-"""Where stock PyTorch's convolutions on the CPU are wrong or end the process, so that nothing here relies on them.
+"""Convolutions that stock PyTorch computes wrong on the CPU, or that end the process; nothing here relies on them.
 
 Seen with torch 2.13 (oneDNN 3.12) on a processor with AMX, over some thousand random convolutions against float64:
-- a convolution of which some output sees nothing but padding, or a transposed one of which some input leaves nothing,
-  may read beyond its memory (any dtype but float64);
+- a convolution with an output that sees nothing but padding, or a transposed convolution with an input that reaches no
+  output, may read beyond its memory (any dtype but float64);
 - in half precision, a convolution that is strided along its last dimension and has one or two outputs there, or its
-  weight gradient, may come out as garbage; so may a convolution over a single frame with padding in time;
-- in half precision, without AMX too, the weight gradient in three dimensions comes out as garbage where every output
-  along the first one, of two or more, sees padding;
-- in float32, the weight gradient in three dimensions may write beyond its memory where the first one is strided and
-  padded by more than the stride.
+  weight gradient, may return garbage; so may a convolution over a single frame with padding in time;
+- in half precision, without AMX too, the weight gradient in three dimensions is garbage if the first dimension has two
+  or more outputs and each of them sees padding;
+- in float32, the weight gradient in three dimensions may write beyond its memory if the first dimension is strided and
+  its padding exceeds the stride.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 
-from . import sizes
+from .. import sizes
 
 _FEW = 2
 
 
-def conv_down_fails(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> bool:
-    """Whether stock PyTorch cannot be trusted with this convolution."""
+def conv_down_fails(
+    x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> bool:
+    """Whether stock PyTorch may fail at this convolution of x (N, C_in, *L)."""
     if not x.is_cpu or x.dtype == torch.float64:
         return False
     geometry = tuple(x.shape[2:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation)
@@ -32,16 +35,25 @@ def conv_down_fails(x: torch.Tensor, weight: torch.Tensor, stride, padding, dila
     return x.dtype != torch.float32 and (one_frame or few_outputs)
 
 
-def conv_up_fails(x: torch.Tensor, weight: torch.Tensor, stride, padding, output_padding, dilation) -> bool:
-    """Whether stock PyTorch cannot be trusted with this transposed convolution."""
+def conv_up_fails(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+) -> bool:
+    """Whether stock PyTorch may fail at this transposed convolution of x (N, C_in, *S)."""
     if not x.is_cpu or x.dtype == torch.float64:
         return False
     large = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     return _sees_only_padding(tuple(large), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation))
 
 
-def conv_weight_grad_fails(large: torch.Tensor, small: torch.Tensor, stride, padding) -> bool:
-    """Whether stock PyTorch cannot be trusted with this weight gradient."""
+def conv_weight_grad_fails(
+    large: torch.Tensor, small: torch.Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> bool:
+    """Whether stock PyTorch may fail at this weight gradient of large (N, C_large, *L) and small (N, C_small, *S)."""
     if large.is_cpu and large.dtype == torch.float32 and large.dim() == 5 and padding[0] > stride[0] > 1:
         return True
     half = large.is_cpu and large.dtype not in (torch.float32, torch.float64)
@@ -51,7 +63,13 @@ def conv_weight_grad_fails(large: torch.Tensor, small: torch.Tensor, stride, pad
 
 
 @lru_cache(maxsize=4096)
-def _sees_only_padding(size, kernel, stride, padding, dilation) -> bool:
+def _sees_only_padding(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> bool:
     outputs = sizes.small(size, kernel, stride, padding, dilation)
     return any(map(_one_sees_only_padding, size, outputs, kernel, stride, padding, dilation))
 
