@@ -3,16 +3,16 @@
 Each is one matrix product whose other sides are wide enough for tensor cores and which reads each value a few times:
 
 - `up_few_kernel` writes few channels. With q = (o + padding) // stride and r = (o + padding) % stride, all outputs of
-  one q read the same inputs q - a, a < ⌈kernel / stride⌉. So a row is a q, and the columns are its outputs: remainders
-  r and channels.
+  one q read the same inputs q - a, a < ⌈kernel / stride⌉. So a row is a q, and the columns are its outputs: the
+  remainders r and channels.
 - `down_few_kernel` reads few channels. Those of neighbouring positions lie side by side in memory, so an output position
   reads one short window for each of the kernel's lines (depth × height). A row is a position, and the sum is over the
   lines and the elements of their windows.
 - `grad_few_kernel` is the weight gradient of both: the sum over positions of windows times the other side's channels.
 
-A row stands for a cell of PLAN.cell positions side by side in width. Their windows overlap, so fewer values are loaded,
-but more of the products are with zeros. The geometry is constant at compile time; sizes and strides are not. Tuples have
-one value per dimension: depth, height, width.
+A row stands for a cell of PLAN.cell positions side by side in width. Their windows overlap, so fewer values are
+loaded, but more of the products are with zeros. The geometry is constant at compile time; sizes and strides are not.
+Tuples have one value per dimension: depth, height, width.
 """
 
 from typing import Any, NamedTuple

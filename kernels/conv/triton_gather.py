@@ -20,7 +20,7 @@ from ..triton.math import activate, merge_rows
 
 @jit
 def find_taps(phase, DIM: constexpr, GEOMETRY: constexpr):
-    """The first tap of a phase in one dimension, the number of its taps, and the offset at which the first one reads."""
+    """The first tap of a phase in one dimension, the number of its taps, and the offset that the first one reads."""
     KERNEL: constexpr = GEOMETRY.kernel[DIM]
     STRIDE: constexpr = GEOMETRY.stride[DIM]
     PADDING: constexpr = GEOMETRY.padding[DIM]
@@ -128,7 +128,7 @@ def add_products(acc, x, rows, columns, taps, prologue, PLAN: constexpr):
 
 @jit
 def add_flat_products(acc, x, rows, columns, taps, prologue, PLAN: constexpr):
-    """As `add_products`, for few input channels: one dimension holds taps and channels, so BLOCK_K spans several taps."""
+    """As `add_products`, for few input channels: taps and channels are one dimension, so BLOCK_K spans several taps."""
     BLOCK_K: constexpr = PLAN.block_k
     STEP: constexpr = PLAN.geometry.step
     SHIFT: constexpr = PLAN.geometry.shift

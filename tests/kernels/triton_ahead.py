@@ -1,7 +1,7 @@
-"""Runs the host code of the Triton kernels by a driver that compiles for an absent GPU and launches nothing.
+"""Compiles Triton kernels for an absent GPU: their host code runs with a driver that launches nothing.
 
-What is compiled is so what would be launched on that GPU: the same arguments, the same specialisation. It is for a
-process of its own, since Triton either compiles or interprets.
+Arguments and specialisation are those of a launch on that GPU. It needs a separate process, because Triton either
+compiles or interprets.
 """
 
 import re
@@ -81,12 +81,12 @@ def build(architecture: int, name: str, dtype: str) -> list[tuple[tuning.Config,
         shipped = triton_configs.table(table, dtype, DTYPES[dtype], tuning.family(architecture // 10))
     else:
         last, call, kernel = ROWS[name]
-        shipped = triton_configs.of_rows(last)
+        shipped = triton_configs.for_rows(last)
     if DTYPES[dtype] == torch.float32:
         torch.backends.cudnn.conv.fp32_precision = dtype
     results = []
     for config in shipped:
-        if config.shared_bytes() > SHARED_KIB[architecture] * 1024:
+        if config.least_shared_bytes() > SHARED_KIB[architecture] * 1024:
             continue
         with mock.patch.object(tuning, "choose", lambda *_, config=config: config):
             found = compiled(architecture, lambda: call(DTYPES[dtype]))
@@ -231,7 +231,11 @@ def _norm(dtype, last, part):
 PRODUCTS = {
     "down": ("gather", _down, "gather_kernel"),
     "up": ("gather", _up, "gather_kernel"),
-    "up, statistics": ("gather_fused", lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)), "gather_kernel"),
+    "up, statistics": (
+        "gather_fused",
+        lambda d: _up(d, 256, 128, Fusion(statistics=True), torch.empty(128)),
+        "gather_kernel",
+    ),
     "down, norm": ("gather_fused", lambda d: _down(d, fusion=_fusion(128)), "gather_kernel"),
     "up, norm, statistics": ("gather_fused", lambda d: _up(d, fusion=_fusion(256, statistics=True)), "gather_kernel"),
     "up, few channels": ("gather_merged", lambda d: _up(d, 64, 3, groups=2), "gather_kernel"),
@@ -249,7 +253,7 @@ ROWS = {
     f"{kernel}, channels {'last' if last else 'first'}": (
         last,
         lambda d, last=last, part=kernel: _norm(d, last, part),
-        kernel,
+        f"{kernel}_kernel",
     )
     for kernel in ("statistics", "forward", "backward_sums", "backward")
     for last in (True, False)
