@@ -275,7 +275,7 @@ def _file() -> dict[str, list | str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        warn_once(f"{_path()}: unreadable ({error}); using shipped configurations. Remove the file to tune again.")
+        warn_once(f"{_path()}: unreadable ({error}); using shipped configurations. Remove it to tune again.")
         return {}
     return found
 
@@ -287,9 +287,9 @@ def _remember(key: str, value: list | str) -> None:
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # fastvgan.files.atomic does this for other files, but kernels do not import fastvgan. It cannot move here either:
-        # importing this package loads torch, which a command such as `report` must not. Several processes may tune at
-        # the same time, so each writes to a separate temporary folder.
+        # fastvgan.files.atomic does this for other files, but kernels do not import fastvgan. It cannot move here
+        # either: importing this package loads torch, which a command such as `report` must not. Several processes may
+        # tune at the same time, so each writes to a separate temporary folder.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=FILE) as folder:
             written = Path(folder) / FILE
             written.write_text(json.dumps(entries, indent=1, sort_keys=True))
