@@ -124,7 +124,7 @@ def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, group
 
 
 def _arrange(weight: Tensor, x: Tensor, up: bool, kind: str, product: str) -> Tensor:
-    """The weight in the layout that the kernel's loop reads in whole vectors without waiting, as its machine code shows.
+    """The weight in the layout that the kernel's loop reads in whole vectors without waiting, by its machine code.
 
     With all phases in one tile, neighbouring output channels are far apart. tf32 on sm_90 needs the summed dimension
     innermost. With few input channels, the many output channels are.
@@ -233,7 +233,8 @@ def _launch_gather(
             parts = _new_parts(x, blocks, y.shape[1])
         plan = Plan(
             geometry, config.rows, config.columns, depth, product, inputs % depth == 0, wide, norm,
-            CODES[fusion.in_activation], CODES[fusion.activation], fusion.statistics, kind == "gather_flat", merged, is_deep,
+            CODES[fusion.in_activation], CODES[fusion.activation], fusion.statistics, kind == "gather_flat", merged,
+            is_deep,
         )  # fmt: skip
         gather_kernel[blocks * -(-columns // config.columns), groups](
             x_volume,

@@ -19,7 +19,7 @@ from ..triton import tuning
 from ..triton.arguments import Epilogue, Prologue, Triple, volume
 from ..triton.launch import elements, extent, precision, with_innermost_channels
 from .fusion import Fusion
-from .triton_few_kernels import (
+from .triton_few_arguments import (
     DownSizes,
     FewPlan,
     FewWeight,
@@ -29,11 +29,8 @@ from .triton_few_kernels import (
     Lines,
     UpSizes,
     Window,
-    down_few_kernel,
-    fold_parts_kernel,
-    grad_few_kernel,
-    up_few_kernel,
 )
+from .triton_few_kernels import down_few_kernel, fold_parts_kernel, grad_few_kernel, up_few_kernel
 
 FEW = 4  # channels, at most; the phases of a transposed convolution multiply them
 _COLUMNS = 64  # phases × channels of a transposed convolution, at most

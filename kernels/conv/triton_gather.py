@@ -3,7 +3,7 @@
 Row m of the product is one output position, column n is one output channel, and the sum is over kernel taps and input
 channels. A convolution reads position o·stride - padding + j·dilation. A transposed convolution is a dense convolution
 of stride 1 for each of the stride³ phases of its output, so no inserted zeros are multiplied: phase p has the taps for
-which p + padding - j·dilation is divisible by the stride. In both, tap number a of a dimension is
+which p + padding - j·dilation is divisible by the stride. In both, the tap with index a in its dimension is
 
     j = first + a · step        and reads        q · scale + offset + a · shift
 
@@ -20,7 +20,7 @@ from ..triton.math import activate, merge_rows
 
 @jit
 def find_taps(phase, DIM: constexpr, GEOMETRY: constexpr):
-    """The first tap of a phase in one dimension, the number of its taps, and the offset at which the first one reads."""
+    """The first tap of a phase in one dimension, the number of its taps, and the offset that the first one reads."""
     KERNEL: constexpr = GEOMETRY.kernel[DIM]
     STRIDE: constexpr = GEOMETRY.stride[DIM]
     PADDING: constexpr = GEOMETRY.padding[DIM]
@@ -128,7 +128,7 @@ def add_products(acc, x, rows, columns, taps, prologue, PLAN: constexpr):
 
 @jit
 def add_flat_products(acc, x, rows, columns, taps, prologue, PLAN: constexpr):
-    """As `add_products`, for few input channels: one dimension holds taps and channels, so BLOCK_K spans several taps."""
+    """As `add_products`, for few input channels: taps and channels are one dimension, so BLOCK_K spans several taps."""
     BLOCK_K: constexpr = PLAN.block_k
     STEP: constexpr = PLAN.geometry.step
     SHIFT: constexpr = PLAN.geometry.shift
@@ -171,7 +171,7 @@ def find_tap(position, DIM: constexpr, GEOMETRY: constexpr):
 def add_merged_products(acc, x, rows, columns, phase, prologue, PLAN: constexpr):
     """As `add_products`, for a transposed convolution of few output channels, with its phases side by side in columns.
 
-    An input value is read once per neighbour at its low side, of which there are `reach`, not once per tap. An infinity
+    An input value is read once for each of the `reach` neighbours at its low side, not once per tap. An infinity
     makes all phases of these neighbours NaN, also those that no tap reaches, because it is multiplied by zeros there.
     phase: one tensor (BLOCK_N,) per dimension, the phase of each column.
     """

@@ -2,8 +2,8 @@
 
     grad[a, j, b] = Σ over n, i of small[n, i, a] · large[n, i·stride - padding + j·dilation, b]
 
-Rows are the channels of the small side, columns those of the large side; if these are few, columns are taps and channels
-together. The sum can be split over programs, each of which writes its share to a part of the result.
+Rows are the channels of the small side, columns those of the large side; if these are few, columns are taps and
+channels together. The sum can be split over programs, each of which writes its share to a separate part.
 """
 
 import triton.language as tl
@@ -40,7 +40,7 @@ def weight_grad_kernel(large, small, descriptor, grad, sizes, PLAN: constexpr):
     Args:
         large: a Volume, the side that is gathered.
         small: a Volume.
-        descriptor: of `small` as (positions, channels), where the copy engine loads it, else None. It takes positions of
+        descriptor: of `small` as (positions, channels), where the copy engine loads it, else None. Its positions have
             32 bits, so PLAN.wide excludes it.
         grad: (splits, outputs · groups, taps, inputs).
         sizes: a Share.

@@ -35,7 +35,8 @@ class Forward(NamedTuple):
     Args:
         h: the step before's output.
         c: the step before's cell.
-        gates: (N, 4 · hidden, H, W), on entry the input's half of the gates before their activations, on exit the gates.
+        gates: (N, 4 · hidden, H, W). On entry, the input's half of the gates before their activations; on exit, the
+            gates.
         output: written.
         cells: written.
     """

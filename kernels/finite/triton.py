@@ -1,15 +1,17 @@
-"""The guards in Triton: one program each."""
+"""The guards against non-finite values in Triton, with one program each."""
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from ..triton.jit import constexpr, jit
 from ..triton.support import on_its_device
 
 
-@triton.jit
-def check_norms_kernel(norms, loss, found, in_a_row, norm, count, BLOCK: tl.constexpr):
-    """The norm of `count` norms, and 1 or 0 for whether that or the loss is not finite."""
+@jit
+def check_norms_kernel(norms, loss, found, in_a_row, norm, count, BLOCK: constexpr):
+    """The norm of `count` norms, and 1 if it or the loss is not finite, else 0."""
     i = tl.arange(0, BLOCK)
     each = tl.load(norms + i, i < count, 0.0)  # [BLOCK]
     total = tl.sqrt(tl.sum(each * each, 0))
@@ -20,9 +22,9 @@ def check_norms_kernel(norms, loss, found, in_a_row, norm, count, BLOCK: tl.cons
         tl.store(in_a_row, tl.where(both == 0.0, 0, tl.load(in_a_row) + 1))
 
 
-@triton.jit
-def add_finite_kernel(values, totals, count, BLOCK: tl.constexpr):
-    """Sums of finite values, and their number."""
+@jit
+def add_finite_kernel(values, totals, count, BLOCK: constexpr):
+    """Add finite values to their totals, and count them."""
     i = tl.arange(0, BLOCK)
     ok = i < count
     value = tl.load(values + i, ok, 0.0)  # [BLOCK]
@@ -32,8 +34,8 @@ def add_finite_kernel(values, totals, count, BLOCK: tl.constexpr):
 
 
 @on_its_device
-def check_norms(norms, loss, found, in_a_row):
-    """The norm (); `found` becomes 1 where it or the loss is not finite."""
+def check_norms(norms: Tensor, loss: Tensor, found: Tensor, in_a_row: Tensor | None) -> Tensor:
+    """Return the norm () of norms (K,); `found` () becomes 1 if it or the loss () is not finite, else 0."""
     norm = torch.empty_like(found)
     block = triton.next_power_of_2(max(norms.numel(), 1))
     check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, norm, norms.numel(), BLOCK=block)
@@ -41,6 +43,6 @@ def check_norms(norms, loss, found, in_a_row):
 
 
 @on_its_device
-def add_finite(values, totals):
-    """Add the finite values to totals[0], and their number to totals[1]."""
+def add_finite(values: Tensor, totals: Tensor) -> None:
+    """Add the finite ones of values (K,) to totals[0] (K,), and 1 for each of them to totals[1] (K,)."""
     add_finite_kernel[(1,)](values, totals, values.numel(), BLOCK=triton.next_power_of_2(values.numel()))

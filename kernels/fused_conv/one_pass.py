@@ -57,7 +57,7 @@ def _fusion(norm: Norm | None, epilogue: Epilogue) -> Fusion:
         return Fusion(activation=epilogue.activation, slope=epilogue.slope, statistics=epilogue.statistics)
     scale, shift = norm.scale, norm.shift
     if scale is None:
-        scale, shift = scale_and_shift(norm.mean, norm.var, norm.weight, norm.bias, norm.eps)
+        scale, shift = scale_and_shift(*norm.statistics, norm.weight, norm.bias, norm.eps)
     return Fusion(scale, shift, norm.activation, norm.slope, *epilogue)
 
 

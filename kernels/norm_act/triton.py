@@ -1,25 +1,34 @@
-"""norm_act in Triton: one pass for the statistics, one to normalise and activate; two for the gradients.
+"""norm_act in Triton: one pass for the statistics, one to normalise and activate, two for the gradients.
 
-x is (N, C, *space), float32, bfloat16 or float16, contiguous or channels-last; parameters and statistics may be of any
-dtype, and are computed in float32. What the activation needs in backward is computed again from x.
+x is (N, C, *space), float32, bfloat16 or float16, contiguous or channels-last; parameters and statistics may have any
+dtype and are computed in float32. Backward recomputes the activation's input from x.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from ..activations import CODES
 from ..triton import configs as triton_configs
 from ..triton import tuning
-from ..triton.parts import add_parts, join_parts
+from ..triton.parts import Statistics, add_parts, join_parts
 from ..triton.support import on_its_device
 from .protocol import Capabilities, Norm
-from .triton_kernels import backward, forward
-from .triton_kernels import backward_sums as sums_kernel
-from .triton_kernels import statistics as statistics_kernel
+from .triton_kernels import (
+    Affine,
+    Plan,
+    Sizes,
+    backward_kernel,
+    backward_sums_kernel,
+    forward_kernel,
+    statistics_kernel,
+)
 
 CAPABILITIES = Capabilities(statistics=True, backward_in_halves=True)
 
 _LARGE = 2**31
-_PARTS = 4  # programs for each multiprocessor that share a reduction
+_PARTS = 4  # programs per multiprocessor that share a reduction
 
 
 def norm_act(x, norm: Norm):
@@ -30,22 +39,19 @@ def norm_act(x, norm: Norm):
 @on_its_device
 def norm_act_residual(x, residual, norm: Norm):
     """Run norm_act with a residual (N, C, *space) laid out as x, or None, added before the activation."""
-    mean, var, weight, bias, _, eps, activation, slope, *_ = norm
-    y, training = torch.empty_like(x), mean is None
+    y, mean, var = torch.empty_like(x), norm.mean, norm.var
+    training = mean is None
     none = x.new_empty(0, dtype=torch.float32)
     if x.numel() == 0:
         mean, var = (x.new_zeros(x.shape[1], dtype=torch.float32) for _ in range(2))
         return (y, mean, var) if training else (y, none, none.clone())
     if training:
         mean, var = statistics(x)
-    size = _Sizes(x)
-    where, weight, bias, mean, var = size.arguments, *map(_dense, (weight, bias, mean, var))
+    size, affine = _Launch(x), _affine(norm._replace(mean=mean, var=var))
 
-    def run(config):
-        forward[size.blocks(config)](
-            x, y, weight, bias, mean, var, *where, eps, slope,
-            ACTIVATION=CODES[activation], **size.constants(config), residual=residual,
-        )  # fmt: skip
+    def run(config: tuning.Config) -> None:
+        plan = size.plan(config, CODES[norm.activation])
+        forward_kernel[size.blocks(config)](x, y, residual, affine, size.sizes, plan, **config.launch())
 
     run(size.choose("norm_act", run))
     return (y, mean, var) if training else (y, none, none.clone())
@@ -71,20 +77,17 @@ def norm_act_residual_backward(dy, x, residual, norm: Norm):
 @on_its_device
 def backward_sums(dy, x, norm: Norm, residual=None, d_residual=None):
     """Return dweight and dbias, (C,) float32, and write the residual's gradient (N, C, *space) to d_residual."""
-    mean, var, weight, bias, _, eps, activation, slope, *_ = norm
     dweight, dbias = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
     if x.numel() == 0:
         return dweight.zero_(), dbias.zero_()
-    size, vectors = _Sizes(x), tuple(map(_dense, (weight, bias, mean, var)))
+    size, affine = _Launch(x), _affine(norm)
 
-    def run(config):
+    def run(config: tuning.Config) -> None:
         parts, share = size.parts(config)
-        to = dweight.new_empty((parts, 2, x.shape[1]))
-        sums_kernel[size.columns(config), parts](
-            dy, x, to, *vectors, size.rows, share, *size.arguments[1:], eps, slope,
-            ACTIVATION=CODES[activation], **size.constants(config), residual=residual,
-            d_residual=d_residual,
-        )  # fmt: skip
+        to, plan = dweight.new_empty((parts, 2, x.shape[1])), size.plan(config, CODES[norm.activation])
+        backward_sums_kernel[size.columns(config), parts](
+            dy, x, (residual, d_residual), to, affine, share, size.sizes, plan, **config.launch()
+        )
         add_parts(to, dweight, dbias)
 
     run(size.choose("norm_act_sums", run))
@@ -94,77 +97,75 @@ def backward_sums(dy, x, norm: Norm, residual=None, d_residual=None):
 @on_its_device
 def backward_by_sums(dy, x, norm: Norm, dweight, dbias):
     """Return dx (N, C, *space), in training with the gradient through the statistics, from dweight and dbias (C,)."""
-    mean, var, weight, bias, training, eps, activation, slope, *_ = norm
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return dx
-    size, vectors = _Sizes(x), tuple(map(_dense, (weight, bias, mean, var, dweight, dbias)))
+    size, affine = _Launch(x), _affine(norm)
+    sums = dweight.contiguous(), dbias.contiguous()
 
-    def run(config):
-        backward[size.blocks(config)](
-            dy, x, dx, *vectors, *size.arguments, eps, slope,
-            ACTIVATION=CODES[activation], TRAINING=training, **size.constants(config),
-        )  # fmt: skip
+    def run(config: tuning.Config) -> None:
+        plan = size.plan(config, CODES[norm.activation], norm.training)
+        backward_kernel[size.blocks(config)](dy, x, dx, affine, sums, size.sizes, plan, **config.launch())
 
     run(size.choose("norm_act_backward", run))
     return dx
 
 
 @on_its_device
-def statistics(x):
-    """x's mean and biased variance, (C,) float32."""
-    size = _Sizes(x)
-    out = None
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and biased variance of x (N, C, *space), (C,) float32."""
+    size = _Launch(x)
+    out = []
 
-    def run(config):
-        nonlocal out
+    def run(config: tuning.Config) -> None:
         parts, share = size.parts(config)
-        means = x.new_empty((2, parts, x.shape[1]), dtype=torch.float32).unbind()
-        counts = x.new_empty(parts, dtype=torch.float32)
+        means, m2s = x.new_empty((2, parts, x.shape[1]), dtype=torch.float32).unbind()
+        written = Statistics(x.new_empty(parts, dtype=torch.float32), means, m2s)
         statistics_kernel[size.columns(config), parts](
-            x, counts, *means, size.rows, share, *size.arguments[1:], **size.constants(config)
+            x, written, share, size.sizes, size.plan(config), **config.launch()
         )
-        out = join_parts(counts, *means)
+        out[:] = join_parts(*written)
 
     run(size.choose("norm_act_statistics", run))
-    return out
+    mean, var = out
+    return mean, var
 
 
-class _Sizes:
-    """x as rows of channels, and what that makes of a configuration."""
+class _Launch:
+    """x as rows of channels, and how a configuration cuts it into programs."""
 
-    def __init__(self, x: torch.Tensor):
-        self.x, self.channels, self.space = x, x.shape[1], x.shape[2:].numel()
-        self.rows = x.shape[0] * self.space
-        # Of spatial size 1, or of one channel, both layouts are one.
-        self.last = self.space == 1 or (x.stride(1) == 1 and not x.is_contiguous())
-        self.arguments = self.rows, self.channels, self.space
+    def __init__(self, x: Tensor) -> None:
+        self.x, channels, space = x, x.shape[1], x.shape[2:].numel()
+        self.sizes = Sizes(x.shape[0] * space, channels, space)
+        # Both layouts are the same for one position or one channel.
+        self.last = space == 1 or (x.stride(1) == 1 and not x.is_contiguous())
 
-    def choose(self, kernel, run):
-        shipped = triton_configs.of_rows(self.last)
+    def choose(self, kernel: str, run: Callable[[tuning.Config], None]) -> tuning.Config:
+        shipped = triton_configs.for_rows(self.last)
+        rows, channels, _ = self.sizes
         flags = "last" if self.last else "first"
-        problem = tuning.Problem(kernel, self.x.device, self.x.dtype, self.rows, self.channels, 1, flags)
+        problem = tuning.Problem(kernel, self.x.device, self.x.dtype, rows, channels, 1, flags)
         return tuning.choose(problem, shipped, run)
 
-    def columns(self, config):
-        return -(-self.channels // config.columns)
+    def columns(self, config: tuning.Config) -> int:
+        return -(-self.sizes.channels // config.columns)
 
-    def blocks(self, config):
-        return (-(-self.rows // config.rows) * self.columns(config),)
+    def blocks(self, config: tuning.Config) -> tuple[int]:
+        return (-(-self.sizes.rows // config.rows) * self.columns(config),)
 
-    def parts(self, config):
-        """How many programs share a reduction, and how many rows each takes."""
+    def parts(self, config: tuning.Config) -> tuple[int, int]:
+        """The number of programs that share a reduction, and the rows of each."""
         wanted = -(-_PARTS * tuning.processors(self.x.device) // self.columns(config))
-        share = -(-self.rows // (wanted * config.rows)) * config.rows
-        return -(-self.rows // share), share
+        share = -(-self.sizes.rows // (wanted * config.rows)) * config.rows
+        return -(-self.sizes.rows // share), share
 
-    def constants(self, config):
-        wide = self.x.numel() >= _LARGE
-        return {
-            "LAST": self.last, "WIDE": wide, "BR": config.rows, "BC": config.columns,
-            **config.launch(),
-        }  # fmt: skip
+    def plan(self, config: tuning.Config, activation: int = 0, training: bool = False) -> Plan:
+        is_wide = self.x.numel() >= _LARGE
+        return Plan(self.last, is_wide, config.rows, config.columns, activation, training)
 
 
-def _dense(vector):
-    return None if vector is None else vector.contiguous()
+def _affine(norm: Norm) -> Affine:
+    """The norm as kernels take it: dense vectors."""
+    mean, var = norm.statistics
+    weight, bias = (None if vector is None else vector.contiguous() for vector in (norm.weight, norm.bias))
+    return Affine(weight, bias, mean.contiguous(), var.contiguous(), norm.eps, norm.slope)

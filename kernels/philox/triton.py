@@ -1,17 +1,17 @@
-"""Philox in Triton: all words in one launch, where PyTorch's operations take a hundred."""
+"""Philox in Triton: one launch for all words, where PyTorch's operations need a hundred."""
 
 import torch
-import triton
 import triton.language as tl
 
+from ..triton.jit import constexpr, jit
 from ..triton.support import on_its_device
 
 _BLOCK = 256
 
 
-@triton.jit(do_not_specialize=["seed", "size"])
-def philox_kernel(numbers, counters, words, seed, size, each, BLOCK: tl.constexpr):
-    """words (N, each, 4) of numbers (N,) and counters (each, 2); size is N * each. Programs: (blocks of N * each,)."""
+@jit(do_not_specialize=["seed", "size"])
+def philox_kernel(numbers, counters, words, seed, size, each, BLOCK: constexpr):
+    """Write words (N, each, 4) for numbers (N,) and counters (each, 2); size is N * each. Programs: (block of size)."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
     number = tl.load(numbers + i // each, inside, 0)  # [BLOCK]
@@ -27,13 +27,13 @@ def philox_kernel(numbers, counters, words, seed, size, each, BLOCK: tl.constexp
 
 @on_its_device
 def philox(numbers: torch.Tensor, counters: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
-    """See `fastvgan_kernels.philox.philox`."""
+    """See `fastvgan_kernels.philox.philox`: words (N, B, 4)."""
     numbers, counters = numbers.contiguous(), counters.contiguous()
     words = numbers.new_empty((len(numbers), len(counters), 4))
     size = len(numbers) * len(counters)
     seed = key[0] | key[1] << 32
     seed -= 2**64 if seed >= 2**63 else 0  # the same bits as an int64
     if size:
-        blocks = triton.cdiv(size, _BLOCK)
+        blocks = -(-size // _BLOCK)
         philox_kernel[(blocks,)](numbers, counters, words, seed, size, len(counters), BLOCK=_BLOCK)
     return words

@@ -1,7 +1,7 @@
-"""The configurations that Triton kernels are shipped with, largest tiles first: what tuning tries and the rule takes.
+"""The configurations of Triton kernels that tuning and the rule choose from, largest tiles first.
 
-tests/kernels/test_triton_compiles.py compiles every one of them for every architecture named here, and checks that no
-register spills and that shared memory suffices. (rows, columns, depth in bytes, warps, stages).
+tests/kernels/test_triton_compiles.py compiles each of them for each architecture here, and checks that no registers
+spill and that shared memory suffices. Numbers are rows, columns, depth in bytes, warps, stages.
 """
 
 import torch
@@ -10,23 +10,22 @@ from .tuning import Config, architecture
 
 
 def _tile(*sizes: int, tma: bool = False, cell: int = 1) -> Config:
-    """With as many registers as there are: left to choose, ptxas spills a few to fit more programs in."""
+    """A tile that may use all registers: without a limit given, ptxas spills a few so that more programs fit."""
     return Config(*sizes, registers=255, tma=tma, cell=cell)
 
 
 _SMALL = (_tile(64, 64, 128, 4, 3), _tile(64, 16, 128, 4, 3), _tile(16, 16, 128, 4, 3))
 _PRODUCT = (_tile(128, 128, 128, 8, 3), _tile(128, 64, 128, 4, 4), *_SMALL)
 _LARGE = (_tile(128, 256, 128, 8, 3), *_PRODUCT)  # for wgmma and tcgen05, which leave registers free
-# What is dense, weights or the small side, comes by the copy engine, which spares the loop most of its instructions.
+# The copy engine loads the dense operand, weights or the small side, which spares the loop most of its instructions.
 _LARGE_TMA = (_tile(128, 256, 128, 8, 3, tma=True), _tile(128, 128, 128, 8, 3, tma=True), *_LARGE)
-# A norm on load, statistics, gates and positions that are counted on take registers of their own.
+# A norm on load, statistics, gates and running positions need additional registers.
 _FUSED = (_tile(128, 128, 128, 8, 3), _tile(128, 64, 128, 8, 3), *_SMALL)
 _FUSED_80 = (_tile(128, 128, 64, 8, 4), *_FUSED[1:])
-# With its phases in one tile each column has an address and a condition of its own, and of few input channels each
-# element has.
+# With all phases in one tile, each column needs a separate address and mask; with few input channels, each element.
 _MERGED = (_tile(128, 64, 128, 8, 3), _tile(64, 64, 128, 8, 3), _tile(64, 32, 128, 4, 3), _tile(16, 16, 128, 4, 3))
 _FLAT = (_tile(128, 64, 64, 8, 2), _tile(64, 64, 64, 8, 2), _tile(64, 16, 64, 4, 2), _tile(16, 16, 64, 4, 2))
-# Of few channels, the largest tiles first of those that read a value fewer times (kernels/conv/triton_few_kernels.py).
+# For few channels: tiles that read each value fewer times come first (kernels/conv/triton_few_kernels.py).
 _UP_FEW = (
     _tile(64, 64, 128, 8, 3, cell=2),
     _tile(128, 32, 128, 8, 3),
@@ -70,27 +69,34 @@ SHIPPED = {
     "conv_lstm_backward": dict.fromkeys(_ARCHITECTURES, _FUSED[1:]),
     "strict": dict.fromkeys(_ARCHITECTURES, _STRICT),
 }
-_FLOAT32_TILE = 128 * 128  # elements of the largest tile whose sums fit the registers with operands of float32
+_FLOAT32_TILE = 128 * 128  # elements of the largest tile whose sums fit into registers with float32 operands
 
 
-# Of kernels that sum no products: with channels side by side, and with positions so.
+# For kernels without products: channels side by side, and positions side by side.
 ROWS_LAST = (Config(128, 64, 0, 8, 2), Config(64, 64, 0, 4, 2), Config(64, 16, 0, 4, 2), Config(16, 16, 0, 2, 2))
 ROWS_FIRST = (Config(4096, 1, 0, 8, 2), Config(1024, 1, 0, 4, 2), Config(256, 1, 0, 4, 2))
 
 
 def of(kernel: str, precision: str, x: torch.Tensor) -> tuple[Config, ...]:
-    """Those of a kernel that multiplies, for x's device and dtype; strict float32 has its own."""
+    """The configurations of a kernel with products, for the device and dtype of x, of any shape."""
     return table(kernel, precision, x.dtype, architecture(x.device))
 
 
 def table(kernel: str, precision: str, dtype: torch.dtype, sm: int) -> tuple[Config, ...]:
-    """As `of`, for an architecture."""
+    """The configurations of a kernel with products.
+
+    Args:
+        kernel: a name in SHIPPED.
+        precision: "ieee" for strict float32, or "tf32".
+        dtype: of the operands.
+        sm: the architecture, a key of the tables.
+    """
     if dtype != torch.float32:
         return SHIPPED[kernel][sm]
     shipped = SHIPPED["strict" if precision == "ieee" else kernel][sm]
     return tuple(config for config in shipped if config.rows * config.columns <= _FLOAT32_TILE)
 
 
-def of_rows(last: bool) -> tuple[Config, ...]:
-    """Those of a kernel over rows of channels."""
+def for_rows(last: bool) -> tuple[Config, ...]:
+    """The configurations of a kernel over rows of channels, which lie side by side if `last`."""
     return ROWS_LAST if last else ROWS_FIRST

@@ -1,5 +1,7 @@
 """Helpers of Triton kernels' launches: precision, tile depth, extent of tensors, and layout of weights."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,8 @@ from .tuning import Config
 
 def precision(x: Tensor) -> str:
     """How tl.dot multiplies the float32 values of x, of any shape: "tf32" or "ieee"."""
-    is_tf32 = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    cudnn: Any = torch.backends.cudnn  # torch sets its attribute `conv` where a checker does not see it
+    is_tf32 = x.dtype == torch.float32 and cudnn.conv.fp32_precision == "tf32"
     return "tf32" if is_tf32 and not is_interpreting() else "ieee"
 
 

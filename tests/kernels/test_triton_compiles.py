@@ -54,8 +54,23 @@ def test_sizes_that_are_specialised_compile(builds, architecture, dtype):
     """A size of 1 is a constant to Triton and no tensor, and one that divides by 16 is known to."""
     names = builds[architecture, dtype].result()
     assert names == [
-        "add_finite_kernel", "add_parts", "backward", "backward_sums", "check_norms_kernel",
-        "down_few_kernel", "fold_parts_kernel", "forward", "gather", "grad_few_kernel", "join_parts",
-        "logistic_backward_kernel", "logistic_kernel", "philox_kernel", "statistics", "step", "step_backward",
-        "up_few_kernel", "weight_grad",
+        "add_finite_kernel",
+        "add_parts_kernel",
+        "backward_kernel",
+        "backward_sums_kernel",
+        "check_norms_kernel",
+        "down_few_kernel",
+        "fold_parts_kernel",
+        "forward_kernel",
+        "gather_kernel",
+        "grad_few_kernel",
+        "join_parts_kernel",
+        "logistic_backward_kernel",
+        "logistic_kernel",
+        "philox_kernel",
+        "statistics_kernel",
+        "step_backward_kernel",
+        "step_kernel",
+        "up_few_kernel",
+        "weight_grad_kernel",
     ]  # fmt: skip

@@ -141,11 +141,11 @@ def test_dense_operands_by_tensor_descriptors(tile, monkeypatch, channels, strid
 
 def test_what_the_copy_engine_does_not_take_has_no_descriptor():
     x = torch.randn(2, 3, 4, 16).movedim(-1, 1)
-    assert triton._dense(x) and triton._dense(x.half())
-    assert not triton._dense(x[:, 1:]) and not triton._dense(x[:, :15]) and not triton._dense(x.contiguous())
-    assert not triton._dense(x.half()[:, :12].contiguous(memory_format=torch.channels_last))  # rows of 24 bytes
+    assert triton._is_dense(x) and triton._is_dense(x.half())
+    assert not triton._is_dense(x[:, 1:]) and not triton._is_dense(x[:, :15]) and not triton._is_dense(x.contiguous())
+    assert not triton._is_dense(x.half()[:, :12].contiguous(memory_format=torch.channels_last))  # rows of 24 bytes
     weight = torch.randn(32, 3, 3, 16).movedim(-1, 1)
-    assert triton._describable(weight, 1) and not triton._describable(weight, 2)
+    assert triton._is_describable(weight, 1) and not triton._is_describable(weight, 2)
 
 
 def test_strided_biases_and_negative_views():

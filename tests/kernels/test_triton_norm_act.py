@@ -1,6 +1,6 @@
 """norm_act in Triton under Triton's interpreter against float64 PyTorch, in programs that share its reductions.
 
-tests/kernels/test_norm_act.py runs by it too, with FASTVGAN_IMPL=triton: .ci/run does so.
+tests/kernels/test_norm_act.py also runs in the interpreter, with FASTVGAN_IMPL=triton, as in .ci/run.
 """
 
 import functools
@@ -99,9 +99,8 @@ def test_channels_whose_offsets_are_past_two_to_the_31():
     x[:, :, :4] = torch.arange(12.0).view(1, 3, 4)
     mean, var = torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 4, 16])
     sizes = 4, 3, 2**30
-    triton.forward[(3,)](
-        x, x, None, None, mean, var, *sizes, 0.0, 0.0, ACTIVATION=0, LAST=False, WIDE=True, BR=16, BC=1
-    )
+    norm, plan = triton.Affine(None, None, mean, var, 0.0, 0.0), triton.Plan(False, True, 16, 1)
+    triton.forward_kernel[(3,)](x, x, None, norm, triton.Sizes(*sizes), plan)
     assert x[0, :, :4].tolist() == [[-1, 0, 1, 2], [1, 1.5, 2, 2.5], [1.25, 1.5, 1.75, 2]]
 
 

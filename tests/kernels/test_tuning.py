@@ -63,7 +63,7 @@ def test_tiles_that_would_be_mostly_empty_or_do_not_fit_are_left_out(cache, monk
     assert tuning.candidates(problem(columns=40), SHIPPED) == [MIDDLE, SMALL]
     assert tuning.candidates(problem(rows=3, columns=3), SHIPPED) == [SMALL]
     assert tuning.candidates(problem(rows=3, columns=3), SHIPPED[:2]) == [MIDDLE]
-    monkeypatch.setattr(tuning, "_shared_limit", lambda device: 60 * 1024)
+    monkeypatch.setattr(tuning, "_available_shared_bytes", lambda device: 60 * 1024)
     assert tuning.candidates(problem(), SHIPPED) == [MIDDLE, SMALL]
 
 

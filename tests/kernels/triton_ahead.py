@@ -1,7 +1,7 @@
-"""Runs the host code of the Triton kernels by a driver that compiles for an absent GPU and launches nothing.
+"""Compiles Triton kernels for an absent GPU: their host code runs with a driver that launches nothing.
 
-What is compiled is so what would be launched on that GPU: the same arguments, the same specialisation. It is for a
-process of its own, since Triton either compiles or interprets.
+Arguments and specialisation are those of a launch on that GPU. It needs a separate process, because Triton either
+compiles or interprets.
 """
 
 import re
@@ -83,12 +83,12 @@ def build(architecture: int, name: str, dtype: str) -> list[tuple[tuning.Config,
         shipped = triton_configs.table(table, dtype, DTYPES[dtype], tuning.family(architecture // 10))
     else:
         last, call, kernel = ROWS[name]
-        shipped = triton_configs.of_rows(last)
+        shipped = triton_configs.for_rows(last)
     if DTYPES[dtype] == torch.float32:
         torch.backends.cudnn.conv.fp32_precision = dtype
     results = []
     for config in shipped:
-        if config.shared_bytes() > SHARED_KIB[architecture] * 1024:
+        if config.least_shared_bytes() > SHARED_KIB[architecture] * 1024:
             continue
         with mock.patch.object(tuning, "choose", lambda *_, config=config: config):
             found = compiled(architecture, lambda: call(DTYPES[dtype]))
@@ -256,7 +256,7 @@ ROWS = {
     f"{kernel}, channels {'last' if last else 'first'}": (
         last,
         lambda d, last=last, part=kernel: _norm(d, last, part),
-        kernel,
+        f"{kernel}_kernel",
     )
     for kernel in ("statistics", "forward", "backward_sums", "backward")
     for last in (True, False)
