@@ -225,7 +225,7 @@ def test_command_takes_the_newest_run(tmp_path, run):
         (["--text", "red", "--out", "x.txt"], "x.txt"),
         (["--text", "red", "--out", "no/such/folder/x.gif"], "no/such/folder"),
         (["--text", "red", "--out", "/proc/x.gif"], "/proc/x.gif"),
-        (["--text", "red", "--nonsense"], "there is no flag --nonsense"),
+        (["--text", "red", "--nonsense"], "unknown flag --nonsense"),
         (["--text", "red", "--n", "0"], "--n 0: must be at least 1"),
         (["--text", "red", "--run", "missing"], "missing does not exist"),
     ],

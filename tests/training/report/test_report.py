@@ -293,5 +293,5 @@ def test_command_names_a_folder_that_is_no_run(tmp_path):
         from fastvgan.report import main
 
         main(["--run", str(tmp_path / "missing")])
-    with pytest.raises(UserError, match="there is no flag --nonsense"):
+    with pytest.raises(UserError, match="unknown flag --nonsense"):
         main(["--nonsense"])
