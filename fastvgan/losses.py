@@ -1,8 +1,7 @@
-"""The objectives, as plain functions of logits.
+"""Adversarial losses and regularisers as functions of logits.
 
-Each gives the discriminator's loss from logits on real and generated clips, and the generator's from logits on
-generated ones. Logits are those of one discriminator, (N,), or (N, P) for P frames of each clip, or (N, P, K) under K
-conditions per clip; means are over all of them. All results are scalars in float32.
+Logits are those of one discriminator: (N,), or (N, P) for P frames per clip, or (N, P, K) for K conditions per clip.
+Losses are means over all logits. All results are float32 scalars.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from fastvgan_kernels.logistic import logistic
 
 
 class Objective(NamedTuple):
-    """A game: what a real clip costs D, what a clip to be rejected costs D, and what a generated one costs G."""
+    """The losses of a game: D's on real clips, D's on clips to reject, and G's on generated clips."""
 
     real: Callable[[torch.Tensor], torch.Tensor]
     fake: Callable[[torch.Tensor], torch.Tensor]
@@ -22,17 +21,17 @@ class Objective(NamedTuple):
 
 
 def cross_entropy_real(logits: torch.Tensor) -> torch.Tensor:
-    """−E[log σ(logits)]: binary cross entropy against the target 1."""
+    """Return −E[log σ(logits)], the binary cross entropy with target 1, for logits of any shape."""
     return logistic(logits, True)[0]
 
 
 def cross_entropy_fake(logits: torch.Tensor) -> torch.Tensor:
-    """−E[log(1 − σ(logits))]: binary cross entropy against the target 0."""
+    """Return −E[log(1 − σ(logits))], the binary cross entropy with target 0, for logits of any shape."""
     return logistic(logits, False)[0]
 
 
 def minimax_generator(logits: torch.Tensor) -> torch.Tensor:
-    """E[log(1 − σ(logits))], which G minimises in the game of Goodfellow et al. 2014, equation 1."""
+    """Return E[log(1 − σ(logits))] for logits of any shape: G's loss in Goodfellow et al. 2014, equation 1."""
     return -logistic(logits, False)[0]
 
 
@@ -43,42 +42,44 @@ OBJECTIVES = {
 
 
 def contrast(right: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
-    """−E[log softmax(right, wrong)₀]: the cross entropy of picking a clip's own condition out of these.
+    """Return −E[log softmax(right, wrong)₀], the cross entropy of picking a clip's own condition, a scalar.
 
-    It is the contrastive loss of a clip and its sentence in XMC-GAN (Zhang et al. 2021, equation 5; after InfoNCE, van
-    den Oord et al. 2018), here against conditions that are wrong in one part, drawn for each clip, and not against
-    those of the other clips of the batch. A logit's part that no condition enters cancels out, so that nothing in it
-    says whether a clip is real.
+    This is the contrastive loss of clips and sentences in XMC-GAN (Zhang et al. 2021, equation 5; after InfoNCE, van
+    den Oord et al. 2018), except that the negatives are conditions with one wrong part, drawn for each clip, not the
+    conditions of the other clips in the batch. The unconditional part of the logits cancels, so the loss does not
+    depend on whether a clip looks real.
 
     Args:
-        right: logits (...) under the clips' own conditions. wrong: (..., K), under K wrong ones per clip, or (...).
+        right: logits (...) under the clips' own conditions.
+        wrong: logits (..., K) under K wrong conditions per clip, or (...) under one.
     """
     wrong = wrong if wrong.dim() > right.dim() else wrong[..., None]
     return -torch.cat([right[..., None], wrong], -1).float().log_softmax(-1)[..., 0].mean()
 
 
 def diversity(clips: torch.Tensor, noise: torch.Tensor, target: float) -> torch.Tensor:
-    """How much clips of one condition differ for the difference of their noise, up to `target`; for G to maximise.
+    """Return the ratio of the clips' difference to their noise's difference, at most `target`; G maximises it.
 
-    The term of Yang et al. 2019 (Diversity-Sensitive Conditional GAN, equation 3), in mean absolute differences.
-    Without it a generator that is told much can learn to ignore its noise.
+    The regulariser of Yang et al. 2019 (Diversity-Sensitive Conditional GAN, equation 3), with mean absolute
+    differences. Without it a generator with informative conditions can learn to ignore its noise.
 
     Args:
-        clips, noise: (N, ...) each, clips 0 and 1 being of one condition, clips 2 and 3 of one, and so on.
-        target: beyond this ratio more difference is worth nothing. Pixels count from -1 to 1.
+        clips: (N, ...) with pixels in [-1, 1]; clips 0 and 1 share a condition, as do clips 2 and 3, and so on.
+        noise: (N, ...) that the clips were made from.
+        target: ratio at which a pair's term is clamped.
 
     Returns:
-        The mean over the pairs, 0 without any, a scalar in float32.
+        The mean over the pairs, a float32 scalar; 0 without pairs.
     """
     even = len(clips) // 2 * 2
 
-    def apart(x):  # a sum in one pass, where abs, float, flatten and mean are four
+    def distances(x: torch.Tensor) -> torch.Tensor:  # one pass; abs, float, flatten and mean would be four
         difference = x[:even:2] - x[1:even:2]
         precise = torch.promote_types(x.dtype, torch.float32)
         return torch.linalg.vector_norm(difference, 1, list(range(1, x.dim())), dtype=precise)
 
-    values = clips[:1].numel() / max(noise[:1].numel(), 1)  # of a clip, for one of its noise
-    ratios = (apart(clips) / apart(noise)).clamp(max=target * values)
+    values = clips[:1].numel() / max(noise[:1].numel(), 1)  # pixels per noise value
+    ratios = (distances(clips) / distances(noise)).clamp(max=target * values)
     return ratios.sum().float() / (values * max(len(ratios), 1))
 
 
@@ -87,22 +88,21 @@ def feature_diversity(
     targets: Sequence[torch.Tensor],
     everywhere: Callable[[torch.Tensor], torch.Tensor] = lambda mean: mean,
 ) -> torch.Tensor:
-    """How much clips of one condition differ in each feature of discriminators, up to `targets`; for G to maximise.
+    """Return how much clips of one condition differ in discriminator features, relative to `targets`; G maximises it.
 
-    Pixels differ where a digit lies elsewhere; this is for features that do not tell where something is. Yang et al.
-    2019 (Diversity-Sensitive Conditional GAN, section 3.1) leave open in which space clips are compared. Each feature
-    has a target of its own, so that one in which clips differ too much makes up for none.
+    Pixels differ as soon as a digit moves; this term is for features that do not depend on position. Yang et al. 2019
+    (Diversity-Sensitive Conditional GAN, section 3.1) leave the space of the comparison open. Each feature has its own
+    target, so that a feature above its target does not compensate for others.
 
     Args:
-        seen: (N, F) of each of D discriminators, clips 0 and 1 being of one condition, clips 2 and 3 of one, and so on.
-        targets: (F,) for each of them, the mean absolute difference beyond which more is worth nothing, as
-            `mean_differences` of real clips; where it is 0 nothing is known, and that feature counts for nothing.
-        everywhere: makes of the mean over these pairs that over those of all processes, which says whether a target is
-            reached.
+        seen: features (N, F) for each of D discriminators; clips 0 and 1 share a condition, as do clips 2 and 3, ….
+        targets: mean absolute differences (F,) for each discriminator at which a feature's term is clamped, usually
+            `mean_differences` of real clips; features with target 0 are ignored.
+        everywhere: averages a mean over the pairs of this process across all processes; the result is compared with
+            the targets.
 
     Returns:
-        Of each discriminator the mean share of the target that its features reach, added up: from 0, as of a single
-        clip, to D; a scalar in float32.
+        The mean fraction of the target that features reach, summed over discriminators: a float32 scalar in [0, D].
     """
     total = targets[0].new_zeros(())
     for one, target in zip(seen, targets, strict=True):
@@ -115,13 +115,14 @@ def feature_diversity(
 
 
 def mean_differences(seen: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
-    """The mean absolute difference of each feature over all pairs of clips that are of one condition.
+    """Return the mean absolute difference of each feature over all pairs of clips that share a condition.
 
     Args:
-        seen: (N, F). alike: bool (N, N), symmetric, which clips are of one condition.
+        seen: features (N, F).
+        alike: bool (N, N), symmetric; whether two clips share a condition.
 
     Returns:
-        (F,) of seen's dtype; zeros where no two clips are of one condition.
+        (F,) with the dtype of `seen`; zeros if no two clips share a condition.
     """
     pairs = alike.triu(1).to(seen.dtype)
     apart = (seen[:, None] - seen).abs()  # (N, N, F)
@@ -129,11 +130,11 @@ def mean_differences(seen: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-    """E[‖∇logit‖²] / 2 over real clips (N, C, T, H, W), a scalar in float32: R1 of Mescheder et al. 2018, equation 9.
+    """Return E[‖∇logit‖²] / 2 over real clips, a float32 scalar: R1 of Mescheder et al. 2018, equation 9.
 
     Args:
-        logits: (N,) of these clips, which require a gradient. No clip's logit should depend on another's clip by more
-            than batch statistics do.
+        logits: (N,), computed from `clips`; a logit should depend on other clips by batch statistics at most.
+        clips: (N, C, T, H, W), which require gradients.
     """
     (gradient,) = torch.autograd.grad(logits.float().sum(), clips, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean() / 2
@@ -142,19 +143,19 @@ def gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
 def discriminator_loss(
     objective: Objective, real: torch.Tensor, fake: torch.Tensor, wrong: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """D's loss from logits on real clips, generated clips, and real clips under a wrong condition.
+    """Return D's loss, a scalar, from logits (N, ...) on real clips, generated clips, and wrongly conditioned real clips.
 
-    With `wrong` it is the matching-aware loss of Reed et al. 2016 (GAN-CLS): the two kinds of clip to be rejected count
-    half each.
+    With `wrong` this is the matching-aware loss of Reed et al. 2016 (GAN-CLS), where the two kinds of clips to reject
+    have weight 1/2 each.
     """
     return loss_on_real(objective, real, wrong) + loss_on_fake(objective, fake, wrong is not None)
 
 
 def loss_on_real(objective: Objective, real: torch.Tensor, wrong: torch.Tensor | None = None) -> torch.Tensor:
-    """The part of discriminator_loss that real clips have, under their own and under a wrong condition."""
+    """Return the terms of `discriminator_loss` for real clips, a scalar, from logits (N, ...)."""
     return objective.real(real) if wrong is None else objective.real(real) + objective.fake(wrong) / 2
 
 
 def loss_on_fake(objective: Objective, fake: torch.Tensor, matching_aware: bool = False) -> torch.Tensor:
-    """The part of discriminator_loss that generated clips have."""
+    """Return the term of `discriminator_loss` for generated clips, a scalar, from logits (N, ...)."""
     return objective.fake(fake) / 2 if matching_aware else objective.fake(fake)

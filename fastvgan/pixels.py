@@ -1,13 +1,13 @@
-"""Between stored clips and what networks see."""
+"""Conversion between stored clips and the inputs and outputs of networks."""
 
 import torch
 
 
 def to_float(video: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 (N, T, H, W, C) to float (N, C, T, H, W) in [-1, 1] on the device, in channels_last_3d without a copy."""
+    """Convert uint8 (N, T, H, W, C) to float (N, C, T, H, W) in [-1, 1] on the device, in channels_last_3d."""
     return video.to(device, non_blocking=True).permute(0, 4, 1, 2, 3).div(127.5).sub_(1)
 
 
 def to_uint8(video: torch.Tensor) -> torch.Tensor:
-    """(N, C, T, H, W) in [-1, 1] to uint8 (N, T, H, W, C) on the CPU."""
+    """Convert (N, C, T, H, W) in [-1, 1] to uint8 (N, T, H, W, C) on the CPU."""
     return video.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).cpu()

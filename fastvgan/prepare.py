@@ -4,6 +4,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -14,6 +15,9 @@ from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
 from fastvgan.models.config import SIDES
 from fastvgan.settings import Settings
+
+if TYPE_CHECKING:
+    from fastvgan.data.preparation import Prepared
 
 
 class Arguments(Settings):
@@ -59,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _summary(out: Path, made: "Preparation", settings: PrepareConfig) -> str:
+def _summary(out: Path, made: "Prepared", settings: PrepareConfig) -> str:
     frames = sum(record.frames for record in made.records)
     seconds = sum(record.frames / record.fps for record in made.records if record.fps)
     captions = {caption for record in made.records for caption in record.captions}
@@ -74,7 +78,7 @@ def _summary(out: Path, made: "Preparation", settings: PrepareConfig) -> str:
     )
 
 
-def _command(out: Path, made: "Preparation", settings: PrepareConfig) -> str:
+def _command(out: Path, made: "Prepared", settings: PrepareConfig) -> str:
     """Return the command that trains on the prepared clips, or the reason why they cannot be trained on."""
     size = []
     if settings.to == "shards":

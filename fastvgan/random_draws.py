@@ -1,7 +1,7 @@
-"""Everything random in a run, as a function of (seed, purpose, number): the same on every device, in any order.
+"""Counter-based random numbers: a function of (seed, purpose, number), equal on every device and in any order.
 
-A number is that of a clip (step * clips of a batch + place in the batch), or that of a step. Words come from Philox
-4x32-10 (`fastvgan_kernels.philox`), whose key is the seed and whose counter is (block of four words, number, purpose).
+The number is that of a clip (step * batch size + index in the batch) or of a step. Words come from Philox 4x32-10
+(`fastvgan_kernels.philox`) with the seed as key and (block of four words, number, purpose) as counter.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from fastvgan_kernels.philox import philox, philox_4x32
 Word = TypeVar("Word", torch.Tensor, int)
 
 _MASK = 2**32 - 1
-# Tensors of no dimension, which a device takes as arguments of a kernel: so nothing is copied there.
+# A zero-dimensional CPU tensor is passed to CUDA kernels as an argument, without a copy to the device.
 _UNIT, _HALF_UNIT = torch.tensor([2.0**-32, 2.0**-33], dtype=torch.float64, device="cpu").unbind()
 
 
 class Purpose(IntEnum):
-    """What words are drawn for; no two purposes share one."""
+    """Use of random words; different purposes have independent words."""
 
     CLIP = 0
     NOISE = 1
@@ -35,8 +35,9 @@ class Draws:
     """Draws words for several purposes at once.
 
     Args:
-        seed: of the run, any integer; it counts modulo 2**64. sizes: how many words a number takes for each purpose.
-        device: where they are wanted.
+        seed: any integer, taken modulo 2**64.
+        sizes: words per number, for each purpose.
+        device: device of the words.
     """
 
     def __init__(self, seed: int, sizes: Mapping[Purpose, int], device: "torch.device | str" = "cpu"):
@@ -52,39 +53,39 @@ class Draws:
         self._counters = torch.cat(counters)
 
     def __call__(self, numbers: torch.Tensor) -> dict[Purpose, torch.Tensor]:
-        """Words int64 (N, size) in [0, 2**32) for numbers int64 (N,) on the device, by purpose.
+        """Return words, int64 (N, size) in [0, 2**32), for each purpose, for numbers int64 (N,) on the device.
 
-        A number has the same words whatever other numbers, purposes and sizes are drawn with it.
+        The words of a number do not depend on the other numbers, purposes and sizes.
         """
         words = philox(numbers, self._counters, self._key).flatten(1)
         return {purpose: words[:, place] for purpose, place in self._places.items()}
 
 
 def draw_below(bound: int, seed: int, purpose: Purpose, number: int) -> int:
-    """An integer in [0, bound) on the host, from the first word that `Draws` gives for this purpose and number."""
+    """Return an integer in [0, bound), computed on the host from the first word of this purpose and number."""
     word = philox_4x32((0, number & _MASK, number >> 32 & _MASK, int(purpose)), _key(seed))[0]
     return below(word, bound)
 
 
 def below(words: Word, bounds: "Word | int") -> Word:
-    """Words in [0, 2**32) as integers in [0, bounds), for bounds below 2**31: the same on every device.
+    """Map words in [0, 2**32), of any shape, to integers in [0, bounds), for bounds below 2**31.
 
-    The upper half of a 64-bit product, as in Lemire 2019 (Fast random integer generation in an interval), without the
-    rejection: a value is more or less likely than another by at most bounds / 2**32.
+    The upper half of a 64-bit product, as in Lemire 2019 (Fast random integer generation in an interval), without
+    rejection: the probabilities of two values differ by at most a factor of 1 + bounds / 2**32.
     """
     return words * bounds >> 32
 
 
 def uniforms(words: torch.Tensor) -> torch.Tensor:
-    """Words as numbers in [0, 1), float64: exact, with 32 bits, so that their product with a small integer is too."""
+    """Map words of any shape to float64 in [0, 1), exactly: with 32 bits, products with small integers are exact too."""
     return words * _UNIT
 
 
 def normals(words: torch.Tensor) -> torch.Tensor:
-    """Words as standard normal numbers, float32, in [-6.4, 6.4].
+    """Map words of any shape to standard normal numbers, float32 in [-6.4, 6.4].
 
-    The inverse of the normal distribution function is computed in float64 and then rounded. Devices differ in the last
-    bits of float64, so that about one in 10**8 numbers may differ in the last bit of float32.
+    The inverse of the normal distribution function is computed in float64 and rounded. Devices differ in the last bits
+    of float64, so about one in 10**8 numbers may differ in the last bit of float32.
     """
     return torch.special.ndtri(torch.add(_HALF_UNIT, words, alpha=2.0**-32)).float()
 

@@ -17,7 +17,7 @@ from fastvgan.settings import Settings
 from fastvgan.training.run.resume import Start, find_start
 
 if TYPE_CHECKING:
-    from fastvgan.data import Listing
+    from fastvgan.data.clips import Listing
     from fastvgan.training.parallel import Parallel
 
 T = TypeVar("T")

@@ -63,13 +63,13 @@ OTHERS = [
     ("generate", "", "there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run"),
     ("evaluate", "--clips x", "--clips x: expected a whole number"),
     ("evaluate", "--json", "--json: expected a path, got nothing"),
-    ("prepare", "digits out", "SOURCE digits: there is no such folder; the digits are drawn and need no preparing"),
-    ("prepare", "missing out", "SOURCE missing: there is no such folder"),
+    ("prepare", "digits out", "SOURCE digits does not exist; the digits need no preparation"),
+    ("prepare", "missing out", "SOURCE missing does not exist"),
     ("prepare", "only", "OUT missing; pass SOURCE OUT, in this order"),
     ("prepare", "a b c", "unexpected argument c; --help lists all flags"),
     ("prepare", "a b --to zip", "--to zip: expected one of manifest, clips, shards, tars"),
     ("info", "--jsno", "unknown flag --jsno (did you mean --json?); --help lists all flags"),
-    ("report", "--run missing", "missing is no folder; name a run folder by --run"),
+    ("report", "--run missing", "missing is not a folder; pass a run folder with --run"),
     ("metrics.train_oracle", "--steps -3", "--steps -3: must be at least 1"),
 ]
 
