@@ -115,7 +115,7 @@ def _choices(found: dict[str, Any]) -> list[str]:
         f"convolutions, norms and ConvLSTMs by auto on {found['shown_for']}, in a CUDA graph",
         f"  measured on {origin['device']}, {versions}, commit {origin['commit']}, {origin['date']}:",
         f"  {origin['passes']} passes in {origin['dtype']}, channels_last_3d. For other problems auto takes Triton if",
-        f"  Triton was {found['margin']:.0%} faster on the nearest measured problem. Without a measured problem nearby,",
+        f"  Triton was {found['margin']:.0%} faster on the nearest measured problem. If none is near,",
         "  small convolutions, norms and ConvLSTMs take Triton, all others stock PyTorch (reference). Outside a CUDA",
         "  graph small problems take stock PyTorch.",
         *("  " + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),

@@ -143,7 +143,7 @@ def gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
 def discriminator_loss(
     objective: Objective, real: torch.Tensor, fake: torch.Tensor, wrong: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return D's loss, a scalar, from logits (N, ...) on real clips, generated clips, and wrongly conditioned real clips.
+    """Return D's loss, a scalar, from logits (N, ...) on real, generated, and wrongly conditioned real clips.
 
     With `wrong` this is the matching-aware loss of Reed et al. 2016 (GAN-CLS), where the two kinds of clips to reject
     have weight 1/2 each.

@@ -77,7 +77,7 @@ def below(words: Word, bounds: "Word | int") -> Word:
 
 
 def uniforms(words: torch.Tensor) -> torch.Tensor:
-    """Map words of any shape to float64 in [0, 1), exactly: with 32 bits, products with small integers are exact too."""
+    """Map words of any shape to float64 in [0, 1), exactly; products with small integers are exact too."""
     return words * _UNIT
 
 

@@ -58,8 +58,8 @@ OTHERS = [
     ("generate", "--fps inf", "--fps inf: expected a finite number"),
     ("generate", "--scale 2000", "--scale 2000: must be at most 64"),
     ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
-    ("generate", "--fps 60", "generated.gif: 60 frames a second; a .gif shows 0.01 to 50, since its times are whole"),
-    ("generate", "--out x.avi", "x.avi: videos are written as .mp4, .gif or .png; name one of these"),
+    ("generate", "--fps 60", "generated.gif: 60 frames per second; .gif supports 0.01 to 50, since viewers"),
+    ("generate", "--out x.avi", "x.avi: unsupported video format; name a .mp4, .gif or .png file"),
     ("generate", "", "there is no run under runs/; train one by `python -m fastvgan.train`, or name one by --run"),
     ("evaluate", "--clips x", "--clips x: expected a whole number"),
     ("evaluate", "--json", "--json: expected a path, got nothing"),
@@ -302,7 +302,7 @@ def build_frames(count):
 
 @pytest.mark.parametrize(("name", "fps"), [("x.gif", 51), ("x.gif", 0.001), ("x.mp4", float("inf")), ("x.mp4", 0)])
 def test_a_rate_that_no_viewer_shows_is_refused(tmp_path, name, fps):
-    with pytest.raises(UserError, match="frames a second; a .(gif|mp4) shows"):
+    with pytest.raises(UserError, match="frames per second; .(gif|mp4) supports"):
         write_video(tmp_path / name, (255 * build_frames(2)).astype("uint8"), fps)
     assert not list(tmp_path.iterdir())
 

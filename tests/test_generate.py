@@ -124,7 +124,7 @@ def test_every_condition_at_once_and_any_length(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "this model follows text: give text"),
+        ({}, "this model follows text: pass text"),
         ({"text": "zebra"}, "no word of the caption 'zebra' was in the training captions; known words: a, green"),
         (
             {"text": "a blue ZEBRA, red"},
@@ -132,7 +132,7 @@ def test_every_condition_at_once_and_any_length(tmp_path):
             "words: a, green, moving, red",
         ),
         ({"text": "a", "label": "dog"}, "label was given, but this model follows text"),
-        ({"text": "a", "n": 0}, "n is how many"),
+        ({"text": "a", "n": 0}, "n 0: the number of clips"),
         ({"text": "a", "frames": 8}, "makes clips of 16 frames only, not 8"),
     ],
 )

@@ -6,6 +6,7 @@ from torch import nn
 from fastvgan.models import conv3d, recurrent
 from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.noise import NoiseDriven
 
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 
@@ -19,7 +20,7 @@ def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
     return generator, _channels_last(discriminator)
 
 
-def build_generator(config: ModelConfig) -> nn.Module:
+def build_generator(config: ModelConfig) -> NoiseDriven:
     """The generator of a configuration alone."""
     return _channels_last(_FAMILIES[config.family].Generator(config))
 
