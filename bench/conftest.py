@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
-from fastvgan.machine.versions import installed_version
+from fastvgan.machine.versions import find_version
 
 _START = time.monotonic()
 _CHECKS = pytest.StashKey[bool]()
@@ -92,7 +92,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "bf16_instructions": on_gpu or bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu.get("flags", ()))),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "triton": installed_version("triton"),
+        "triton": find_version("triton"),
     }
     if TINY:
         machine_info["fastvgan"]["tiny"] = True

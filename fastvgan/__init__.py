@@ -3,7 +3,9 @@
 import importlib.machinery
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,18 +16,18 @@ __version__ = "0.1.0"
 
 
 class _CheckoutKernels:
-    """Finds `fastvgan_kernels` in the folder kernels/ of the checkout from which this package was imported.
+    """Import hook that finds `fastvgan_kernels` in the folder kernels/ of this checkout.
 
-    Python started in the root of a checkout imports this package from there, even if another one is installed. The
-    operations must come from the same sources. A checkout may lack the compiled extension, so the installed package's
-    folder is searched second.
+    Python started in a checkout imports this package from there, even if fastvgan is installed; `fastvgan_kernels` must
+    come from the same sources. A checkout may lack the compiled extension, so the installed package is searched second.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """Find `fastvgan_kernels`, as importlib's finders do."""
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name != "fastvgan_kernels":
             return None
         installed = importlib.machinery.PathFinder.find_spec(name)
@@ -38,7 +40,7 @@ class _CheckoutKernels:
 
 def _bind_checkout() -> None:
     root = Path(__file__).resolve().parent.parent
-    # site-packages may have a "kernels" of another project; only a checkout also has the project file.
+    # Another package in site-packages may be named "kernels"; only a checkout has pyproject.toml.
     is_checkout = (root / "pyproject.toml").is_file() and (root / "kernels" / "extension.py").is_file()
     if is_checkout and not any(type(finder).__name__ == "_CheckoutKernels" for finder in sys.meta_path):
         sys.meta_path.insert(0, _CheckoutKernels(root / "kernels"))
@@ -52,7 +54,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded at first use: `import fastvgan` alone must not import torch.
+    # Import lazily: `import fastvgan` alone must not import torch.
     if name in __all__:
         from fastvgan import export
 

@@ -1,7 +1,7 @@
-"""One command line for all commands: their flags are the fields of `Settings`, read and refused in one way.
+"""The command line of all commands: each field of a command's `Settings` is a flag.
 
-`tyro` writes the help. It does not read the flags: what it says of a wrong one is a box of many lines, and the hook by
-which that could be changed is private to it.
+`tyro` prints the help. It does not parse the flags, because its error messages are boxes of many lines and the hook
+that would change them is private.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
 import tyro
 from pydantic.fields import FieldInfo
@@ -30,22 +30,28 @@ from fastvgan.settings import FaultySettings, Settings, join_sentences
 
 _Command = TypeVar("_Command", bound=Settings)
 
-_EXPECTED = {int: "a whole number", float: "a number", Path: "a path", str: "a text"}
-_EXPECTED_MANY = {int: "whole numbers", float: "numbers", Path: "paths", str: "texts"}
-_NONE = "None"  # takes a flag back to "not given", where that is a value
+_EXPECTED = {int: "a whole number", float: "a number", Path: "a path", str: "a string"}
+_EXPECTED_MANY = {int: "whole numbers", float: "numbers", Path: "paths", str: "strings"}
+_NONE = "None"  # the value that unsets an optional flag
 _LOOKS_LIKE_FLAG = re.compile(r"--?[^\W\d]|--[^-]")
 _NUMBER = re.compile(r"-(inf|nan|infinity)$", re.IGNORECASE)
-_SHOWN, _LONGEST = 60, 2000  # letters of a value in a message, and of a whole message
+_SHOWN, _LONGEST = 60, 2000  # characters shown of a value, and of a whole message
 _MOST_DIGITS = 40
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag, or a value that is given by its place.
+    """A flag, or a positional argument.
 
-    name: as typed, "--batch-size", or "OUT" for one by place. path: of the field in the settings. kind: bool, int,
-    float, str or Path. choices: what may be typed, with its value; empty where anything of the kind may. count: how
-    many values, None for one or more; a tuple is made of them where `is_tuple`. is_optional: whether None is a value.
+    Attributes:
+        name: as typed, "--batch-size", or "OUT" for a positional argument.
+        path: path of the field in the settings.
+        kind: bool, int, float, str or Path.
+        choices: the allowed texts and their values; empty if every value of the kind is allowed.
+        count: number of values; None for one or more.
+        is_tuple: whether the values form a tuple.
+        is_optional: whether None is allowed.
+        is_positional: whether it is a positional argument.
     """
 
     name: str
@@ -59,9 +65,9 @@ class Flag:
 
     @property
     def expected(self) -> str:
-        """What a value has to be, as messages say it."""
+        """The allowed values, for error messages."""
         if self.choices:
-            return f"{'some' if self.is_tuple else 'one'} of {', '.join(self.choices)}"
+            return f"{'one or more' if self.is_tuple else 'one'} of {', '.join(self.choices)}"
         if self.is_tuple:
             return f"{self.count or 'one or more'} {_EXPECTED_MANY[self.kind]}"
         return _EXPECTED[self.kind]
@@ -69,7 +75,7 @@ class Flag:
 
 @dataclass
 class Given:
-    """What stands on a command line: values by the path of their field, and as they were typed."""
+    """A parsed command line: the values by the path of their field, and their texts as typed."""
 
     flags: list[Flag]
     values: dict[tuple[str, ...], Any] = field(default_factory=dict)
@@ -77,18 +83,19 @@ class Given:
     wants_help: bool = False
 
     def get(self, *path: str) -> Any:
-        """The value of a field, None where it was not given."""
+        """Return the value of the field at this path, or None if the command line does not have it."""
         return self.values.get(path)
 
 
 def read_flags(command: type[Settings], arguments: Sequence[str] | None = None) -> Given:
-    """Read a command line by the fields of the command's settings; limits are checked by `settings_from` only.
+    """Parse a command line. `settings_from` checks the limits of the values.
 
     Args:
-        arguments: what follows the command's name; by default this process's.
+        command: settings class whose fields are the flags.
+        arguments: arguments after the command's name; by default those of this process.
 
     Raises:
-        UserError: a flag is unknown, lacks its value or has one of another kind, or something is missing.
+        UserError: a flag is unknown, has no value or one of the wrong type, or a positional argument is missing.
     """
     tokens = deque(sys.argv[1:] if arguments is None else arguments)
     given = Given(list(_flags(command)))
@@ -109,15 +116,21 @@ def read_flags(command: type[Settings], arguments: Sequence[str] | None = None) 
             _take_place(given, places, token, last)
     if places:
         names = " ".join(flag.name for flag in given.flags if flag.is_positional)
-        raise UserError(f"{' and '.join(flag.name for flag in places)} missing; give {names}, in this order")
+        raise UserError(f"{' and '.join(flag.name for flag in places)} missing; pass {names}, in this order")
     return given
 
 
 def settings_from(command: type[_Command], given: Given, base: _Command | None = None, prog: str = "") -> _Command:
-    """The settings that a command line gives, over those of `base`; prints the help and ends where that was asked for.
+    """Return the settings of a command line; with --help, print the help and exit.
+
+    Args:
+        command: settings class.
+        given: the parsed command line.
+        base: settings that the command line overrides; by default the defaults of the class.
+        prog: name of the command in the help.
 
     Raises:
-        UserError: a value is not allowed; the sentence names its flag as it was typed.
+        UserError: a value is not allowed; the message names the flag as typed.
     """
     if given.wants_help:
         _print_help(command, base, prog)
@@ -134,20 +147,27 @@ def settings_from(command: type[_Command], given: Given, base: _Command | None =
 
 
 def parse(command: type[_Command], prog: str, arguments: Sequence[str] | None = None) -> _Command:
-    """`read_flags` and `settings_from` at once, for commands whose defaults do not depend on other flags."""
+    """Parse a command line into settings, for commands whose defaults do not depend on other flags.
+
+    Raises:
+        UserError: as `read_flags` and `settings_from`.
+    """
     return settings_from(command, read_flags(command, arguments), prog=prog)
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's `main` and leave the process with its status (0 when it returns None), or 2 on bad input.
+    """Run a command and exit with the status that its `main` returns (None counts as 0), or with 2 on an error.
 
-    Bad input, no memory, and a file that cannot be read or written are one line on stderr. A reader of stdout that
-    has gone away, as in `… | head`, is no fault. What torch's threads do is set up first (`fastvgan.machine.threads`).
+    Bad input, lack of memory, and unreadable or unwritable files print one line to stderr. A closed pipe at stdout, as
+    in `… | head`, is not an error. The threads of torch are configured first (`fastvgan.machine.threads`).
+
+    Args:
+        main: parses the command line of this process and runs the command.
     """
     watch_neighbours()
     set_up_threads()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that no encoding has letters for
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that cannot be decoded
             stream.reconfigure(errors="backslashreplace")
     try:
         status = main() or 0
@@ -155,7 +175,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
     except UserError as error:
         status = _fail(str(error))
-    except BrokenPipeError as error:  # of stdout, or of a worker's pipe, which is a fault
+    except BrokenPipeError as error:  # of stdout, or of a worker's pipe, which is an error
         status = 0 if _drop_unread_output(ended_early=True) else _fail(_about_file(error))
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
@@ -165,24 +185,24 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        status = _fail(f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more to be had'})")
+        status = _fail(f"out of memory{f' ({str(error).splitlines()[0]})' if str(error) else ''}")
     sys.exit(status)
 
 
 def log_to_terminal() -> None:
-    """Show what is logged from now on, from INFO on, as plain lines on stderr; for commands that take a while."""
+    """Print log messages of level INFO and above to stderr, without prefixes."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory could not be had: Python's, torch's of a GPU, or torch's of the CPU."""
+    """Return whether an exception reports lack of memory: of Python, or of torch on a GPU or the CPU."""
     texts = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def one_line(text: str) -> str:
-    """A message on one line that a terminal shows as it is: control characters escaped, the middle of long ones cut."""
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    """Return a message as one printable line: control characters escaped, the middle of a long message cut out."""
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
@@ -194,13 +214,13 @@ def _fail(sentence: str) -> int:
 
 
 def _drop_unread_output(ended_early: bool = False) -> bool:
-    """Write what stdout holds back, or, where that cannot be written, let go of it; gives whether it was so."""
+    """Flush stdout, or discard its buffer if that fails. Return whether it was discarded."""
     try:
         if sys.stdout is not None:
-            sys.stdout.write("\n" if ended_early else "")  # what could not be written before is held back no more
+            sys.stdout.write("\n" if ended_early else "")  # flush() alone does not retry a failed write
             sys.stdout.flush()
     except OSError:
-        # It would fail once more at the interpreter's end.
+        # The interpreter flushes stdout again at exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
@@ -236,9 +256,9 @@ def _flag(path: tuple[str, ...], described: FieldInfo) -> Flag:
         choices = {str(value): value for value in get_args(kind)}
         kind = type(get_args(kind)[0])
     is_positional = tyro.conf.Positional in described.metadata
-    # Some fields have another name than their flag, which they give to tyro.
-    names = [part.name for part in described.metadata if type(part) is type(tyro.conf.arg()) and part.name]
-    name = (names or [path[-1]])[0]
+    # A field may set the name of its flag by tyro.conf.arg(name=…), whose class is private to tyro.
+    options = [cast(Any, part) for part in described.metadata if type(part) is type(tyro.conf.arg())]
+    name = next((option.name for option in options if option.name), path[-1])
     name = name.upper() if is_positional else f"--{name.replace('_', '-')}"
     return Flag(name, path, kind, choices, count, is_tuple, is_optional, is_positional)
 
@@ -258,7 +278,7 @@ def _take_flag(given: Given, known: dict[str, Flag], token: str, tokens: deque[s
         given.values[positive.path] = False
         return positive
     if flag is None:
-        raise UserError(f"there is no flag {_quote(typed)}{_nearest(name, known)}; --help lists all flags")
+        raise UserError(f"unknown flag {_quote(typed)}{_nearest(name, known)}; --help lists all flags")
     if flag.kind is bool:
         if attached:
             raise UserError(f"{_quote(token)}: {name} takes no value; its opposite is --no-{name[2:]}")
@@ -270,15 +290,15 @@ def _take_flag(given: Given, known: dict[str, Flag], token: str, tokens: deque[s
 
 def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> None:
     wanted = math.inf if flag.count is None else flag.count
-    # A value attached by "=" is there already; more may follow where the flag takes more.
+    # A value attached by "=" is in the list already; further values may follow.
     while len(values) < wanted and tokens and not (_looks_like_flag(tokens[0]) or tokens[0] == "--"):
         values.append(tokens.popleft())
         if flag.is_optional and values == [_NONE]:
             break
     typed = " ".join(_quote(value) for value in values)
     if not values:
-        follows = f", and {_quote(tokens[0])} is taken for a flag" if tokens else ""
-        raise UserError(f"{flag.name}: expected {flag.expected}{follows or ', and nothing follows'}")
+        got = f"got the flag {_quote(tokens[0])}" if tokens else "got nothing"
+        raise UserError(f"{flag.name}: expected {flag.expected}, {got}")
     given.typed[flag.path] = typed
     if flag.is_optional and values == [_NONE]:
         given.values[flag.path] = None
@@ -301,11 +321,11 @@ def _take_place(given: Given, places: deque[Flag], token: str, before: Flag | No
             f"{before.name} {_quote(token)}: {before.name} takes no value; its opposite is --no-{before.name[2:]}"
         )
     if before is not None:
-        quotes = "; put quotes around one with blanks" if before.kind in (str, Path) else ""
+        quotes = "; quote a value that contains spaces" if before.kind in (str, Path) else ""
         typed = f"{given.typed[before.path]} {_quote(token)}"
         raise UserError(f"{before.name} {typed}: expected {before.expected} only{quotes}")
     near = _nearest(f"--{token.partition('=')[0].replace('_', '-')}", known)
-    raise UserError(f"{_quote(token)} belongs to no flag{near}; --help lists all flags")
+    raise UserError(f"unexpected argument {_quote(token)}{near}; --help lists all flags")
 
 
 def _convert(flag: Flag, text: str) -> Any:
@@ -315,11 +335,11 @@ def _convert(flag: Flag, text: str) -> Any:
             raise UserError(f"{typed}: expected {flag.expected}")
         return flag.choices[text]
     if not text.strip():
-        raise UserError(f"{typed}: it is empty; expected {flag.expected}")
+        raise UserError(f"{typed}: expected {flag.expected}, got an empty one")
     if flag.kind not in (int, float):
         return flag.kind(text)
     if len(text) > _MOST_DIGITS and text.strip(" +-0123456789_.") == "":
-        raise UserError(f"{typed}: a number of more than {_MOST_DIGITS} digits; expected {flag.expected}")
+        raise UserError(f"{typed}: expected {flag.expected} of at most {_MOST_DIGITS} digits")
     try:
         number = flag.kind(text)
     except ValueError:
@@ -330,7 +350,7 @@ def _convert(flag: Flag, text: str) -> Any:
 
 
 def _sentence(given: Given, name: str, value: Any, reason: str) -> str:
-    """What is wrong with a field, said of its flag."""
+    """Return the message for a bad field, with its name as a flag."""
     flag = next((flag for flag in given.flags if flag.path[-1] == name), None)
     if flag is None:
         return f"{name}{'' if value is None else f' {_quote(value)}'}: {reason}"
@@ -338,23 +358,23 @@ def _sentence(given: Given, name: str, value: Any, reason: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """The known flag that is spelled most like one that is not."""
+    """Return a hint that names the known flag with the most similar spelling, or an empty text."""
     bare = {flag.removeprefix("--"): flag for flag in known}
     found = difflib.get_close_matches(name.lstrip("-").lower().removeprefix("no-"), bare, 1, cutoff=0.7)
     return f" (did you mean {bare[found[0]]}?)" if found else ""
 
 
 def _quote(value: Any) -> str:
-    """A value as typed, in quotes where it is empty or holds blanks or letters that do not print, and not too long."""
+    """Return a value as typed, shortened, and quoted if it is empty or has spaces or unprintable characters."""
     text = str(value)
     if len(text) > _SHOWN:
         text = f"{text[:_SHOWN]}…"
-    plain = text and text.isprintable() and not any(letter.isspace() for letter in text)
+    plain = text and text.isprintable() and not any(character.isspace() for character in text)
     return text if plain else repr(text)
 
 
 def _looks_like_flag(token: str) -> bool:
-    """Whether it is meant as a flag; negative numbers, and a dash alone, are not."""
+    """Return whether a token is a flag; negative numbers and a lone dash are not."""
     return bool(_LOOKS_LIKE_FLAG.match(token)) and not _NUMBER.match(token)
 
 
@@ -368,5 +388,6 @@ def _before_end(tokens: Iterable[str]) -> Iterator[str]:
 def _print_help(command: type[Settings], base: Settings | None, prog: str) -> NoReturn:
     options = {} if base is None else {"default": base}
     pairs = () if base is not None else (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(command, prog=prog, description=inspect.getdoc(command), args=["--help"], config=pairs, **options)
+    show = cast(Callable[..., Any], tyro.cli)  # its overloads do not cover a default that may be absent
+    show(command, prog=prog, description=inspect.getdoc(command), args=["--help"], config=pairs, **options)
     sys.exit(0)

@@ -1,8 +1,8 @@
-"""The one exception whose message is meant for the person at the terminal."""
+"""The exception for bad input."""
 
 
 class UserError(Exception):
-    """Bad input: one sentence that names the file or value and the remedy.
+    """Bad input; the message is one sentence that names the file or value and the remedy.
 
-    Commands print the sentence to stderr, without a traceback, and exit with status 2.
+    Commands print the message to stderr, without a traceback, and exit with status 2.
     """

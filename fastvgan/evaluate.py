@@ -1,4 +1,4 @@
-"""Say how good a trained generator is, beside what real clips give: `python -m fastvgan.evaluate --run DIR`."""
+"""Evaluate a trained generator and compare its scores with those of real clips: `python -m fastvgan.evaluate`."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Arguments(Settings):
-    """Say how good a trained generator is, beside what real clips give."""
+    """Evaluate a trained generator and compare its scores with those of real clips."""
 
     run: Path | None = None
     """Run folder, checkpoint folder or exported .safetensors file; by default the newest run under runs/."""
@@ -47,6 +47,7 @@ class Arguments(Settings):
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.evaluate", arguments)
     from fastvgan.export import load
     from fastvgan.files.atomic import check_writable, whole
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":
-    """The generator's configuration with the length of its clips here."""
+    """Return the generator's configuration with the requested clip length."""
     model = generator.config
     if frames not in (None, model.frames) and model.family != "recurrent":
         raise UserError(
@@ -96,7 +97,7 @@ def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":
 
 
 def _config(run: Path) -> "RunConfig | None":
-    """The configuration of the run that a run folder, a checkpoint or an exported file belongs to, if it is there."""
+    """Return the configuration of the run that a path belongs to, or None without a config.yaml."""
     from fastvgan.runs.config import read_config
 
     run = run.resolve()
@@ -106,25 +107,25 @@ def _config(run: Path) -> "RunConfig | None":
 
 
 def _data(run: Path, config: "RunConfig | None", model: "ModelConfig", name: str | None) -> "DataConfig":
-    """What the run was trained on, as its configuration says, or the data of that name."""
+    """Return the data of that name, by default the training data of the run."""
     from fastvgan.runs.config import DataConfig
 
     if config is not None and name in (None, config.data.data):
         return config.data
     if name is None and not _fits_digits(model):
-        raise UserError(f"there is no config.yaml beside {run} to say what it was trained on; name its data by --data")
+        raise UserError(f"the training data of {run} are unknown without its config.yaml; name them with --data")
     return DataConfig(data=name or "digits")
 
 
 def _seen(config: "RunConfig | None", source: "Source") -> "TrainingDraws | None":
-    """Which clips of the digits it was trained on, if its configuration is there."""
+    """Return which clips of the digits the run was trained on, or None if its configuration is missing."""
     from fastvgan.metrics.prompts import TrainingDraws
 
-    return config and TrainingDraws(config.training.seed, config.training.count_clips(source.size))
+    return None if config is None else TrainingDraws(config.training.seed, config.training.count_clips(source.size))
 
 
 def _fits_digits(model: "ModelConfig") -> bool:
-    """Whether a model's words and classes are those of the digits; without either there is nothing to tell by."""
+    """Return whether a model's words and classes are those of the digits; False if it has neither."""
     from fastvgan.data.digits import DigitsSource
     from fastvgan.models.vocabulary import Vocabulary
 
@@ -141,13 +142,13 @@ def _split(name: str, data: "DataConfig") -> str:
 
 
 def _sources(data: "DataConfig", model: "ModelConfig", split: str) -> tuple["Source", "Source"]:
-    """What was trained on, and what real clips to compare with come from."""
+    """Return the source of the training data, and the source of the real clips to compare with."""
     from fastvgan.data import open_source
 
     if data.data != "digits":
         source = open_source(data, model, split=split)
         return source, source
-    # Real clips are wanted of the captions held out, too.
+    # The real clips include those of held-out captions.
     every = data.model_copy(update={"hold_out": 0.0})
     return open_source(data, model), open_source(every, model, split=split)
 
@@ -176,7 +177,7 @@ def _evaluate(
                 condition = Condition(*(None if part is None else part.to(device) for part in condition))
             clips = generator.network(z.to(device), condition)
             if not clips.isfinite().all():
-                raise UserError(f"{generator.path} makes values that are not finite; name another checkpoint by --run")
+                raise UserError(f"{generator.path} makes NaN or infinite values; pass another checkpoint with --run")
             return to_uint8(clips)
 
         return evaluator.full(generate, lambda n, seed: generator.network.noise(n, seed, model.frames))
@@ -185,9 +186,10 @@ def _evaluate(
 def _protocol(
     parsed: Arguments, model: "ModelConfig", generator: "VideoGenerator", data: "DataConfig", split: str
 ) -> dict[str, str | float]:
-    """What must be the same for two tables to be compared, and which files they are of."""
+    """Return the settings that must agree for two tables to be comparable, and the hashes of the files used."""
     from fastvgan.metrics.oracle import ORACLE
 
+    assert generator.path is not None  # `load` sets it
     return {
         "clips": parsed.clips,
         "frames": model.frames,
@@ -202,7 +204,7 @@ def _protocol(
 
 
 def _hash(path: Path) -> str:
-    """The first 12 digits of the sha256 of a file, or of a checkpoint's tensors."""
+    """Return the first 12 hexadecimal digits of the sha256 of a file, or of a checkpoint's tensors."""
     file = next(iter(sorted(path.glob("*.safetensors")))) if path.is_dir() else path
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""A trained generator as one file, and the same file as something to call."""
+"""Export trained generators to single files, and load them to make clips."""
 
 import json
 from pathlib import Path
@@ -11,18 +11,19 @@ from fastvgan.files.atomic import replace_atomically
 from fastvgan.files.tensor_file import read_tensors, save_tensors
 from fastvgan.machine.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
+from fastvgan.models.noise import NoiseDriven
 from fastvgan.models.sizes import count_min_weights, map_values
 from fastvgan.models.vocabulary import Vocabulary
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.runs.checkpoint import is_checkpoint, read_averaged_weights
 
 EXPORTED = Path("export") / "generator.safetensors"
-"""Where a run folder holds its last averaged generator."""
+"""Path, in a run folder, of the averaged generator of the last checkpoint."""
 BEST = Path("export") / "best.safetensors"
-"""Where a run folder holds the averaged generator of the checkpoint with the best score."""
+"""Path, in a run folder, of the averaged generator of the checkpoint with the best score."""
 
-_CHUNK = 64  # clips made at once
-_KNOWN_WORDS = 60  # named in a message
+_CHUNK = 64  # clips per forward pass
+_KNOWN_WORDS = 60  # words listed in a message
 
 
 def export(
@@ -31,7 +32,10 @@ def export(
     """Write a generator's weights with its configuration to a .safetensors file, whole or not at all.
 
     Args:
-        weights: its state_dict. facts: more for the file's metadata, such as the step.
+        weights: state_dict of the generator; tensors of any shape.
+        config: configuration of the generator.
+        path: file to write.
+        facts: further metadata of the file, such as the step.
 
     Raises:
         OSError: the file cannot be written.
@@ -41,15 +45,16 @@ def export(
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerator":
-    """A trained generator, always with averaged weights; its `path` says which file was taken.
+    """Load a trained generator, always with averaged weights; its `path` names the file that was read.
 
     Args:
-        path: a run folder, of which export/best.safetensors is taken (the checkpoint with the best score), or
-            export/generator.safetensors (the last checkpoint) where there is no best; a checkpoint folder, such as
-            run/checkpoints/step-200; or a .safetensors file of export/.
+        path: a run folder, a checkpoint folder such as run/checkpoints/step-200, or an exported .safetensors file. In a
+            run folder, export/best.safetensors (the checkpoint with the best score) is read if it exists, else
+            export/generator.safetensors (the last checkpoint).
+        device: device of the generator.
 
     Raises:
-        UserError: nothing is there, or it is truncated, foreign, or no generator of this library.
+        UserError: the file is missing, truncated, or not a generator of this library.
     """
     path = Path(path)
     tensors, config, path = _read_checkpoint(path) if _is_checkpoint(path) else _read_export(path)
@@ -64,10 +69,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerato
 
 
 def _check_count(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """A damaged configuration may ask for more weights than memory holds; more than the file's they cannot be."""
-    asked, there = count_min_weights(config)[0], sum(tensor.numel() for tensor in tensors.values())
-    if asked > there:
-        raise UserError(f"its settings are those of at least {asked:,} weights, and it holds {there:,}")
+    """Check that the file has as many weights as its configuration, before memory for them is allocated."""
+    expected, found = count_min_weights(config)[0], sum(tensor.numel() for tensor in tensors.values())
+    if expected > found:
+        raise UserError(f"its configuration needs at least {expected:,} weights, it has {found:,}")
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -84,28 +89,30 @@ def _read_export(path: Path) -> tuple[dict[str, torch.Tensor], ModelConfig, Path
     if path.is_dir():
         found = [path / name for name in (BEST, EXPORTED) if (path / name).is_file()]
         if not found:
-            raise UserError(f"{path} holds no generator ({EXPORTED} is missing); name a run folder that has saved one")
+            raise UserError(f"{path} holds no generator ({EXPORTED} is missing); pass a run folder with an export")
         path = found[0]
     tensors, metadata = read_tensors(path)
     if "fastvgan" not in metadata:
-        raise UserError(f"{path} is no generator of fastvgan: its header holds no configuration; name another file")
+        raise UserError(f"{path} is not a fastvgan generator: its header has no configuration; pass another file")
     try:
         settings = json.loads(metadata["fastvgan"])
         if not isinstance(settings, dict):
-            raise ValueError("its header holds no settings")
+            raise ValueError("the configuration in its header is not a JSON object")
         return tensors, ModelConfig.model_validate(settings), path
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} does not fit this version of fastvgan ({error}); export it again") from error
 
 
 class VideoGenerator:
-    """A trained generator, ready to make clips; `load` gives one.
+    """A trained generator that makes clips; see `load`.
 
-    `network` is the torch.nn.Module, called as network(z, c); `config` its `ModelConfig`; `path` the file or checkpoint
-    folder that it comes from, if any.
+    Attributes:
+        network: the torch.nn.Module, called as network(z, condition).
+        config: its `ModelConfig`.
+        path: file or checkpoint folder that it was loaded from, if any.
     """
 
-    def __init__(self, network: torch.nn.Module, config: ModelConfig, path: Path | None = None):
+    def __init__(self, network: NoiseDriven, config: ModelConfig, path: Path | None = None):
         self.network = network
         self.config = config
         self.path = path
@@ -124,28 +131,29 @@ class VideoGenerator:
         """Make n clips.
 
         Args:
-            text: a caption, for a model that follows text, of words that were in the training captions.
+            text: caption, for a model that follows text; its words must occur in the training captions.
             image: the first frame, for a model that follows one: a path, a PIL image, an array (H, W) or (H, W, C), or
                 a tensor (H, W), (C, H, W) or (H, W, C), of uint8, uint16, bool or floats in [0, 1] (see
                 `fastvgan.data.media.image_input.read_image`); of another size, it is scaled and cropped at its centre.
-            label: a class by name or index, for a model that follows classes.
-            n: how many clips. seed: of the noise; the same seed gives the same clips, however many.
-            frames: length, for the recurrent family; the 3D-convolutional one makes clips of the training length.
+            label: class name or index, for a model that follows classes.
+            n: number of clips.
+            seed: seed of the noise; clip i depends on the seed and i only.
+            frames: length in frames, for the recurrent family; the conv3d family makes clips of the training length.
 
         Returns:
             uint8 (n, T, H, W, C) on the CPU.
 
         Raises:
-            UserError: a condition the model needs is missing, one it does not know is given, or a value is not usable.
+            UserError: a condition is missing, not supported by the model, or invalid.
         """
         if n < 1:
-            raise UserError(f"n is how many clips to make, at least 1, not {n}")
+            raise UserError(f"n {n}: the number of clips must be at least 1")
         if frames is not None and frames < 1:
-            raise UserError(f"frames is the length of a clip, at least 1, not {frames}")
+            raise UserError(f"frames {frames}: the length of a clip must be at least 1")
         if frames not in (None, self.config.frames) and self.config.family != "recurrent":
             raise UserError(
                 f"a {self.config.family} model makes clips of {self.config.frames} frames only, not {frames}; "
-                "train one of the recurrent family for other lengths"
+                "train a recurrent model for other lengths"
             )
         condition = self._condition(text, image, label)
         self._check_memory(n, frames or self.config.frames)
@@ -154,12 +162,12 @@ class VideoGenerator:
         return torch.cat(clips)
 
     def _check_memory(self, n: int, frames: int) -> None:
-        """Refuse what cannot fit: clips and noise of all, and of those that are made at once the largest features."""
+        """Check that all clips and noise, and the largest features of one forward pass, fit into memory."""
         model = self.config
         temporal = model.family == "conv3d"
         largest = max(map_values(model.frames, model.height, model.width, model.base_width, temporal))
         made_at_once = min(n, _CHUNK) * 4 * largest * frames // model.frames
-        # A number of the noise is two words of 64 bits on its way to float32.
+        # Each noise value takes two 64-bit words while it is computed.
         of_each = frames * model.height * model.width * model.channels + 16 * self.network.noise_size(frames)
         check_memory(n * of_each + made_at_once, f"{n} clips of {frames} frames", "make fewer or shorter ones")
 
@@ -170,12 +178,12 @@ class VideoGenerator:
             condition = Condition(*parts)
         return to_uint8(self.network(z.to(device), condition))
 
-    def _condition(self, text, image, label) -> Condition | None:
+    def _condition(self, text: str | None, image: ImageInput | None, label: str | int | None) -> Condition | None:
         given = {"text": text, "image": image, "class": label}
         for name, value in given.items():
             flag = {"class": "label"}.get(name, name)
             if value is None and name in self.config.condition:
-                raise UserError(f"this model follows {name}: give {flag}")
+                raise UserError(f"this model follows {name}: pass {flag}")
             if value is not None and name not in self.config.condition:
                 follows = " and ".join(self.config.condition) or "no condition"
                 raise UserError(f"{flag} was given, but this model follows {follows}; leave it out")
@@ -204,9 +212,9 @@ class VideoGenerator:
             return names.index(label)
         if isinstance(label, int) and 0 <= label < len(names):
             return label
-        raise UserError(f"there is no class {label!r}; the classes are {', '.join(names)}")
+        raise UserError(f"unknown class {label!r}; the classes are {', '.join(names)}")
 
     def _image(self, image: ImageInput) -> torch.Tensor:
-        """A picture as a frame (1, C, H, W) in [-1, 1] of the model's size."""
+        """Return an image as a frame (1, C, H, W) in [-1, 1] of the model's size."""
         frame = fit_image(read_image(image), self.config.height, self.config.width, self.config.channels)
         return to_float(torch.from_numpy(frame)[None, None], torch.device("cpu"))[:, :, 0]

@@ -25,20 +25,20 @@ class Arguments(Settings):
     text: str | None = None
     """Caption, for a model that follows text; of words that were in the training captions."""
     image: Path | None = None
-    """First frame, for a model that follows one: a picture's file (PNG, JPEG, BMP, WebP, TIFF, PPM; of a GIF or another
-    that moves, its first frame), scaled and cropped at its centre to the model's size."""
+    """First frame, for a model that follows one: an image file (PNG, JPEG, BMP, WebP, TIFF, PPM; the first frame of an
+    animation), scaled and centre-cropped to the model's size."""
     label: str | None = None
     """Class, for a model that follows classes."""
     n: int = Field(4, ge=1, le=100_000)
     """How many videos, laid side by side in the file."""
     seed: Seed = 0
-    """Of the noise; the same seed gives the same videos."""
+    """Seed of the noise; the same seed makes the same videos."""
     frames: int | None = Field(None, ge=1, le=10_000)
     """Length in frames (recurrent family; by default the training length)."""
     fps: float = Field(8, ge=0.01, le=1000)
-    """Frames a second of .mp4 and .gif; of .gif at most 50, since viewers slow down what is faster."""
+    """Frames per second of .mp4 and .gif; at most 50 for .gif, since viewers slow down faster ones."""
     scale: int = Field(0, ge=0, le=64)
-    """Pixels a side for each pixel made; 0 enlarges small videos enough to be seen, 1 leaves them as they are."""
+    """Factor by which pixels are enlarged; 0 enlarges small videos so that they are easy to see."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to make them."""
     out: Path = Path("generated.gif")
@@ -46,6 +46,7 @@ class Arguments(Settings):
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.generate", arguments)
 
     check_format(parsed.out, parsed.fps)
@@ -87,7 +88,7 @@ def _check_size(parsed: Arguments, model: "ModelConfig") -> None:
     else:
         height, width = grid_size(*shape, scale=parsed.scale)
     check_sides(parsed.out, frames, height, width)
-    # The enlarged clips, and the frames that they are laid into; three bytes a pixel.
+    # The enlarged clips and the grid of them, with three bytes per pixel.
     check_memory(
         2 * 3 * frames * height * width,
         f"{parsed.out} of {frames} frames of {height}x{width} pixels",

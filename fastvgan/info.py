@@ -1,4 +1,4 @@
-"""What is installed and built, and which implementation serves each operation and why: `python -m fastvgan.info`."""
+"""Print versions, devices, the compiled extension and each operation's implementation: `python -m fastvgan.info`."""
 
 import json
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ H100 = (9, 0)  # the compute capability of the GPU that was measured
 
 
 def facts() -> dict[str, Any]:
-    """Everything the command prints, as plain values.
+    """Return everything the command prints, as plain values.
 
     Raises:
         UserError: FASTVGAN_IMPL names no implementation.
@@ -40,7 +40,7 @@ def _versions() -> dict[str, str]:
 
 
 def _gpu_rules() -> dict[str, Any]:
-    """What `auto` takes on a GPU, this machine's or, without one, an H100, and the measurement that says so."""
+    """Return the choices of `auto` on this machine's GPU, else on an H100, and the measurement behind them."""
     import torch
 
     from fastvgan_kernels.measured import rules
@@ -68,7 +68,7 @@ def _devices() -> dict[str, str]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """The facts for a person at a terminal."""
+    """Return the facts as a text for the terminal."""
     lines = [line for title in ("versions", "devices", "extension") for line in _section(title, found[title])]
     return "\n".join(lines + _table(found["operations"]) + _choices(found["gpu"]))
 
@@ -79,7 +79,7 @@ def _section(title: str, rows: dict[str, Any]) -> list[str]:
 
 
 def _table(operations: dict[str, Any]) -> list[str]:
-    """Operation × implementation: chosen (with the devices), available or nothing; then the reasons."""
+    """Return the table of operations and implementations, then the reasons for each choice."""
     names = list(next(iter(operations.values()))["implementations"])
     rows, why, missing = [["operation", *names]], [], []
     for operation, entry in operations.items():
@@ -114,9 +114,10 @@ def _choices(found: dict[str, Any]) -> list[str]:
         "",
         f"convolutions, norms and ConvLSTMs by auto on {found['shown_for']}, in a CUDA graph",
         f"  measured on {origin['device']}, {versions}, commit {origin['commit']}, {origin['date']}:",
-        f"  {origin['passes']} passes in {origin['dtype']}, channels_last_3d. Other problems take Triton if the",
-        f"  nearest one won by {found['margin']:.0%}, and where none is near if they are small convolutions, norms or",
-        "  ConvLSTMs, else stock PyTorch (reference). Outside a CUDA graph small problems are stock PyTorch's too.",
+        f"  {origin['passes']} passes in {origin['dtype']}, channels_last_3d. For other problems auto takes Triton if",
+        f"  Triton was {found['margin']:.0%} faster on the nearest measured problem. If none is near,",
+        "  small convolutions, norms and ConvLSTMs take Triton, all others stock PyTorch (reference). Outside a CUDA",
+        "  graph small problems take stock PyTorch.",
         *("  " + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
     ]
 
@@ -129,6 +130,7 @@ class Arguments(Settings):
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.info", arguments)
     found = facts()
     print(json.dumps(found, indent=2) if parsed.as_json else as_text(found))

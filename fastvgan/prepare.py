@@ -4,6 +4,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -15,6 +16,9 @@ from fastvgan.errors import UserError
 from fastvgan.models.config import SIDES
 from fastvgan.settings import Settings
 
+if TYPE_CHECKING:
+    from fastvgan.data.preparation import Prepared
+
 
 class Arguments(Settings):
     """Check a folder of clips once, and write what training needs of it."""
@@ -23,21 +27,21 @@ class Arguments(Settings):
     """The folder of clips (video files, animated pictures, folders or zip files of pictures, strips of frames), or one
     zip or tar file of them; it is not changed."""
     out: tyro.conf.Positional[Path]
-    """The folder to write manifest.jsonl and rejects.jsonl to, and what --to says; the same command goes on where it
-    stopped."""
+    """The folder to write manifest.jsonl, rejects.jsonl and the files of --to to; run the same command again to resume
+    after an interruption."""
     settings: tyro.conf.OmitArgPrefixes[PrepareConfig] = PrepareConfig()
 
 
-_GOES_ON = "what is done is kept, and the same command goes on from there"
+_RESUME = "finished work is kept; run the same command again to resume"
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.prepare", arguments)
     if not parsed.source.exists():
-        drawn = "; the digits are drawn and need no preparing: train on them by --data digits"
-        raise UserError(
-            f"SOURCE {parsed.source}: there is no such folder{drawn if str(parsed.source) == 'digits' else ''}"
-        )
+        digits = "; the digits need no preparation, train on them with --data digits"
+        hint = digits if str(parsed.source) == "digits" else "; name an existing folder or archive"
+        raise UserError(f"SOURCE {parsed.source} does not exist{hint}")
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from fastvgan.data.preparation import prepare
@@ -47,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         with logging_redirect_tqdm():
             made = prepare(parsed.source, parsed.out, parsed.settings)
     except KeyboardInterrupt:
-        print(f"stopped; {_GOES_ON}", file=sys.stderr)
+        print(f"stopped; {_RESUME}", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:
-        raise UserError(f"cannot write to {parsed.out}: {error.strerror or error}; fix that: {_GOES_ON}") from error
+        raise UserError(f"cannot write to {parsed.out}: {error.strerror or error}; {_RESUME}") from error
     for remark in made.remarks:
         print(remark, file=sys.stderr)
     for item in made.rejected:
@@ -59,23 +63,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _summary(out: Path, made, settings: PrepareConfig) -> str:
+def _summary(out: Path, made: "Prepared", settings: PrepareConfig) -> str:
     frames = sum(record.frames for record in made.records)
     seconds = sum(record.frames / record.fps for record in made.records if record.fps)
     captions = {caption for record in made.records for caption in record.captions}
     classes = {record.label for record in made.records if record.label is not None}
-    told = f", {len(captions)} captions" if captions else ""
-    told += f", {len(classes)} classes" if classes else ""
+    conditions = f", {len(captions)} captions" if captions else ""
+    conditions += f", {len(classes)} classes" if classes else ""
     return (
-        f"clips:    {len(made.records)} ({frames} frames, {seconds / 60:.1f} minutes){told}\n"
+        f"clips:    {len(made.records)} ({frames} frames, {seconds / 60:.1f} minutes){conditions}\n"
         f"manifest: {out / MANIFEST}\n"
         f"rejected: {len(made.rejected)} ({out / REJECTS})\n"
         f"train on: {_command(out, made, settings)}"
     )
 
 
-def _command(out: Path, made, settings: PrepareConfig) -> str:
-    """The command that trains on what was made, which finds size and condition itself; or why there is none."""
+def _command(out: Path, made: "Prepared", settings: PrepareConfig) -> str:
+    """Return the command that trains on the prepared clips, or the reason why they cannot be trained on."""
     size = []
     if settings.to == "shards":
         asked = settings.height, settings.width
@@ -86,7 +90,7 @@ def _command(out: Path, made, settings: PrepareConfig) -> str:
         # Frames that just cover a slim size may cover a larger one as well.
         if found != asked and set(asked) <= set(SIDES):
             size = ["--height", str(asked[0]), "--width", str(asked[1])]
-    # A folder of such a name would be taken for the digits, for a manifest, or for a flag.
+    # Such a folder name would be read as the digits, a manifest, or a flag.
     where = str(out / MANIFEST if str(out) == "digits" or out.suffix == ".jsonl" else out)
     flags = ["--data", f"./{where}" if where.startswith("-") else where]
     flags += [] if made.root == "." else ["--root", made.root]

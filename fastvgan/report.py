@@ -1,4 +1,4 @@
-"""Write a run's report anew, one page with everything its folder shows: `python -m fastvgan.report --run DIR`."""
+"""Write the HTML report of a run folder: `python -m fastvgan.report --run DIR`."""
 
 from pathlib import Path
 
@@ -11,22 +11,23 @@ _SIGNS = ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "log.txt", "sample
 
 
 class Arguments(Settings):
-    """Write a run's report anew, one page with everything its folder shows."""
+    """Write the report of a run again, one HTML page with the run's curves, scores and samples."""
 
     run: Path | None = None
     """Run folder; by default the newest run under runs/."""
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.report", arguments)
 
     from fastvgan.training.report.collect import write_report
 
     run = find_run(parsed.run)
     if not run.is_dir():
-        raise UserError(f"{run} is no folder; name a run folder by --run")
+        raise UserError(f"{run} is not a folder; pass a run folder with --run")
     if not any((run / name).exists() for name in _SIGNS):
-        raise UserError(f"{run} is no run folder: it holds neither {', nor '.join(_SIGNS)}")
+        raise UserError(f"{run} is not a run folder (no {', '.join(_SIGNS)}); pass a run folder with --run")
     print(write_report(run))
 
 

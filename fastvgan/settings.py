@@ -1,62 +1,72 @@
-"""The base of all configuration classes."""
+"""The base class of all configuration classes."""
 
 import difflib
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fastvgan.errors import UserError
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""What torch, numpy and Python's random all take."""
+"""A seed that torch, numpy and Python's random all accept."""
 Count = Annotated[int, Field(ge=1, le=10**12)]
-"""Of steps or passes: so many that their product with the clips of a batch stays a number of 64 bits."""
+"""A number of steps or passes; its product with the batch size fits into 64 bits."""
 
-_LARGEST = 3.4e38  # that float32 holds
-_FIRST = 3  # faults that are named
+_LARGEST = 3.4e38  # the largest float32
+_FIRST = 3  # messages that are shown of many
 
 
 class FaultySettings(UserError):
-    """Values that are not allowed: `faults` holds the name, the value and the reason of each.
+    """One or more settings with invalid values.
 
-    The value is None where the setting's name says all.
+    Args:
+        faults: name, value and reason for each; the value is None where the message needs none.
     """
 
     def __init__(self, faults: list[tuple[str, Any, str]]):
         super().__init__(join_sentences(_sentence(*fault) for fault in faults))
         self.faults = faults
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Self], tuple[list[tuple[str, Any, str]]]]:
         return type(self), (self.faults,)
 
 
 class Settings(BaseModel):
-    """Checked, unchangeable settings; a bad value is a `UserError` of one sentence that names the setting."""
+    """Validated, immutable settings; an invalid value raises a `UserError` that names the setting."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
-    def _held_by_float32(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_fits_float32(cls, value: Any, info: ValidationInfo) -> Any:
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and abs(number) > _LARGEST for number in numbers):
-            raise ValueError(f"must be at most {_LARGEST:g}, the largest number of float32")
+            raise ValueError(f"must be at most {_LARGEST:g}, the largest float32")
         return value
 
     @model_validator(mode="wrap")
     @classmethod
-    def _one_sentence(cls, values, handler):
+    def _raise_one_sentence(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             return handler(values)
         except ValidationError as error:
             if not isinstance(values, dict | cls):
-                raise  # whoever has these settings as a part of its own knows what they are called
+                raise  # nested settings: the outer settings know the name
             raise FaultySettings([_fault(item, cls.model_fields) for item in error.errors()]) from error
 
 
 def join_sentences(sentences: Iterable[str]) -> str:
-    """Sentences as one: each once, and of many the first three."""
+    """Join messages with semicolons, without repetitions; only the first three are shown, with the number of others."""
     once = list(dict.fromkeys(sentences))
     more = [f"and {len(once) - _FIRST} more"] if len(once) > _FIRST else []
     return "; ".join(once[:_FIRST] + more)
@@ -73,7 +83,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-# What pydantic calls a fault, and what we say; in braces what it knows of it.
+# Messages for pydantic's error types; its error context fills the braces.
 _REASONS = {
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
@@ -88,8 +98,8 @@ _REASONS = {
     "float_parsing": "expected a number",
     "bool_type": "expected true or false",
     "bool_parsing": "expected true or false",
-    "string_type": "expected a text",
-    "string_unicode": "expected a text",
+    "string_type": "expected a string",
+    "string_unicode": "expected a string",
     "path_type": "expected a path",
     "tuple_type": "expected a list",
     "missing": "is missing",
@@ -98,17 +108,17 @@ _REASONS = {
 }
 
 
-def _fault(item, known) -> tuple[str, Any, str]:
-    # Of a list, the place of the value in it is left out.
+def _fault(item: Mapping[str, Any], known: Iterable[str]) -> tuple[str, Any, str]:
+    # The path of an error also has indices into lists.
     names = [part for part in item["loc"] if isinstance(part, str)]
     name, kind, context = ".".join(names), item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, known, 1)
         return name, None, "is not a setting" + (f"; did you mean {near[0]}?" if near else "")
     if kind in ("model_type", "model_attributes_type"):
-        return name, item["input"], "expected settings by name"
+        return name, item["input"], "expected a mapping of settings"
     if kind == "missing" and name != item["loc"][-1]:
-        return name, None, "lacks a value"
+        return name, None, "has too few values"
     if kind not in _REASONS:
         return name, item["input"], item["msg"].removeprefix("Input ")
     context = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in context.items()}

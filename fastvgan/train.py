@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
@@ -14,7 +16,13 @@ from fastvgan.runs.config import RunConfig, preset, read_config
 from fastvgan.settings import Settings
 from fastvgan.training.run.resume import Start, find_start
 
-_DIGITS, _CLIPS = "digits", "clips"  # what to start from, by the data
+if TYPE_CHECKING:
+    from fastvgan.data.clips import Listing
+    from fastvgan.training.parallel import Parallel
+
+T = TypeVar("T")
+
+_DIGITS, _CLIPS = "digits", "clips"  # default presets for the digits and for other data
 
 _MOST_WORKERS = 64  # on a machine of 16 processors or fewer
 
@@ -32,17 +40,18 @@ class Arguments(Settings):
     run_dir: Path | None = None
     """Folder to write to; by default a new one under runs/."""
     resume: str | None = None
-    """`auto` goes on from the last complete checkpoint of the run folder (without --run-dir, of the newest run under
-    runs/), or begins if there is none; a path names a checkpoint or a run folder."""
+    """`auto` resumes from the last complete checkpoint of the run folder (without --run-dir, of the newest run under
+    runs/), or starts a new run without a checkpoint; a path names a checkpoint or a run folder."""
     changed_data: bool = False
-    """With --resume: go on even if the data are not those that the checkpoint was trained on."""
+    """With --resume: resume even if the data differ from those that the checkpoint was trained on."""
     print_config: bool = False
-    """Print the settings as YAML and end."""
+    """Print the settings as YAML and exit."""
     dry_run: bool = False
-    """Check everything, say what would be trained, and end without training or writing."""
+    """Check everything, describe the run, and exit without training or writing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status; see `Arguments`."""
     given = read_flags(Arguments, arguments)
     parallel = _connect(given.get("run", "training", "device"))
     try:
@@ -52,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             parallel.close()
 
 
-def _run(given: Given, parallel) -> int:
+def _run(given: Given, parallel: "Parallel | None") -> int:
     first = parallel.run_on_first if parallel else _call
     base, start = first(lambda: _start_from(given))
     parsed, listing = _parse(given, base), None
@@ -67,12 +76,12 @@ def _run(given: Given, parallel) -> int:
         print(parsed.run.to_yaml(), end="")
         return 0
     if parsed.changed_data and parsed.resume is None:
-        raise UserError("--changed-data says how to resume a run; give --resume auto beside it, or leave it out")
+        raise UserError("--changed-data needs --resume; add --resume auto, or leave --changed-data out")
     start = start._replace(changed_data=parsed.changed_data)
     return _train(parsed.run, start, parsed.dry_run, parallel, listing)
 
 
-def _call(function):
+def _call(function: Callable[[], T]) -> T:
     return function()
 
 
@@ -80,8 +89,8 @@ def _parse(given: Given, base: RunConfig) -> Arguments:
     return settings_from(Arguments, given, Arguments(run=base), "python -m fastvgan.train")
 
 
-def _connect(device: str | None):
-    """The processes that torchrun started with this one, or None."""
+def _connect(device: str | None) -> "Parallel | None":
+    """Connect to the processes that torchrun started with this one; None if this is the only process."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return None
     import torch
@@ -99,13 +108,13 @@ def _connect(device: str | None):
 
 
 def _start_from(given: Given) -> tuple[RunConfig, Start]:
-    """The settings that flags then override, and where the run begins."""
+    """Return the settings that flags override, and the state that the run starts from."""
     named, config, data = given.get("preset"), given.get("config"), given.get("run", "data", "data")
     if named and config:
-        raise UserError("--preset and --config both say what to start from; give one of them")
+        raise UserError("--preset and --config exclude each other; pass one of them")
     own_data = data not in (None, _DIGITS)
     base = read_config(config) if config else preset(named or (_CLIPS if own_data else _DIGITS))
-    if own_data and not config:  # what presets hold out are captions of the digits
+    if own_data and not config:  # presets hold out captions of the digits
         base = base.model_copy(update={"data": base.data.model_copy(update={"hold_out": 0.0})})
     name = config.stem if config else named or Path(data or "").name or _DIGITS
     start = find_start(name, given.get("run_dir"), given.get("resume"))
@@ -115,18 +124,18 @@ def _start_from(given: Given) -> tuple[RunConfig, Start]:
 
 
 def _is_fitted(given: Given, start: Start) -> bool:
-    """Whether the clips decide what no flag says: not where other settings were named, or a run has its own."""
+    """Return whether defaults depend on the clips: for own data without a preset, config file or resumed run."""
     named = given.get("preset") or given.get("config") or start.saved
     return given.get("run", "data", "data") not in (None, _DIGITS) and not named
 
 
-def _fit(given: Given, run: RunConfig):
-    """The settings that the clips decide, which flags then override, and the clips, so that they are read once."""
+def _fit(given: Given, run: RunConfig) -> "tuple[RunConfig, Listing]":
+    """Return the settings that suit the clips, which flags override, and the listing of the clips."""
     from fastvgan.data import list_clips
     from fastvgan.machine.device import pick_device
     from fastvgan.training.defaults import fit_settings
 
-    device = pick_device(run.training.device)  # refused before a folder is looked through, which may take long
+    device = pick_device(run.training.device)  # fails before the folder is listed, which may take long
     named = {path[-1] for path in given.values}
     listing = list_clips(run.data, run.model.condition if "condition" in named else None)
     base, remarks = fit_settings(listing, run, named, device.type == "cpu")
@@ -134,15 +143,17 @@ def _fit(given: Given, run: RunConfig):
 
 
 def _check_workers(workers: int) -> None:
-    """A number far above the machine's would only fill its memory; a saved one may come from a larger machine."""
+    """Refuse many more workers than processors, which only take memory; saved settings may be a larger machine's."""
     processors = count_processors()
     most = max(_MOST_WORKERS, 4 * processors)
     if workers > most:
-        raise UserError(f"--workers {workers}: must be at most {most} here, where there are {processors} processors")
+        raise UserError(f"--workers {workers}: must be at most {most} on this machine of {processors} processors")
 
 
-def _train(config: RunConfig, start: Start, dry_run: bool, parallel, listing) -> int:
-    # Everything heavy comes in here, so that --help and bad flags answer at once.
+def _train(
+    config: RunConfig, start: Start, dry_run: bool, parallel: "Parallel | None", listing: "Listing | None"
+) -> int:
+    # Heavy imports come late, so that --help and bad flags answer at once.
     from fastvgan.export import BEST, EXPORTED
     from fastvgan.training.run.scoring import describe
     from fastvgan.training.trainer import Trainer

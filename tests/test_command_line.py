@@ -28,10 +28,10 @@ from fastvgan.train import Arguments as TrainArguments
 
 TRAIN = [
     ("--steps five", "--steps five: expected a whole number"),
-    ("--steps", "--steps: expected a whole number, and nothing follows"),
-    ("--steps --seed", "--steps: expected a whole number, and --seed is taken for a flag"),
+    ("--steps", "--steps: expected a whole number, got nothing"),
+    ("--steps --seed", "--steps: expected a whole number, got the flag --seed"),
     ("--steps 5 6", "--steps 5 6: expected a whole number only"),
-    ("--steps=", "--steps '': it is empty; expected a whole number"),
+    ("--steps=", "--steps '': expected a whole number, got an empty one"),
     ("--steps 0", "--steps 0: must be at least 1"),
     (f"--steps {'٣' * 400}", f"--steps {'٣' * 60}…: must be at most 1000000000000"),
     ("--steps 1e3", "--steps 1e3: expected a whole number"),
@@ -41,35 +41,35 @@ TRAIN = [
     ("--batch-size 1000000000", "--batch-size 1000000000: must be at most 1048576"),
     ("--seed 18446744073709551616", "--seed 18446744073709551616: must be less than 9223372036854775808"),
     ("--lr-generator inf", "--lr-generator inf: expected a finite number"),
-    ("--lr-generator 1e39", "--lr-generator 1e39: must be at most 3.4e+38, the largest number of float32"),
+    ("--lr-generator 1e39", "--lr-generator 1e39: must be at most 3.4e+38, the largest float32"),
     ("--device gpu", "--device gpu: expected one of auto, cpu, cuda"),
-    ("--condition text sound", "--condition sound: expected some of text, class, image, none"),
+    ("--condition text sound", "--condition sound: expected one or more of text, class, image, none"),
     ("--warp true", "--warp true: --warp takes no value; its opposite is --no-warp"),
     ("--warp=true", "--warp=true: --warp takes no value; its opposite is --no-warp"),
-    ("--step 5", "there is no flag --step (did you mean --steps?); --help lists all flags"),
-    ("--no-wrap", "there is no flag --no-wrap (did you mean --warp?); --help lists all flags"),
-    ("steps=5", "steps=5 belongs to no flag (did you mean --steps?); --help lists all flags"),
+    ("--step 5", "unknown flag --step (did you mean --steps?); --help lists all flags"),
+    ("--no-wrap", "unknown flag --no-wrap (did you mean --warp?); --help lists all flags"),
+    ("steps=5", "unexpected argument steps=5 (did you mean --steps?); --help lists all flags"),
     ("--stride 100000000", "--stride 100000000: must be at most 10000"),
     ("--workers 100000", "--workers 100000: must be at most 4096"),
     ("--height 17", "--height 17: must be a power of two from 16 to 128"),
 ]
 OTHERS = [
-    ("generate", "--text a red 7", "--text a red: expected a text only; put quotes around one with blanks"),
+    ("generate", "--text a red 7", "--text a red: expected a string only; quote a value that contains spaces"),
     ("generate", "--fps inf", "--fps inf: expected a finite number"),
     ("generate", "--scale 2000", "--scale 2000: must be at most 64"),
     ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
-    ("generate", "--fps 60", "generated.gif: 60 frames a second; a .gif shows 0.01 to 50, since its times are whole"),
-    ("generate", "--out x.avi", "x.avi: videos are written as .mp4, .gif or .png; name one of these"),
+    ("generate", "--fps 60", "generated.gif: 60 frames per second; .gif supports 0.01 to 50, since viewers"),
+    ("generate", "--out x.avi", "x.avi: unsupported video format; name a .mp4, .gif or .png file"),
     ("generate", "", "runs/ holds no run; train one by `python -m fastvgan.train`, or name one by --run"),
     ("evaluate", "--clips x", "--clips x: expected a whole number"),
-    ("evaluate", "--json", "--json: expected a path, and nothing follows"),
-    ("prepare", "digits out", "SOURCE digits: there is no such folder; the digits are drawn and need no preparing"),
-    ("prepare", "missing out", "SOURCE missing: there is no such folder"),
-    ("prepare", "only", "OUT missing; give SOURCE OUT, in this order"),
-    ("prepare", "a b c", "c belongs to no flag; --help lists all flags"),
+    ("evaluate", "--json", "--json: expected a path, got nothing"),
+    ("prepare", "digits out", "SOURCE digits does not exist; the digits need no preparation"),
+    ("prepare", "missing out", "SOURCE missing does not exist"),
+    ("prepare", "only", "OUT missing; pass SOURCE OUT, in this order"),
+    ("prepare", "a b c", "unexpected argument c; --help lists all flags"),
     ("prepare", "a b --to zip", "--to zip: expected one of manifest, clips, shards, tars"),
-    ("info", "--jsno", "there is no flag --jsno (did you mean --json?); --help lists all flags"),
-    ("report", "--run missing", "missing is no folder; name a run folder by --run"),
+    ("info", "--jsno", "unknown flag --jsno (did you mean --json?); --help lists all flags"),
+    ("report", "--run missing", "missing is not a folder; pass a run folder with --run"),
     ("metrics.train_oracle", "--steps -3", "--steps -3: must be at least 1"),
 ]
 
@@ -86,7 +86,7 @@ def test_a_wrong_flag_is_one_sentence_that_shows_what_was_typed(command, line, s
 @pytest.mark.parametrize("flag", ["--data", "--config", "--run-dir", "--resume", "--preset", "--wandb", "--root"])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_name_is_no_name(flag, value):
-    assert call("fastvgan.train", [flag, value])[2].startswith(f"error: {flag} '{value}': it is empty; expected a ")
+    assert call("fastvgan.train", [flag, value])[2].startswith(f"error: {flag} '{value}': expected a ")
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_help_begins_with_what_the_settings_say_of_themselves():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("model: hello", "model 'hello': expected settings by name"),
-        ("model: [1]", "model [1]: expected settings by name"),
+        ("model: hello", "model 'hello': expected a mapping of settings"),
+        ("model: [1]", "model [1]: expected a mapping of settings"),
         ("training: {lr_generator: .inf}", "lr_generator inf: expected a finite number"),
         ("training: {ema: .nan}", "ema nan: "),
         ("training: {betas: [0.5]}", "betas"),
@@ -302,7 +302,7 @@ def build_frames(count):
 
 @pytest.mark.parametrize(("name", "fps"), [("x.gif", 51), ("x.gif", 0.001), ("x.mp4", float("inf")), ("x.mp4", 0)])
 def test_a_rate_that_no_viewer_shows_is_refused(tmp_path, name, fps):
-    with pytest.raises(UserError, match="frames a second; a .(gif|mp4) shows"):
+    with pytest.raises(UserError, match="frames per second; .(gif|mp4) supports"):
         write_video(tmp_path / name, (255 * build_frames(2)).astype("uint8"), fps)
     assert not list(tmp_path.iterdir())
 

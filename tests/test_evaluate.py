@@ -133,7 +133,7 @@ def refused(*arguments):
         (["--split", "valid"], "the digits have no split 'valid'; take one of train, test"),
         (["--clips", "8"], "--clips 8: must be at least 16"),
         (["--frames", "40"], "a conv3d model makes clips of 16 frames only"),
-        (["--nonsense"], "there is no flag --nonsense"),
+        (["--nonsense"], "unknown flag --nonsense"),
         (["--run", "missing"], "missing does not exist"),
         (["--data", "missing"], "missing does not exist"),
         (["--json", "no/such/folder/x.json"], "no/such/folder"),

@@ -124,7 +124,7 @@ def test_every_condition_at_once_and_any_length(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "this model follows text: give text"),
+        ({}, "this model follows text: pass text"),
         ({"text": "zebra"}, "no word of the caption 'zebra' was in the training captions; known words: a, green"),
         (
             {"text": "a blue ZEBRA, red"},
@@ -132,7 +132,7 @@ def test_every_condition_at_once_and_any_length(tmp_path):
             "words: a, green, moving, red",
         ),
         ({"text": "a", "label": "dog"}, "label was given, but this model follows text"),
-        ({"text": "a", "n": 0}, "n is how many"),
+        ({"text": "a", "n": 0}, "n 0: the number of clips"),
         ({"text": "a", "frames": 8}, "makes clips of 16 frames only, not 8"),
     ],
 )
@@ -225,7 +225,7 @@ def test_command_takes_the_newest_run(tmp_path, run):
         (["--text", "red", "--out", "x.txt"], "x.txt"),
         (["--text", "red", "--out", "no/such/folder/x.gif"], "no/such/folder"),
         (["--text", "red", "--out", "/proc/x.gif"], "/proc/x.gif"),
-        (["--text", "red", "--nonsense"], "there is no flag --nonsense"),
+        (["--text", "red", "--nonsense"], "unknown flag --nonsense"),
         (["--text", "red", "--n", "0"], "--n 0: must be at least 1"),
         (["--text", "red", "--run", "missing"], "missing does not exist"),
     ],

@@ -63,7 +63,7 @@ def test_without_the_extension_it_says_why():
 @pytest.mark.parametrize(
     ("arguments", "environment", "sentence"),
     [
-        (["--verbose"], {}, "there is no flag --verbose"),
+        (["--verbose"], {}, "unknown flag --verbose"),
         ([], {"FASTVGAN_IMPL": "fast"}, "FASTVGAN_IMPL must be one of auto, reference, cpp, cuda, triton, not 'fast'"),
     ],
 )

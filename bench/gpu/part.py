@@ -29,7 +29,7 @@ from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, 
 from variants import implementation as implementation  # noqa: E402
 
 from fastvgan.files.atomic import whole  # noqa: E402
-from fastvgan.machine.versions import installed_version  # noqa: E402
+from fastvgan.machine.versions import find_version  # noqa: E402
 from fastvgan_kernels import choice  # noqa: E402
 from fastvgan_kernels.triton import tuning  # noqa: E402
 
@@ -158,7 +158,7 @@ def origin() -> dict[str, Any]:
     return {
         "device": name,
         "capability": list(torch.cuda.get_device_capability()) if ON_GPU else None,
-        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": installed_version("triton")},
+        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": find_version("triton")},
         "commit": os.environ.get("FASTVGAN_COMMIT") or _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "dtype": "bfloat16" if ON_GPU else "float32",

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files atomically: they appear complete or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from fastvgan.errors import UserError
 
-UNFINISHED = ".unfinished"  # in the names of files that were not finished, whatever stopped the process
+UNFINISHED = ".unfinished"  # part of the names of temporary files
 
 
 def check_writable(path: Path) -> None:
-    """Check that `whole` can write a file, before the work that leads to it.
+    """Check that `whole` can write a file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file")
@@ -28,14 +28,14 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Do as `replace_atomically` does, for a file that a user named.
+    """Replace a file atomically, as `replace_atomically`, with a `UserError` if it cannot be written.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     try:
         if not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+            raise UserError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
         with replace_atomically(path) as temporary:
             yield temporary
     except OSError as error:
@@ -44,15 +44,16 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_atomically(path: Path, flush: bool = False) -> Iterator[Path]:
-    """Give a temporary file's path, beside `path`, to write to; it replaces `path` when the block ends without error.
+    """Yield the path of a temporary file that replaces `path` when the block ends without an error.
 
-    Otherwise it is removed, and `path` stays as it was. One process at a time may write a file.
+    After an error the temporary file is removed and `path` is unchanged. Only one process at a time may write a file.
 
     Args:
-        path: the file. flush: whether it is on the disk when the block has ended, and so survives a power failure.
+        path: the file to replace.
+        flush: whether to flush the file to the disk, so that it survives a power failure.
 
     Raises:
-        OSError: it cannot be written; the error names `path`, not the temporary file.
+        OSError: the file cannot be written; the error names `path`, not the temporary file.
     """
     temporary = _temporary(path)
     try:
@@ -72,10 +73,10 @@ def replace_atomically(path: Path, flush: bool = False) -> Iterator[Path]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk.
+    """Flush the content of a file, or the entries of a folder, to the disk.
 
     Raises:
-        OSError: they could not be written.
+        OSError: flushing failed.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Tensors in one safetensors file: nothing in it is ever executed on reading."""
+"""Read and write safetensors files."""
 
 from pathlib import Path
 
@@ -10,25 +10,25 @@ from fastvgan.errors import UserError
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors, in the row-major order that the format asks for.
+    """Write tensors of any shape, contiguous as the format requires.
 
     Raises:
         OSError: the file cannot be written.
     """
-    # Written by Python, not by safetensors, whose errors do not say whether the disk is full.
+    # Python writes the file: the errors of safetensors do not tell that a disk is full.
     path.write_bytes(tensor_bytes(tensors, metadata))
 
 
 def tensor_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """What `save_tensors` writes, for whoever also wants a checksum of it."""
+    """Return the content of the file that `save_tensors` writes, from tensors of any shape."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def parse_tensors(data: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a file that has been read, on the CPU.
+    """Return the tensors, of any shape and on the CPU, of a file's content.
 
     Raises:
-        ValueError: it is truncated or no safetensors file.
+        ValueError: the content is truncated or not in the safetensors format.
     """
     try:
         return load(data)
@@ -37,10 +37,10 @@ def parse_tensors(data: bytes) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of a file, on the CPU, and its metadata.
+    """Return the tensors of a file, of any shape and on the CPU, and its metadata.
 
     Raises:
-        UserError: it is missing, truncated, or no safetensors file.
+        UserError: the file is missing, truncated, or not a safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -48,4 +48,4 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; name a run folder, a checkpoint or an exported generator") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({error}); name another one") from error
+        raise UserError(f"{path} is truncated or not a safetensors file ({error}); pass another file") from error

@@ -1,4 +1,4 @@
-"""Writing clips: as video files, and as grids of many with captions."""
+"""Write clips to video files, one by one or as grids with captions."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -31,12 +32,15 @@ _CLOSED = {
 
 
 def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8) -> None:
-    """Write one clip, uint8 (T, H, W, C) with C = 1 or 3, to .mp4 (H.264), .gif, or .png (frames side by side).
+    """Write one clip atomically to .mp4 (H.264), .gif, or .png (frames side by side).
 
-    The file appears whole or not at all.
+    Args:
+        path: file to write.
+        frames: uint8 (T, H, W, C) with C = 1 or 3.
+        fps: frames per second.
 
     Raises:
-        UserError: another suffix, a rate or a size that such a file cannot hold, or the file cannot be written.
+        UserError: the format does not support the suffix, rate or size, or the file cannot be written.
     """
     check_format(path, fps)
     frames = _rgb(frames)
@@ -49,10 +53,10 @@ def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8)
 
 
 def write_still(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 (H, W, 3), whole or not at all.
+    """Write an image, uint8 (H, W, 3), atomically.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     with whole(path) as temporary:
         Image.fromarray(picture).save(temporary)
@@ -61,11 +65,16 @@ def write_still(path: Path, picture: np.ndarray) -> None:
 def grid(
     videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, columns: int | None = None, scale: int = 0
 ) -> np.ndarray:
-    """Many clips as one: uint8 (N, T, H, W, C) to (T, H', W', 3), row by row, each with its label below.
+    """Arrange clips in a grid, row by row.
 
     Args:
-        columns: how many side by side; about as many as there are rows unless told.
-        scale: pixels a side for each pixel; 0 enlarges small clips to 96 pixels or more.
+        videos: uint8 (N, T, H, W, C).
+        labels: texts below the clips.
+        columns: clips per row; by default about as many as rows.
+        scale: factor by which pixels are enlarged; 0 enlarges small clips to 96 pixels or more.
+
+    Returns:
+        One clip, uint8 (T, H', W', 3).
     """
     videos = enlarge(_rgb(videos), scale)
     n, frames, height, width, _ = videos.shape
@@ -84,7 +93,7 @@ def grid(
 
 
 def grid_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> tuple[int, int]:
-    """Height and width in pixels of what `write_video` gets of n clips: their grid, or the clip alone."""
+    """Return height and width in pixels of the `grid` of n clips, or of the clip itself if n is 1."""
     scale = scale or math.ceil(_LEAST / min(height, width))
     height, width = height * scale, width * scale
     if n == 1:
@@ -94,7 +103,7 @@ def grid_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> t
 
 
 def strip_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> tuple[int, int]:
-    """Height and width in pixels of the picture that `strip_grid` makes of n clips."""
+    """Return height and width in pixels of the image that `strip_grid` makes of n clips."""
     scale = scale or math.ceil(_LEAST_STILL / min(height, width))
     return n * (height * scale + 1), min(frames, _SHOWN) * (width * scale + 1)
 
@@ -104,9 +113,17 @@ def _columns(n: int) -> int:
 
 
 def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, scale: int = 0) -> np.ndarray:
-    """Clips as a still picture: uint8 (N, T, H, W, C) to (H', W', 3); a row a clip, label left, time to the right.
+    """Arrange the frames of clips in one image: one row per clip, with its label on the left.
 
-    Of more than 16 frames, 16 are shown at even distances.
+    At most 16 frames per clip are shown, evenly spaced.
+
+    Args:
+        videos: uint8 (N, T, H, W, C).
+        labels: texts beside the clips.
+        scale: factor by which pixels are enlarged; 0 enlarges small clips to 64 pixels or more.
+
+    Returns:
+        uint8 (H', W', 3).
     """
     videos = _rgb(videos)
     shown = np.unique(np.linspace(0, videos.shape[1] - 1, _SHOWN).round().astype(int))
@@ -124,20 +141,20 @@ def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = N
     return result
 
 
-def _rgb(videos) -> np.ndarray:
+def _rgb(videos: "np.ndarray | torch.Tensor") -> np.ndarray:
     videos = np.asarray(videos)
     return np.repeat(videos, 3, -1) if videos.shape[-1] == 1 else videos
 
 
 def enlarge(videos: "np.ndarray | torch.Tensor", scale: int = 0) -> np.ndarray:
-    """Each pixel of clips (..., H, W, C) as scale x scale pixels; 0 makes the shorter side 96 pixels or more."""
+    """Repeat each pixel of clips (..., H, W, C) scale x scale times; 0 makes the shorter side 96 pixels or more."""
     videos = np.asarray(videos)
     scale = scale or math.ceil(_LEAST / min(videos.shape[-3:-1]))
     return videos.repeat(scale, -3).repeat(scale, -2)
 
 
 def _wrap(label: str, width: int) -> list[str]:
-    letters = max(4, width // 6)  # Pillow's own font at size 11 is about 6 pixels a letter
+    letters = max(4, width // 6)  # a character of Pillow's font at size 11 is about 6 pixels wide
     return textwrap.wrap(label, letters, max_lines=3, placeholder="…") or [""]
 
 
@@ -148,13 +165,16 @@ def _draw(canvas: Image.Image, text: list[str], left: int, top: int) -> None:
 
 
 def encode(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "h264", gop: int | None = None) -> int:
-    """Encode frames, uint8 (H, W, 3), in yuv420p at a constant rate; gives how many there were.
+    """Encode frames in yuv420p at a constant rate, and return their number.
 
-    Odd sizes, which yuv420p does not take, are padded by repeating the last row or column.
+    Odd sizes, which yuv420p does not support, are padded by repeating the last row or column.
 
     Args:
-        path: .mp4 for "h264", .webm for "vp9". gop: a key frame comes every so many frames, and no frame refers to
-            anything before it; by default the encoder decides.
+        path: .mp4 for "h264", .webm for "vp9".
+        frames: uint8 (H, W, 3) each, of one size.
+        fps: frames per second.
+        codec: "h264" or "vp9".
+        gop: frames per closed group of pictures, each of which starts with a key frame; by default the encoder decides.
 
     Raises:
         OSError: the file cannot be written.
@@ -165,7 +185,7 @@ def encode(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "h
     if gop is not None:
         options = {**options, "g": str(gop), **_CLOSED.get(name, {})}
     count, stream = 0, None
-    # Without dates and random numbers: the same frames give the same file.
+    # Without dates and random numbers: equal frames make equal files.
     muxer = {"fflags": "+bitexact", **({"movflags": "faststart"} if path.suffix == ".mp4" else {})}
     with av.open(str(path), "w", options=muxer) as container:
         for frame in frames:
@@ -173,7 +193,8 @@ def encode(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "h
             height, width, _ = frame.shape
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if stream is None:
-                stream = container.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=options)
+                added = container.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=options)
+                stream = cast(av.VideoStream, added)  # PyAV derives the type from a literal name only
                 stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
@@ -190,7 +211,7 @@ def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
     # One palette for all frames, so that a still background does not flicker.
     palette = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(255, dither=Image.Dither.NONE)
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    # In whole 1/100 s, so that frame i begins as near as can be to its time, whatever the rate.
+    # Times are whole 1/100 s; rounding each start, not each duration, keeps errors from adding up.
     begins = [round(100 * i / fps) for i in range(len(pictures) + 1)]
     durations = [10 * (end - begin) for begin, end in itertools.pairwise(begins)]
     pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

@@ -1,4 +1,4 @@
-"""How much memory there is, and a refusal in one sentence of what would take more: before it is taken, not after."""
+"""Check that memory suffices before it is allocated."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,13 +14,16 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def check_memory(needed: int, what: str, remedy: str, device: "torch.device | None" = None) -> None:
-    """Refuse what does not fit into memory; where that cannot be told, nothing is refused.
+    """Check that an amount of memory is free; passes if the system does not report free memory.
 
     Args:
-        needed: bytes, at least. what: takes them. device: a GPU, or None or the CPU for the host's memory.
+        needed: lower bound of the memory needed, in bytes.
+        what: subject of the error message.
+        remedy: remedy in the error message.
+        device: a GPU; None or the CPU for host memory.
 
     Raises:
-        UserError: there is less.
+        UserError: less memory is free.
     """
     free = free_bytes(device)
     if free is not None and needed > free:
@@ -31,21 +34,22 @@ def check_memory(needed: int, what: str, remedy: str, device: "torch.device | No
 
 
 def free_bytes(device: "torch.device | None" = None) -> int | None:
-    """Bytes that can be had: of a GPU as its driver says, else of the host, within the limits of this process.
+    """Return the free memory in bytes of a GPU, or of the host within the limits of this process.
 
-    None where the system does not say.
+    Returns:
+        None if the system does not report it.
     """
     if device is not None and device.type == "cuda":
         import torch
 
-        # What torch has taken and does not use counts as well.
+        # Memory that torch caches is free, too.
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     return min((*_of_the_machine(), *_of_the_group(), *_of_the_process()), default=None)
 
 
 def in_words(count: int) -> str:
-    """Bytes as "3.2 GiB"."""
+    """Format a number of bytes as "3.2 GiB"."""
     for unit, size in (("TiB", 2**40), ("GiB", 2**30)):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
@@ -59,7 +63,7 @@ def _of_the_machine() -> Iterator[int]:
 
 
 def _of_the_group() -> Iterator[int]:
-    """What the control group of a container leaves, in the second or the first version of its files."""
+    """Yield the memory left by the control group (version 2 or 1) of a container."""
     for folder, most, used in (
         (_GROUPS, "memory.max", "memory.current"),
         (_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -67,7 +71,7 @@ def _of_the_group() -> Iterator[int]:
         limit, taken = _number(folder / most), _number(folder / used)
         if limit is not None and taken is not None:
             table = _table(folder / "memory.stat")
-            # Files that were read are in memory only as long as nothing else needs it.
+            # The page cache is freed on demand.
             cached = table.get("total_inactive_file", table.get("inactive_file", 0))
             yield max(0, limit - taken + cached)
 
@@ -90,7 +94,7 @@ def _number(path: Path) -> int | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """The numbers of a file of lines "name number …"."""
+    """Return the numbers in a file of lines "name number …"."""
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:

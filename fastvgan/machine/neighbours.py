@@ -1,9 +1,9 @@
-"""How many processors other processes keep busy, and fewer threads of torch's while they do.
+"""Reduce the number of torch's threads while other processes keep processors busy.
 
-Torch's threads wait for each other some thousand times in a step, so that one which shares its processor with another
-process holds up all. On two processors, beside one busy process, a step of the default run by two threads takes 9 times
-as long as alone, 60 times if they spin while they wait, and by one thread 1.5 times (bench/beside.py). How many threads
-compute decides the last bits of results, so that those of a run whose number was changed do not repeat.
+The threads wait for each other some thousand times per step, so one thread that shares its processor with another
+process delays all. On two processors beside one busy process, a step of the default run takes 9 times as long as alone
+with two threads, 60 times if they spin while waiting, and 1.5 times with one thread (bench/beside.py). The number of
+threads affects the last bits of results, so a run in which it changes is not reproducible bit by bit.
 """
 
 import multiprocessing
@@ -20,10 +20,12 @@ _SHORTEST = 2.0  # seconds over which the processors are watched before anything
 
 
 class Usage(NamedTuple):
-    """What was used of the processors up to a moment, in seconds.
+    """Processor time used up to a moment, in seconds.
 
-    moment: of a clock. busy: of processors that this process may run on, by all processes. own: by this one and its
-    child processes.
+    Attributes:
+        moment: time of a monotonic clock.
+        busy: time used by all processes on the processors that this process may run on.
+        own: time used by this process and its child processes.
     """
 
     moment: float
@@ -32,16 +34,16 @@ class Usage(NamedTuple):
 
 
 class Neighbours:
-    """Watches what other processes use of the processors that this one may run on."""
+    """Measures how busy other processes keep the processors that this process may run on."""
 
     def __init__(self):
         self._before = usage()
 
     def count_busy(self) -> float | None:
-        """How many processors others kept busy since the last answer, or since this was made.
+        """Return how many processors others kept busy, on average since the last measurement.
 
         Returns:
-            Between 0 and the number of processors; None where that was less than 2 seconds ago or cannot be known.
+            Between 0 and the number of processors; None within 2 seconds of the last measurement, or if unknown.
         """
         if self._before is None or monotonic() - self._before.moment < _SHORTEST:
             return None
@@ -54,10 +56,10 @@ class Neighbours:
 
 
 def usage() -> Usage | None:
-    """What was used up to now; None where the system does not tell, as outside of Linux."""
+    """Return the processor time used up to now; None if the system does not report it (outside Linux)."""
     try:
         lines = (_PROC / "stat").read_text().splitlines()
-        live = sum(_seconds_of(child.pid) for child in multiprocessing.active_children())
+        live = sum(_seconds_of(child.pid) for child in multiprocessing.active_children() if child.pid is not None)
     except OSError:
         return None
     names, busy = {f"cpu{number}" for number in bound_to()}, 0
@@ -70,23 +72,23 @@ def usage() -> Usage | None:
 
 
 def _seconds_of(process: int) -> float:
-    """What a child process used, and those of its own that have ended; 0 where it has ended itself."""
+    """Return the processor time of a child process and its ended children; 0 if the process has ended."""
     try:
         text = (_PROC / str(process) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    fields = text.rpartition(")")[2].split()  # the name before it may hold spaces
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may contain spaces
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 class ThreadFitter:
-    """Keeps the number of torch's threads to the processors that other processes leave."""
+    """Fits the number of torch's threads to the processors that other processes leave free."""
 
     def __init__(self):
         self._neighbours, self._most = Neighbours(), 0
 
     def fit(self) -> str | None:
-        """Set the number, at least 1 and at most what torch had at first; gives a sentence where it changed."""
+        """Set the number of threads, between 1 and the initial number. Return a message if it changed."""
         busy = self._neighbours.count_busy()
         if busy is None:
             return None
@@ -108,9 +110,9 @@ _fitter: ThreadFitter | None = None
 
 
 def watch_neighbours() -> None:
-    """Begin to watch the processors, so that `fit_threads` fits; for commands, before they import torch.
+    """Start measuring other processes, for `fit_threads`; call it before torch is imported.
 
-    Nothing is watched where the user named how many threads there are to be, or where torch is loaded already.
+    Does nothing if the user set the number of threads, or if torch is loaded already.
     """
     global _fitter
     if not is_count_named() and "torch" not in sys.modules:
@@ -118,9 +120,9 @@ def watch_neighbours() -> None:
 
 
 def fit_threads() -> str | None:
-    """Have torch compute by as many threads as other processes leave processors, if these are watched.
+    """Fit the number of torch's threads to the free processors, if `watch_neighbours` started measuring.
 
     Returns:
-        A sentence where the number changed, else None.
+        A message if the number changed, else None.
     """
     return _fitter.fit() if _fitter else None

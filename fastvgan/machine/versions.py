@@ -1,4 +1,4 @@
-"""Which versions of Python, of this package and of what it runs on are installed."""
+"""Installed versions of Python, this package and its dependencies."""
 
 import platform
 from importlib import metadata
@@ -10,7 +10,7 @@ _DALI = "nvidia-dali-cuda"  # before the number of a version of CUDA
 
 
 def find_versions() -> dict[str, str | None]:
-    """The version of each of fastvgan, python, torch, cuda (that torch was built with), triton and dali, or None."""
+    """Return the versions, or None, of fastvgan, python, torch, cuda (that torch was built with), triton and dali."""
     import torch  # late: commands read their flags before they load it
 
     dali = sorted({name for name in _distributions() if name.startswith(_DALI)}, reverse=True)
@@ -19,13 +19,13 @@ def find_versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "triton": installed_version(*_TRITON),
-        "dali": installed_version(*dali),
+        "triton": find_version(*_TRITON),
+        "dali": find_version(*dali),
     }
 
 
-def installed_version(*packages: str) -> str | None:
-    """The version of the first of these packages that is installed, None where none is."""
+def find_version(*packages: str) -> str | None:
+    """Return the version of the first of these packages that is installed, or None."""
     for package in packages:
         try:
             return metadata.version(package)

@@ -317,7 +317,7 @@ def test_a_disk_that_is_full_is_one_sentence(few, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write .*00000.safetensors: No space left on device"):
         prepare(few, tmp_path / "out", PrepareConfig(to="shards", height=16, width=16))
     monkeypatch.setattr("fastvgan.data.preparation.journal.Journal.add", full)
-    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; .* goes on from there"):
+    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; .* run the same command again"):
         main([str(few), str(tmp_path / "other")])
 
 

@@ -51,7 +51,9 @@ def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
     with pytest.raises(FileNotFoundError) as raised, replace_atomically(path) as temporary:
         temporary.write_text("new")
     assert raised.value.filename == str(path)
-    with pytest.raises(UserError, match=rf"cannot write {path}: there is no folder {path.parent}; make it first"):
+    with pytest.raises(
+        UserError, match=rf"cannot write {path}: the folder {path.parent} does not exist; create it first"
+    ):
         whole(path).__enter__()
 
 

@@ -84,7 +84,11 @@ def test_small_clips_are_enlarged_by_whole_pixels():
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("x.webp", "written as .mp4, .gif or .png"), ("no/x.gif", "there is no folder"), ("x", "written as")],
+    [
+        ("x.webp", "name a .mp4, .gif or .png"),
+        ("no/x.gif", "does not exist; create it"),
+        ("x", "unsupported video format"),
+    ],
 )
 def test_unusable_names(tmp_path, name, sentence):
     with pytest.raises(UserError, match=sentence):

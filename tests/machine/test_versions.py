@@ -23,11 +23,11 @@ def install(tmp_path, monkeypatch):
 
 
 def test_the_first_that_is_installed_counts(install):
-    assert versions.installed_version("fastvgan-first", "fastvgan-second") is None
+    assert versions.find_version("fastvgan-first", "fastvgan-second") is None
     install("fastvgan-second", "2.3")
-    assert versions.installed_version("fastvgan-first", "fastvgan-second") == "2.3"
+    assert versions.find_version("fastvgan-first", "fastvgan-second") == "2.3"
     install("fastvgan-first", "1.0")
-    assert versions.installed_version("fastvgan-first", "fastvgan-second") == "1.0"
+    assert versions.find_version("fastvgan-first", "fastvgan-second") == "1.0"
 
 
 def test_dali_is_found_whichever_cuda_it_is_for(install):

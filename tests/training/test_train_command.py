@@ -139,7 +139,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
     ("flags", "sentence"),
     [
         (["--preset", "nonsense"], "there is no preset 'nonsense'; take one of digits,"),
-        (["--nonsense", "3"], "there is no flag --nonsense"),
+        (["--nonsense", "3"], "unknown flag --nonsense"),
         (["--height", "17"], "--height 17: must be a power of two from 16 to 128"),
         (["--data", "missing-folder"], "missing-folder"),
         (["--config", "missing.yaml"], "cannot read the configuration missing.yaml"),

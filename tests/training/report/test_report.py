@@ -288,10 +288,10 @@ def test_command_writes_the_report_anew(run):
 def test_command_names_a_folder_that_is_no_run(tmp_path):
     done = command_run("fastvgan.report", "--run", tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"error: {tmp_path} is no run folder") and not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="missing is no folder"):
+    assert done.stderr.startswith(f"error: {tmp_path} is not a run folder") and not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="missing is not a folder"):
         from fastvgan.report import main
 
         main(["--run", str(tmp_path / "missing")])
-    with pytest.raises(UserError, match="there is no flag --nonsense"):
+    with pytest.raises(UserError, match="unknown flag --nonsense"):
         main(["--nonsense"])

@@ -248,7 +248,7 @@ def test_the_command_says_so_without_training_too(copied):
 
 def test_the_flag_belongs_to_a_run_that_is_resumed(tmp_path):
     status, _, err = command.call("fastvgan.train", ["--changed-data", "--run-dir", str(tmp_path / "r"), "--dry-run"])
-    assert status == 2 and "--changed-data says how to resume a run; give --resume auto beside it" in err
+    assert status == 2 and "--changed-data needs --resume; add --resume auto" in err
     more = ["--changed-data", "--resume", "auto", "--run-dir", str(tmp_path / "r"), "--dry-run"]
     assert command.call("fastvgan.train", [*FLAGS, *more])[0] == 0  # as a scheduler's command that begins it, too
 
