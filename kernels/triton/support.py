@@ -3,8 +3,9 @@
 import functools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -62,12 +63,20 @@ def device_refusal(device: torch.device) -> str | None:
     return None
 
 
+def _flatten(args: tuple) -> Iterator[Any]:
+    for arg in args:
+        if isinstance(arg, tuple):
+            yield from arg
+        else:
+            yield arg
+
+
 def on_its_device(function: Callable) -> Callable:
-    """The function with the device of its first tensor as the current one, on which Triton launches."""
+    """Make the device of the function's first tensor, which may be in a tuple, the current one for Triton's launches."""
 
     @functools.wraps(function)
     def run(*args, **options):
-        device = next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+        device = next(tensor.device for tensor in _flatten(args) if isinstance(tensor, torch.Tensor))
         if device.type != "cuda" or device.index == torch.cuda.current_device():
             return function(*args, **options)
         with torch.cuda.device(device):
