@@ -72,7 +72,7 @@ def _flatten(args: tuple) -> Iterator[Any]:
 
 
 def on_its_device(function: Callable) -> Callable:
-    """Make the device of the function's first tensor, which may be in a tuple, the current one for Triton's launches."""
+    """Make the device of the first tensor argument, also inside a tuple, the current one for Triton's launches."""
 
     @functools.wraps(function)
     def run(*args, **options):
