@@ -136,7 +136,7 @@ def test_half_precision_keeps_its_cell_in_float32(dtype):
         ({"bias": torch.zeros(3)}, "bias must be of shape"),
     ],
 )
-def test_wrong_arguments_are_told(change, message):
+def test_wrong_arguments_are_refused(change, message):
     given = dict(zip(("x", "h0", "c0", "weight_ih", "weight_hh", "bias"), arguments(), strict=True))
     with pytest.raises(ValueError, match=message):
         conv_lstm(**given | change)

@@ -1,4 +1,4 @@
-"""The guards of a training step against PyTorch's isfinite."""
+"""The checks for infinite and NaN values against PyTorch's isfinite."""
 
 import pytest
 import torch

@@ -397,7 +397,7 @@ def test_autocast_leaves_the_dtype():
         ({"impl": "triton"}, ValueError, "group_norm_act has no triton implementation yet"),
     ],
 )
-def test_wrong_arguments_are_told(options, error, message):
+def test_wrong_arguments_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         group_norm_act(**{"x": torch.randn(2, 6, 2), "groups": 2, **options})
 

@@ -153,7 +153,7 @@ def test_layout_is_kept():
         ({"impl": "magic"}, ValueError, "impl must be one of"),
     ],
 )
-def test_wrong_arguments_are_told(options, error, message):
+def test_wrong_arguments_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         norm_act(torch.randn(2, 3, 2), **options)
 

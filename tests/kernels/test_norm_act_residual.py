@@ -199,7 +199,7 @@ def test_checkpointing_moves_the_statistics_as_stock_does():
         (1.0, TypeError, "residual must be a Tensor, not float"),
     ],
 )
-def test_wrong_residuals_are_told(residual, error, message):
+def test_wrong_residuals_are_refused(residual, error, message):
     for _ in range(2):  # the second time the choice of an implementation is remembered
         with pytest.raises(error, match=message):
             norm_act(torch.randn(2, 3, 2), residual=residual)

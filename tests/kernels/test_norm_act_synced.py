@@ -33,7 +33,7 @@ ACTIVATE = {
 
 
 class Case(NamedTuple):
-    """What the ranks are given; as many of them as there are batch sizes take part."""
+    """The ranks' inputs, one batch size per rank in use."""
 
     batches: tuple[int, ...] = (3, 2)
     space: tuple[int, ...] = (2, 3, 2)
@@ -200,7 +200,7 @@ def run_rank(rank, folder):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What each rank found, by the case's name."""
+    """The results of each rank, by the case's name."""
     folder = tmp_path_factory.mktemp("ranks")
     spawn(run_rank, (str(folder),), WORLD)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
@@ -261,7 +261,7 @@ def test_ranks_that_hold_no_clips_leave_the_statistics_alone(found):
         assert rank["no rank has clips"]["dweight"].eq(0).all()
 
 
-def test_one_value_a_channel_in_all_is_its_own_mean(found):
+def test_a_single_value_per_channel_is_its_own_mean(found):
     case = CASES["one value in all"]
     x, _, bias, _ = case.make()
     for rank in found[:2]:

@@ -1,4 +1,4 @@
-"""Philox 4x32-10 gives the words that its authors published."""
+"""Philox 4x32-10 against the words that its authors published."""
 
 import pytest
 import torch
