@@ -1,15 +1,18 @@
-"""Whether Triton can be used, and for what: without it everything else works."""
+"""Whether Triton can be used, and for which tensors. Everything else works without it."""
 
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from .. import dtypes
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 FLOOR = (3, 6)
 CAPABILITY = (8, 0)
@@ -17,7 +20,7 @@ CAPABILITY = (8, 0)
 
 @cache
 def reason() -> str | None:
-    """Why no Triton kernel can be used here, in one sentence, or None."""
+    """The reason why no Triton kernel can be used here, in one sentence, or None."""
     try:
         import triton
     except ImportError as error:
@@ -28,21 +31,21 @@ def reason() -> str | None:
 
 
 @cache
-def interpreting() -> bool:
-    """Whether Triton runs kernels by its interpreter, on the CPU: TRITON_INTERPRET=1 before the first import."""
+def is_interpreting() -> bool:
+    """Whether Triton interprets kernels on the CPU: TRITON_INTERPRET=1 was set before its first import."""
     return os.environ.get("TRITON_INTERPRET") == "1" and reason() is None
 
 
 def refusal(x: torch.Tensor) -> str | None:
-    """Why `x` cannot be taken, in one sentence, or None when it can."""
+    """The reason why kernels cannot take `x`, of any shape, in one sentence, or None."""
     if x.dtype not in dtypes.COMPILED:
         return dtypes.refusal(x.dtype)
-    if interpreting() and x.dtype == torch.bfloat16:
-        return "Triton's interpreter computes products of bfloat16 wrong"
+    if is_interpreting() and x.dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 products incorrectly"
     if x.is_cuda:
         return device_refusal(x.device)
-    if not (x.is_cpu and interpreting()):
-        return f"it is for CUDA devices, not for the {x.device.type}"
+    if not (x.is_cpu and is_interpreting()):
+        return f"runs on CUDA devices only, not on {x.device.type}"
     return None
 
 
@@ -52,34 +55,36 @@ def _compiler() -> str | None:
 
 @cache
 def device_refusal(device: torch.device) -> str | None:
-    """Why kernels cannot run on this GPU, in one sentence, or None."""
+    """The reason why kernels cannot run on this GPU, in one sentence, or None."""
     if torch.version.hip:
-        return "it is written for NVIDIA's GPUs and was never tried on others"
-    if not interpreting() and _compiler() is None:
-        return "Triton needs a C compiler for its launcher, and there is none: install gcc or clang, or set CC"
+        return "written for NVIDIA GPUs, and never run on others"
+    if not is_interpreting() and _compiler() is None:
+        return "Triton needs a C compiler for its launcher, but none was found: install gcc or clang, or set CC"
     capability = torch.cuda.get_device_capability(device)
     if capability < CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} is older than sm_{CAPABILITY[0]}{CAPABILITY[1]}"
     return None
 
 
-def _flatten(args: tuple) -> Iterator[Any]:
-    for arg in args:
-        if isinstance(arg, tuple):
-            yield from arg
-        else:
-            yield arg
+def on_its_device(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run a function with its first tensor's device as the current one, on which Triton launches.
 
-
-def on_its_device(function: Callable) -> Callable:
-    """Make the device of the first tensor argument, also inside a tuple, the current one for Triton's launches."""
+    Tensors are arguments or fields of a NamedTuple that is one.
+    """
 
     @functools.wraps(function)
-    def run(*args, **options):
-        device = next(tensor.device for tensor in _flatten(args) if isinstance(tensor, torch.Tensor))
+    def run(*args: _P.args, **options: _P.kwargs) -> _R:
+        device = _first_tensor(args).device
         if device.type != "cuda" or device.index == torch.cuda.current_device():
             return function(*args, **options)
         with torch.cuda.device(device):
             return function(*args, **options)
 
     return run
+
+
+def _first_tensor(args: tuple[object, ...]) -> torch.Tensor:
+    for arg in args:
+        if isinstance(arg, torch.Tensor):
+            return arg
+    return next(field for arg in args if isinstance(arg, tuple) for field in arg if isinstance(field, torch.Tensor))
