@@ -5,8 +5,8 @@ Each is one matrix product whose other sides are wide enough for tensor cores an
 - `up_few_kernel` writes few channels. With q = (o + padding) // stride and r = (o + padding) % stride, all outputs of
   one q read the same inputs q - a, a < ⌈kernel / stride⌉. A row is a q, and the columns are its outputs: remainders r
   and channels.
-- `down_few_kernel` reads few channels. Those of neighbouring positions are adjacent in memory, so an output position
-  reads one short window for each of the kernel's lines (depth × height). A row is a position, and the sum is over the
+- `down_few_kernel` reads few channels. Those of neighbouring positions lie side by side in memory, so an output
+  position reads one short window per line (depth × height) of the kernel. A row is a position, and the sum is over the
   lines and the elements of their windows.
 - `grad_few_kernel` is the weight gradient of both: the sum over positions of windows times the other side's channels.
 

@@ -114,7 +114,7 @@ def test_many_parts_are_added_up():
 def test_rows_and_channels_of_any_number_are_one_axis_of_the_grid():
     """CUDA takes no more than 65,535 programs along the others."""
     x = torch.randn(2, 70_000, 1)
-    assert triton._Sizes(x.expand(2, 70_000, 3).contiguous()).blocks(Config(256, 1)) == (70_000,)
+    assert triton._Launch(x.expand(2, 70_000, 3).contiguous()).blocks(Config(256, 1)) == (70_000,)
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu"])

@@ -119,14 +119,14 @@ def test_a_folder_that_cannot_be_written_stops_nothing(trials, cache, caplog):
     with caplog.at_level(logging.WARNING, "fastvgan_kernels"):
         assert tuning.choose(problem(), SHIPPED, trials.append) == MIDDLE
         assert tuning.choose(problem(), SHIPPED, trials.append) == MIDDLE
-    assert len(trials) == 3 and "is not kept after this process" in caplog.text
+    assert len(trials) == 3 and "tuning results are lost when this process ends" in caplog.text
 
 
 def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(trials, cache, caplog):
     cache.mkdir(parents=True)
     with caplog.at_level(logging.WARNING, "fastvgan_kernels"):
         assert tuning.choose(problem(), SHIPPED, trials.append) == MIDDLE
-    assert "is not kept after this process" in caplog.text and list(cache.parent.iterdir()) == [cache]
+    assert "tuning results are lost when this process ends" in caplog.text and list(cache.parent.iterdir()) == [cache]
 
 
 def test_running_statistics_are_untouched_by_trials(cache, monkeypatch, interpreted):
