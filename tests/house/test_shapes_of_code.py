@@ -19,6 +19,7 @@ AS_TORCH = {
     "fastvgan.layers.modules.ConvNormAct3d.__init__",
     "fastvgan.layers.modules.ConvTransposeNormAct3d.__init__",
     "fastvgan_kernels.conv.conv_up",
+    "fastvgan_kernels.fused_conv.fused_conv",  # a public signature; the convolution with its fused parts
     "fastvgan_kernels.norm_act.norm_act",
 }
 # torch calls these with the flat arguments of a registered operator's schema.
