@@ -13,7 +13,7 @@ from fastvgan_kernels.group_norm_act import compiled
 pytestmark = pytest.mark.extension
 
 EPS = 1e-5
-# (N, C, *space), groups: one channel, one value per channel, runs shorter than a vector and longer than a piece, units of
+# (N, C, *space), groups: one channel, one value a channel, runs shorter than a vector and longer than a piece, units of
 # several groups of which the last one has fewer, rows that fill no vector.
 PROBLEMS = [
     ((1, 1, 5), 1),
