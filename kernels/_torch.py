@@ -1,8 +1,8 @@
 """The private names of torch that fastvgan uses, each with a public fallback for versions of torch without it.
 
 `_take` looks a name up without failing. A fallback is slower or skips a shortcut, and computes the same results: a test
-whether a shortcut may be taken answers no. Names are bound once, at import, so that a call costs as much as a call of
-torch's name itself.
+whether a shortcut may be taken answers no. Names are bound once, at import, so that a call costs as much as calling
+torch's name.
 
 Some private names of torch.nn's classes stay in the layers that derive from them:
 
@@ -252,11 +252,11 @@ def is_compiled(module: nn.Module) -> bool:
     # Nothing is compiled before torch._dynamo is imported, and importing it takes seconds.
     if "torch._dynamo" not in sys.modules:
         return False
-    return isinstance(module, _optimized_module_class()) or (_KNOWS_COMPILED and module._compiled_call_impl is not None)
+    return isinstance(module, _get_optimized_class()) or (_KNOWS_COMPILED and module._compiled_call_impl is not None)
 
 
 @cache
-def _optimized_module_class() -> type | tuple:
+def _get_optimized_class() -> type | tuple:
     """Return the class of modules made by torch.compile. Fallback: make one and take its class."""
     found = _take("torch._dynamo.eval_frame", "OptimizedModule")
     if found is None:

@@ -191,7 +191,7 @@ def _vectors(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Update the norm that follows, and return the operation's outputs after y, empty where there is none."""
+    """Update the norm that follows, and return the outputs after y, empty if not computed."""
     following = a.following
     if following is not None and scale is None and mean is not None and var is not None:
         following.update(mean, var, y.numel() // max(y.shape[1], 1))

@@ -20,6 +20,7 @@ AS_TORCH = {
     "fastvgan.layers.modules.ConvTransposeNormAct3d.__init__",
     "fastvgan_kernels.conv.conv_up",
     "fastvgan_kernels.norm_act.direct.norm_act",  # batch_norm's and those of the activation, flat: 12 µs in all
+    "fastvgan_kernels.fused_conv.fused_conv",  # a public signature; the convolution with its fused parts
     "fastvgan_kernels.norm_act.norm_act",
     "fastvgan_kernels.norm_act.synced.norm_act_synced",
 }

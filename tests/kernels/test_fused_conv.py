@@ -27,7 +27,7 @@ IMPLS = ["reference", pytest.param("cpp", marks=compiled)]
 
 @dataclass
 class Case:
-    """Inputs and what is to be computed of them; the tensors are float64 leaves, exact in `dtype`."""
+    """Inputs and the computation on them; the tensors are float64 leaves, exact in `dtype`."""
 
     x: torch.Tensor
     weight: torch.Tensor

@@ -97,7 +97,7 @@ ENDS_THE_PROCESS = {
 
 @pytest.mark.parametrize("operation", list(ENDS_THE_PROCESS))
 def test_what_would_end_the_process_is_computed_otherwise(operation):
-    """In a process of its own, and often: it depends on what lies beside the memory that is written to."""
+    """In a separate process, and often: whether it crashes depends on the memory beside the buffer."""
     lines = [line.strip() for line in ENDS_THE_PROCESS[operation].strip().splitlines()]
     program = ["import torch, fastvgan", "from fastvgan_kernels.conv import reference", "torch.manual_seed(0)", *lines]
     program += ["exact = run(x.double(), w.double())", "for _ in range(100):"]
@@ -115,8 +115,8 @@ def test_the_networks_convolutions_are_left_to_stock(dtype):
     assert not faults.conv_weight_grad_fails(x, y, stride, padding)
 
 
-def test_what_is_told_by_the_dtype():
-    """Few strided outputs are a fault of half precision alone, and of float64 there is none."""
+def test_faults_depend_on_the_dtype():
+    """Few strided outputs fail in half precision only; nothing fails in float64."""
     _, large, small, weight, stride, padding, dilation, _ = FAILING
     for dtype, fails in ((torch.bfloat16, True), (torch.float16, True), (torch.float32, False), (torch.float64, False)):
         x, y, w = tensors(dtype, large, small, weight)

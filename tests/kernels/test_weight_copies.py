@@ -63,7 +63,7 @@ def test_a_copy_of_what_has_changed_is_not_read():
     weight = torch.nn.Parameter(torch.randn(16, 16, 1, 1, 1))
     copies = WeightCopies([weight], torch.bfloat16)
     with copies.in_use():
-        assert cast(weight, torch.bfloat16) is weight  # there is none yet
+        assert cast(weight, torch.bfloat16) is weight  # no copy yet
         copies.refresh()
         assert cast(weight, torch.float16) is weight
         assert cast(weight, torch.bfloat16).dtype == torch.bfloat16

@@ -197,7 +197,7 @@ def check_fuse() -> None:
 
 def check_lists() -> None:
     """What a training step does to lists of tensors, on the CPU's path and a GPU's."""
-    from fastvgan.training import tensor_lists, update
+    from fastvgan.training.step import tensor_lists, update
 
     for fast in (False, True):
         with mock.patch.object(tensor_lists, "lists_are_fast", lambda device, fast=fast: fast):
