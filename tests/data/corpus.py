@@ -179,7 +179,7 @@ def _has_header(muxer: str) -> bool:
 
 
 def picture(number: int, height: int, width: int) -> np.ndarray:
-    """A frame that no turn or mirror leaves as it is, and whose number is to be seen."""
+    """A frame that no turn or mirror leaves as it is, and whose number should be seen."""
     down, across = np.mgrid[:height, :width]
     made = np.stack([across * 255 // width, down * 255 // height, np.full((height, width), 60)], -1).astype(np.uint8)
     made[: height // 3, : width // 4] = (230, 40, 40)
@@ -205,7 +205,7 @@ def _add_still(target) -> None:
 
 
 def _others(target, case: Case) -> list[av.Packet]:
-    """The packets of what lies beside the film."""
+    """The packets of the files beside the film."""
     if case.beside == "longer audio":
         return _audio(target)
     if case.beside == "subtitles":
@@ -274,7 +274,7 @@ def _film(container, case: Case) -> av.VideoStream:
     streams = [stream for stream in container.streams.video if stream.codec_context is not None]
     size = SIZES.get(case.codec, (HEIGHT, WIDTH))
     right = [stream for stream in streams if (stream.height, stream.width) == size] if len(streams) > 1 else streams
-    return right[-1]  # an AVIF file has its first picture in a stream of its own
+    return right[-1]  # an AVIF file has its first picture in a separate stream
 
 
 # FFmpeg's fftools/ffmpeg_filter.c: what `-autorotate` puts before all other filters, for each matrix of ORIENTATIONS.

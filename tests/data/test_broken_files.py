@@ -19,7 +19,7 @@ def two_hundred(tmp_path_factory):
     """180 good files and two of each of ten kinds of broken ones."""
     folder = tmp_path_factory.mktemp("data") / "two hundred"
     odd = make_folder(folder, 183)
-    for name in odd:  # these three are odd in ways of their own
+    for name in odd:  # these three are odd in other ways
         (folder / name).unlink()
         (folder / name).with_suffix(".txt").unlink()
     names = {}

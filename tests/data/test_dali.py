@@ -17,7 +17,7 @@ from make_videos import CODECS, can_encode, encode, number_of, numbered
 
 from fastvgan.data import readers
 from fastvgan.data.decoders import choice, dali, dali_pipeline
-from fastvgan.data.decoders.dali import DaliDecoder, unsupported_reason
+from fastvgan.data.decoders.dali import DaliDecoder, find_obstacle
 from fastvgan.data.decoders.pyav import PyAVDecoder
 from fastvgan.data.media.frames import probe
 from fastvgan.data.media.types import Media
@@ -132,7 +132,7 @@ def blamed(monkeypatch) -> list:
 )
 def test_pixels_are_those_of_pyav(folder, cut, device, no_pyav):
     clips = clips_of(folder.glob("noisy*"), **cut)
-    assert unsupported_reason(clips, device) is None
+    assert find_obstacle(clips, device) is None
     got = take(DaliDecoder(clips, device), 3)
     assert all(c.video.device.type == ("cuda" if device == "gpu" else "cpu") for c in got)
     assert_close(got, take(PyAVDecoder(clips, 0), 3))
@@ -181,7 +181,7 @@ def test_vp8_with_packets_that_are_not_shown(tmp_path, caplog):
                 packet.stream = hidden.stream = stream
                 target.mux([packet, hidden] if key else [packet])
     clips = clips_of([path], frames=4, crop="center")
-    assert clips.found[0].frames == 60 and unsupported_reason(clips, "cpu") is None
+    assert clips.found[0].frames == 60 and find_obstacle(clips, "cpu") is None
     got = numbers_of(take(DaliDecoder(clips), 3))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(12)]
     assert "PyAV decodes it" in caplog.text
@@ -300,14 +300,14 @@ def test_what_pyav_writes_for_the_gpu_is_what_dali_takes_there(folders):
     assert {"vp9", "h264", "hevc"} <= {found.codec for found in clips.found}
     got = numbers_of(take(PyAVDecoder(clips, 0), 6))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(24)]
-    assert unsupported_reason(clips, "gpu") == (None if torch.cuda.is_available() else "no CUDA device is available")
+    assert find_obstacle(clips, "gpu") == (None if torch.cuda.is_available() else "no CUDA device is available")
 
 
 def test_mjpeg_is_left_to_pyav_on_a_gpu(folders):
     """DALI refuses it there ("not supported by the GPU variant"), so that a set that holds it goes through PyAV."""
     clips = clips_of(folders("cpu").glob("n*"), frames=3)
-    assert unsupported_reason(clips, "cpu") is None
-    sentence = unsupported_reason(clips, "gpu")
+    assert find_obstacle(clips, "cpu") is None
+    sentence = find_obstacle(clips, "gpu")
     assert "is mjpeg, which DALI does not decode on the GPU" in sentence
     decoder, why = choice.choose_decoder("auto", clips, torch.device("cuda"), 0)
     assert isinstance(decoder, PyAVDecoder) and sentence in why
@@ -317,7 +317,7 @@ def test_mjpeg_is_left_to_pyav_on_a_gpu(folders):
 
 @pytest.mark.gpu
 def test_pyav_takes_over_what_dali_refuses_on_a_gpu_after_all(folders, caplog, small_chunks):
-    """MJPEG is handed to DALI's GPU decoder all the same: no clip is lost, and the log names each file once."""
+    """MJPEG is handed to DALI's GPU decoder anyway: no clip is lost, and the log names each file once."""
     readers.warn_once.cache_clear()
     clips = clips_of([*folders("gpu").glob("numbered*"), *folders("cpu").glob("numbered 1*")], frames=3, crop="center")
     got = numbers_of(take(DaliDecoder(clips, "gpu"), 9))
@@ -409,7 +409,7 @@ def test_old_lists_are_removed(folder, tmp_path, monkeypatch, small_chunks):
 def test_refusals(folder, tmp_path, monkeypatch):
     paths = list(folder.glob("noisy*"))
     clips = clips_of(paths, frames=3)
-    assert unsupported_reason(clips, "cpu") is None
+    assert find_obstacle(clips, "cpu") is None
 
     def changed(media=None, **found):
         return ClipSet(
@@ -429,9 +429,9 @@ def test_refusals(folder, tmp_path, monkeypatch):
         (changed(dataclasses.replace(clips.media[1], kind="tar")), "tar"),
         (changed(dataclasses.replace(clips.media[1], path="s3://a/b.webm")), "local"),
     ]:
-        sentence = unsupported_reason(other, "cpu")
+        sentence = find_obstacle(other, "cpu")
         assert sentence.startswith(name) and word in sentence
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert unsupported_reason(clips_of(folder.glob("noisy vp9*"), frames=3), "gpu") == "no CUDA device is available"
+    assert find_obstacle(clips_of(folder.glob("noisy vp9*"), frames=3), "gpu") == "no CUDA device is available"
     monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
-    assert "pip install" in unsupported_reason(clips, "cpu")
+    assert "pip install" in find_obstacle(clips, "cpu")

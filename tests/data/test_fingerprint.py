@@ -131,5 +131,5 @@ def test_the_digits_are_known_by_what_they_draw():
     assert len({source.fingerprint.checksum for source in (plain, *others)}) == 5
 
 
-# Pinned: with another checksum every run on digits would be told that its data have changed.
+# Pinned: with another checksum every run on digits would be passed that its data have changed.
 PLAIN = Fingerprint("64847b016afc6eb8c2149ee6069a2ee6eea70c4c47e3b4864a7c592f6e481282", 1287, 240, 10)

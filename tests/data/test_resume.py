@@ -1,4 +1,4 @@
-"""A run on clips of one's own, taken up again in the middle of an epoch, ends where the straight one does."""
+"""A run on clips of one's own, resumed in the middle of an epoch, ends where the straight one does."""
 
 import pytest
 import torch

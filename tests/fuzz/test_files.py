@@ -202,7 +202,7 @@ def test_a_checkpoint_is_read_or_named(saved, data):
     kind = data.draw(st.sampled_from(("state", "any", "tensors", "both")))
     if kind in ("tensors", "both"):
         tensors = data.draw(changed_bytes(tensors[:4000]).map(lambda head: head + tensors[4000:]))
-    if kind == "both":  # as whoever wants to be believed would write it
+    if kind == "both":  # as the user who wants to be believed would write it
         told = {"sha256": hashlib.sha256(tensors).hexdigest(), "bytes": len(tensors)}
         state = {**state, "files": {"state.safetensors": told}}
     text = json.dumps(state)

@@ -38,7 +38,7 @@ def choose_decoder(name: str, clips: ClipSet, device: torch.device, workers: int
     from fastvgan.data.decoders import dali
 
     kind = "gpu" if device.type == "cuda" else "cpu"
-    obstacle = dali.unsupported_reason(clips, kind)
+    obstacle = dali.find_obstacle(clips, kind)
     if name == "dali":
         if obstacle:
             raise UserError(f"--decoder dali does not support this data: {obstacle}; use --decoder pyav")

@@ -27,10 +27,10 @@ _GIVE_UP_AFTER = 3  # failures in a row
 _CODECS = {"cpu": {"vp8", "vp9", "mjpeg"}, "gpu": {"vp8", "vp9", "h264", "hevc", "av1", "mpeg4"}}
 
 
-def unsupported_reason(clips: ClipSet, device: str) -> str | None:
+def find_obstacle(clips: ClipSet, device: str) -> str | None:
     """Return why DALI does not support a set of clips on "cpu" or "gpu", or None if it does."""
     for name, media, found in zip(clips.names, clips.media, clips.found, strict=True):
-        if reason := _unsupported_clip_reason(media, found, device):
+        if reason := _find_clip_obstacle(media, found, device):
             return f"{name} {reason}"
     if device == "gpu" and not torch.cuda.is_available():
         return "no CUDA device is available"
@@ -41,7 +41,7 @@ def unsupported_reason(clips: ClipSet, device: str) -> str | None:
     return None
 
 
-def _unsupported_clip_reason(media: Media, found: Probe, device: str) -> str | None:
+def _find_clip_obstacle(media: Media, found: Probe, device: str) -> str | None:
     if media.kind != "video":
         return f'is of kind "{media.kind}"; DALI reads only video files'
     if media.member:
@@ -80,7 +80,7 @@ class DaliDecoder:
     decoder was made: DALI returns stale frames of a truncated file without an error.
 
     Args:
-        clips: A set that `unsupported_reason` has no objection to.
+        clips: A set that `find_obstacle` has no objection to.
         device: "cpu", or "gpu" for torch's current CUDA device.
         workers: On the CPU, number of parallel pipelines, each with one decoding and one scaling thread; on the GPU,
             number of threads.

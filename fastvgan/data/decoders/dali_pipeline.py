@@ -167,7 +167,7 @@ class Pipeline:
         first = self._place * len(draws)
         for i, draw in enumerate(draws):
             found = self._found[draw.clip]
-            indices = self._decoded_indices(draw)
+            indices = self._indices_to_decode(draw)
             if labels[i] != first + i:  # DALI skips unreadable files without an error
                 raise DaliError("DALI cannot open it", {draw.clip})
             if not np.array_equal(numbers[i], indices):
@@ -176,7 +176,7 @@ class Pipeline:
             if not _have_their_times(found, indices, times[i]):
                 raise DaliError("DALI numbers its frames differently", {draw.clip})
 
-    def _decoded_indices(self, draw: Draw) -> np.ndarray:
+    def _indices_to_decode(self, draw: Draw) -> np.ndarray:
         if self._stride:
             return np.array(draw.indices)
         return np.minimum(draw.indices[0] + np.arange(self._length), draw.indices[-1])
@@ -230,7 +230,7 @@ def _write_list(clips: ClipSet, draws: Sequence[Draw], folder: Path) -> Path:
 
 def _have_their_times(found: Probe, indices: np.ndarray, times: np.ndarray) -> bool:
     """Whether times, in seconds from the first frame, are those of full decoding, to half a frame."""
-    assert found.pts is not None and found.fps  # `unsupported_reason` refuses other clips
+    assert found.pts is not None and found.fps  # `find_obstacle` refuses other clips
     if found.frames < 2:
         return True
     seconds = (found.frames - 1) / found.fps / (found.pts[-1] - found.pts[0])  # per unit of pts

@@ -23,7 +23,7 @@ class PyAVDecoder:
     def __init__(self, clips: ClipSet, workers: int = 1):
         self._clips, self._workers = clips, workers
         self.resident = None
-        # More threads would decode frames beyond the last one of a sample, which are thrown away.
+        # More threads would decode frames after the last one that is needed.
         self._threads = min(4, max(1, count_processors() // max(1, workers)))
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:

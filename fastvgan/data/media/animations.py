@@ -1,11 +1,11 @@
-"""Reading pictures that move, by Pillow: animated WebP and PNG files, and TIFF files of several pages."""
+"""Reading animated WebP and PNG files, and TIFF files of several pages, by Pillow."""
 
 import struct
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -14,25 +14,25 @@ from fastvgan.data.media.pictures import check_size, pixels, plain, turn_upright
 from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.media.zips import check_weight, read_member
 
-# Of a damaged file; the exception that follows says it in one line, with the file's name.
+# The exception that follows reports the damage in one line, with the file's name.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
 SUFFIXES = frozenset(".png .apng .webp .tif .tiff".split())
 _FORMATS = ("PNG", "WEBP", "TIFF")
-_MOST_HEADERS = 64  # of a PNG file's chunks before its pixels, and of a TIFF file's pages, that are looked at
-_STEADY = 0.02  # that frames may differ in how long they are shown, as a share
+_MOST_HEADERS = 64  # chunks of a PNG file before its pixels, or pages of a TIFF file, that are read
+_STEADY = 0.02  # largest relative difference of the frames' durations
 # Tag 254 of a TIFF page, whose first bit marks a smaller version of another page (TIFF 6.0, section 8).
 _NEW_SUBFILE_TYPE, _REDUCED = 254, 1
 
 
 class _Page(NamedTuple):
-    """A frame, upright, and how long it is shown in milliseconds; 0 where nothing is said."""
+    """An upright frame and its duration in milliseconds, 0 if it is unknown."""
 
     image: Image.Image
     lasts: float
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a picture's header says that there are several; nothing is decoded, and what cannot be read has none."""
+    """Return whether the header of a picture's file declares several frames; unreadable files do not."""
     if path.suffix.lower() not in SUFFIXES:
         return False
     try:
@@ -43,7 +43,7 @@ def is_animation(path: Path) -> bool:
 
 
 def is_animated(file: BinaryIO) -> bool:
-    """Whether the header of a picture's file, open at its beginning, says that there are several."""
+    """Return whether the header of a picture's file, open at its start, declares several frames."""
     try:
         start = file.read(32)
         if start.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -58,10 +58,11 @@ def is_animated(file: BinaryIO) -> bool:
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
-    """See `fastvgan.data.media.frames.probe`; `tolerant` takes the frames before damage."""
-    size, lasts = None, []
+    """Decode an animation; see `fastvgan.data.media.frames.probe`. `tolerant` takes the frames before damage."""
+    size: tuple[int, int] | None = None
+    lasts: list[float] = []
     image = _open(media) if tolerant else _open_undamaged(media)
-    codec = "apng" if image.format == "PNG" else image.format.lower()
+    codec = "apng" if image.format == "PNG" else (image.format or "").lower()
     try:
         for page in _pages(image):
             if size and size != (page.image.height, page.image.width):
@@ -72,14 +73,15 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
     except BadVideo:
         if not (tolerant and lasts):
             raise
+    assert size is not None  # `_pages` raises if an image has no frames
     fps, steady = _rate(lasts)
-    return Probe(len(lasts), *size, codec, fps, steady)
+    return Probe(len(lasts), size[0], size[1], codec, fps, steady)
 
 
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """See `frames.read_frames`; each frame is drawn over the ones before it, so that all are decoded."""
+    """Read frames, uint8 (N, H, W, C); see `frames.read_frames`. All frames up to the last one are decoded."""
     wanted, scaled = frozenset(indices), {}
     for number, page in enumerate(_pages(_open(media))):
         if (found.height, found.width) != (page.image.height, page.image.width):
@@ -89,15 +91,15 @@ def read_frames(
         if number >= indices[-1]:
             break
     if len(scaled) < len(wanted):
-        raise BadVideo("has changed: its frames are not there any more")
+        raise BadVideo("has changed: frames are missing")
     return np.stack([scaled[index] for index in indices])
 
 
 def read_first(path: Path) -> Image.Image:
-    """The first frame of an animation's file, upright.
+    """Read the first frame of an animation's file, upright.
 
     Raises:
-        BadVideo: it cannot be read or decoded, or is too large.
+        BadVideo: It cannot be read or decoded, or is too large.
     """
     return next(_pages(_open_undamaged(Media("animation", path)))).image
 
@@ -105,7 +107,7 @@ def read_first(path: Path) -> Image.Image:
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """See `fastvgan.data.media.frames.walk`."""
+    """Yield times and frames, uint8 (H, W, C); see `fastvgan.data.media.frames.walk`."""
     time = 0.0
     for page in _pages(_open(media)):
         yield (time / 1000 if page.lasts else None), pixels(plain(page.image, channels), height, width)
@@ -195,7 +197,7 @@ def _pages(image: Image.Image) -> Iterator[_Page]:
             check_size((image.height, image.width))
             if place == 0 and image.info.get("default_image"):
                 continue
-            if image.format == "TIFF" and image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED:
+            if image.format == "TIFF" and cast(Any, image).tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED:
                 continue
             image.load()
             yield _Page(_upright(image), float(image.info.get("duration") or 0))

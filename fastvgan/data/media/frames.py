@@ -1,4 +1,4 @@
-"""The frames of a clip of any kind: video files, pictures in order and pictures that move are read by one interface."""
+"""One interface to the frames of video files, sequences of pictures and animated pictures."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -10,9 +10,11 @@ from fastvgan.data.media.types import Media, Probe
 
 
 class FrameReader(Protocol):
-    """What a module that reads some kinds of `Media` defines; each function is described below."""
+    """A module that reads some kinds of `Media`."""
 
-    def probe(self, media: Media, tolerant: bool = False) -> Probe: ...
+    def probe(self, media: Media, tolerant: bool = False) -> Probe:
+        """Decode a clip from end to end; see `probe` below."""
+        ...
 
     def read_frames(
         self,
@@ -23,21 +25,27 @@ class FrameReader(Protocol):
         width: int,
         channels: int,
         threads: int = 1,
-    ) -> np.ndarray: ...
+    ) -> np.ndarray:
+        """Read frames by their indices, uint8 (N, H, W, C); see `read_frames` below."""
+        ...
 
     def walk(
         self, media: Media, height: int, width: int, channels: int, found: Probe | None = None
-    ) -> Iterator[tuple[float | None, np.ndarray]]: ...
+    ) -> Iterator[tuple[float | None, np.ndarray]]:
+        """Yield times and frames, uint8 (H, W, C); see `walk` below."""
+        ...
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
     """Decode a clip from end to end.
 
     Args:
-        tolerant: take frames that the decoder mended, and all up to damage that it cannot mend.
+        media: The clip.
+        tolerant: Take frames in which the decoder concealed errors, and all frames before damage that it cannot
+            conceal.
 
     Raises:
-        BadVideo: it is no video, has no frames, is damaged or cut short, changes its size, or its frames are too large.
+        BadVideo: It is not a video, has no frames, is damaged or truncated, changes its size, or is too large.
     """
     return _reader_of(media).probe(media, tolerant)
 
@@ -45,18 +53,23 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """Frames by their index, scaled so that they just cover height x width.
+    """Read frames by their indices, scaled to just cover height x width.
 
     Args:
-        found: what `probe` found. indices: rising; the last may be repeated. channels: 1 for grey, 3 for RGB.
-        threads: that decode frames of a video file at the same time.
+        media: The clip.
+        found: Result of `probe`.
+        indices: Rising indices; the last may be repeated.
+        height: Height to cover.
+        width: Width to cover.
+        channels: 1 for grey, 3 for RGB.
+        threads: Number of threads that decode a video file.
 
     Returns:
-        uint8 (len(indices), h, w, channels), h >= height and w >= width, one of them equal. Frames are rotated and
-        mirrored as the file asks for, in the proportions in which they are shown; transparency shows black.
+        uint8 (N, H, W, C), H >= height and W >= width, one of them equal. Frames are rotated,
+        mirrored and stretched as the file asks for; transparent pixels are black.
 
     Raises:
-        BadVideo: the clip has changed since: a frame is missing or cannot be decoded.
+        BadVideo: The clip has changed: a frame is missing or cannot be decoded.
     """
     return _reader_of(media).read_frames(media, found, indices, height, width, channels, threads)
 
@@ -64,20 +77,24 @@ def read_frames(
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """All frames in order, each with its time in seconds (None where none is known), scaled as by `read_frames`.
+    """Yield all frames in order, uint8 (H, W, C), each with its time in seconds or None if it is unknown.
 
     Args:
-        found: what `probe` found; without it the clip is decoded once more, to find it.
+        media: The clip.
+        height: Height to cover, as in `read_frames`.
+        width: Width to cover.
+        channels: 1 for grey, 3 for RGB.
+        found: Result of `probe`; without it the clip is probed first.
 
     Raises:
-        BadVideo: a frame cannot be decoded.
+        BadVideo: A frame cannot be decoded.
     """
     return _reader_of(media).walk(media, height, width, channels, found)
 
 
 def _reader_of(media: Media) -> FrameReader:
     if media.kind in ("video", "tar"):
-        from fastvgan.data.media import video_files  # loads FFmpeg, which folders of pictures do not need
+        from fastvgan.data.media import video_files  # imports FFmpeg, which folders of pictures do not need
 
         return video_files
     return animations if media.kind == "animation" else pictures

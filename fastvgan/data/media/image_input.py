@@ -69,10 +69,13 @@ def read_image(image: ImageInput) -> np.ndarray:
 
 
 def fit_image(image: np.ndarray, height: int, width: int, channels: int) -> np.ndarray:
-    """A picture scaled and cropped at its centre, as training does by `--crop center`.
+    """Scale and crop a picture at its centre, as training does with `--crop center`.
 
     Args:
-        image: uint8 (H, W, 3), of `read_image`. channels: 1 for grey, 3 for RGB.
+        image: uint8 (H, W, 3), a result of `read_image`.
+        height: Height of the result.
+        width: Width of the result.
+        channels: 1 for grey, 3 for RGB.
 
     Returns:
         uint8 (height, width, channels).
@@ -100,11 +103,11 @@ def _open_file(path: Path) -> Image.Image:
     if is_gif:
         return _open_gif(path)
     if is_animated:
-        first = _checked(animations.read_first(path))
+        first = _check_image(animations.read_first(path))
         _say_that_it_moves(path)
         return first
     try:
-        return _checked(read_picture(path))
+        return _check_image(read_picture(path))
     except BadVideo as error:
         if path.suffix.lower() in _VIDEO_SUFFIXES:
             raise BadVideo("is a video; `ffmpeg -i VIDEO -frames:v 1 first.png` saves its first frame") from error
@@ -126,7 +129,7 @@ def _say_that_it_moves(path: Path) -> None:
 
 
 def _open_pil(image: Image.Image) -> Image.Image:
-    _checked(image)
+    _check_image(image)
     try:
         upright = image.copy()  # which decodes it, where it is a file that was opened
     except MemoryError:
@@ -202,7 +205,7 @@ def _of_floats(array: np.ndarray) -> np.ndarray:
     return np.rint(array * 255).clip(0, 255).astype(np.uint8)
 
 
-def _checked(image: Image.Image) -> Image.Image:
+def _check_image(image: Image.Image) -> Image.Image:
     """The image itself, if training would take frames of its size."""
     size = image.height, image.width
     if not min(size):

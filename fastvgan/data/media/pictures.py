@@ -1,4 +1,4 @@
-"""Reading clips that are pictures in order, by Pillow: a folder of them, a zip file of them, or one that is a strip."""
+"""Reading clips stored as pictures, by Pillow: a folder or zip file of pictures, or a strip."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -22,21 +22,22 @@ _LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
-    """See `fastvgan.data.media.frames.probe`; `tolerant` changes nothing here, since Pillow mends nothing."""
+    """Decode all pictures; see `fastvgan.data.media.frames.probe`. Pillow conceals no errors: `tolerant` is unused."""
     if media.kind == "strip":
         strip = _strip(media, thorough=True)
         return Probe(strip.frames, strip.height, strip.width, strip.codec)
-    pictures, size, codec = _pictures(media), None, ""
-    for number in range(len(pictures.names)):
-        image, kind = _picture(pictures, number, size, thorough=True)
-        size, codec = size or _size(image), codec or kind
-    return Probe(len(pictures.names), *size, codec)
+    pictures = _pictures(media)
+    image, codec = _picture(pictures, 0, None, thorough=True)
+    size = _size(image)
+    for number in range(1, len(pictures.names)):
+        _picture(pictures, number, size, thorough=True)
+    return Probe(len(pictures.names), size[0], size[1], codec)
 
 
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """See `fastvgan.data.media.frames.read_frames`."""
+    """Read frames, uint8 (N, H, W, C); see `fastvgan.data.media.frames.read_frames`."""
     scaled = {}
     if media.kind == "strip":
         strip = _strip(media)
@@ -56,7 +57,7 @@ def read_frames(
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """See `fastvgan.data.media.frames.walk`."""
+    """Yield None and frames, uint8 (H, W, C); see `fastvgan.data.media.frames.walk`."""
     if media.kind == "strip":
         strip = _strip(media)
         whole = plain(strip.image, channels)
@@ -71,13 +72,13 @@ def walk(
 
 
 def names_in(media: Media) -> list[str]:
-    """The names of a folder's pictures, in order: of those that a look through the folder takes no exception to."""
+    """List the names of a folder's usable pictures in natural order."""
     with os.scandir(media.path) as entries:
         return in_order(entry.name for entry in entries if _is_taken(entry, media.within))
 
 
 def header_size(path: Path) -> tuple[int, int] | None:
-    """Height and width that a picture's header claims, before any turning; None where it cannot be read."""
+    """Read height and width from a picture's header, before any rotation; None if it is unreadable."""
     try:
         with Image.open(BytesIO(_file_bytes(path)), formats=_FORMATS) as image:
             return image.height, image.width
@@ -86,33 +87,34 @@ def header_size(path: Path) -> tuple[int, int] | None:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The one picture in a file, upright, looked at as thoroughly as by `probe`.
+    """Read the picture in a file, upright, and check it as `probe` does.
 
     Raises:
-        BadVideo: it cannot be decoded, or is too large.
-        OSError, MemoryError: the file cannot be read, or memory ran out.
+        BadVideo: It cannot be decoded, or is too large.
+        OSError, MemoryError: The file cannot be read, or memory ran out.
     """
     return _decode(_file_bytes(path), thorough=True)[0]
 
 
 def zip_folders(path: Path) -> dict[str, int]:
-    """The folders in a zip file that hold pictures directly, "" being its root, and how many each holds.
-
-    Only the zip file's directory is read.
+    """Count the pictures in each folder of a zip file; "" is the root. Only the zip file's directory is read.
 
     Raises:
-        BadVideo: it cannot be read or is no zip file.
+        BadVideo: It cannot be read or is not a zip file.
     """
     return {folder: len(members) for folder, members in sorted(zips.open_archive(path).folders.items())}
 
 
 def strip_layout(height: int, width: int, strip_frames: int = 0) -> tuple[int, int, int]:
-    """The number of frames in a strip of this size, and the height and width of each.
+    """Compute the number of frames in a strip, and their height and width.
 
-    They follow each other along the longer side. `strip_frames` is their number, 0 where they are square.
+    Args:
+        height: Height of the strip.
+        width: Width of the strip. The frames follow each other along the longer side.
+        strip_frames: Number of frames; 0 for square frames.
 
     Raises:
-        BadVideo: the strip cannot be divided so.
+        BadVideo: The strip cannot be divided into such frames.
     """
     longer, shorter = max(height, width), min(height, width)
     count = strip_frames or longer // shorter
@@ -245,7 +247,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
         raise
     except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
         raise Damaged(str(error) or type(error).__name__) from error
-    codec = "jpeg" if image.format == "MPO" else image.format.lower()
+    codec = "jpeg" if image.format == "MPO" else (image.format or "").lower()
     turn_upright(image)
     return image, codec
 
@@ -255,7 +257,7 @@ def _why(error: "OSError | MemoryError") -> str:
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Turn and mirror a picture, in place, as its EXIF orientation asks for; one without stays as it is."""
+    """Rotate and mirror a picture in place by its EXIF orientation, if it has one."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
@@ -265,10 +267,10 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def check_size(size: tuple[int, int], strip: bool = False) -> None:
-    """Refuse a picture of this height and width as too large; a strip may be longer, but have no more pixels.
+    """Refuse a picture whose (height, width) is too large; a strip may be longer, but not have more pixels.
 
     Raises:
-        BadVideo: it is.
+        BadVideo: The picture is too large.
     """
     height, width = size
     if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
@@ -286,10 +288,10 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 
 def plain(image: Image.Image, channels: int) -> Image.Image:
-    """A picture of mode "L" (channels 1) or "RGB", transparency black.
+    """Convert a picture to mode "L" (channels 1) or "RGB"; transparent pixels become black.
 
     Raises:
-        BadVideo: it is of a kind without an agreed range of colours.
+        BadVideo: The picture's mode has no defined range of values.
     """
     if image.mode.startswith("I"):
         image = _eight_bits(image)
@@ -300,13 +302,13 @@ def plain(image: Image.Image, channels: int) -> Image.Image:
             black.paste(image.convert("RGB"), mask=image.getchannel("A"))
             image = black
         elif image.mode == "F":
-            raise ValueError("numbers with a point have no largest one")
-        return image if image.mode == "L" and channels == 1 else _converted(image, channels)
+            raise ValueError("the range of floating-point values is undefined")
+        return image if image.mode == "L" and channels == 1 else _convert(image, channels)
     except ValueError as error:
         raise BadVideo(f"has pixels of a kind that cannot be shown ({image.mode}): {error}") from error
 
 
-def _converted(image: Image.Image, channels: int) -> Image.Image:
+def _convert(image: Image.Image, channels: int) -> Image.Image:
     image = image.convert("RGB")
     return image if channels == 3 else image.convert("L")
 
@@ -321,10 +323,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """A picture that `plain` gave, scaled so that it just covers height x width: uint8 (h, w, channels)."""
+    """Scale a result of `plain` to just cover height x width, as uint8 (H, W, C)."""
     height, width = cover(_size(image), height, width)
     if (height, width) != _size(image):
-        # BOX averages over areas, and only repeats pixels where there are to be more of them.
+        # BOX averages over areas, but repeats pixels when it enlarges.
         shrinks = height < image.height or width < image.width
         image = image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(height, width, -1)

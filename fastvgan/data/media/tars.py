@@ -1,4 +1,4 @@
-"""Clips in tar files of the WebDataset layout: files of one name and several suffixes make a sample."""
+"""Clips in tar files of the WebDataset layout, where files with one name and several suffixes form a sample."""
 
 import json
 import tarfile
@@ -17,36 +17,39 @@ _LARGEST_TEXT = 2**20  # bytes
 
 
 def clips_in(path: Path, name: str) -> tuple[list[Entry], list[Rejected]]:
-    """The video files in a tar, with the captions and classes that lie beside them, and what cannot be used.
+    """List the video files in a tar with their captions and classes, and the unusable ones.
 
-    Of a sample `key`, `key.txt` holds captions, one a line; `key.json` "caption" or "captions", and "class"; `key.cls`
-    the class.
+    `key.txt` holds captions, one per line; `key.json` "caption" or "captions", and "class"; `key.cls` the class.
 
     Args:
-        name: what messages call the tar.
+        path: The tar file.
+        name: Its name in messages.
     """
     try:
         with tarfile.open(path, "r:") as tar:
             samples = _samples(tar)
             return _entries(tar, path, name, samples)
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        return [], [Rejected(name, f"is no tar file that could be read in places, uncompressed: {error}")]
+        return [], [Rejected(name, f"is not an uncompressed tar file: {error}")]
     except OSError as error:
         return [], [Rejected(name, f"cannot be read: {error.strerror or error}")]
 
 
 def _samples(tar: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """Members by the sample that they belong to, then by suffix; links and other odd ones are passed over."""
+    """Members by sample, then by suffix; links and special files are skipped."""
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in tar:
         key, suffix = base_plus_ext(member.name)
-        if member.isreg() and not member.issparse() and key is not None:
+        if member.isreg() and not member.issparse() and key is not None and suffix is not None:
             samples.setdefault(key, {})[suffix] = member
     return samples
 
 
-def _entries(tar: tarfile.TarFile, path: Path, name: str, samples) -> tuple[list[Entry], list[Rejected]]:
-    entries, rejected = [], []
+def _entries(
+    tar: tarfile.TarFile, path: Path, name: str, samples: dict[str, dict[str, tarfile.TarInfo]]
+) -> tuple[list[Entry], list[Rejected]]:
+    entries: list[Entry] = []
+    rejected: list[Rejected] = []
     for members in samples.values():
         for suffix, member in members.items():
             if f".{suffix.rsplit('.', 1)[-1].lower()}" not in SUFFIXES:
@@ -56,9 +59,9 @@ def _entries(tar: tarfile.TarFile, path: Path, name: str, samples) -> tuple[list
                 rejected.append(Rejected(as_text(clip), wrong))
                 continue
             try:
-                captions, label = _said(tar, members)
+                captions, label = _read_annotations(tar, members)
             except (ValueError, RecursionError) as error:
-                rejected.append(Rejected(clip, f"has no captions that could be read: {error}"))
+                rejected.append(Rejected(clip, f"has unreadable captions: {error}"))
                 continue
             media = Media("tar", path, member.name, (member.offset_data, member.size))
             entries.append(Entry(media, clip, captions, label))
@@ -67,7 +70,7 @@ def _entries(tar: tarfile.TarFile, path: Path, name: str, samples) -> tuple[list
     return entries, rejected
 
 
-def _said(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tuple[str, ...], str | None]:
+def _read_annotations(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tuple[str, ...], str | None]:
     kinds = {suffix.lower(): member for suffix, member in members.items()}
     texts = {kind: _text(tar, kinds[kind]) for kind in ("json", "txt", "cls") if kind in kinds}
     facts = json.loads(texts["json"]) if "json" in texts else {}
@@ -84,7 +87,9 @@ def _said(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tu
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     if member.size > _LARGEST_TEXT:
         raise ValueError(f"{member.name} is larger than a text should be")
-    return tar.extractfile(member).read().decode("utf-8-sig")
+    file = tar.extractfile(member)
+    assert file is not None  # `_samples` keeps regular files only
+    return file.read().decode("utf-8-sig")
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Where the frames of a clip are, and what is known of them; `fastvgan.data.media.frames` reads them."""
+"""Locations and properties of clips' frames, which `fastvgan.data.media.frames` reads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 KINDS = ("video", "tar", "frames", "zip", "strip", "animation")
-MOST_FRAMES = 10**7  # of a clip; frames without bound would be memory without bound
-FARTHEST = 2**62  # of times in a stream's units; differences of such, too, have 64 bits
-_SLIMMEST = 64  # times that one side of a frame may be as long as the other
+MOST_FRAMES = 10**7  # largest number of frames per clip; it bounds memory
+FARTHEST = 2**62  # largest time in a stream's units, so that differences fit into 64 bits
+_SLIMMEST = 64  # largest ratio of a frame's sides
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,23 @@ class Media:
 
 
 class Probe(NamedTuple):
-    """What decoding a clip from end to end found.
+    """Properties of a clip, found by decoding it from end to end.
 
-    pts: int64 (frames,), presentation time of each frame in the stream's time base, or None where there are none that
-        rise. keys: indices of key frames, for seeking. height, width: as shown. fps: mean frames a
-        second, or None where no time is known or next to nothing is left. steady: whether all frames last equally
-        long. rotation: degrees, counter-clockwise, that the file asks for. colours: "bt709" or "bt2020" where the file
-        says so, "" for others. stream: which of the file's video streams it is. mirrored: whether the file asks for
-        frames to be mirrored from left to right before they are rotated. square_pixels: whether frames are shown in
-        the proportions that they are stored in. interlaced: whether frames are made whole out of two fields each, by
-        FFmpeg's filter bwdif. transparent: whether pixels may be transparent, which shows black.
+    frames: Number of frames.
+    height: Height as shown, in pixels.
+    width: Width as shown, in pixels.
+    codec: FFmpeg's or Pillow's name of the codec.
+    fps: Mean frames per second; None if no times are known, or if it rounds to 0.
+    steady: Whether all frames have the same duration.
+    rotation: Counter-clockwise rotation that the file asks for, in degrees.
+    pts: int64 (frames,), presentation times in the stream's time base; None if they do not rise.
+    keys: Indices of key frames, for seeking.
+    colours: "bt709" or "bt2020" if the file declares it, else "".
+    stream: Number of the film among the file's video streams.
+    mirrored: Whether the file asks for mirroring from left to right before the rotation.
+    square_pixels: Whether frames are shown in the proportions in which they are stored.
+    interlaced: Whether FFmpeg's filter bwdif makes each frame of two fields.
+    transparent: Whether pixels may be transparent; they become black.
     """
 
     frames: int
@@ -66,11 +73,11 @@ class Probe(NamedTuple):
 
 
 class BadVideo(Exception):
-    """A clip that gives no frames that could be trusted; the message is the reason."""
+    """A clip without reliable frames; the message is the reason."""
 
     @property
     def lasts(self) -> bool:
-        """Whether it is so as long as the file is the same; not where it could not be read, or memory ran out."""
+        """Whether the error lasts while the file is unchanged, unlike a read error or a lack of memory."""
         cause = self.__cause__
         if isinstance(cause, BadVideo):
             return cause.lasts
@@ -79,14 +86,14 @@ class BadVideo(Exception):
 
 
 class Damaged(BadVideo):
-    """What begins as it should, or ought to, and cannot be decoded; the message is what the library says."""
+    """A file that cannot be decoded; the message is the library's."""
 
 
 def check_probe(found: Probe) -> None:
-    """Refuse a clip that decodes well and yet cannot be used.
+    """Refuse a clip that decodes without errors but is unusable.
 
     Raises:
-        BadVideo: it has too many frames, or such as `cover` refuses.
+        BadVideo: It has too many frames, or `cover` refuses their size.
     """
     if found.frames > MOST_FRAMES:
         raise BadVideo(f"has {found.frames} frames, more than the {MOST_FRAMES} that a clip may have")
@@ -94,10 +101,15 @@ def check_probe(found: Probe) -> None:
 
 
 def cover(shown: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """The height and width to scale frames of `shown` (height, width) to, so that they just cover height x width.
+    """Compute the smallest (height, width) of scaled frames that covers height x width.
+
+    Args:
+        shown: Height and width of the frames.
+        height: Height to cover.
+        width: Width to cover.
 
     Raises:
-        BadVideo: they are so slim that what lies beyond that size would fill the memory.
+        BadVideo: The frames are so slim that the part outside would fill the memory.
     """
     if max(shown) > _SLIMMEST * min(shown):
         raise BadVideo(f"has frames of {shown[1]}x{shown[0]}, one side more than {_SLIMMEST} times the other")

@@ -1,13 +1,14 @@
-"""Reading video files by PyAV: checking one in full, taking exact frames out of it, and walking through it."""
+"""Reading video files by PyAV: full checks, frame-exact access, and sequential reading."""
 
 import bisect
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import av
 import fsspec
@@ -18,7 +19,7 @@ from fastvgan.data.media.types import FARTHEST, BadVideo, Media, Probe
 from fastvgan.data.media.video.deinterlacing import deinterlace
 from fastvgan.data.media.video.endings import ends_early
 from fastvgan.data.media.video.film import decoder_of, films, longest_film
-from fastvgan.data.media.video.shown import Scaler, display_size, has_alpha, orientation_of, pixel_aspect
+from fastvgan.data.media.video.shown import Orientation, Scaler, display_size, has_alpha, orientation_of, pixel_aspect
 
 _LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
 _BLOCK = 2**26  # bytes
@@ -46,6 +47,9 @@ _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, **_PI
 av.logging.set_level(None)
 
 
+_Size = tuple[tuple[int, int], Orientation]  # height and width as shown
+
+
 class _Shown(NamedTuple):
     """A decoded frame and when it is shown, in the stream's time base."""
 
@@ -55,14 +59,18 @@ class _Shown(NamedTuple):
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
-    """See `fastvgan.data.media.frames.probe`."""
+    """Decode a video file; see `fastvgan.data.media.frames.probe`."""
     source = _source(media)
     number = _film(source)
     with _open(source) as container:
-        # By default FFmpeg mends what it can and says nothing.
+        # By default FFmpeg conceals errors without a report.
         stream = _stream(container, number, {} if tolerant else {"err_detect": "explode"})
         aspect = pixel_aspect(stream)
-        pts, keys, seen, is_interlaced = [], [], None, False
+        pts: list[int | None] = []
+        keys: list[int] = []
+        seen: _Size | None = None
+        frame: av.VideoFrame | None = None
+        is_interlaced = False
         try:
             for shown in _frames(container, stream, tolerant):
                 frame = shown.frame
@@ -86,6 +94,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
         fps, steady = _rate(times, stream)
         codec = stream.codec_context.codec.canonical_name
         colours = _COLOURS.get(int(stream.codec_context.colorspace), "")
+    assert seen is not None and frame is not None  # there is a time for each frame, and there are times
     (height, width), orientation = seen
     return Probe(
         *(len(pts), height, width, codec, fps, steady, 90 * orientation.quarters, times, tuple(keys), colours),
@@ -98,7 +107,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
 
 
 def why_no_video(path: Path) -> str | None:
-    """Why a file cannot be a clip, by its first bytes; None where it may be one. No frame is decoded."""
+    """Return why a file cannot be a clip, by its first bytes; None if it may be a clip. No frame is decoded."""
     try:
         with _open(_source(Media("video", path))) as container:
             form = container.format
@@ -115,7 +124,7 @@ def why_no_video(path: Path) -> str | None:
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
 ) -> np.ndarray:
-    """See `fastvgan.data.media.frames.read_frames`."""
+    """Read frames, uint8 (N, H, W, C); see `fastvgan.data.media.frames.read_frames`."""
     frames = _decode(media, found, indices, threads)
     scale = Scaler((found.height, found.width), height, width, channels)
     scaled = {index: scale(frame) for index, frame in frames.items()}
@@ -125,13 +134,13 @@ def read_frames(
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """See `fastvgan.data.media.frames.walk`."""
+    """Yield times and frames, uint8 (H, W, C); see `fastvgan.data.media.frames.walk`."""
     found = found or probe(media, tolerant=True)
     with _open(_source(media)) as container:
         stream = _stream(container, found.stream)
         scale, count = Scaler((found.height, found.width), height, width, channels), 0
         times: list[float | None] = []
-        frames = _noting_times(_frames(container, stream, True), stream, times)
+        frames = _record_times(_frames(container, stream, True), stream, times)
         try:
             for frame in deinterlace(frames) if found.interlaced else frames:
                 yield times[count], scale(frame)
@@ -140,9 +149,11 @@ def walk(
             raise BadVideo(_damage(error, count)) from error
 
 
-def _noting_times(shown: Iterable[_Shown], stream: av.VideoStream, times: list) -> Iterator[av.VideoFrame]:
+def _record_times(
+    shown: Iterable[_Shown], stream: av.VideoStream, times: list[float | None]
+) -> Iterator[av.VideoFrame]:
     for pts, frame, _ in shown:
-        times.append(None if pts is None else float(pts * stream.time_base))
+        times.append(None if pts is None or stream.time_base is None else float(pts * stream.time_base))
         yield frame
 
 
@@ -197,7 +208,7 @@ def _decode_as_stored(media: Media, found: Probe, indices: list[int], threads: i
         frames = _decode_from(media, found, start, indices, threads)
         if frames is not None:
             return frames
-    raise BadVideo("has changed: its frames are not there any more")
+    raise BadVideo("has changed: frames are missing")
 
 
 def _starts(found: Probe, first: int) -> Iterator[int]:
@@ -218,6 +229,7 @@ def _decode_from(
 ) -> dict[int, av.VideoFrame] | None:
     """Frames by index, decoding from frame `start`; None where they do not turn up."""
     wanted, first, last = frozenset(indices), indices[0], indices[-1]
+    times = found.pts if start else None
     with _open(_source(media)) as container:
         stream = _stream(container, found.stream)
         # Frames decoded side by side come late, and a few are decoded in vain.
@@ -225,15 +237,15 @@ def _decode_from(
             stream.thread_type, stream.codec_context.thread_count = "FRAME" if threads > 1 else "NONE", threads
         frames, counted, is_sure = {}, 0, not start
         try:
-            if start:
-                container.seek(int(found.pts[start]), stream=stream)
+            if times is not None:
+                container.seek(int(times[start]), stream=stream)
             for pts, frame, is_key in _frames(container, stream, True):
                 index = counted
-                if start:  # after a seek a frame is known by its time alone
+                if times is not None:  # after a seek, only its time identifies the frame
                     if pts is None:  # some demuxers give a frame none until the next key frame
                         return None
-                    index = int(np.searchsorted(found.pts, pts))
-                    if index >= found.frames or found.pts[index] != pts:
+                    index = int(np.searchsorted(times, pts))
+                    if index >= found.frames or times[index] != pts:
                         return None
                     # Some demuxers land between key frames, and some decoders make up what lacks and say nothing.
                     is_sure |= is_key and index <= first
@@ -257,7 +269,7 @@ def _decode_from(
 def _open(source: "str | bytes") -> Iterator[av.container.InputContainer]:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        container = av.open(file, options=_OPTIONS, metadata_errors="replace")
+        container = av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
         raise BadVideo(f"is no video file: {error.strerror}") from error
     except OSError as error:
@@ -295,7 +307,8 @@ def _fetch(location: "Path | str", begin: int, length: int | None) -> bytes:
     """The bytes of a file or URL from `begin` on: `length` of them, or as many as there are."""
     try:
         # fsspec would take "~" in a path for the home, and "::" for the beginning of a URL.
-        with location.open("rb") if isinstance(location, Path) else fsspec.open(location, "rb") as file:
+        opened = location.open("rb") if isinstance(location, Path) else fsspec.open(location, "rb")
+        with cast(BinaryIO, opened) as file:  # fsspec's stub adds list, for patterns
             file.seek(begin)
             if length is None:
                 return file.read()
@@ -330,7 +343,9 @@ def _breaks_off(source: "str | bytes", container: av.container.InputContainer, s
         )
 
 
-def _stream(container, number: int = 0, options: dict[str, str] | None = None) -> av.VideoStream:
+def _stream(
+    container: av.container.InputContainer, number: int = 0, options: dict[str, str] | None = None
+) -> av.VideoStream:
     if len(container.streams.video) <= number:
         raise BadVideo("has no video stream" if not number else f"has no video stream {number} any more")
     stream = container.streams.video[number]
@@ -354,7 +369,7 @@ def _check_size(width: int, height: int) -> None:
         raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
 
 
-def _same_size(frame: av.VideoFrame, aspect: Fraction, seen: tuple | None, number: int) -> tuple:
+def _same_size(frame: av.VideoFrame, aspect: Fraction, seen: _Size | None, number: int) -> _Size:
     """(height, width) as shown and orientation of the first frame; the size of all others must be the same."""
     _check_size(frame.width, frame.height)
     size = display_size(frame, aspect)
@@ -366,27 +381,28 @@ def _same_size(frame: av.VideoFrame, aspect: Fraction, seen: tuple | None, numbe
 
 
 def _rising(pts: list[int | None]) -> np.ndarray | None:
-    if pts[0] is None or any(a is None or b is None or a >= b for a, b in zip(pts, pts[1:], strict=False)):
+    times = [time for time in pts if time is not None]
+    if len(times) < len(pts) or any(a >= b for a, b in itertools.pairwise(times)):
         return None
-    if pts[0] < -FARTHEST or pts[-1] > FARTHEST:
+    if times[0] < -FARTHEST or times[-1] > FARTHEST:
         return None
-    return np.array(pts, dtype=np.int64)
+    return np.array(times, dtype=np.int64)
 
 
-def _rate(pts: np.ndarray | None, stream) -> tuple[float | None, bool]:
-    """Frames a second, and whether all frames last equally long, but for the rounding of coarse time bases."""
-    said = stream.average_rate or stream.guessed_rate
+def _rate(pts: np.ndarray | None, stream: av.VideoStream) -> tuple[float | None, bool]:
+    """Frames per second, and whether all durations are equal except for rounding in coarse time bases."""
+    declared = stream.average_rate or stream.guessed_rate
     if pts is None or len(pts) < 2 or not stream.time_base:
-        return (_rounded(said) if said else None), True
+        return (_round_rate(declared) if declared else None), True
     steps = np.diff(pts)
     # Times rounded to a coarse unit move by one, and by two where a container rounded what another had rounded.
     common = Counter(steps.tolist()).most_common(1)[0][0]
     steady = bool(np.all(np.abs(steps - common) <= max(min(2, common // 4), 0.02 * common)))
     seconds = Fraction(int(pts[-1] - pts[0]), len(pts) - 1) * stream.time_base
-    return _rounded(1 / seconds), steady
+    return _round_rate(1 / seconds), steady
 
 
-def _rounded(rate: Fraction) -> float | None:
+def _round_rate(rate: Fraction) -> float | None:
     """None where next to nothing is left: a frame in hours is no rate to be counted by."""
     rounded = round(float(rate), 3)
     return rounded if rounded > 0 else None

@@ -1,4 +1,4 @@
-"""Zip files of pictures, videos and animations: what they hold, read in place."""
+"""Reading pictures, videos and animations in zip files, without unpacking them to disk."""
 
 import functools
 import os
@@ -14,15 +14,15 @@ from fastvgan.data.folders.names import in_order, is_hidden, is_no_data, is_pict
 from fastvgan.data.media.types import BadVideo, Damaged
 
 _MIB = 2**20
-_HEAVIEST = 256 * _MIB  # bytes of one picture's file
-_HEAVIEST_VIDEO = 2**10 * _MIB  # of a video in a zip, which is unpacked into memory
+_HEAVIEST = 256 * _MIB  # largest file of a picture, in bytes
+_HEAVIEST_VIDEO = 2**10 * _MIB  # largest video in a zip, which is unpacked into memory
 
 
 class Archive(NamedTuple):
-    """A zip file that is open; reading from it takes its lock.
+    """An open zip file, which is read under its lock.
 
-    folders: what pictures each folder holds, "" being the root, in order. members: all files that are looked at, by
-    their names below the root.
+    folders: Pictures of each folder in natural order; "" is the root.
+    members: All files that are not hidden, by their names below the root.
     """
 
     file: zipfile.ZipFile
@@ -32,10 +32,10 @@ class Archive(NamedTuple):
 
 
 def open_archive(path: Path) -> Archive:
-    """A zip file, its directory read.
+    """Open a zip file and read its directory.
 
     Raises:
-        BadVideo: it cannot be read or is no zip file.
+        BadVideo: It cannot be read or is not a zip file.
     """
     try:
         stat = path.stat()
@@ -45,32 +45,32 @@ def open_archive(path: Path) -> Archive:
     except OSError as error:
         raise BadVideo(f"cannot be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
-        raise BadVideo(f"is no zip file, or is cut short: {error}") from error
+        raise BadVideo(f"is not a zip file, or is truncated: {error}") from error
 
 
 def videos_in(path: Path) -> list[str]:
-    """The names of the video files in a zip file, by their suffixes, in order.
+    """List the names of the video files in a zip file, by their suffixes, in natural order.
 
     Raises:
-        BadVideo: as of `open_archive`.
+        BadVideo: As in `open_archive`.
     """
     return in_order(name for name in open_archive(path).members if os.path.splitext(name)[1].lower() in SUFFIXES)
 
 
 def pictures_in(path: Path, folder: str) -> list[str]:
-    """The names of the pictures that a folder of a zip file holds, below the zip file's root, in order.
+    """List the paths of the pictures in a folder of a zip file, in natural order.
 
     Raises:
-        BadVideo: as of `open_archive`.
+        BadVideo: As in `open_archive`.
     """
     return [name_of(member) for member in open_archive(path).folders[folder]]
 
 
 def read_member(path: Path, name: str) -> bytes:
-    """The bytes of one file in a zip file.
+    """Read one file in a zip file.
 
     Raises:
-        BadVideo: it is not there, cannot be unpacked, or is too large.
+        BadVideo: It is missing or too large, or cannot be unpacked.
     """
     archive = open_archive(path)
     if name not in archive.members:
@@ -82,10 +82,10 @@ def read_member(path: Path, name: str) -> bytes:
 
 
 def captions_beside(path: Path, name: str) -> tuple[str, ...]:
-    """The captions of a video or animation in a zip file: of the text of its name beside it, one a line.
+    """Read the captions, one per line, in the text beside a video or animation in a zip file.
 
     Raises:
-        BadVideo: there is such a text, and it cannot be read.
+        BadVideo: The text exists but cannot be read.
     """
     text = f"{os.path.splitext(name)[0]}.txt"
     archive = open_archive(path)
@@ -99,35 +99,35 @@ def captions_beside(path: Path, name: str) -> tuple[str, ...]:
 
 
 def name_of(member: zipfile.ZipInfo) -> str:
-    """A member's name, with "/" between folders."""
+    """Return a member's name, with "/" between folders."""
     return "/".join(part for part in member.filename.replace("\\", "/").split("/") if part != ".")
 
 
 def member_bytes(archive: Archive, member: zipfile.ZipInfo, heaviest: int = _HEAVIEST) -> bytes:
-    """The bytes of a member; one of more than `heaviest` is refused.
+    """Unpack a member of at most `heaviest` bytes.
 
     Raises:
-        BadVideo: it cannot be unpacked or is too large.
+        BadVideo: It cannot be unpacked or is too large.
     """
     check_weight(member.file_size, heaviest)
     if member.flag_bits & 1:
         raise BadVideo("is encrypted; pack it without a password")
-    # The others are unpacked without any bound by Python: what a member claims to be is no limit to them.
+    # For other methods Python's zipfile does not stop at the size that a member claims.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BadVideo("is packed by another method than deflate; pack it again")
     try:
         with archive.lock, archive.file.open(member) as file:
-            # Without a number the whole is unpacked, however much more than it claims; with it the checksum is wrong.
+            # Without a limit, more than the claimed size would be unpacked.
             return file.read(member.file_size)
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError) as error:
         raise Damaged(str(error)) from error
 
 
 def check_weight(size: int, heaviest: int = _HEAVIEST) -> None:
-    """Refuse a file of that many bytes as a picture's, or another's, where it is too large or empty.
+    """Refuse a file that is empty or larger than `heaviest` bytes.
 
     Raises:
-        BadVideo: it is.
+        BadVideo: It is refused.
     """
     if size > heaviest:
         what = "a picture" if heaviest == _HEAVIEST else "a file in a zip"
@@ -138,9 +138,9 @@ def check_weight(size: int, heaviest: int = _HEAVIEST) -> None:
 
 @functools.lru_cache(8)
 def _open(path: Path, _changed: int, _size: int, _process: int) -> Archive:
-    """A zip file as it is now, kept open: the directory of one with a million pictures takes seconds to read.
+    """Open a zip file and keep it open: a directory of a million pictures takes seconds to read.
 
-    Processes that were forked share the place up to which a file is read; so each opens its own.
+    Forked processes share a file's position, so each process opens its own.
     """
     file = zipfile.ZipFile(path)
     folders: dict[str, dict[str, zipfile.ZipInfo]] = {}

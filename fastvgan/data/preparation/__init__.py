@@ -81,7 +81,7 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
 
 
 def record(clip: Found, source: Path, total: str) -> Record:
-    """Make the manifest's record of a clip that stays in its place.
+    """Make the manifest's record of a clip whose file is not copied.
 
     Args:
         clip: The clip.

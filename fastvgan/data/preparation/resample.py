@@ -41,13 +41,13 @@ def resample(
             yield frame
             continue
         begin = time if begin is None else begin
-        while written < _checked_slot(most, time - begin, fps) and held is not None:
+        while written < _check_slot(most, time - begin, fps) and held is not None:
             yield held
             written += 1
         held, end = frame, time
     if held is not None and fps is not None and begin is not None:
         duration = 1 / fps if last_for is None else last_for
-        for _ in range(written, max(1, _checked_slot(most, end - begin + duration, fps))):
+        for _ in range(written, max(1, _check_slot(most, end - begin + duration, fps))):
             yield held
 
 
@@ -67,7 +67,7 @@ def limit_resampled(frames: int) -> int:
     return min(_REPEATS * frames, MOST_FRAMES)
 
 
-def _checked_slot(most: int, time: float, fps: float) -> int:
+def _check_slot(most: int, time: float, fps: float) -> int:
     slot = _slot(time, fps)
     if slot > most:
         raise BadVideo(

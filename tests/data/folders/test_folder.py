@@ -29,7 +29,7 @@ def source(folder, frames=8, height=16, width=16, stride=1, require="none", max_
 
 
 def left_out(data):
-    """Name and reason of each clip that the remarks say takes no part."""
+    """Name and reason of each clip that the remarks say is skipped."""
     said = [remark.removesuffix("; left out") for remark in data.remarks if remark.endswith("; left out")]
     return {tuple(text.split(": ", 1)) for text in said}
 

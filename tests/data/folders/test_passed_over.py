@@ -155,7 +155,7 @@ def test_videos_and_animations_in_a_zip_are_clips(tmp_path):
         media = manifest.media(record)
         assert number_of(read_frames(media, probe(media), [4], 48, 64, 3)[0]) == 4
     assert prepare(tmp_path / "set", tmp_path / "tars", PrepareConfig(to="tars")).records[2].frames == 7
-    assert "zip" in dali._unsupported_clip_reason(
+    assert "zip" in dali._find_clip_obstacle(
         Media("video", tmp_path / "x.zip", "a.webm"), Probe(4, 48, 64, "vp9"), "cpu"
     )
 

@@ -103,7 +103,7 @@ def test_names_in_tables(tmp_path, clip, name, is_refused):
     (tmp_path / "clip.mp4").write_bytes(clip)
     with (tmp_path / "captions.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "caption"), (name, "said")])
-    if is_refused and name != "a/../x.mp4":  # a table in a folder may name what lies beside that folder
+    if is_refused and name != "a/../x.mp4":  # a table in a folder may name files beside that folder
         with pytest.raises(UserError) as refusal:
             scan(tmp_path, Layout())
         assert str(refusal.value).startswith(f"{tmp_path / 'captions.csv'}, line 2: ")

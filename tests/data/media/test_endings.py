@@ -79,7 +79,7 @@ def test_a_file_that_plays_to_its_end_is_taken_whatever_its_header_promises(tmp_
             path = write(tmp_path, Case(container, codec, times=times, beside=beside))
         except CannotWrite:
             continue
-        # Of these containers two hide what lies before the beginning, by an edit list.
+        # Of these containers two hide the data before the beginning, by an edit list.
         hidden = 5 if times == "lead-in" and container in ("mp4", "mov") else 0
         assert probe(Media("video", path)).frames == 14 - hidden, (times, beside)
         taken += 1

@@ -222,7 +222,7 @@ def test_transport_streams_that_were_joined_play_to_their_end(tmp_path):
 )
 def test_what_a_file_asks_for_is_written_down_and_kept_from_dali(tmp_path, shown, why):
     found = Probe(12, 48, 64, "vp9", 12.0, True, 0, np.arange(12), (0,), **shown)
-    assert why in dali._unsupported_clip_reason(Media("video", tmp_path / "x.webm"), found, "cpu")
+    assert why in dali._find_clip_obstacle(Media("video", tmp_path / "x.webm"), found, "cpu")
     (tmp_path / "x.webm").write_bytes(b"12")
     line = record(Found(Entry(Media("video", tmp_path / "x.webm"), "x.webm"), found), tmp_path, "").to_json()
     again = Record.from_json(line).found

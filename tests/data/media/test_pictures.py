@@ -211,7 +211,7 @@ def test_zip_bombs_are_refused_without_being_unpacked(tmp_path):
 def test_broken_zips_say_why(tmp_path):
     whole = packed(tmp_path / "x.zip", numbered(4))
     data = (tmp_path / "x.zip").read_bytes()
-    for name, content, reason in [("cut", data[:-40], "no zip file, or is cut short"), ("empty", b"", "is empty")]:
+    for name, content, reason in [("cut", data[:-40], "not a zip file, or is truncated"), ("empty", b"", "is empty")]:
         (tmp_path / f"{name}.zip").write_bytes(content)
         with pytest.raises(BadVideo, match=reason):
             probe(Media("zip", tmp_path / f"{name}.zip"))

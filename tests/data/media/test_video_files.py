@@ -269,8 +269,8 @@ def test_frames_larger_than_the_header_says_fill_no_memory(tmp_path):
     check = """
 import sys
 import fastvgan.data.media.video_files  # loads FFmpeg, which is not to be counted
-from fastvgan.data.frames import probe
-from fastvgan.data.media import BadVideo, Media
+from fastvgan.data.media.frames import probe
+from fastvgan.data.media.types import BadVideo, Media
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 before = peak()
 try:

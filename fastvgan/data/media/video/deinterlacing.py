@@ -1,4 +1,4 @@
-"""Whole frames out of interlaced ones, by FFmpeg's filter bwdif."""
+"""Deinterlacing by FFmpeg's filter bwdif."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -14,11 +14,12 @@ _SMALLEST = (4, 3)  # rows and columns; the filter takes no less
 
 
 def deinterlace(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """Frames that follow each other, each interlaced one made whole; the others pass as they are.
+    """Deinterlace consecutive frames; progressive frames pass unchanged.
 
-    The first and the last of them have one neighbour only: where the clip goes on, they are to be thrown away.
+    The first and the last frame have one neighbour only. If the clip continues beyond them, discard them.
     """
-    graph, waiting = None, []
+    graph: Graph | None = None
+    waiting: list[av.VideoFrame] = []
     for frame in frames:
         if frame.height < _SMALLEST[0] or frame.width < _SMALLEST[1]:
             yield frame

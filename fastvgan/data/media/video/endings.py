@@ -1,8 +1,8 @@
-"""Whether a video file ends where its own structure says that it does.
+"""Detection of truncated video files by the structure of their containers.
 
-A container's header promises a duration, which holds for the longest of its streams, and often a number of frames,
-which cutting and dropped frames make too large: neither is evidence. What a file is made of (boxes, clusters, pages,
-tags) is: each part says how long it is, and one that the file does not hold to its end was cut off.
+The duration in a header is that of the longest stream, and its number of frames is too large after cuts and dropped
+frames: neither is evidence. The parts of a file (boxes, clusters, pages, tags) are: each has a length, and a part that
+ends beyond the end of the file was cut off.
 """
 
 import re
@@ -10,17 +10,19 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
-_TAIL = 2**18  # bytes from the end in which a stream of small packets is looked at
-_UNKNOWN = 2**31 - 1  # what recorders leave where a length is to be filled in later
+_TAIL = 2**18  # bytes at the end of a stream of small packets that are read
+_UNKNOWN = 2**31 - 1  # placeholder of recorders for a length that is filled in later
 
 
 def ends_early(file: BinaryIO, size: int, container: str) -> bool:
-    """Whether a file was cut off in its frames, or lacks what its header says is there.
+    """Return whether a file was cut off in its frames, or lacks a part that its header announces.
 
-    Where the structure says nothing, as in streams without lengths, the answer is no, and decoding has to find it out.
+    For streams without lengths the result is False; only decoding can detect their truncation.
 
     Args:
-        file: at any place. size: its length in bytes. container: FFmpeg's name of what it is.
+        file: The file, at any position.
+        size: Its length in bytes.
+        container: FFmpeg's name of the container.
     """
     look = _LOOKS.get(container.split(",")[0])
     try:
@@ -50,10 +52,10 @@ def _in_boxes(file: BinaryIO, size: int) -> bool:
             (length,) = _read(file, place + 8, ">Q")
             header = 16
         if kind not in _BOXES or length < header:
-            return False  # what is appended to a file is no part of it; of length 0, the last box goes on to the end
+            return False  # appended data is ignored; a last box of length 0 extends to the end of the file
         if is_fragmented and kind in (b"moof", b"mdat") and place + length > size:
             return True
-        if kind == b"sidx" and place + length + _referenced(file, place + header) > size:
+        if kind == b"sidx" and place + length + _count_referenced(file, place + header) > size:
             return True
         place += length
     return is_fragmented and 0 < size - place < 8
@@ -62,7 +64,7 @@ def _in_boxes(file: BinaryIO, size: int) -> bool:
 _BOXES = frozenset(b"ftyp styp moov moof mdat mfra free skip wide sidx ssix emsg prft uuid meta pdin udta".split())
 
 
-def _referenced(file: BinaryIO, place: int) -> int:
+def _count_referenced(file: BinaryIO, place: int) -> int:
     """How many bytes beyond a segment index it refers to."""
     (version,) = _read(file, place, ">Bxxx")
     first, count = _read(file, place + 12, ">4xIxxH" if version == 0 else ">8xQxxH")
@@ -151,7 +153,7 @@ def _in_tags(file: BinaryIO, size: int) -> bool:
         if kind & 0x1F not in (8, 9, 18):
             return False
         place += 11 + (high << 16 | low) + 4
-    return not -4 <= size - place <= 0  # what comes after the last tag is its length once more, if anything
+    return not -4 <= size - place <= 0  # only the last tag's length may follow it
 
 
 def _in_pages(file: BinaryIO, size: int) -> bool:

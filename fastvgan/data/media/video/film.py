@@ -1,6 +1,7 @@
-"""Which of a file's video streams is the film, and what decodes it."""
+"""Choice of the film among a file's video streams, and of its decoder."""
 
 import av
+import av.stream
 
 from fastvgan.data.media.types import BadVideo
 
@@ -13,13 +14,13 @@ _HEEDS_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def films(container: av.container.InputContainer) -> list[int]:
-    """The video streams that may be the film, by their place among the file's video streams.
+    """List the numbers of the video streams that may be the film.
 
-    Those that are marked as covers or stills count only where nothing else is there and they have several frames:
-    some demuxers mark all of a codec that covers often have.
+    Streams marked as covers or stills count only if they have several frames and no other stream exists: some demuxers
+    mark every stream with a codec that is common for covers.
 
     Raises:
-        BadVideo: there is none.
+        BadVideo: No stream may be the film.
     """
     streams = container.streams.video
     if not streams:
@@ -37,10 +38,10 @@ def films(container: av.container.InputContainer) -> list[int]:
 
 
 def longest_film(container: av.container.InputContainer, candidates: list[int]) -> int:
-    """The film among several streams, for which the file is read to its end.
+    """Choose the film among several streams; the file is read to its end.
 
-    A stream of one packet is a picture that nobody marked as such. Among the others the one that the file plays by
-    default comes first, then the largest, then the longest: the order in which FFmpeg's command line chooses.
+    A stream of one packet is an unmarked picture. Otherwise the file's default stream is chosen, then the largest, then
+    the longest, as by FFmpeg's command line.
     """
     packets = _packets_of(container, candidates)
 
@@ -67,7 +68,7 @@ def _packets_of(container: av.container.InputContainer, numbers: list[int]) -> d
 
 
 def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
-    """What decodes a stream: its own decoder, or one that heeds transparency where the file says that it has some."""
+    """Return a stream's decoder, or one that supports transparency if the file declares it."""
     context = stream.codec_context
     name = _HEEDS_ALPHA.get(context.codec.canonical_name)
     if name is None or "1" not in (value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"):
@@ -77,4 +78,5 @@ def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
     except av.codec.codec.UnknownCodecError as error:
         raise BadVideo(f"has transparency that this FFmpeg cannot decode, for want of {name}") from error
     heeds.extradata = context.extradata
+    assert isinstance(heeds, av.VideoCodecContext)
     return heeds

@@ -1,9 +1,9 @@
-"""How a video's stored frames are to be shown: turned, mirrored, and with pixels that may not be square."""
+"""Display of a video's stored frames: rotation, mirroring, and pixels that may not be square."""
 
 import math
 import struct
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -17,33 +17,34 @@ _SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACC
 
 
 class Orientation(NamedTuple):
-    """How a stored frame is made upright: mirrored from left to right if `mirrored`, then turned.
+    """Conversion of a stored frame to an upright one: mirroring from left to right if `mirrored`, then rotation.
 
-    quarters: right angles to turn by, counter-clockwise, 0 to 3.
+    quarters: Counter-clockwise right angles to rotate by, 0 to 3.
     """
 
     quarters: int = 0
     mirrored: bool = False
 
     def upright(self, pixels: np.ndarray) -> np.ndarray:
-        """A view of (H, W, C) pixels as they are to be shown."""
+        """Return an upright view of pixels (H, W, C)."""
         return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarters)
 
     def swap(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of one form, stored or shown, from those of the other."""
+        """Convert height and width from stored to shown, or back."""
         return (width, height) if self.quarters % 2 else (height, width)
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """The orientation that a frame's display matrix asks for.
+    """Read the orientation that a frame's display matrix asks for.
 
     The matrix sends a stored point (x, y) to (ax + cy, bx + dy), y downwards (ISO/IEC 14496-12, 6.2.2). FFmpeg's
     command line reads it the same way: the lengths of its rows do not count, and one of zeros asks for nothing.
 
     Raises:
-        BadVideo: it asks for a turn by no right angle.
+        BadVideo: The rotation is not a multiple of a right angle.
     """
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    side_data: Any = frame.side_data  # PyAV's annotations lack a mapping's default
+    matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
         return Orientation()
     a, b, _, c, d = struct.unpack("=9i", bytes(matrix)[:36])[:5]
@@ -60,26 +61,29 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
 
 def pixel_aspect(stream: av.VideoStream) -> Fraction:
-    """How wide a stored pixel is to be shown, as a multiple of its height; 1 where nothing is said."""
+    """Return the aspect ratio, width / height, of a shown pixel; 1 if the file does not declare it."""
     said = stream.sample_aspect_ratio
     return Fraction(said) if said and said > 0 else Fraction(1)
 
 
 def display_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:
-    """Height and width of a frame as shown; pixels that are not square change its stored width."""
+    """Compute height and width of a frame as shown; non-square pixels change its stored width."""
     return orientation_of(frame).swap(frame.height, max(1, round(frame.width * aspect)))
 
 
 def has_alpha(frame: av.VideoFrame) -> bool:
-    """Whether a frame says of each pixel how transparent it is."""
+    """Return whether a frame has an alpha channel."""
     return any(component.is_alpha for component in frame.format.components)
 
 
 class Scaler:
-    """Scales the frames of one clip so that they just cover a size, and makes them upright; see `media.read_frames`.
+    """Scales the frames of one clip to just cover a size, and makes them upright; see `frames.read_frames`.
 
     Args:
-        shown: height and width that frames are shown in.
+        shown: Height and width of the frames as shown.
+        height: Height to cover.
+        width: Width to cover.
+        channels: 1 for grey, 3 for RGB.
     """
 
     def __init__(self, shown: tuple[int, int], height: int, width: int, channels: int):
@@ -88,10 +92,10 @@ class Scaler:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """A frame as shown, uint8 (h, w, channels); transparency is black.
+        """Scale a frame to uint8 (H, W, C), upright; transparent pixels become black.
 
         Raises:
-            BadVideo: its kind of pixels is none that swscale takes.
+            BadVideo: swscale does not support the pixel format.
         """
         orientation = orientation_of(frame)
         height, width = orientation.swap(*self._size)
