@@ -2,9 +2,9 @@
 
 The operations accept two spatial dimensions as well as three. For ordinary 2D convolutions on the CPU stock PyTorch is
 faster, so `impl="auto"` calls it (kernels/conv/stock/on_cpu.py): on one thread with AVX-512, input (8, 64, 32, 32),
-kernel 3, channels-last, stock PyTorch takes 5.6 ms and C++ 6.1 ms in float32, 2.8 and 3.1 ms in bfloat16; strided convolutions
-compare the same way. C++ is twice as fast for a transposed convolution with few output channels, such as a generator's
-last layer.
+kernel 3, channels-last, stock PyTorch takes 5.6 ms and C++ 6.1 ms in float32, 2.8 and 3.1 ms in bfloat16; strided
+convolutions compare the same way. C++ is twice as fast for a transposed convolution with few output channels, such as a
+generator's last layer.
 """
 
 from torch import nn

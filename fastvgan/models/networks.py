@@ -1,30 +1,35 @@
 """The generator and the discriminator of a configuration, by its family."""
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from fastvgan.models import conv3d, recurrent
 from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.discriminators import Discriminators
+from fastvgan.models.noise import NoiseDriven
 
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 
+N = TypeVar("N", bound=nn.Module)
 _FAMILIES = {"conv3d": conv3d, "recurrent": recurrent}
 
 
-def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
+def build(config: ModelConfig) -> tuple[NoiseDriven, Discriminators]:
     """Return a new generator and discriminator, initialised from torch's global random state."""
     generator = build_generator(config)
     discriminator = _FAMILIES[config.family].Discriminator(config)
     return generator, _channels_last(discriminator)
 
 
-def build_generator(config: ModelConfig) -> nn.Module:
+def build_generator(config: ModelConfig) -> NoiseDriven:
     """Return a new generator alone."""
     return _channels_last(_FAMILIES[config.family].Generator(config))
 
 
-def _channels_last(network: nn.Module) -> nn.Module:
+def _channels_last(network: N) -> N:
     # Module.to takes one memory format for all parameters, but 2D and 3D weights have different ones.
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in network.parameters():
