@@ -76,7 +76,9 @@ def merge_before_norm(y, parts, following):
     """The statistics of a convolution's output, and what a batch norm that follows does with them, in one launch.
 
     Args:
-        y, parts: as conv_with_parts returned them. following: a norm_act.following.Following.
+        y: (N, C_out, *space), as conv_with_parts returned it.
+        parts: as conv_with_parts returned them.
+        following: the norm that follows.
 
     Returns:
         Mean, biased variance, scale and shift, (C_out,) float32: the norm of y is y · scale + shift.

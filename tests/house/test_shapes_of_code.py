@@ -74,7 +74,7 @@ def test_every_launched_triton_kernel_ends_in_kernel():
 
 
 def test_every_cuda_kernel_ends_in_kernel():
-    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "csrc/cuda").glob("*.cu"))]
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))]
     pattern = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")
     names = [name for text in texts for name in pattern.findall(text)]
     assert len(names) == sum(text.count("__global__") for text in texts) > 0

@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(trials, cache, 
 
 
 def test_running_statistics_are_untouched_by_trials(cache, monkeypatch, interpreted):
-    """What a trial runs are kernels alone, on outputs of their own: results are those of one run."""
+    """Trials run only kernels, on separate outputs, so results equal those of one run."""
     from fastvgan_kernels import conv_lstm, norm_act
 
     def both():
@@ -151,7 +151,7 @@ def test_running_statistics_are_untouched_by_trials(cache, monkeypatch, interpre
 
     monkeypatch.setenv(tuning.TUNE, "1")
     monkeypatch.setattr(tuning, "_milliseconds", milliseconds)
-    monkeypatch.setattr(tuning, "_fills", lambda size, tile: tile <= 1024)  # problems as small leave nothing to try
+    monkeypatch.setattr(tuning, "_fills", lambda size, tile: tile <= 1024)  # problems this small leave nothing to try
     for mine, right in zip(both(), once, strict=True):
         torch.testing.assert_close(mine, right, rtol=1e-5, atol=1e-5)
     assert len(trials) > 10

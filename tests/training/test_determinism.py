@@ -1,4 +1,4 @@
-"""--deterministic: which step is run twice, what that leaves, and what is said of it."""
+"""--deterministic: which step runs twice, the state that it leaves, and the log."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""A few steps of a tiny run as one of several processes, for comparisons; in a module of its own, to be spawned."""
+"""A few steps of a tiny run as one of several processes, for comparisons; a module that can be spawned."""
 
 import torch
 from tiny import tiny

@@ -36,7 +36,7 @@ def train(folder, resume=None, model=None, **training):
 
 @pytest.fixture(scope="module", autouse=True)
 def _bare():
-    """Few samples, no scores and no report, which take time and have tests of their own; and one thread.
+    """Few samples, no scores and no report, which take time and are tested elsewhere; and one thread.
 
     Two would wait for each other longer than they compute, where another process is busy.
     """
