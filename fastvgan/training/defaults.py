@@ -41,7 +41,7 @@ def fit_settings(
     channels = 1 if is_decoded and found[0].codec == _GREY else 3
     remarks = []
     if None in settled:
-        remarks.append(f"{_shown(sizes)}: training at --height {height} --width {width} by the preset {name}")
+        remarks.append(f"{_describe_sizes(sizes)}: training at --height {height} --width {width} by the preset {name}")
         # Counted by bench/step_cost.py: 5.6 times as much for 64x64 as for 32x32, 5.3 for 32x64 as for 16x32.
         if on_cpu and name == _LARGE and min(height, width) >= _MOST_SMALL and not is_decoded:
             halves = f"--height {height // 2} --width {width // 2}"
@@ -71,7 +71,7 @@ def _more_training(name: str, given: TrainingConfig, clips: int, named: Containe
     return changed
 
 
-def _shown(sizes: list[tuple[int, int]]) -> str:
+def _describe_sizes(sizes: list[tuple[int, int]]) -> str:
     height, width = median_size(sizes)
     of_all = "" if len(set(sizes)) == 1 else f", the median of {len(sizes)}"
     return f"clips are {width}x{height} (width x height{of_all})"

@@ -36,21 +36,21 @@ def environment() -> dict[str, str]:
     return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def train(folder: Path, steps: int, told, die_at: int | None = None) -> None:
-    """Train from wherever the folder's run is, with a checkpoint after each step, and little else to wait for.
+def train(folder: Path, steps: int, progress, die_at: int | None = None) -> None:
+    """Resume the folder's run with a checkpoint after each step, and little else that takes time.
 
     Args:
-        told: two shared integers, the last step that was finished, and the last one whose save was.
+        progress: two shared integers, the last step that was finished, and the last one whose save was.
         die_at: at which call to the system within the first save to die, or else right after it.
     """
     _quiet()
     save = checkpoint.save
 
     def telling(where, step, record, keep):
-        told[FINISHED] = record.step
+        progress[FINISHED] = record.step
         with killed_at(die_at):
             path = save(where, step, record, keep)
-        told[SAVED] = record.step
+        progress[SAVED] = record.step
         if die_at is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return path

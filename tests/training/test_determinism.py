@@ -1,4 +1,4 @@
-"""--deterministic: which step is run twice, what that leaves, and what is said of it."""
+"""The flag --deterministic: the steps that run twice, the state after them, and the log."""
 
 import logging
 import warnings

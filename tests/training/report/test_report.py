@@ -117,7 +117,7 @@ def test_everything_is_shown(shown):
         assert text in shown.text
     assert "all is well" not in shown.text and "an ERROR" not in shown.text
     assert shown.text.count(" best ") == 2  # among the facts, and in the table
-    # Losses, probabilities and gradient norms share a panel each; then the other seven metrics, and the score.
+    # Losses, probabilities and gradient norms have their panels; then the other seven metrics, and the score.
     assert [kind for kind, _ in shown.images].count("image/svg+xml") == 3 + 7 + 1
 
 

@@ -96,7 +96,7 @@ def test_samples_go_to_tensorboard_as_pictures(tmp_path, caplog):
         assert event.encoded_image_string == path.read_bytes()
         path.unlink()
         shutil.rmtree(tmp_path / "r" / "tb")
-        folder.add_metrics({"step": 8, "x": 1.0})  # which writes all anew, without the picture that is gone
+        folder.add_metrics({"step": 8, "x": 1.0})  # rewrites everything but the removed picture
         assert images(tmp_path / "r") == [(2, 20, 6), (4, 40, 6)] and points(tmp_path / "r") == {"x": [8]}
         folder.rewind(2)
         folder.add_metrics({"step": 3, "x": 1.0})
@@ -434,7 +434,7 @@ def test_weights_and_biases_gets_all_and_is_gone_on_with(tmp_path, wandb, caplog
 
 def test_weights_and_biases_that_is_not_to_be_had_is_bad_input(tmp_path, wandb, monkeypatch):
     wandb.broken = True
-    with pytest.raises(UserError, match="--wandb: api_key not configured; mend that"):
+    with pytest.raises(UserError, match="--wandb: api_key not configured; fix that"):
         RunFolder(tmp_path / "r", tiny(), 0, wandb="videos")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="--wandb needs the package wandb: pip install wandb"):

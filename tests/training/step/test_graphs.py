@@ -341,7 +341,7 @@ def test_a_replayed_graph_is_the_eager_step(precision, family, r1, monkeypatch):
 @pytest.mark.parametrize("mode", ["off", "on"])
 @pytest.mark.parametrize("is_decoded", [False, True])
 def test_the_host_waits_for_nothing_in_a_step(mode, is_decoded, tmp_path, held):
-    """With shards that are shuffled anew every other step."""
+    """With shards that are shuffled again every other step."""
     device = torch.device("cuda", 0)
     source = decoded(tmp_path, 7, device) if is_decoded else None
     step, maker, _ = make(torch.bfloat16, device=device, r1=0.1, r1_every=4, source=source)

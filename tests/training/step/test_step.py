@@ -101,8 +101,8 @@ def test_the_wrong_condition_enters_d_s_loss(part, family):
     wrong = right._replace(**{part: getattr(right, part).roll(1, 0)})
     z = step.generator.noise(4)
     first = copy.deepcopy(step)(0, Inputs(real, z, right, wrong, part == "image"))
-    again = copy.deepcopy(step)(0, real, z, right, right)
-    without = copy.deepcopy(step)(0, real, z, right, None)
+    again = copy.deepcopy(step)(0, Inputs(real, z, right, right))
+    without = copy.deepcopy(step)(0, Inputs(real, z, right, None))
     assert first.d_loss != again.d_loss and without.d_loss != again.d_loss
     discriminator = copy.deepcopy(step).discriminator
     with torch.no_grad():
