@@ -188,7 +188,7 @@ def test_a_run_of_broken_values_alone(run):
 def test_an_empty_folder_has_a_sentence_for_each_part(tmp_path):
     shown = page(tmp_path)
     for name in ("config.yaml", "env.json", "metrics.jsonl", "evaluation.jsonl", "log.txt"):
-        assert f"here is no {name}." in shown.text
+        assert f"{name} is missing." in shown.text
     assert "The run has no samples yet." in shown.text and not shown.images
 
 

@@ -210,7 +210,7 @@ def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
     step.generator.condition.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     plain, diverse = copy.deepcopy(step), copy.deepcopy(step)
     diverse.diversity = 5.0
-    before = plain(0, real, z, right, None), diverse(0, real, z, right, None)
+    before = plain(0, Inputs(real, z, right)), diverse(0, Inputs(real, z, right))
     for part, mine, paired in zip(right, seen[0], seen[1], strict=True):
         assert torch.equal(part, mine) and torch.equal(part[::2], paired[::2]) and torch.equal(part[::2], paired[1::2])
     assert 0 < before[1].diversity < 0.1
@@ -284,7 +284,7 @@ def test_g_s_update_leaves_no_gradient_in_d_and_d_trainable():
     other = copy.deepcopy(step)
     other.objective = other.objective._replace(generator=lambda logits: 1e3 * logits.sum())
     for each in (step, other):
-        each(0, real, z, right, None)
+        each(0, Inputs(real, z, right))
         assert all(p.requires_grad for p in each.discriminator.parameters())
     for mine, theirs in zip(step.discriminator.parameters(), other.discriminator.parameters(), strict=True):
         assert mine.grad.abs().sum() > 0 and torch.equal(mine.grad, theirs.grad)
