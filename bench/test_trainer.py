@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from variants import TINY, clock, describe, device, timed
 
 from fastvgan.machine.device import pick_precision
-from fastvgan.training.profiling import covered_time, span
+from fastvgan.training.profiling import measure_coverage, span
 
 PRESET = "reference"
 # Steps in a row, of which a GPU would otherwise show how long the first one takes to launch; recorded and not recorded
@@ -44,7 +44,7 @@ def recorded(run) -> Recorded:
             in_a_row(run)
     events = profiler.events()
     begin, end = next(span(e) for e in events if e.name == SPAN and e.device_type == DeviceType.CPU)
-    busy = covered_time(map(span, filter(runs_on_gpu if on_gpu else computes, events)), begin, end)
+    busy = measure_coverage(map(span, filter(runs_on_gpu if on_gpu else computes, events)), begin, end)
     return Recorded((end - begin) / 1e6 / STEPS, busy / 1e6 / STEPS)
 
 

@@ -192,7 +192,7 @@ _RECURRENT = _DIGITS.model_copy(update={"family": "recurrent", "base_width": 32,
 _RECURRENT_DIGITS = RunConfig(model=_RECURRENT, data=_HELD_OUT, training=_DIGITS_TRAINING)
 
 
-def _modify(base: RunConfig, model: dict | None = None, training: dict | None = None, **parts: Settings) -> RunConfig:
+def _change(base: RunConfig, model: dict | None = None, training: dict | None = None, **parts: Settings) -> RunConfig:
     """Return a configuration with changed values in its model and training parts, or with other parts."""
     parts |= {"model": base.model.model_copy(update=model or {})}
     parts |= {"training": base.training.model_copy(update=training or {})}
@@ -204,20 +204,20 @@ PRESETS: dict[str, RunConfig] = {
     "digits-recurrent": _RECURRENT_DIGITS,
     "digits-conv3d": RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
     # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
-    "digits-image": _modify(
+    "digits-image": _change(
         _RECURRENT_DIGITS,
         model={"condition": ("image",), "clock": False},
         training={"steps": 1000, "diversity": 5.0, "first_frame": 20.0},
         data=DataConfig(),
     ),
     # A class leaves colour and motion open. Without this term each digit gets a single one of each.
-    "digits-class": _modify(
+    "digits-class": _change(
         _RECURRENT_DIGITS,
         model={"condition": ("class",)},
         training={"feature_diversity": 10.0, "diversity_rise": 0.0},
         data=DataConfig(),
     ),
-    "digits-64": _modify(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
+    "digits-64": _change(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
     # Twice the usual learning rates, settling at the end, and an average of a shorter memory.
     "clips": RunConfig(
         training=TrainingConfig(

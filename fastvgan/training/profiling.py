@@ -120,13 +120,13 @@ def _summary(events: Iterable[FunctionEvent], steps: int, on_gpu: bool) -> str:
     begin, end = step_spans[0][0], step_spans[-1][1]
     # Operations have a namespace; events without one are Python code or calls of the CUDA runtime.
     operations = (span(e) for e in on_host if "::" in e.name and not e.name.startswith("autograd::engine"))
-    idle = 1 - sum_covered_time(operations, begin, end) / (end - begin)
+    idle = 1 - measure_coverage(operations, begin, end) / (end - begin)
     text = (
         f"{steps} steps of {(end - begin) / 1000 / steps:.2f} ms; no operation ran on the host's threads in {idle:.1%}"
     )
     if on_gpu:
         kernels = (span(e) for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation)
-        text += f", and nothing on the GPU in {1 - sum_covered_time(kernels, begin, end) / (end - begin):.1%}"
+        text += f", and nothing on the GPU in {1 - measure_coverage(kernels, begin, end) / (end - begin):.1%}"
     return f"{text} of that time"
 
 
@@ -135,7 +135,7 @@ def span(event: FunctionEvent) -> tuple[float, float]:
     return event.time_range.start, event.time_range.end
 
 
-def sum_covered_time(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
+def measure_coverage(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
     """Return how much of the time from `begin` to `end` lies in any of the spans, in their unit."""
     total = 0.0
     for first, last in sorted(spans):

@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
 
 
 def train(folder: Path, steps: int, progress, die_at: int | None = None) -> None:
-    """Train from the state of the folder's run, with a checkpoint after each step and as little else as possible.
+    """Resume the folder's run with a checkpoint after each step, and little else that takes time.
 
     Args:
         progress: two shared integers, the last step that was finished, and the last one whose save was.

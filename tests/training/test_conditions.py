@@ -39,7 +39,7 @@ def test_words_and_classes_come_from_the_data():
     assert add_vocabulary(ModelConfig(condition=("image",)), Bare()).vocabulary == ()
     with pytest.raises(UserError, match=r"no captions.*clip\.txt"):
         add_vocabulary(ModelConfig(condition=("text",)), Bare())
-    with pytest.raises(UserError, match=r"no classes.*in a separate folder"):
+    with pytest.raises(UserError, match=r"no classes.*separate folder"):
         add_vocabulary(ModelConfig(condition=("class",)), Bare())
 
 

@@ -1,4 +1,4 @@
-"""--deterministic: which step runs twice, the state that it leaves, and the log."""
+"""The flag --deterministic: the steps that run twice, the state after them, and the log."""
 
 import logging
 import warnings

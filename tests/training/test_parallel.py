@@ -1,4 +1,4 @@
-"""Two processes together compute what one does alone; and a checkpoint of theirs serves any number."""
+"""Two processes compute the same as one, and any number of processes resumes from their checkpoint."""
 
 import json
 import os

@@ -8,13 +8,13 @@ import time
 import pytest
 import torch
 
-from fastvgan.training.profiling import StepProfile, sum_covered_time
+from fastvgan.training.profiling import StepProfile, measure_coverage
 
 CPU = torch.device("cpu")
 
 
 def loop(folder, steps, count, skip=2, pause=0.0):
-    """Matrix products, each of its own size, so that it can be seen which steps were recorded."""
+    """Matrix products of different sizes, which show the recorded steps."""
     with StepProfile(folder, count, CPU, skip) as profile:
         for number in range(steps):
             torch.ones(2, 10 + number) @ torch.ones(10 + number, 3)
@@ -113,9 +113,9 @@ def test_without_steps_to_record_nothing_is_done(tmp_path, caplog):
 
 
 def test_the_time_covered_by_spans():
-    assert sum_covered_time([(4, 6), (0, 2), (1, 3), (1, 2)], 0, 10) == 5
-    assert sum_covered_time([(-5, 1), (9, 20), (30, 40)], 0, 10) == 2
-    assert sum_covered_time([], 0, 10) == 0
+    assert measure_coverage([(4, 6), (0, 2), (1, 3), (1, 2)], 0, 10) == 5
+    assert measure_coverage([(-5, 1), (9, 20), (30, 40)], 0, 10) == 2
+    assert measure_coverage([], 0, 10) == 0
 
 
 @pytest.mark.gpu

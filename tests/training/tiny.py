@@ -9,7 +9,7 @@ FLAGS += ["--evaluate-clips", "16"]
 
 
 def tiny(model=None, **training) -> RunConfig:
-    """The preset `clips`, on digits, with two feature maps, four clips in a batch and no step count."""
+    """The preset `clips` on digits, with two feature maps and four clips in a batch."""
     values = PRESETS["clips"].model_dump()
     small = {
         "steps": 6,

@@ -1,4 +1,4 @@
-"""A few steps of a tiny run as one of several processes, for comparisons; a module that can be spawned."""
+"""A few steps of a tiny run as one of several processes; a separate module, since processes are spawned with it."""
 
 import torch
 from tiny import tiny

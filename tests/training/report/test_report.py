@@ -117,7 +117,7 @@ def test_everything_is_shown(shown):
         assert text in shown.text
     assert "all is well" not in shown.text and "an ERROR" not in shown.text
     assert shown.text.count(" best ") == 2  # among the facts, and in the table
-    # Losses share one panel, and so do probabilities and gradient norms; then the other seven metrics, and the score.
+    # Losses, probabilities and gradient norms have their panels; then the other seven metrics, and the score.
     assert [kind for kind, _ in shown.images].count("image/svg+xml") == 3 + 7 + 1
 
 
@@ -188,7 +188,7 @@ def test_a_run_of_broken_values_alone(run):
 def test_an_empty_folder_has_a_sentence_for_each_part(tmp_path):
     shown = page(tmp_path)
     for name in ("config.yaml", "env.json", "metrics.jsonl", "evaluation.jsonl", "log.txt"):
-        assert f"here is no {name}." in shown.text
+        assert f"{name} is missing." in shown.text
     assert "The run has no samples yet." in shown.text and not shown.images
 
 

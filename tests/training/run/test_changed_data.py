@@ -61,7 +61,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def copied(trained, tmp_path):
-    """A copy of the run in another folder."""
+    """The same in a separate folder."""
     shutil.copytree(trained, tmp_path / "copied")
     return tmp_path / "copied"
 
@@ -221,7 +221,7 @@ def test_a_setback_returns_to_a_checkpoint_of_the_data_of_before(copied, monkeyp
 
 
 class Later(Parallel):
-    """A process that receives the findings of the first."""
+    """A process other than the first, which receives the first one's results."""
 
     def run_on_first(self, function):
         raise UserError("what the first process says")

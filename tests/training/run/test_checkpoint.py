@@ -36,9 +36,9 @@ def train(folder, resume=None, model=None, **training):
 
 @pytest.fixture(scope="module", autouse=True)
 def _bare():
-    """Few samples, no scores and no report, which take time and are tested elsewhere; and one thread.
+    """Use few samples, no scores and no report, which are slow and tested elsewhere; and one thread.
 
-    Two would wait for each other longer than they compute, where another process is busy.
+    Two threads wait for each other longer than they compute if another process is busy.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

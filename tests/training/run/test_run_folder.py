@@ -96,7 +96,7 @@ def test_samples_go_to_tensorboard_as_pictures(tmp_path, caplog):
         assert event.encoded_image_string == path.read_bytes()
         path.unlink()
         shutil.rmtree(tmp_path / "r" / "tb")
-        folder.add_metrics({"step": 8, "x": 1.0})  # writes all of it again, without the missing picture
+        folder.add_metrics({"step": 8, "x": 1.0})  # rewrites everything but the removed picture
         assert images(tmp_path / "r") == [(2, 20, 6), (4, 40, 6)] and points(tmp_path / "r") == {"x": [8]}
         folder.rewind(2)
         folder.add_metrics({"step": 3, "x": 1.0})

@@ -101,8 +101,8 @@ def test_the_wrong_condition_enters_d_s_loss(part, family):
     wrong = right._replace(**{part: getattr(right, part).roll(1, 0)})
     z = step.generator.noise(4)
     first = copy.deepcopy(step)(0, Inputs(real, z, right, wrong, part == "image"))
-    again = copy.deepcopy(step)(0, real, z, right, right)
-    without = copy.deepcopy(step)(0, real, z, right, None)
+    again = copy.deepcopy(step)(0, Inputs(real, z, right, right))
+    without = copy.deepcopy(step)(0, Inputs(real, z, right, None))
     assert first.d_loss != again.d_loss and without.d_loss != again.d_loss
     discriminator = copy.deepcopy(step).discriminator
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
     step.generator.condition.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     plain, diverse = copy.deepcopy(step), copy.deepcopy(step)
     diverse.diversity = 5.0
-    before = plain(0, real, z, right, None), diverse(0, real, z, right, None)
+    before = plain(0, Inputs(real, z, right)), diverse(0, Inputs(real, z, right))
     for part, mine, paired in zip(right, seen[0], seen[1], strict=True):
         assert torch.equal(part, mine) and torch.equal(part[::2], paired[::2]) and torch.equal(part[::2], paired[1::2])
     assert 0 < before[1].diversity < 0.1
@@ -284,7 +284,7 @@ def test_g_s_update_leaves_no_gradient_in_d_and_d_trainable():
     other = copy.deepcopy(step)
     other.objective = other.objective._replace(generator=lambda logits: 1e3 * logits.sum())
     for each in (step, other):
-        each(0, real, z, right, None)
+        each(0, Inputs(real, z, right))
         assert all(p.requires_grad for p in each.discriminator.parameters())
     for mine, theirs in zip(step.discriminator.parameters(), other.discriminator.parameters(), strict=True):
         assert mine.grad.abs().sum() > 0 and torch.equal(mine.grad, theirs.grad)

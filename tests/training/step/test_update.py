@@ -33,7 +33,7 @@ def losses(net, step):
 def test_a_scaled_update_is_that_of_torchs_scaler(monkeypatch):
     from fastvgan.training.step import update as module
 
-    monkeypatch.setattr(module, "_GROWS_AFTER", 3)
+    monkeypatch.setattr(module, "_GROWTH_INTERVAL", 3)
     mine, theirs = network(), network()
     update = Update(mine, 1e-2, BETAS, is_scaled=True)
     adam = torch.optim.Adam(theirs.parameters(), 1e-2, BETAS)
@@ -157,7 +157,7 @@ def test_lazy_regularisation_adds_the_penalty_to_d_s_gradient(family):
     value = gradient.square().sum((1, 2, 3, 4)).mean() / 2
     wanted = torch.autograd.grad(3.0 * 4 * value, list(discriminator.parameters()), allow_unused=True)
     plain = AdversarialStep(config.model, config.training, cpu, torch.float32)
-    assert torch.isnan(plain(1, real, z, None, None).r1)
+    assert torch.isnan(plain(1, Inputs(real, z)).r1)
     result = step(0, Inputs(real, z), regularise=True)
     torch.testing.assert_close(result.r1, value.detach(), rtol=1e-4, atol=1e-6)
     parameters = zip(step.discriminator.parameters(), plain.discriminator.parameters(), wanted, strict=True)
@@ -173,8 +173,8 @@ def test_parts_of_a_batch_give_the_mean_of_their_gradients():
     halves = []
     for rows in (slice(0, 2), slice(2, 4)):
         half, *_ = make(parts=())
-        half(0, real[rows], z[rows], None, None)
+        half(0, Inputs(real[rows], z[rows]))
         halves.append([p.grad for p in half.discriminator.parameters()])
-    whole(0, real, z, None, None)
+    whole(0, Inputs(real, z))
     for mine, *parts in zip([p.grad for p in whole.discriminator.parameters()], *halves, strict=True):
         torch.testing.assert_close(mine, sum(parts) / 2, rtol=1e-4, atol=1e-6)
