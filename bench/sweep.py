@@ -32,7 +32,7 @@ if TINY:
     BASE = {"conv3d": Sizes(4, 16, 2, 4), "recurrent": Sizes(4, 16, 2, 4)}
 elif ON_GPU:
     BASE = {"conv3d": Sizes(16, 16, 128, 64), "recurrent": Sizes(16, 16, 32, 32)}
-else:  # a second a step at most
+else:  # at most one second per step
     BASE = {"conv3d": Sizes(16, 16, 32, 8), "recurrent": Sizes(16, 16, 16, 8)}
 _TIMES = {"frames": (0.5, 2, 4), "size": (2, 4), "width": (0.5, 2), "batch": (0.5, 2, 4)}  # the base's
 if TINY:
@@ -41,7 +41,7 @@ if TINY:
 
 @dataclass(frozen=True)
 class Point:
-    """A step of the sweep: a family of models, what differs from its base ("base" for nothing), and all its sizes."""
+    """A point of the sweep: the model family, the dimension that is varied ("base" for none), and all sizes."""
 
     family: str
     dimension: str

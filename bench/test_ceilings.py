@@ -11,7 +11,7 @@ MEGABYTES = {"copy": 256, "copy in cache": 8}
 
 @pytest.fixture
 def as_in_convolutions():
-    """On a GPU float32 is multiplied as cuDNN's convolutions do it, which is in tf32 unless told otherwise."""
+    """Multiply float32 on a GPU as cuDNN's convolutions do, by default in tf32."""
     if device().type == "cpu":
         yield
         return

@@ -26,7 +26,7 @@ def empty(
 
 
 def registered(variant):
-    """The operation, made anew: its name, and its kernel, which some ways of registering check, are its own."""
+    """Register a new operation; each has its name and kernel, which some ways of registering check."""
     name = f"nothing_by_{variant.replace('-', '_')}"
     if variant == "ours":
         if hasattr(torch.ops.fastvgan, name):

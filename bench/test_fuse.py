@@ -35,7 +35,7 @@ SIDES = {"eager": "stock", "ours": "fused"}
 
 @functools.lru_cache(maxsize=1)
 def measured(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float]]:
-    """The variants of a cell are tests of their own, and measured together before the first of them."""
+    """Measure all variants of a cell before the first of its tests."""
     return times(cell, rounds)
 
 

@@ -79,7 +79,7 @@ def _rates(process: subprocess.Popen, path: Path, count: int) -> list[float]:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End torchrun and all that it started: they are a session of their own."""
+    """Kill torchrun and all processes that it started, which form one session."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -215,7 +215,7 @@ def test_resuming_names_the_folder_that_was_given(tmp_path):
         assert err.startswith(f"error: --resume {folder}: it is neither a run folder") and "config.yaml" in err
 
 
-# What this machine has is not what is tested: it is told to be little.
+# These tests patch the free memory to a small amount.
 
 
 def test_a_step_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Generator and discriminator of a configuration, by its family."""
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
@@ -11,6 +13,9 @@ from fastvgan.models.noise import NoiseDriven
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 
 _FAMILIES = {"conv3d": conv3d, "recurrent": recurrent}
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
@@ -25,7 +30,7 @@ def build_generator(config: ModelConfig) -> NoiseDriven:
     return _channels_last(_FAMILIES[config.family].Generator(config))
 
 
-def _channels_last(network: nn.Module) -> nn.Module:
+def _channels_last(network: Network) -> Network:
     # Module.to takes one memory format for all; frames and clips have different ones.
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in network.parameters():

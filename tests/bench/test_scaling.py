@@ -53,7 +53,7 @@ def test_two_processes_exchange_what_the_model_counts(scaling, one_thread, famil
     sizes = Sizes(4, 16, 8, 4, processes=2)
     with stepping(Point(family, "processes", sizes)) as (run, _):
         run()
-        run()  # DistributedDataParallel orders its buckets anew after the first step
+        run()  # DistributedDataParallel reorders its buckets after the first step
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             run()
     found = [e.input_shapes[0] for e in profiler.events() if e.name == "gloo:all_reduce"]

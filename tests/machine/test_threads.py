@@ -1,4 +1,4 @@
-"""How many threads commands start, how those wait, and what a user is told of it; libgomp and nproc are the judges."""
+"""Threads of commands: their number, how they wait, and the message about them, compared with libgomp and nproc."""
 
 import json
 import os
@@ -192,7 +192,7 @@ def test_libgomp_takes_them_and_info_says_so():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "described"),
     [
         ({"OMP_WAIT_POLICY": "passive"}, "{}, which sleep while they wait for each other (OMP_WAIT_POLICY=passive)"),
         ({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "9"}, "{} (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=9)"),

@@ -25,7 +25,7 @@ sys.meta_path.insert(0, Hidden())
 
 @pytest.fixture
 def pytest_without(tmp_path):
-    """Runs pytest without Triton, DALI and the extension; gives what it prints, all of it passed or skipped."""
+    """Run pytest without Triton, DALI and the extension; return its output, after checking that no test failed."""
     (tmp_path / "sitecustomize.py").write_text(HIDE, encoding="utf-8")
 
     def run(*arguments):
