@@ -199,11 +199,11 @@ def test_libgomp_takes_them_and_info_says_so():
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "{} (OMP_WAIT_POLICY=ACTIVE)"),
     ],
 )
-def test_a_run_says_how_many_threads_it_has_and_how_they_wait(given, told, monkeypatch, capsys):
+def test_a_run_says_how_many_threads_it_has_and_how_they_wait(given, described, monkeypatch, capsys):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert train(["--dry-run", "--device", "cpu", "--base-width", "2", "--latent", "4"]) == 0
-    assert f"\ncpu: {told.format('3 threads')}\n" in capsys.readouterr().out
+    assert f"\ncpu: {described.format('3 threads')}\n" in capsys.readouterr().out
