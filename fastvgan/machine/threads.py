@@ -1,4 +1,4 @@
-"""Count the usable processors, and configure the number and the waiting of torch's OpenMP threads.
+"""Count the usable processors, and configure the number and the waiting of torch OpenMP threads.
 
 OpenMP reads its environment variables once, when torch loads it, so they must be set before torch is imported.
 """
@@ -37,7 +37,7 @@ def bound_to() -> set[int]:
 
 
 def is_count_named() -> bool:
-    """Return whether an environment variable sets the number of torch's threads."""
+    """Return whether an environment variable sets the number of torch threads."""
     return any(name in os.environ for name in _COUNT)
 
 
