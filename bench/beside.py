@@ -1,10 +1,10 @@
-"""How long a step of the default run takes alone and beside a busy process, by its threads.
+"""Time a step of the default run alone and beside a busy process, for several thread settings.
 
     python bench/beside.py --out FILE.json      # about 8 minutes; nothing else may run
 
-Each run is `python -m fastvgan.train` in its own folder. It is timed alone for a while, then beside
-`while True: pass` in another session, to which Linux gives a fair share, and is killed. Variants take turns. The
-first seconds beside it, until the run has noticed, count too.
+Each run is `python -m fastvgan.train` in a new folder. It is timed alone for a while, then beside
+`while True: pass` in a separate session, which Linux gives a fair share, and is then killed. Variants take turns. The
+first seconds beside the busy process, before the run reacts, are included.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def observe(metrics: Path, seconds: float, least: int, most: float) -> list[floa
 
 
 def one(name: str, options: argparse.Namespace) -> dict:
-    """Seconds of each step of one run, alone and beside a busy process, and the log lines about its threads."""
+    """Return the seconds of each step of a run, alone and beside a busy process, and its messages about threads."""
     clean = {key: value for key, value in os.environ.items() if key not in NAMES}
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "out").open("w") as out:
         metrics = Path(folder) / "run" / "metrics.jsonl"

@@ -139,7 +139,7 @@ def _order(column: tuple[str, str, int]) -> tuple[int, int, int]:
 
 
 def means(rows: list[Row]) -> list[str]:
-    """Return the geometric means and the lowest ratios, one sentence per line."""
+    """Return the geometric means and the worst ratio, one sentence per line."""
     if not rows:
         return ["nothing was measured"]
     lines = [f"geometric mean of {len(rows)}: {geometric_mean(row['ratio'] for row in rows):.3f}x"]

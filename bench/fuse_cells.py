@@ -132,7 +132,7 @@ def checked(cell: Cell) -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
 
 @functools.lru_cache(maxsize=1)
 def _settled(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network in float32 with batch statistics of its own activations, its input, and its output's gradient."""
+    """Return a float32 network with batch statistics of its activations, its input, and its output's gradient."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
     network = architecture.make()

@@ -12,9 +12,9 @@ _LARGEST_THRESHOLD = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
 
 
 def level_allocator() -> None:
-    """Bring the C library's allocator to the state that it reaches in any longer process, before each timing.
+    """Bring the C library's allocator into the steady state of a long process before each timing.
 
-    glibc maps a large block again at each allocation, a page fault every 4 KiB, until a block of that size has been
+    glibc maps a large block at each allocation, with a page fault every 4 KiB, until a block of that size has been
     freed once. A process that has checked a result in float64 has freed such blocks, one that has not pays: the same
     convolution took 7.9 and 11.9 ms. Left to chance, that would be ours (checked) against stock (not checked).
     """
@@ -51,7 +51,7 @@ def peak_bytes(call) -> int | None:
 
 
 def graphs_bytes() -> int:
-    """What CUDA graphs hold on the GPU, in their memory pools, as long as they may be replayed."""
+    """Return the bytes that CUDA graphs hold on the GPU, in private memory pools, while they can be replayed."""
     segments = torch.cuda.memory_snapshot()
     return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
 

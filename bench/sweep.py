@@ -41,7 +41,7 @@ if TINY:
 
 @dataclass(frozen=True)
 class Point:
-    """A step of the sweep: a family of models, the dimension that it changes ("base" for none), and all its sizes."""
+    """A point of the sweep: the model family, the dimension that is varied ("base" for none), and all sizes."""
 
     family: str
     dimension: str

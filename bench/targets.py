@@ -38,7 +38,7 @@ class Target:
 
 
 def faster_than(pattern: str = "") -> Callable[[Group], float | None]:
-    """Median of the best stock variant whose name matches, divided by our median."""
+    """Return a function for the ratio of medians: best stock variant whose name matches, to our variant."""
 
     def measure(group):
         theirs = [v["median_ms"] for n, v in group["variants"].items() if re.search(pattern, n) and not is_ours(n)]

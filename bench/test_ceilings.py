@@ -11,7 +11,7 @@ MEGABYTES = {"copy": 256, "copy in cache": 8}
 
 @pytest.fixture
 def as_in_convolutions():
-    """On a GPU, multiply float32 as cuDNN's convolutions do: in tf32 by default."""
+    """Multiply float32 on a GPU as cuDNN's convolutions do, by default in tf32."""
     if device().type == "cpu":
         yield
         return

@@ -65,7 +65,7 @@ def check(plain, x, dy, dtype):
     The recurrence never mixes clips, so that the few run the same code; what the batch adds is which clip is where
     and the sum of the weight gradients over all, which float32 tells well enough from a wrong one.
     """
-    # In our layout, because oneDNN's sums depend on it: in float32 they are six times worse in channels_last.
+    # In our layout, since oneDNN's sums depend on it: float32 errors are six times larger in channels_last.
     plain = in_layout(plain, FORMATS["channels_last"])
     few = slice(0, None, max(1, x.shape[0] // 2))
     mine, theirs = (forward_backward(m, x[few], dy[few], dtype)() for m in (OutputOnly(plain), plain))

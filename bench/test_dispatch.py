@@ -26,7 +26,7 @@ def empty(
 
 
 def registered(variant):
-    """Register the operation again, with its own name and kernel, since some ways of registering check both."""
+    """Register a new operation; each has its name and kernel, which some ways of registering check."""
     name = f"nothing_by_{variant.replace('-', '_')}"
     if variant == "ours":
         if hasattr(torch.ops.fastvgan, name):

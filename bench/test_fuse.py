@@ -35,7 +35,7 @@ SIDES = {"eager": "stock", "ours": "fused"}
 
 @functools.lru_cache(maxsize=1)
 def measured(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float]]:
-    """Measure all variants of a cell together, before the first of their tests."""
+    """Measure all variants of a cell before the first of its tests."""
     return times(cell, rounds)
 
 

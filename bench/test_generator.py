@@ -21,7 +21,7 @@ from fastvgan.runs.config import PRESETS
 
 
 def trained():
-    """A stock generator with the batch statistics of its own activations, as training leaves it."""
+    """Return a stock generator with batch statistics of its activations, as after training."""
     torch.manual_seed(0)
     network = generator().to(device())
     z = torch.randn(BATCH, 100, 1, 1, 1, device=device())

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 
 def aligned(rows: list[tuple[str, ...]], right: Collection[int] = ()) -> list[str]:
-    """Return one line per row, with columns as wide as their widest cell; columns in `right` are right-aligned."""
+    """Format a table with one line per row; the columns numbered in `right` are right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -79,7 +79,7 @@ def _rates(process: subprocess.Popen, path: Path, count: int) -> list[float]:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End torchrun and all its processes, which form one session."""
+    """Kill torchrun and all processes that it started, which form one session."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -135,10 +135,10 @@ def _eps(value: torch.Tensor) -> float:
 
 
 def describe(benchmark, group: str, variant: str, dtype: str, **facts) -> None:
-    """Put a benchmark into its group, and note what the report needs to know of it.
+    """Assign a benchmark to its group and record what the report needs.
 
     Args:
-        group: one problem, of which each variant is a solution; our variants are named "ours…".
+        group: one problem, which each variant solves; names of our variants start with "ours".
         dtype: that it computes in, "fp32" or "bf16".
         facts: of one call "flops", by the usual formula; "needed_flops", without products with padding; "bytes".
     """
@@ -155,7 +155,7 @@ def timed(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
         benchmark.pedantic(synchronised(function))
         return
     level_allocator()
-    # The first calls compile, and compile again if other tensors require gradients.
+    # The first calls compile, and recompile if other tensors require gradients than at first.
     warm = min(_seconds(synchronised(function)) for _ in range(3))
     calls = max(1, math.ceil(_ROUND / warm)) if device().type == "cuda" else 1
     benchmark.pedantic(function, rounds=min(50, max(fewest, math.ceil(seconds / (warm * calls)))), iterations=calls)

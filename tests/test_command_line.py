@@ -215,7 +215,7 @@ def test_resuming_names_the_folder_that_was_given(tmp_path):
         assert err.startswith(f"error: --resume {folder}: this is neither a run folder") and "config.yaml" in err
 
 
-# The tests do not depend on this machine: they pretend that it has little memory.
+# These tests patch the free memory to a small amount.
 
 
 def test_a_step_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ _LAST_NORM = 0.1
 
 
 class Conv3DSimple(nn.Conv3d):
-    """A convolution of kernel 3, as a subclass that defines no forward."""
+    """A convolution of kernel 3, as a subclass without a forward method."""
 
     def __init__(self, inputs: int, outputs: int, midplanes: int | None = None, stride: int = 1):
         super().__init__(inputs, outputs, 3, stride, 1, bias=False)
@@ -146,7 +146,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """X3D's block: 1x1x1 to more channels, one filter per channel, 1x1x1 back; the forward calls every layer."""
+    """X3D's block: 1x1x1 to more channels, a depthwise convolution, 1x1x1 back; forward calls every layer."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, stride: int, has_se: bool):
         super().__init__()
@@ -186,7 +186,7 @@ class ResBlock(nn.Module):
 
 
 class Stem(nn.Module):
-    """X3D's first layers: a convolution in space and one filter per channel in time."""
+    """X3D's stem: a spatial convolution and a depthwise temporal one."""
 
     def __init__(self, width: int):
         super().__init__()

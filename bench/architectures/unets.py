@@ -52,7 +52,7 @@ class UNet3d(nn.Module):
 
 
 class ConvNormNonlin(nn.Module):
-    """nnU-Net's block: named layers that the called Sequential contains too."""
+    """nnU-Net's block: layers as named attributes, and again in the Sequential that forward calls."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -92,7 +92,7 @@ class PlainConvUNet(nn.Module):
         super().__init__()
         stages = [StackedConvBlocks(inputs, widths[0])]
         stages += [StackedConvBlocks(n, m, 2) for n, m in zip(widths, widths[1:], strict=False)]
-        # The original also wraps each stage in a Sequential.
+        # nnU-Net also wraps each stage in a Sequential.
         self.stages = nn.Sequential(*(nn.Sequential(stage) for stage in stages))
         up = widths[::-1]
         self.transpconvs = nn.ModuleList(nn.ConvTranspose3d(n, m, 2, 2) for n, m in zip(up, up[1:], strict=False))
@@ -110,7 +110,7 @@ class PlainConvUNet(nn.Module):
 
 
 class Convolution(nn.Sequential):
-    """MONAI's block: a convolution, then instance norm and LeakyReLU in another Sequential, but in the last block."""
+    """MONAI's block: a convolution, then (except in the last block) a Sequential of instance norm and LeakyReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, transposed: bool = False, only_conv: bool = False):
         super().__init__()

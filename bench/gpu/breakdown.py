@@ -1,6 +1,6 @@
-"""A captured train step on a GPU: the time of the step, of its share on the host, and of each kernel.
+"""Time a captured training step on a GPU: the whole step, the host's share, and each kernel.
 
-`digits` and `reference` run as the command runs them, clips drawn within the step; clips-64 on clips that are there.
+`digits` and `reference` draw their clips within the step, as the command does; clips-64 uses clips in memory.
 """
 
 import functools
@@ -75,7 +75,7 @@ def measure(name: str, impl: str) -> dict:
 
 
 def _times(run) -> tuple[float, float]:
-    """Milliseconds of a step in a long series, and of its share on the host after the device was idle."""
+    """Return the milliseconds per step over many steps, and those of the host when the device was idle before."""
     for _ in range(3):
         run()
     begin = clock()

@@ -96,7 +96,7 @@ def our_pass(layer: dict[str, Any], which: str):
 
 @torch.no_grad()
 def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
-    """Check our implementation of one pass, then time all of them."""
+    """Check our implementation of one pass, then time all implementations."""
     tensors = tensors_of(layer, DTYPES[DTYPE])
     stock, ours = stock_pass(layer, which), our_pass(layer, which)
     exact = strict(stock, *(t.float() for t in tensors))

@@ -58,7 +58,7 @@ SERVES = ("up_serves", "down_serves", "weight_grad_serves")
 
 
 def layers() -> list[dict[str, Any]]:
-    """Layers of convs.py with few channels on one side, except single voxels, whose taps share no values."""
+    """Return the layers of convs.py with few channels on one side, except those on single voxels."""
     few = [layer for layer in convs.layers() if min(layer["inputs"], layer["outputs"]) <= triton_few.FEW]
     return [
         layer for layer in few if layer["layer"].startswith(("first-3", "last-", "clips-64-first", "clips-64-last"))
@@ -114,7 +114,7 @@ def problem_of(ours, tensors) -> tuning.Problem:
 
 @torch.no_grad()
 def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
-    """Time all implementations of one pass, our own only after their check."""
+    """Time all implementations of one pass; check each of our kernels first."""
     tensors = convs.tensors_of(layer, DTYPES[DTYPE])
     stock, ours = convs.stock_pass(layer, which), convs.our_pass(layer, which)
     exact = strict(stock, *(t.float() for t in tensors))
@@ -176,7 +176,7 @@ def shares(layer: dict[str, Any], tensors: list[torch.Tensor], ms: float, stock_
 
 @torch.no_grad()
 def compile_pass(layer: dict[str, Any], which: str) -> None:
-    """Run each of our implementations once."""
+    """Run each of our kernels once."""
     tensors, ours = with_copied_weight(convs.tensors_of(layer, DTYPES[DTYPE])), convs.our_pass(layer, which)
     with general_kernels():
         ours(*tensors)

@@ -68,7 +68,7 @@ class Results:
     left_out: list[str] = field(default_factory=list)
 
     def write(self) -> None:
-        """Write the whole file, or leave it unchanged."""
+        """Write the whole file atomically."""
         head = {**self.head, "failed": self.failed, "left_out": self.left_out}
         lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
         rows = ",\n".join("  " + json.dumps(row) for row in self.found)
@@ -126,7 +126,7 @@ def _measure(unit: Unit, results: Results) -> None:
 
 
 def _compile_all(units: list[Unit], index: int, count: int) -> int:
-    """Run every count-th unit once; when tiles must be tuned, with every tile, but without timing any."""
+    """Run every count-th unit once, untimed; when tuning tiles, with every tile."""
     os.environ[choice.ENVIRONMENT] = OURS
     tuning._milliseconds = lambda run: run() or 1.0
     failed = False

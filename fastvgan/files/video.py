@@ -147,7 +147,7 @@ def _rgb(videos: "np.ndarray | torch.Tensor") -> np.ndarray:
 
 
 def enlarge(videos: "np.ndarray | torch.Tensor", scale: int = 0) -> np.ndarray:
-    """Repeat each pixel of clips (…, H, W, C) scale x scale times; 0 makes the shorter side 96 pixels or more."""
+    """Repeat pixels of clips, shape (..., H, W, C), scale x scale times; 0 makes the shorter side 96 pixels or more."""
     videos = np.asarray(videos)
     scale = scale or math.ceil(_LEAST / min(videos.shape[-3:-1]))
     return videos.repeat(scale, -3).repeat(scale, -2)

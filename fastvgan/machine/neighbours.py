@@ -1,4 +1,4 @@
-"""Reduce the number of torch's threads while other processes keep processors busy.
+"""Reduce the number of torch threads while other processes keep processors busy.
 
 The threads wait for each other some thousand times per step, so one thread that shares its processor with another
 process delays all. On two processors beside one busy process, a step of the default run takes 9 times as long as alone
@@ -82,7 +82,7 @@ def _seconds_of(process: int) -> float:
 
 
 class ThreadFitter:
-    """Fits the number of torch's threads to the processors that other processes leave free."""
+    """Fits the number of torch threads to the processors that other processes leave free."""
 
     def __init__(self):
         self._neighbours, self._most = Neighbours(), 0
@@ -120,7 +120,7 @@ def watch_neighbours() -> None:
 
 
 def fit_threads() -> str | None:
-    """Fit the number of torch's threads to the free processors, if `watch_neighbours` started measuring.
+    """Fit the number of torch threads to the free processors, if `watch_neighbours` started measuring.
 
     Returns:
         A message if the number changed, else None.

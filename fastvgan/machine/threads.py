@@ -1,6 +1,6 @@
-"""How many processors this process may use, how many threads torch starts on them, and how those wait for each other.
+"""Count the usable processors, and configure the number and the waiting of torch OpenMP threads.
 
-OpenMP reads its environment variables once, when torch loads it, so that they have to be set before torch is imported.
+OpenMP reads its environment variables once, when torch loads it, so they must be set before torch is imported.
 """
 
 import math
@@ -16,42 +16,41 @@ _COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 SPIN_COUNT = 1000
-"""How often a thread at a barrier looks for the others before it sleeps; about 100 take a microsecond.
+"""Iterations that a thread spins at a barrier before it sleeps; about 100 take a microsecond.
 
-By default libgomp looks 300,000 times. A thread that spins so long keeps its core from the very thread that it waits
-for, when another process has the other core.
+The default of libgomp is 300,000. When another process has the other core, a thread that spins this long keeps its core
+from the very thread that it waits for.
 """
 
 
 def count_processors() -> int:
-    """How many processors this process may use, at least 1.
+    """Return the number of processors that this process may use, at least 1.
 
-    These are the ones it is bound to, or fewer where a control group, such as a container's, has a smaller quota: 1.5
-    processors count as 2.
+    This is the number that it is bound to, or the smaller quota, rounded up, of a control group such as a container's.
     """
     return min([len(bound_to()), *(max(1, math.ceil(quota)) for quota in _quotas())])
 
 
 def bound_to() -> set[int]:
-    """The numbers of the processors that the scheduler may run this process on."""
+    """Return the indices of the processors that the scheduler may run this process on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def is_count_named() -> bool:
-    """Whether the environment says how many threads torch starts."""
+    """Return whether an environment variable sets the number of torch threads."""
     return any(name in os.environ for name in _COUNT)
 
 
 def set_up_threads() -> None:
-    """Set the environment variables by which torch's threads share a machine with others; for commands only.
+    """Set OpenMP's environment variables so that torch shares the machine with other processes; for commands only.
 
-    Threads that wait soon sleep, and a control group's quota limits how many there are. What the user set stays as it
-    is, and so does everything where torch is loaded already. `fastvgan.machine.neighbours` sees to what happens later.
+    Waiting threads soon sleep, and a control group's quota limits their number. Variables that the user set are kept,
+    and nothing changes if torch is loaded already. `fastvgan.machine.neighbours` adapts the number during a run.
     """
     if "torch" in sys.modules:
         return
     if not any(name in os.environ for name in _WAITING):
-        # LLVM's and Intel's OpenMP know the first only, libgomp takes the second where both are there.
+        # LLVM's and Intel's OpenMP read only the first variable; libgomp prefers the second.
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
     processors = count_processors()
     if not is_count_named() and processors < _count_cores():
@@ -59,7 +58,7 @@ def set_up_threads() -> None:
 
 
 def describe_threads() -> str:
-    """How many threads torch computes with on the CPU, and what was set for them: "2 threads (OMP_NUM_THREADS=2)"."""
+    """Describe torch's CPU threads and the variables set for them, as in "2 threads (OMP_NUM_THREADS=2)"."""
     import torch
 
     count = torch.get_num_threads()

@@ -27,10 +27,10 @@ def test_networks_have_the_published_numbers_of_parameters(architectures):
     classifiers, unets, gans = architectures.classifiers, architectures.unets, architectures.gans
     with torch.device("meta"):
         assert count([classifiers.r3d_18()]) == 33_371_472  # torchvision's documentation
-        assert count([classifiers.r2plus1d_18()]) == 31_505_325  # the same
+        assert count([classifiers.r2plus1d_18()]) == 31_505_325  # also torchvision's
         assert count([classifiers.X3D()]) == 3_794_274  # pytorchvideo's X3D-XS and S; 3.76M in the paper
         assert round(count([unets.VNet()]) / 1e6, 1) == 45.6  # MONAI's and the public vnet.pytorch
-        # nn.Conv2d and nn.ConvTranspose2d of PyTorch's DCGAN example, whose generator is MoCoGAN's.
+        # nn.Conv2d and nn.ConvTranspose2d as in the DCGAN example, whose generator MoCoGAN uses.
         assert count([gans.image_discriminator()]) == 2_765_568
         assert count([gans.ImageGenerator(latent=100)]) == 3_576_704
 

@@ -72,7 +72,7 @@ def test_what_a_killed_process_left_is_neither_kept_nor_followed(path, tmp_path)
     assert path.read_text() == "new" and not path.is_symlink() and (tmp_path / "other").read_text() == "other"
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="/proc lists the open files")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to list open files")
 @pytest.mark.parametrize("flush", [False, True])
 def test_content_is_on_the_disk_before_the_name_is(path, monkeypatch, flush):
     flushed, fsync = [], os.fsync

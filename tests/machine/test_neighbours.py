@@ -32,7 +32,7 @@ def _of_a_command(monkeypatch):
 
 @pytest.fixture
 def used(monkeypatch):
-    """What `usage` gives, call by call, and the number of torch's threads, 4 at first."""
+    """Fake the results of `usage`, call by call, and the number of threads in torch, initially 4."""
     answers, threads = [], [4]
     monkeypatch.setattr(neighbours, "usage", lambda: answers.pop(0))
     monkeypatch.setattr(neighbours, "monotonic", lambda: answers[0].moment)

@@ -1,4 +1,4 @@
-"""How many threads commands start, how these wait, and what the log reports, compared with libgomp and nproc."""
+"""Threads of commands: their number, how they wait, and the message about them, compared with libgomp and nproc."""
 
 import json
 import os
@@ -192,18 +192,18 @@ def test_libgomp_takes_them_and_info_says_so():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "described"),
     [
         ({"OMP_WAIT_POLICY": "passive"}, "{}, which sleep while they wait for each other (OMP_WAIT_POLICY=passive)"),
         ({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "9"}, "{} (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=9)"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "{} (OMP_WAIT_POLICY=ACTIVE)"),
     ],
 )
-def test_a_run_says_how_many_threads_it_has_and_how_they_wait(given, expected, monkeypatch, capsys):
+def test_a_run_says_how_many_threads_it_has_and_how_they_wait(given, described, monkeypatch, capsys):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert train(["--dry-run", "--device", "cpu", "--base-width", "2", "--latent", "4"]) == 0
-    assert f"\ncpu: {expected.format('3 threads')}\n" in capsys.readouterr().out
+    assert f"\ncpu: {described.format('3 threads')}\n" in capsys.readouterr().out

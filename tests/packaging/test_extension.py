@@ -1,4 +1,4 @@
-"""Which compiled file is loaded, and the reason that is given without one."""
+"""Which compiled extension is loaded, and the message when it is missing."""
 
 import importlib.machinery
 import json
@@ -43,7 +43,7 @@ def test_disabled_by_environment():
 
 def test_another_api_version_is_refused_without_loading(tmp_path):
     fake_checkout(tmp_path, {"built": True, "api_version": extension.API_VERSION + 1})
-    # -S: no installed package, which could serve instead. torch is not even looked for.
+    # -S hides installed packages; torch is not imported.
     run = python(REASON, tmp_path, "-S")
     expected = (
         f"None the extension was built as v{extension.API_VERSION + 1}, these sources need v{extension.API_VERSION}"

@@ -144,7 +144,7 @@ def test_torch_is_found_behind_build_isolation(tmp_path):
 def test_requirements_are_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     requirements = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["test"]]
-    # The part after the semicolon names the systems that need the package, not its version.
+    # The marker after the semicolon selects systems, not versions.
     assert not [text for text in requirements if re.search(r"==|<|~=|!=", text.split(";")[0])]
     assert "torch>=2.11" in requirements
     assert not [text for text in project["build-system"]["requires"] if text.startswith("torch")]

@@ -25,7 +25,7 @@ sys.meta_path.insert(0, Hidden())
 
 @pytest.fixture
 def pytest_without(tmp_path):
-    """Run pytest without Triton, DALI and the extension, and return its output, in which all tests pass or skip."""
+    """Run pytest without Triton, DALI and the extension; return its output, after checking that no test failed."""
     (tmp_path / "sitecustomize.py").write_text(HIDE, encoding="utf-8")
 
     def run(*arguments):
