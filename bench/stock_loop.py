@@ -1,4 +1,4 @@
-"""The adversarial loop as tutorials write it, in stock PyTorch: what our train step is compared with."""
+"""The adversarial loop of tutorials in stock PyTorch, the baseline of our training step."""
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,12 @@ from fastvgan.models.config import ModelConfig
 
 
 class StockLoop:
-    """G runs for D's update and again for its own, and D's gradients are always made.
+    """Runs G for D's update and again for its own, and always computes D's gradients.
 
     Args:
-        variant: dtype, mode and memory format, "bf16-compile-channels_last" and so on, with "-graph" behind them where
-            the whole loop is captured in a CUDA graph; the dtype may be "fp64".
-        model: whose networks these are.
+        variant: dtype, mode and memory format, such as "bf16-compile-channels_last", followed by "-graph" if the whole
+            loop is captured in a CUDA graph; the dtype may be "fp64".
+        model: configuration of the networks.
         adam: further options of both optimisers.
     """
 
@@ -35,7 +35,7 @@ class StockLoop:
                 network.compile(dynamic=False, mode=COMPILED[mode])
 
     def __call__(self, real: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One update of each on clips (N, C, T, H, W) and noise (N, latent, 1, 1, 1). Returns the losses of D and G."""
+        """Update D and G on clips (N, C, T, H, W) and noise (N, latent, 1, 1, 1); return the losses of D and G."""
         for_g, for_d = self.optimizers
         ones, zeros = torch.ones(len(real), device=device()), torch.zeros(len(real), device=device())
         with autocast(self.dtype):
