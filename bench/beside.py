@@ -1,10 +1,10 @@
-"""Time a step of the default run alone and beside a busy process, for several thread settings.
+"""Benchmark of the default run's step, alone and beside a busy process, with different threads.
 
     python bench/beside.py --out FILE.json      # about 8 minutes; nothing else may run
 
-Each run is `python -m fastvgan.train` in a new folder. It is timed alone for a while, then beside
-`while True: pass` in a separate session, which Linux gives a fair share, and is then killed. Variants take turns. The
-first seconds beside the busy process, before the run reacts, are included.
+Each run is `python -m fastvgan.train` in its own folder. It is timed alone, then beside `while True: pass` in another
+session, to which Linux gives a fair share of the CPU, and then killed. Variants take turns. The times beside the busy
+process include the first seconds, until the run has detected it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUN
 
 
 def steps(path: Path) -> list[float]:
-    """Seconds of each step so far, the wait for data included."""
+    """Return the seconds of each step so far, including the wait for data."""
     with contextlib.suppress(OSError):
         lines = path.read_text().splitlines(keepends=True)
         return [BATCH / json.loads(line)["videos_per_second"] for line in lines if line.endswith("\n")]
@@ -44,8 +44,8 @@ def steps(path: Path) -> list[float]:
 
 
 def observe(metrics: Path, seconds: float, least: int, most: float) -> list[float]:
-    """Seconds of each step that begins within the next `seconds`, or longer until there are `least`, up to `most`."""
-    first, begin = len(steps(metrics)) + 1, time.monotonic()  # the one that runs now is of neither kind
+    """Return seconds of the steps of the next `seconds`; wait for `least` steps, but no longer than `most` seconds."""
+    first, begin = len(steps(metrics)) + 1, time.monotonic()  # skip the step that runs now
     while True:
         time.sleep(0.2)
         found, passed = steps(metrics)[first:], time.monotonic() - begin
@@ -54,7 +54,7 @@ def observe(metrics: Path, seconds: float, least: int, most: float) -> list[floa
 
 
 def one(name: str, options: argparse.Namespace) -> dict:
-    """Return the seconds of each step of a run, alone and beside a busy process, and its messages about threads."""
+    """Return seconds of one run's steps, alone and beside a busy process, and its log lines about threads."""
     clean = {key: value for key, value in os.environ.items() if key not in NAMES}
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "out").open("w") as out:
         metrics = Path(folder) / "run" / "metrics.jsonl"
@@ -91,7 +91,7 @@ def one(name: str, options: argparse.Namespace) -> dict:
 
 
 def median(runs: list[dict], where: str) -> float:
-    """Seconds a step, the median of the runs' means."""
+    """Return seconds per step, the median of the runs' means."""
     return statistics.median(statistics.mean(run[where]) for run in runs)
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--warm", type=float, default=2.0, help="seconds before either")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started is ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the `finally` above, which kills the child processes
     facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}
     head = {**facts, "device": "cpu", "cpu": cpuinfo.get_cpu_info().get("brand_raw", "unknown")}
     head["load_at_start"] = os.getloadavg()[0]
@@ -112,12 +112,12 @@ def main() -> None:
         for name in VARIANTS:
             found.append(one(name, options) | {"round": number})
             alone, beside = (statistics.mean(found[-1][where]) for where in ("alone", "beside"))
-            print(f"{name:30} {alone:.3f} {beside:.3f} s a step", flush=True)
+            print(f"{name:30} {alone:.3f} {beside:.3f} s per step", flush=True)
             options.out.write_text(json.dumps({**head, "rows": found}, indent=1) + "\n")
     for name in VARIANTS:
         runs = [run for run in found if run["variant"] == name]
         alone, beside = median(runs, "alone"), median(runs, "beside")
-        print(f"{name:30} alone {alone:.3f}, beside {beside:.3f} s a step: {beside / alone:.2f} times as long")
+        print(f"{name:30} alone {alone:.3f}, beside {beside:.3f} s per step: {beside / alone:.2f} times as long")
 
 
 if __name__ == "__main__":

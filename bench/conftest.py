@@ -1,4 +1,4 @@
-"""What holds for every benchmark."""
+"""Settings, fixtures and hooks of all benchmarks."""
 
 import gc
 import os
@@ -19,14 +19,14 @@ _SLOW_TO_CHECK = re.compile(r"test_scale\.py|test_gpu_|compile|2threads")  # tes
 
 
 def pytest_configure(config):
-    """Without --benchmark-only or --benchmark-json each benchmark checks its results once, on a small problem.
+    """Check each benchmark's results once, on a small problem, without --benchmark-only or --benchmark-json.
 
-    FASTVGAN_BENCH_TINY keeps the value that the environment gives it. The modules beside this file read it when they
-    are imported, so they are imported inside the functions below.
+    A FASTVGAN_BENCH_TINY set by the user is kept. The modules in this folder read it at import, so the functions below
+    import them.
     """
     options = config.option
     measures = options.benchmark_only or options.benchmark_json or "FASTVGAN_BENCH_TINY" in os.environ
-    # A worker of pytest-xdist inherits the environment that its controller has changed.
+    # A pytest-xdist worker inherits its controller's changed environment.
     config.stash[_CHECKS] = getattr(config, "workerinput", {}).get("benchmarks_check", not measures)
     if config.stash[_CHECKS]:
         os.environ["FASTVGAN_BENCH_TINY"] = "1"
@@ -39,9 +39,9 @@ def pytest_configure_node(node):
 
 
 def pytest_runtest_setup(item):
-    """Past FASTVGAN_BENCH_SECONDS the rest is skipped, so that what was measured is written."""
+    """Skip the remaining benchmarks after FASTVGAN_BENCH_SECONDS, so that pytest writes the results it has."""
     if time.monotonic() - _START > float(os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf"):
-        pytest.skip("FASTVGAN_BENCH_SECONDS are over")
+        pytest.skip("FASTVGAN_BENCH_SECONDS have passed")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -57,14 +57,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def compile_afresh():
-    """Each compiled variant is compiled for its own shape: after a few of them torch.compile would give up
-    specialising, or silently run eagerly."""
+    """Reset torch.compile: after a few recompilations for new shapes it stops specialising or runs eagerly."""
     torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True)
 def at_its_best(monkeypatch, request):
-    """On a GPU stock PyTorch takes cuDNN's fastest algorithm, as training loops ask it to, and ours are in Triton."""
+    """Enable cuDNN's autotuner for stock PyTorch and, on a GPU, select Triton for ours."""
     from on_gpu import preferred
     from variants import device
 
@@ -72,13 +71,13 @@ def at_its_best(monkeypatch, request):
         monkeypatch.setenv("FASTVGAN_IMPL", preferred())
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     yield
-    if device().type == "cuda":  # what graphs and cached results hold is the next one's to use
+    if device().type == "cuda":  # free the memory of graphs and cached results for the next benchmark
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    """What the report says of the machine: nothing of whose it is."""
+    """Record the hardware and the versions; remove the machine's name."""
     from variants import TINY, device
 
     machine_info.pop("node", None)

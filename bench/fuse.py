@@ -1,12 +1,12 @@
-"""What fuse() does to the speed of public architectures on this machine's CPU.
+"""Benchmark of fuse() on public architectures, on the CPU.
 
-    python bench/fuse.py --out FILE.json [--only NAME …]     # measure, a row at a time, and print the table
-    python bench/fuse.py --from FILE.json … [--markdown]     # print the table of files of one machine and commit
-    python bench/fuse.py --profile NAME                      # where the time of one network goes, stock and fused
+    python bench/fuse.py --out FILE.json [--only NAME …]     # measure, and print the table
+    python bench/fuse.py --from FILE.json … [--markdown]     # print the table of files from one machine and commit
+    python bench/fuse.py --profile NAME                      # profile one network, stock and fused
 
 Each network is measured in evaluation (forward) and training (forward and backward), in float32 and under autocast to
-bfloat16, by 1 and 2 threads; a ratio is stock PyTorch's time in its better memory format by that of the better one
-fused. FASTVGAN_BENCH_TINY=1 takes small inputs and one round: it tries the code and measures nothing.
+bfloat16, with 1 and 2 threads. A ratio is stock PyTorch's time divided by the fused network's, each in its faster
+memory format. FASTVGAN_BENCH_TINY=1 tests the code on small inputs, in one round; the times then mean nothing.
 """
 
 import argparse
@@ -40,13 +40,13 @@ Row = dict[str, Any]
 
 
 def measure(path: Path, todo: Iterable[Cell]) -> int:
-    """Measure these cells into a file; the status is 1 if one of them failed."""
+    """Measure these cells and write them to a file; return 1 if any of them failed, else 0."""
     check_writable(path)
     results = Results(path, "rows", head())
     for cell in todo:
         try:
             row = row_of(cell, times(cell))
-        except AssertionError as error:  # one that fails says so, and the next is measured
+        except AssertionError as error:  # record the failure and measure the next cell
             traceback.print_exc()
             results.failed[cell.name] = str(error).splitlines()[0][:500]
         else:
@@ -61,7 +61,7 @@ def measure(path: Path, todo: Iterable[Cell]) -> int:
 
 
 def head() -> dict[str, Any]:
-    """Where and of what a file is: the machine by its processor's name, never by its own."""
+    """Return the processor, the versions and the commit for the file; the machine's own name is left out."""
     processor = cpuinfo.get_cpu_info()
     facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}
     return {
@@ -75,16 +75,18 @@ def head() -> dict[str, Any]:
 
 
 def in_ms(row: Row) -> str:
-    """Every median of a row."""
+    """Format all median times of a row."""
     found = (f"{side} {' / '.join(f'{ms:.1f}' for ms in row[f'{side}_ms'].values())} ms" for side in SIDES)
     return ", ".join(found)
 
 
 def read(paths: Iterable[Path]) -> tuple[dict[str, Any], list[Row]]:
-    """The head and the rows of files of one machine, its software and one commit; of a cell measured twice the last.
+    """Read the head and the rows of files from one machine, one set of versions and one commit.
+
+    If a cell was measured twice, the last row is kept.
 
     Raises:
-        UserError: a file is none of these, or they are of several runs.
+        UserError: a file has another format, or the files are from different machines, versions or commits.
     """
     first, rows = None, {}
     for path in paths:
@@ -93,22 +95,22 @@ def read(paths: Iterable[Path]) -> tuple[dict[str, Any], list[Row]]:
             origin_of_file = {name: found[name] for name in _OF_ONE_RUN}
             rows |= {cell_of(row): row for row in found["rows"]}
         except OSError as error:
-            raise UserError(f"there are no results in {path}: {error.strerror}") from error
+            raise UserError(f"cannot read the results in {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not what bench/fuse.py writes: {error!r}") from error
+            raise UserError(f"{path} was not written by bench/fuse.py: {error!r}") from error
         first = first or found
         if origin_of_file != {name: first[name] for name in _OF_ONE_RUN}:
-            raise UserError(f"{path} is of another machine, commit or version of PyTorch than the first file")
+            raise UserError(f"{path} is from another machine, commit or version of PyTorch than the first file")
     return first, list(rows.values())
 
 
 def cell_of(row: Row) -> Cell:
-    """What a row is of."""
+    """Return the cell that a row measures."""
     return Cell(row["network"], row["direction"], row["dtype"], row["threads"])
 
 
 def ratios(rows: Iterable[Row]) -> dict[str, dict[tuple, float]]:
-    """Network → column → ratio."""
+    """Return a dict: network → column → ratio."""
     found: dict[str, dict[tuple, float]] = {}
     for row in rows:
         found.setdefault(row["network"], {})[row["direction"], row["dtype"], row["threads"]] = row["ratio"]
@@ -121,7 +123,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def table(rows: list[Row]) -> list[tuple[str, ...]]:
-    """A header, one line per network, and the geometric means."""
+    """Return the table's header, one row per network, and the geometric means."""
     found = ratios(rows)
     columns = sorted({column for of in found.values() for column in of}, key=_order)
     lines = [("", *(f"{direction}, {dtype}, {threads} thr." for direction, dtype, threads in columns))]
@@ -141,7 +143,7 @@ def _order(column: tuple[str, str, int]) -> tuple[int, int, int]:
 def means(rows: list[Row]) -> list[str]:
     """Return the geometric means and the worst ratio, one sentence per line."""
     if not rows:
-        return ["nothing was measured"]
+        return ["no results"]
     lines = [f"geometric mean of {len(rows)}: {geometric_mean(row['ratio'] for row in rows):.3f}x"]
     for name in DTYPES:
         of_dtype = [row["ratio"] for row in rows if row["dtype"] == name]
@@ -150,34 +152,34 @@ def means(rows: list[Row]) -> list[str]:
     worst = min(rows, key=lambda row: row["ratio"])
     slower = sum(row["ratio"] < 0.98 for row in rows)
     lines.append(
-        f"below 0.98x: {slower} of {len(rows)}; the worst {worst['ratio']:.2f}x, {cell_of(worst).name} ({in_ms(worst)})"
+        f"below 0.98x: {slower} of {len(rows)}; lowest {worst['ratio']:.2f}x, {cell_of(worst).name} ({in_ms(worst)})"
     )
     return lines
 
 
 def as_text(facts: dict[str, Any], rows: list[Row]) -> list[str]:
-    """The table for a terminal."""
+    """Format the table for a terminal."""
     lines = table(rows)
     return [*described(facts), "", *aligned(lines, range(1, len(lines[0]))), "", *means(rows)]
 
 
 def as_markdown(facts: dict[str, Any], rows: list[Row]) -> list[str]:
-    """The table for docs/fuse.md."""
+    """Format the table for docs/fuse.md."""
     lines = table(rows)
     first, *others = (f"| {' | '.join(line)} |" for line in lines)
     return [*described(facts), "", first, f"| --- {'| ---: ' * (len(lines[0]) - 1)}|", *others, "", *means(rows)]
 
 
 def described(facts: dict[str, Any]) -> list[str]:
-    """Where the rows were measured."""
+    """Format the machine, the versions and the commit of the rows."""
     line = f"{facts['cpu']} ({'with' if facts['amx'] else 'without'} AMX), torch {facts['versions']['torch']}, "
     line += f"commit {facts['commit']}, {facts['date']}"
-    tiny = ["EVERY INPUT IS SMALL (FASTVGAN_BENCH_TINY): this tries the code and measures nothing"]
+    tiny = ["SMALL INPUTS (FASTVGAN_BENCH_TINY): the times mean nothing"]
     return [line, *(tiny if facts["tiny"] else [])]
 
 
 def show_profile(network: str, arguments: argparse.Namespace) -> None:
-    """Print where the time of a network's cell goes, stock and fused."""
+    """Print the profile of a network, stock and fused."""
     cell = Cell(network, DIRECTIONS[not arguments.forward], arguments.dtype, arguments.threads[0])
     for side in SIDES:
         print(f"{side}: {cell.name}\n{profiled(cell, side)}")
@@ -187,7 +189,7 @@ def main() -> int | None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="measure into this file")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*ARCHITECTURES], help="measure these networks")
-    parser.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="FILE.json", help="print, run nothing")
+    parser.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="FILE.json", help="print these files")
     parser.add_argument("--markdown", action="store_true", help="print the table of --from as Markdown")
     parser.add_argument("--profile", metavar="NAME", choices=[*ARCHITECTURES], help="profile one network")
     parser.add_argument("--forward", action="store_true", help="profile evaluation instead of training")

@@ -1,4 +1,4 @@
-"""One network, stock and fused, in both memory formats: checked against float64, then timed in turns."""
+"""Checks one network, stock and fused, in both memory formats against float64, then times them in turns."""
 
 import copy
 import functools
@@ -19,17 +19,17 @@ from variants import DTYPES, FORMATS, TINY, autocast, in_float64, in_layout
 
 from fastvgan.layers import fuse
 
-DIRECTIONS = ("forward", "forward + backward")  # of a network in evaluation, and in training
+DIRECTIONS = ("forward", "forward + backward")  # in evaluation mode, and in training mode
 THREADS = tuple(count for count in (1, 2) if count <= (os.cpu_count() or 1))
 SIDES = ("stock", "fused")
 _SECONDS, _FEWEST, _MOST = 1.5, 12, 100
-# Allowed relative errors of forward and of gradients: rounding may decide whether a ReLU passes a value on.
+# Tolerated relative errors of outputs and gradients: rounding decides whether a ReLU passes values close to 0.
 _SLACK = {"fp32": (1e-5, 2e-2), "bf16": (1e-2, 2e-2)}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One comparison: a key of ARCHITECTURES, one of DIRECTIONS, one of DTYPES, and how many threads compute."""
+    """One comparison: a key of ARCHITECTURES, one of DIRECTIONS, one of DTYPES, and the number of threads."""
 
     network: str
     direction: str
@@ -47,25 +47,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """Of one call: the output, in training followed by the gradient of every parameter, and all batch statistics."""
+    """Results of one call: the output, in training also the gradients of all parameters, and all batch statistics."""
 
     values: list[Tensor]
     statistics: list[Tensor]
 
 
 def cells(networks: Iterable[str] = ARCHITECTURES, threads: Iterable[int] = THREADS) -> Iterator[Cell]:
-    """All comparisons, network by network."""
+    """Yield all comparisons, network by network."""
     return itertools.starmap(Cell, itertools.product(networks, DIRECTIONS, DTYPES, threads))
 
 
 def times(cell: Cell, rounds: int | None = None) -> dict[tuple[str, str], list[float]]:
-    """(side, memory format) → seconds of each round, in which all variants take turns.
+    """Time all variants of a cell in turns; return (side, memory format) → seconds of each round.
 
     Args:
-        rounds: how many; by default as many as the spread of the times asks for.
+        rounds: the number of rounds; by default determined by the spread of the times.
 
     Raises:
-        AssertionError: a fused variant is less accurate than stock PyTorch, so that its time is no result.
+        AssertionError: a fused variant is less accurate than stock PyTorch.
     """
     with torch_threads(cell.threads):
         runs = checked(cell)
@@ -74,20 +74,20 @@ def times(cell: Cell, rounds: int | None = None) -> dict[tuple[str, str], list[f
 
 
 def row_of(cell: Cell, found: dict[tuple[str, str], list[float]]) -> dict:
-    """A cell's median times in ms, and the ratio of the faster format of stock PyTorch to the faster one fused."""
+    """Return a cell's median times in ms, and the ratio of stock PyTorch's faster format to the faster fused one."""
     medians = {variant: 1e3 * statistics.median(samples) for variant, samples in found.items()}
     row: dict = {**vars(cell)}
     for side in SIDES:
         row[f"{side}_ms"] = {layout: round(medians[side, layout], 3) for layout in FORMATS}
     row["ratio"] = round(_ratio(medians), 3)
-    # The interquartile range by the median, of the noisier one of the two that are compared.
+    # Interquartile range divided by median, for the noisier of the two compared variants.
     row["spread"] = round(max(_spread(found[side, _best(medians, side)]) for side in SIDES), 3)
     row["rounds"] = min(map(len, found.values()))
     return row
 
 
 def profiled(cell: Cell, side: str, rows: int = 20) -> str:
-    """Where the time of three calls goes, stock or fused, in channels_last: torch.profiler's table."""
+    """Profile three calls, stock or fused, in channels_last, and return torch.profiler's table."""
     with torch_threads(cell.threads):
         run = checked(cell)[side, "channels_last"]
         run()
@@ -99,7 +99,7 @@ def profiled(cell: Cell, side: str, rows: int = 20) -> str:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Within it torch computes by so many threads."""
+    """Set the number of torch's threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -109,7 +109,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def checked(cell: Cell) -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
-    """(side, memory format) → a function that runs the network once, after fused results were compared with float64.
+    """Compare the fused results with float64; return (side, memory format) → a function that runs the network once.
 
     Raises:
         AssertionError: a fused variant is less accurate than stock PyTorch.
@@ -132,7 +132,7 @@ def checked(cell: Cell) -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
 
 @functools.lru_cache(maxsize=1)
 def _settled(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return a float32 network with batch statistics of its activations, its input, and its output's gradient."""
+    """Return the float32 network with batch statistics of its activations, its input, and its output's gradient."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
     network = architecture.make()
@@ -145,20 +145,20 @@ def _settled(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=1)
 def _exact(name: str, trains: bool) -> Results:
-    """The results in float64."""
+    """Compute the results in float64."""
     base, x, dy = _settled(name)
     network = in_float64(base).train(trains)
     return _second_results(_runner(trains, network, x.double(), dy.double(), "fp32"), network)
 
 
 def _second_results(run: Callable[[], list[Tensor]], network: nn.Module) -> Results:
-    """What a second call gives: the one that is timed, since layers remember from the first which way to take."""
+    """Return the results of the second call, which represents the timed calls: layers cache choices in the first."""
     run()
     return Results(run(), _statistics(network))
 
 
 def _runner(trains: bool, network: nn.Module, x: Tensor, dy: Tensor, dtype: str) -> Callable[[], list[Tensor]]:
-    """A function that gives the output and, in training, the gradient of every parameter; the input wants none."""
+    """Return a function that computes the output and, in training, the gradients of all parameters."""
     parameters = list(network.parameters())
 
     def evaluate():
@@ -168,7 +168,7 @@ def _runner(trains: bool, network: nn.Module, x: Tensor, dy: Tensor, dtype: str)
     def train():
         with autocast(dtype):
             y = network(x)
-        # What a loss gives: the output's dtype and memory format.
+        # A loss's gradient has the output's dtype and memory format.
         return [y.detach(), *torch.autograd.grad(y, parameters, torch.empty_like(y).copy_(dy))]
 
     return train if trains else evaluate
@@ -184,7 +184,7 @@ def _statistics(network: nn.Module) -> list[Tensor]:
 
 
 def _assert_accurate(cell: Cell, ours: Results, stock: Results, exact: Results) -> None:
-    """By the norm of the error, tensor by tensor: a network may have one output, and stock's be right by luck."""
+    """Compare the norms of the errors of each tensor: of a single value, stock's error may be small by chance."""
     forward, backward = _SLACK[cell.dtype]
     _assert_near("output", *(results.values[:1] for results in (ours, stock, exact)), forward)
     _assert_near("gradient", *(results.values[1:] for results in (ours, stock, exact)), backward)
@@ -192,17 +192,17 @@ def _assert_accurate(cell: Cell, ours: Results, stock: Results, exact: Results) 
 
 
 def _assert_near(what: str, ours: list[Tensor], stock: list[Tensor], exact: list[Tensor], slack: float) -> None:
-    # A bias before a norm has no gradient but what rounding leaves: its error counts against all gradients.
+    # The gradient of a bias before a norm is rounding noise: scale its error by all gradients.
     least = 0.05 * math.sqrt(sum(right.square().sum().item() for right in exact))
     for mine, theirs, right in zip(ours, stock, exact, strict=True):
         size = max(right.norm().item(), least)
         mine_off, theirs_off = ((value.double() - right).norm().item() / size for value in (mine, theirs))
-        assert theirs_off < 0.5, f"stock's {what} is off by {theirs_off:.2g}"  # it would excuse everything
+        assert theirs_off < 0.5, f"stock's {what} is off by {theirs_off:.2g}"  # else any result would pass
         assert mine_off <= 3 * theirs_off + slack, f"our {what} is off by {mine_off:.2g}, stock's by {theirs_off:.2g}"
 
 
 def _interleaved(runs: dict, rounds: int | None) -> dict:
-    """Seconds of each call of each run, one of each in a round, another one first each time."""
+    """Return seconds of each call: each round calls every function once, and starts with the next one."""
     found: dict = {name: [] for name in runs}
     for run in runs.values():  # `checked` has called each once before
         run()
@@ -223,7 +223,7 @@ def _is_enough(found: dict, seconds: float, rounds: int | None) -> bool:
         return done >= (rounds or _FEWEST)
     if seconds < _SECONDS:
         return False
-    # A median's standard error is about 0.93 interquartile ranges by the root of the number.
+    # A median's standard error is about 0.93 times the interquartile range divided by the root of the sample size.
     error = max(0.93 * _spread(samples) / math.sqrt(done) for samples in found.values())
     return error < 0.005 or done >= _MOST or seconds > 5 * _SECONDS
 

@@ -1,11 +1,11 @@
-"""Turn what was measured on a GPU into the rules that `auto` follows there: kernels/measured/h100.py.
+"""Write `auto`'s rules for a GPU, kernels/measured/h100.py, from measurements on it.
 
     python bench/gpu_rules.py [--convs FILE.json] [--tiles FILE.json] [--more FILE.json …] [--out FILE.py]
     python bench/gpu_rules.py --renew FILE.json
 
-The convolutions' file is what `bench/gpu.sh convs` writes, the tiles' file what tuning wrote into FASTVGAN_CACHE, and
-further files, of norms and of the ConvLSTM, are what `bench/gpu.sh layers lstm` writes. --renew first replaces those
-passes of the convolutions' file that `bench/gpu.sh few` measured, and adds their tiles to the tiles' file.
+`bench/gpu.sh convs` writes the file for --convs, tuning writes the file for --tiles into FASTVGAN_CACHE, and
+`bench/gpu.sh layers lstm` writes the files for --more, with norms and the ConvLSTM. --renew first replaces the passes
+in the file of --convs that `bench/gpu.sh few` measured, and adds their tiles to the file of --tiles.
 """
 
 import argparse
@@ -23,14 +23,14 @@ SIZES = ("taps", "stride", "inputs", "outputs", "positions")
 
 
 def operation_of(transposed: bool, which: str) -> str:
-    """The operation that computes a pass of a convolution or of a transposed one."""
+    """Return the operation that computes a pass of a convolution or a transposed convolution."""
     if which == "weight gradient":
         return "conv_weight_grad"
     return "conv_up" if transposed == (which == "forward") else "conv_down"
 
 
 def problem_of(entry: dict) -> tuple[str, tuple[int, ...]]:
-    """A pass as the rules see it: operation, (taps, stride, inputs, outputs, positions).
+    """Return a pass in the form of the rules: operation, (taps, stride, inputs, outputs, positions).
 
     `kernel`, `stride` and `size` are one integer for a cube, or one for each dimension.
     """
@@ -40,29 +40,29 @@ def problem_of(entry: dict) -> tuple[str, tuple[int, ...]]:
         small = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)]
     operation = operation_of(entry["transposed"], entry["pass"])
     channels = entry["inputs"], entry["outputs"]
-    # What is read is the gradient's side in a data gradient; a weight gradient has the large side first.
+    # A data gradient reads the output's side; a weight gradient has the large side first.
     swapped = entry["transposed"] if operation == "conv_weight_grad" else entry["pass"] == "data gradient"
     inputs, outputs = channels[::-1] if swapped else channels
     return operation, (_product(kernel), _product(stride), inputs, outputs, entry["batch"] * _product(small))
 
 
 def ratio_of(entry: dict) -> float:
-    """How many times as fast as what auto takes instead Triton is.
+    """Return the speed of Triton relative to the implementation that auto takes instead.
 
-    For a convolution auto takes stock PyTorch's operation, timed in its better memory format; for a norm with its
-    activation, and for the ConvLSTM, the reference in the network's own format.
+    For a convolution this is stock PyTorch's operation in its faster memory format; for a norm with its activation and
+    for the ConvLSTM, the reference in the network's memory format.
     """
     return entry.get("reference_ms", min(entry["stock_ms"].values())) / entry["triton_ms"]
 
 
 def problems_of(convs: dict, more: Sequence[dict] = ()) -> dict[str, list[tuple]]:
-    """Operation → (taps, stride, inputs, outputs, positions, ratio); of a problem measured twice the lower ratio."""
+    """Return operation → (taps, stride, inputs, outputs, positions, ratio); the lower ratio if measured twice."""
     entries = [(problem_of(entry), entry) for entry in convs["passes"]]
     for measured in more:
         entries += [
             ((entry["operation"], tuple(entry[name] for name in SIZES)), entry)
             for entry in measured["problems"]
-            if "operation" in entry  # the others are of whole layers
+            if "operation" in entry  # the other entries are whole layers
         ]
     found: dict[tuple, float] = {}
     for key, entry in entries:
@@ -75,7 +75,7 @@ def problems_of(convs: dict, more: Sequence[dict] = ()) -> dict[str, list[tuple]
 
 
 def tiles_of(tiles: dict[str, list], device: str) -> dict[tuple, list[tuple]]:
-    """(kernel, bytes of an element, flags) → (sizes, configuration); what was tuned on other devices is left out."""
+    """Return (kernel, bytes per element, flags) → (sizes, configuration), for tiles tuned on this device."""
     width = {"bfloat16": 2, "float16": 2, "float32": 4}
     found: dict[tuple, list[tuple]] = {}
     for key, config in sorted(tiles.items()):
@@ -87,12 +87,12 @@ def tiles_of(tiles: dict[str, list], device: str) -> dict[tuple, list[tuple]]:
 
 
 def renewed(convs: dict, tiles: dict[str, list], few: dict) -> tuple[dict, dict[str, list]]:
-    """Both files with what `few` measured in the place of the same passes, and with its tiles.
+    """Return the passes and the tiles, updated from `few`'s measurements.
 
-    Passes that the file lacks stay out of it, their tiles do not.
+    Passes that `convs` lacks are not added; all tiles are.
 
     Raises:
-        ValueError: another device, or shrunk problems.
+        ValueError: the files are from different devices, or from shrunk problems.
     """
     _check_one_device(convs, few)
     taken = ("stock_ms", "triton_ms", "share_of_gemm", "share_of_copy", "off")
@@ -107,7 +107,7 @@ def renewed(convs: dict, tiles: dict[str, list], few: dict) -> tuple[dict, dict[
 
 def _check_one_device(*files: dict) -> None:
     if len({measured["device"] for measured in files}) > 1 or any(measured.get("tiny") for measured in files):
-        raise ValueError("rules come from one device, and not from shrunk problems")
+        raise ValueError("the measurements must be from one device, without FASTVGAN_BENCH_TINY")
 
 
 def _write_passes(path: Path, convs: dict) -> None:
@@ -120,7 +120,7 @@ def generated(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) ->
     """The text of kernels/measured/h100.py.
 
     Raises:
-        ValueError: the files are of different devices, or of shrunk problems.
+        ValueError: the files are from different devices, or from shrunk problems.
     """
     _check_one_device(convs, *more)
     origin = {name: convs[name] for name in ("device", "capability", "versions", "commit", "date", "dtype")}

@@ -1,21 +1,24 @@
-"""What a call of a layer costs the host, beside the work itself, ours and stock PyTorch's, in microseconds.
+"""Benchmark of the host's overhead per call of a layer, ours and stock PyTorch's, in microseconds.
 
     python bench/host_cost.py [--calls 200] [--json FILE]
 
-Tensors are so small that the work is next to nothing. `stock` is torch.nn on the CPU, `auto` ours as it chooses on the
-CPU, and `triton` the host code of the Triton implementations with launches left out: a stand-in takes their place, so
-that what Triton's own launcher takes, some ten microseconds for each, is not in the figure, and results are garbage.
-Figures are the least CPU time of this thread over twenty rounds, in each of which the variants take turns; another
-process on the machine changes that little.
+The tensors are so small that computing takes almost no time. `stock` is torch.nn on the CPU, `auto` our layer on the
+CPU, and `triton` the host code of the Triton implementations with launches replaced by a mock: the times exclude
+Triton's launcher (about ten microseconds per launch), and the results are garbage. Times are the lowest CPU time of
+this thread over twenty rounds, in which the variants take turns; other processes on the machine hardly affect it.
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from unittest import mock
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 os.environ["TRITON_INTERPRET"] = "0"
 
 import torch  # noqa: E402
@@ -23,15 +26,15 @@ from torch import nn  # noqa: E402
 from variants import load_in_order  # noqa: E402
 
 from fastvgan import layers  # noqa: E402
-from fastvgan_kernels import choice
+from fastvgan_kernels import choice  # noqa: E402
 from fastvgan_kernels.triton import support as triton_support  # noqa: E402
-from fastvgan_kernels.triton import tuning
+from fastvgan_kernels.triton import tuning  # noqa: E402
 
 ROUNDS = 20
 
 
 def cases():
-    """Name → (ours, stock, input)."""
+    """Yield name, our layer, the stock layer (None if there is no equivalent), and the input."""
     x = torch.randn(2, 16, 4, 4, 4).contiguous(memory_format=torch.channels_last_3d)
     conv, up = (16, 16, 4, 2, 1), nn.ConvTranspose3d(16, 16, 4, 2, 1, bias=False)
     chain = nn.Sequential(up, nn.BatchNorm3d(16), nn.ReLU())
@@ -43,7 +46,7 @@ def cases():
 
 
 def check(ours, stock, x) -> None:
-    """With stock's parameters ours gives what stock gives."""
+    """Check that our layer returns the stock layer's result with the same parameters."""
     load_in_order(ours, stock)
     torch.testing.assert_close(ours(x), stock(x), rtol=1e-4, atol=1e-4)
 
@@ -60,7 +63,7 @@ def both_passes(layer, x):
 
 
 def microseconds(call, calls: int) -> float:
-    """Of one call, as the mean of so many."""
+    """Return the mean CPU time of a call in microseconds."""
     call()
     begin = time.thread_time()
     for _ in range(calls):
@@ -70,7 +73,7 @@ def microseconds(call, calls: int) -> float:
 
 @contextmanager
 def without_launches():
-    """Within it the Triton implementations serve CPU tensors and launch nothing."""
+    """Let the Triton implementations accept CPU tensors and launch nothing, within the context."""
     from triton.runtime.jit import JITFunction
 
     with ExitStack() as stack:
@@ -90,7 +93,7 @@ def _patch(stack: ExitStack, JITFunction) -> None:
 
 
 def variants(ours, stock) -> dict:
-    """Name → a layer, and the context that it is called in."""
+    """Return name → (layer, context manager in which to call it)."""
     found = {} if stock is None else {"stock": (stock, nullcontext)}
     found["auto"] = ours, nullcontext
     if triton_support.reason() is None:
@@ -99,7 +102,7 @@ def variants(ours, stock) -> dict:
 
 
 def measure(calls: int) -> dict[str, dict[str, float]]:
-    """Layer and pass → variant → microseconds."""
+    """Return layer and pass → variant → microseconds per call."""
     found = {}
     for name, ours, stock, x in cases():
         if stock is not None:
@@ -116,8 +119,8 @@ def measure(calls: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=200, help="calls in a round")
-    parser.add_argument("--json", help="a file to write the figures to")
+    parser.add_argument("--calls", type=int, default=200, help="calls per round")
+    parser.add_argument("--json", help="write the times to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = measure(arguments.calls)

@@ -1,4 +1,4 @@
-"""How much memory a call needs at its worst moment, and an allocator that is in the same state for everyone."""
+"""Peak memory of a call, and a defined state of the C library's allocator."""
 
 import ctypes
 import gc
@@ -12,11 +12,11 @@ _LARGEST_THRESHOLD = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
 
 
 def level_allocator() -> None:
-    """Bring the C library's allocator into the steady state of a long process before each timing.
+    """Bring the C library's allocator into the state of a long-running process; called before each timing.
 
-    glibc maps a large block at each allocation, with a page fault every 4 KiB, until a block of that size has been
-    freed once. A process that has checked a result in float64 has freed such blocks, one that has not pays: the same
-    convolution took 7.9 and 11.9 ms. Left to chance, that would be ours (checked) against stock (not checked).
+    glibc maps a large block again at each allocation, with a page fault every 4 KiB, until a block of that size was
+    freed once. A check in float64 frees such blocks: the same convolution took 7.9 ms after one and 11.9 ms without.
+    This would favour our variants, which are checked, over stock PyTorch's, which are not.
     """
     for _ in range(2):
         torch.empty(_LARGEST_THRESHOLD - 2**13, dtype=torch.uint8).fill_(0)
@@ -25,17 +25,17 @@ def level_allocator() -> None:
 
 def _give_back() -> None:
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only in glibc
     if trim:
         trim(0)
 
 
 def peak_bytes(call) -> int | None:
-    """The most that two calls hold above what was held before them, or None where the system does not tell.
+    """Return the peak memory of a call in bytes, above the memory in use before, or None where it is not available.
 
-    On a GPU this is what torch allocated. On the CPU it is the resident memory of the process, which Linux keeps the
-    peak of, so that workspaces count that torch knows nothing of; memory that the allocator merely keeps for later is
-    given back first, else a call could use it unseen.
+    On a GPU this is the memory that torch allocated. On the CPU it is the peak of the process's resident memory, by
+    Linux's count and the higher of two calls, which includes workspaces of other libraries; memory that the allocator
+    caches is released first, because a call could use it unnoticed.
     """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -46,12 +46,12 @@ def peak_bytes(call) -> int | None:
         return torch.cuda.max_memory_allocated() - before
     try:
         return max(_resident_peak(call) for _ in range(2))
-    except OSError:  # no such file
+    except OSError:  # not Linux
         return None
 
 
 def graphs_bytes() -> int:
-    """Return the bytes that CUDA graphs hold on the GPU, in private memory pools, while they can be replayed."""
+    """Return the bytes of GPU memory in the memory pools of CUDA graphs."""
     segments = torch.cuda.memory_snapshot()
     return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
 

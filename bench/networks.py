@@ -1,4 +1,4 @@
-"""The textbook's two networks, of the preset `reference` or of other sizes, in stock PyTorch, and what they cost."""
+"""The generator and discriminator of the preset `reference`, or of other sizes, in stock PyTorch, and their FLOPs."""
 
 import math
 
@@ -10,12 +10,12 @@ from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features, stages
 from fastvgan.runs.config import PRESETS
 
-BATCH = 16 if TINY else 64  # of fewer, auto leaves most convolutions to stock PyTorch
+BATCH = 16 if TINY else 64  # auto leaves most convolutions of smaller batches to stock PyTorch
 REFERENCE = PRESETS["reference"].model
 
 
 def generator(model: ModelConfig = REFERENCE) -> nn.Sequential:
-    """(N, latent, 1, 1, 1) to a clip; for the preset `reference` these are 100 → 256 → 128 → 3 channels at 16³."""
+    """Build the generator, (N, latent, 1, 1, 1) to clips; 100 → 256 → 128 → 3 channels at 16³ for `reference`."""
     plan = _plan(model)
     widths = features(len(plan), model.base_width)[::-1]
     layers = [nn.ConvTranspose3d(model.latent, widths[0], plan[0].small, bias=False), *_norm_relu(widths[0])]
@@ -26,7 +26,7 @@ def generator(model: ModelConfig = REFERENCE) -> nn.Sequential:
 
 
 def discriminator(model: ModelConfig = REFERENCE) -> nn.Sequential:
-    """A clip to (N, 1, 1, 1, 1); for the preset `reference` these are 3 → 128 → 256 → 1 channels."""
+    """Build the discriminator, clips to (N, 1, 1, 1, 1); 3 → 128 → 256 → 1 channels for `reference`."""
     plan = _plan(model)[::-1]
     widths = features(len(plan), model.base_width)
     layers = [nn.Conv3d(model.channels, widths[0], *_geometry(plan[0]), bias=False), nn.LeakyReLU(0.2)]
@@ -36,7 +36,7 @@ def discriminator(model: ModelConfig = REFERENCE) -> nn.Sequential:
 
 
 def clips_of(model: ModelConfig, batch: int) -> tuple[int, ...]:
-    """(N, C, T, H, W) of a batch of the model's clips."""
+    """Return the shape (N, C, T, H, W) of a batch of the model's clips."""
     return batch, model.channels, model.frames, model.height, model.width
 
 
@@ -53,21 +53,21 @@ def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 def conv_flops(batch: int, small: tuple[int, ...], weight: torch.Size) -> int:
-    """Of one pass of a convolution, forward or either gradient, whose small side has these sizes."""
+    """Return the FLOPs of a convolution's pass (forward or either gradient), by the sizes of its smaller side."""
     return 2 * batch * math.prod(small) * math.prod(weight)
 
 
 def share_inside(large: int, small: int, kernel: int, stride: int, padding: int) -> float:
-    """Of a dimension's products of position and tap, those that fall on a value and not on padding.
+    """Return the share of a dimension's products of position and tap that read a value, not padding.
 
-    The usual count takes all: a kernel that leaves these out seems to exceed the machine's peak by up to a half.
+    The usual count includes padding: by it, a kernel that skips padding may exceed the machine's peak by up to a half.
     """
     inside = sum(0 <= i * stride - padding + j < large for i in range(small) for j in range(kernel))
     return inside / (small * kernel)
 
 
 def layer_flops(network: nn.Module, *shape: int, needed: bool = False) -> list[int]:
-    """Of one forward pass over an input of this shape, a number a convolution; `needed` leaves padding out."""
+    """Return the forward FLOPs of each convolution for an input of this shape; without padding if `needed`."""
     flops = []
 
     def note(conv, inputs, output):
@@ -85,14 +85,14 @@ def layer_flops(network: nn.Module, *shape: int, needed: bool = False) -> list[i
 
 
 def step_flops(needed: bool = False, model: ModelConfig = REFERENCE, batch: int = BATCH) -> int:
-    """Of one update of each network: what no loop can leave out.
+    """Return the minimum FLOPs of one update of each network.
 
-    One pass of G serves both updates, the first layers give no gradient to noise or clips that want none, and D's
-    weights get none in G's update.
+    Both updates share one pass of G, the first layers compute no gradient of noise or clips, and G's update computes no
+    gradient of D's weights.
     """
     g = layer_flops(generator(model), batch, model.latent, 1, 1, 1, needed=needed)
     d = layer_flops(discriminator(model), *clips_of(model, batch), needed=needed)
-    g_forward, d_forward = sum(g), 3 * sum(d)  # D: on real and made clips, and on these again after its update
+    g_forward, d_forward = sum(g), 3 * sum(d)  # D: on real and generated clips; on generated clips again in G's update
     d_update = 2 * (sum(d) + sum(d[1:]))  # weight gradients, and data gradients down to the second layer
     g_update = sum(d) + sum(g) + sum(g[1:])  # through D to the clip, then both kinds in G
     return g_forward + d_forward + d_update + g_update

@@ -1,8 +1,8 @@
-"""What the benchmarks for one GPU share: their variants, CUDA graphs, and a tiny mode that finds errors without a GPU.
+"""Shared code of the benchmarks for one GPU: variants, CUDA graphs, and a tiny mode that finds errors without a GPU.
 
-FASTVGAN_BENCH_TINY=1 shrinks every problem until Triton's interpreter computes it on a CPU in no time, and a GPU under
-compute-sanitizer. The benchmarks of the CPU keep as much as it takes for auto to choose the same implementations as
-at full size. What is timed then says nothing.
+FASTVGAN_BENCH_TINY=1 shrinks every problem, so that Triton's interpreter on a CPU, or a GPU under compute-sanitizer,
+computes it quickly. The CPU's benchmarks stay large enough for auto to choose the same implementations as at full size.
+The times then mean nothing.
 """
 
 import os
@@ -23,53 +23,53 @@ AUTOTUNE = ["autotune-channels_last", "autotune-channels_last-graph", "autotune-
 OURS = ["ours-channels_last", "ours-channels_last-graph"]
 
 only_here = pytest.mark.skipif(
-    not (ON_GPU or TINY), reason="no CUDA device; FASTVGAN_BENCH_TINY=1 tries the code on the CPU"
+    not (ON_GPU or TINY), reason="no CUDA device; FASTVGAN_BENCH_TINY=1 runs the code on the CPU"
 )
 
 
 def preferred() -> str:
-    """The implementation that is measured: on a GPU auto does not take it until it has been."""
+    """Return the implementation to measure; on a GPU this is Triton, also where auto does not choose it yet."""
     interpreted = TINY and os.environ.get("TRITON_INTERPRET") == "1"
     return os.environ.get(choice.ENVIRONMENT) or ("triton" if ON_GPU or interpreted else "auto")
 
 
 def assert_serves(x: torch.Tensor, *operations: str) -> None:
-    """Fail with every reason if the preferred implementation would leave one of these to another one."""
+    """Raise ValueError with all reasons if the preferred implementation refuses one of these operations."""
     for operation in operations:
         choice.pick(operation, preferred(), x)
 
 
 def parts(variant: str) -> tuple[str, torch.memory_format, bool]:
-    """Mode, memory format, and whether it is replayed as a CUDA graph: "eager-channels_last-graph" and so on."""
+    """Split a variant's name, such as "eager-channels_last-graph": mode, memory format, whether a CUDA graph."""
     mode, layout, *graph = variant.split("-")
     return mode, FORMATS[layout], bool(graph)
 
 
 def compiled(function, variant: str):
-    """A stock function or module in the variant's mode."""
+    """Return a stock function or module, compiled if the variant asks for it."""
     mode, _, graph = parts(variant)
     if mode == "autotune" and not ON_GPU:
-        pytest.skip("max-autotune is for a GPU")
+        pytest.skip("max-autotune needs a GPU")
     return in_mode(function, f"{mode}-graph" if mode == "autotune" and graph else mode)
 
 
 def ready(run, variant: str):
-    """The function as the variant asks for it to be timed: as it is, or as a graph that gives the same results.
+    """Return the function to time: unchanged, or as a CUDA graph, checked to return the same results.
 
-    Of small problems an eager call takes longer to launch than to compute; as a graph the kernels alone are compared.
+    Launching a small problem takes longer than computing it; CUDA graphs compare the kernels alone.
     """
     if not parts(variant)[2]:
         return run
     wanted = [result.clone() for result in run()]
     replay = captured(run)
     for again, before in zip(replay(), wanted, strict=True):
-        # cuDNN adds some gradients up in another order each time.
-        assert off(again, before) < 16 * torch.finfo(before.dtype).eps, "the graph gives something else"
+        # cuDNN sums some gradients in a different order each time.
+        assert off(again, before) < 16 * torch.finfo(before.dtype).eps, "the CUDA graph returns other results"
     return replay
 
 
 def captured(function):
-    """The function's work as a CUDA graph, replayed by each call; without a GPU the function itself."""
+    """Capture the function in a CUDA graph and return a function that replays it; without a GPU, the function."""
     if not ON_GPU:
         return function
     aside = torch.cuda.Stream()

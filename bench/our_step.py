@@ -1,4 +1,4 @@
-"""A preset's train step, ours as the trainer runs it on decoded clips, and the losses that stock computes in fp64."""
+"""Our train step of a preset, as the trainer runs it on decoded clips, and stock PyTorch's losses in float64."""
 
 import functools
 import itertools
@@ -17,12 +17,12 @@ from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep, StepResult
 from fastvgan.training.step.graphs import CudaGraphs, StepRunner
 
-CHECKED = {"reference": 64, "clips-64": 4}  # clips of the float64 step; of more, a GPU may take minutes for the larger
-STEPS_TO_CAPTURE = 20  # more than a runner runs as they are, before it captures them
+CHECKED = {"reference": 64, "clips-64": 4}  # clips of the float64 step, which takes minutes on larger batches
+STEPS_TO_CAPTURE = 20  # more than a runner runs eagerly before it captures
 
 
 class Problem(NamedTuple):
-    """A preset's model, the clips of a step, and those of the step that is checked."""
+    """A preset's model, its batch size, and the batch size of the checked step."""
 
     model: ModelConfig
     batch: int
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Given:
-    """Takes the place of `BatchMaker`: the same noise in every step, and no conditions."""
+    """A `BatchMaker` with the same noise in every step, and no conditions."""
 
     def __init__(self, z: torch.Tensor):
         self.z = z
@@ -46,7 +46,7 @@ class Given:
         return 0
 
     def prepare(self, number: int) -> None:
-        """There is nothing that the host has to bring up to date."""
+        """Do nothing: there are no conditions to update."""
 
     def has_wrong_image(self, part: int) -> bool:
         return False
@@ -56,7 +56,7 @@ class Given:
 
 
 def problem(preset: str) -> Problem:
-    """A preset's, or in tiny mode the same little one of every preset."""
+    """Return the preset's problem; in tiny mode, the same small one for all presets."""
     config = PRESETS[preset]
     if TINY:
         small = {"frames": 4, "height": 16, "width": 16, "base_width": 2, "latent": 4}
@@ -65,7 +65,7 @@ def problem(preset: str) -> Problem:
 
 
 def batch_of(model: ModelConfig, size: int) -> Batch:
-    """A batch as a step finds it, always the same one."""
+    """Make a batch; it is always the same."""
     torch.manual_seed(1)
     shape = size, model.frames, model.height, model.width, model.channels
     video = torch.randint(256, shape, dtype=torch.uint8, device=device())
@@ -73,21 +73,21 @@ def batch_of(model: ModelConfig, size: int) -> Batch:
 
 
 def stock_inputs(batch: Batch, layout: torch.memory_format, dtype: torch.dtype = torch.float32):
-    """Clips (N, C, T, H, W) and noise (N, latent, 1, 1, 1) as the stock loop takes them."""
+    """Return clips (N, C, T, H, W) and noise (N, latent, 1, 1, 1) for the stock loop."""
     real = to_float(batch.video, device()).to(dtype).contiguous(memory_format=layout)
     return real, batch.z.to(dtype)[:, :, None, None, None]
 
 
 @functools.cache
 def exact_losses(preset: str, size: int, dtype: str = "fp64") -> torch.Tensor:
-    """Both losses of the stock loop's first step on so many clips, in float64 or "fp32": G's comes after D's update."""
+    """Compute both losses of the stock loop's first step, in float64 or "fp32"; G's after D's update."""
     model, exact = problem(preset).model, {"fp64": torch.float64, **DTYPES}[dtype]
     loop = StockLoop(f"{dtype}-eager-contiguous", model)
     return torch.stack(loop(*stock_inputs(batch_of(model, size), loop.layout, exact))).double()
 
 
 class Counted(CudaGraphs):
-    """CUDA graphs that are counted, so that it is sure that steps are replayed."""
+    """CUDA graphs with a count of captures, to check that steps are replayed."""
 
     captured = 0
 
@@ -97,11 +97,12 @@ class Counted(CudaGraphs):
 
 
 class Ours:
-    """Our step through the trainer's runner, on the same clips again and again.
+    """Our step, run by the trainer's runner on the same clips every time.
 
     Args:
-        preset: the model and how it is trained. dtype: "bf16" or "fp32".
-        graphs: whether to capture the step in CUDA graphs, where there is a GPU.
+        preset: the model and its training configuration.
+        graphs: whether to capture the step in CUDA graphs, on a GPU.
+        dtype: "bf16" or "fp32".
     """
 
     def __init__(self, preset: str, graphs: bool, dtype: str = DTYPE):
@@ -112,7 +113,7 @@ class Ours:
         self.number, self.runners = itertools.count(), 0
 
     def runs(self, size: int):
-        """A function that runs a step on a batch of this size, which is already captured where that is asked for."""
+        """Return a function that runs a step on a batch of this size, captured already if `graphs` was set."""
         batch = batch_of(self.problem.model, size)
         runner = StepRunner(self.step, Given(batch.z), "on" if self.graphs else "off", self.graphs)
         clips = Clips(batch.video)
@@ -125,11 +126,11 @@ class Ours:
         return run
 
     def check(self, size: int | None = None, dtype: str = "fp64") -> None:
-        """Both losses of the first step are the exact ones; of one that is replayed, too.
+        """Check both losses of the first step, captured or not, against the stock loop.
 
         Args:
-            size: clips of that step, by default those that a GPU computes in float64 in no time.
-            dtype: of the stock loop that it is compared with.
+            size: batch size, by default one that a GPU computes quickly in float64.
+            dtype: dtype of the stock loop.
         """
         size = size or self.problem.checked
         run = self.runs(size)
@@ -141,7 +142,7 @@ class Ours:
         torch.testing.assert_close(losses, exact, rtol=loose, atol=loose, check_dtype=False)
 
     def restart(self) -> None:
-        """Back to the stock loop's first weights, in place, where graphs find them."""
+        """Reset the weights in place to the stock loop's initial weights; CUDA graphs keep their addresses."""
         stock = StockLoop("fp32-eager-contiguous", self.problem.model)
         self.step.reset()
         load_in_order(self.step.generator, stock.generator)
@@ -149,7 +150,7 @@ class Ours:
         self.step.totals.zero_()
 
     def totals(self) -> dict[str, torch.Tensor]:
-        """The sum of each scalar over all steps."""
+        """Return the sum of each scalar over all steps."""
         return dict(zip(StepResult._fields, self.step.totals[0].unbind(), strict=True))
 
     def well(self) -> bool:

@@ -1,6 +1,6 @@
-"""Several processes that run steps in lockstep, of which the first one is timed; and how fast they exchange tensors.
+"""Several processes that run steps in lockstep, for timing in the first one; and the speed of their all-reduce.
 
-The others are started as `python bench/peers.py`, with what torchrun would put into their environment.
+The other processes run `python bench/peers.py` with torchrun's environment variables.
 """
 
 import json
@@ -23,14 +23,14 @@ from sweep import Point, Sizes, runner_of  # noqa: E402
 
 from fastvgan.training.parallel import Parallel  # noqa: E402
 
-_SMALL, _LARGE = 1, 4 * 2**20  # numbers of float32 in the tensors that are exchanged
-_TIMEOUT = 600  # seconds for another process to start or to answer, on a machine that is busy too
+_SMALL, _LARGE = 1, 4 * 2**20  # float32 elements of the exchanged tensors
+_TIMEOUT = 600  # seconds for another process to start or to answer, also on a busy machine
 _TIMES = {_SMALL: 200, _LARGE: 12}
 
 
 @contextmanager
 def stepping(point: Point):
-    """A function that runs one step of all of the point's processes, of which this is the first."""
+    """Start the point's other processes; yield a function that runs one step of all processes, and the step."""
     with _together(point.sizes.processes, json.dumps(asdict(point))) as parallel:
         run, step = runner_of(point, _device(0), parallel)
 
@@ -43,8 +43,8 @@ def stepping(point: Point):
 
 
 def exchange_rates(processes: int) -> tuple[float, float]:
-    """(bytes a second that each process sends in an all-reduce of 16 MiB, seconds of one of 4 bytes); of many, the
-    middle one."""
+    """Return bytes per second that each process sends in an all-reduce of 16 MiB, and seconds of an all-reduce of
+    4 bytes; both are medians."""
     with _together(processes, "") as parallel:
         seconds = _exchange(parallel)
     sent = 2 * (processes - 1) / processes * 4 * _LARGE
@@ -53,7 +53,7 @@ def exchange_rates(processes: int) -> tuple[float, float]:
 
 @contextmanager
 def _together(processes: int, task: str):
-    """The processes' `Parallel` here, in the first one; the others do the task, and end well or with an error here."""
+    """Start the other processes on the task; yield this process's `Parallel`; raise if another process failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -72,7 +72,7 @@ def _together(processes: int, task: str):
         finally:
             parallel.close()
         if any(_status(other) for other in others):
-            raise RuntimeError("another process of the step did not end well; what it printed says why")
+            raise RuntimeError("another process failed; see its output above")
     finally:
         for other in others:
             if other.poll() is None:
@@ -83,7 +83,7 @@ def _together(processes: int, task: str):
 
 
 def _status(process: subprocess.Popen) -> int:
-    """Its exit status; -1 if it has not ended after a minute."""
+    """Return the exit status, or -1 if the process has not ended after a minute."""
     try:
         return process.wait(timeout=60)
     except subprocess.TimeoutExpired:
@@ -91,7 +91,7 @@ def _status(process: subprocess.Popen) -> int:
 
 
 def _goes_on(parallel: Parallel, wished: bool) -> bool:
-    """Whether there is another step, as the trainer asks before each; only the first process may wish to end."""
+    """Return whether to run another step, by the trainer's vote; only the first process votes to stop."""
     parallel.begin_vote(int(not wished))
     return not parallel.vote()
 
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def _run(parallel: Parallel, task: str) -> None:
-    """Steps of the point that the task is, for as long as the first process wishes; without a task, exchanges."""
+    """Run steps of the task's point until the first process votes to stop; without a task, all-reduces."""
     if not task:
         _exchange(parallel)
         return

@@ -1,4 +1,4 @@
-"""The ratios of a summary as bars."""
+"""Bar chart of a summary's ratios."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ COLOURS = {"fp32": "#3b6ea8", "bf16": "#e08a2e"}
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
-    """Draw how many times faster ours is than the best stock variant, a row a problem, a bar a dtype.
+    """Draw our speed relative to the best stock variant, one row per problem, one bar per dtype.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -31,7 +31,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.08, y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(f"times as fast as the best stock variant ({_machine(summary)})", fontsize=8)
+    axes.set_xlabel(f"speed relative to the best stock variant ({_machine(summary)})", fontsize=8)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
     axes.legend(handles, COLOURS, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,10 +40,10 @@ def plot(summary: dict[str, Any], path: Path) -> None:
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, list[tuple[str, float]]]]:
-    """(problem, [(dtype, ratio), …]) in the summary's order; a group's name ends in its dtype if it has only one."""
+    """Return (problem, [(dtype, ratio), …]) in the summary's order; names of groups with one dtype end in it."""
     rows: dict[str, list[tuple[str, float]]] = {}
     for name, group in summary["groups"].items():
-        if "ratio" in group and group["dtype"] in COLOURS:  # loading has none, and ratios on another scale
+        if "ratio" in group and group["dtype"] in COLOURS:  # not loading, whose ratios have another scale
             rows.setdefault(name.removesuffix(f", {group['dtype']}"), []).append((group["dtype"], group["ratio"]))
     return list(rows.items())
 

@@ -1,4 +1,4 @@
-"""Run the benchmarks and report how ours compares to stock PyTorch and to what the machine can do at most."""
+"""Run the benchmarks and compare our results with stock PyTorch and with the machine's peak rates."""
 
 import json
 import re
@@ -24,13 +24,13 @@ from fastvgan.settings import Settings  # noqa: E402
 class Arguments(Settings):
     """Run the benchmarks, print a table, and write the results and a plot of the ratios.
 
-    Of a whole run these go to bench/results/ and docs/; of a part (--only) nowhere unless --out says where.
+    A complete run writes to bench/results/ and docs/; a partial run (--only) writes only with --out.
     """
 
     source: Annotated[tuple[Path, ...], tyro.conf.arg(name="from", metavar="FILE.json")] = ()
-    """Report these files, written by `pytest bench --benchmark-only --benchmark-json=FILE.json`, and run nothing."""
+    """Report these files, written by `pytest bench --benchmark-only --benchmark-json=FILE.json`; run nothing."""
     only: str | None = None
-    """Run only the benchmarks that match, as pytest's -k; the ceilings are measured in any case."""
+    """Run only the benchmarks that match this expression (pytest's -k), and the machine's peak rates."""
     out: Path | None = None
     """Folder for the results and the plot."""
 
@@ -38,7 +38,7 @@ class Arguments(Settings):
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(Arguments, "python bench/report.py", arguments)
     if parsed.source and parsed.only:
-        raise UserError("--from reports what was run, --only says what to run; give one of them")
+        raise UserError("--from reports existing results, --only selects benchmarks to run; pass only one of them")
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         sources = parsed.source
@@ -46,18 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
             sources = (Path(folder, "benchmarks.json"),)
             failed = _run(sources[0], parsed.only)
             if not sources[0].exists():
-                raise UserError("pytest ended without results: see above")
+                raise UserError("pytest wrote no results; see its output above")
         summary = _read(sources)
     print(as_text(summary))
     if parsed.out or not (parsed.only or failed or summary["machine"].get("tiny")):
         _write(summary, parsed.out or ROOT / "bench" / "results", parsed.out or ROOT / "docs")
     if failed:
-        print("some benchmarks failed: the table is without them", file=sys.stderr)
+        print("some benchmarks failed and are missing from the table", file=sys.stderr)
     return int(failed)
 
 
 def _run(target: Path, only: str | None) -> bool:
-    """Run the benchmarks; whether any failed."""
+    """Run the benchmarks; return whether any failed."""
     command = [sys.executable, "-m", "pytest", "-q", "bench", "--benchmark-only", f"--benchmark-json={target}"]
     command += ["--benchmark-columns=median,iqr,rounds"]
     if only:
@@ -71,13 +71,11 @@ def _read(sources: tuple[Path, ...]) -> dict[str, Any]:
         runs = [json.loads(source.read_text(encoding="utf-8")) for source in sources]
         summary = summarise(merged(runs))
     except OSError as error:
-        raise UserError(f"there are no results in {error.filename}: {error.strerror}") from error
+        raise UserError(f"cannot read the results in {error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{names}: not what pytest-benchmark writes for one run of these benchmarks: {error}"
-        ) from error
+        raise UserError(f"{names}: not pytest-benchmark's results of one run of these benchmarks: {error}") from error
     if not summary["groups"] and not summary["ceilings"]:
-        raise UserError(f"{names} holds no benchmarks")
+        raise UserError(f"{names} contains no benchmarks")
     return summary
 
 

@@ -1,8 +1,8 @@
-"""The time that no implementation can undercut: operations at the highest rate, or bytes at the highest bandwidth."""
+"""The minimum time of an operation, by the peak rates of operations and of memory (the roofline model)."""
 
 from typing import Any
 
-# Of the data sheets, dense: GFLOP/s of tensor cores (float32 as tf32) and GB/s. Only where nothing was measured.
+# From data sheets, dense: GFLOP/s of tensor cores (float32 as tf32) and GB/s; used for rates that were not measured.
 _SHEETS = {
     "H200": {"gemm bf16": 989e3, "gemm fp32": 494e3, "copy": 4800},
     "H100 PCIe": {"gemm bf16": 756e3, "gemm fp32": 378e3, "copy": 2000},
@@ -13,13 +13,13 @@ _SHEETS = {
 
 
 def peaks(ceilings: dict[str, float], device: str) -> dict[str, float]:
-    """The ceilings as measured, and what is missing by the device's data sheet if it is a known one."""
+    """Return the measured peak rates, completed from the device's data sheet if it is known."""
     sheet = next((rates for name, rates in _SHEETS.items() if name in device), {})
     return {**sheet, **ceilings}
 
 
 def floor(facts: dict[str, Any], highest: dict[str, float]) -> dict[str, Any]:
-    """The least that a call takes, "floor_ms", and "floor_by", "gemm" or "copy", which sets it; nothing if unknown."""
+    """Return a call's minimum time, "floor_ms", and its limit, "floor_by": "gemm" or "copy"; {} if unknown."""
     gemm, copy = highest.get(f"gemm {facts['dtype']}"), highest.get("copy")
     times = {}
     if "flops" in facts and gemm:

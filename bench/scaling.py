@@ -1,8 +1,8 @@
-"""How a train step's cost grows: seconds on N devices, memory, bytes exchanged, and what a set of clips takes to store.
+"""A model of a training step's cost: seconds on N devices, memory, exchanged bytes, and storage for clips.
 
-docs/scaling.md explains the model and says how far it is off. `python bench/scaling.py` prints its tables;
-`--fit FILE…` fits a device's rates to sweeps that bench/gpu/scale.py or bench/test_scale.py measured, and says how far
-each step is off when it is left out of the fit.
+docs/scaling.md explains the model and its errors. `python bench/scaling.py` prints its tables; `--fit FILE…` fits a
+device's rates to sweeps that bench/gpu/scale.py or bench/test_scale.py measured, and prints the error of each step when
+it is left out of the fit.
 """
 
 import argparse
@@ -36,9 +36,10 @@ _GPU_TILE = 64  # channels that a matrix product on tensor cores is made of at l
 
 @dataclass(frozen=True)
 class Rates:
-    """How long operations take: a sum of three terms, each of which can be the one that matters.
+    """The time of an operation, as a sum of three terms.
 
-    per_flop, per_byte, per_operation: seconds each. tile: channels are rounded up to a multiple of this.
+    per_flop, per_byte, per_operation: seconds.
+    tile: channels are rounded up to a multiple of it.
     """
 
     per_flop: float
@@ -47,7 +48,7 @@ class Rates:
     tile: int = 1
 
     def seconds(self, work: Work) -> float:
-        """Seconds of one operation; views and allocations take none."""
+        """Return the seconds of one operation; 0 for views and allocations."""
         if not work.bytes:
             return 0.0
         return self.per_flop * tiled(work, self.tile) + self.per_byte * work.bytes + self.per_operation
@@ -55,7 +56,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Device:
-    """A device by its rates for convolutions and for everything else, and the GB/s at which clips reach it."""
+    """A device: its rates for convolutions and for other operations, and the GB/s at which it receives clips."""
 
     name: str
     convolutions: Rates
@@ -68,10 +69,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Network:
-    """What joins the processes.
+    """The network between the processes.
 
-    bytes_per_s: that one process sends while all of them run a ring all-reduce. latency: seconds of a collective of few
-    bytes. hidden: share of the gradients' all-reduce that backward passes hide.
+    bytes_per_s: bytes per second that each process sends in a ring all-reduce.
+    latency: seconds of a collective of a few bytes.
+    hidden: share of the gradients' all-reduce that overlaps with backward passes.
     """
 
     name: str
@@ -86,12 +88,12 @@ BETWEEN = Network("400 Gb/s for each GPU between machines", 40e9, 40e-6)
 
 
 def tiled(work: Work, tile: int) -> float:
-    """An operation's FLOPs with its channels rounded up to whole tiles, as a GEMM kernel computes them."""
+    """Return an operation's FLOPs with its channels rounded up to whole tiles, as a GEMM kernel computes them."""
     return work.flops * math.prod(math.ceil(c / tile) * tile / c for c in work.channels)
 
 
 def parts_of_step(cost: StepCost, device: Device) -> dict[str, float]:
-    """Seconds of a step by what takes them: "products", "memory" and "launches"."""
+    """Return the seconds of a step by their cause: "products", "memory" and "launches"."""
     busy = [(work, device.rates(work)) for work in cost.work if work.bytes]
     return {
         "products": sum(rates.per_flop * tiled(work, rates.tile) for work, rates in busy),
@@ -101,17 +103,17 @@ def parts_of_step(cost: StepCost, device: Device) -> dict[str, float]:
 
 
 def step_seconds(cost: StepCost, device: Device) -> float:
-    """Seconds of one process's step."""
+    """Return the seconds of one process's step."""
     return sum(device.rates(work).seconds(work) for work in cost.work)
 
 
 def exchanged_bytes(cost: StepCost, processes: int) -> float:
-    """Bytes that each process sends in a step for the gradients of both networks, in a ring."""
+    """Return the bytes that each process sends per step for the gradients of both networks, in a ring."""
     return 2 * (processes - 1) / processes * cost.fixed.gradients
 
 
 def exchange_seconds(cost: StepCost, network: Network, processes: int) -> dict[str, float]:
-    """Seconds that collectives add to a step: "gradients", and "norms", with whatever else is a few bytes.
+    """Return the seconds that collectives add to a step: "gradients", and "norms", with other small collectives.
 
     A batch norm waits for its collective, forward and backward, since nothing can be computed without the statistics.
     """
@@ -125,31 +127,31 @@ def exchange_seconds(cost: StepCost, network: Network, processes: int) -> dict[s
 
 
 def memory_bytes(cost: StepCost, on_gpu: bool = True) -> int:
-    """Bytes a process needs: what it always holds, with 16-bit copies of weights on a GPU, and a step's peak."""
+    """Return the bytes that a process needs: its state, 16-bit copies of weights on a GPU, and a step's peak."""
     return cost.fixed.state + cost.fixed.gradients + on_gpu * cost.fixed.copies + cost.peak
 
 
 def decoded_bytes(model: ModelConfig, frames: int | None = None) -> int:
-    """Bytes of one uint8 clip, with the model's frames or as many as given."""
+    """Return the bytes of one uint8 clip, with the model's number of frames or the given one."""
     return (frames or model.frames) * model.height * model.width * model.channels
 
 
 def encoded_bytes(model: ModelConfig, bits_per_pixel: float, frames: int | None = None) -> int:
-    """Bytes of one clip as a video file, whose bits are counted for each pixel of each frame."""
+    """Return the bytes of one clip as a video file, by its bits per pixel of each frame."""
     return round((frames or model.frames) * model.height * model.width * bits_per_pixel / 8)
 
 
 def data_seconds(model: ModelConfig, batch: int, device: Device) -> float:
-    """To bring a step's decoded clips to the device, which happens beside the step before."""
+    """Return the seconds to copy a step's decoded clips to the device, which overlaps with the previous step."""
     return batch * decoded_bytes(model) / (device.input_gb_per_s * 1e9)
 
 
 def predict(cost: StepCost, model: ModelConfig, device: Device, network: Network, processes: int) -> dict[str, Any]:
-    """A step of `processes` devices, each with `cost.batch` clips.
+    """Predict a step of `processes` devices, each with `cost.batch` clips.
 
     Returns:
-        "step_s"; "videos_per_s" of all together; "efficiency", of N times one device's rate; "parts", seconds by what
-        takes them; "first", the largest of these. Data that comes slower than a step sets the step.
+        "step_s"; "videos_per_s" of all devices; "efficiency", relative to N times one device's rate; "parts", the
+        seconds by their cause; "first", the largest of these. If data arrives more slowly, it determines "step_s".
     """
     parts = parts_of_step(cost, device) | exchange_seconds(cost, network, processes)
     computed = sum(parts.values())
@@ -169,7 +171,7 @@ Sample = tuple[float, float, float, float]  # FLOPs, bytes, operations, and the 
 
 
 def fit(samples: Sequence[Sample], tile: int = 1) -> Rates:
-    """The rates whose relative errors over the samples have the least sum of squares; none is negative.
+    """Fit non-negative rates to the samples, by the least squares of relative errors.
 
     FLOPs of the samples have channels rounded up to `tile` already. By non-negative least squares (Lawson and Hanson,
     1974) with each row divided by its seconds.
@@ -187,12 +189,12 @@ def fit(samples: Sequence[Sample], tile: int = 1) -> Rates:
 
 
 def sample_of(cost: StepCost, seconds: float, tile: int = 1) -> Sample:
-    """A whole step as a sample for `fit`."""
+    """Return a whole step as a sample for `fit`."""
     return sum(tiled(work, tile) for work in cost.work), cost.bytes, cost.operations, seconds
 
 
 def errors_left_out(samples: Sequence[Sample], tile: int = 1) -> list[float]:
-    """How far the rates fitted to all other samples are off for each sample, as a share of its seconds."""
+    """Return, for each sample, the relative error of the rates fitted to all other samples."""
     errors = []
     for i, (flops, moved, operations, seconds) in enumerate(samples):
         rates = fit([*samples[:i], *samples[i + 1 :]], tile)
@@ -202,7 +204,7 @@ def errors_left_out(samples: Sequence[Sample], tile: int = 1) -> list[float]:
 
 
 def passes_as_samples(found: dict[str, Any], impl: str, tile: int = _GPU_TILE) -> list[Sample]:
-    """The passes of a file that bench/gpu/convs.py wrote, as samples: "stock" of them, "triton" or the "faster" one."""
+    """Return the passes in a file of bench/gpu/convs.py as samples, by "stock", "triton" or the "faster" one."""
     samples = []
     for row in found["passes"]:
         times = {"stock": min(row["stock_ms"].values()), "triton": row["triton_ms"]}
@@ -213,7 +215,7 @@ def passes_as_samples(found: dict[str, Any], impl: str, tile: int = _GPU_TILE) -
 
 
 def work_of_pass(row: dict[str, Any]) -> Work:
-    """One pass of a convolution with cubes for inputs and kernels, in 16 bits."""
+    """Return the work of a convolution's pass, with cubic inputs and kernels, in a 16-bit dtype."""
     size, kernel, stride, padding = (row[name] for name in ("size", "kernel", "stride", "padding"))
     if row["transposed"]:
         out = (size - 1) * stride - 2 * padding + kernel
@@ -227,7 +229,7 @@ def work_of_pass(row: dict[str, Any]) -> Work:
 
 
 def h100(impl: str = "faster") -> Device:
-    """An H100 by its measured passes of convolutions, copy bandwidth and small launches, for captured steps in bf16."""
+    """Build an H100's model from its measured convolutions, copies and launches, for captured steps in bf16."""
     found = json.loads(PASSES.read_text(encoding="utf-8"))
     # 206 launches under 3 us took 0.30 ms of a captured step (step-profile of commit 9cd0ec5).
     others = Rates(0.0, 1 / (found["copy_gb_per_s"] * 1e9), 0.30e-3 / 206)
@@ -235,7 +237,7 @@ def h100(impl: str = "faster") -> Device:
 
 
 def table(presets: Sequence[str], counts: Sequence[int], device: Device) -> list[str]:
-    """Lines: each preset on each number of devices, with its own batch on each of them."""
+    """Format a table of each preset on each number of devices, with the preset's batch on every device."""
     head = ("preset", "GPUs", "step ms", "videos/s", "efficiency", "memory GB", "sends MB", "first limit")
     rows = [head]
     for name in presets:
@@ -251,9 +253,9 @@ def table(presets: Sequence[str], counts: Sequence[int], device: Device) -> list
 
 
 def fitted(paths: Sequence[Path]) -> list[str]:
-    """Lines: rates fitted to the steps of sweeps, and how far each step is off that is left out of the fit.
+    """Format the rates fitted to the steps of sweeps, and each step's error when it is left out of the fit.
 
-    Where several sweeps have a step, its least time counts: whatever else runs on a machine only adds to it.
+    If several sweeps contain a step, its lowest time counts: other processes on a machine only add to it.
     """
     rows = least([row for path in paths for row in steps_in(json.loads(path.read_text(encoding="utf-8")))])
     tile = _GPU_TILE if any(row["on_gpu"] for row in rows) else 1
@@ -274,7 +276,7 @@ def fitted(paths: Sequence[Path]) -> list[str]:
 
 
 def write_steps(paths: Sequence[Path], out: Path) -> None:
-    """The steps that are fitted, each with its least time, and what the first file says of where they were measured."""
+    """Write the fitted steps, each with its lowest time, and the first file's description of the machine."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     first = files[0]
     head = first.get("machine_info", {}).get("fastvgan") or {k: v for k, v in first.items() if k != "steps"}
@@ -290,9 +292,9 @@ def write_steps(paths: Sequence[Path], out: Path) -> None:
 
 
 def steps_in(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The single-process steps of a sweep, from bench/gpu/scale.py's file or pytest-benchmark's, with their seconds.
+    """Return the single-process steps of a sweep, from a file of bench/gpu/scale.py or pytest-benchmark.
 
-    Those are of the CPU where they were measured on one thread of it.
+    "seconds" is CPU time if one thread was measured on the CPU.
     """
     if "benchmarks" in found:
         on_gpu = found["machine_info"]["fastvgan"]["device"] != "cpu"
@@ -305,7 +307,7 @@ def steps_in(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def least(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The row with the least seconds for each step, and with the least peak where that was measured."""
+    """Return each step's row with the lowest seconds, and the lowest peak memory if it was measured."""
     found: dict[Any, dict[str, Any]] = {}
     for row in rows:
         key = row["family"], row["dtype"], tuple(row["sizes"].values())
@@ -322,7 +324,7 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def cost_of(row: dict[str, Any]) -> StepCost:
-    """What the step of a sweep's row costs."""
+    """Return the cost of the step in a sweep's row."""
     return _cost(row["family"], Sizes(**row["sizes"]), row["dtype"])
 
 
@@ -336,7 +338,7 @@ def main() -> int:
     parser.add_argument("--presets", nargs="+", default=["digits", "reference", "clips", "clips-64"], choices=PRESETS)
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 8, 64])
     parser.add_argument("--fit", nargs="+", type=Path, metavar="FILE", help="sweeps to fit rates to, instead of tables")
-    parser.add_argument("--out", type=Path, help="where to write the steps that --fit took, as JSON to be fitted again")
+    parser.add_argument("--out", type=Path, help="write the steps of --fit to this JSON file")
     parsed = parser.parse_args()
     if parsed.fit and parsed.out:
         write_steps(parsed.fit, parsed.out)

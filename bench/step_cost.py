@@ -1,7 +1,7 @@
-"""What one train step of any configuration costs, counted by running it: operations, bytes, memory and collectives.
+"""The cost of one training step of any configuration: operations, bytes, memory and collectives, counted while it runs.
 
-The step is the trainer's own, run on the CPU on two small batches. Each operation's counts are affine in the batch, so
-two batches give those of any other.
+The trainer's step runs on the CPU on two small batches. The counts of each operation are affine in the batch size, so
+two batches determine those of any other.
 """
 
 import itertools
@@ -34,8 +34,10 @@ _DDP_FIRST, _DDP_BUCKET = 2**20, 25 * 2**20  # bytes, the defaults of Distribute
 class Work:
     """One operation of a step.
 
-    flops: of its products. bytes: of its arguments and results; 0 where it only allocates or gives a view. channels: on
-    either side of its products, () where it is no convolution. live: bytes alive after it of what the step made.
+    flops: FLOPs of its products.
+    bytes: bytes of its arguments and results; 0 if it only allocates or returns a view.
+    channels: channels on both sides of a convolution; () for other operations.
+    live: bytes of the step's tensors that are alive after it.
     """
 
     name: str
@@ -47,10 +49,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What a step holds and exchanges whatever its batch is.
+    """Memory and communication of a step that do not depend on its batch size.
 
-    parameters: how many numbers are trained, of G and of D. state: bytes of weights, buffers, moments and the average.
-    gradients: bytes of both networks' gradients. copies: bytes of the convolutions' weights in a 16-bit dtype.
+    parameters: number of parameters of G and of D.
+    state: bytes of weights, buffers, optimizer moments and the moving average.
+    gradients: bytes of both networks' gradients.
+    copies: bytes of the convolutions' weights in a 16-bit dtype.
     """
 
     parameters: tuple[int, int]
@@ -60,13 +64,13 @@ class Fixed:
 
     @property
     def buckets(self) -> int:
-        """About how many all-reduces of gradients a step has: DistributedDataParallel never cuts a parameter."""
+        """Approximate number of gradient all-reduces per step; DistributedDataParallel never splits a parameter."""
         return sum(1 + max(0, math.ceil((4 * count - _DDP_FIRST) / _DDP_BUCKET)) for count in self.parameters)
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step of `batch` clips on one device costs; `work` is its operations in order."""
+    """Cost of a step of `batch` clips on one device; `work` lists its operations in order."""
 
     batch: int
     work: Sequence[Work]
@@ -82,24 +86,24 @@ class StepCost:
 
     @property
     def operations(self) -> int:
-        """How many operations compute or copy something."""
+        """Number of operations that compute or copy."""
         return sum(work.bytes > 0 for work in self.work)
 
     @property
     def norms(self) -> int:
-        """How many batch norms run, forward and backward; across processes each of these is one collective."""
+        """Number of batch norms, forward and backward; with several processes each needs one collective."""
         return sum(work.name in _NORMS for work in self.work)
 
     @property
     def peak(self) -> int:
-        """Bytes held at the worst moment above what is held between steps."""
+        """Peak bytes within the step, above the bytes held between steps."""
         return max(work.live for work in self.work)
 
 
 class Tracer(TorchDispatchMode):
-    """Records every operation, and the memory of those results that are alive.
+    """Records every operation, and the memory of its results while they are alive.
 
-    What an operation allocates and frees within itself is not seen.
+    Memory that an operation allocates and frees internally is not counted.
     """
 
     def __init__(self):
@@ -109,7 +113,7 @@ class Tracer(TorchDispatchMode):
         self._seen: weakref.WeakSet = weakref.WeakSet()
 
     def restart(self) -> None:
-        """Forget the operations, and count memory from what is alive now."""
+        """Clear the recorded operations, and count memory relative to the current state."""
         self.work, self.live = [], 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -135,7 +139,7 @@ class Tracer(TorchDispatchMode):
 
 
 def _is_free(function, given: list[torch.Tensor], made: list[torch.Tensor]) -> bool:
-    """Whether an operation only allocates, or gives views of what it was given."""
+    """Return whether an operation only allocates, or only returns views of its arguments."""
     schema = function._schema
     if schema.name.startswith("profiler::") or "empty" in schema.name:
         return True
@@ -146,10 +150,10 @@ def _is_free(function, given: list[torch.Tensor], made: list[torch.Tensor]) -> b
 
 
 def products(function, args: tuple, kwargs: dict[str, Any], results) -> tuple[int, tuple[int, ...]]:
-    """FLOPs of one operation, and the channels on either side where it is one of the package's convolutions.
+    """Return the FLOPs of one operation, and, for one of our convolutions, the channels on both sides.
 
     A product and its sum are two FLOPs, and products with padding count, as in `torch.utils.flop_counter`, whose
-    formulas serve for torch's own operations. An operation without products has none.
+    formulas are used for torch's own operations. An operation without products has 0 FLOPs.
     """
     name = function._schema.name
     if name in _CONVOLUTIONS:
@@ -182,12 +186,12 @@ def _fused(given: dict, results) -> tuple[int, torch.Tensor]:
 
 
 def _lstm(given: dict, results) -> tuple[int, torch.Tensor]:
-    """Two convolutions a time step that keep the size: of the input and of the state before."""
+    """Two convolutions per time step, of the input and of the previous state, which keep the size."""
     return sum(_conv(given["x"], given[name]) for name in ("weight_ih", "weight_hh")), given["weight_hh"]
 
 
 def _lstm_backward(given: dict, results) -> tuple[int, torch.Tensor]:
-    """As `wanted` says; the state's data gradient is always needed, to go from one time step to the one before."""
+    """The passes in `wanted`, and the state's data gradient, which every previous time step needs."""
     wanted = given["wanted"]
     passes = {"weight_ih": wanted[0] + wanted[3], "weight_hh": 1 + wanted[4]}
     return sum(count * _conv(given["x"], given[name]) for name, count in passes.items()), given["weight_hh"]
@@ -205,11 +209,13 @@ _CONVOLUTIONS: dict[str, Callable[[dict, Any], tuple[int, torch.Tensor]]] = {
 
 
 def make_runner(config: RunConfig, device: torch.device, dtype: torch.dtype, parallel=None):
-    """A configuration's step as the command runs it on the captioned digits, which have any size and draw themselves.
+    """Build a configuration's step as the command runs it, on the captioned digits.
 
     Args:
-        config: its batch is of all processes together. dtype: of autocast; float32 for none.
-        parallel: the processes that share the step, by default this one alone.
+        config: the configuration; its batch size counts all processes.
+        device: the device of the step.
+        dtype: the dtype of autocast; float32 for none.
+        parallel: the processes that share the step; by default only this one.
 
     Returns:
         The `StepRunner`, to be called with the step's number, and the `AdversarialStep` it runs.
@@ -225,15 +231,15 @@ def make_runner(config: RunConfig, device: torch.device, dtype: torch.dtype, par
 
 
 def with_batch(config: RunConfig, batch: int) -> RunConfig:
-    """The configuration with batches of so many clips, without CUDA graphs."""
+    """Return the configuration with this batch size and without CUDA graphs."""
     training = config.training.model_copy(update={"batch_size": batch, "cuda_graphs": "off"})
     return config.model_copy(update={"training": training})
 
 
 def count(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) -> StepCost:
-    """What a step without gradient penalty costs on exactly `batch` clips, by running it on the CPU.
+    """Count the cost of a step without gradient penalty on exactly `batch` clips, by running it on the CPU.
 
-    It runs by the reference implementation, whose operations depend neither on the machine nor on sizes.
+    It uses the reference implementation, whose operations depend neither on the machine nor on sizes.
     """
     runner, step = make_runner(with_batch(config, batch), CPU, dtype)
     first = next(
@@ -263,10 +269,10 @@ def _fixed(step: AdversarialStep) -> Fixed:
 
 
 def counted(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) -> StepCost:
-    """What a step of `batch` clips costs, extended in a straight line from two small batches where it is a large one.
+    """Return the cost of a step of `batch` clips, linearly extrapolated from two small batches if it is large.
 
     Raises:
-        ValueError: the two steps run different operations, so that there is no line to extend.
+        ValueError: the steps on the two small batches run different operations.
     """
     small = 2 * frame_stride(config.model)  # pairs of clips share a condition; all together they show every frame
     if batch <= 2 * small:

@@ -1,4 +1,4 @@
-"""The adversarial loop as tutorials write it, in stock PyTorch: what our train step is compared with."""
+"""The adversarial loop of tutorials in stock PyTorch, the baseline of our training step."""
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,12 @@ from fastvgan.models.config import ModelConfig
 
 
 class StockLoop:
-    """A plain training loop: G runs for D's update and again for its own; D's gradients are always computed.
+    """Runs G for D's update and again for its own, and always computes D's gradients.
 
     Args:
-        variant: dtype, mode and memory format, such as "bf16-compile-channels_last", followed by "-graph" if
-            the whole loop is captured in a CUDA graph; the dtype may be "fp64".
-        model: whose networks these are.
+        variant: dtype, mode and memory format, such as "bf16-compile-channels_last", followed by "-graph" if the whole
+            loop is captured in a CUDA graph; the dtype may be "fp64".
+        model: configuration of the networks.
         adam: further options of both optimisers.
     """
 

@@ -1,4 +1,4 @@
-"""From pytest-benchmark's JSON to what is worth keeping: a group's medians, its ratio and its share of the ceilings."""
+"""Summary of pytest-benchmark's JSON: medians, ratios to stock PyTorch, and shares of the peak rates."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from targets import is_ours, overall, verdicts
 from text_table import aligned
 
 CEILINGS = "ceilings"
-# Of what a benchmark noted of its variant.
+# Facts about a variant that the summary keeps.
 _KEPT = ("peak_bytes", "cudnn_fp32_precision")
 _KEPT += ("overhead", "overhead_unrecorded", "outside_ms", "kernels_ms", "unrecorded_ms")
 
 
 def summarise(data: dict[str, Any]) -> dict[str, Any]:
-    """The machine, its ceilings and every group, as plain values for JSON; no name or path of the machine.
+    """Return the machine, its peak rates and every group, as plain values for JSON.
 
     Raises:
-        KeyError: the file is not of these benchmarks.
+        KeyError: the file is not from these benchmarks.
     """
     machine = data["machine_info"]["fastvgan"]
     groups: dict[str, list] = {}
@@ -39,22 +39,22 @@ def summarise(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several files of pytest-benchmark as one.
+    """Merge several files of pytest-benchmark.
 
     Raises:
-        ValueError: they are not of one machine, its software and one commit.
-        KeyError: one is not of these benchmarks.
+        ValueError: the files are from different machines, versions or commits.
+        KeyError: a file is not from these benchmarks.
     """
     first = runs[0]
     for run in runs[1:]:
         for told in (lambda r: r["machine_info"]["fastvgan"], lambda r: r["commit_info"].get("id")):
             if told(run) != told(first):
-                raise ValueError(f"the files are of different runs: {told(first)} and {told(run)}")
+                raise ValueError(f"the files are from different runs: {told(first)} and {told(run)}")
     return {**first, "benchmarks": [benchmark for run in runs for benchmark in run["benchmarks"]]}
 
 
 def _ceilings(benchmarks: list[dict]) -> dict[str, float]:
-    """GFLOP/s a dtype ("gemm fp32") and GB/s ("copy", "copy in cache"), each the best median."""
+    """Return GFLOP/s for each dtype ("gemm fp32") and GB/s ("copy", "copy in cache"), by the best median."""
     found: dict[str, float] = {}
     for benchmark in benchmarks:
         facts = benchmark["extra_info"]
@@ -78,7 +78,7 @@ def _group(name: str, benchmarks: list[dict], ceilings: dict[str, float], highes
         group["dtype"] = facts["dtype"]
         group |= _rates(facts, variants[best[True]]["median_ms"] / 1e3, ceilings) | floor(facts, highest)
     group["targets"] = verdicts(name, group)
-    # A difference within the noise is none: half of the rounds of one of the two lie further apart than 5%.
+    # Noisy if the interquartile range of either compared variant exceeds 5% of its median.
     compared = [variants[n] for n in best.values() if n]
     group["noisy"] = any(v["iqr_ms"] > 0.05 * v["median_ms"] for v in compared)
     return group
@@ -96,7 +96,7 @@ def _variant(benchmark: dict, ceilings: dict[str, float]) -> dict[str, Any]:
 
 
 def _rates(facts: dict, seconds: float, ceilings: dict[str, float]) -> dict[str, Any]:
-    """Ours: "flops" and "bytes" a call and a second, and the share of the ceiling, for which padding does not count."""
+    """Return our FLOPs and bytes, per call and per second, and their shares of the peaks, without padding."""
     rates: dict[str, Any] = {}
     kinds = (("flops", "gflops", "gemm", f"gemm {facts['dtype']}"), ("bytes", "gbytes", "copy", "copy"))
     for count, rate, short, ceiling in kinds:
@@ -112,12 +112,12 @@ def _rates(facts: dict, seconds: float, ceilings: dict[str, float]) -> dict[str,
 
 
 def as_text(summary: dict[str, Any]) -> str:
-    """The table for a terminal, a line a group."""
+    """Format the table for a terminal, one line per group."""
     machine = summary["machine"]
     head = f"{machine['device']}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
     head += f"CUDA {machine['cuda']}, Triton {machine.get('triton')}, commit {summary['commit']}"
     if machine.get("tiny"):
-        head += "\nEVERY PROBLEM IS SHRUNK (FASTVGAN_BENCH_TINY): this tries the code and measures nothing"
+        head += "\nSMALL PROBLEMS (FASTVGAN_BENCH_TINY): the times mean nothing"
     ceilings = ", ".join(
         f"{name} {rate:g} {'GFLOP/s' if name.startswith('gemm') else 'GB/s'}"
         for name, rate in summary["ceilings"].items()
@@ -131,7 +131,7 @@ def as_text(summary: dict[str, Any]) -> str:
     met = f"{sum(target['met'] for target in targets)} of {len(targets)} targets met"
     notes = (
         "~: noisy (interquartile range above 5% of the median). GFLOP/s by the usual count, GEMM without padding.\n"
-        "floor: ms that operations without padding at the GEMM ceiling, or the bytes at that of copying, take at least."
+        "floor: minimum ms, by operations without padding at the GEMM ceiling or by bytes at the copy ceiling."
     )
     means = [f"{_target(target)}, over {target['groups']} groups" for target in summary["overall"]]
     return "\n".join(

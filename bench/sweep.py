@@ -1,4 +1,4 @@
-"""Train steps that differ from a base in one size: frames, height and width, feature maps, batch or processes."""
+"""Training steps that differ from a base in one size: frames, height and width, feature maps, batch or processes."""
 
 import itertools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ STEPS_TO_CAPTURE = 20  # more than a runner runs eagerly before it captures
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a step: frames of a clip, its height and width, feature maps of the first layer, clips a process."""
+    """Sizes of a step: frames per clip, height and width, feature maps of the first layer, clips per process."""
 
     frames: int
     size: int
@@ -34,14 +34,14 @@ elif ON_GPU:
     BASE = {"conv3d": Sizes(16, 16, 128, 64), "recurrent": Sizes(16, 16, 32, 32)}
 else:  # at most one second per step
     BASE = {"conv3d": Sizes(16, 16, 32, 8), "recurrent": Sizes(16, 16, 16, 8)}
-_TIMES = {"frames": (0.5, 2, 4), "size": (2, 4), "width": (0.5, 2), "batch": (0.5, 2, 4)}  # the base's
+_TIMES = {"frames": (0.5, 2, 4), "size": (2, 4), "width": (0.5, 2), "batch": (0.5, 2, 4)}  # factors of the base's sizes
 if TINY:
     _TIMES = dict.fromkeys(_TIMES, (2,))
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the sweep: the model family, the dimension that is varied ("base" for none), and all sizes."""
+    """A step of the sweep: a family of models, the dimension that it changes ("base" for none), and its sizes."""
 
     family: str
     dimension: str
@@ -54,12 +54,12 @@ class Point:
 
     @property
     def config(self) -> RunConfig:
-        """The configuration of its run; the batch is that of all processes, as always."""
+        """The configuration of its run; the batch size counts all processes."""
         return config_of(self.family, self.sizes, self.sizes.processes * self.sizes.batch)
 
 
 def config_of(family: str, sizes: Sizes, batch: int) -> RunConfig:
-    """A family's preset with these sizes and a batch of so many clips."""
+    """Return a family's preset with these sizes and this batch size."""
     preset = PRESETS[FAMILIES[family]]
     updates = {"frames": sizes.frames, "height": sizes.size, "width": sizes.size, "base_width": sizes.width}
     model = preset.model.model_copy(update=updates)
@@ -68,7 +68,7 @@ def config_of(family: str, sizes: Sizes, batch: int) -> RunConfig:
 
 
 def points() -> list[Point]:
-    """The base of each family, then each size on its own; by families in turn, should time run out."""
+    """Return the base of each family, then each changed size, alternating between families in case time runs out."""
     of_each = [_points_of(family, base) for family, base in BASE.items()]
     return [point for together in zip(*of_each, strict=True) for point in together]
 
@@ -81,7 +81,7 @@ def _points_of(family: str, base: Sizes) -> list[Point]:
 
 
 def _processes() -> list[int]:
-    """Counts of processes beyond one: those that this machine's GPUs allow, or two on a CPU."""
+    """Return the numbers of processes above one: up to the number of GPUs, or two on a CPU."""
     if not ON_GPU:
         return [2]
     return list(itertools.takewhile(lambda n: n <= torch.cuda.device_count(), (2, 4, 8)))
@@ -90,11 +90,13 @@ def _processes() -> list[int]:
 def runner_of(
     point: Point, where: torch.device | None = None, parallel: Parallel | None = None, captures: bool = True
 ) -> tuple[Callable[[], None], AdversarialStep]:
-    """A function that runs the point's next step, and the step's state.
+    """Return a function that runs the point's next step, and the step.
 
     Args:
-        where: the device, by default the one that benchmarks run on. parallel: the processes that share the step.
-        captures: whether a single process on a GPU has captured the step as CUDA graphs before it is timed.
+        point: the point of the sweep.
+        where: the device, by default the benchmarks' device.
+        parallel: the processes that share the step.
+        captures: whether a single process on a GPU captures the step as CUDA graphs.
     """
     captures = captures and ON_GPU and point.sizes.processes == 1
     training = point.config.training.model_copy(update={"cuda_graphs": "on" if captures else "off"})

@@ -1,4 +1,4 @@
-"""What the project wants of each benchmark. The one place: change a target here."""
+"""Performance targets of all benchmarks."""
 
 import math
 import re
@@ -11,7 +11,7 @@ Group = dict[str, Any]  # as summary.py makes it
 
 @dataclass(frozen=True)
 class Target:
-    """For every group whose name matches `groups`: the measured value of `what`, at least or at most `bound`."""
+    """A bound, lower or upper, for the measured value of `what` in all groups whose names match `groups`."""
 
     groups: str
     what: str
@@ -20,7 +20,7 @@ class Target:
     at_most: bool = False
 
     def verdict(self, name: str, group: Group) -> dict[str, Any] | None:
-        """What was measured against what was wanted, or None where this says nothing of the group."""
+        """Compare the measured value with the bound; None if the target does not apply to the group."""
         if not re.search(self.groups, name):
             return None
         value = self.measure(group)
@@ -31,14 +31,14 @@ class Target:
         return {"what": self.what, "value": round(value, 3), "bound": self.bound, "at_most": self.at_most, "met": met}
 
     def mean(self, groups: dict[str, Group]) -> dict[str, Any] | None:
-        """The same of the geometric mean over all groups that match, with their number."""
+        """Compare the geometric mean over all matching groups with the bound, and add their number."""
         values = [self.measure(group) for name, group in groups.items() if re.search(self.groups, name)]
         logs = [math.log(value) for value in values if value]
         return {**self.compare(math.exp(sum(logs) / len(logs))), "groups": len(logs)} if logs else None
 
 
 def faster_than(pattern: str = "") -> Callable[[Group], float | None]:
-    """Return a function for the ratio of medians: best stock variant whose name matches, to our variant."""
+    """Measure the median of the best stock variant whose name matches, divided by our median."""
 
     def measure(group):
         theirs = [v["median_ms"] for n, v in group["variants"].items() if re.search(pattern, n) and not is_ours(n)]
@@ -48,23 +48,23 @@ def faster_than(pattern: str = "") -> Callable[[Group], float | None]:
 
 
 def share(ceiling: str) -> Callable[[Group], float | None]:
-    """Of the measured ceiling, "gemm" or "copy"."""
+    """Measure the share of the peak rate "gemm" or "copy"."""
     return lambda group: group.get(f"share_of_{ceiling}")
 
 
 def when_large(measure: Callable[[Group], float | None]) -> Callable[[Group], float | None]:
-    """The same for groups of 100 GFLOP or more, that any GPU is full with."""
+    """Restrict a measurement to groups of 100 GFLOP or more, which fully occupy a GPU."""
     return lambda group: measure(group) if group.get("flops", 0) >= 1e11 else None
 
 
 def times_floor(group: Group) -> float | None:
-    """Our time by that of the same FLOPs in GEMMs at their peak."""
+    """Our time divided by that of the same FLOPs in GEMMs at the peak rate."""
     reached = group.get("share_of_gemm_by_usual_count")  # as the floor of 0.41 s was counted
     return 1 / reached if reached else None
 
 
 def by_graphs(group: Group) -> float | None:
-    """Median of our best variant as it is, by that of our best one as a CUDA graph."""
+    """Median of our best variant without CUDA graphs, divided by that of our best one with them."""
     medians = {n: v["median_ms"] for n, v in group["variants"].items() if is_ours(n)}
     replayed = [median for name, median in medians.items() if name.endswith("-graph")]
     eager = [median for name, median in medians.items() if not name.endswith("-graph")]
@@ -77,7 +77,7 @@ def overhead(group: Group) -> float | None:
 
 
 def memory(group: Group) -> float | None:
-    """Our best variant's peak by the lowest of any stock variant."""
+    """Peak memory of our best variant divided by the lowest of all stock variants."""
     peaks = {n: v["peak_bytes"] for n, v in group["variants"].items() if v.get("peak_bytes")}
     theirs = [peak for name, peak in peaks.items() if not is_ours(name)]
     return peaks[group["ours"]] / min(theirs) if theirs and group["ours"] in peaks else None
@@ -131,12 +131,12 @@ MEANS = [
 
 
 def verdicts(name: str, group: Group) -> list[dict[str, Any]]:
-    """All targets that speak of a group."""
+    """Return the verdicts of all targets that apply to a group."""
     found = (target.verdict(name, group) for target in TARGETS)
     return [verdict for verdict in found if verdict is not None]
 
 
 def overall(groups: dict[str, Group]) -> list[dict[str, Any]]:
-    """All targets that speak of a mean over groups."""
+    """Return the verdicts of all targets for means over groups."""
     found = (target.mean(groups) for target in MEANS)
     return [verdict for verdict in found if verdict is not None]

@@ -1,7 +1,7 @@
-"""Check docs/scaling.md's prediction of several processes: `python -m fastvgan.train` alone and by torchrun, in turns.
+"""Compare docs/scaling.md's prediction with `python -m fastvgan.train`, alone and by torchrun, in turns.
 
-One process runs batches of B clips, N of them batches of N B. The prediction is the single one's step and what the
-model adds for collectives, from exchange rates that are measured here too.
+One process runs batches of B clips, N processes run batches of N B. The prediction is the step of one process plus the
+model's time for collectives, from all-reduce rates that are measured here too.
 """
 
 import argparse
@@ -31,11 +31,11 @@ CASES = [
     ("conv3d", Sizes(16, 32, 32, 8)),
     ("recurrent", Sizes(16, 16, 16, 8)),
 ]
-_LIMIT = 180.0  # seconds until a run must have its lines of metrics
+_LIMIT = 180.0  # seconds in which a run must write its lines of metrics
 
 
 def measure(family: str, sizes: Sizes, processes: int, lines: int) -> list[float]:
-    """Seconds a step in each of so many lines of metrics, of several steps each, after the first line."""
+    """Return seconds per step in each of `lines` lines of metrics after the first one."""
     command = ["-m", "fastvgan.train", "--preset", FAMILIES[family], "--precision", "fp32", "--device", "cpu"]
     flags = {"frames": sizes.frames, "height": sizes.size, "width": sizes.size, "base-width": sizes.width}
     flags |= {"batch-size": processes * sizes.batch, "steps": 1_000_000, "log-every": 5}
@@ -75,18 +75,18 @@ def _rates(process: subprocess.Popen, path: Path, count: int) -> list[float]:
         if process.poll() is not None:
             raise RuntimeError(f"the command ended with status {process.returncode}")
         time.sleep(0.05)
-    raise RuntimeError(f"the command had {len(rates)} lines of metrics after {_LIMIT:.0f} s, and not {count}")
+    raise RuntimeError(f"the command wrote {len(rates)} of {count} lines of metrics in {_LIMIT:.0f} s")
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Kill torchrun and all processes that it started, which form one session."""
+    """Kill torchrun and all its processes, which form one session."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def compare(family: str, sizes: Sizes, processes: int, rounds: int, lines: int) -> dict:
-    """Least seconds of a step over all rounds, in which one process and several take turns, and the prediction."""
+    """Time one process and several in turns; return the lowest seconds per step, and the prediction."""
     alone, together, rates = [], [], []
     for _ in range(rounds):
         alone += measure(family, sizes, 1, lines)
@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--lines", type=int, default=6, help="lines of metrics of each run, of 5 steps each")
+    parser.add_argument("--lines", type=int, default=6, help="lines of metrics per run, one every 5 steps")
     parsed = parser.parse_args()
     results = Results(parsed.out or Path("two-processes.json"), "commands", {**origin(), "cores": os.cpu_count()})
     for family, sizes in CASES:

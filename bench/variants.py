@@ -1,4 +1,4 @@
-"""The ways PyTorch can be made to run something, and how a benchmark names, checks and times each of them."""
+"""Variants of stock PyTorch (dtype, mode, memory format), and how benchmarks check and time them."""
 
 import copy
 import math
@@ -16,27 +16,27 @@ from fastvgan_kernels import choice
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 STOCK = [f"{mode}-{layout}" for mode in ("eager", "compile") for layout in FORMATS]
-# For groups that hold both dtypes, because a user picks the fastest of all: "fp32-eager-contiguous" and so on.
+# For groups with both dtypes, such as "fp32-eager-contiguous": users choose the fastest.
 STOCK_OF_ALL_DTYPES = [f"{dtype}-{variant}" for dtype in DTYPES for variant in STOCK]
-# torch.compile's mode of each. "graph" is for a CUDA graph made here, since those of torch copy every input first.
+# Modes of torch.compile. "graph": captured here, because torch's own CUDA graphs copy every input first.
 COMPILED = {"compile": None, "autotune": "max-autotune", "autotune-graph": "max-autotune-no-cudagraphs"}
 TINY = os.environ.get("FASTVGAN_BENCH_TINY") == "1"  # see on_gpu.py
-_ROUND = 5e-3  # seconds on a GPU: what one wait for it costs is then nothing
+_ROUND = 5e-3  # seconds per round on a GPU, so that synchronising takes a negligible share
 
 
 def device() -> torch.device:
-    """Where benchmarks run: the GPU if there is one."""
+    """Return the benchmarks' device: the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def stock(module: nn.Module, variant: str, x: torch.Tensor):
-    """A stock module and its input as the variant asks, "eager-contiguous" and so on."""
+    """Return a stock module and its input in a variant such as "eager-contiguous"."""
     mode, layout = variant.split("-")
     return in_mode(in_layout(module, FORMATS[layout]), mode), x.contiguous(memory_format=FORMATS[layout])
 
 
 def in_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """The module with its weights in the layout, which of a 2D convolution is that of its dimensions."""
+    """Convert the module's weights to the layout, in place; 2D weights to its 2D equivalent. Returns the module."""
     flat = torch.channels_last if layout is torch.channels_last_3d else layout
     for parameter in module.parameters():
         if parameter.dim() in (4, 5):
@@ -45,13 +45,13 @@ def in_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
 
 
 def in_mode(function, mode: str):
-    """The function or module as it is ("eager"), or compiled as a mode of COMPILED for the one shape it will see."""
+    """Return the function or module unchanged ("eager"), or compiled for one shape in a mode of COMPILED."""
     return torch.compile(function, dynamic=False, mode=COMPILED[mode]) if mode in COMPILED else function
 
 
 @contextmanager
 def implementation(name: str):
-    """Operations take this implementation where they can, as FASTVGAN_IMPL=name does; "auto" leaves it to the rules."""
+    """Set FASTVGAN_IMPL to this implementation within the context."""
     before = os.environ.get(choice.ENVIRONMENT)
     os.environ[choice.ENVIRONMENT] = name
     try:
@@ -64,12 +64,12 @@ def implementation(name: str):
 
 
 def autocast(dtype: str):
-    """What a user writes around a model of float32 parameters to compute in the dtype."""
+    """Return the autocast context for float32 parameters and this dtype."""
     return torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bf16")
 
 
 def forward_backward(module: nn.Module, x: torch.Tensor, dy: torch.Tensor, autocast_to: str = "fp32"):
-    """A function that gives the module's output and the gradients of its input and parameters."""
+    """Return a function that computes the module's output and the gradients of its input and parameters."""
     x = x.detach().requires_grad_()
     if x.is_contiguous(memory_format=torch.channels_last_3d):
         dy = dy.contiguous(memory_format=torch.channels_last_3d)
@@ -84,31 +84,28 @@ def forward_backward(module: nn.Module, x: torch.Tensor, dy: torch.Tensor, autoc
 
 
 def load_in_order(mine: nn.Module, theirs: nn.Module) -> nn.Module:
-    """Give our module the state of a stock one of the same layers under other names."""
+    """Load the state of a stock module with the same layers under other names. Returns our module."""
     mine.load_state_dict(dict(zip(mine.state_dict(), theirs.state_dict().values(), strict=True)))
     return mine
 
 
 def in_float64(module: nn.Module) -> nn.Module:
-    """A copy of the module that computes in float64."""
+    """Return a float64 copy of the module."""
     return copy.deepcopy(module).double()
 
 
 def away_from_kink(dy: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """dy, but zero where the exact value before a (leaky) ReLU is so near zero that rounding decides its slope.
+    """Return dy, set to 0 where the exact input of a (leaky) ReLU is so close to 0 that rounding decides its slope.
 
-    There either slope is right, and one element that rounds the other way would hide or fake an error of a gradient.
+    Both slopes are correct there, and different rounding would hide or fake an error of a gradient.
     """
     near = max(32 * torch.finfo(dy.dtype).eps, 1e-4)  # stock's float32 mean of 2¹⁸ values is off by 1e-5
     return dy.masked_fill(before.abs() < near, 0)
 
 
 def assert_as_accurate(ours, stock, exact, factor):
-    """Our error against float64 is at most `factor` times the stock one's, or a few units in the last place.
-
-    A benchmark calls this before it times: a fast wrong answer is no result.
-    """
-    assert_plausible(stock, exact)  # a wrong reference would excuse everything
+    """Assert that our error against float64 is at most `factor` times stock's plus a few units in the last place."""
+    assert_plausible(stock, exact)  # with a wrong reference any result would pass
     for mine, theirs, right in zip(ours, stock, exact, strict=True):
         mine_off, theirs_off = off(mine, right), off(theirs, right)
         allowed = factor * theirs_off + 4 * torch.finfo(mine.dtype).eps
@@ -116,7 +113,7 @@ def assert_as_accurate(ours, stock, exact, factor):
 
 
 def assert_plausible(stock, exact):
-    """What stock PyTorch computed is no garbage."""
+    """Assert that stock PyTorch's results are close to the exact ones."""
     # Sums over a batch, and all that is computed in bf16 under autocast though its own dtype is float32, are off by
     # more than a few units.
     plausible = max(_eps(value) for value in stock) ** 0.5
@@ -125,7 +122,7 @@ def assert_plausible(stock, exact):
 
 
 def off(value: torch.Tensor, exact: torch.Tensor) -> float:
-    """The largest error as a share of the largest exact value."""
+    """Return the largest error relative to the largest exact value."""
     return ((value.double() - exact.double()).abs().max() / exact.double().abs().max()).item()
 
 
@@ -135,21 +132,23 @@ def _eps(value: torch.Tensor) -> float:
 
 
 def describe(benchmark, group: str, variant: str, dtype: str, **facts) -> None:
-    """Assign a benchmark to its group and record what the report needs.
+    """Set a benchmark's group, and record the facts that the report needs.
 
     Args:
-        group: one problem, which each variant solves; names of our variants start with "ours".
-        dtype: that it computes in, "fp32" or "bf16".
-        facts: of one call "flops", by the usual formula; "needed_flops", without products with padding; "bytes".
+        benchmark: pytest-benchmark's fixture.
+        group: the problem that all variants of the group compute.
+        variant: the name of the variant; ours begin with "ours".
+        dtype: "fp32" or "bf16".
+        facts: per call: "flops", by the usual formula; "needed_flops", without products with padding; "bytes".
     """
     benchmark.group = group
     benchmark.extra_info.update(variant=variant, dtype=dtype, **facts)
 
 
 def timed(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
-    """Time the function for about so many seconds, in 5 to 50 rounds, after warm-up; once where timing is off.
+    """Time the function for about `seconds`, in `fewest` to 50 rounds, after warm-up; call it once if timing is off.
 
-    A round is one call; on a GPU several in a row if they are short, and one wait for all of them (see `clock`).
+    A round is one call; on a GPU, it is several short calls and one synchronisation (see `clock`).
     """
     if TINY or not benchmark.enabled:
         benchmark.pedantic(synchronised(function))
@@ -162,7 +161,7 @@ def timed(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
 
 
 def clock() -> float:
-    """Seconds, once the GPU has done what it was given: pytest-benchmark's timer there."""
+    """Synchronise the GPU and return the time in seconds: pytest-benchmark's timer on a GPU."""
     if device().type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -175,7 +174,7 @@ def _seconds(run) -> float:
 
 
 def synchronised(function):
-    """The function, not over before the GPU is."""
+    """Return the function followed by a synchronisation of the GPU."""
 
     def run():
         function()
@@ -185,5 +184,5 @@ def synchronised(function):
 
 
 def bytes_of(*tensors: torch.Tensor) -> int:
-    """The memory that reading or writing each tensor once moves."""
+    """Return the total bytes of the tensors."""
     return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,4 +1,4 @@
-"""What the report says of every variant of a whole train step: how fast it learns, and in how much memory."""
+"""Table of all variants of a whole training step: time, clips per second, FLOP/s and memory."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ _HEAD = ("whole steps", "variant", "ms", "videos/s", "TFLOP/s", "of GEMM", "peak
 
 
 def rates(facts: dict[str, Any], seconds: float, ceilings: dict[str, float]) -> dict[str, float]:
-    """Of a benchmark that noted its "videos": these a second, TFLOP/s by the usual count, and the share of the ceiling.
+    """Return clips per second, TFLOP/s by the usual count and the share of the peak, if "videos" is among the facts.
 
-    The operations are those that no loop can leave out. One that does more is slower, not more productive.
+    Only operations that every loop needs are counted.
     """
     if "videos" not in facts:
         return {}
@@ -25,7 +25,7 @@ def rates(facts: dict[str, Any], seconds: float, ceilings: dict[str, float]) -> 
 
 
 def table(groups: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines for a terminal, the fastest variant of a group first; none where no group is of whole steps."""
+    """Format the table for a terminal, the fastest variant of a group first; [] without whole steps."""
     rows = []
     for name, group in groups.items():
         steps = {n: v for n, v in group["variants"].items() if "tflops_per_s" in v}

@@ -1,8 +1,8 @@
-"""What the parts of bench/gpu.sh share: units that are measured one by one, each written as soon as it is there.
+"""Shared code of bench/gpu.sh's parts, which measure units one by one and write each result at once.
 
-A part is a script: `python bench/gpu/NAME.py --out FILE.json --seconds N`. What no longer fits into N seconds is named
-in the file. `--compile I/N` runs every N-th unit once, by Triton, so that several processes fill Triton's cache.
-FASTVGAN_BENCH_TINY=1 shrinks every problem, so that a part's code runs on a CPU; its times say nothing then.
+A part is a script: `python bench/gpu/NAME.py --out FILE.json --seconds N`. The file lists the units that did not fit
+into N seconds. `--compile I/N` runs every N-th unit once, by Triton, so that several processes fill Triton's cache.
+FASTVGAN_BENCH_TINY=1 shrinks every problem, so that a part's code runs on a CPU; the times then mean nothing.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from fastvgan_kernels import choice  # noqa: E402
 from fastvgan_kernels.triton import tuning  # noqa: E402
 
 ON_GPU = device().type == "cuda"
-_BEYOND_CACHE = 256 * 2**20  # bytes that are overwritten before each round, more than any GPU's cache holds
+_BEYOND_CACHE = 256 * 2**20  # bytes overwritten before each round, more than the cache of any GPU
 _TRITON = ON_GPU or os.environ.get("TRITON_INTERPRET") == "1"
-OURS = "triton" if _TRITON else "auto"  # without either, the code runs by what the CPU has
+OURS = "triton" if _TRITON else "auto"  # without either, the CPU's implementations
 
 
 @dataclass
@@ -44,10 +44,10 @@ class Unit:
     """One thing to measure.
 
     Args:
-        name: as the file calls it.
-        measure: gives a dict for the file; what it compares is measured in this one call, side by side.
+        name: the unit's name in the file.
+        measure: measures all compared variants in one call, and returns a dict (or several) for the file.
         compile: runs everything once that Triton compiles for it.
-        expected: seconds that it takes on a GPU, about.
+        expected: approximate seconds on a GPU.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Unit:
 
 @dataclass
 class Results:
-    """A part's file: where it was measured, what was found, what failed and what was left out."""
+    """A part's file: the machine, the results, the failed units, and the units left out for lack of time."""
 
     path: Path
     key: str
@@ -77,20 +77,23 @@ class Results:
 
 
 def main(name: str, key: str, units: Callable[[], Iterable[Unit]], more: dict[str, Any] | None = None) -> int:
-    """Run a part as the command line says; the status is 1 if a unit failed or nothing was found.
+    """Run a part's command line; return 1 if a unit failed or there are no results, else 0.
 
     Args:
-        name: the part's. key: of the list in its file. units: most important first. more: for the file's head.
+        name: the part's name.
+        key: the key of the results in its file.
+        units: returns the units, most important first.
+        more: further facts for the file's head.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--only", default="", help="units whose name holds this")
+    parser.add_argument("--only", default="", help="measure the units whose names contain this")
     parser.add_argument("--compile", metavar="I/N")
     parsed = parser.parse_args()
     start = time.monotonic()
     if not (ON_GPU or TINY):
-        print(f"{name}: no CUDA device; FASTVGAN_BENCH_TINY=1 tries the code on the CPU", file=sys.stderr)
+        print(f"{name}: no CUDA device; FASTVGAN_BENCH_TINY=1 runs the code on the CPU", file=sys.stderr)
         return 2
     torch.backends.cudnn.benchmark = True  # stock PyTorch at its best, as training loops ask it to be
     picked = [unit for unit in units() if parsed.only in unit.name]
@@ -113,7 +116,7 @@ def _measure(unit: Unit, results: Results) -> None:
     begin = time.monotonic()
     try:
         found = unit.measure()
-    except Exception as error:  # one that fails says so, and the next is measured
+    except Exception as error:  # record the failure and measure the next unit
         traceback.print_exc()
         results.failed[unit.name] = f"{type(error).__name__}: {error}"[:500]
         return
@@ -126,14 +129,14 @@ def _measure(unit: Unit, results: Results) -> None:
 
 
 def _compile_all(units: list[Unit], index: int, count: int) -> int:
-    """Run every count-th unit once, untimed; when tuning tiles, with every tile."""
+    """Run every count-th unit once; if tuning is on, with every tile, but without timing."""
     os.environ[choice.ENVIRONMENT] = OURS
     tuning._milliseconds = lambda run: run() or 1.0
     failed = False
     for unit in units[index::count]:
         try:
             unit.compile()
-        except Exception:  # measuring it will say so in the file
+        except Exception:  # measuring it records the failure in the file
             traceback.print_exc()
             failed = True
         _free()
@@ -153,7 +156,7 @@ def _in_short(row: dict[str, Any]) -> str:
 
 
 def origin() -> dict[str, Any]:
-    """Where and of what a file was measured."""
+    """Return the device, the versions and the commit for the head of a file."""
     name = torch.cuda.get_device_name() if ON_GPU else "cpu"
     return {
         "device": name,
@@ -172,7 +175,7 @@ def _commit() -> str:
 
 
 def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:
-    """Median milliseconds of a call captured as a CUDA graph, replayed each time with a cold cache."""
+    """Return the median milliseconds of a call captured as a CUDA graph, replayed with a cold cache."""
     replay = captured(run)
     if not ON_GPU:
         begin = clock()
@@ -192,7 +195,7 @@ def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:
 
 
 def stock_milliseconds(module: torch.nn.Module, x, dy, autocast_to: str = "fp32") -> dict[str, float]:
-    """Milliseconds of a stock module's forward and backward passes, for each memory format."""
+    """Return milliseconds of a stock module's forward and backward passes, for each memory format."""
     times = {}
     for name, layout in FORMATS.items():
         there = in_layout(copy.deepcopy(module), layout)
@@ -202,7 +205,7 @@ def stock_milliseconds(module: torch.nn.Module, x, dy, autocast_to: str = "fp32"
 
 
 def check(mine, stock, exact, factor: float = 3) -> float:
-    """Our largest error against stock PyTorch's float32 result, relative to its largest value.
+    """Return our largest error against stock PyTorch's float32 result, relative to its largest value.
 
     Raises:
         AssertionError: it exceeds `factor` times stock's own error in the measured dtype and a few roundings.
@@ -216,7 +219,7 @@ def check(mine, stock, exact, factor: float = 3) -> float:
 
 
 def strict(function, *arguments):
-    """The function's result in float32 without tf32, by the algorithm that cuDNN takes without trying several."""
+    """Return the function's result in float32 without tf32, by cuDNN's default algorithm."""
     cudnn = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.benchmark
     cudnn.conv.fp32_precision, cudnn.benchmark = "ieee", False
