@@ -39,7 +39,7 @@ Volume volume_of(const Tensor& x) {
 }
 
 ConvShape make_conv_shape(const Tensor& large, const Tensor& small, const Sizes& kernel_size, const Sizes& stride,
-                     const Sizes& padding, const Sizes& dilation, int64_t groups) {
+                          const Sizes& padding, const Sizes& dilation, int64_t groups) {
   const int64_t dims = large.dim() - 2;
   STD_TORCH_CHECK(dims >= 1 && dims <= 3 && small.dim() == large.dim(),
                   "conv: tensors must be (N, C) and 1 to 3 spatial sizes");

@@ -35,7 +35,7 @@ struct Volume {
 
 // Throws if the sizes do not fit each other.
 ConvShape make_conv_shape(const Tensor& large, const Tensor& small, const Sizes& kernel_size, const Sizes& stride,
-                     const Sizes& padding, const Sizes& dilation, int64_t groups);
+                          const Sizes& padding, const Sizes& dilation, int64_t groups);
 // Throws if the weight's channels do not fit.
 void check_weight(const ConvShape& shape, const Tensor& weight);
 Sizes kernel_size_of(const Tensor& weight);

@@ -36,8 +36,8 @@ void check_parameter(const OptionalTensor& parameter, const Tensor& x, const cha
 namespace cpu {
 ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
                       double eps, int64_t activation, double slope);
-ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
-                               Tensor var, bool training, double eps, int64_t activation, double slope);
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean, Tensor var,
+                               bool training, double eps, int64_t activation, double slope);
 ThreeTensors norm_act_residual(Tensor x, Tensor residual, OptionalTensor weight, OptionalTensor bias,
                                OptionalTensor mean, OptionalTensor var, double eps, int64_t activation, double slope);
 FourTensors norm_act_residual_backward(Tensor dy, Tensor x, Tensor residual, OptionalTensor weight, OptionalTensor bias,
@@ -48,8 +48,8 @@ FourTensors norm_act_residual_backward(Tensor dy, Tensor x, Tensor residual, Opt
 namespace cuda {
 ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, OptionalTensor mean, OptionalTensor var,
                       double eps, int64_t activation, double slope);
-ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
-                               Tensor var, bool training, double eps, int64_t activation, double slope);
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean, Tensor var,
+                               bool training, double eps, int64_t activation, double slope);
 }  // namespace cuda
 
 }  // namespace fastvgan

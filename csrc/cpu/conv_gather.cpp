@@ -46,7 +46,10 @@ struct Call {
 class Worker {
  public:
   explicit Worker(const Call& call)
-      : call_(call), p_(call.problem), plan_(call.plan), tiles_(*call.plan.tiles),
+      : call_(call),
+        p_(call.problem),
+        plan_(call.plan),
+        tiles_(*call.plan.tiles),
         inputs_(call.problem, call.plan, call.x) {}
 
   void run(int64_t unit) {

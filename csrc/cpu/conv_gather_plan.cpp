@@ -66,8 +66,7 @@ bool can_merge_taps(const Problem& p, const GatherPlan& plan) {
   const int64_t per_word = plan.elements_per_word();
   return !p.up && p.in_channels <= kFewChannels && p.groups == 1 && p.x.step[2] == p.in_channels &&
          last.dilation == 1 && !plan.lanes.across && p.prologue.scale == nullptr && p.prologue.activation == 0 &&
-         (plan.blocks ||
-          (last.kernel * p.in_channels % per_word == 0 && last.stride * p.in_channels % per_word == 0));
+         (plan.blocks || (last.kernel * p.in_channels % per_word == 0 && last.stride * p.in_channels % per_word == 0));
 }
 
 void choose_words(const Problem& p, GatherPlan& plan) {
@@ -102,9 +101,8 @@ void choose_units(const Problem& p, GatherPlan& plan) {
   plan.units = tiles * plan.spans * plan.panel_parts;
   for (const InputTaps& inputs : first.inputs) {
     if (inputs.empty()) continue;
-    const auto ends = std::minmax_element(inputs.begin(), inputs.end(), [](const InputTap& a, const InputTap& b) {
-      return a.input < b.input;
-    });
+    const auto ends = std::minmax_element(inputs.begin(), inputs.end(),
+                                          [](const InputTap& a, const InputTap& b) { return a.input < b.input; });
     plan.ring = std::max(plan.ring, ends.second->input - ends.first->input + 1);
   }
 }

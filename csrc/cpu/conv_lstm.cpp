@@ -51,8 +51,8 @@ void for_rows(const Tensor& x, const Visit& visit) {
   const int64_t height = x.size(2), width = x.size(3), values = std::max<int64_t>(1, x.size(1) * width);
   torch::stable::parallel_for(0, x.size(0) * height, std::max<int64_t>(1, kSerial / values),
                               [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) visit(Run{i / height, {i % height, 0, 0}, width});
-  });
+                                for (int64_t i = begin; i < end; ++i) visit(Run{i / height, {i % height, 0, 0}, width});
+                              });
 }
 
 Element cell_type(const Tensor& c, Element element) {
@@ -87,9 +87,13 @@ std::vector<int64_t> interleave_gates(int64_t channels, int64_t width) {
 class Update : public TileSink {
  public:
   Update(const Tensor& c, const Tensor& h_next, const Tensor& c_next, const Tensor& gates)
-      : channels_(c.size(1)), element_(storage_of(gates).element), cell_(cell_type(c, element_)),
-        gates_(gates, c, kGates * channels_, element_), c_(c, c, channels_, cell_),
-        h_next_(h_next, c, channels_, element_), c_next_(c_next, c, channels_, cell_) {}
+      : channels_(c.size(1)),
+        element_(storage_of(gates).element),
+        cell_(cell_type(c, element_)),
+        gates_(gates, c, kGates * channels_, element_),
+        c_(c, c, channels_, cell_),
+        h_next_(h_next, c, channels_, element_),
+        c_next_(c_next, c, channels_, cell_) {}
 
   void take(const float* tiles, int64_t panel, const Run& run) const override {
     const UpdatePositions at{gates_.at(run), c_.at(run), h_next_.at(run), c_next_.at(run)};
@@ -107,9 +111,13 @@ class UpdateBackward : public TileSink {
  public:
   UpdateBackward(const OptionalTensor& d_output, const Tensor& gates, const Tensor& c, const Tensor& c_next,
                  const Tensor& d_c, const Tensor& d_pre)
-      : channels_(c.size(1)), element_(storage_of(gates).element), cell_(cell_type(c, element_)),
-        gates_(gates, c, kGates * channels_, element_), c_(c, c, channels_, cell_),
-        c_next_(c_next, c, channels_, cell_), d_c_(d_c, c, channels_, Element::kFloat),
+      : channels_(c.size(1)),
+        element_(storage_of(gates).element),
+        cell_(cell_type(c, element_)),
+        gates_(gates, c, kGates * channels_, element_),
+        c_(c, c, channels_, cell_),
+        c_next_(c_next, c, channels_, cell_),
+        d_c_(d_c, c, channels_, Element::kFloat),
         d_pre_(d_pre, c, kGates * channels_, element_) {
     if (d_output.has_value()) d_output_ = Map(*d_output, c, channels_, element_);
   }
@@ -150,8 +158,8 @@ void conv_lstm_steps(Tensor h, Tensor c, Tensor weight_hh, Tensor gates, Tensor 
   }
 }
 
-void conv_lstm_steps_backward(OptionalTensor d_output, OptionalTensor d_pre_after, Tensor gates, Tensor c,
-                              Tensor cells, Tensor weight_hh, Tensor d_c, Tensor d_pre) {
+void conv_lstm_steps_backward(OptionalTensor d_output, OptionalTensor d_pre_after, Tensor gates, Tensor c, Tensor cells,
+                              Tensor weight_hh, Tensor d_c, Tensor d_pre) {
   const int64_t steps = d_pre.size(2);
   Tensor last = step_of(d_pre, steps - 1);
   const Tensor d_h = torch::stable::narrow(last, 1, 0, c.size(1));  // shape and dtype of h's gradient

@@ -22,12 +22,12 @@ namespace fastvgan {
 namespace cpu {
 namespace {
 
-constexpr int64_t kMostRuns = 16;      // most words in a run: samples, or pairs of samples
-constexpr int64_t kSteps = 1024;       // products per tile in a block, so that their operands stay in the cache
+constexpr int64_t kMostRuns = 16;  // most words in a run: samples, or pairs of samples
+constexpr int64_t kSteps = 1024;  // products per tile in a block, so that their operands stay in the cache
 constexpr int64_t kBlockSteps = 2048;  // the same for products of whole blocks
-constexpr int64_t kCached = 1 << 18;   // words of rows that the cache holds while all taps use them
+constexpr int64_t kCached = 1 << 18;  // words of rows that the cache holds while all taps use them
 constexpr int64_t kPassesInPlace = 2;  // most passes over the gradient itself, whose rows are far apart
-constexpr int64_t kUnits = 16;         // fewest units of work, so that threads finish at about the same time
+constexpr int64_t kUnits = 16;  // fewest units of work, so that threads finish at about the same time
 
 class WeightGrad {
  public:
@@ -89,12 +89,12 @@ class WeightGrad {
   int64_t line;  // positions in a padded line of the large side
   int64_t row_parts;
   bool tiles_first = false;  // whether a unit applies all taps to one tile of rows, not all tiles to one tap
-  int64_t runs = 0, length = 0;                            // words of a run: allocated, and used by this block
-  int64_t first_sample = 0, last_sample = 0;               // samples of this block
+  int64_t runs = 0, length = 0;  // words of a run: allocated, and used by this block
+  int64_t first_sample = 0, last_sample = 0;  // samples of this block
   int64_t block_lines = 1, first_line = 0, last_line = 0;  // lines of the small side: per block, and of this block
   Scratch<Word> left, right;  // rows and columns
-  bool in_place = false;      // whether tiles are added up in the gradient itself
-  Scratch<float> sums;        // unless in place: [groups][panels][taps][row_tiles][rows][width]
+  bool in_place = false;  // whether tiles are added up in the gradient itself
+  Scratch<float> sums;  // unless in place: [groups][panels][taps][row_tiles][rows][width]
 
   static int64_t places(const Int3& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
   int64_t large_lines() const { return s.large[0] * s.large[1]; }

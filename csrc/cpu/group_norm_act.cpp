@@ -114,8 +114,8 @@ Affine affine_of(const Shape& shape, const Unit& unit, const Plan& plan, const W
 
 // Add the gradient through each group's mean and variance to `affine`; g and gx are the unit's gradient_sums.
 void add_statistics_gradient(const Shape& shape, const Unit& unit, const Plan& plan, const Weights& weights,
-                        const float* inverse, const std::vector<double>& g, const std::vector<double>& gx,
-                        Affine& affine) {
+                             const float* inverse, const std::vector<double>& g, const std::vector<double>& gx,
+                             Affine& affine) {
   std::vector<float> constants(unit.channels), slopes(unit.channels);
   for (int64_t k = 0; k < unit.groups; ++k) {
     const double factor = inverse[unit.group + k];

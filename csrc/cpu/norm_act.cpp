@@ -126,8 +126,8 @@ ThreeTensors norm_act_residual(Tensor x, Tensor residual, OptionalTensor weight,
   return forward(x, &residual, weight, bias, mean, var, eps, activation, slope);
 }
 
-ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
-                               Tensor var, bool training, double eps, int64_t activation, double slope) {
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean, Tensor var,
+                               bool training, double eps, int64_t activation, double slope) {
   return backward(dy, x, nullptr, nullptr, weight, bias, mean, var, training, eps, activation, slope);
 }
 
@@ -135,8 +135,8 @@ FourTensors norm_act_residual_backward(Tensor dy, Tensor x, Tensor residual, Opt
                                        Tensor mean, Tensor var, bool training, double eps, int64_t activation,
                                        double slope) {
   const Tensor d_residual = output_like(x);
-  auto [dx, dweight, dbias] =
-      backward(dy, x, &residual, &d_residual, weight, bias, mean, var, training, eps, activation, slope);
+  auto [dx, dweight, dbias] = backward(dy, x, &residual, &d_residual, weight, bias, mean, var, training, eps,
+                                       activation, slope);
   return {dx, d_residual, dweight, dbias};
 }
 

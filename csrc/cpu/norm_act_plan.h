@@ -35,8 +35,8 @@ struct Plan {
   int64_t channels, inner;
   bool runs;
   int64_t width = 0, blocks = 0;
-  int64_t rows = 0, block_rows = 0, tiles = 1, rest = 0;                // columns
-  int64_t batch = 0, group = 1, parts = 1, part = 0;                    // runs
+  int64_t rows = 0, block_rows = 0, tiles = 1, rest = 0;  // columns
+  int64_t batch = 0, group = 1, parts = 1, part = 0;  // runs
 
   explicit Plan(const Layout& layout) : channels(layout.channels), inner(layout.inner) {
     runs = inner >= kShortRun;

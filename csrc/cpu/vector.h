@@ -24,8 +24,12 @@ typedef int32_t Ints __attribute__((vector_size(4 * FASTVGAN_WIDTH)));
 typedef uint32_t Words __attribute__((vector_size(4 * FASTVGAN_WIDTH)));
 typedef uint16_t Halves __attribute__((vector_size(2 * FASTVGAN_WIDTH)));
 
-struct BFloat16 { uint16_t bits; };
-struct Float16 { uint16_t bits; };
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
 
 // Call visit with the element's type.
 template <typename Visit>
@@ -156,7 +160,9 @@ FASTVGAN_INLINE void stream(T* to, Floats v) {
 FASTVGAN_INLINE void end_streaming() { _mm_sfence(); }
 #else
 template <typename T>
-FASTVGAN_INLINE void stream(T* to, Floats v) { store(to, v); }
+FASTVGAN_INLINE void stream(T* to, Floats v) {
+  store(to, v);
+}
 FASTVGAN_INLINE void end_streaming() {}
 #endif
 

@@ -40,9 +40,7 @@ cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
-void check(cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess, "norm_act: ", cudaGetErrorString(error));
-}
+void check(cudaError_t error) { STD_TORCH_CHECK(error == cudaSuccess, "norm_act: ", cudaGetErrorString(error)); }
 
 int multiprocessors(int device) {
   int count = 0;
@@ -58,8 +56,8 @@ struct Columns {
 };
 
 template <typename Gather, typename T, int V>
-__global__ void __launch_bounds__(kThreads) reduce_columns_kernel(Gather gather, Columns grid, Vectors vectors,
-                                                                  typename Gather::Result* partial) {
+__global__ void __launch_bounds__(kThreads)
+    reduce_columns_kernel(Gather gather, Columns grid, Vectors vectors, typename Gather::Result* partial) {
   using Result = typename Gather::Result;
   __shared__ Result shared[kThreads];  // [threads_y][threads_x]
   const int tx = threadIdx.x % grid.threads_x, ty = threadIdx.x / grid.threads_x;
@@ -105,8 +103,8 @@ struct Runs {
 };
 
 template <typename Gather, typename T, int V, typename Index>
-__global__ void __launch_bounds__(kThreads) reduce_runs_kernel(Gather gather, Runs grid, Vectors vectors,
-                                                               typename Gather::Result* partial) {
+__global__ void __launch_bounds__(kThreads)
+    reduce_runs_kernel(Gather gather, Runs grid, Vectors vectors, typename Gather::Result* partial) {
   using Result = typename Gather::Result;
   __shared__ Result shared[kThreads];
   typename Gather::State state{};
@@ -140,8 +138,8 @@ __global__ void __launch_bounds__(kThreads) reduce_runs_kernel(Gather gather, Ru
 // Merge the partial results of a channel, which is block x. partial is [blocks][width]; a channel has width / channels
 // columns.
 template <typename Result, typename Finish>
-__global__ void __launch_bounds__(kThreads) merge_partials_kernel(const Result* partial, int64_t blocks, int64_t width,
-                                                                  int64_t channels, Finish finish) {
+__global__ void __launch_bounds__(kThreads)
+    merge_partials_kernel(const Result* partial, int64_t blocks, int64_t width, int64_t channels, Finish finish) {
   __shared__ Result shared[kThreads];
   const int64_t c = blockIdx.x, per_row = width / channels, items = blocks * per_row;
   Result own{};
@@ -353,8 +351,8 @@ ThreeTensors norm_act(Tensor x, OptionalTensor weight, OptionalTensor bias, Opti
   return {y, batch_mean, batch_var};
 }
 
-ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean,
-                               Tensor var, bool training, double eps, int64_t activation, double slope) {
+ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor mean, Tensor var,
+                               bool training, double eps, int64_t activation, double slope) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Layout layout = layout_of(x);
   check_like(dy, x, "dy");
@@ -377,8 +375,8 @@ ThreeTensors norm_act_backward(Tensor dy, Tensor x, OptionalTensor weight, Optio
   const Launch launch = launch_for(layout, x, {incoming, from, to});
   Vectors vectors{values(weight), values(bias), values(mean), values(var), nullptr, nullptr, static_cast<float>(eps)};
   const ActivationFunction function{static_cast<int>(activation), static_cast<float>(slope)};
-  const FinishSums finish{writable(dweight), writable(dbias), constant, slopes, vectors,
-                          static_cast<double>(layout.per_channel())};
+  const FinishSums finish{
+      writable(dweight), writable(dbias), constant, slopes, vectors, static_cast<double>(layout.per_channel())};
   with_type_and_vector(x.scalar_type(), launch.vector, [&](auto type, auto vector) {
     using T = decltype(type);
     constexpr int V = decltype(vector)::kValue;
