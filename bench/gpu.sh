@@ -26,8 +26,8 @@
 # OUT                 where everything is written (default bench/results/gpu)
 # FASTVGAN_TUNE       1: times Triton's tiles, and leaves the fastest in $OUT/triton-tuning.json; 0, as users have it
 # FASTVGAN_ONLY       picks tests and thorough benchmarks, as pytest's -k
-# FASTVGAN_BENCH_TINY 1: shrunk problems, that run on a CPU too and tell errors, not times
-# FASTVGAN_COMMIT     which commit this is a copy of, where there is no .git
+# FASTVGAN_BENCH_TINY 1: small problems, which also run on a CPU, to find errors; the times mean nothing
+# FASTVGAN_COMMIT     the commit of this copy, without .git
 #
 # Exit status: 0 if all parts passed, else 1.
 set -uo pipefail
@@ -173,7 +173,7 @@ due=$SECONDS left=$((budget - SECONDS)) # what the lines above took is no part's
 for part in "${parts[@]}"; do
     share=$(share_of "$part")
     if [ "$share" = 0 ]; then
-        status=1 && note "there is no part $part; the first lines of bench/gpu.sh list them"
+        status=1 && note "unknown part $part; see the list at the top of bench/gpu.sh"
         continue
     fi
     due=$((due + left * share / total))

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured in the session of everything else: GEMM a dtype, and copying memory."""
+"""Peak rates of this machine, measured with the other benchmarks: GEMM for each dtype, and copies of memory."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ MEGABYTES = {"copy": 256, "copy in cache": 8}
 
 @pytest.fixture
 def as_in_convolutions():
-    """Multiply float32 on a GPU as cuDNN's convolutions do, by default in tf32."""
+    """Give float32 GEMMs on a GPU the precision of cuDNN's convolutions, tf32 by default."""
     if device().type == "cpu":
         yield
         return

@@ -1,7 +1,7 @@
-"""Each pass of each convolution of the reference networks apart: forward, data gradient, weight gradient.
+"""Each pass of each convolution of the reference networks: forward, data gradient, weight gradient.
 
-Ours are `conv_up`, `conv_down`, `conv_weight_grad` and, with tanh after it, `fused_conv`; stock PyTorch's gradients are
-aten's convolution_backward asked for one of them alone. All are compared with float64 over the whole batch.
+Ours are `conv_up`, `conv_down`, `conv_weight_grad` and, followed by tanh, `fused_conv`. Stock PyTorch's gradients are
+aten's convolution_backward with one of them requested. All are compared with float64 over the whole batch.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ ALL = ("forward", "data gradient", "weight gradient")
 
 @dataclass(frozen=True)
 class Layer:
-    """A (transposed) convolution over a cube, whose size it doubles, halves or, of kernel 3 and stride 1, leaves."""
+    """A (transposed) convolution over a cube; it doubles or halves the size, or keeps it (kernel 3, stride 1)."""
 
     inputs: int
     outputs: int
@@ -62,7 +62,7 @@ CASES = [
 
 
 def problem(layer, dtype, layout):
-    """x, weight and dy, of size 1 before and after."""
+    """Make x, weight and dy, scaled so that inputs and outputs have variance 1; return them and the FLOPs."""
     torch.manual_seed(0)
     channels = (layer.inputs, layer.outputs) if layer.transposed else (layer.outputs, layer.inputs)
     fan_in = layer.inputs * layer.kernel**3 / (layer.stride**3 if layer.transposed else 1)

@@ -28,7 +28,7 @@ LOOSE = {"fp32": 2e-5 if device().type == "cpu" else 5e-3, "bf16": 5e-2}
 
 
 class PlainConvLSTM(nn.Module):
-    """As tutorials write it; its cell state is of x's dtype, which under autocast is faster than ours of float32."""
+    """The tutorials' loop; its cell state has x's dtype, which under autocast is faster than our float32 state."""
 
     def __init__(self, channels=CHANNELS):
         super().__init__()
@@ -47,7 +47,7 @@ class PlainConvLSTM(nn.Module):
 
 
 class OutputOnly(nn.Module):
-    """Ours with the one output that is compared, and its two weights in one, as the plain loop has them."""
+    """Our layer with the plain loop's parameters, returning only the compared output."""
 
     def __init__(self, plain):
         super().__init__()
@@ -60,10 +60,10 @@ class OutputOnly(nn.Module):
 
 
 def check(plain, x, dy, dtype):
-    """Against float64 on a few clips, whose gradients would take minutes for all; against stock float32 on all.
+    """Compare with float64 on a few clips, and with stock float32 on all, where float64 would take minutes.
 
-    The recurrence never mixes clips, so that the few run the same code; what the batch adds is which clip is where
-    and the sum of the weight gradients over all, which float32 tells well enough from a wrong one.
+    The recurrence never mixes clips, so a few clips run the same code. The whole batch adds the clips' offsets and the
+    weight gradients' sum, for which float32 is accurate enough.
     """
     # In our layout, since oneDNN's sums depend on it: float32 errors are six times larger in channels_last.
     plain = in_layout(plain, FORMATS["channels_last"])
@@ -77,7 +77,7 @@ def check(plain, x, dy, dtype):
 
 
 def joined(results):
-    """Our output and gradients of x, both weights and the bias, with the weights' in one."""
+    """Concatenate the gradients of our two weights, as the plain loop has one; keep the other results."""
     y, dx, weight_ih, weight_hh, bias = results
     return y, dx, torch.cat((weight_ih, weight_hh), 1), bias
 

@@ -1,7 +1,7 @@
-"""What a call costs beside the computation: an operation that computes nothing, registered in three ways.
+"""Overhead of a call: an operation that computes nothing, registered in three ways.
 
-All three are seen by torch.compile. `ours` is how kernels/dispatch.py does it; the kernel gives back its argument's
-small neighbour at once, so that what is left is the call.
+torch.compile supports all three. `ours` is kernels/dispatch.py; the kernel returns a constant tensor, so that only the
+call is timed.
 """
 
 import pytest
@@ -10,7 +10,7 @@ from variants import describe, timed
 
 from fastvgan_kernels import dispatch
 
-CALLS = 1000  # so that milliseconds of a round are microseconds of a call
+CALLS = 1000  # milliseconds per round are microseconds per call
 SCHEMA = "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, str impl) -> Tensor"
 RESULT = torch.zeros(1)
 

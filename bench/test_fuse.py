@@ -1,7 +1,7 @@
 """Public architectures, stock and after fuse(), both memory formats in turns: `python bench/fuse.py` tabulates them.
 
-pytest-benchmark is given the times of rounds in which all variants took turns, so that whatever else the machine did
-was the same for all of them.
+pytest-benchmark receives the times of rounds in which all variants took turns, so that other load on the machine
+affects all of them equally.
 """
 
 import functools
@@ -12,7 +12,7 @@ from variants import FORMATS, TINY, describe, device
 
 
 class Replay:
-    """A clock that a call of `rounds(seconds)` advances by the next of these."""
+    """A clock that a function from `rounds(seconds)` advances by the next of these times."""
 
     def __init__(self):
         self.now = 0.0

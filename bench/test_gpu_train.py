@@ -1,4 +1,4 @@
-"""The whole train step on one GPU: stock PyTorch's loop, from the textbook's to the best there is, against ours."""
+"""The whole training step on one GPU: variants of stock PyTorch's loop, from the textbook's on, against ours."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ OURS = [f"{ours}-channels_last{graph}" for ours in ("ours_auto", "ours_triton") 
 
 
 def ours(preset: str, mode: str, graphs: bool, monkeypatch):
-    """A function that runs our step, and one that says whether all went well."""
+    """Return a function that runs our step, and one that returns whether all losses and gradients were finite."""
     monkeypatch.setenv(choice.ENVIRONMENT, mode.removeprefix("ours_"))
     if mode == "ours_triton":
         serves_or_skip()
@@ -40,9 +40,9 @@ def serves_or_skip() -> None:
 
 
 def stock(preset: str, variant: str, graph: bool):
-    """The same of the stock loop."""
+    """Return the same two functions for the stock loop."""
     if "autotune" in variant and not ON_GPU:
-        pytest.skip("max-autotune is for a GPU")
+        pytest.skip("max-autotune needs a GPU")
     model, size, _ = problem(preset)
     fused = variant != "fp32-eager-contiguous"
     adam = {"fused": True, "capturable": graph and ON_GPU} if fused else {}
@@ -54,7 +54,7 @@ def stock(preset: str, variant: str, graph: bool):
 
 
 def facts_of(preset: str, dtype: str) -> dict:
-    """What the report needs to know of one step, and whether its float32 is tf32."""
+    """Return the facts of one step for the report, and the precision of its float32 convolutions."""
     model, size, _ = problem(preset)
     flops, needed = (step_flops(n, model, size) for n in (False, True))
     facts = {"flops": flops, "needed_flops": needed, "videos": size}

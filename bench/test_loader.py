@@ -1,4 +1,4 @@
-"""Clips from files to memory: our decoders against torch's DataLoader over PyAV, written the usual way."""
+"""Loading clips from files: our decoders against torch's DataLoader over PyAV, as tutorials write it."""
 
 import itertools
 import shutil
@@ -88,7 +88,7 @@ def ours(files, codec, decoder, workers):
 
 
 def check(files, codec, decoder):
-    """Our clips are, but for how they were scaled, what the usual dataset reads at the same place."""
+    """Check our clips against the usual dataset's at the same place, apart from differences in scaling."""
     items, source = ours(files, codec, decoder, 1)
     batches = source.batches(8, seed=0)
     video = next(batches).video.cpu()

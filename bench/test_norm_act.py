@@ -1,6 +1,6 @@
 """Batch norm and an activation: `BatchNormAct3d` against BatchNorm3d and ReLU, LeakyReLU, SiLU or GELU.
 
-And with a residual that is added before ReLU, as residual networks have it.
+Also with a residual added before ReLU, as in residual networks.
 """
 
 import pytest
@@ -63,7 +63,7 @@ def ours(reference, activation):
 
 
 def runner(module, x, dy, what):
-    """The function to time, which gives a tuple."""
+    """Return the function to time, which returns a tuple of tensors."""
     if what == "forward + backward":
         return forward_backward(module, x, dy)
     module.train(what == "forward")

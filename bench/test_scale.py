@@ -1,7 +1,7 @@
-"""How a train step's cost grows with its frames, height and width, feature maps, batch and processes, one at a time.
+"""Cost of a training step by frames, height and width, feature maps, batch and processes, each varied separately.
 
-docs/scaling.md makes a model of it; `python bench/scaling.py --fit FILE` fits rates to the file that --benchmark-json
-names.
+docs/scaling.md describes a model of it; `python bench/scaling.py --fit FILE` fits the model's rates to the file of
+--benchmark-json.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from variants import TINY, describe, device, timed
 
 
 def least_cpu_seconds(run) -> float:
-    """The least of three steps' CPU time on one thread, which other processes stretch far less than the wall time."""
+    """Return the lowest CPU time of three steps on one thread; other processes affect it less than the wall time."""
     seconds = []
     for _ in range(3):
         begin = time.process_time()

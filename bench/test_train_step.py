@@ -24,13 +24,13 @@ def inputs(layout=torch.channels_last_3d):
 
 @functools.cache
 def exact_losses():
-    """Both losses of the stock loop's first step, computed in float64: G's comes after D's update."""
+    """Compute both losses of the stock loop's first step in float64; G's after D's update."""
     real, z = inputs()
     return torch.stack(StockLoop("fp64-eager-contiguous")(real.double(), z.double()[:, :, None, None, None]))
 
 
 def check(step, real, z, dtype):
-    """Both losses of our first step are the exact ones, given the same weights."""
+    """Check both losses of our first step, with the same weights, against the exact ones."""
     stock = StockLoop("fp32-eager-contiguous")
     load_in_order(step.generator, stock.generator)
     load_in_order(step.discriminator, stock.discriminator)
@@ -63,5 +63,5 @@ def test_train_step_reference(benchmark, variant):
         check(step, real, z, dtype)
         run = lambda: step(0, Inputs(real, z))  # noqa: E731
     timed(benchmark, run, seconds=7, fewest=7)
-    if benchmark.enabled:  # a warm step's: the optimisers' state and the gradients are there before it
+    if benchmark.enabled:  # after warm-up, when the optimisers' state and the gradients exist already
         benchmark.extra_info["peak_bytes"] = peak_bytes(run)

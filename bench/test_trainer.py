@@ -1,4 +1,4 @@
-"""What a train step takes beside its kernels: the share of its time in which nothing is computed."""
+"""Overhead of a training step: the share of its time in which no kernel computes."""
 
 import statistics
 from typing import NamedTuple
@@ -28,14 +28,14 @@ SPAN = "steps in a row"
 
 
 class Recorded(NamedTuple):
-    """Seconds a step, and of these the seconds in which something was computed."""
+    """Seconds per step, and the seconds of these in which kernels computed."""
 
     step: float
     kernels: float
 
 
 def recorded(run) -> Recorded:
-    """Of a few steps under torch.profiler, which slows what is not computing."""
+    """Measure a few steps under torch.profiler, which slows down the code between kernels."""
     on_gpu = device().type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
@@ -49,7 +49,7 @@ def recorded(run) -> Recorded:
 
 
 def in_a_row(run) -> float:
-    """Seconds a step, of some with one wait for the GPU."""
+    """Return seconds per step of STEPS steps with one synchronisation of the GPU."""
     start = clock()
     for _ in range(STEPS):
         run()
@@ -65,13 +65,13 @@ def runs_on_gpu(event) -> bool:
 
 
 def overhead(run) -> dict[str, float]:
-    """The share of a step that is no computing: "overhead", within steps that are recorded.
+    """Return the share of a step without computing: "overhead", within profiled steps.
 
-    That is too high by what the profiler itself does between kernels, so that a target it meets is met.
-    "overhead_unrecorded" takes the kernels' time from the profiler and the step's from steps that are not recorded: a
-    difference of two measurements, worth something on a quiet machine only.
+    It includes the profiler's own work between kernels, so it is an upper bound. "overhead_unrecorded" combines the
+    kernels' time in the profile with the time of steps without profiler: a difference of two measurements, which is
+    reliable only on an idle machine.
     """
-    recorded(run)  # the profiler's first time takes longer
+    recorded(run)  # the first profile takes longer
     pairs = [(in_a_row(run), recorded(run)) for _ in range(ROUNDS)]
     step = statistics.median(plain for plain, _ in pairs)
     kernels = statistics.median(seen.kernels for _, seen in pairs)

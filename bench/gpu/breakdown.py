@@ -1,6 +1,7 @@
-"""Time a captured training step on a GPU: the whole step, the host's share, and each kernel.
+"""Times of a captured training step on a GPU: of the step, of its host code, and of each kernel.
 
-`digits` and `reference` draw their clips within the step, as the command does; clips-64 uses clips in memory.
+`digits`, `digits-conv3d` and `reference` run as the command runs them, drawing clips within the step; `clips-64` uses
+clips in memory.
 """
 
 import functools
@@ -24,7 +25,7 @@ from variants import TINY, clock
 from fastvgan.runs.config import preset
 from fastvgan.training.run.resume import Start
 
-STEPS = 2 if TINY else 5  # that are recorded
+STEPS = 2 if TINY else 5  # recorded steps
 ROWS = 45  # kernels in the file
 COMMANDS = ("reference", "digits", "clips-64", "digits-conv3d")
 
@@ -35,7 +36,7 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 def runner(name: str):
-    """A function that runs the preset's next step as the trainer does, without what the trainer does between steps."""
+    """Return a function that runs the preset's next step as the trainer does, without its work between steps."""
     if name == "clips-64":
         mine = Ours(name, graphs=True)
         return mine.runs(problem(name).batch)
@@ -75,7 +76,7 @@ def measure(name: str, impl: str) -> dict:
 
 
 def _times(run) -> tuple[float, float]:
-    """Return the milliseconds per step over many steps, and those of the host when the device was idle before."""
+    """Return milliseconds of a step in a long series, and of its host code when the device was idle before."""
     for _ in range(3):
         run()
     begin = clock()
@@ -96,7 +97,7 @@ def _times(run) -> tuple[float, float]:
 
 
 def _kernels(run) -> dict[str, tuple[float, float]]:
-    """Kernel → (milliseconds, launches) of a step."""
+    """Return kernel → (milliseconds, launches) per step."""
     activities = [ProfilerActivity.CUDA] if ON_GPU else [ProfilerActivity.CPU]
     clock()
     with torch.profiler.profile(activities=activities) as profiler:
@@ -114,7 +115,7 @@ def _kernels(run) -> dict[str, tuple[float, float]]:
 
 
 def _short(name: str) -> str:
-    """The kernel's name without the namespaces that most names have."""
+    """Return the kernel's name without common namespaces."""
     name = re.sub(r"^void |at::native::|\(anonymous namespace\)::|at::", "", name)
     return name[:110]
 

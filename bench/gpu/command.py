@@ -40,7 +40,7 @@ SMALL = ["--base-width", "2", "--batch-size", "2", "--height", "16", "--width", 
 
 @functools.cache
 def folder() -> Path:
-    """Where clips and runs go; removed when the process ends."""
+    """Make the folder for clips and runs, which is removed when the process ends."""
     made = tempfile.TemporaryDirectory(prefix="fastvgan-bench-")
     folder.keep = made
     return Path(made.name)
@@ -48,7 +48,7 @@ def folder() -> Path:
 
 @functools.cache
 def shards() -> Path:
-    """Decoded clips, prepared as a user would, from strips of frames."""
+    """Prepare decoded clips from strips of frames, as a user would."""
     from PIL import Image
 
     source, size = folder() / "strips", SIZE
@@ -65,7 +65,7 @@ def shards() -> Path:
 
 @functools.cache
 def h264() -> Path:
-    """Clips of 256x256 in H.264 with a key frame every 12 frames."""
+    """Make clips of 256x256 in H.264 with a key frame every 12 frames, and their manifest."""
     spec = importlib.util.spec_from_file_location("make_videos", ROOT / "tests" / "data" / "make_videos.py")
     make_videos = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_videos)
@@ -109,7 +109,7 @@ def measure(name: str) -> dict:
 
 
 def _steady_lines(process, path: Path, begin: float) -> tuple[list[dict], float]:
-    """Metrics of SECONDS seconds after the first lines, and how long after its start they began."""
+    """Return the metrics of SECONDS seconds after the first lines, and the seconds from the start to these lines."""
     since = None
     while True:
         time.sleep(0.05)
@@ -122,11 +122,11 @@ def _steady_lines(process, path: Path, begin: float) -> tuple[list[dict], float]
         if process.poll() is not None:
             raise RuntimeError(f"the command ended with status {process.returncode}")
         if since is None and time.monotonic() - begin > LIMIT:
-            raise RuntimeError(f"the command did not run steadily within {LIMIT:.0f} s")
+            raise RuntimeError(f"the command did not reach steady metrics within {LIMIT:.0f} s")
 
 
 def _stop(process) -> None:
-    """As Ctrl-C does it, which ends after a checkpoint; for good if that takes too long."""
+    """Stop the command like Ctrl-C, after a checkpoint; kill it if that takes too long."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(timeout=15)
@@ -136,7 +136,7 @@ def _stop(process) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The user's own, without what benchmarks set; the checkout's package."""
+    """Return the user's environment without the benchmarks' variables, and with the checkout's package."""
     kept = {k: v for k, v in os.environ.items() if k not in ("FASTVGAN_IMPL", "FASTVGAN_TUNE", "TRITON_INTERPRET")}
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 
@@ -153,7 +153,7 @@ def units() -> list[Unit]:
     dali = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
     names = [name for name in COMMANDS if not ("DALI" in name and not (dali and ON_GPU))]
     if "clips-64 from H.264 by DALI" not in names:
-        print("command: no DALI, or no GPU for it: its decoding is not measured")
+        print("command: skipping DALI, which needs a GPU and the package nvidia-dali")
     return [Unit(name, functools.partial(measure, name), expected=20.0) for name in names]
 
 

@@ -1,7 +1,7 @@
-"""Each pass of each convolution: cuDNN in both memory formats, Triton, and what auto takes, captured, in bfloat16.
+"""Each pass of each convolution: cuDNN in both memory formats, Triton, and auto's choice, captured, in bfloat16.
 
-The geometries are those of bench/results/convs-h100.json, whose rules they are to confirm, and after them those of
-presets that it lacks. bench/gpu_rules.py makes new rules from this part's file.
+The geometries are those of bench/results/convs-h100.json, to confirm its rules, followed by those of presets that it
+lacks. bench/gpu_rules.py makes new rules from this part's file.
 """
 
 import functools
@@ -42,7 +42,7 @@ MORE = [
 
 
 def layers() -> list[dict[str, Any]]:
-    """The measured file's layers, then those beyond it."""
+    """Return the layers of the measured file, then MORE."""
     measured = json.loads(CONVS.read_text(encoding="utf-8"))["passes"]
     known = {row["layer"]: {name: row[name] for name in ("layer", *GEOMETRY)} for row in measured}
     found = [*known.values(), *MORE]
@@ -56,7 +56,7 @@ def _shrunk(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def tensors_of(layer: dict[str, Any], dtype: torch.dtype) -> list[torch.Tensor]:
-    """x, weight and dy in channels_last_3d."""
+    """Make x, weight and dy in channels_last_3d."""
     kernel, stride, padding, size = (_three(layer[name]) for name in ("kernel", "stride", "padding", "size"))
     sizes = list(zip(size, kernel, stride, padding, strict=True))
     channels = layer["inputs"], layer["outputs"]
@@ -73,7 +73,7 @@ def tensors_of(layer: dict[str, Any], dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def stock_pass(layer: dict[str, Any], which: str):
-    """The pass by stock PyTorch, as a function of x, weight and dy."""
+    """Return stock PyTorch's function of x, weight and dy for a pass."""
     stride, padding = (_three(layer[name]) for name in ("stride", "padding"))
     geometry = stride, padding, [1] * 3, layer["transposed"], [0] * 3, 1
     if which == "forward":
@@ -83,7 +83,7 @@ def stock_pass(layer: dict[str, Any], which: str):
 
 
 def our_pass(layer: dict[str, Any], which: str):
-    """The same by our operations."""
+    """Return our function of x, weight and dy for a pass."""
     stride, padding, kernel = (_three(layer[name]) for name in ("stride", "padding", "kernel"))
     there, back = (conv_up, conv_down) if layer["transposed"] else (conv_down, conv_up)
     if which == "forward":
@@ -118,7 +118,7 @@ def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
 
 
 def chosen(layer: dict[str, Any], which: str, tensors: list[torch.Tensor]) -> str:
-    """The name of the module that auto picks for the pass."""
+    """Return the name of the implementation that auto picks for a pass."""
     x, weight, dy = tensors
     stride, padding, kernel = (_three(layer[name]) for name in ("stride", "padding", "kernel"))
     operation, _ = problem_of({**layer, "pass": which})
@@ -137,10 +137,13 @@ def compile_pass(layer: dict[str, Any], which: str) -> None:
 
 
 def units_of(picked: list[dict[str, Any]], measure_one, compile_one, expected: float) -> list[Unit]:
-    """A unit for each pass of each layer.
+    """Return a unit for each pass of each layer.
 
     Args:
-        measure_one, compile_one: called with a layer and the name of a pass. expected: as Unit's.
+        picked: the layers.
+        measure_one: called with a layer and the name of a pass.
+        compile_one: called with the same.
+        expected: seconds, see `Unit`.
     """
     return [
         Unit(

@@ -1,7 +1,7 @@
 """Convolutions with few channels on one side: their kernels with each tile, the general kernels, and cuDNN, captured.
 
-In bfloat16, with a cold cache, each tile's result checked against float32. `bench/gpu_rules.py --renew` takes this
-part's file into the rules. Milliseconds are medians; shares are of bench/results/convs-h100.json's GEMM and copy.
+In bfloat16, with a cold cache; each tile's result is checked against float32. `bench/gpu_rules.py --renew` updates the
+rules from this part's file. Milliseconds are medians; shares are of bench/results/convs-h100.json's GEMM and copy.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from fastvgan_kernels.triton import configs as triton_configs
 from fastvgan_kernels.triton import tuning
 
 KERNELS = ("up_few", "down_few", "grad_few")
-# Tried beside what is shipped, to see what might be.
+# Measured in addition to the shipped tiles.
 MORE = {
     "up_few": (
         tuning.Config(256, 32, 128, 8, 3, 128),
@@ -58,7 +58,7 @@ SERVES = ("up_serves", "down_serves", "weight_grad_serves")
 
 
 def layers() -> list[dict[str, Any]]:
-    """Return the layers of convs.py with few channels on one side, except those on single voxels."""
+    """Return the layers of convs.py with few channels on one side, except single voxels."""
     few = [layer for layer in convs.layers() if min(layer["inputs"], layer["outputs"]) <= triton_few.FEW]
     return [
         layer for layer in few if layer["layer"].startswith(("first-3", "last-", "clips-64-first", "clips-64-last"))
@@ -67,7 +67,7 @@ def layers() -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def tile(config: tuning.Config | None, seen: list[tuning.Problem]):
-    """Launch with this tile, or with what would be chosen for None; `seen` gets the problems of these kernels."""
+    """Launch with this tile (None: the usual choice) within the context; append the kernels' problems to `seen`."""
     choose = tuning.choose
 
     def chosen(problem, shipped, run):
@@ -82,13 +82,13 @@ def tile(config: tuning.Config | None, seen: list[tuning.Problem]):
 
 @contextlib.contextmanager
 def general_kernels():
-    """Leave few channels to the kernels for any number of them."""
+    """Use the general kernels also for few channels, within the context."""
     with mock.patch.multiple(triton_few, **{name: lambda *_: False for name in SERVES}):
         yield
 
 
 def tiles_of(problem: tuning.Problem) -> list[tuning.Config]:
-    """What is shipped for a problem, and fits it; shrunk, each of them."""
+    """Return the shipped tiles that fit a problem; without a GPU, all of them."""
     shipped = triton_configs.SHIPPED[problem.kernel][tuning.architecture(problem.device) if ON_GPU else 90]
     return tuning.candidates(problem, shipped) if ON_GPU else list(shipped)
 
@@ -98,7 +98,7 @@ def more_tiles_of(problem: tuning.Problem) -> list[tuning.Config]:
 
 
 def with_copied_weight(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """x, weight and dy, the weight as the copy lies in memory that a train step makes of it (weight_copies.py)."""
+    """Return x, weight and dy, with the weight in the memory layout of a training step's copy (weight_copies.py)."""
     x, weight, dy = tensors
     return [x, weight.movedim(0, -1).contiguous().movedim(-1, 0), dy]
 
@@ -136,7 +136,7 @@ def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
 
 
 def timed(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float]:
-    """Milliseconds, the configuration's fields, and the error, which is checked."""
+    """Check and time a configuration; return milliseconds, the configuration's fields, and the error."""
     with implementation(OURS), tile(config, []):
         off = check([ours(*tensors)], *wanted)
         return milliseconds(functools.partial(ours, *tensors)), tuning._as_list(config), off
@@ -147,12 +147,12 @@ def fitting(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, 
     try:
         return timed(config, ours, tensors, wanted)
     except OutOfResources as error:
-        print(f"{config} was passed over: {error}", flush=True)
+        print(f"{config} was skipped: {error}", flush=True)
         return None
 
 
 def shares(layer: dict[str, Any], tensors: list[torch.Tensor], ms: float, stock_ms: dict[str, float]) -> dict[str, Any]:
-    """The shares of the GEMM's and of the copy's rate; products with padding do not count."""
+    """Return the shares of the GEMM's and the copy's peak rate, without products with padding."""
     ceilings = json.loads(CONVS.read_text(encoding="utf-8"))
     sides = []
     geometry = (convs._three(layer[name]) for name in ("size", "kernel", "stride", "padding"))
@@ -182,7 +182,7 @@ def compile_pass(layer: dict[str, Any], which: str) -> None:
         ours(*tensors)
     problem = problem_of(ours, tensors)
     for config in (*tiles_of(problem), *more_tiles_of(problem)):
-        with tile(config, []), contextlib.suppress(OutOfResources):  # of those measuring will say so
+        with tile(config, []), contextlib.suppress(OutOfResources):  # measuring reports it
             ours(*tensors)
 
 

@@ -32,7 +32,7 @@ LAYERS = {
 
 
 def _norm(channels: int, positions: int):
-    """The stock module, x and dy of (N, channels, 8, 8, 8) with so many positions in all."""
+    """Make the stock module, x and dy of (N, channels, 8, 8, …) with this number of positions in total."""
     batch = max(1, positions // 512)
     shape = (2, 8, 2, 2, 2) if TINY else (batch, channels, 8, 8, positions // batch // 64)
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ def _layer(name: str):
 
 
 def measure_layer(name: str) -> dict:
-    """A convolution, batch norm and activation in training under autocast; checked in float32 against stock."""
+    """Check in float32, then time a convolution, batch norm and activation in training under autocast."""
     stock, x, dy = _layer(name)
     with torch.no_grad():
         dy = away_from_kink(dy, stock[:2](x.float()))
@@ -100,7 +100,7 @@ def compile_layer(name: str) -> None:
 
 
 def _timed(stock, module, x, dy, dtype) -> tuple[dict[str, float], float, float]:
-    """Milliseconds of stock PyTorch in each memory format, of Triton and of auto."""
+    """Return milliseconds of stock PyTorch in each memory format, of Triton and of auto."""
     times = []
     for name in (OURS, "auto"):
         with implementation(name):

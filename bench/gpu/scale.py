@@ -1,6 +1,6 @@
-"""How a step's cost grows on this machine's GPUs with frames, size, feature maps, batch and processes, one at a time.
+"""Cost of a training step on GPUs by frames, size, feature maps, batch and processes, each varied separately.
 
-`python bench/scaling.py --fit FILE` fits the rates of docs/scaling.md's model to what this writes.
+`python bench/scaling.py --fit FILE` fits the rates of docs/scaling.md's model to this part's file.
 """
 
 import functools
@@ -15,11 +15,11 @@ from peers import stepping
 from sweep import Point, points, runner_of
 from variants import TINY, clock
 
-_BLOCKS, _BLOCK = (1, 0.0) if TINY else (5, 0.1)  # how many, and seconds of each
+_BLOCKS, _BLOCK = (1, 0.0) if TINY else (5, 0.1)  # number of blocks, and seconds per block
 
 
 def least_seconds(run) -> float:
-    """Seconds of a step in the fastest of a few blocks; the host runs ahead within a block and waits at its end."""
+    """Return seconds per step of the fastest block; the host synchronises only at the end of a block."""
     run()
     begin = clock()
     run()

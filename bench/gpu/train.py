@@ -1,6 +1,6 @@
-"""The train step captured: ours by auto, by Triton and by stock PyTorch's operations, against the stock loop captured.
+"""The captured training step: ours by auto, Triton and stock PyTorch's operations, against the captured stock loop.
 
-Checked against the stock loop in float32 before it is timed (in float64 with FASTVGAN_BENCH_EXACT=1).
+Our step is checked against the stock loop in float32 before it is timed (in float64 with FASTVGAN_BENCH_EXACT=1).
 """
 
 import functools
@@ -17,15 +17,15 @@ from part import ON_GPU, OURS, Unit, implementation
 from stock_loop import StockLoop
 from variants import TINY, clock
 
-# What is timed, most important first: ours by each implementation and the stock loop, captured; then both as they are,
-# and torch.compile, which takes a minute.
+# Most important first: ours by each implementation and the stock loop, captured; then both without CUDA graphs, and
+# torch.compile, which takes a minute.
 MODES = ["auto", "stock bf16", "triton", "stock bf16 contiguous", "reference", "auto eager", "stock bf16 eager"]
 MODES += ["stock bf16 contiguous eager", "stock bf16 compile"]
 _EXPECTED = {"stock bf16 compile": 60.0, "auto": 8.0}
 
 
 def ours(preset: str, mode: str):
-    """A function that runs our step, and one that says whether all losses and gradients were finite."""
+    """Return a function that runs our step, and one that returns whether all losses and gradients were finite."""
     mine = Ours(preset, graphs=not mode.endswith("eager"))
     if os.environ.get("FASTVGAN_BENCH_EXACT") == "1":
         mine.check()
@@ -35,7 +35,7 @@ def ours(preset: str, mode: str):
 
 
 def stock(preset: str, mode: str):
-    """The same of the stock loop in bfloat16, with Adam fused; channels_last_3d but where the mode says otherwise."""
+    """Return the same two functions for the stock loop in bfloat16, with fused Adam."""
     model, size, _ = problem(preset)
     graph = not mode.endswith("eager")
     how = "compile" if mode.endswith("compile") else "eager"
@@ -48,7 +48,7 @@ def stock(preset: str, mode: str):
 
 
 def seconds_a_step(run) -> float:
-    """Median over blocks of steps; the host runs ahead within a block and waits at its end."""
+    """Return the median over blocks of steps; the host synchronises only at the end of a block."""
     blocks = 1 if TINY else 7
     run()
     begin = clock()

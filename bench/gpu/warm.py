@@ -1,6 +1,6 @@
-"""Compile what the other parts run by Triton, on all cores in parallel processes, into Triton's cache.
+"""Compile the Triton kernels of the other parts into Triton's cache, in parallel processes on all cores.
 
-`python bench/gpu/warm.py --seconds N`. With FASTVGAN_TUNE=1 every tile that tuning may try is compiled.
+`python bench/gpu/warm.py --seconds N`. With FASTVGAN_TUNE=1 all tiles that tuning may try are compiled.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# The parts that run by default, each with its processes in twelfths of the cores. Its units are dealt out to them.
+# Default parts → number of processes in twelfths of the cores; the processes share the part's units.
 SHARES = {"convs": 7, "train": 2, "layers": 2, "lstm": 1}
-ALONE = {"scale": 12}  # compiled where it is named
+ALONE = {"scale": 12}  # compiled only with --parts scale
 
 
 def main() -> int:
@@ -24,7 +24,9 @@ def main() -> int:
     parsed = parser.parse_args()
     limit, shares = parsed.seconds, SHARES | ALONE
     begin, cores = time.monotonic(), os.cpu_count() or 1
-    with tempfile.TemporaryDirectory() as choices:  # what is "chosen" without timing must not be remembered
+    with (
+        tempfile.TemporaryDirectory() as choices
+    ):  # a throwaway cache, because choices made without timing must not be kept
         environment = {**os.environ, "FASTVGAN_CACHE": choices, "OMP_NUM_THREADS": "1"}
         processes = []
         for name in parsed.parts:
@@ -36,7 +38,7 @@ def main() -> int:
     failed = [name for name, process in processes if process.returncode and name not in late]
     print(f"warm: {len(processes)} processes, {time.monotonic() - begin:.0f} s", flush=True)
     if late:
-        print(f"warm: stopped for lack of time: {', '.join(sorted(set(late)))}; the rest compiles at first use")
+        print(f"warm: out of time for {', '.join(sorted(set(late)))}; the remaining kernels compile at first use")
     return int(bool(failed))
 
 

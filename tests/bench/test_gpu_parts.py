@@ -117,7 +117,7 @@ def test_the_script_shares_its_budget_and_names_what_it_skips(tmp_path):
     text = run("bash", "bench/gpu.sh", "train", "lstm", "convs", "nonsense", status=1, **setting)
     assert re.search(r"train: ran out of its 1[5-8] s", text)  # 20 of 43 shares of 40 s, less what comes first
     assert "lstm: skipped" in text and "convs: FAILED with exit status 3" in text
-    assert "there is no part nonsense" in text
+    assert "unknown part nonsense" in text
     text = run("bash", "bench/gpu.sh", "lstm", "tests", **setting)
     assert "lstm: passed" in text and "tests: passed" in text
     assert re.search(rf"called: bench/gpu/lstm.py --out {out}/lstm.json --seconds \d\n", text)
