@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_memory(
         evaluation_bytes(model, parsed.clips),
         f"an evaluation by --clips {parsed.clips} of {model.frames} frames",
-        "take fewer or shorter ones",
+        "use fewer or shorter clips",
     )
     data = _data(run, config, model, parsed.data)
     split = _split(parsed.split, data)

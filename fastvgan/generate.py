@@ -92,7 +92,7 @@ def _check_size(parsed: Arguments, model: "ModelConfig") -> None:
     check_memory(
         2 * 3 * frames * height * width,
         f"{parsed.out} of {frames} frames of {height}x{width} pixels",
-        "take a smaller --n, --frames or --scale",
+        "use a smaller --n, --frames or --scale",
     )
 
 

@@ -130,7 +130,7 @@ def refused(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--split", "valid"], "the digits have no split 'valid'; take one of train, test"),
+        (["--split", "valid"], "the digits have no split 'valid'; use one of train, test"),
         (["--clips", "8"], "--clips 8: must be at least 16"),
         (["--frames", "40"], "a conv3d model makes clips of 16 frames only"),
         (["--nonsense"], "unknown flag --nonsense"),
@@ -162,14 +162,14 @@ def test_data_that_does_not_fit_the_run(run, tmp_path, folder):
 
 def test_a_bare_file_that_may_be_trained_on_anything(tmp_path):
     bare = make(tmp_path / "bare", condition=())
-    assert "name its data by --data" in refused("--run", bare / FILE)
-    assert "name its data by --data" in refused("--run", make(tmp_path / "words", vocabulary=("a", "dog")))
+    assert "name them with --data" in refused("--run", bare / FILE)
+    assert "name them with --data" in refused("--run", make(tmp_path / "words", vocabulary=("a", "dog")))
 
 
 def test_the_command_ends_with_status_2_and_one_sentence(run, tmp_path):
     done = command_run("fastvgan.evaluate", "--run", run, "--split", "valid", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "error: the digits have no split 'valid'; take one of train, test\n"
+    assert done.stderr == "error: the digits have no split 'valid'; use one of train, test\n"
     (tmp_path / "runs").mkdir()
     done = command_run("fastvgan.evaluate", cwd=tmp_path)
     assert done.returncode == 2 and "runs/ holds no run" in done.stderr

@@ -145,7 +145,7 @@ def test_unusable_arguments(run, arguments, sentence):
 def test_unusable_image_and_class(tmp_path):
     generator = fastvgan.load(make(tmp_path / "g.safetensors", condition=("class", "image")))
     image = np.zeros((4, 4), np.uint8)
-    with pytest.raises(UserError, match="no class 'bird'; the classes are cat, dog"):
+    with pytest.raises(UserError, match="unknown class 'bird'; the classes are cat, dog"):
         generator.generate(label="bird", image=image)
     (tmp_path / "x.png").write_text("no picture")
     with pytest.raises(UserError, match=r"x\.png cannot be used \(is no picture"):
@@ -181,7 +181,7 @@ def test_files_that_are_no_generator(tmp_path, run):
     (tmp_path / "empty").mkdir()
     for name, sentence in {
         "cut": "truncated",
-        "foreign": "no generator of fastvgan",
+        "foreign": "is not a fastvgan generator",
         "other": "does not fit",
         "newer": "new_setting: is not a setting",
         "empty": "holds no generator",
@@ -295,7 +295,7 @@ def test_an_unknown_implementation_in_the_environment(tmp_path, run, monkeypatch
 
 def test_no_run_at_all(tmp_path):
     done = command("--text", "red", cwd=tmp_path)
-    assert done.returncode == 2 and "there is no run under runs/" in done.stderr
+    assert done.returncode == 2 and "runs/ holds no run" in done.stderr
 
 
 def test_generating_imports_nothing_that_only_training_needs(run, tmp_path):
