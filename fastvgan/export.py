@@ -169,7 +169,7 @@ class VideoGenerator:
         made_at_once = min(n, _CHUNK) * 4 * largest * frames // model.frames
         # Each noise value takes two 64-bit words while it is computed.
         of_each = frames * model.height * model.width * model.channels + 16 * self.network.noise_size(frames)
-        check_memory(n * of_each + made_at_once, f"{n} clips of {frames} frames", "make fewer or shorter ones")
+        check_memory(n * of_each + made_at_once, f"{n} clips of {frames} frames", "use fewer or shorter clips")
 
     def _clips(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         device = next(self.network.parameters()).device

@@ -224,7 +224,7 @@ def test_a_step_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, monkey
     for flags, sentence in {
         "--base-width 4096": "a model with --base-width 4096 and --latent 100 needs at least ",
         "--base-width 2 --batch-size 100000": "a step on 100000 clips at once needs at least ",
-        "--base-width 2 --evaluate-clips 50000": "an evaluation by --evaluate-clips 50000 needs at least ",
+        "--base-width 2 --evaluate-clips 50000": "an evaluation with --evaluate-clips 50000 needs at least ",
         "--base-width 2 --batch-size 8192 --wrong-conditions 4096": "a step on 8192 clips at once needs at least ",
     }.items():
         status, _, err = call("fastvgan.train", [*flags.split(), "--preset", "digits-conv3d"])

@@ -41,12 +41,12 @@ def check_step(config: RunConfig, source: Source, clips: int, device: torch.devi
         f"an evaluation with --evaluate-clips {training.evaluate_clips}",
         "use fewer",
     )
-    sum_logits = clip_bytes(model, precision)
+    per_clip = clip_bytes(model, precision)
     if training.matching_aware and "text" in model.condition:
         # A number and an index per caption.
-        sum_logits += 12 * training.wrong_conditions * min(len(source.captions), _SEARCHED)
+        per_clip += 12 * training.wrong_conditions * min(len(source.captions), _SEARCHED)
     check_memory(
-        weights + clips * sum_logits,
+        weights + clips * per_clip,
         f"a step on {clips} clips at once",
         "use a smaller --batch-size, or --accumulate to process the batch in parts",
         device,
