@@ -60,12 +60,12 @@ class BatchMaker:
         self.parts = conditions.parts
         self._conditions, self._generator, self._source, self._seed = conditions, generator, source, seed
         self._wrong, self._total = wrong if conditions.can_be_wrong else 0, total
-        sum_logits = {
+        per_clip = {
             Purpose.CLIP: source.draws,
             Purpose.TRAINING_NOISE: generator.noise_size(),
             Purpose.WRONG_CONDITION: self._wrong * conditions.draws,
         }
-        self._draws = Draws(seed, sum_logits, device)
+        self._draws = Draws(seed, per_clip, device)
         self._step_draws = Draws(seed, {Purpose.CANDIDATES: 1}, device)
         self._rows = rows
         self._places = torch.arange(rows.start, rows.stop, device=device)
