@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_norm_act import ACTIVATE, FORMATS
 from torch import nn
@@ -70,6 +70,10 @@ def test_any_shape(impl):
         x, residual = ((torch.randn(shape) * 2 + 1).to(dtype) for _ in range(2))
         if (training and x.numel() == channels) or (impl == "triton" and dtype is torch.bfloat16):
             return  # which is refused, the latter by Triton's interpreter
+        if training and x.numel():
+            # Close values lose digits in x - mean; test_norm_act_compiled.py tests two values per channel.
+            var, mean = torch.var_mean(x.double(), [0, *range(2, x.dim())], correction=0)
+            assume((var > 0.01 * mean.square()).all())
         vectors = [torch.randn(channels) for _ in range(2)] if affine else []
         running = torch.randn(channels), torch.rand(channels) + 0.5
         exact = [t.double() for t in (x, residual, *vectors)], [t.double() for t in running]
@@ -78,17 +82,19 @@ def test_any_shape(impl):
         ours = [laid_out(t, layout) for t, layout in zip((x, residual), layouts, strict=True)]
         options = training, activation, dy if x.numel() else None
         mine = passes(lambda *given: actual(*given, impl=impl), [*ours, *vectors], running, *options)
-        theirs = passes(expected, [x, residual, *vectors], running, *options) if x.numel() else mine
+        # Stock PyTorch's accuracy depends on the memory formats, in bfloat16 by a factor of 100.
+        inputs = [x, residual, *vectors], [*ours, *vectors]
+        theirs = [passes(expected, given, running, *options) if x.numel() else mine for given in inputs]
         right = passes(expected, *exact, *options) if x.numel() else (z, *exact[1])
         assert mine[0].dtype == dtype
-        for i, (a, b, wanted) in enumerate(zip(mine, theirs, right, strict=True)):
+        for i, (a, *stock, wanted) in enumerate(zip(mine, *theirs, right, strict=True)):
             assert a.shape == wanted.shape
             if a.numel() == 0:
                 continue
-            error, allowed = ((t.double() - wanted).abs().max() for t in (a, b))
+            error, *allowed = ((t.double() - wanted).abs().max() for t in (a, *stock))
             # Of training, terms of dy's size cancel in dx, and few values' variance may be next to nothing.
             floor = 16 * torch.finfo(a.dtype).eps * max(1, wanted.abs().max()) * (10 if i > 2 else 1)
-            assert error <= (3 if i > 2 else 2) * allowed + floor, f"{i}: {error:.3g}, stock {allowed:.3g}"
+            assert error <= (3 if i > 2 else 2) * max(allowed) + floor, f"{i}: {error:.3g}, stock {max(allowed):.3g}"
 
     check()
 
