@@ -179,6 +179,7 @@ def add_merged_products(acc, x, rows, columns, phase, prologue, PLAN: constexpr)
     STRIDE: constexpr = PLAN.geometry.stride
     PADDING: constexpr = PLAN.geometry.padding
     LOW: constexpr = PLAN.geometry.low
+    GEOMETRY: constexpr = PLAN.geometry
     REACH: constexpr = PLAN.geometry.reach
     blocks = tl.cdiv(columns.inputs, BLOCK_K)
     for k in range(0, REACH[0] * REACH[1] * REACH[2] * blocks):
@@ -192,9 +193,9 @@ def add_merged_products(acc, x, rows, columns, phase, prologue, PLAN: constexpr)
         read = rows.ok & is_inside(t, h, v, x.size)
         channel = (k % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
         channel_ok = channel < columns.inputs
-        tap_t, t_ok = find_tap(phase[0] + PADDING[0] - a * STRIDE[0], 0, PLAN.geometry)
-        tap_h, h_ok = find_tap(phase[1] + PADDING[1] - b * STRIDE[1], 1, PLAN.geometry)
-        tap_v, v_ok = find_tap(phase[2] + PADDING[2] - c * STRIDE[2], 2, PLAN.geometry)
+        tap_t, t_ok = find_tap(phase[0] + PADDING[0] - a * STRIDE[0], 0, GEOMETRY)
+        tap_h, h_ok = find_tap(phase[1] + PADDING[1] - b * STRIDE[1], 1, GEOMETRY)
+        tap_v, v_ok = find_tap(phase[2] + PADDING[2] - c * STRIDE[2], 2, GEOMETRY)
         weights = columns.at + tap_t * columns.taps[0] + tap_h * columns.taps[1] + tap_v * columns.taps[2]
         x_ok = read[:, None]
         w_ok = (columns.ok & t_ok & h_ok & v_ok)[None, :]
@@ -254,8 +255,9 @@ def gather_kernel(x, prologue, weight, descriptor, y, epilogue, sizes, PLAN: con
     """
     BLOCK_M: constexpr = PLAN.block_m
     BLOCK_N: constexpr = PLAN.block_n
-    UP: constexpr = PLAN.geometry.up
-    STRIDE: constexpr = PLAN.geometry.stride
+    GEOMETRY: constexpr = PLAN.geometry
+    UP: constexpr = GEOMETRY.up
+    STRIDE: constexpr = GEOMETRY.stride
     MERGED: constexpr = PLAN.merged
     PHASES: constexpr = STRIDE[0] * STRIDE[1] * STRIDE[2] if UP and not MERGED else 1
     inputs = sizes.inputs
@@ -291,7 +293,7 @@ def gather_kernel(x, prologue, weight, descriptor, y, epilogue, sizes, PLAN: con
     if MERGED:
         acc = add_merged_products(acc, x, Rows(base, (t, h, v), row_ok), of, phase, prologue, PLAN)
     else:
-        taps = find_all_taps(phase, PLAN.geometry)
+        taps = find_all_taps(phase, GEOMETRY)
         place = (t, h, v)
         if not UP:
             place = (t * STRIDE[0], h * STRIDE[1], v * STRIDE[2])

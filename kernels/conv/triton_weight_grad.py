@@ -49,8 +49,9 @@ def weight_grad_kernel(large, small, descriptor, grad, sizes, PLAN: constexpr):
     BLOCK_M: constexpr = PLAN.block_m
     BLOCK_N: constexpr = PLAN.block_n
     BLOCK_K: constexpr = PLAN.block_k
-    STRIDE: constexpr = PLAN.geometry.stride
-    KERNEL: constexpr = PLAN.geometry.kernel
+    GEOMETRY: constexpr = PLAN.geometry
+    STRIDE: constexpr = GEOMETRY.stride
+    KERNEL: constexpr = GEOMETRY.kernel
     TAPS: constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
     inputs = sizes.inputs
     outputs = sizes.outputs
@@ -73,7 +74,7 @@ def weight_grad_kernel(large, small, descriptor, grad, sizes, PLAN: constexpr):
     if PLAN.flat:
         tap = column // inputs
         b = column % inputs
-    shift_t, shift_h, shift_v = find_place(tap, PLAN.geometry)
+    shift_t, shift_h, shift_v = find_place(tap, GEOMETRY)
     if PLAN.flat:
         shift_t = shift_t[None, :]
         shift_h = shift_h[None, :]

@@ -111,6 +111,7 @@ def step_kernel(states, weight, sizes, PLAN: constexpr):
     """
     BLOCK_M: constexpr = PLAN.block_m
     BLOCK_N: constexpr = PLAN.block_n
+    GEOMETRY: constexpr = PLAN.geometry  # a constexpr is what Triton 3.6 takes as an argument
     BLOCK_H: constexpr = BLOCK_N // 4
     hidden = sizes.hidden
     gates = states.gates.data
@@ -129,7 +130,7 @@ def step_kernel(states, weight, sizes, PLAN: constexpr):
     rows = Rows(example * states.h.batch, (t, y, v), row_ok)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     x = Volume(states.h.data, states.h.batch, states.h.space, sizes.grid)
-    acc = add_products(acc, x, rows, columns, same_taps(PLAN.geometry), None, PLAN)
+    acc = add_products(acc, x, rows, columns, same_taps(GEOMETRY), None, PLAN)
     i_g, f_o = tl.split(tl.reshape(acc, (BLOCK_M, BLOCK_H, 2, 2)))  # gate 2a + b is at [..., a, b]
     i, g = tl.split(i_g)
     f, o = tl.split(f_o)
@@ -167,6 +168,7 @@ def step_backward_kernel(states, weight, sizes, PLAN: constexpr):
     """
     BLOCK_M: constexpr = PLAN.block_m
     BLOCK_N: constexpr = PLAN.block_n
+    GEOMETRY: constexpr = PLAN.geometry  # a constexpr is what Triton 3.6 takes as an argument
     hidden = sizes.hidden
     blocks = tl.cdiv(hidden, BLOCK_N)
     block = tl.program_id(0) // blocks
@@ -184,7 +186,7 @@ def step_backward_kernel(states, weight, sizes, PLAN: constexpr):
         rows = Rows(example * d_pre.batch, (t, y, v), row_ok)
         at_w = channel * weight.output
         columns = Columns(weight.data, None, at_w, channel_ok, 0, 4 * hidden, weight.input, weight.taps)
-        dh = add_products(dh, x, rows, columns, same_taps(PLAN.geometry), None, PLAN)
+        dh = add_products(dh, x, rows, columns, same_taps(GEOMETRY), None, PLAN)
     ok = row_ok[:, None] & channel_ok[None, :]
     if states.d_output is not None:
         at_d = states.d_output.data + offsets(states.d_output, example, y, v, channel)
