@@ -189,6 +189,7 @@ def down_few_kernel(x, weight, y, epilogue, sizes, PLAN: constexpr):
     row = block * BLOCK_M + tl.arange(0, BLOCK_M)
     row_ok = row < sizes.rows
     example, t, h, cell = split_row(row, sizes.grid)
+    output_line = row // sizes.grid[2]  # before the loop, behind which Triton 3.6 has lost the tuple
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in range(0, KERNEL[0] * KERNEL[1] * LINE, BLOCK_K):
         line, element = split_columns(k, LINE, BLOCK_K)
@@ -208,8 +209,7 @@ def down_few_kernel(x, weight, y, epilogue, sizes, PLAN: constexpr):
     acc = activate(acc, epilogue.slope, PLAN.activation)
     element = (cell * columns)[:, None] + n[None, :]
     write = row_ok[:, None] & (n < columns)[None, :] & (element < sizes.line)
-    line = (example * sizes.grid[0] + t) * sizes.grid[1] + h
-    tl.store(y + ((line * sizes.line)[:, None] + element), acc.to(y.dtype.element_ty), write)
+    tl.store(y + ((output_line * sizes.line)[:, None] + element), acc.to(y.dtype.element_ty), write)
 
 
 @jit

@@ -87,17 +87,6 @@ def offsets(state, example, h, v, channel):
 
 
 @jit
-def same_taps(GEOMETRY: constexpr):
-    """The taps of a convolution of stride 1, or of a transposed one."""
-    FIRST: constexpr = (0, 0, 0)
-    KERNEL: constexpr = GEOMETRY.kernel
-    PADDING: constexpr = GEOMETRY.padding
-    SIGN: constexpr = 1 if GEOMETRY.up else -1
-    OFFSET: constexpr = (SIGN * PADDING[0], SIGN * PADDING[1], SIGN * PADDING[2])
-    return Taps(FIRST, KERNEL, OFFSET)
-
-
-@jit
 def step_kernel(states, weight, sizes, PLAN: constexpr):
     """One step forward. Programs: row block × block of hidden channels, these fastest.
 
@@ -130,7 +119,11 @@ def step_kernel(states, weight, sizes, PLAN: constexpr):
     rows = Rows(example * states.h.batch, (t, y, v), row_ok)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     x = Volume(states.h.data, states.h.batch, states.h.space, sizes.grid)
-    acc = add_products(acc, x, rows, columns, same_taps(GEOMETRY), None, PLAN)
+    PADDING: constexpr = GEOMETRY.padding  # of a convolution of stride 1, whose first tap reads before the position
+    FIRST: constexpr = (0, 0, 0)
+    KERNEL: constexpr = GEOMETRY.kernel
+    OFFSET: constexpr = (-PADDING[0], -PADDING[1], -PADDING[2])
+    acc = add_products(acc, x, rows, columns, Taps(FIRST, KERNEL, OFFSET), None, PLAN)
     i_g, f_o = tl.split(tl.reshape(acc, (BLOCK_M, BLOCK_H, 2, 2)))  # gate 2a + b is at [..., a, b]
     i, g = tl.split(i_g)
     f, o = tl.split(f_o)
@@ -186,7 +179,10 @@ def step_backward_kernel(states, weight, sizes, PLAN: constexpr):
         rows = Rows(example * d_pre.batch, (t, y, v), row_ok)
         at_w = channel * weight.output
         columns = Columns(weight.data, None, at_w, channel_ok, 0, 4 * hidden, weight.input, weight.taps)
-        dh = add_products(dh, x, rows, columns, same_taps(GEOMETRY), None, PLAN)
+        PADDING: constexpr = GEOMETRY.padding  # of a transposed convolution of stride 1
+        FIRST: constexpr = (0, 0, 0)
+        KERNEL: constexpr = GEOMETRY.kernel
+        dh = add_products(dh, x, rows, columns, Taps(FIRST, KERNEL, PADDING), None, PLAN)
     ok = row_ok[:, None] & channel_ok[None, :]
     if states.d_output is not None:
         at_d = states.d_output.data + offsets(states.d_output, example, y, v, channel)

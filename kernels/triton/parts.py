@@ -61,7 +61,9 @@ class NextNorm(NamedTuple):
 
 
 @jit
-def join_parts_kernel(parts, out, sizes, norm, LAST: constexpr, BLOCK_P: constexpr, BLOCK_C: constexpr):
+def join_parts_kernel(
+    parts, out, sizes, norm, LAST: constexpr, HAS_NORM: constexpr, BLOCK_P: constexpr, BLOCK_C: constexpr
+):
     """Merge each `share` parts into one. Programs: (channel block, share).
 
     Args:
@@ -70,6 +72,7 @@ def join_parts_kernel(parts, out, sizes, norm, LAST: constexpr, BLOCK_P: constex
         sizes: Sizes.
         norm: a NextNorm, which is applied with LAST, or None.
         LAST: whether one program merges all parts of a channel.
+        HAS_NORM: whether `norm` is a NextNorm; Triton 3.6 does not compare a tuple that contains None with None.
         BLOCK_P: parts of a tile.
         BLOCK_C: channels of a tile.
     """
@@ -94,7 +97,7 @@ def join_parts_kernel(parts, out, sizes, norm, LAST: constexpr, BLOCK_P: constex
     if LAST:
         tl.store(out.means + c, mean, c_ok)
         tl.store(out.m2s + c, m2 / count, c_ok)
-        if norm is not None:
+        if HAS_NORM:
             prepare_norm(c, c_ok, mean, m2, count, norm)
     else:
         to = tl.program_id(1).to(tl.int64) * channels + c
@@ -185,7 +188,9 @@ def join_parts(
 def _join(
     blocks: int, shares: int, parts: Statistics, out: Statistics, sizes: Sizes, norm: NextNorm | None, is_last: bool
 ) -> None:
-    join_parts_kernel[blocks, shares](parts, out, sizes, norm, LAST=is_last, BLOCK_P=64, BLOCK_C=16, num_warps=4)
+    join_parts_kernel[blocks, shares](
+        parts, out, sizes, norm, LAST=is_last, HAS_NORM=norm is not None, BLOCK_P=64, BLOCK_C=16, num_warps=4
+    )
 
 
 def add_parts(parts: Tensor, *outs: Tensor) -> None:
