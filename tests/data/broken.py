@@ -102,7 +102,7 @@ BROKEN = {
     cut_in_the_middle: (".avi", "cut short|damaged"),
     corrupt_in_the_middle: (".mp4", "damaged|cut short"),
     audio_only: (".mp4", "has no video stream"),
-    one_frame: (".mp4", "has one frame only"),
+    one_frame: (".mp4", "has only one frame, fewer than 2"),
     variable_size: (".ts", "changes its size at frame 12, from 64x48 to 128x96"),
     variable_rate: (".mp4", "has a variable frame rate"),
     unknown_codec: (".avi", "has a codec that FFmpeg does not know"),

@@ -305,7 +305,7 @@ def test_ctrl_c_ends_it_in_one_sentence(forty, tmp_path):
         said += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
     said += process.communicate()[1]
-    assert process.returncode == 130 and "stopped; what is done is kept" in said and "Traceback" not in said
+    assert process.returncode == 130 and "stopped; finished work is kept" in said and "Traceback" not in said
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
@@ -345,7 +345,7 @@ def test_the_command_says_what_came_of_it(few, tmp_path):
         (["--to", "clips", "--height", "16"], "give --height and --width together"),
         (["--fps", "3"], "add --to clips"),
         (["--to", "clips", "--fps", "0"], "--fps 0: must be at least 0.001"),
-        (["--speed", "3"], "no flag --speed"),
+        (["--speed", "3"], "unknown flag --speed"),
     ],
 )
 def test_wrong_settings_are_one_sentence(tmp_path, flags, sentence):

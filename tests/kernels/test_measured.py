@@ -122,7 +122,7 @@ def test_other_norms_and_lstms_make_other_rules():
     assert gpu_rules.problems_of(CONVS, [measured])["norm_act"] == [(1, 1, 64, 64, 4096, 0.8)]
     with pytest.raises(ValueError, match="one device"):
         gpu_rules.generated(CONVS, TILES, [{**measured, "device": "another"}])
-    with pytest.raises(ValueError, match="shrunk"):
+    with pytest.raises(ValueError, match="must be from one device"):
         gpu_rules.generated(CONVS, TILES, [{**measured, "tiny": True}])
 
 

@@ -19,7 +19,6 @@ SYMBOLS = list(dict.fromkeys([*_torch.SYMBOLS, ("torch._dynamo.eval_frame", "Opt
 EXCEPTIONS = {
     "fastvgan/layers/convolutions.py": {"_parameters", "_output_padding", "_reversed_padding_repeated_twice"},
     "fastvgan/layers/modules.py": {"_parameters", "_buffers", "_check_input_dim"},
-    "fastvgan/layers/groups.py": {"_get_no_batch_dim"},
     "fastvgan/layers/tracing.py": {"_call_impl"},
     "kernels/extension.py": {"_C"},  # our own, as a file's name
 }

@@ -208,7 +208,7 @@ def check_lists() -> None:
                 same(one, other)
     for bad in (0, 1):
         tensors = [torch.randn(3), torch.tensor([float("nan"), 1.0])]
-        before, kept = [x.clone() for x in tensors], tensor_lists.copied(tensors)
+        before, kept = [x.clone() for x in tensors], tensor_lists.copy_bytes(tensors)
         for x in tensors:
             x.add_(1)
         after = [x.clone() for x in tensors]

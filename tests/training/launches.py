@@ -155,7 +155,7 @@ def _on_an_h100(launch):
         if "triton" not in implementations:
             continue
         yield mock.patch.dict(implementations["triton"].__dict__, {"refusal": lambda x: None})
-    yield mock.patch.object(triton_support, "interpreting", lambda: False)
+    yield mock.patch.object(triton_support, "is_interpreting", lambda: False)
     yield mock.patch.object(tuning, "processors", lambda device: 132)
     yield mock.patch.object(tuning, "architecture", lambda device: 90)
     yield mock.patch.object(tuning, "device_name", lambda device: "NVIDIA H100 80GB HBM3")

@@ -138,7 +138,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--preset", "nonsense"], "there is no preset 'nonsense'; take one of digits,"),
+        (["--preset", "nonsense"], "there is no preset 'nonsense'; use one of digits,"),
         (["--nonsense", "3"], "unknown flag --nonsense"),
         (["--height", "17"], "--height 17: must be a power of two from 16 to 128"),
         (["--data", "missing-folder"], "missing-folder"),
@@ -146,7 +146,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
         (["--resume", "missing"], "--resume missing: this folder does not exist"),
         (["--run-dir", "/proc/x"], "cannot write the run folder /proc/x"),
         (["--device", "cuda"], "torch sees no CUDA device"),
-        (["--preset", "digits", "--config", "x.yaml"], "give one of them"),
+        (["--preset", "digits", "--config", "x.yaml"], "pass one of them"),
         (["--steps", "0"], "--steps 0: must be at least 1"),
     ],
 )

@@ -225,7 +225,7 @@ def test_tars_that_cannot_be_used_say_why(tmp_path):
     reasons = {item.name: item.reason for item in rejected}
     assert "uncompressed" in reasons["packed.tar"] and "no video file" in reasons["texts.tar"]
     for name in ("0.mp4", "1.mp4"):
-        assert "has no captions that could be read" in reasons[f"bad.tar/{name}"]
+        assert "has unreadable captions" in reasons[f"bad.tar/{name}"]
     assert "zip" in reasons["broken.zip"]
 
 

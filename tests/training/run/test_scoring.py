@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import tiny, weights
 
 from fastvgan.data.digits import DigitsSource
+from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.data.source import Clips
 from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.run import output
@@ -29,6 +30,7 @@ class Noise:
     """Clips of noise under two captions: data of which nothing is known."""
 
     captions, classes, remarks, decoder = ("a dark clip", "a bright clip"), (), (), "none"
+    fingerprint = Fingerprint("", 0, 2, 0)
 
     def __init__(self, size):
         self.size, self.drawn = size, 0
