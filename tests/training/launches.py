@@ -52,8 +52,12 @@ class Launches(TorchDispatchMode):
 
     def __enter__(self):
         if self._depth == 0:  # it is entered again for what an operation calls
-            for patch in _on_an_h100(self._launch):
-                self._patches.enter_context(patch)
+            try:
+                for patch in _on_an_h100(self._launch):
+                    self._patches.enter_context(patch)
+            except BaseException:
+                self._patches.close()  # a patch that fails leaves no others behind, which break the tests after it
+                raise
         self._depth += 1
         return super().__enter__()
 
