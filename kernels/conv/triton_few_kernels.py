@@ -17,9 +17,10 @@ Tuples have one value per dimension: depth, height, width.
 
 import triton.language as tl
 
+from ..triton.arguments import Volume
 from ..triton.jit import constexpr, jit
 from ..triton.math import activate
-from .triton_few_arguments import Cells, Elements
+from .triton_few_arguments import Cells, Elements, Lines
 from .triton_gather import is_inside, normalise, split_row
 from .triton_weight_grad import carry
 
@@ -179,6 +180,8 @@ def down_few_kernel(x, weight, y, epilogue, sizes, PLAN: constexpr):
     INPUTS: constexpr = PLAN.inputs
     LINE: constexpr = PLAN.window.line
     VECTOR: constexpr = PLAN.vector
+    # Triton 3.6 needs this copy in the loop: see ../triton/arguments.py.
+    x = Lines(x.data, x.batch, x.space, x.size, x.groups)
     outputs = sizes.outputs
     columns = CELL * outputs
     column_blocks = tl.cdiv(columns, BLOCK_N)
@@ -189,7 +192,7 @@ def down_few_kernel(x, weight, y, epilogue, sizes, PLAN: constexpr):
     row = block * BLOCK_M + tl.arange(0, BLOCK_M)
     row_ok = row < sizes.rows
     example, t, h, cell = split_row(row, sizes.grid)
-    output_line = row // sizes.grid[2]  # before the loop, behind which Triton 3.6 has lost the tuple
+    output_line = row // sizes.grid[2]  # Triton 3.6: before the loop, see ../triton/arguments.py
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in range(0, KERNEL[0] * KERNEL[1] * LINE, BLOCK_K):
         line, element = split_columns(k, LINE, BLOCK_K)
@@ -231,6 +234,10 @@ def grad_few_kernel(x, small, parts, sizes, PLAN: constexpr):
     STRIDE: constexpr = PLAN.stride
     LINE: constexpr = PLAN.window.line
     LINES: constexpr = KERNEL[0] * KERNEL[1]
+    # Triton 3.6 needs these copies in the loop: see ../triton/arguments.py.
+    x = Lines(x.data, x.batch, x.space, x.size, x.groups)
+    small = Volume(small.data, small.batch, small.space, small.size)
+    grid = (sizes.grid[0], sizes.grid[1], sizes.grid[2])
     inputs = sizes.inputs
     outputs = sizes.outputs
     row_blocks = tl.cdiv(CELL * outputs, BLOCK_M)
@@ -242,9 +249,9 @@ def grad_few_kernel(x, small, parts, sizes, PLAN: constexpr):
     start = split * sizes.share
     elements = window_elements(line, element, x.space, PLAN)
     row = start + tl.arange(0, BLOCK_K)
-    example, t, h, cell = split_row(row, sizes.grid)
+    example, t, h, cell = split_row(row, grid)
     # The digits of BLOCK_K are added to cells, because divisions in the loop take longer than the products.
-    more_example, more_t, more_h, more_cell = split_row(tl.zeros((BLOCK_K,), row.dtype) + BLOCK_K, sizes.grid)
+    more_example, more_t, more_h, more_cell = split_row(tl.zeros((BLOCK_K,), row.dtype) + BLOCK_K, grid)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for _ in range(start, tl.minimum(start + sizes.share, sizes.rows), BLOCK_K):
         row_ok = row < sizes.rows
@@ -255,9 +262,9 @@ def grad_few_kernel(x, small, parts, sizes, PLAN: constexpr):
         right = load_windows(x, Cells(row_ok, example, t, h, cell), elements, PLAN)  # [BLOCK_K, BLOCK_N]
         acc = tl.dot(tl.trans(left), right, acc, input_precision=PLAN.precision)
         row += BLOCK_K
-        cell, over = carry(cell + more_cell, sizes.grid[2])
-        h, over = carry(h + more_h + over, sizes.grid[1])
-        t, over = carry(t + more_t + over, sizes.grid[0])
+        cell, over = carry(cell + more_cell, grid[2])
+        h, over = carry(h + more_h + over, grid[1])
+        t, over = carry(t + more_t + over, grid[0])
         example += more_example + over
     place = (element - PLAN.window.lead)[None, :] - (m // outputs)[:, None] * (STRIDE[2] * inputs)
     write = (m < CELL * outputs)[:, None] & elements.ok[None, :] & (place >= 0) & (place < KERNEL[2] * inputs)

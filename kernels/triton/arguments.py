@@ -3,6 +3,9 @@
 Fields of an argument are pointers and numbers known at the launch; as with single arguments, Triton compiles None and 1
 as constants. Fields of a Plan are constants at compile time. Triton takes no tensor descriptor in a tuple, so kernels
 have a separate parameter for it. Triples have one value per dimension: depth, height, width.
+
+Where a loop begins, Triton 3.6 loses the constants None and 1 of a tuple inside a tuple, because the outer tuple's type
+is out of date. A kernel that reads such a tuple in or after a loop therefore rebuilds the outer tuple before it.
 """
 
 import math
