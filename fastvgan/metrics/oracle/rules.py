@@ -1,6 +1,6 @@
 """Rules that read colour and motion from the pixels of captioned moving digits.
 
-Tests check the rules on real clips. The verdict on a generated clip does not depend on a trained network.
+Tests check the rules on real clips. The verdict on a clip does not depend on a trained network for these two.
 """
 
 import math
