@@ -97,7 +97,7 @@ def feature_diversity(
     Args:
         seen: per discriminator (N, F). Clips 0 and 1 have one condition, clips 2 and 3 another, and so on.
         targets: per discriminator (F,), the mean absolute difference above which more has no value, from
-            `mean_differences` of real clips. A feature with target 0 (unknown) is ignored.
+            `mean_differences` of real clips. A feature with target 0 (unknown) adds 0.
         everywhere: averages a mean over these pairs over all processes, to decide whether a target is reached.
 
     Returns:

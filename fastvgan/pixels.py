@@ -4,7 +4,7 @@ import torch
 
 
 def to_float(video: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Convert uint8 (N, T, H, W, C) to float (N, C, T, H, W) in [-1, 1] on the device, as a channels_last_3d view."""
+    """Convert uint8 (N, T, H, W, C) to float (N, C, T, H, W) in [-1, 1] on the device, channels_last_3d in memory."""
     return video.to(device, non_blocking=True).permute(0, 4, 1, 2, 3).div(127.5).sub_(1)
 
 

@@ -17,6 +17,16 @@ CONV_ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
 _WITHOUT_SLOPE = {"relu": torch.relu, "tanh": torch.tanh, "silu": functional.silu, "gelu": functional.gelu}
 
 
+def check_activation(activation: str) -> None:
+    """Check the name of an activation.
+
+    Raises:
+        ValueError: it is not one of ACTIVATIONS.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+
+
 def activate(y: torch.Tensor, activation: str, slope: float) -> torch.Tensor:
     """Return the activation of y, a tensor of any shape; `slope` is that of "leaky_relu" below 0."""
     if activation == "leaky_relu":

@@ -20,7 +20,7 @@ from fastvgan_kernels._torch import (
     runs_only_forward,
     tracing_state,
 )
-from fastvgan_kernels.activations import ACTIVATIONS, CONV_ACTIVATIONS
+from fastvgan_kernels.activations import CONV_ACTIVATIONS, check_activation
 from fastvgan_kernels.dispatch import is_transformed
 from fastvgan_kernels.fused_conv import Geometry, Norm, conv_before_norm, fused_conv, pays
 from fastvgan_kernels.norm_act import norm_act_with, reference
@@ -134,8 +134,7 @@ def conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str = "none", neg
     Raises:
         ValueError: the activation is unknown.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    check_activation(activation)
     by_stock = _try_stock(conv, x)
     if by_stock is not None:
         return activate(by_stock, activation, negative_slope)

@@ -134,7 +134,7 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
         module: any module. A layer is replaced if its class is exactly one of those above, or a subclass that changes
             nothing about calls, for instance one that only defines __init__; a Sequential if it has nn.Sequential's
             forward. An instance of a subclass gets a class of the same name that inherits from that subclass and from
-            the fused layer. Without a GPU, convolutions that stock PyTorch always computes as fast are not replaced.
+            the fused layer. Without a GPU, "auto" replaces no convolution that stock PyTorch always computes as fast.
         impl: the implementation of the replaced layers.
         report: filled with the modules that were replaced, and with those that were not and the reasons. Earlier
             entries are dropped.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvgan.layers import deferred
-from fastvgan.layers.normalisation import NormActLayer, check_options
+from fastvgan.layers.normalisation import NormActLayer
 from fastvgan.layers.tracing import wants_stock
 from fastvgan_kernels import group_norm_act, norm_act
 
@@ -52,9 +52,8 @@ class GroupNormAct(_PerSampleNormAct, nn.GroupNorm):
         impl: str = "auto",
         **options: Any,
     ):
-        check_options(activation, impl)
+        options |= {"activation": activation, "negative_slope": negative_slope, "impl": impl}
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, **options)
-        self._set_activation(activation, negative_slope, impl)
 
     def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
         """Run forward with another activation; input and result are (N, C, *space). See `NormActLayer.normalise`."""
@@ -76,6 +75,8 @@ class _InstanceNormAct(_PerSampleNormAct):
     running_mean: Tensor | None
     running_var: Tensor | None
 
+    _sample_dim: int  # dimensions of an input without a batch dimension
+
     def __init__(
         self,
         num_features: int,
@@ -91,13 +92,12 @@ class _InstanceNormAct(_PerSampleNormAct):
         impl: str = "auto",
         **options: Any,
     ):
-        check_options(activation, impl)
+        options |= {"activation": activation, "negative_slope": negative_slope, "impl": impl}
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
-        self._set_activation(activation, negative_slope, impl)
 
     def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
         """Run forward with another activation. See `NormActLayer.normalise`."""
-        tracks, is_unbatched = self.running_mean is not None, input.dim() == self._sample_dim()
+        tracks, is_unbatched = self.running_mean is not None, input.dim() == self._sample_dim
         by_input = self.training or not self.track_running_stats
         # Stock PyTorch also updates running statistics, and raises for bad input. With running statistics in evaluation
         # norm_act may call torch.batch_norm, whose gradients are wrong for an unbatched channels-last input.
@@ -113,14 +113,11 @@ class _InstanceNormAct(_PerSampleNormAct):
 
     def _has_valid_sizes(self, input: Tensor) -> bool:
         """Whether torch.nn's layer accepts these sizes without an error or a warning."""
-        unbatched = self._sample_dim()
+        unbatched = self._sample_dim
         if input.dim() not in (unbatched, unbatched + 1):
             return False
         sizes = input.shape[input.dim() - unbatched :]
         return sizes[0] == self.num_features and sizes[1:].numel() != 1
-
-    def _sample_dim(self) -> int:
-        raise NotImplementedError
 
 
 class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
@@ -143,15 +140,13 @@ class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
         options: keyword arguments of newer versions of torch.nn.InstanceNorm2d, such as `bias`.
     """
 
-    def _sample_dim(self) -> int:
-        return 3
+    _sample_dim = 3
 
 
 class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
     """torch.nn.InstanceNorm3d and an activation in one operation: InstanceNormAct2d for (N, C, T, H, W)."""
 
-    def _sample_dim(self) -> int:
-        return 4
+    _sample_dim = 4
 
 
 deferred.register(GroupNormAct, InstanceNormAct2d, InstanceNormAct3d)

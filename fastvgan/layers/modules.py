@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastvgan.layers import deferred
 from fastvgan.layers.convolutions import Convolution, PaddingMode, TransposedConvolution
-from fastvgan.layers.normalisation import NormActLayer, check_options
+from fastvgan.layers.normalisation import NormActLayer
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import norm_act
 from fastvgan_kernels._torch import name_of_group
@@ -89,9 +89,8 @@ class BatchNormAct(NormActLayer):
         impl: str = "auto",
         **options: Any,
     ):
-        check_options(activation, impl)
+        options |= {"activation": activation, "negative_slope": negative_slope, "impl": impl}
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
-        self._set_activation(activation, negative_slope, impl)
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
@@ -119,17 +118,7 @@ class BatchNormAct(NormActLayer):
     def normalise(
         self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None = None
     ) -> Tensor:
-        """Run forward with another activation than the module's own, for a container that fuses the next module.
-
-        Args:
-            input: (N, C, T, H, W), or (N, C, H, W) in BatchNormAct2d; floating-point.
-            activation: a name that norm_act accepts.
-            negative_slope: of leaky_relu.
-            residual: of input's shape and dtype, added before the activation, or None.
-
-        Returns:
-            The same shape and dtype.
-        """
+        """Run forward with another activation. See `NormActLayer.normalise`, and `forward` for the tensors' shapes."""
         y = None if residual is not None else self._try_direct(input, activation, negative_slope)
         if y is not None:
             return y
@@ -291,6 +280,11 @@ class _ConvNormAct(TraceableLayer):
     conv: Conv3d | ConvTranspose3d
     norm: BatchNormAct3d
 
+    def __init__(self, conv: Conv3d | ConvTranspose3d, eps: float, momentum: float | None, **options: Any):
+        super().__init__()
+        self.conv = conv
+        self.norm = BatchNormAct3d(conv.out_channels, eps, momentum, **options)
+
     # Initialisers look for weight and bias in every class that is named after a convolution.
     @property
     def weight(self) -> Tensor:
@@ -349,14 +343,11 @@ class ConvNormAct3d(_ConvNormAct):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
-        super().__init__()
         place = {"impl": impl, "device": device, "dtype": dtype}
-        self.conv = Conv3d(
+        conv = Conv3d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode, **place
         )
-        self.norm = BatchNormAct3d(
-            out_channels, eps, momentum, activation=activation, negative_slope=negative_slope, **place
-        )
+        super().__init__(conv, eps, momentum, activation=activation, negative_slope=negative_slope, **place)
 
 
 class ConvTransposeNormAct3d(_ConvNormAct):
@@ -399,14 +390,11 @@ class ConvTransposeNormAct3d(_ConvNormAct):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
-        super().__init__()
         place = {"impl": impl, "device": device, "dtype": dtype}
-        self.conv = ConvTranspose3d(
+        conv = ConvTranspose3d(
             in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, False, dilation, **place
         )
-        self.norm = BatchNormAct3d(
-            out_channels, eps, momentum, activation=activation, negative_slope=negative_slope, **place
-        )
+        super().__init__(conv, eps, momentum, activation=activation, negative_slope=negative_slope, **place)
 
 
 deferred.register(Conv3d, ConvTranspose3d, BatchNormAct3d, ConvNormAct3d, ConvTransposeNormAct3d)

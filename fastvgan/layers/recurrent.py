@@ -98,14 +98,7 @@ class ConvLSTMCell(_ConvLSTMBase):
 class ConvLSTM(_ConvLSTMBase):
     """A convolutional LSTM over a sequence (Shi et al. 2015, without peepholes), on `conv_lstm`.
 
-    Args:
-        in_channels: C_in.
-        hidden_channels: C.
-        kernel_size: one odd integer, or one for height and one for width.
-        bias: whether the gates have a bias.
-        impl: the implementation of the operation.
-        device: as in torch.nn's layers.
-        dtype: as in torch.nn's layers.
+    Takes the arguments of `ConvLSTMCell`.
     """
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -22,7 +22,7 @@ class ModelConfig(Settings):
     """3D convolutions, or a ConvLSTM over frames."""
     condition: tuple[ConditionName, ...] = ("text",)
     """Conditions of a clip: text, class, image (its first frame), several of these, or none. Default: those that --data
-    has. This and the next four take defaults from --data unless --preset, --config or a run to resume sets them."""
+    has. This and the next four take defaults from --data only without --preset, --config and a run to resume."""
     frames: int = Field(16, ge=4, le=64)
     """Frames per clip, 4 to 64. Default: 16, or fewer if most clips of --data are shorter."""
     height: int = 16

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import choice, extension, layout
-from ..activations import ACTIVATIONS
+from ..activations import ACTIVATIONS, check_activation
 from ..dispatch import define, differentiable, differentiable_by, is_transformed, wants_stock
 from ..dtypes import statistics_dtype
 from ..measured import on_gpu, rules
@@ -122,8 +122,7 @@ def check_arguments(x: Tensor, activation: str, impl: str, **vectors: Tensor | N
         raise TypeError(f"x must be of a floating-point dtype, not {x.dtype}")
     if not 2 <= x.dim() <= 5:
         raise ValueError(f"x must be (N, C) and up to 3 sizes, not {tuple(x.shape)}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    check_activation(activation)
     if (vectors.get("running_mean") is None) != (vectors.get("running_var") is None):
         raise ValueError("running_mean and running_var must both be given or both be None")
     for name, vector in vectors.items():

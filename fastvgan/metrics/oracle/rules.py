@@ -1,7 +1,6 @@
 """Rules that read colour and motion from the pixels of captioned moving digits.
 
-Tests check the rules on real clips. A fixed rule, unlike a trained network, has no errors that a generator could learn
-to exploit.
+Tests check the rules on real clips. The verdict on a clip does not depend on a trained network for these two.
 """
 
 import math
@@ -24,8 +23,9 @@ def read_motion(video: np.ndarray) -> str:
     """Return the motion of the digit in a clip, uint8 (T, H, W, C), or "none" for a motion without a name.
 
     The rule follows the centre of brightness over time. The motion is along one axis if the spread along the other is
-    less than 0.4 times as large. Otherwise it is diagonal if x and y correlate by more than 0.7, and a circle if the
-    angle about the middle of its range changes by at least half a turn; a digit that swings along an arc turns less.
+    less than 0.4 times as large. Otherwise it is diagonal if x and y correlate by more than 0.7, and a circle if from
+    the first to the last frame it turns by at least 180° about the middle of its range; a digit that swings back and
+    forth along an arc does not.
     """
     light = video.astype(np.float64).sum(-1)
     light = np.maximum(light - 0.25 * light.max(), 0)  # keeps faint noise far from the digit out of the centre

@@ -23,7 +23,6 @@ from fuse_networks import (
 )
 from torch import nn
 
-import fastvgan.layers.fusion as fuse_module
 from fastvgan.layers import (
     BatchNormAct3d,
     Conv2d,
@@ -70,12 +69,6 @@ def rows_of(module):
     if isinstance(module, FusedSequential):
         return [len(group.modules) for group in groups(module) if len(group.modules) > 1]
     return [size for child in module.children() for size in rows_of(child)]
-
-
-@pytest.fixture
-def replace_all_layers(monkeypatch):
-    """Let fuse also replace the layers that gain nothing on a CPU, as it does with a GPU."""
-    monkeypatch.setattr(fuse_module, "_no_gain", lambda module, stock: None)
 
 
 @pytest.mark.parametrize(("make", "shape", "rows"), NETWORKS)

@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
-import fastvgan.layers.fusion as fuse_module
 from fastvgan.layers import FuseReport, fuse
 from fastvgan.layers.sequential import FusedSequential
 from fastvgan_kernels import extension
@@ -75,12 +74,6 @@ def network(conv, transposed, norm, dims):
             *(transposed(6, 3, 4, 2, 1), nn.Tanh()),
         )
     )
-
-
-@pytest.fixture
-def replace_all_layers(monkeypatch):
-    """Let fuse also replace the layers that gain nothing on a CPU, as it does with a GPU."""
-    monkeypatch.setattr(fuse_module, "_no_gain", lambda module, stock: None)
 
 
 @pytest.fixture(params=[(kind, impl) for kind in KINDS for impl in IMPLS], ids="-".join)
