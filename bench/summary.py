@@ -47,9 +47,9 @@ def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """
     first = runs[0]
     for run in runs[1:]:
-        for told in (lambda r: r["machine_info"]["fastvgan"], lambda r: r["commit_info"].get("id")):
-            if told(run) != told(first):
-                raise ValueError(f"the files are from different runs: {told(first)} and {told(run)}")
+        for identify in (lambda r: r["machine_info"]["fastvgan"], lambda r: r["commit_info"].get("id")):
+            if identify(run) != identify(first):
+                raise ValueError(f"the files are from different runs: {identify(first)} and {identify(run)}")
     return {**first, "benchmarks": [benchmark for run in runs for benchmark in run["benchmarks"]]}
 
 

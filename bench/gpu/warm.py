@@ -24,9 +24,8 @@ def main() -> int:
     parsed = parser.parse_args()
     limit, shares = parsed.seconds, SHARES | ALONE
     begin, cores = time.monotonic(), os.cpu_count() or 1
-    with (
-        tempfile.TemporaryDirectory() as choices
-    ):  # a throwaway cache, because choices made without timing must not be kept
+    # A throwaway cache, because choices made without timing must not be kept.
+    with tempfile.TemporaryDirectory() as choices:
         environment = {**os.environ, "FASTVGAN_CACHE": choices, "OMP_NUM_THREADS": "1"}
         processes = []
         for name in parsed.parts:

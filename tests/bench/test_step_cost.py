@@ -115,11 +115,11 @@ def test_flops_of_a_step_are_those_of_its_passes(step_cost, name):
 @pytest.mark.parametrize("name", ["reference", "digits", "digits-conv3d", "digits-image", "clips"])
 def test_costs_of_a_larger_batch_follow_from_two_small_ones(step_cost, name):
     config = small(name)
-    told, ran = step_cost.counted(config, 12), step_cost.count(config, 12)
-    assert [work.name for work in told.work] == [work.name for work in ran.work]
-    assert (told.flops, told.fixed, told.norms) == (ran.flops, ran.fixed, ran.norms)
-    assert told.bytes == pytest.approx(ran.bytes, rel=1e-3)
-    assert told.peak == pytest.approx(ran.peak, rel=1e-3)
+    counted, measured = step_cost.counted(config, 12), step_cost.count(config, 12)
+    assert [work.name for work in counted.work] == [work.name for work in measured.work]
+    assert (counted.flops, counted.fixed, counted.norms) == (measured.flops, measured.fixed, measured.norms)
+    assert counted.bytes == pytest.approx(measured.bytes, rel=1e-3)
+    assert counted.peak == pytest.approx(measured.peak, rel=1e-3)
 
 
 def test_bytes_are_those_of_real_tensors(step_cost):

@@ -46,7 +46,7 @@ def train(folder: Path, steps: int, progress, die_at: int | None = None) -> None
     _quiet()
     save = checkpoint.save
 
-    def telling(where, step, record, keep):
+    def save_and_count(where, step, record, keep):
         progress[FINISHED] = record.step
         with killed_at(die_at):
             path = save(where, step, record, keep)
@@ -55,7 +55,7 @@ def train(folder: Path, steps: int, progress, die_at: int | None = None) -> None
             os.kill(os.getpid(), signal.SIGKILL)
         return path
 
-    checkpoint.save = telling
+    checkpoint.save = save_and_count
     output.Scoring, output.write_report = Unscored, lambda folder: None
     samples._POOL, samples._ROUNDS = 16, 1
     config = tiny(steps=steps, checkpoint_every=1, keep=2, sample_every=10**6)

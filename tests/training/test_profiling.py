@@ -39,8 +39,8 @@ def test_the_steps_after_the_first_ones_are_recorded(tmp_path, caplog):
     )
     assert 20 <= float(found[1]) < 1000 and 30 < float(found[2]) < 100
     assert any("aten::mm" in row for row in rest) and any("Self CPU" in row for row in rest)
-    (told,) = [record.message for record in caplog.records if record.name == "fastvgan"]
-    assert told.startswith("profile of 3 steps") and str(folder / "trace.json") in told
+    (message,) = [record.message for record in caplog.records if record.name == "fastvgan"]
+    assert message.startswith("profile of 3 steps") and str(folder / "trace.json") in message
     assert sorted(path.name for path in folder.iterdir()) == ["table.txt", "trace.json"]
 
 
@@ -71,8 +71,8 @@ def test_a_loop_that_ends_early_leaves_what_was_recorded(tmp_path, steps):
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_loop_too_short_to_record_says_so(tmp_path, caplog, steps):
     loop(tmp_path / "none", steps, count=5)
-    (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == f"no step was profiled: the loop ended after {steps} steps, and the first 2 are skipped"
+    (message,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert message == f"no step was profiled: the loop ended after {steps} steps, and the first 2 are skipped"
     assert not (tmp_path / "none").exists()
 
 
@@ -88,8 +88,8 @@ def test_an_error_in_the_loop_comes_through(tmp_path):
 def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     loop(tmp_path / "file" / "profile", steps=6, count=2)
-    (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told.startswith("the profile of 2 steps is lost: ") and "file" in told
+    (message,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert message.startswith("the profile of 2 steps is lost: ") and "file" in message
 
 
 def test_a_trace_that_is_cut_off_is_one_warning(tmp_path, caplog, monkeypatch):
@@ -102,8 +102,8 @@ def test_a_trace_that_is_cut_off_is_one_warning(tmp_path, caplog, monkeypatch):
 
     monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", export)
     loop(tmp_path, steps=6, count=2)
-    (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert "trace.json: the file is truncated" in told and not list(tmp_path.iterdir())
+    (message,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "trace.json: the file is truncated" in message and not list(tmp_path.iterdir())
 
 
 def test_without_steps_to_record_nothing_is_done(tmp_path, caplog):

@@ -70,8 +70,8 @@ def test_many_in_a_row_take_the_run_back_with_lower_rates(tmp_path, poison, capl
     poison(lambda number: number >= 9 and trainer._record.rate == 1)
     assert trainer.run() == 0
     assert (trainer.done, trainer._record.setbacks, trainer._record.rate) == (STEPS, 1, 0.5)
-    told = [record.getMessage() for record in caplog.records if "back to step" in record.getMessage()]
-    assert len(told) == 1 and "back to step 8, with 0.5 of the learning rates" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "back to step" in record.getMessage()]
+    assert len(messages) == 1 and "back to step 8, with 0.5 of the learning rates" in messages[0]
     found = lines(tmp_path / "r")
     assert [line["step"] for line in found] == list(range(2, STEPS + 1, 2))
     assert [line["lr_generator"] == pytest.approx(4e-4 / (1 + (line["step"] > 8))) for line in found] == [True] * 12
@@ -243,8 +243,8 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path, mon
 
     monkeypatch.setattr(checkpoint, "save", full)
     assert begin(tmp_path / "r").run() == 0
-    told = [r.getMessage() for r in caplog.records if "cannot write" in r.getMessage()]
-    assert failed == [8, 12] and len(told) == 2 and "the disk is full; make room; training continues" in told[0]
+    messages = [r.getMessage() for r in caplog.records if "cannot write" in r.getMessage()]
+    assert failed == [8, 12] and len(messages) == 2 and "the disk is full; make room; training continues" in messages[0]
 
 
 def test_the_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_the_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(UserError, match="make room, then resume from the beginning by --resume auto"):
+    with pytest.raises(UserError, match="the disk is full; make room, then resume from the beginning by --resume auto"):
         begin(tmp_path / "r").run()
 
 
@@ -332,8 +332,8 @@ def test_a_clip_that_is_removed_is_named_and_another_takes_its_place(tmp_path, m
     runner = trainer.runner
     trainer.runner = lambda number, clips: (at(trainer, number), runner(number, clips))
     assert trainer.run() == 0 and trainer.done == STEPS
-    told = [r.getMessage() for r in caplog.records if "using another clip instead" in r.getMessage()]
-    assert len(told) == 1 and told[0].startswith("green.mp4: ")
+    messages = [r.getMessage() for r in caplog.records if "using another clip instead" in r.getMessage()]
+    assert len(messages) == 1 and messages[0].startswith("green.mp4: ")
 
 
 def test_memory_stays_flat(tmp_path):

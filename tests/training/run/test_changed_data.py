@@ -113,8 +113,8 @@ def test_on_changed_data_it_goes_on_only_when_asked_to(copied, change, caplog):
     assert "another --run-dir" in said and "\n" not in said
     trainer = resume(copied, changed_data=True)
     assert trainer.run() == 0 and trainer.done == 6
-    told = [record.getMessage() for record in caplog.records if "trained on other data" in record.getMessage()]
-    assert len(told) == 1 and told[0].endswith("; continuing with them because of --changed-data")
+    messages = [record.getMessage() for record in caplog.records if "trained on other data" in record.getMessage()]
+    assert len(messages) == 1 and messages[0].endswith("; continuing with them because of --changed-data")
     assert data_of(copied, 4) == before
     assert data_of(copied, 6) == trainer.source.fingerprint != before
     assert not [remark for remark in resume(copied).remarks if "data" in remark]  # they are its data now
@@ -254,9 +254,9 @@ def test_the_flag_belongs_to_a_run_that_is_resumed(tmp_path):
 
 
 def test_the_environment_and_the_report_name_the_data(copied):
-    told = json.loads((copied / "r" / "env.json").read_text())["data"]
-    assert told == f"5 clips with 2 captions, checksum {data_of(copied, 4).checksum[:8]}"
-    assert told in write_report(copied / "r").read_text()
+    data = json.loads((copied / "r" / "env.json").read_text())["data"]
+    assert data == f"5 clips with 2 captions, checksum {data_of(copied, 4).checksum[:8]}"
+    assert data in write_report(copied / "r").read_text()
 
 
 def test_a_fingerprint_comes_back_as_it_was_saved(copied):

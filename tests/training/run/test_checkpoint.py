@@ -213,8 +213,8 @@ def test_an_old_one_that_cannot_be_removed_is_only_told(tmp_path, caplog, monkey
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.shutil, "rmtree", stuck)
         save(tmp_path, Toy(), Record(2), keep=1)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert "removed-1: Permission denied" in told
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "removed-1: Permission denied" in message
     assert [path.name for path in list_complete(tmp_path)] == ["step-2"]
     save(tmp_path, Toy(), Record(3), keep=1)
     assert names(tmp_path) == ["step-3"]

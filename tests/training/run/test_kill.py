@@ -92,32 +92,32 @@ def steps_of(folder):
 def test_killed_over_and_over_a_run_ends_as_if_it_never_was(tmp_path, forks):
     """Every other kill falls into a save; the others come at a random moment."""
     folder, draw = tmp_path / "r", random.Random(0)
-    told = forks.Array("q", 2, lock=False)
+    progress = forks.Array("q", 2, lock=False)
     reached = 0
     for i in range(ROUNDS):
-        before = told[FINISHED]
+        before = progress[FINISHED]
         die_at = draw.randint(1, 30) if i % 2 else None
-        process = forks.Process(target=killed.train, args=(folder, 10**6, told, die_at))
+        process = forks.Process(target=killed.train, args=(folder, 10**6, progress, die_at))
         process.start()
         if not die_at:
             end = time.monotonic() + 60
-            while process.is_alive() and time.monotonic() < end and told[FINISHED] <= before:
+            while process.is_alive() and time.monotonic() < end and progress[FINISHED] <= before:
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, 0.1))
             process.kill()
         assert ended(process) == -signal.SIGKILL
         start = find_start("t", folder, "auto")
         if start.checkpoint is None:
-            assert told[SAVED] == 0
+            assert progress[SAVED] == 0
             continue
         assert start.remarks == ()
         verify(start.checkpoint)
         last, reached = reached, steps_of(start.checkpoint)
-        assert reached >= max(told[SAVED], told[FINISHED] - 1, last)
+        assert reached >= max(progress[SAVED], progress[FINISHED] - 1, last)
     assert reached >= ROUNDS / 2
     whole, states = tmp_path / "whole", []
     for run in (folder, whole):
-        process = forks.Process(target=killed.train, args=(run, reached + 2, told))
+        process = forks.Process(target=killed.train, args=(run, reached + 2, progress))
         process.start()
         assert ended(process, 300) == 0
         assert names(run / "checkpoints") == [f"step-{reached + 1}", f"step-{reached + 2}"]

@@ -133,8 +133,8 @@ def test_a_file_that_cannot_be_written_is_told_once_and_lacks_nothing_later(tmp_
         reason = block(path, by)
         for step in (2, 3, 4):
             write(step)
-        (told,) = warnings(caplog)
-        assert str(path) in told and reason in told
+        (message,) = warnings(caplog)
+        assert str(path) in message and reason in message
         unblock(path)
         write(5)
         write(6)
@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_written_is_told_once_and_lacks_nothing_later(tmp_
     assert path.read_bytes().startswith(before)
     if name == "log.txt":
         shown = [line.split("INFO ")[1] for line in path.read_text().splitlines() if "INFO" in line]
-        assert shown == [f"step {step}" for step in range(1, 7)] and told in path.read_text()
+        assert shown == [f"step {step}" for step in range(1, 7)] and message in path.read_text()
     else:
         assert steps(path) == [1, 2, 3, 4, 5, 6]
     assert "Logging error" not in capfd.readouterr().err
@@ -176,8 +176,8 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, caplog):
         assert len(warnings(caplog)) == 6
         assert steps(disk / "r" / "metrics.jsonl") == list(range(200))
         assert set(map(tuple, points(disk / "r").values())) == {tuple(range(200))}
-        told = [line.split()[3] for line in (disk / "r" / "log.txt").read_text().splitlines() if "INFO" in line]
-        assert told == [str(step) for step in range(200)]
+        logged = [line.split()[3] for line in (disk / "r" / "log.txt").read_text().splitlines() if "INFO" in line]
+        assert logged == [str(step) for step in range(200)]
 
 
 def test_a_full_disk_leaves_whole_entries_and_closing_is_quick(tmp_path, caplog):
@@ -258,13 +258,13 @@ def test_a_folder_that_cannot_be_made_anew_is_told_once(tmp_path, caplog):
             folder.add_metrics({"step": step, "x": 1.0})
             assert not folder.ensure()
             logger.info("step %d", step)
-        (told,) = warnings(caplog)
-        assert str(path) in told and "has vanished and cannot be rebuilt" in told
+        (message,) = warnings(caplog)
+        assert str(path) in message and "has vanished and cannot be rebuilt" in message
         parent.unlink()
         folder.add_metrics({"step": 4, "x": 1.0})
         assert warnings(caplog)[1:] == [f"the run folder {path} has vanished: rebuilt it"]
     assert steps(path / "metrics.jsonl") == [1, 2, 3, 4] and points(path) == {"x": [1, 2, 3, 4]}
-    assert told in (path / "log.txt").read_text() and "step 2" in (path / "log.txt").read_text()
+    assert message in (path / "log.txt").read_text() and "step 2" in (path / "log.txt").read_text()
 
 
 def test_after_a_folder_is_made_anew_other_faults_are_told(tmp_path, caplog):
@@ -372,13 +372,13 @@ def test_what_cannot_be_opened_at_the_start_is_bad_input(tmp_path, name):
     assert logger.handlers == []
 
 
-def test_the_environment_is_told(tmp_path, monkeypatch):
+def test_the_environment_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with opened(tmp_path / "r"):
         pass
-    told = json.loads((tmp_path / "r" / "env.json").read_text())
-    assert told["processes"] == 4 and told["torch"] == torch.__version__ and told["cuda"] == torch.version.cuda
-    assert {"cudnn", "triton", "dali"} <= told.keys()
+    facts = json.loads((tmp_path / "r" / "env.json").read_text())
+    assert facts["processes"] == 4 and facts["torch"] == torch.__version__ and facts["cuda"] == torch.version.cuda
+    assert {"cudnn", "triton", "dali"} <= facts.keys()
 
 
 class FakeWandB(types.ModuleType):
