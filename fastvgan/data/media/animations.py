@@ -158,7 +158,7 @@ def _open(media: Media) -> Image.Image:
             data = path.read_bytes()
         return Image.open(BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise BadVideo("damaged: is no picture of a kind that can be read") from error
+        raise BadVideo("damaged: is not a picture of a kind that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadVideo(f"claims more pixels than a picture may have: {error}") from error
     except MemoryError as error:

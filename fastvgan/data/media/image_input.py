@@ -52,13 +52,13 @@ def read_image(image: ImageInput) -> np.ndarray:
     """
     if isinstance(image, str | os.PathLike):
         name, opened = f"the image {os.fspath(image)}", lambda: _open_file(Path(image))
-        remedy = f"give {_FILES}"
+        remedy = f"pass {_FILES}"
     elif isinstance(image, Image.Image):
         name, opened, remedy = f"the {image.mode} image", lambda: _open_pil(image), "convert it to RGB"
     else:
         array = _array_of(image)
         name, opened = f"the image of shape {array.shape}", lambda: _from_array(array)
-        remedy = "give a picture of another size"
+        remedy = "pass a picture of another size"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # the refusal says it, in one line
@@ -95,7 +95,7 @@ def _open_file(path: Path) -> Image.Image:
     if path.is_dir():
         raise BadVideo("is a folder")
     if not path.is_file():  # opening a pipe could wait forever
-        raise BadVideo("is no regular file")
+        raise BadVideo("is not a regular file")
     with path.open("rb") as file:
         is_gif = file.read(4) == b"GIF8"
         file.seek(0)
@@ -125,7 +125,7 @@ def _open_gif(path: Path) -> Image.Image:
 
 
 def _say_that_it_moves(path: Path) -> None:
-    logger.warning("the image %s moves; its first frame is taken", path)
+    logger.warning("the image %s is an animation; using its first frame", path)
 
 
 def _open_pil(image: Image.Image) -> Image.Image:
@@ -148,14 +148,14 @@ def _array_of(image: Union[np.ndarray, "torch.Tensor"]) -> np.ndarray:
 
     if not isinstance(image, torch.Tensor):
         raise UserError(
-            f"the image is a {type(image).__name__}; give a path, a PIL image, an array (H, W, C) or a tensor (C, H, W)"
+            f"the image is a {type(image).__name__}; pass a path, a PIL image, an array (H, W, C) or a tensor (C, H, W)"
         )
     if image.layout is not torch.strided or image.is_meta or image.is_quantized:
-        raise UserError(f"the image is a tensor without plain values ({image.layout}, {image.dtype}); give a dense one")
+        raise UserError(f"the image is a tensor without plain values ({image.layout}, {image.dtype}); pass a dense one")
     if image.ndim == 3 and image.shape[0] in _CHANNELS:
         if image.shape[2] in _CHANNELS:
             raise UserError(
-                f"the image, a tensor of shape {tuple(image.shape)}, may be (C, H, W) or (H, W, C); give it as an "
+                f"the image, a tensor of shape {tuple(image.shape)}, may be (C, H, W) or (H, W, C); pass it as an "
                 "array, which is (H, W, C)"
             )
         image = image.permute(1, 2, 0)
@@ -171,12 +171,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim != 3 or array.shape[2] not in _CHANNELS:
         kinds = ", ".join(f"{count} ({what})" for count, what in _CHANNELS.items())
         raise UserError(
-            f"the image has the shape {array.shape}; give one picture, an array (H, W) or (H, W, C), or a tensor "
+            f"the image has the shape {array.shape}; pass one picture, an array (H, W) or (H, W, C), or a tensor "
             f"(H, W), (C, H, W) or (H, W, C), where C is one of {kinds}"
         )
     height, width, channels = array.shape
     if not height * width:
-        raise UserError(f"the image of shape {array.shape} has no pixels; give one that has some")
+        raise UserError(f"the image of shape {array.shape} has no pixels; pass one that has some")
     check_size((height, width))
     cover((height, width), height, width)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
@@ -187,7 +187,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     elif array.dtype.kind == "f":
         array = _of_floats(array)
     elif array.dtype != np.uint8:
-        raise UserError(f"the image is of {array.dtype}; give uint8, uint16, bool, or floats in [0, 1]")
+        raise UserError(f"the image is of {array.dtype}; pass uint8, uint16, bool, or floats in [0, 1]")
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 else array))
 
 
@@ -196,10 +196,10 @@ def _of_floats(array: np.ndarray) -> np.ndarray:
     array = array if array.dtype.itemsize > 2 else array.astype(np.float32)
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all():
-        raise UserError("the image holds NaN or infinite values; give floats in [0, 1]")
+        raise UserError("the image holds NaN or infinite values; pass floats in [0, 1]")
     if round(low * 255) < 0 or round(high * 255) > 255:
         raise UserError(
-            f"the image holds floats from {low:.4g} to {high:.4g}; give floats in [0, 1]: (x + 1) / 2 of frames in "
+            f"the image holds floats from {low:.4g} to {high:.4g}; pass floats in [0, 1]: (x + 1) / 2 of frames in "
             "[-1, 1], x / 255 of values up to 255"
         )
     return np.rint(array * 255).clip(0, 255).astype(np.uint8)

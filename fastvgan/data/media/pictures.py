@@ -242,7 +242,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
     except UnidentifiedImageError as error:
-        raise Damaged("is no picture of a kind that can be read") from error
+        raise Damaged("is not a picture of a kind that can be read") from error
     except (BadVideo, MemoryError):
         raise
     except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it

@@ -89,7 +89,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
         if not pts:
             raise BadVideo("has no frames")
         if not tolerant and _breaks_off(source, container, stream):
-            raise BadVideo(f"cut short: after {len(pts)} frames the file ends before its container does")
+            raise BadVideo(f"truncated: after {len(pts)} frames the file ends before its container does")
         times = _rising(pts)
         fps, steady = _rate(times, stream)
         codec = stream.codec_context.codec.canonical_name
@@ -113,7 +113,7 @@ def why_no_video(path: Path) -> str | None:
             form = container.format
             # Bare streams are guessed at by a few bytes: the pictures in a PDF file would be a film.
             if form.flags & av.format.Flags.no_timestamps.value and path.suffix[1:].lower() not in form.extensions:
-                return "is no video file"
+                return "is not a video file"
             if all(container.streams.video[number].frames == 1 for number in films(container)):
                 return "is a single picture"  # a photograph of HEIC or AVIF
     except BadVideo as error:
@@ -166,7 +166,7 @@ def _frames(container: av.container.InputContainer, stream: av.VideoStream, tole
     for packet in container.demux(stream):
         if packet.is_corrupt and not tolerant and container.format.name != "mpegts":
             # Of transport streams that were joined the packets' counters jump, which harms no frame.
-            raise BadVideo("cut short or damaged: a packet of the video ends early")
+            raise BadVideo("truncated or damaged: a packet of the video ends early")
         if packet.size == 0 and packet.dts is not None:
             # What Theora has in the place of a frame that is the same as the one before; others hold nothing there.
             if last is not None and stream.codec_context.name == "theora":
@@ -271,7 +271,7 @@ def _open(source: "str | bytes") -> Iterator[av.container.InputContainer]:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         container = av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
-        raise BadVideo(f"is no video file: {error.strerror}") from error
+        raise BadVideo(f"is not a video file: {error.strerror}") from error
     except OSError as error:
         raise BadVideo(f"cannot be read: {error.strerror or error}") from error
     with container:
@@ -299,7 +299,7 @@ def _source(media: Media) -> "str | bytes":
     if not found:
         raise BadVideo("is empty")
     if length is not None and len(found) < length:
-        raise BadVideo(f"is cut short: {len(found)} of {length} bytes")
+        raise BadVideo(f"is truncated: {len(found)} of {length} bytes")
     return found
 
 

@@ -56,7 +56,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     degrees = -math.degrees(math.atan2(sign * b / down, sign * a / across))
     quarters = round(degrees / 90)
     if abs(degrees - 90 * quarters) > 1:
-        raise BadVideo(f"asks to be turned by {degrees:.0f} degrees, which is no right angle; encode it upright")
+        raise BadVideo(f"asks to be turned by {degrees:.0f} degrees, which is not a right angle; encode it upright")
     return Orientation(quarters % 4, mirrored)
 
 
