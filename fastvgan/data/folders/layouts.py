@@ -25,8 +25,6 @@ from fastvgan.data.media.types import BadVideo, Media
 from fastvgan.data.paths import as_text, stays_within, unusable_name
 from fastvgan.errors import UserError
 
-__all__ = ["Entry", "Layout", "Rejected", "Scan", "scan"]
-
 _SAMPLED = 3  # pictures of a folder whose sizes decide whether they are strips
 _WORDS = {
     "video": ("video file", "video files"),

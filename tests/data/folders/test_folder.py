@@ -193,7 +193,7 @@ def test_missing_empty_and_wholly_broken_folders(tmp_path):
         with pytest.raises(UserError, match=sentence):
             source(path)
     broken(tmp_path, 2)
-    with pytest.raises(UserError, match="2 of 2 files"):
+    with pytest.raises(UserError, match="2 of 2 files in .* are unusable: broken0.mp4"):
         source(tmp_path, max_bad=1.0)
 
 
