@@ -11,12 +11,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastvgan.data.folders.names import in_order, is_picture
 from fastvgan.data.media import zips
-from fastvgan.data.media.types import BadVideo, Damaged, Media, Probe, cover
+from fastvgan.data.media.types import LARGEST_SIDE, BadVideo, Damaged, Media, Probe, cover
 from fastvgan.data.paths import as_text, stays_within, unusable_name
 
 # Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-_LARGEST = 8192  # pixels per side; a tiny file can declare a picture that fills the memory
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
@@ -243,7 +242,7 @@ def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Ima
             image = Image.open(BytesIO(data), formats=_FORMATS)
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
+        raise BadVideo(f"claims more pixels than a picture may have, {LARGEST_SIDE}x{LARGEST_SIDE}") from error
     except UnidentifiedImageError as error:
         raise Damaged("is not a picture of a kind that can be read") from error
     except (BadVideo, MemoryError):
@@ -276,8 +275,8 @@ def check_size(size: tuple[int, int], strip: bool = False) -> None:
         BadVideo: The picture is too large.
     """
     height, width = size
-    if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
-        raise BadVideo(f"is {width}x{height} pixels large, more than {_LARGEST} a side")
+    if height * width > LARGEST_SIDE**2 or (not strip and max(height, width) > LARGEST_SIDE):
+        raise BadVideo(f"is {width}x{height} pixels large, more than {LARGEST_SIDE} a side")
 
 
 def _check_unchanged(found: Probe, now: Probe) -> None:

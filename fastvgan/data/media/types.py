@@ -8,6 +8,7 @@ import numpy as np
 
 KINDS = ("video", "tar", "frames", "zip", "strip", "animation")
 MOST_FRAMES = 10**7  # largest number of frames per clip; it bounds memory
+LARGEST_SIDE = 8192  # pixels; a tiny file can declare frames that fill the memory
 FARTHEST = 2**62  # largest time in a stream's units, so that differences fit into 64 bits
 _SLIMMEST = 64  # largest ratio of a frame's sides
 

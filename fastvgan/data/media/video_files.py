@@ -15,13 +15,12 @@ import fsspec
 import numpy as np
 
 from fastvgan.data.media import zips
-from fastvgan.data.media.types import FARTHEST, BadVideo, Media, Probe
+from fastvgan.data.media.types import FARTHEST, LARGEST_SIDE, BadVideo, Media, Probe
 from fastvgan.data.media.video.deinterlacing import deinterlace
 from fastvgan.data.media.video.endings import ends_early
 from fastvgan.data.media.video.film import decoder_of, films, longest_film
 from fastvgan.data.media.video.shown import Orientation, Scaler, display_size, has_alpha, orientation_of, pixel_aspect
 
-_LARGEST = 8192  # pixels per side; a tiny file can declare frames that fill the memory
 _BLOCK = 2**26  # bytes
 _COLOURS = {1: "bt709", 9: "bt2020", 10: "bt2020"}  # matrix coefficients of ITU-T H.273
 # Containers that hold their frames themselves: a playlist or a concat script disguised as a video must not make FFmpeg
@@ -38,7 +37,7 @@ _CONTAINERS = ",".join(
     """.split()
 )
 # A decoder allocates the size that a frame declares before the frame can be checked, first while the file is opened.
-_PIXELS = {"max_pixels": str(_LARGEST**2)}
+_PIXELS = {"max_pixels": str(LARGEST_SIDE**2)}
 _ON_DISK = "file:"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, **_PIXELS}
 
@@ -360,13 +359,13 @@ def _stream(
 
 def _damage(error: av.FFmpegError, number: int) -> str:
     # For a frame beyond max_pixels FFmpeg only reports an invalid argument.
-    large = f", or larger than {_LARGEST} a side" if isinstance(error, av.ArgumentError) else ""
+    large = f", or larger than {LARGEST_SIDE} a side" if isinstance(error, av.ArgumentError) else ""
     return f"damaged at frame {number}{large}: {error.strerror}"
 
 
 def _check_size(width: int, height: int) -> None:
-    if max(width, height) > _LARGEST:
-        raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
+    if max(width, height) > LARGEST_SIDE:
+        raise BadVideo(f"has frames of {width}x{height}, larger than {LARGEST_SIDE} a side")
 
 
 def _same_size(frame: av.VideoFrame, aspect: Fraction, seen: _Size | None, number: int) -> _Size:
