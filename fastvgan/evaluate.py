@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     model, config = _model(generator, parsed.frames), _config(run)
     check_memory(
         evaluation_bytes(model, parsed.clips),
-        f"an evaluation by --clips {parsed.clips} of {model.frames} frames",
+        f"an evaluation with --clips {parsed.clips} of {model.frames} frames",
         "use fewer or shorter clips",
     )
     data = _data(run, config, model, parsed.data)
@@ -113,7 +113,7 @@ def _data(run: Path, config: "RunConfig | None", model: "ModelConfig", name: str
     if config is not None and name in (None, config.data.data):
         return config.data
     if name is None and not _fits_digits(model):
-        raise UserError(f"the training data of {run} are unknown without its config.yaml; name them with --data")
+        raise UserError(f"the training data of {run} are unknown without its config.yaml; pass them with --data")
     return DataConfig(data=name or "digits")
 
 

@@ -48,7 +48,7 @@ def _gpu_rules() -> dict[str, Any]:
     here = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if here else H100
     return {
-        "shown_for": torch.cuda.get_device_name() if here else "an H100 (there is no GPU here)",
+        "shown_for": torch.cuda.get_device_name() if here else "an H100 (this machine has no GPU)",
         "measured_on": rules.origin(capability),
         "margin": rules.MARGIN,
         "choices": [{**problem._asdict(), **choice._asdict()} for problem, choice in rules.problems(capability)],

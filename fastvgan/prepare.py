@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parse(Arguments, "python -m fastvgan.prepare", arguments)
     if not parsed.source.exists():
         digits = "; the digits need no preparation, train on them with --data digits"
-        hint = digits if str(parsed.source) == "digits" else "; name an existing folder or archive"
+        hint = digits if str(parsed.source) == "digits" else "; pass an existing folder or archive"
         raise UserError(f"SOURCE {parsed.source} does not exist{hint}")
     from tqdm.contrib.logging import logging_redirect_tqdm
 

@@ -76,7 +76,7 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
         print(parsed.run.to_yaml(), end="")
         return 0
     if parsed.changed_data and parsed.resume is None:
-        raise UserError("--changed-data needs --resume; add --resume auto, or leave --changed-data out")
+        raise UserError("--changed-data needs --resume; pass --resume auto, or leave --changed-data out")
     start = start._replace(changed_data=parsed.changed_data)
     return _train(parsed.run, start, parsed.dry_run, parallel, listing)
 

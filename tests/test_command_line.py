@@ -59,8 +59,8 @@ OTHERS = [
     ("generate", "--scale 2000", "--scale 2000: must be at most 64"),
     ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
     ("generate", "--fps 60", "generated.gif: 60 frames per second; .gif supports 0.01 to 50, since viewers"),
-    ("generate", "--out x.avi", "x.avi: unsupported video format; name a .mp4, .gif or .png file"),
-    ("generate", "", "runs/ holds no run; train one by `python -m fastvgan.train`, or name one by --run"),
+    ("generate", "--out x.avi", "x.avi: unsupported video format; pass a .mp4, .gif or .png file"),
+    ("generate", "", "runs/ holds no run; train one with `python -m fastvgan.train`, or pass one with --run"),
     ("evaluate", "--clips x", "--clips x: expected a whole number"),
     ("evaluate", "--json", "--json: expected a path, got nothing"),
     ("prepare", "digits out", "SOURCE digits does not exist; the digits need no preparation"),
@@ -245,7 +245,7 @@ def test_clips_that_do_not_fit_are_refused_before_they_are_made(tmp_path, monkey
     assert generator.generate(n=1).shape == (1, 16, 16, 16, 3)
     flags = ["--run", str(tmp_path / "x.safetensors"), "--out", str(tmp_path / "x.gif"), "--scale", "64", "--n", "2"]
     assert "pixels needs at least" in call("fastvgan.generate", flags)[2]
-    assert "an evaluation by --clips 5000" in call("fastvgan.evaluate", [*flags[:2], "--clips", "5000"])[2]
+    assert "an evaluation with --clips 5000" in call("fastvgan.evaluate", [*flags[:2], "--clips", "5000"])[2]
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 

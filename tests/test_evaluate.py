@@ -162,8 +162,8 @@ def test_data_that_does_not_fit_the_run(run, tmp_path, folder):
 
 def test_a_bare_file_that_may_be_trained_on_anything(tmp_path):
     bare = make(tmp_path / "bare", condition=())
-    assert "name them with --data" in refused("--run", bare / FILE)
-    assert "name them with --data" in refused("--run", make(tmp_path / "words", vocabulary=("a", "dog")))
+    assert "pass them with --data" in refused("--run", bare / FILE)
+    assert "pass them with --data" in refused("--run", make(tmp_path / "words", vocabulary=("a", "dog")))
 
 
 def test_the_command_ends_with_status_2_and_one_sentence(run, tmp_path):

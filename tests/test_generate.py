@@ -85,7 +85,7 @@ def test_a_checkpoint_gives_its_averaged_generator(tmp_path, run, capsys):
     main(["--run", str(folder), "--text", "a red", "--out", str(tmp_path / "x.gif")])
     assert capsys.readouterr().out == f"{tmp_path / 'x.gif'}: 4 of {folder}\n"
     (folder / "state.safetensors").write_bytes(data[:-9] + b"123456789")
-    with pytest.raises(UserError, match=r"state\.safetensors is damaged \(its checksum .*name another checkpoint"):
+    with pytest.raises(UserError, match=r"state\.safetensors is damaged \(its checksum .*pass another checkpoint"):
         fastvgan.load(folder)
     (folder / "state.json").unlink()
     with pytest.raises(UserError, match=r"step-3 is no checkpoint: cannot read state\.json"):
@@ -148,7 +148,7 @@ def test_unusable_image_and_class(tmp_path):
     with pytest.raises(UserError, match="unknown class 'bird'; the classes are cat, dog"):
         generator.generate(label="bird", image=image)
     (tmp_path / "x.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"x\.png cannot be used \(is no picture"):
+    with pytest.raises(UserError, match=r"x\.png cannot be used \(is not a picture"):
         generator.generate(label="cat", image=tmp_path / "x.png")
     with pytest.raises(UserError, match=r"the image has the shape \(3, 9, 9\)"):
         generator.generate(label="cat", image=np.zeros((3, 9, 9), np.uint8))
@@ -262,12 +262,12 @@ def test_command_turns_a_photograph_and_scales_16_bits_as_training_does(tmp_path
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("missing.png", "missing.png cannot be used (No such file or directory); give a PNG, JPEG, "),
-        ("folder", "folder cannot be used (is a folder); give"),
-        ("words.txt", "words.txt cannot be used (is no picture of a kind that can be read); give"),
+        ("missing.png", "missing.png cannot be used (No such file or directory); pass a PNG, JPEG, "),
+        ("folder", "folder cannot be used (is a folder); pass"),
+        ("words.txt", "words.txt cannot be used (is not a picture of a kind that can be read); pass"),
         ("cut.jpg", "cut.jpg cannot be used (image file is truncated"),
         ("film.mp4", "film.mp4 cannot be used (is a video; `ffmpeg -i VIDEO -frames:v 1 first.png` saves its first"),
-        ("large.png", "large.png cannot be used (is 8200x200 pixels large, more than 8192 a side); give"),
+        ("large.png", "large.png cannot be used (is 8200x200 pixels large, more than 8192 a side); pass"),
     ],
 )
 def test_an_unusable_image_is_refused_before_the_generator_is_loaded(tmp_path, name, sentence):

@@ -188,7 +188,7 @@ def _keep_annotated(items: list[_Annotated], require: str, where: str) -> tuple[
 _MISSING = {
     "text": "{where} has no captions, but the model is conditioned on text: add clip.txt beside each clip or a "
     "captions.csv in the folder, or train with --condition none",
-    "class": "{where} has no classes, but the model is conditioned on the class: put the clips of each class into a "
+    "class": "{where} has no classes, but the model is conditioned on the class: put the clips of each class in a "
     "separate folder, or train with --condition none",
 }
 

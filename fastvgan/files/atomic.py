@@ -17,13 +17,13 @@ def check_writable(path: Path) -> None:
         UserError: the file cannot be written.
     """
     if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; name a file")
+        raise UserError(f"cannot write {path}: it is a folder; pass a file name")
     temporary = _temporary(path)
     try:
         temporary.touch()
         temporary.unlink()
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; name another file") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; pass another file name") from error
 
 
 @contextmanager

@@ -46,6 +46,6 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; name a run folder, a checkpoint or an exported generator") from error
+        raise UserError(f"{path} does not exist; pass a run folder, a checkpoint or an exported generator") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is truncated or not a safetensors file ({error}); pass another file") from error

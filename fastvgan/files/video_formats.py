@@ -31,7 +31,7 @@ def check_format(path: Path, fps: float) -> None:
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
-        raise UserError(f"{path}: unsupported video format; name a .mp4, .gif or .png file")
+        raise UserError(f"{path}: unsupported video format; pass a .mp4, .gif or .png file")
     if not LEAST_FPS <= fps <= form.most_fps and path.suffix.lower() != ".png":
         raise UserError(
             f"{path}: {fps:g} frames per second; {path.suffix} supports {LEAST_FPS} to {form.most_fps}{form.why}"

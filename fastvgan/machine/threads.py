@@ -71,18 +71,18 @@ def describe_threads() -> str:
 
 
 def thread_settings() -> dict[str, str]:
-    """The environment variables that are set, by us or by the user, of those that say how threads count and wait."""
+    """Return the variables that set the number and the waiting of threads, whether we or the user set them."""
     return {name: os.environ[name] for name in (*_COUNT, *_WAITING) if name in os.environ}
 
 
 def _count_cores() -> int:
-    """How many cores these processors belong to; torch starts one thread for each of them."""
+    """Count the cores of the processors that this process may use; torch starts one thread per core."""
     siblings = {number: _read(_CPUS / f"cpu{number}/topology/thread_siblings_list") for number in bound_to()}
     return len({text or number for number, text in siblings.items()})
 
 
 def _quotas() -> Iterator[float]:
-    """How many processors each control group that this process is in may use, where that is limited."""
+    """Yield how many processors each control group of this process may use, for those that have a limit."""
     for folder in _group_folders():
         # Version 2 of control groups has both numbers in one file, version 1 in two; "max" or -1 is no limit.
         numbers = _read(folder / "cpu.max").split()
@@ -92,9 +92,9 @@ def _quotas() -> Iterator[float]:
 
 
 def _group_folders() -> Iterator[Path]:
-    """The folders of this process's control groups, from each one up to the root, whose limits hold too.
+    """Yield the folder of each control group of this process, then those of its parents, whose limits apply too.
 
-    In a container the path may be the host's, which is not there: its root then stands for the container's own group.
+    In a container the path may be the host's and not exist here: the root then stands for the container's own group.
     """
     for line in _read(_MEMBERSHIP).splitlines():
         _, controllers, path = line.split(":", 2)  # "4:cpu,cpuacct:/docker/1a2b", or "0::/" in version 2
@@ -106,7 +106,7 @@ def _group_folders() -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """A small file of the system; empty where it is not there, as on systems without control groups."""
+    """Return the text of a system file; empty if it cannot be read, as on systems without control groups."""
     try:
         return path.read_text(errors="surrogateescape")
     except OSError:

@@ -62,7 +62,7 @@ def digit_words(captions: Sequence[str], channels: int) -> dict[str, torch.Tenso
     try:
         rows = torch.tensor([known[text] for text in captions]).view(-1, 3)
     except KeyError as error:
-        raise UserError(f"{error.args[0]!r} is not a caption of the digits; pass the data by --data") from error
+        raise UserError(f"{error.args[0]!r} is not a caption of the digits; pass the data with --data") from error
     words = dict(zip(("digit", "colour", "motion"), rows.unbind(1), strict=True))
     return words if channels == 3 else {name: words[name] for name in ("digit", "motion")}
 
@@ -119,7 +119,7 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
     """
     if source.size < FEWEST:
         raise UserError(
-            f"the data has {source.size} clips, but an evaluation needs at least {FEWEST}; pass more data by --data"
+            f"the data has {source.size} clips, but an evaluation needs at least {FEWEST}; pass more data with --data"
         )
     if clips > source.size:
         raise UserError(f"--clips {clips}: the data has only {source.size} clips; use --clips {source.size} or fewer")
@@ -129,7 +129,7 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
     if "text" in model.condition:
         if drawn.caption is None:
             raise UserError(
-                "the data has no captions, but the model's condition has text; pass captioned data by --data"
+                "the data has no captions, but the model is conditioned on text; pass captioned data with --data"
             )
         text = _encode(model, [source.captions[i] for i in drawn.caption[group].tolist()])
     if "class" in model.condition:
@@ -271,8 +271,8 @@ def _encode(model: ModelConfig, captions: Sequence[str]) -> torch.Tensor:
         # A caption without words, such as "…", is valid in training too.
         if split_words(text) and (missing := vocabulary.unknown_words(text)):
             raise UserError(
-                f"the run was not trained on the word {missing[0]!r} of the caption {text!r}; pass data with "
-                "its captions by --data"
+                f"the run was not trained on the word {missing[0]!r} of the caption {text!r}; pass data that has "
+                "its captions with --data"
             )
     return vocabulary.encode(captions)
 
@@ -285,12 +285,12 @@ def _class_indices(model: ModelConfig, classes: Sequence[str]) -> torch.Tensor:
     """
     if not classes:
         raise UserError(
-            "the data has no classes, but the model's condition has a class; pass data with classes by --data"
+            "the data has no classes, but the model is conditioned on the class; pass data that has classes with --data"
         )
     for name in classes:
         if name not in model.class_names:
             raise UserError(
                 f"the run was not trained on the class {name!r}; its classes are {', '.join(model.class_names)}; pass "
-                "data with those by --data"
+                "data of these with --data"
             )
     return torch.tensor([model.class_names.index(name) for name in classes])

@@ -20,7 +20,7 @@ FORMAT = 2
 TENSORS, STATE = "state.safetensors", "state.json"
 _MOST_STEPS = 10**12
 _NAME = re.compile(r"step-(\d+)")
-_REMEDY = "name another checkpoint, or a run folder to use its newest undamaged one"
+_REMEDY = "pass another checkpoint, or a run folder to use its newest undamaged one"
 
 
 class Record(NamedTuple):
@@ -127,7 +127,7 @@ def read_averaged_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return select_prefix(_parse(path, _read(path)[1]), "ema")
     except _Fault as fault:
-        raise UserError(f"{fault}; name another checkpoint") from fault
+        raise UserError(f"{fault}; pass another checkpoint") from fault
 
 
 def select_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -149,7 +149,7 @@ class TrainingConfig(Settings):
     def _check_contrast(self) -> Self:
         if self.contrast and not self.matching_aware:
             raise UserError(
-                "--contrast needs wrong conditions to compare with; take --contrast 0, or leave --no-matching-aware out"
+                "--contrast needs wrong conditions to compare with; use --contrast 0, or leave --no-matching-aware out"
             )
         return self
 
@@ -262,7 +262,7 @@ def preset(name: str) -> RunConfig:
         UserError: no preset has that name.
     """
     if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}; use one of {', '.join(PRESETS)}")
+        raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

@@ -21,7 +21,7 @@ def find_run(named: Path | None) -> Path:
     """
     run = named or newest_run()
     if run is None:
-        raise UserError("runs/ holds no run; train one by `python -m fastvgan.train`, or name one by --run")
+        raise UserError("runs/ holds no run; train one with `python -m fastvgan.train`, or pass one with --run")
     return run
 
 

@@ -21,8 +21,8 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
     if "text" in model.condition:
         if not source.captions:
             raise UserError(
-                "the data has no captions, and the model's condition includes text: put clip.txt beside each clip or a "
-                "captions.csv in the folder, or train without text by --condition none"
+                "the data has no captions, but the model is conditioned on text: add clip.txt beside each clip or a "
+                "captions.csv in the folder, or train with --condition none"
             )
         vocabulary = Vocabulary.of(source.captions)
         if not vocabulary.words:
@@ -31,8 +31,8 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
     if "class" in model.condition:
         if not source.classes:
             raise UserError(
-                "the data has no classes, and the model's condition includes the class: put the clips of each class in "
-                "a separate folder, or train without classes by --condition none"
+                "the data has no classes, but the model is conditioned on the class: put the clips of each class in "
+                "a separate folder, or train with --condition none"
             )
         learned["class_names"] = tuple(source.classes)
     return model.model_copy(update=learned)

@@ -138,7 +138,7 @@ class Trainer:
                 if self._output:
                     self._output.finish(self._record, save=not (stopped and self._is_in_trouble()))
             if stopped:
-                logger.warning("stopped by %s after step %d; resume by --resume auto", stopped.name, self.done)
+                logger.warning("stopped by %s after step %d; resume with --resume auto", stopped.name, self.done)
             else:
                 logger.info("trained to the last step, %d", self.done)
         finally:
@@ -417,4 +417,4 @@ def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
     try:
         return next(clips)
     except OSError as error:
-        raise UserError(f"cannot read the data any more: {error}; fix that, then resume by --resume auto") from error
+        raise UserError(f"cannot read the data any more: {error}; fix that, then resume with --resume auto") from error

@@ -98,9 +98,9 @@ def no_permission(path: Path) -> Path:
 
 BROKEN = {
     empty: (".mp4", "is empty"),
-    text: (".mp4", "is no video file"),
-    cut_in_the_middle: (".avi", "cut short|damaged"),
-    corrupt_in_the_middle: (".mp4", "damaged|cut short"),
+    text: (".mp4", "is not a video file"),
+    cut_in_the_middle: (".avi", "truncated|damaged"),
+    corrupt_in_the_middle: (".mp4", "damaged|truncated"),
     audio_only: (".mp4", "has no video stream"),
     one_frame: (".mp4", "has only one frame, fewer than 2"),
     variable_size: (".ts", "changes its size at frame 12, from 64x48 to 128x96"),

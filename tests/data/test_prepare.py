@@ -325,7 +325,7 @@ def test_the_command_says_what_came_of_it(few, tmp_path):
     (few / "x.mp4").write_text("no video")
     done = run("fastvgan.prepare", few, tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("x.mp4: is no video file") == 1
+    assert done.stderr.count("x.mp4: is not a video file") == 1
     assert "clips:    3 (90 frames, 0.1 minutes), 6 captions, 2 classes" in done.stdout
     (hint,) = [line for line in done.stdout.splitlines() if line.startswith("train on:")]
     flags = shlex.split(hint.split("fastvgan.train ")[1])
@@ -341,9 +341,9 @@ def test_the_command_says_what_came_of_it(few, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--to", "shards"], "give --height and --width"),
-        (["--to", "clips", "--height", "16"], "give --height and --width together"),
-        (["--fps", "3"], "add --to clips"),
+        (["--to", "shards"], "pass --height and --width"),
+        (["--to", "clips", "--height", "16"], "pass --height and --width together"),
+        (["--fps", "3"], "pass --to clips"),
         (["--to", "clips", "--fps", "0"], "--fps 0: must be at least 0.001"),
         (["--speed", "3"], "unknown flag --speed"),
     ],

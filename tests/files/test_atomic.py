@@ -90,5 +90,5 @@ def test_content_is_on_the_disk_before_the_name_is(path, monkeypatch, flush):
 def test_the_check_before_leaves_no_trace(path):
     check_writable(path)
     assert path.read_text() == "old" and os.listdir(path.parent) == ["a.json"]
-    with pytest.raises(UserError, match="it is a folder; name a file"):
+    with pytest.raises(UserError, match="it is a folder; pass a file name"):
         check_writable(path.parent)

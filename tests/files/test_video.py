@@ -85,7 +85,7 @@ def test_small_clips_are_enlarged_by_whole_pixels():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("x.webp", "name a .mp4, .gif or .png"),
+        ("x.webp", "pass a .mp4, .gif or .png"),
         ("no/x.gif", "does not exist; create it"),
         ("x", "unsupported video format"),
     ],

@@ -138,7 +138,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--preset", "nonsense"], "there is no preset 'nonsense'; use one of digits,"),
+        (["--preset", "nonsense"], "unknown preset 'nonsense'; use one of digits,"),
         (["--nonsense", "3"], "unknown flag --nonsense"),
         (["--height", "17"], "--height 17: must be a power of two from 16 to 128"),
         (["--data", "missing-folder"], "missing-folder"),

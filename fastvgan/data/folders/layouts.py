@@ -25,8 +25,6 @@ from fastvgan.data.media.types import BadVideo, Media
 from fastvgan.data.paths import as_text, stays_within, unusable_name
 from fastvgan.errors import UserError
 
-__all__ = ["Entry", "Layout", "Rejected", "Scan", "scan"]
-
 _SAMPLED = 3  # pictures of a folder whose sizes decide whether they are strips
 _WORDS = {
     "video": ("video file", "video files"),
@@ -77,7 +75,7 @@ def scan(folder: Path, layout: Layout, exclude: Path | None = None) -> Scan:
         UserError: The folder is missing or holds no clip, or its captions file or the split file is unusable.
     """
     if not folder.exists():
-        raise UserError(f"the data folder {folder} does not exist; give a folder of clips, or `digits`")
+        raise UserError(f"the data folder {folder} does not exist; pass a folder of clips, or `digits`")
     file, folder = (None, folder) if folder.is_dir() else (folder, folder.parent)
     found = _Collector(folder, layout, exclude)
     if file is None:
@@ -89,7 +87,7 @@ def scan(folder: Path, layout: Layout, exclude: Path | None = None) -> Scan:
     if not entries and file is not None:
         why = found.rejected[0].reason if found.rejected else "holds no clip"
         raise UserError(
-            f"the data {file} is not a folder, and {why}; give a folder of clips, a zip of them, or `digits`"
+            f"the data {file} is not a folder, and {why}; pass a folder of clips, a zip of them, or `digits`"
         )
     if not entries:
         raise UserError(_no_clip_message(folder, rejected, exclude, found.skipped))
@@ -117,7 +115,7 @@ def _no_clip_message(folder: Path, rejected: list[Rejected], exclude: Path | Non
     why = why or (f" ({skipped[0]} is skipped because of its name)" if skipped else "")
     return (
         f"{folder} holds no clip{outside}{why}: no video file, no folder, zip or strip of pictures, no animated "
-        "picture and no tar of videos; give a folder that does"
+        "picture and no tar of videos; pass a folder that does"
     )
 
 

@@ -257,7 +257,7 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
         )
     records = tuple(_record(location, i, line) for i, line in enumerate(lines[1:], 2) if line.strip())
     if not records:
-        raise UserError(f"{location} lists no clip")
+        raise UserError(f"{location} lists no clip; prepare a folder that holds clips")
     return Manifest(records, _resolve_root(location, str(header.get("root", ".")), root, follow_links), follow_links)
 
 

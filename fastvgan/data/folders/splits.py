@@ -35,7 +35,7 @@ def take_listed(entries: list[Entry], split_file: Path, folder: Path) -> tuple[l
             taken[entry.name] = entry
     if not taken:
         first = f" (its first line is {lines[0]!r})" if lines else ""
-        raise UserError(f"{split_file} lists no clip of {folder}{first}; give the list that belongs to this folder")
+        raise UserError(f"{split_file} lists no clip of {folder}{first}; pass the list that belongs to this folder")
     return [taken[name] for name in sorted(taken)], list(missing.values())
 
 
@@ -43,7 +43,7 @@ def _read_lines(split_file: Path) -> list[str]:
     try:
         lines = split_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the split file {split_file}: {error}; give a text file of paths") from error
+        raise UserError(f"cannot read the split file {split_file}: {error}; pass a text file of paths") from error
     return [PurePosixPath(line.strip().replace("\\", "/")).as_posix() for line in lines if line.strip()]
 
 

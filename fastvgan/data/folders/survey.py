@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from fastvgan.data.folders.layouts import Entry, Rejected
+from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.media import pictures
 from fastvgan.data.media.frames import probe
 from fastvgan.data.media.types import BadVideo, Probe, check_probe
@@ -129,9 +129,8 @@ def check_share(folder: Path, count: int, bad: list[Rejected], max_bad: float) -
     """
     if len(bad) == count or len(bad) > max_bad * count:
         named = "; ".join(f"{item.name} {item.reason}" for item in bad[:5]) + ("; …" if len(bad) > 5 else "")
-        raise UserError(
-            f"{len(bad)} of {count} files in {folder} are unusable, more than --max-bad {max_bad:g} allows: {named}"
-        )
+        limit = f", more than --max-bad {max_bad:g} allows" if len(bad) > max_bad * count else ""
+        raise UserError(f"{len(bad)} of {count} files in {folder} are unusable{limit}: {named}")
 
 
 def list_files(entry: Entry) -> list[Path]:

@@ -127,7 +127,7 @@ def _png_moves(file: BinaryIO) -> bool:
 
 
 def _has_pages(file: BinaryIO, order: str, is_big: bool) -> bool:
-    """Whether a TIFF or BigTIFF file has a second page that is no smaller version of another one."""
+    """Whether a TIFF or BigTIFF file has a second page that is not a smaller version of another one."""
     word, count, entry = ("Q", "Q", 20) if is_big else ("I", "H", 12)
     file.seek(8 if is_big else 4)
     pages = 0
@@ -158,7 +158,7 @@ def _open(media: Media) -> Image.Image:
             data = path.read_bytes()
         return Image.open(BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise BadVideo("damaged: is no picture of a kind that can be read") from error
+        raise BadVideo("damaged: is not a picture of a kind that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadVideo(f"claims more pixels than a picture may have: {error}") from error
     except MemoryError as error:
@@ -168,12 +168,12 @@ def _open(media: Media) -> Image.Image:
         raise BadVideo(f"{word}: {error.strerror or error}") from error
     except BadVideo:
         raise
-    except Exception as error:  # what a damaged file makes Pillow raise is no closed list
+    except Exception as error:  # Pillow raises errors of any kind for damaged files
         raise BadVideo(f"damaged: {error or type(error).__name__}") from error
 
 
 def _open_undamaged(media: Media) -> Image.Image:
-    """As `_open`, with a look at a PNG file's checksums, which decoding passes over."""
+    """Like `_open`, but verify a PNG file's checksums, which decoding ignores."""
     image = _open(media)
     if image.format != "PNG":
         return image
@@ -181,14 +181,14 @@ def _open_undamaged(media: Media) -> Image.Image:
         image.verify()
     except Exception as error:  # as above
         raise BadVideo(f"damaged: {error}") from error
-    return _open(media)  # after verify() nothing can be decoded
+    return _open(media)  # after verify() it must be opened again
 
 
 def _pages(image: Image.Image) -> Iterator[_Page]:
-    """The frames of an animation, without the picture for programs that know no animation and without previews.
+    """Yield the frames of an animation, but no previews and no picture for programs that do not support animations.
 
     Raises:
-        BadVideo: one cannot be decoded or is too large.
+        BadVideo: A frame cannot be decoded or is too large, or there are no frames.
     """
     number = 0
     try:
@@ -213,13 +213,13 @@ def _pages(image: Image.Image) -> Iterator[_Page]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turned = image.copy()  # the next frame is drawn over this one as it is stored
+    turned = image.copy()  # Pillow draws the next frame over this one, as stored
     turn_upright(turned)
     return turned
 
 
 def _rate(lasts: list[float]) -> tuple[float | None, bool]:
-    """Frames a second in the mean, None where nothing is said, and whether all are shown for equally long."""
+    """Mean frames per second, None if a duration is unknown, and whether all durations are equal."""
     between = lasts[:-1] or lasts
     if not all(between):
         return None, True

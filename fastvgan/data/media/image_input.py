@@ -1,6 +1,6 @@
-"""Pictures that a caller gives, such as a first frame: files, PIL images, arrays and tensors, read as training reads.
+"""Reading a caller's pictures, such as a first frame, as training reads them: files, PIL images, arrays and tensors.
 
-Nothing here imports torch or PyAV before a picture needs them, so that a command can refuse a bad one at once.
+torch and PyAV are imported only for a picture that needs them, so that a command can refuse a bad one at once.
 """
 
 import logging
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 ImageInput: TypeAlias = Union[str, os.PathLike, Image.Image, np.ndarray, "torch.Tensor"]
-"""What a caller may give as a picture; `read_image` says how each is read."""
+"""A caller's picture; see `read_image`."""
 
 logger = logging.getLogger("fastvgan")
 
@@ -32,36 +32,37 @@ _FILES = "a PNG, JPEG, BMP, WebP, TIFF, PPM or GIF file"
 
 
 def read_image(image: ImageInput) -> np.ndarray:
-    """A picture as training would see it at full size: upright, in 8 bits, transparency black.
+    """Read a picture at full size as training sees it: upright, in 8 bits, with transparent pixels black.
 
     Args:
-        image: one of
-            a path of a PNG, JPEG, BMP, WebP, TIFF, PPM or GIF file; of one that moves the first frame is taken, which
-            a warning says;
-            a PIL image, turned by its EXIF orientation as a file is; of one that moves, the frame that it is at;
-            an array (H, W) or (H, W, C), C being 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), of uint8,
+        image: One of:
+            the path of a PNG, JPEG, BMP, WebP, TIFF, PPM or GIF file; of an animation the first frame is read, with a
+            warning;
+            a PIL image, which is rotated by its EXIF orientation as a file is; of an animation its current frame;
+            an array (H, W) or (H, W, C) with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), of uint8,
             uint16 or bool, whose largest value is white, or of floats in [0, 1];
-            a tensor of the same dtypes, (H, W), (C, H, W) or (H, W, C); where the first and the last dimension could
-            both be channels it is refused.
+            a tensor of the same dtypes, (H, W), (C, H, W) or (H, W, C); it is refused if both the first and the last
+            dimension may be the channels.
 
     Returns:
-        uint8 (H, W, 3), which `read_image` returns unchanged.
+        uint8 (H, W, 3). `read_image` returns such an array unchanged.
 
     Raises:
-        UserError: it is of none of these kinds, cannot be read, is damaged, empty or too large, or holds other values.
+        UserError: The picture is of none of these kinds, cannot be read, is damaged, empty or too large, or has values
+            outside the range.
     """
     if isinstance(image, str | os.PathLike):
         name, opened = f"the image {os.fspath(image)}", lambda: _open_file(Path(image))
-        remedy = f"give {_FILES}"
+        remedy = f"pass {_FILES}"
     elif isinstance(image, Image.Image):
         name, opened, remedy = f"the {image.mode} image", lambda: _open_pil(image), "convert it to RGB"
     else:
         array = _array_of(image)
         name, opened = f"the image of shape {array.shape}", lambda: _from_array(array)
-        remedy = "give a picture of another size"
+        remedy = "pass a picture of another size"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # the refusal says it, in one line
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # becomes the error below
             return np.array(plain(opened(), 3))
     except (BadVideo, OSError, MemoryError) as error:
         reason = "memory ran out" if isinstance(error, MemoryError) else getattr(error, "strerror", None) or error
@@ -80,7 +81,7 @@ def fit_image(image: np.ndarray, height: int, width: int, channels: int) -> np.n
     Returns:
         uint8 (height, width, channels).
     """
-    from fastvgan.data.sampling import centre_offsets  # which imports torch
+    from fastvgan.data.sampling import centre_offsets  # imports torch
 
     scaled = pixels(plain(Image.fromarray(image), channels), height, width)
     top, left = centre_offsets(scaled.shape[:2], height, width)
@@ -95,7 +96,7 @@ def _open_file(path: Path) -> Image.Image:
     if path.is_dir():
         raise BadVideo("is a folder")
     if not path.is_file():  # opening a pipe could wait forever
-        raise BadVideo("is no regular file")
+        raise BadVideo("is not a regular file")
     with path.open("rb") as file:
         is_gif = file.read(4) == b"GIF8"
         file.seek(0)
@@ -104,7 +105,7 @@ def _open_file(path: Path) -> Image.Image:
         return _open_gif(path)
     if is_animated:
         first = _check_image(animations.read_first(path))
-        _say_that_it_moves(path)
+        _warn_of_animation(path)
         return first
     try:
         return _check_image(read_picture(path))
@@ -115,23 +116,23 @@ def _open_file(path: Path) -> Image.Image:
 
 
 def _open_gif(path: Path) -> Image.Image:
-    """The first frame of a GIF file, by PyAV: training reads them as videos."""
+    """The first frame of a GIF file, read by PyAV because training reads GIF files as videos."""
     media = Media("video", path)
     found = probe(media)
     first = Image.fromarray(read_frames(media, found, [0], found.height, found.width, 3)[0])
     if found.frames > 1:
-        _say_that_it_moves(path)
+        _warn_of_animation(path)
     return first
 
 
-def _say_that_it_moves(path: Path) -> None:
-    logger.warning("the image %s moves; its first frame is taken", path)
+def _warn_of_animation(path: Path) -> None:
+    logger.warning("the image %s is an animation; using its first frame", path)
 
 
 def _open_pil(image: Image.Image) -> Image.Image:
     _check_image(image)
     try:
-        upright = image.copy()  # which decodes it, where it is a file that was opened
+        upright = image.copy()  # decodes an opened file
     except MemoryError:
         raise
     except Exception as error:  # what a damaged or closed file makes Pillow raise is no closed list
@@ -141,21 +142,21 @@ def _open_pil(image: Image.Image) -> Image.Image:
 
 
 def _array_of(image: Union[np.ndarray, "torch.Tensor"]) -> np.ndarray:
-    """An array as it is, a tensor as an array with its channels last."""
+    """Return an array unchanged, and a tensor as an array with its channels last."""
     if isinstance(image, np.ndarray):
         return image
     import torch
 
     if not isinstance(image, torch.Tensor):
         raise UserError(
-            f"the image is a {type(image).__name__}; give a path, a PIL image, an array (H, W, C) or a tensor (C, H, W)"
+            f"the image is a {type(image).__name__}; pass a path, a PIL image, an array (H, W, C) or a tensor (C, H, W)"
         )
     if image.layout is not torch.strided or image.is_meta or image.is_quantized:
-        raise UserError(f"the image is a tensor without plain values ({image.layout}, {image.dtype}); give a dense one")
+        raise UserError(f"the image is a tensor without plain values ({image.layout}, {image.dtype}); pass a dense one")
     if image.ndim == 3 and image.shape[0] in _CHANNELS:
         if image.shape[2] in _CHANNELS:
             raise UserError(
-                f"the image, a tensor of shape {tuple(image.shape)}, may be (C, H, W) or (H, W, C); give it as an "
+                f"the image, a tensor of shape {tuple(image.shape)}, may be (C, H, W) or (H, W, C); pass it as an "
                 "array, which is (H, W, C)"
             )
         image = image.permute(1, 2, 0)
@@ -165,18 +166,18 @@ def _array_of(image: Union[np.ndarray, "torch.Tensor"]) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    """An array as the picture that a PNG file of these values would be."""
+    """Convert an array to the picture that Pillow reads from a PNG file of these values."""
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in _CHANNELS:
         kinds = ", ".join(f"{count} ({what})" for count, what in _CHANNELS.items())
         raise UserError(
-            f"the image has the shape {array.shape}; give one picture, an array (H, W) or (H, W, C), or a tensor "
+            f"the image has the shape {array.shape}; pass one picture, an array (H, W) or (H, W, C), or a tensor "
             f"(H, W), (C, H, W) or (H, W, C), where C is one of {kinds}"
         )
     height, width, channels = array.shape
     if not height * width:
-        raise UserError(f"the image of shape {array.shape} has no pixels; give one that has some")
+        raise UserError(f"the image of shape {array.shape} has no pixels; pass one that has some")
     check_size((height, width))
     cover((height, width), height, width)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
@@ -185,28 +186,28 @@ def _from_array(array: np.ndarray) -> Image.Image:
     elif array.dtype == bool:
         array = array * np.uint8(255)
     elif array.dtype.kind == "f":
-        array = _of_floats(array)
+        array = _floats_to_bytes(array)
     elif array.dtype != np.uint8:
-        raise UserError(f"the image is of {array.dtype}; give uint8, uint16, bool, or floats in [0, 1]")
+        raise UserError(f"the image is of {array.dtype}; pass uint8, uint16, bool, or floats in [0, 1]")
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 else array))
 
 
-def _of_floats(array: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] as uint8, to the nearest; what rounds to 0 or 255 may lie a little outside."""
+def _floats_to_bytes(array: np.ndarray) -> np.ndarray:
+    """Round floats in [0, 1] to uint8; values outside the range are allowed if they round to 0 or 255."""
     array = array if array.dtype.itemsize > 2 else array.astype(np.float32)
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all():
-        raise UserError("the image holds NaN or infinite values; give floats in [0, 1]")
+        raise UserError("the image holds NaN or infinite values; pass floats in [0, 1]")
     if round(low * 255) < 0 or round(high * 255) > 255:
         raise UserError(
-            f"the image holds floats from {low:.4g} to {high:.4g}; give floats in [0, 1]: (x + 1) / 2 of frames in "
+            f"the image holds floats from {low:.4g} to {high:.4g}; pass floats in [0, 1]: (x + 1) / 2 of frames in "
             "[-1, 1], x / 255 of values up to 255"
         )
     return np.rint(array * 255).clip(0, 255).astype(np.uint8)
 
 
 def _check_image(image: Image.Image) -> Image.Image:
-    """The image itself, if training would take frames of its size."""
+    """Return the image if training accepts frames of its size."""
     size = image.height, image.width
     if not min(size):
         raise BadVideo("has no pixels")

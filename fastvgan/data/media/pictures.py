@@ -11,14 +11,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastvgan.data.folders.names import in_order, is_picture
 from fastvgan.data.media import zips
-from fastvgan.data.media.types import BadVideo, Damaged, Media, Probe, cover
-from fastvgan.data.media.zips import check_weight
-from fastvgan.data.media.zips import member_bytes as _member_bytes
+from fastvgan.data.media.types import LARGEST_SIDE, BadVideo, Damaged, Media, Probe, cover
 from fastvgan.data.paths import as_text, stays_within, unusable_name
 
 # Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-_LARGEST = 8192  # pixels a side; a tiny file can claim a picture that fills the memory
 
 
 def probe(media: Media, tolerant: bool = False) -> Probe:
@@ -173,24 +170,27 @@ def _pictures_of_zip(media: Media) -> _Pictures:
     archive = zips.open_archive(Path(media.path))
     members = archive.folders.get(media.member, [])
     names = [member.filename.replace("\\", "/").rsplit("/", 1)[-1] for member in members]
-    return _Pictures(names, lambda number: _member_bytes(archive, members[number]))
+    return _Pictures(names, lambda number: zips.member_bytes(archive, members[number]))
 
 
 def _file_bytes(path: Path) -> bytes:
-    check_weight(path.stat().st_size)
+    zips.check_weight(path.stat().st_size)
     return path.read_bytes()
 
 
 def _picture(
     pictures: _Pictures, number: int, size: tuple[int, int] | None, thorough: bool = False
 ) -> tuple[Image.Image, str]:
-    """Picture `number`, upright, and its codec.
+    """Read picture `number`, upright, and its codec.
 
     Args:
-        size: height and width that it must have, if any. thorough: see `_decode`.
+        pictures: The pictures.
+        number: Index of the picture.
+        size: Height and width that it must have, if any.
+        thorough: As in `_decode`.
 
     Raises:
-        BadVideo: it cannot be read or decoded, is too large, or has another size.
+        BadVideo: It cannot be read or decoded, is too large, or has another size.
     """
     name = as_text(pictures.names[number])
     try:
@@ -208,10 +208,10 @@ def _picture(
 
 
 def _strip(media: Media, thorough: bool = False) -> _Strip:
-    """The strip of `media`; `thorough`: see `_decode`.
+    """Read a strip; `thorough` is as in `_decode`.
 
     Raises:
-        BadVideo: it cannot be read, decoded or divided into frames, or is too large.
+        BadVideo: It cannot be read, decoded or divided into frames, or is too large.
     """
     try:
         image, codec = _decode(_file_bytes(Path(media.path)), thorough, strip=True)
@@ -223,29 +223,31 @@ def _strip(media: Media, thorough: bool = False) -> _Strip:
 
 
 def _decode(data: bytes, thorough: bool, strip: bool = False) -> tuple[Image.Image, str]:
-    """The picture in these bytes, upright, as Pillow has it, and its codec.
+    """Decode the picture in a file's bytes, upright, and return its codec too.
 
     Args:
-        thorough: look at a PNG file's checksums, which decoding passes over. strip: it may be longer than a frame.
+        data: The bytes.
+        thorough: Verify a PNG file's checksums, which decoding ignores.
+        strip: Allow the picture to be longer than a frame.
 
     Raises:
-        BadVideo: it cannot be decoded, or is too large, which its header says before anything is decoded.
-        MemoryError: memory ran out.
+        BadVideo: It cannot be decoded, or its header declares a picture that is too large.
+        MemoryError: Memory ran out.
     """
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
         check_size(_size(image), strip)
         if thorough and image.format == "PNG":
-            image.verify()  # and then it must be opened again
+            image.verify()  # afterwards it must be opened again
             image = Image.open(BytesIO(data), formats=_FORMATS)
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadVideo(f"claims more pixels than a picture may have, {_LARGEST}x{_LARGEST}") from error
+        raise BadVideo(f"claims more pixels than a picture may have, {LARGEST_SIDE}x{LARGEST_SIDE}") from error
     except UnidentifiedImageError as error:
-        raise Damaged("is no picture of a kind that can be read") from error
+        raise Damaged("is not a picture of a kind that can be read") from error
     except (BadVideo, MemoryError):
         raise
-    except Exception as error:  # what a damaged file makes Pillow raise is no closed list: SyntaxError is on it
+    except Exception as error:  # Pillow raises errors of any kind for damaged files, even SyntaxError
         raise Damaged(str(error) or type(error).__name__) from error
     codec = "jpeg" if image.format == "MPO" else (image.format or "").lower()
     turn_upright(image)
@@ -262,7 +264,7 @@ def turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
-    except Exception:  # damage to what surrounds the pixels raises many kinds; the picture stays as it is
+    except Exception:  # damaged metadata raises errors of any kind; the picture stays unchanged
         pass
 
 
@@ -273,8 +275,8 @@ def check_size(size: tuple[int, int], strip: bool = False) -> None:
         BadVideo: The picture is too large.
     """
     height, width = size
-    if height * width > _LARGEST**2 or (not strip and max(height, width) > _LARGEST):
-        raise BadVideo(f"is {width}x{height} pixels large, more than {_LARGEST} a side")
+    if height * width > LARGEST_SIDE**2 or (not strip and max(height, width) > LARGEST_SIDE):
+        raise BadVideo(f"is {width}x{height} pixels large, more than {LARGEST_SIDE} a side")
 
 
 def _check_unchanged(found: Probe, now: Probe) -> None:
@@ -314,10 +316,10 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits a pixel as one of 8; Pillow itself would cut values off at 255."""
+    """Convert a grey picture from 16 to 8 bits per pixel; Pillow itself would clamp values at 255."""
     values = np.asarray(image.convert("I")).clip(0, 65535)
     made = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if "transparency" in image.info:  # the one value that is transparent
+    if "transparency" in image.info:  # the value of transparent pixels
         made.paste(0, mask=Image.fromarray(values == image.info["transparency"]))
     return made
 

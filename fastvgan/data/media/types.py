@@ -8,6 +8,7 @@ import numpy as np
 
 KINDS = ("video", "tar", "frames", "zip", "strip", "animation")
 MOST_FRAMES = 10**7  # largest number of frames per clip; it bounds memory
+LARGEST_SIDE = 8192  # pixels; a tiny file can declare frames that fill the memory
 FARTHEST = 2**62  # largest time in a stream's units, so that differences fit into 64 bits
 _SLIMMEST = 64  # largest ratio of a frame's sides
 
@@ -17,14 +18,14 @@ class Media:
     """The frames of one clip.
 
     kind: "video" (a video file), "tar" (a video file in a tar), "frames" (a folder of pictures), "zip" (pictures in a
-        zip file), "strip" (one picture of all frames side by side or one below the other), "animation" (a WebP or PNG
-        file that moves, a TIFF file of several pages).
-    path: the file or folder; a URL of fsspec for the first two kinds where it is not on this machine.
-    member: the file's name in the tar; the folder in the zip, "" for its root; of "video" and "animation", the file's
-        name where `path` is a zip file that holds it.
-    span: of "tar", where the file begins and how long it is, in bytes.
-    strip_frames: of "strip", how many frames there are; 0 where they are square.
-    within: of "frames", the real place of a folder that pictures must lie in; None takes what links lead to, anywhere.
+        zip file), "strip" (one picture of all frames side by side or one below the other), "animation" (an animated
+        WebP or PNG file, or a TIFF file of several pages).
+    path: The file or folder; for "video" and "tar" a URL that fsspec opens if it is not on this machine.
+    member: For "tar", the file's name in the tar; for "zip", the folder in the zip, "" for its root; for "video" and
+        "animation", the file's name in the zip if `path` is a zip file.
+    span: For "tar", the first byte of the file and its number of bytes.
+    strip_frames: For "strip", the number of frames; 0 for square frames.
+    within: For "frames", the resolved path of a folder that links must not lead out of; None follows all links.
     """
 
     kind: str

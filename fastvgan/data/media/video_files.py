@@ -15,17 +15,16 @@ import fsspec
 import numpy as np
 
 from fastvgan.data.media import zips
-from fastvgan.data.media.types import FARTHEST, BadVideo, Media, Probe
+from fastvgan.data.media.types import FARTHEST, LARGEST_SIDE, BadVideo, Media, Probe
 from fastvgan.data.media.video.deinterlacing import deinterlace
 from fastvgan.data.media.video.endings import ends_early
 from fastvgan.data.media.video.film import decoder_of, films, longest_film
 from fastvgan.data.media.video.shown import Orientation, Scaler, display_size, has_alpha, orientation_of, pixel_aspect
 
-_LARGEST = 8192  # pixels a side; a tiny file can claim frames that fill the memory
 _BLOCK = 2**26  # bytes
 _COLOURS = {1: "bt709", 9: "bt2020", 10: "bt2020"}  # matrix coefficients of ITU-T H.273
 # Containers that hold their frames themselves: a playlist or a concat script disguised as a video must not make FFmpeg
-# open anything but the file itself. Nor is a text to be played as a terminal's screen, or a single picture as a film.
+# open another file. Formats that show a text as a terminal's screen, or a single picture as a film, are left out too.
 _CONTAINERS = ",".join(
     """
     mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi gif mpeg mpegts ogg asf flv live_flv kux
@@ -37,13 +36,13 @@ _CONTAINERS = ",".join(
     argo_brp avs bmv thp smush
     """.split()
 )
-# A decoder allocates what a frame claims before anybody has seen it, for the first time while the file is opened.
-_PIXELS = {"max_pixels": str(_LARGEST**2)}
+# A decoder allocates the size that a frame declares before the frame can be checked, first while the file is opened.
+_PIXELS = {"max_pixels": str(LARGEST_SIDE**2)}
 _ON_DISK = "file:"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, **_PIXELS}
 
-# FFmpeg's own words on stderr name no file; the exceptions serve. With any level but None PyAV takes Python's lock for
-# what a decoder's thread says, which ends in a deadlock where that thread is waited for with the lock held.
+# FFmpeg's messages on stderr name no file, and the exceptions suffice. With any level but None, PyAV takes Python's
+# lock for a message of a decoder's thread: a deadlock if another thread holds the lock and waits for that thread.
 av.logging.set_level(None)
 
 
@@ -89,7 +88,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
         if not pts:
             raise BadVideo("has no frames")
         if not tolerant and _breaks_off(source, container, stream):
-            raise BadVideo(f"cut short: after {len(pts)} frames the file ends before its container does")
+            raise BadVideo(f"truncated: after {len(pts)} frames the file ends before its container does")
         times = _rising(pts)
         fps, steady = _rate(times, stream)
         codec = stream.codec_context.codec.canonical_name
@@ -113,7 +112,7 @@ def why_no_video(path: Path) -> str | None:
             form = container.format
             # Bare streams are guessed at by a few bytes: the pictures in a PDF file would be a film.
             if form.flags & av.format.Flags.no_timestamps.value and path.suffix[1:].lower() not in form.extensions:
-                return "is no video file"
+                return "is not a video file"
             if all(container.streams.video[number].frames == 1 for number in films(container)):
                 return "is a single picture"  # a photograph of HEIC or AVIF
     except BadVideo as error:
@@ -158,27 +157,27 @@ def _record_times(
 
 
 def _frames(container: av.container.InputContainer, stream: av.VideoStream, tolerant: bool) -> Iterator[_Shown]:
-    """The frames of a stream in the order in which they are shown, from where the container stands."""
+    """Yield the frames of a stream in the order of presentation, from the container's current position."""
     decoder = decoder_of(stream)
     if decoder is not stream.codec_context:
         decoder.options, decoder.thread_type, decoder.thread_count = stream.codec_context.options, "NONE", 1
     last = None
     for packet in container.demux(stream):
         if packet.is_corrupt and not tolerant and container.format.name != "mpegts":
-            # Of transport streams that were joined the packets' counters jump, which harms no frame.
-            raise BadVideo("cut short or damaged: a packet of the video ends early")
+            # Packet counters jump where transport streams were joined, without harm to any frame.
+            raise BadVideo("truncated or damaged: a packet of the video ends early")
         if packet.size == 0 and packet.dts is not None:
-            # What Theora has in the place of a frame that is the same as the one before; others hold nothing there.
+            # An empty packet of Theora repeats the previous frame; those of other codecs hold no frame.
             if last is not None and stream.codec_context.name == "theora":
                 yield _Shown(packet.pts, last, False)
             continue
         for last in decoder.decode(packet):
-            # libvpx's wrapper marks no frame as one; it gives one for each packet, at once.
+            # libvpx's wrapper marks no frame as a key frame, but returns one frame per packet, without delay.
             yield _Shown(last.pts, last, packet.is_keyframe if decoder is not stream.codec_context else last.key_frame)
 
 
 def _decode(media: Media, found: Probe, indices: list[int], threads: int) -> dict[int, av.VideoFrame]:
-    """Frames by index, each interlaced one made whole."""
+    """Decode frames by index, deinterlaced if the clip is interlaced."""
     if not found.interlaced:
         return _decode_as_stored(media, found, indices, threads)
     around = {i for index in indices for i in (index - 1, index, index + 1) if 0 <= i < found.frames}
@@ -193,7 +192,7 @@ def _decode(media: Media, found: Probe, indices: list[int], threads: int) -> dic
 
 
 def _runs(numbers: list[int]) -> Iterator[list[int]]:
-    """Rising numbers, cut into parts in which each is one more than the one before."""
+    """Split rising numbers into runs of consecutive ones."""
     run = []
     for number in numbers:
         if run and number != run[-1] + 1:
@@ -212,9 +211,9 @@ def _decode_as_stored(media: Media, found: Probe, indices: list[int], threads: i
 
 
 def _starts(found: Probe, first: int) -> Iterator[int]:
-    """Frames to decode from, until all turn up: the key frame before the first one, the one before that, and the start.
+    """Yield frames to start decoding from, in turn: the last key frame up to `first`, the one before it, and frame 0.
 
-    Some demuxers seek by decoding time and land late, and after some key frames frames refer to what is before them.
+    Some demuxers seek by decoding time and land late, and frames after some key frames refer to frames before them.
     """
     if found.pts is not None:
         place = bisect.bisect_right(found.keys, first) - 1
@@ -227,13 +226,13 @@ def _starts(found: Probe, first: int) -> Iterator[int]:
 def _decode_from(
     media: Media, found: Probe, start: int, indices: list[int], threads: int
 ) -> dict[int, av.VideoFrame] | None:
-    """Frames by index, decoding from frame `start`; None where they do not turn up."""
+    """Decode frames by index, starting at frame `start`; None if some are not found."""
     wanted, first, last = frozenset(indices), indices[0], indices[-1]
     times = found.pts if start else None
     with _open(_source(media)) as container:
         stream = _stream(container, found.stream)
-        # Frames decoded side by side come late, and a few are decoded in vain.
-        if stream.codec_context.name != "theora":  # whose frames that repeat the last one need to know it
+        # Frame threads delay frames, and decode a few that are not needed.
+        if stream.codec_context.name != "theora":  # an empty packet repeats the last frame, which must not be delayed
             stream.thread_type, stream.codec_context.thread_count = "FRAME" if threads > 1 else "NONE", threads
         frames, counted, is_sure = {}, 0, not start
         try:
@@ -242,19 +241,19 @@ def _decode_from(
             for pts, frame, is_key in _frames(container, stream, True):
                 index = counted
                 if times is not None:  # after a seek, only its time identifies the frame
-                    if pts is None:  # some demuxers give a frame none until the next key frame
+                    if pts is None:  # some demuxers set no time until the next key frame
                         return None
                     index = int(np.searchsorted(times, pts))
                     if index >= found.frames or times[index] != pts:
                         return None
-                    # Some demuxers land between key frames, and some decoders make up what lacks and say nothing.
+                    # Some demuxers land between key frames, and some decoders conceal missing frames without an error.
                     is_sure |= is_key and index <= first
                     if index >= first and not is_sure:
                         return None
                 counted += 1
                 if start and first <= index <= last and frame.is_corrupt:
                     return None
-                if index in wanted:  # those between may be many, and large
+                if index in wanted:  # keeping all frames could fill the memory
                     frames[index] = frame
                 if index >= last:
                     break
@@ -271,7 +270,7 @@ def _open(source: "str | bytes") -> Iterator[av.container.InputContainer]:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         container = av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
-        raise BadVideo(f"is no video file: {error.strerror}") from error
+        raise BadVideo(f"is not a video file: {error.strerror}") from error
     except OSError as error:
         raise BadVideo(f"cannot be read: {error.strerror or error}") from error
     with container:
@@ -279,10 +278,10 @@ def _open(source: "str | bytes") -> Iterator[av.container.InputContainer]:
 
 
 def _source(media: Media) -> "str | bytes":
-    """What PyAV is to open: a path of this machine, or the bytes of the file; never a URL that FFmpeg would follow.
+    """Return what PyAV opens: a local path or the bytes of the file, never a URL that FFmpeg would follow.
 
     Raises:
-        BadVideo: it cannot be read, is empty, or is shorter than it should be.
+        BadVideo: It cannot be read, is empty, or is shorter than its span.
     """
     try:
         if media.kind == "video" and media.member:
@@ -290,7 +289,7 @@ def _source(media: Media) -> "str | bytes":
         if media.kind == "video" and isinstance(media.path, Path):
             if media.path.stat().st_size == 0:
                 raise BadVideo("is empty")
-            with media.path.open("rb"):  # a file without permission says so here; FFmpeg's own words are vaguer
+            with media.path.open("rb"):  # names a missing permission; FFmpeg's error is vaguer
                 return f"{_ON_DISK}{media.path}"
         begin, length = media.span or (0, None)
         found = _fetch(media.path, begin, length)
@@ -299,12 +298,12 @@ def _source(media: Media) -> "str | bytes":
     if not found:
         raise BadVideo("is empty")
     if length is not None and len(found) < length:
-        raise BadVideo(f"is cut short: {len(found)} of {length} bytes")
+        raise BadVideo(f"is truncated: {len(found)} of {length} bytes")
     return found
 
 
 def _fetch(location: "Path | str", begin: int, length: int | None) -> bytes:
-    """The bytes of a file or URL from `begin` on: `length` of them, or as many as there are."""
+    """Read `length` bytes of a file or URL from `begin` on, or all bytes up to its end if `length` is None."""
     try:
         # fsspec would take "~" in a path for the home, and "::" for the beginning of a URL.
         opened = location.open("rb") if isinstance(location, Path) else fsspec.open(location, "rb")
@@ -313,19 +312,19 @@ def _fetch(location: "Path | str", begin: int, length: int | None) -> bytes:
             if length is None:
                 return file.read()
             blocks = []
-            # At once, memory would be taken for all that a manifest claims.
+            # A single read would allocate all bytes that a manifest declares.
             while length > 0 and (block := file.read(min(length, _BLOCK))):
                 blocks.append(block)
                 length -= len(block)
             return b"".join(blocks)
     except OSError:
         raise
-    except Exception as error:  # what the file systems behind URLs raise is no closed list
+    except Exception as error:  # the file systems behind URLs raise errors of any kind
         raise BadVideo(f"cannot be read: {error or type(error).__name__}") from error
 
 
 def _film(source: "str | bytes") -> int:
-    """Which of the video streams is the film."""
+    """The number of the film among the video streams."""
     with _open(source) as container:
         candidates = films(container)
         return candidates[0] if len(candidates) == 1 else longest_film(container, candidates)
@@ -353,24 +352,24 @@ def _stream(
         raise BadVideo("has a codec that FFmpeg does not know")
     _check_size(stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = {**_PIXELS, **(options or {})}
-    # Slices decoded side by side swallow their errors, and frames give them late: files are worked on side by side.
+    # Slice threads swallow errors, and frame threads report them late; several files are decoded in parallel instead.
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
     return stream
 
 
 def _damage(error: av.FFmpegError, number: int) -> str:
-    # All that FFmpeg says of a frame beyond max_pixels is that its argument is invalid.
-    large = f", or larger than {_LARGEST} a side" if isinstance(error, av.ArgumentError) else ""
+    # For a frame beyond max_pixels FFmpeg only reports an invalid argument.
+    large = f", or larger than {LARGEST_SIDE} a side" if isinstance(error, av.ArgumentError) else ""
     return f"damaged at frame {number}{large}: {error.strerror}"
 
 
 def _check_size(width: int, height: int) -> None:
-    if max(width, height) > _LARGEST:
-        raise BadVideo(f"has frames of {width}x{height}, larger than {_LARGEST} a side")
+    if max(width, height) > LARGEST_SIDE:
+        raise BadVideo(f"has frames of {width}x{height}, larger than {LARGEST_SIDE} a side")
 
 
 def _same_size(frame: av.VideoFrame, aspect: Fraction, seen: _Size | None, number: int) -> _Size:
-    """(height, width) as shown and orientation of the first frame; the size of all others must be the same."""
+    """Return size as shown and orientation of the first frame; all others must have the same size."""
     _check_size(frame.width, frame.height)
     size = display_size(frame, aspect)
     _check_size(size[1], size[0])
@@ -395,7 +394,7 @@ def _rate(pts: np.ndarray | None, stream: av.VideoStream) -> tuple[float | None,
     if pts is None or len(pts) < 2 or not stream.time_base:
         return (_round_rate(declared) if declared else None), True
     steps = np.diff(pts)
-    # Times rounded to a coarse unit move by one, and by two where a container rounded what another had rounded.
+    # Rounding to a coarse unit moves times by one, and by two if a second container rounded them again.
     common = Counter(steps.tolist()).most_common(1)[0][0]
     steady = bool(np.all(np.abs(steps - common) <= max(min(2, common // 4), 0.02 * common)))
     seconds = Fraction(int(pts[-1] - pts[0]), len(pts) - 1) * stream.time_base
@@ -403,6 +402,6 @@ def _rate(pts: np.ndarray | None, stream: av.VideoStream) -> tuple[float | None,
 
 
 def _round_rate(rate: Fraction) -> float | None:
-    """None where next to nothing is left: a frame in hours is no rate to be counted by."""
+    """Round a rate to three decimals; None if it rounds to 0."""
     rounded = round(float(rate), 3)
     return rounded if rounded > 0 else None

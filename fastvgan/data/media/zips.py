@@ -74,7 +74,7 @@ def read_member(path: Path, name: str) -> bytes:
     """
     archive = open_archive(path)
     if name not in archive.members:
-        raise BadVideo(f"has changed: there is no {name} in it any more")
+        raise BadVideo(f"has changed: {name} is missing")
     try:
         return member_bytes(archive, archive.members[name], _HEAVIEST if is_picture(name) else _HEAVIEST_VIDEO)
     except OSError as error:

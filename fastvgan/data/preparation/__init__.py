@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastvgan.data.folders.layouts import Entry, Layout, Rejected, scan
+from fastvgan.data.folders.entry import Entry, Rejected
+from fastvgan.data.folders.layouts import Layout, scan
 from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
 from fastvgan.data.folders.survey import (
     Found,

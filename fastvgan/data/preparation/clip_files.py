@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvgan.data.folders.layouts import Rejected
+from fastvgan.data.folders.entry import Rejected
 from fastvgan.data.folders.manifest import Record
 from fastvgan.data.folders.survey import Found, check_length, checksum_of, map_in_threads
 from fastvgan.data.media.frames import probe, walk

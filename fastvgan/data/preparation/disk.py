@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from fastvgan.errors import UserError
+from fastvgan.machine.memory import in_words
 
 GIB = 2**30
 
@@ -23,11 +24,8 @@ def check_room(folder: Path, needed: int, keep_free: float, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed + keep_free * GIB > free:
         raise UserError(
-            f"{what} would take {_size(needed)} in {folder}, which has {_size(free)} free, of which {keep_free:g} GiB "
-            "must stay free (--keep-free); free some space, choose a folder on another disk, or make clips smaller "
-            "with --height, --width or --fps; finished files are kept, and the same command continues from there"
+            f"{what} would take {in_words(needed)} in {folder}, which has {in_words(free)} free, of which "
+            f"{keep_free:g} GiB must stay free (--keep-free); free some space, choose a folder on another disk, or "
+            "make clips smaller with --height, --width or --fps; finished files are kept, and the same command "
+            "continues from there"
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"

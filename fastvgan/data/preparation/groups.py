@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastvgan.data.folders.layouts import Rejected
+from fastvgan.data.folders.entry import Rejected
 from fastvgan.data.folders.manifest import Record
 from fastvgan.data.folders.survey import Found
 from fastvgan.data.media.types import Probe

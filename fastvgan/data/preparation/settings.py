@@ -53,9 +53,9 @@ class PrepareConfig(Settings):
     @model_validator(mode="after")
     def _check_combination(self) -> "PrepareConfig":
         if (self.height is None) != (self.width is None):
-            raise UserError("give --height and --width together")
+            raise UserError("pass --height and --width together")
         if self.to == "manifest" and (self.fps or self.height):
-            raise UserError("--fps, --height and --width change clips; add --to clips, --to shards or --to tars")
+            raise UserError("--fps, --height and --width change clips; pass --to clips, --to shards or --to tars")
         if self.to == "shards" and self.height is None:
-            raise UserError("--to shards writes frames of one size: give --height and --width")
+            raise UserError("--to shards writes frames of one size; pass --height and --width")
         return self

@@ -11,7 +11,7 @@ from typing import Any
 
 from webdataset import TarWriter
 
-from fastvgan.data.folders.layouts import Rejected
+from fastvgan.data.folders.entry import Rejected
 from fastvgan.data.folders.survey import Found, checksum_of, list_files, map_in_threads
 from fastvgan.data.media.types import BadVideo, Probe
 from fastvgan.data.preparation.clip_files import SUFFIXES, make_record, write_clip

@@ -119,7 +119,7 @@ class Output:
             self._save(record)
         except (OSError, UserError) as error:
             raise UserError(
-                f"cannot write to {self.path}: {_describe(error)}, then resume from {self._newest()} by --resume auto"
+                f"cannot write to {self.path}: {_describe(error)}, then resume from {self._newest()} with --resume auto"
             ) from error
 
     def rewind(self, step: int) -> None:

@@ -45,7 +45,7 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
     """
     if resume is None:
         if run_dir is not None and (run_dir / "config.yaml").exists():
-            raise UserError(f"{run_dir} already holds a run; resume it by --resume auto, or name another --run-dir")
+            raise UserError(f"{run_dir} already holds a run; resume it with --resume auto, or use another --run-dir")
         return Start(run_dir or new_run(name))
     if resume == "auto":
         folder = run_dir or newest_run() or new_run(name)
@@ -59,7 +59,7 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
             raise UserError(f"{resume} has no complete checkpoint to resume from; train into another --run-dir")
         path = found
     elif not path.is_dir():
-        raise UserError(f"--resume {resume}: this folder does not exist; give `auto`, a run folder or a checkpoint")
+        raise UserError(f"--resume {resume}: this folder does not exist; pass `auto`, a run folder or a checkpoint")
     old = path.resolve().parents[1]
     if not (old / "config.yaml").is_file():
         raise UserError(
@@ -128,7 +128,7 @@ def _change(start: Start, before: Fingerprint | None, name: str, now: Fingerprin
     Raises:
         UserError: they changed, and `start` does not allow it.
     """
-    remedy = "give --changed-data to use them anyway, or train into another --run-dir"
+    remedy = "pass --changed-data to use them anyway, or train into another --run-dir"
     if before is None:
         was = None if start.saved is None else start.saved.data.data
         if was != name and not start.changed_data:

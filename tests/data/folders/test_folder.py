@@ -161,7 +161,7 @@ def write(name, text):
         (
             lambda folder: broken(folder, 6),
             {},
-            r"6 of 10 files in .* more than --max-bad 0.5 allows: broken0.mp4 is no video",
+            r"6 of 10 files in .* more than --max-bad 0.5 allows: broken0.mp4 is not a video",
         ),
         (lambda folder: broken(folder, 1), {"max_bad": 0.1}, "1 of 5 files"),
         (write("captions.csv", "a,b\n1,2\n"), {}, "captions.csv must begin with a line of column names"),
@@ -193,7 +193,7 @@ def test_missing_empty_and_wholly_broken_folders(tmp_path):
         with pytest.raises(UserError, match=sentence):
             source(path)
     broken(tmp_path, 2)
-    with pytest.raises(UserError, match="2 of 2 files"):
+    with pytest.raises(UserError, match="2 of 2 files in .* are unusable: broken0.mp4"):
         source(tmp_path, max_bad=1.0)
 
 

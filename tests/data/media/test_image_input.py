@@ -205,7 +205,7 @@ def test_the_first_frame_of_one_that_moves_is_taken_and_said(tmp_path, caplog):
         assert np.array_equal(read_image(animated(tmp_path / name, **options)), frames[first]), name
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
-        assert record.getMessage() == f"the image {tmp_path / name} moves; its first frame is taken"
+        assert record.getMessage() == f"the image {tmp_path / name} is an animation; using its first frame"
     for suffix in ("webp", "png"):
         turned = animated(tmp_path / f"turned.{suffix}", lossless=True, exif=oriented(6))
         assert np.array_equal(read_image(turned), np.rot90(frames[0], -1)), suffix
@@ -225,9 +225,9 @@ def png_of_size(path, height, width):
 
 
 BAD_FILES = {
-    "missing.png": r"the image \S*missing\.png cannot be used \(No such file or directory\); give a PNG, JPEG, ",
-    "folder": r"folder cannot be used \(is a folder\); give a PNG",
-    "words.txt": r"words\.txt cannot be used \(is no picture of a kind that can be read\)",
+    "missing.png": r"the image \S*missing\.png cannot be used \(No such file or directory\); pass a PNG, JPEG, ",
+    "folder": r"folder cannot be used \(is a folder\); pass a PNG",
+    "words.txt": r"words\.txt cannot be used \(is not a picture of a kind that can be read\)",
     "empty.png": r"empty\.png cannot be used \(is empty\)",
     "cut.png": r"cut\.png cannot be used \(Truncated File Read\)",
     "cut.jpg": r"cut\.jpg cannot be used \(image file is truncated.*\)",
@@ -240,7 +240,7 @@ BAD_FILES = {
     "slim.png": r"slim\.png cannot be used \(has frames of 650x10, one side more than 64 times the other\)",
     "slim.gif": r"slim\.gif cannot be used \(has frames of 650x10, one side more than 64 times the other\)",
     "real.tif": r"real\.tif cannot be used \(has pixels of a kind that cannot be shown \(F\): .*\)",
-    "pipe": r"pipe cannot be used \(is no regular file\)",
+    "pipe": r"pipe cannot be used \(is not a regular file\)",
     "cut.gif": r"cut\.gif cannot be used \(.*\)",
     "x.png/x.png": r"x\.png cannot be used \(Not a directory\)",
     "null\0.png": r"cannot be used \(.*null byte.*\)",
@@ -295,30 +295,30 @@ def nan():
 
 
 BAD_VALUES = [
-    (lambda: np.zeros((3, 64, 64), np.uint8), r"has the shape \(3, 64, 64\); give one picture, an array \(H, W\) or "),
-    (lambda: torch.zeros(1, 3, 16, 16), r"has the shape \(1, 3, 16, 16\); give one picture"),
+    (lambda: np.zeros((3, 64, 64), np.uint8), r"has the shape \(3, 64, 64\); pass one picture, an array \(H, W\) or "),
+    (lambda: torch.zeros(1, 3, 16, 16), r"has the shape \(1, 3, 16, 16\); pass one picture"),
     (lambda: np.zeros(9, np.uint8), r"has the shape \(9,\)"),
     (lambda: np.zeros(()), r"has the shape \(\)"),
     (lambda: torch.zeros(16, 16, 5), r"has the shape \(16, 16, 5\)"),
     (
         lambda: torch.zeros(3, 16, 4),
-        r"tensor of shape \(3, 16, 4\), may be \(C, H, W\) or \(H, W, C\); give",
+        r"tensor of shape \(3, 16, 4\), may be \(C, H, W\) or \(H, W, C\); pass",
     ),
     (lambda: np.zeros((0, 9, 3), np.uint8), r"of shape \(0, 9, 3\) has no pixels"),
     (lambda: torch.zeros(3, 0, 9), r"of shape \(0, 9, 3\) has no pixels"),
-    (lambda: np.zeros((9, 9), np.int64), "is of int64; give uint8, uint16, bool, or floats in"),
-    (lambda: torch.zeros(9, 9, dtype=torch.int32), "is of int32; give uint8"),
-    (lambda: np.zeros((9, 9), complex), "is of complex128; give uint8"),
-    (lambda: np.full((9, 9), "x"), "is of <U1; give uint8"),
-    (lambda: np.full((9, 9), None), "is of object; give uint8"),
-    (nan, r"holds NaN or infinite values; give floats in \[0, 1\]"),
+    (lambda: np.zeros((9, 9), np.int64), "is of int64; pass uint8, uint16, bool, or floats in"),
+    (lambda: torch.zeros(9, 9, dtype=torch.int32), "is of int32; pass uint8"),
+    (lambda: np.zeros((9, 9), complex), "is of complex128; pass uint8"),
+    (lambda: np.full((9, 9), "x"), "is of <U1; pass uint8"),
+    (lambda: np.full((9, 9), None), "is of object; pass uint8"),
+    (nan, r"holds NaN or infinite values; pass floats in \[0, 1\]"),
     (lambda: torch.from_numpy(nan()), "holds NaN or infinite values"),
     (lambda: np.full((9, 9), np.inf), "holds NaN or infinite values"),
     (
         lambda: torch.linspace(-1, 1, 81).view(9, 9),
-        r"holds floats from -1 to 1; give floats in \[0, 1\]: \(x",
+        r"holds floats from -1 to 1; pass floats in \[0, 1\]: \(x",
     ),
-    (lambda: np.linspace(0, 255, 81).reshape(9, 9), r"holds floats from 0 to 255; give .* x / 255 of values"),
+    (lambda: np.linspace(0, 255, 81).reshape(9, 9), r"holds floats from 0 to 255; pass .* x / 255 of values"),
     (lambda: np.full((9, 9), 1.003), "holds floats from 1.003 to 1.003"),
     (lambda: np.full((9, 9), -0.003), "holds floats from -0.003"),
     (
@@ -327,12 +327,12 @@ BAD_VALUES = [
     ),
     (
         lambda: np.broadcast_to(np.uint8(1), (2, 1000)),
-        "one side more than 64 times the other.; give a picture",
+        "one side more than 64 times the other.; pass a picture",
     ),
     (lambda: torch.zeros(9, 9).to_sparse(), r"tensor without plain values \(torch.sparse_coo, torch.float32\)"),
     (lambda: torch.zeros(9, 9, device="meta"), "tensor without plain values"),
-    (lambda: [[0, 1], [2, 3]], "the image is a list; give a path, a PIL image, an array"),
-    (lambda: b"x.png", "the image is a bytes; give a path"),
+    (lambda: [[0, 1], [2, 3]], "the image is a list; pass a path, a PIL image, an array"),
+    (lambda: b"x.png", "the image is a bytes; pass a path"),
     (lambda: Image.new("F", (9, 9)), r"the F image cannot be used \(has pixels of a kind .*\); convert it to RGB"),
     (lambda: Image.new("RGB", (9, 0)), r"the RGB image cannot be used \(has no pixels\)"),
     (lambda: Image.new("L", (9000, 4000)), r"the L image cannot be used \(is 9000x4000 pixels large"),

@@ -139,8 +139,8 @@ def cut_early(path):
     ("make", "suffix", "reason"),
     [
         *((make, *said) for make, said in BROKEN.items() if make not in (one_frame, variable_rate, no_permission)),
-        (noise, ".mp4", "is no video file"),
-        (cut_early, ".mp4", "is no video file"),
+        (noise, ".mp4", "is not a video file"),
+        (cut_early, ".mp4", "is not a video file"),
         (lambda path: path, ".mp4", "cannot be read: No such file"),
     ],
 )
@@ -225,13 +225,13 @@ def test_a_file_in_a_tar_is_read_in_its_place(tmp_path, files):
         assert found.codec == codec and np.array_equal(found.pts, expected.pts)
         assert [number_of(f) for f in read_frames(media, found, [90, 93], 48, 64, 3)] == [90, 93]
     cut = dataclasses.replace(members[1], span=(members[1].span[0], members[1].span[1] + 10**6))
-    with pytest.raises(BadVideo, match="is cut short"):
+    with pytest.raises(BadVideo, match="is truncated"):
         probe(cut)
 
 
 def test_a_span_far_larger_than_its_tar_is_cut_short(tmp_path):
     (tmp_path / "x.tar").write_bytes(bytes(1000))
-    with pytest.raises(BadVideo, match="is cut short: 1000 of 4611686018427387904 bytes"):
+    with pytest.raises(BadVideo, match="is truncated: 1000 of 4611686018427387904 bytes"):
         probe(Media("tar", tmp_path / "x.tar", "a.mp4", (0, 2**62)))
 
 

@@ -109,7 +109,7 @@ def test_on_changed_data_it_goes_on_only_when_asked_to(copied, change, caplog):
     with pytest.raises(UserError, match=CHANGES[change][1]) as raised:
         resume(copied)
     said = str(raised.value)
-    assert "step-4 was trained on other data" in said and "give --changed-data to use them anyway" in said
+    assert "step-4 was trained on other data" in said and "pass --changed-data to use them anyway" in said
     assert "another --run-dir" in said and "\n" not in said
     trainer = resume(copied, changed_data=True)
     assert trainer.run() == 0 and trainer.done == 6
@@ -191,7 +191,7 @@ def test_of_an_older_checkpoint_it_is_said_once_that_nobody_knows(trained, tmp_p
 
 def test_an_older_checkpoint_goes_on_with_data_of_another_name_only_when_asked_to(copied, trained):
     forget(copied)
-    sentence = rf"step-4 was trained on --data {trained}/clips, and --data is {copied}/clips now; give --changed-data"
+    sentence = rf"step-4 was trained on --data {trained}/clips, and --data is {copied}/clips now; pass --changed-data"
     with pytest.raises(UserError, match=sentence):
         resume(copied)
     assert any("cannot check" in remark for remark in resume(copied, changed_data=True).remarks)
@@ -240,7 +240,7 @@ def test_the_command_says_so_without_training_too(copied):
     assert status == 0 and "5 clips" in out and "trained on" not in out
     add(copied / "clips", "x")
     status, _, err = command.call("fastvgan.train", flags)
-    assert status == 2 and err.count("error: ") == 1 and "holds 6 clips with 2 captions now; give --changed-data" in err
+    assert status == 2 and err.count("error: ") == 1 and "holds 6 clips with 2 captions now; pass --changed-data" in err
     status, out, _ = command.call("fastvgan.train", [*flags, "--changed-data"])
     assert status == 0 and "holds 6 clips with 2 captions now; continuing with them" in out
     assert "changed" not in (copied / "r" / "config.yaml").read_text()
@@ -248,7 +248,7 @@ def test_the_command_says_so_without_training_too(copied):
 
 def test_the_flag_belongs_to_a_run_that_is_resumed(tmp_path):
     status, _, err = command.call("fastvgan.train", ["--changed-data", "--run-dir", str(tmp_path / "r"), "--dry-run"])
-    assert status == 2 and "--changed-data needs --resume; add --resume auto" in err
+    assert status == 2 and "--changed-data needs --resume; pass --resume auto" in err
     more = ["--changed-data", "--resume", "auto", "--run-dir", str(tmp_path / "r"), "--dry-run"]
     assert command.call("fastvgan.train", [*FLAGS, *more])[0] == 0  # as a scheduler's command that begins it, too
 

@@ -6,11 +6,11 @@ from fractions import Fraction
 import av
 from av.filter import Graph
 
-# Bob Weaver, after the BBC's w3fdif and yadif: one frame for one, from the field that is shown first, by the frame
-# before and the frame after. All frames go through it, so that each depends on those two alone, wherever decoding
-# began.
+# "Bob Weaver", based on the BBC's w3fdif and on yadif: one output frame per input frame, from the field that is shown
+# first and from the previous and next frame. All frames pass through the filter, so that the result depends on these
+# three alone, wherever decoding began.
 _FILTER, _ARGUMENTS = "bwdif", "mode=send_frame:parity=auto:deint=all"
-_SMALLEST = (4, 3)  # rows and columns; the filter takes no less
+_SMALLEST = (4, 3)  # rows and columns; the filter refuses smaller frames
 
 
 def deinterlace(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
@@ -35,8 +35,8 @@ def deinterlace(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
 
 def _graph(frame: av.VideoFrame) -> Graph:
     graph = Graph()
-    graph.threads = 1  # files are worked on side by side
-    unit = frame.time_base or Fraction(1, 1000)  # times are put back afterwards
+    graph.threads = 1  # several files are decoded in parallel
+    unit = frame.time_base or Fraction(1, 1000)  # times are restored afterwards
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=unit)
     graph.link_nodes(source, graph.add(_FILTER, _ARGUMENTS), graph.add("buffersink")).configure()
     return graph

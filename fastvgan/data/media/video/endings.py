@@ -297,6 +297,7 @@ def _colours(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
+# Whether a file was cut off, by the first of FFmpeg's names of its container. The docstrings say what a whole file has.
 _LOOKS: dict[str, Callable[[BinaryIO, int], bool]] = {
     "mov": _in_boxes,
     "matroska": _in_elements,

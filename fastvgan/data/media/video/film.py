@@ -5,11 +5,11 @@ import av.stream
 
 from fastvgan.data.media.types import BadVideo
 
-# Covers of albums, stills for a menu, previews for a seek bar.
+# Album covers, stills for a menu, previews for a seek bar.
 _PICTURES = (
     av.stream.Disposition.attached_pic | av.stream.Disposition.still_image | av.stream.Disposition.timed_thumbnails
 )
-# FFmpeg's own decoders of these ignore the second picture that holds the transparency; libvpx's heed it.
+# FFmpeg's own decoders of these codecs ignore transparency, which is stored as a second picture; libvpx's decode it.
 _HEEDS_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -55,7 +55,7 @@ def longest_film(container: av.container.InputContainer, candidates: list[int]) 
 
 
 def _packets_of(container: av.container.InputContainer, numbers: list[int]) -> dict[int, int]:
-    """How many packets each of these video streams has; the container is read to its end."""
+    """Count the packets of some video streams; the container is read to its end."""
     place = {container.streams.video[number].index: number for number in numbers}
     counts = dict.fromkeys(numbers, 0)
     try:
@@ -63,7 +63,7 @@ def _packets_of(container: av.container.InputContainer, numbers: list[int]) -> d
             if packet.size:
                 counts[place[packet.stream_index]] += 1
     except av.FFmpegError:
-        pass  # decoding meets the same error, and says where
+        pass  # decoding meets the same error, and reports its place
     return counts
 
 
@@ -76,7 +76,7 @@ def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
     try:
         heeds = av.CodecContext.create(name, "r")
     except av.codec.codec.UnknownCodecError as error:
-        raise BadVideo(f"has transparency that this FFmpeg cannot decode, for want of {name}") from error
+        raise BadVideo(f"has transparency, which this FFmpeg cannot decode without {name}") from error
     heeds.extradata = context.extradata
     assert isinstance(heeds, av.VideoCodecContext)
     return heeds

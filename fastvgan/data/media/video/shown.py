@@ -12,7 +12,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from fastvgan.data.media.types import BadVideo, cover
 
-# By areas; without the second flag colours are halved in resolution again wherever the width is even.
+# Area averaging; without FULL_CHR_H_INT an even width halves the resolution of colours once more.
 _SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
@@ -56,7 +56,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     degrees = -math.degrees(math.atan2(sign * b / down, sign * a / across))
     quarters = round(degrees / 90)
     if abs(degrees - 90 * quarters) > 1:
-        raise BadVideo(f"asks to be turned by {degrees:.0f} degrees, which is no right angle; encode it upright")
+        raise BadVideo(f"asks to be turned by {degrees:.0f} degrees, which is not a right angle; encode it upright")
     return Orientation(quarters % 4, mirrored)
 
 
@@ -88,7 +88,7 @@ class Scaler:
 
     def __init__(self, shown: tuple[int, int], height: int, width: int, channels: int):
         self._size, self._channels = cover(shown, height, width), channels
-        # One for all frames: the tables of its filters take longer to make than a frame to scale.
+        # Shared by all frames: building its filter tables takes longer than scaling a frame.
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
@@ -103,7 +103,7 @@ class Scaler:
         kind = "rgba" if alpha else "gray" if self._channels == 1 else "rgb24"
         try:
             pixels = self._reformatter.reformat(frame, width, height, kind, interpolation=_SCALING).to_ndarray()
-        except (OSError, ValueError):  # all that FFmpeg says is that it is not supported
+        except (OSError, ValueError):  # FFmpeg only reports that it is not supported
             raise BadVideo(f"has pixels of a kind that cannot be shown ({frame.format.name})") from None
         if alpha:
             pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
