@@ -252,7 +252,8 @@ def test_the_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(UserError, match="the disk is full; make room, then resume from the beginning with --resume auto"):
+    remedy = "the disk is full; make room, then resume from the beginning with --resume auto"
+    with pytest.raises(UserError, match=remedy):
         begin(tmp_path / "r").run()
 
 

@@ -24,7 +24,7 @@ def check_room(folder: Path, needed: int, keep_free: float, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed + keep_free * GIB > free:
         raise UserError(
-            f"{what} would take {in_words(needed)} in {folder}, which has {in_words(free)} free, of which "
+            f"{what} would take {in_words(max(0, needed))} in {folder}, which has {in_words(free)} free, of which "
             f"{keep_free:g} GiB must stay free (--keep-free); free some space, choose a folder on another disk, or "
             "make clips smaller with --height, --width or --fps; finished files are kept, and the same command "
             "continues from there"
