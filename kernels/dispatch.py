@@ -58,8 +58,7 @@ class Operation:
 
 def is_plain(args: tuple) -> bool:
     """Whether all tensors, of any shape, are plain and on a real device, without tracing, transform or autocast."""
-    casts = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-    return not casts and _is_untransformed(args)
+    return _is_untransformed(args) and not _torch.is_any_autocast_enabled()
 
 
 def _is_untransformed(args: tuple) -> bool:

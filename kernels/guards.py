@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import _torch, choice
+from .measured.capture import are_launches_captured
 
 # Looked up once: these checks are most of a call's cost.
 _decisions, _has_preference = choice.decisions, choice.has_preference
@@ -24,6 +25,25 @@ def may_recall() -> bool:
     Transforms, dispatch modes and autocast need no check here: the guards see them on the tensors.
     """
     return not (_is_compiling() or _forward_level() >= 0 or _tracing_state() is not None or _has_preference())
+
+
+def may_decide(*tensors: torch.Tensor) -> bool:
+    """Whether a decision for these tensors, of any shapes, may be made and remembered.
+
+    It may not for subclasses of torch.Tensor, under modes, transforms or tracing, or while a CUDA graph is captured.
+    """
+    return not (
+        any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
+        or _torch.count_dispatch_modes()
+        or _torch.are_transforms_active()
+        or _tracing_state() is not None
+        or (tensors[0].is_cuda and are_launches_captured())
+    )
+
+
+def without_none(*tensors: torch.Tensor | None) -> list[torch.Tensor]:
+    """Return the tensors, of any shapes, that are not None."""
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def recall(key: Hashable, *tensors: torch.Tensor) -> Any:

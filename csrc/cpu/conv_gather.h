@@ -4,8 +4,8 @@
 // partial result is added up in memory. The arithmetic is in conv_tiles.inc.
 //
 // A tile's rows ("lanes") are the same output of several samples or, for few samples, neighbouring outputs along the
-// last dimension. Its columns are output channels; a transposed convolution with few of them adds the neighbouring
-// outputs that read the same inputs ("fold").
+// last dimension. Its columns are output channels; if a transposed convolution has few of them, neighbouring outputs
+// that read the same inputs are further columns ("fold").
 //
 // The shape alone decides how the work is cut, not the number of threads, so that statistics do not depend on it.
 #pragma once

@@ -72,11 +72,11 @@ def conv_up(
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
     """
+    given = True, stride, padding, output_padding, dilation, groups
     if impl == "auto":
-        y = direct.convolve(x, weight, bias, (True, stride, padding, output_padding, dilation, groups))
+        y = direct.convolve(x, weight, bias, given)
         if y is not None:
             return y
-    given = True, stride, padding, output_padding, dilation, groups
     return conv_up_op(x, weight, bias, *check_arguments(x, weight, bias, given, impl)[1:], impl)
 
 
@@ -112,11 +112,12 @@ def conv_down(
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 2.
     """
+    given = False, stride, padding, 0, dilation, groups
     if impl == "auto":
-        y = direct.convolve(x, weight, bias, (False, stride, padding, 0, dilation, groups))
+        y = direct.convolve(x, weight, bias, given)
         if y is not None:
             return y
-    geometry = check_arguments(x, weight, bias, (False, stride, padding, 0, dilation, groups), impl)
+    geometry = check_arguments(x, weight, bias, given, impl)
     return conv_down_op(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation, groups, impl)
 
 

@@ -106,7 +106,7 @@ def _merge(y: Tensor, parts: Partials | None) -> tuple[Tensor, Tensor | None, Te
 
 @on_its_device
 def conv_weight_grad(large, small, kernel_size, stride, padding, dilation, groups, in_float32=False):
-    """Weight gradient; arguments as fastvgan_kernels.conv_weight_grad, with one integer a spatial dimension.
+    """Weight gradient (C_small, C_large / groups, *kernel_size); arguments as in protocol.Convolutions.
 
     A sum that is split over programs is added up by a second kernel in a fixed order, so that results can be repeated.
     """

@@ -250,7 +250,7 @@ def gather_kernel(x, prologue, weight, descriptor, y, epilogue, sizes, PLAN: con
         descriptor: of the weight, where the copy engine loads it, else None.
         y: a Volume, the output.
         epilogue: an Epilogue; its parts are those of each row block and phase.
-        sizes: Sizes of the product.
+        sizes: a Product.
         PLAN: a Plan.
     """
     BLOCK_M: constexpr = PLAN.block_m

@@ -31,7 +31,7 @@ def forward(inputs: Inputs, memory_format):
     n, hidden, height, width = h.shape
     steps, c_dtype = x.shape[2], c.dtype
     pad_ih = [0, *same_padding(weight_ih)]
-    # The states' sizes: what the input's half must have, and has where kernels are odd.
+    # With odd kernels and this padding, the input's half of the gates has the states' height and width.
     gates = conv_down(with_channels_innermost(x), weight_ih.unsqueeze(2), bias, padding=pad_ih, impl="triton")
     gates, c = with_channels_innermost(gates), as_cell(c, x)
     output, cells = (empty_with_channels_innermost(t, (n, hidden, steps, height, width)) for t in (x, c))

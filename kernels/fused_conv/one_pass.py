@@ -6,7 +6,9 @@ from torch import Tensor
 from ..conv.fusion import Fusion
 from ..conv.geometry import Geometry
 from ..conv.protocol import ConvolutionsWithParts, FusedConvolutions, Partials
-from .arguments import Epilogue, Norm
+from ..dtypes import statistics_dtype
+from ..norm_act.protocol import Norm
+from .arguments import Epilogue
 
 
 def convolve(
@@ -73,7 +75,7 @@ def scale_and_shift(
         bias: (C,) or None.
         eps: added to var.
     """
-    scale = torch.rsqrt(var.to(torch.promote_types(var.dtype, torch.float32)) + eps)
+    scale = torch.rsqrt(var.to(statistics_dtype(var)) + eps)
     if weight is not None:
         scale = scale * weight
     shift = -mean * scale

@@ -8,7 +8,8 @@ from ..conv import conv_down_op, conv_up_op
 from ..conv.geometry import Geometry
 from ..dtypes import statistics_dtype
 from ..norm_act import norm_act_with
-from .arguments import Epilogue, Norm
+from ..norm_act.protocol import Norm
+from .arguments import Epilogue
 
 
 def convolve(

@@ -10,7 +10,7 @@ from ..activations import ACTIVATIONS
 from ..dispatch import define, differentiable, differentiable_by
 from ..dtypes import statistics_dtype
 from ..norm_act import check_arguments
-from ..norm_act.parameters import as_parameters
+from ..norm_act.parameters import as_parameters, empty_gradients
 from . import compiled, direct, reference
 from .protocol import GroupNorm, GroupNormAct
 
@@ -130,9 +130,7 @@ def _backward_kernel(
 def _backward_fake(
     dy: Tensor, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, *_: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx = layout.empty(x.shape, x, layout.format_of(x))
-    gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
-    return dx, *as_parameters(gradient, gradient.clone(), weight, bias)
+    return layout.empty(x.shape, x, layout.format_of(x)), *empty_gradients(x, weight, bias)
 
 
 def _backward_composite(

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _torch, choice, guards, layout
+from .. import choice, guards, layout
 from ..measured.capture import are_launches_captured
 from ..norm_act.direct import activate_result
 from . import reference
@@ -56,7 +56,7 @@ def serves(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, a
     """
     if not guards.may_recall():
         return False
-    stock = guards.recall(_key(groups, weight, bias, activation), x, *_without_none(weight, bias))
+    stock = guards.recall(_key(groups, weight, bias, activation), x, *guards.without_none(weight, bias))
     return stock and not (x.is_cuda and are_launches_captured())
 
 
@@ -69,14 +69,8 @@ def decide(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, a
 
     The arguments are those of the public group_norm_act: x is (N, C, *space), vectors are (C,).
     """
-    tensors = _without_none(x, weight, bias)
-    if (
-        any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
-        or _torch.count_dispatch_modes()
-        or _torch.are_transforms_active()
-        or _torch.tracing_state() is not None
-        or (x.is_cuda and are_launches_captured())
-    ):
+    tensors = guards.without_none(x, weight, bias)
+    if not guards.may_decide(*tensors):
         return False
     stock = _is_supported(*tensors) and choice.pick("group_norm_act", "auto", x, groups, activation) is reference
     guards.remember(_key(groups, weight, bias, activation), stock, *tensors)
@@ -119,10 +113,6 @@ def _make_contiguous(x: Tensor) -> Tensor:
 
 def _is_channels_last(x: Tensor) -> bool:
     return layout.format_of(x) is not torch.contiguous_format
-
-
-def _without_none(*tensors: Tensor | None) -> list[Tensor]:
-    return [tensor for tensor in tensors if tensor is not None]
 
 
 def _is_supported(x: Tensor, *vectors: Tensor) -> bool:

@@ -12,7 +12,7 @@ from ..dtypes import statistics_dtype
 from ..measured import on_gpu, rules
 from . import compiled, cuda, direct, reference
 from .following import update_running
-from .parameters import as_parameters
+from .parameters import as_parameters, empty_gradients
 from .protocol import Norm, NormAct
 from .with_residual import check_residual, norm_act_residual_backward_op
 
@@ -239,9 +239,7 @@ def _backward_kernel(
 def _backward_fake(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *_: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx = layout.empty(x.shape, x, layout.format_of(x))
-    gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
-    return dx, *as_parameters(gradient, gradient.clone(), weight, bias)
+    return layout.empty(x.shape, x, layout.format_of(x)), *empty_gradients(x, weight, bias)
 
 
 def _backward_composite(

@@ -61,7 +61,7 @@ def recall(
         return ""
     key = _key(weight, bias, running_mean, training)
     if weight is None or bias is None or running_mean is None or running_var is None:
-        chosen = guards.recall(key, *_without_none(x, weight, bias, running_mean, running_var))
+        chosen = guards.recall(key, *guards.without_none(x, weight, bias, running_mean, running_var))
     else:
         chosen = guards.recall(key, x, weight, bias, running_mean, running_var)
     return "" if chosen and x.is_cuda and are_launches_captured() else chosen
@@ -85,14 +85,8 @@ def decide(
     """
     if running_mean is None and not training:
         return False
-    tensors = _without_none(x, weight, bias, running_mean, running_var)
-    if (
-        any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
-        or _torch.count_dispatch_modes()
-        or _torch.are_transforms_active()
-        or _torch.tracing_state() is not None
-        or (x.is_cuda and are_launches_captured())
-    ):
+    tensors = guards.without_none(x, weight, bias, running_mean, running_var)
+    if not guards.may_decide(*tensors):
         return False
     chosen = ""
     if _is_supported(*tensors, training=training):
@@ -154,10 +148,6 @@ def activate_result(y: Tensor, activation: str, slope: float) -> Tensor:
 def _are_dense_float32(*vectors: Tensor) -> bool:
     """Whether the C++ kernel can read these parameters without a conversion."""
     return all(vector.dtype is torch.float32 and vector.is_contiguous() for vector in vectors)
-
-
-def _without_none(*tensors: Tensor | None) -> list[Tensor]:
-    return [tensor for tensor in tensors if tensor is not None]
 
 
 def _is_supported(x: Tensor, *vectors: Tensor, training: bool) -> bool:

@@ -58,7 +58,7 @@ def norm_act_synced(
     Raises:
         ValueError: as norm_act; no default group; a group that this rank is not in. A single value per channel over
             all ranks is an error only in a group of one rank: in others the host does not know the number.
-        TypeError: x is not floating-point.
+        TypeError: as norm_act.
 
     Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
     """

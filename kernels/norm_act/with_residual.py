@@ -5,9 +5,8 @@ from torch import Tensor
 
 from .. import choice, layout
 from ..dispatch import define, differentiable_by
-from ..dtypes import statistics_dtype
 from . import reference
-from .parameters import as_parameters
+from .parameters import as_parameters, empty_gradients
 from .protocol import Norm, NormAct
 
 
@@ -55,8 +54,7 @@ def _backward_fake(
     dy: Tensor, x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, *_: object
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dx, d_residual = (layout.empty(x.shape, x, layout.format_of(x)) for _ in range(2))
-    gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
-    return dx, d_residual, *as_parameters(gradient, gradient.clone(), weight, bias)
+    return dx, d_residual, *empty_gradients(x, weight, bias)
 
 
 def _backward_composite(

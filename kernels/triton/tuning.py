@@ -94,18 +94,18 @@ class Problem:
     tma: bool = False
     cells_in_rows: bool = False
 
-    def product(self, config: "Config") -> tuple[int, int, int]:
+    def product(self, config: Config) -> tuple[int, int, int]:
         """Return rows, columns and depth of the matrix product that a configuration cuts into tiles."""
         if self.cells_in_rows:
             return self.rows * config.cell, self.columns, math.ceil(self.depth / config.cell)
         return math.ceil(self.rows / config.cell), self.columns * config.cell, self.depth
 
-    def fills(self, config: "Config") -> bool:
+    def fills(self, config: Config) -> bool:
         """Return whether a configuration's tiles are mostly full."""
         rows, columns, _ = self.product(config)
         return _fills(rows, config.rows) and _fills(columns, config.columns)
 
-    def programs(self, config: "Config") -> int:
+    def programs(self, config: Config) -> int:
         """Return the most programs possible with a configuration, where a split has at least eight steps."""
         rows, columns, depth = self.product(config)
         steps = depth * self.dtype.itemsize // config.depth if config.depth else 1

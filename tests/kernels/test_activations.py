@@ -45,7 +45,7 @@ def codes_of_cpp(file):
 
 
 def codes_of_triton():
-    """Name → code, of the constants at the head of triton_math.py."""
+    """Name → code, of the constants at the head of kernels/triton/math.py."""
     tree = ast.parse((ROOT / "kernels/triton/math.py").read_text())
     found = {}
     for node in tree.body:

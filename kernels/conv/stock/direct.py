@@ -96,7 +96,7 @@ def recall(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: GivenGeomet
     return stock.call(x, weight, bias, *stock.rest)
 
 
-def _is_right_now(stock: "_Stock") -> bool:
+def _is_right_now(stock: _Stock) -> bool:
     """Whether a remembered call for a GPU or under autocast is right at this moment."""
     # While a CUDA graph is captured, launches are free, and this package's gradients of gradients are faster.
     if are_launches_captured():
