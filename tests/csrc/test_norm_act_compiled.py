@@ -101,7 +101,7 @@ def ours_with_residual(dy, x, weight, bias, mean, var, activation, residual):
     return (y, *(statistics if training else (None, None)), dx, *rest, d_residual)
 
 
-def assert_accurate(mine, theirs, exact, largest_term=0.0, largest_product=1.0):
+def assert_accurate(mine, theirs, exact, largest_term=0.0, typical_product=1.0):
     """`largest_term` of those whose difference dx is: where they cancel, their rounding remains."""
     for name, a, b, right in zip((*NAMES, "d_residual")[: len(mine)], mine, theirs, exact, strict=True):
         if right is None:
@@ -118,7 +118,7 @@ def assert_accurate(mine, theirs, exact, largest_term=0.0, largest_product=1.0):
             # A sum of so many rounded terms of this size errs by this much; stock may be nearer by chance.
             # With a residual the terms are rounded to its gradient's dtype before, as stock's are.
             rounded = torch.finfo(mine[0].dtype).eps if len(mine) > len(NAMES) else 0.0
-            floor += (unit + rounded) * math.sqrt(mine[0].numel() / right.numel()) * max(1.0, largest_product)
+            floor += (unit + rounded) * math.sqrt(mine[0].numel() / right.numel()) * max(1.0, typical_product)
         if name == "dx":
             floor += torch.finfo(torch.float32).eps * largest_term
         assert error <= times * allowed + floor, f"{name}: {error} against {allowed} of stock"
@@ -130,11 +130,12 @@ def largest_term(dy, weight, bias, mean, var, batch_var):
     return (dy.abs() * factor.reshape(-1, *[1] * (dy.dim() - 2))).amax().item() if dy.numel() else 0.0
 
 
-def largest_product(dy, x, mean, var, batch_mean, batch_var):
-    """The largest |dy * (x - mean) / √(var + eps)|, whose sum is dweight."""
+def typical_product(dy, x, mean, var, batch_mean, batch_var):
+    """The root mean square of dy * (x - mean) / √(var + eps), whose sum is dweight, in its largest channel."""
     mean, var = (batch_mean, batch_var) if var is None else (mean, var)
     mean, factor = (t.reshape(-1, *[1] * (dy.dim() - 2)) for t in (mean, var.add(EPS).rsqrt()))
-    return (dy * (x - mean) * factor).abs().amax().item() if dy.numel() else 0.0
+    products = (dy * (x - mean) * factor).transpose(0, 1).flatten(1)
+    return products.square().mean(1).sqrt().amax().item() if dy.numel() else 0.0
 
 
 def lay_out(x, layout):
@@ -177,7 +178,7 @@ def check(shape, dtype, activation, layout, seed=0, offset=0.0, **options):
     x, dy = lay_out(x, layout), lay_out(dy, layout)
     theirs = stock(dy, x, *parameters, activation, dtype)
     mine = ours(dy, x, *parameters, activation)
-    product = largest_product(dy, x, *parameters[2:], *exact[1:3])
+    product = typical_product(dy, x, *parameters[2:], *exact[1:3])
     assert_accurate(mine, theirs, exact, largest_term(dy, *parameters, exact[2]), product)
     for result in (mine[0], mine[3]):
         assert result.dtype == dtype
@@ -194,7 +195,7 @@ def check_residual(shape, dtype, activation, layout, residual_layout, seed=0, **
     x, dy, residual = lay_out(x, layout), lay_out(dy, layout), lay_out(residual, residual_layout)
     theirs = stock(dy, x, *parameters, activation, dtype, residual)
     mine = ours_with_residual(dy, x, *parameters, activation, residual)
-    product = largest_product(dy, x, *parameters[2:], *exact[1:3])
+    product = typical_product(dy, x, *parameters[2:], *exact[1:3])
     assert_accurate(mine, theirs, exact, largest_term(dy, *parameters, exact[2]), product)
     for result in (mine[0], mine[3], mine[-1]):
         assert result.dtype == dtype and (result.stride() == mine[0].stride() or x.numel() == 0)

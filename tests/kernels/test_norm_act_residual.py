@@ -82,19 +82,18 @@ def test_any_shape(impl):
         ours = [laid_out(t, layout) for t, layout in zip((x, residual), layouts, strict=True)]
         options = training, activation, dy if x.numel() else None
         mine = passes(lambda *given: actual(*given, impl=impl), [*ours, *vectors], running, *options)
-        # Stock PyTorch's accuracy depends on the memory formats, in bfloat16 by a factor of 100.
-        inputs = [x, residual, *vectors], [*ours, *vectors]
-        theirs = [passes(expected, given, running, *options) if x.numel() else mine for given in inputs]
+        # On the same inputs: stock PyTorch's accuracy depends on memory formats, in bfloat16 by a factor of 100.
+        theirs = passes(expected, [*ours, *vectors], running, *options) if x.numel() else mine
         right = passes(expected, *exact, *options) if x.numel() else (z, *exact[1])
         assert mine[0].dtype == dtype
-        for i, (a, *stock, wanted) in enumerate(zip(mine, *theirs, right, strict=True)):
+        for i, (a, b, wanted) in enumerate(zip(mine, theirs, right, strict=True)):
             assert a.shape == wanted.shape
             if a.numel() == 0:
                 continue
-            error, *allowed = ((t.double() - wanted).abs().max() for t in (a, *stock))
+            error, allowed = ((t.double() - wanted).abs().max() for t in (a, b))
             # Of training, terms of dy's size cancel in dx, and few values' variance may be next to nothing.
             floor = 16 * torch.finfo(a.dtype).eps * max(1, wanted.abs().max()) * (10 if i > 2 else 1)
-            assert error <= (3 if i > 2 else 2) * max(allowed) + floor, f"{i}: {error:.3g}, stock {max(allowed):.3g}"
+            assert error <= (3 if i > 2 else 2) * allowed + floor, f"{i}: {error:.3g}, stock {allowed:.3g}"
 
     check()
 
