@@ -501,6 +501,6 @@ def test_damaged_clips_are_taken_as_far_as_they_go_when_asked(few, tmp_path):
     assert len(made.records) == 4 and not made.rejected and 20 < made.records[2].frames < 60
 
 
-def test_records_of_one_file_are_told_apart():
+def test_records_of_one_file_are_distinguished():
     a, b = (Record("x.zip", "zip", 3, 4, 5, member=name) for name in ("a", "b"))
     assert (a.name, b.name) == ("x.zip/a", "x.zip/b")

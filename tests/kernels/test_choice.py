@@ -68,7 +68,7 @@ def test_a_named_implementation_that_cannot_run_is_an_error_with_every_reason(re
         choice.pick("op", "fast", X)
 
 
-def test_a_missing_extension_is_told_once_for_all_operations(register, caplog, monkeypatch):
+def test_a_missing_extension_is_reported_once_for_all_operations(register, caplog, monkeypatch):
     register("first", missing="it was not built")
     register("second", missing="it was not built")
     with caplog.at_level(logging.WARNING, "fastvgan_kernels"):
@@ -81,7 +81,7 @@ def test_a_missing_extension_is_told_once_for_all_operations(register, caplog, m
     ]
 
 
-def test_a_preference_that_cannot_serve_is_told_once_an_operation(register, caplog, monkeypatch):
+def test_a_preference_that_cannot_serve_is_reported_once_per_operation(register, caplog, monkeypatch):
     register("first")
     register("second")
     monkeypatch.setenv(choice.ENVIRONMENT, "triton")

@@ -249,7 +249,7 @@ def test_no_gradient_is_computed_that_nobody_wants(monkeypatch):
         (lambda x, w: conv_down(x, w, impl="magic"), ValueError, "impl must be one of auto, reference"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_sentence(call, error, message):
+def test_wrong_arguments_are_refused_in_one_sentence(call, error, message):
     with pytest.raises(error, match=message) as caught:
         call(torch.randn(2, 2, 4, 4, 4), torch.randn(2, 2, 3, 3, 3))
     assert "\n" not in str(caught.value)

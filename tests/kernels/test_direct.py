@@ -277,7 +277,7 @@ def test_another_tensor_at_a_weights_address_is_not_taken_for_it():
         layer(x.double())
 
 
-def test_kinds_of_call_are_told_apart(picks):
+def test_kinds_of_call_are_distinguished(picks):
     layer = Conv3d(4, 6, 3, padding=1)
     for size in (3, 4, 5, 6, 7, 3):
         for x in (torch.randn(2, 4, size, size, size), torch.randn(2, 4, size, size, size).to(memory_format=LAST)):

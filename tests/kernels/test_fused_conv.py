@@ -403,7 +403,7 @@ DOWN = Geometry(False, (1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1))
         ({"x": torch.ones(2, 2, 4, 4, 4).int()}, TypeError, "floating-point"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_sentence(options, error, message):
+def test_wrong_arguments_are_refused_in_one_sentence(options, error, message):
     arguments = {"x": torch.randn(2, 2, 4, 4, 4), "weight": torch.randn(2, 2, 3, 3, 3), "bias": None, "geometry": DOWN}
     with pytest.raises(error, match=message) as caught:
         fused_conv(**(arguments | options))

@@ -212,7 +212,7 @@ def test_other_gpus_take_the_rules_of_the_nearest():
 
 
 @pytest.mark.parametrize("entry", PASSES, ids=named)
-def test_tensors_of_a_measured_pass_are_told_as_that_pass(entry, monkeypatch):
+def test_tensors_of_a_measured_pass_are_recognised(entry, monkeypatch):
     """The sizes come from shapes as the operations see them; memory is not touched."""
     seen = []
     monkeypatch.setattr(on_gpu, "_slower", lambda x, found, arguments: seen.append(found))
@@ -372,7 +372,7 @@ def test_second_derivatives_go_by_our_operations(monkeypatch):
     assert torch.autograd.gradgradcheck(lambda x, w: conv_down(x, w, None, 2, 1), (x, weight))
 
 
-def test_what_was_measured_anew_replaces_the_same_passes_alone(tmp_path):
+def test_new_measurements_replace_only_the_same_passes(tmp_path):
     """By the script, as it is called after `bench/gpu.sh few`: the pass and its tile are in the rules, and no other."""
     before = [
         dict(entry, triton_ms=1.2) if named(entry) == "last-64-3-from-32-weight-gradient" else entry for entry in PASSES

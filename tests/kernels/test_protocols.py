@@ -26,7 +26,7 @@ PROTOCOLS = {
     "logistic": Logistic,
     "norm_act": NormAct,
 }
-# Of the operations whose implementations declare Capabilities: what each one promises.
+# The functions that each declared capability promises, by operation.
 OPTIONAL = {
     Convolutions: {"fusion": FusedConvolutions, "statistics_in_parts": ConvolutionsWithParts},
     NormAct: {"statistics": NormStatistics, "backward_in_halves": NormBackwardInHalves},

@@ -104,7 +104,7 @@ def test_nothing_is_tried_while_a_graph_is_captured(trials, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"a": 1}', '{"a": [1, 2, 3, 4, 5, 6]}'])
-def test_a_damaged_file_is_told_once_and_written_anew(trials, cache, content, caplog):
+def test_a_damaged_file_is_reported_once_and_rewritten(trials, cache, content, caplog):
     cache.parent.mkdir()
     cache.write_text(content)
     with caplog.at_level(logging.WARNING, "fastvgan_kernels"):

@@ -114,7 +114,7 @@ def test_torchrun_trains_what_one_process_does_and_either_goes_on_for_the_other(
     assert refused.returncode != 0 and "error: " in refused.stderr and "already holds a run" in refused.stderr
 
 
-def test_processes_that_are_half_told_are_an_error(tmp_path):
+def test_an_incomplete_environment_of_processes_is_an_error(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", "fastvgan.train", "--run-dir", str(tmp_path / "r")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

@@ -146,7 +146,7 @@ def test_a_run_whose_updates_were_left_out_does_not_end_as_trained(tmp_path, poi
     assert find_newest_good(tmp_path / "r" / "checkpoints") == (None, [])
 
 
-def test_a_few_steps_left_out_at_the_end_are_told(tmp_path, poison, caplog):
+def test_a_few_skipped_steps_at_the_end_are_reported(tmp_path, poison, caplog):
     poison(lambda number: number in (3, 6, 7))
     assert begin(tmp_path / "r", steps=8, checkpoint_every=100).run() == 0
     assert "3 of 8 steps were not finite and changed nothing" in caplog.text
@@ -216,7 +216,7 @@ def test_every_condition_trains_with_everything_on(tmp_path, family, condition):
 
 
 @pytest.mark.with_report
-def test_a_run_folder_that_vanishes_is_made_anew(tmp_path, caplog):
+def test_a_run_folder_that_vanishes_is_rebuilt(tmp_path, caplog):
     folder = tmp_path / "r"
 
     def at(trainer, number):

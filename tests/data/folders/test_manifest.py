@@ -72,7 +72,7 @@ def test_a_root_elsewhere_is_read_only_when_named(tmp_path, root):
     assert manifest.media(manifest.records[0]).path == tmp_path / "clips" / "a.mp4"
 
 
-def test_links_that_lead_out_are_followed_only_when_told(tmp_path):
+def test_links_that_lead_out_are_followed_only_on_request(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "inside.mp4").write_text("x")
     (tmp_path / "secret.mp4").write_text("x")

@@ -150,7 +150,7 @@ def test_bad_files_say_why(tmp_path, make, suffix, reason):
         probe(Media("video", path))
 
 
-def test_damage_that_ffmpeg_mends_is_found_and_may_be_tolerated(tmp_path):
+def test_damage_that_ffmpeg_conceals_is_found_and_may_be_tolerated(tmp_path):
     path = corrupt_in_the_middle(tmp_path / "x.mp4")
     with pytest.raises(BadVideo, match="damaged at frame"):
         probe(Media("video", path))

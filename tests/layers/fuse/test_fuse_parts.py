@@ -76,7 +76,7 @@ def shared_parts(model):
 @pytest.mark.parametrize(
     "how", list(map(change, (without_last, without_norms, popped, with_more, twice, shared_parts)))
 )
-def test_put_together_anew(pair, how):
+def test_networks_built_from_parts(pair, how):
     torch.manual_seed(1)
     ours = how(pair[0])
     torch.manual_seed(1)

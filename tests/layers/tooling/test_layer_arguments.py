@@ -159,7 +159,7 @@ CHANNELS = r"expected input \[1, 4, .*\] to have {} channels.* but got {} channe
         (lambda: ConvLSTMCell(3, 2), None, TypeError, "x must be a Tensor, not NoneType"),
     ],
 )
-def test_inputs_that_do_not_fit_are_told(make, shape, error, message):
+def test_inputs_that_do_not_fit_are_refused(make, shape, error, message):
     with pytest.raises(error, match=message):
         make()(None if shape is None else torch.randn(shape))
 
@@ -187,6 +187,6 @@ def test_inputs_that_do_not_fit_are_told(make, shape, error, message):
         (lambda: ConvLSTM(1, 1)(torch.zeros(1, 1, 1, 1, 1), [None]), ValueError, r"not a sequence of 1"),
     ],
 )
-def test_arguments_that_make_no_layer_are_told(make, error, message):
+def test_arguments_that_make_no_layer_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()

@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         write_report(tmp_path / "missing")
 
 
-def test_command_writes_the_report_anew(run):
+def test_command_rewrites_the_report(run):
     (run / "report.html").write_text("old")
     done = command_run("fastvgan.report", "--run", run)
     assert done.returncode == 0 and done.stdout.strip() == str(run / "report.html"), done.stderr

@@ -120,7 +120,7 @@ def test_on_changed_data_it_goes_on_only_when_asked_to(copied, change, caplog):
     assert not [remark for remark in resume(copied).remarks if "data" in remark]  # they are its data now
 
 
-def test_what_depends_on_how_many_clips_there_are_is_counted_anew(copied):
+def test_numbers_that_depend_on_the_clips_are_counted_again(copied):
     for name in "xyz":
         add(copied / "clips", name)
     trainer = resume(copied, changed_data=True, steps=None, epochs=5)

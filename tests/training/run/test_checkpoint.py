@@ -204,7 +204,7 @@ def test_the_best_and_the_last_are_exported(tmp_path, monkeypatch):
     assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)
 
 
-def test_an_old_one_that_cannot_be_removed_is_only_told(tmp_path, caplog, monkeypatch):
+def test_an_old_checkpoint_that_cannot_be_removed_is_only_reported(tmp_path, caplog, monkeypatch):
     save(tmp_path, Toy(), Record(1), keep=1)
 
     def stuck(path, *_, **__):
@@ -220,7 +220,7 @@ def test_an_old_one_that_cannot_be_removed_is_only_told(tmp_path, caplog, monkey
     assert names(tmp_path) == ["step-3"]
 
 
-def test_one_that_is_written_anew_is_never_missing(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_rewritten_is_never_missing(tmp_path, monkeypatch):
     old = save(tmp_path, Toy().train(1), Record(3), keep=2)
     rename, seen = checkpoint.Path.rename, []
 

@@ -118,7 +118,7 @@ def unblock(path):
 
 @pytest.mark.parametrize("by", ["a full device", "a folder"])
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.jsonl", "log.txt"])
-def test_a_file_that_cannot_be_written_is_told_once_and_lacks_nothing_later(tmp_path, caplog, capfd, name, by):
+def test_a_file_that_cannot_be_written_is_reported_once_and_complete_later(tmp_path, caplog, capfd, name, by):
     path = tmp_path / "r" / name
     with opened(tmp_path / "r") as folder:
 
@@ -213,7 +213,7 @@ def test_of_too_many_entries_the_oldest_are_lost_and_counted(tmp_path, caplog, m
     assert "; 3 older ones are lost" in warnings(caplog)[-1]
 
 
-def test_a_vanished_folder_is_made_anew(tmp_path, caplog):
+def test_a_vanished_folder_is_rebuilt(tmp_path, caplog):
     path = tmp_path / "r"
     with opened(path) as folder:
         before = (path / "config.yaml").read_text()
@@ -234,7 +234,7 @@ def test_a_vanished_folder_is_made_anew(tmp_path, caplog):
     assert all((path / name).is_dir() for name in ("samples", "checkpoints", "export"))
 
 
-def test_the_log_is_not_written_anew_while_another_thread_writes_to_it(tmp_path):
+def test_the_log_is_not_rewritten_while_another_thread_writes_to_it(tmp_path):
     path = tmp_path / "r"
     with opened(path) as folder:
         (handler,) = logger.handlers
@@ -248,7 +248,7 @@ def test_the_log_is_not_written_anew_while_another_thread_writes_to_it(tmp_path)
         assert (path / "log.txt").exists()
 
 
-def test_a_folder_that_cannot_be_made_anew_is_told_once(tmp_path, caplog):
+def test_a_folder_that_cannot_be_rebuilt_is_reported_once(tmp_path, caplog):
     parent, path = tmp_path / "runs", tmp_path / "runs" / "r"
     with opened(path) as folder:
         folder.add_metrics({"step": 1, "x": 1.0})
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_made_anew_is_told_once(tmp_path, caplog):
     assert message in (path / "log.txt").read_text() and "step 2" in (path / "log.txt").read_text()
 
 
-def test_after_a_folder_is_made_anew_other_faults_are_told(tmp_path, caplog):
+def test_after_a_folder_is_rebuilt_other_faults_are_reported(tmp_path, caplog):
     path = tmp_path / "runs" / "r"
     with opened(path) as folder:
         shutil.rmtree(path.parent)

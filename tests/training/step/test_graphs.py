@@ -270,7 +270,7 @@ def test_parts_of_a_batch_are_recorded_too():
     assert [name for name in results[0] if not torch.equal(results[0][name], results[1][name])] == []
 
 
-def test_another_shape_is_captured_anew():
+def test_another_shape_is_captured_again():
     step, maker, stream = make(parts=())
     recorder = Recorder()
     runner = StepRunner(step, maker, "auto", recorder)
@@ -292,7 +292,7 @@ class Refuses(Recorder):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
-def test_what_cannot_be_captured_runs_eagerly_and_is_told(caplog):
+def test_a_step_that_cannot_be_captured_runs_eagerly_and_is_reported(caplog):
     step, maker, _ = make(parts=())
     with caplog.at_level("WARNING"):
         mine = run(step, maker, "auto", Refuses(), 20)

@@ -102,7 +102,7 @@ def test_what_is_not_finite_changes_nothing_and_is_counted(bad, where):
     assert counted == [0, 0, 1, 2, 0, 1]
 
 
-def test_overflow_that_a_smaller_scale_mends_is_no_trouble():
+def test_overflow_that_a_smaller_scale_fixes_is_no_trouble():
     update = Update(network(), 1e-2, BETAS, is_scaled=True)
     rows = []
     for step in range(20):
