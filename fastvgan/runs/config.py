@@ -58,84 +58,87 @@ class TrainingConfig(Settings):
     objective: Literal["nonsaturating", "minimax"] = "nonsaturating"
     """The game the two networks play; `minimax` is the textbook form."""
     matching_aware: bool = True
-    """Show D real clips under a wrong condition, to be rejected (only where there is a condition). Without it no
-    condition is ever wrong, so that --contrast has to be 0 as well, which the presets for digits set to 3."""
+    """Show D real clips under a wrong condition, which it has to reject (models with a condition only).
+    --no-matching-aware needs --contrast 0; the presets for digits set --contrast 3."""
     wrong_conditions: int = Field(1, ge=1, le=4096)
-    """Wrong conditions for each real clip; more of them cost little, since a clip is encoded once."""
+    """Wrong conditions per real clip; more of them cost little, because D encodes a clip once."""
     contrast: float = Field(0.0, ge=0)
-    """Weight of telling a clip's own condition from the wrong ones, for D on real clips and for G (0: none)."""
+    """Weight of the contrastive loss, in which D on real clips, and G, must prefer a clip's own condition to wrong ones
+    (0: none)."""
     r1: float = Field(0.0, ge=0)
     """Weight of the gradient penalty on real clips (R1; 0: none)."""
     r1_every: Count = 16
-    """Steps from one gradient penalty to the next; it counts as many times."""
+    """Steps between gradient penalties; the penalty's weight is multiplied by this."""
     diversity: float = Field(0.0, ge=0)
-    """Weight of the term that makes clips of one condition differ, and with --warp their pictures too (0: none; only
-    where there is a condition)."""
+    """Weight of the term that makes clips of one condition differ, and with --warp their pictures too (0: none; models
+    with a condition only)."""
     diversity_rise: float = Field(0.0, ge=0, le=1)
-    """Over this first share of the steps that weight, and --feature-diversity's, rise linearly from zero."""
+    """The weights of --diversity and --feature-diversity rise linearly from zero over this first share of the steps."""
     diversity_target: float = Field(0.1, gt=0)
-    """Mean difference of pixels, which count from -1 to 1, for that of the noise, that is different enough; for the
-    pictures of --warp half of that."""
+    """Difference between two clips above which --diversity rewards no more: mean difference of their pixels (-1 to 1)
+    divided by that of their noise. The pictures of --warp have half this target."""
     feature_diversity: float = Field(0.0, ge=0)
-    """Weight of the term that makes clips of one condition differ in what D sees of them, wherever it is, as much as
-    real clips of a batch do that share a condition (0: none; only where there is a condition). Pixels differ where a
-    thing lies elsewhere; this keeps what a condition leaves open, such as a colour, from coming out the same."""
+    """Weight of the term that makes clips of one condition differ in D's features as much as real clips with one
+    condition do (0: none; models with a condition only). Features do not depend on positions, so this keeps G from
+    always choosing one value for what the condition leaves open, such as a colour."""
     first_frame: float = Field(0.0, ge=0)
-    """Weight of the mean squared difference of a clip's first frame from the one given (only where one is; 0: none)."""
+    """Weight of the mean squared error between a clip's first frame and the given one (0: none; models with a first
+    frame as condition only)."""
     redraw: float = Field(0.0, ge=0)
-    """Weight of the share of a clip that is new in its frame and not moved (only with --warp; 0: none)."""
+    """Weight of the share of pixels that G draws new instead of moving them (0: none; with --warp only)."""
     steps: Count | None = None
-    """Steps to train, each an update of D and of G; overrides --epochs."""
+    """Steps to train; each updates D and G once. Overrides --epochs."""
     epochs: Count = 100
-    """Passes over the data, where --steps is not given."""
+    """Passes over the data, if --steps is not given."""
     batch_size: int = Field(64, ge=2, le=2**20)
-    """Clips in a step, of all processes together."""
+    """Clips per step, over all processes."""
     accumulate: int = Field(1, ge=1, le=2**20)
-    """Parts that each process takes its share of a batch in, one after the other, to save memory."""
+    """Parts into which each process splits its share of a batch; it processes one at a time, which saves memory."""
     lr_generator: float = Field(2e-4, gt=0)
     """Adam's learning rate for G."""
     lr_discriminator: float = Field(2e-4, gt=0)
     """Adam's learning rate for D."""
     lr_decay: float = Field(0.0, ge=0, le=1)
-    """Over this last share of the steps both learning rates fall linearly to zero."""
+    """Both learning rates fall linearly to zero over this last share of the steps."""
     betas: tuple[Decay, Decay] = (0.5, 0.999)
-    """Adam's decay rates, for both."""
+    """Adam's decay rates, for both networks."""
     ema: float = Field(0.99, ge=0, lt=1)
-    """Decay per step of the averaged generator, which makes the samples."""
+    """Decay per step of the exponential moving average of G's weights, which samples, scores and exports use."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
-    """Of convolutions and matrix products; `auto` takes bf16 where the device has instructions for it, else fp32."""
+    """Precision of convolutions and matrix products; `auto` is bf16 on a device with instructions for it, else fp32."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
-    """Capture each update in a CUDA graph and replay it; `auto` where that can be done, `on` or end."""
+    """Capture each update in a CUDA graph and replay it: `auto` if possible, `on` ends the run if it is not."""
     deterministic: bool = False
-    """Use PyTorch's deterministic operations, which are slower, run two early steps twice, and log the tensors that
-    are not bitwise reproducible."""
+    """Use PyTorch's deterministic operations, which are slower; run two early steps twice and log the tensors that are
+    not bitwise reproducible."""
     max_skipped: Count = 10
-    """Steps in a row whose losses or gradients are not finite, before the run goes back to its last checkpoint."""
+    """Consecutive steps with a loss or gradient that is not finite, after which the run returns to its last
+    checkpoint."""
     max_setbacks: int = Field(3, ge=0, le=1000)
-    """How often it goes back, each time with half the learning rates, before it ends."""
+    """Times that the run returns to its last checkpoint, each with half the learning rates, before it ends."""
     watchdog: float = Field(600, ge=0, le=1e6)
     """Seconds without a step, or without a batch, after which the run ends with status 75 (0: never)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
+    """Device to train on."""
     seed: Seed = 0
-    """Of everything random."""
+    """Seed of all random numbers."""
     sample_every: Count = 200
-    """Steps from one grid of samples to the next."""
+    """Steps between grids of samples."""
     checkpoint_every: Count = 200
-    """Steps from one checkpoint to the next."""
+    """Steps between checkpoints."""
     evaluate_every: int = Field(0, ge=0, le=10**12)
-    """Steps from one evaluation of the averaged weights to the next; 0: at every checkpoint. Only a checkpoint that is
-    evaluated can become the best one; the last step always is."""
+    """Steps between evaluations of the averaged weights; 0: at every checkpoint. Only an evaluated checkpoint can be
+    the best one; the last step is always evaluated."""
     evaluate_clips: int = Field(240, ge=16, le=10**6)
-    """Clips of an evaluation, beside as many real ones."""
+    """Generated clips per evaluation, compared with as many real ones."""
     keep: int = Field(2, ge=1, le=10**6)
-    """How many of the newest checkpoints stay, beside the best one."""
+    """Number of newest checkpoints to keep, in addition to the best one."""
     log_every: Count = 10
-    """Steps from one line of metrics to the next."""
+    """Steps between lines of metrics."""
     profile: int = Field(0, ge=0, le=10000)
     """Steps to record by torch.profiler, into the run folder's profile/ (0: none)."""
     wandb: str | None = None
-    """Project of Weights & Biases to log to as well."""
+    """Weights & Biases project that also receives the metrics."""
 
     def count_steps(self, size: int) -> int:
         """Return the number of steps of a run on `size` clips."""
@@ -166,9 +169,9 @@ class RunConfig(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-# What the digits take: the discriminator of frames learns their shapes, with deeper layers, from half of the
-# frames and several wrong captions per clip; G refines what it draws; many small steps serve better than fewer large
-# ones. A digit that is drawn once and moved keeps its shape. Without the clock every clip of a caption starts with its
+# For the digits: the discriminator of frames, which has deeper layers, learns their shapes from half of the frames and
+# several wrong captions per clip; G has refinement layers; many small steps work better than fewer large ones. A digit
+# that is drawn once and moved keeps its shape. Without the clock every clip of a caption starts with its
 # digit at the same place; without the diversity term all digits of a caption come out alike.
 _DIGITS = ModelConfig(discriminators=("clip", "frame"), frame_every=2, refine=2, warp=True, clock=True)
 _DIGITS_TRAINING = TrainingConfig(
@@ -203,7 +206,7 @@ PRESETS: dict[str, RunConfig] = {
     "digits": _RECURRENT_DIGITS,
     "digits-recurrent": _RECURRENT_DIGITS,
     "digits-conv3d": RunConfig(model=_DIGITS, data=_HELD_OUT, training=_DIGITS_TRAINING),
-    # The first frame says all but the motion, so that clips of one differ by that alone; it is moved.
+    # The first frame determines everything but the motion, so clips with one first frame differ in that only.
     "digits-image": _change(
         _RECURRENT_DIGITS,
         model={"condition": ("image",), "clock": False},
