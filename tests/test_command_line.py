@@ -146,7 +146,8 @@ def test_right_flags_of_other_commands_mean_what_tyro_says(command):
 
 def test_help_is_printed_whatever_else_is_there():
     status, out, _ = call("fastvgan.train", ["--steps", "five", "--help"])
-    assert status == 0 and "--batch-size" in out and "--no-matching-aware needs --contrast 0" in " ".join(out.replace("│", "").split())
+    words = " ".join(out.replace("│", "").split())
+    assert status == 0 and "--batch-size" in words and "--no-matching-aware needs --contrast 0" in words
 
 
 def test_help_begins_with_what_the_settings_say_of_themselves():
