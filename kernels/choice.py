@@ -68,12 +68,16 @@ def in_triton(package: str, slower: Callable[..., str | None] | None = None, mea
             of several.
         measured: whether there are measurements of the operation; without them auto does not choose Triton.
     """
-    implementation = Implementation(f"{package}.triton", refusal=triton_support.refusal, missing=triton_support.reason)
+    implementation = Implementation(
+        f"{package}.triton",
+        refusal=triton_support.refusal,
+        held_back=None if measured else {"cuda": f"has not been measured on a GPU; {ENVIRONMENT}=triton selects it"},
+        missing=triton_support.reason,
+    )
     if slower is None:
         return implementation
     return replace(
         implementation,
-        held_back=None if measured else {"cuda": f"has not been measured on a GPU; {ENVIRONMENT}=triton selects it"},
         slower=slower,
         rules=f"where it was measured to be faster, else stock PyTorch; {ENVIRONMENT}=triton selects it everywhere",
     )

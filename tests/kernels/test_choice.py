@@ -58,6 +58,12 @@ def test_auto_passes_over_what_is_held_back_but_a_name_gets_it(register, monkeyp
     assert choice.pick("op", "auto", X).name == "cpp"
 
 
+@pytest.mark.parametrize("slower", [None, lambda x: None])
+def test_triton_is_held_back_until_it_was_measured(slower):
+    assert choice.in_triton("package", slower).held_back is None
+    assert "has not been measured" in choice.in_triton("package", slower, measured=False).held_back["cuda"]
+
+
 def test_a_named_implementation_that_cannot_run_is_an_error_with_every_reason(register):
     register(missing="it was not built")
     with pytest.raises(ValueError, match="impl='cpp'") as caught:
