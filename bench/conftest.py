@@ -64,11 +64,11 @@ def compile_afresh():
 @pytest.fixture(autouse=True)
 def at_its_best(monkeypatch, request):
     """Enable cuDNN's autotuner for stock PyTorch and, on a GPU, select Triton for ours."""
-    from on_gpu import preferred
+    from on_gpu import choose_implementation
     from variants import device
 
-    if preferred() != "auto" and not request.config.stash[_CHECKS]:
-        monkeypatch.setenv("FASTVGAN_IMPL", preferred())
+    if choose_implementation() != "auto" and not request.config.stash[_CHECKS]:
+        monkeypatch.setenv("FASTVGAN_IMPL", choose_implementation())
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     yield
     if device().type == "cuda":  # free the memory of graphs and cached results for the next benchmark

@@ -86,7 +86,7 @@ def tiles_of(tiles: dict[str, list], device: str) -> dict[tuple, list[tuple]]:
     return found
 
 
-def renewed(convs: dict, tiles: dict[str, list], few: dict) -> tuple[dict, dict[str, list]]:
+def update_measurements(convs: dict, tiles: dict[str, list], few: dict) -> tuple[dict, dict[str, list]]:
     """Return the passes and the tiles, updated from `few`'s measurements.
 
     Passes that `convs` lacks are not added; all tiles are.
@@ -116,7 +116,7 @@ def _write_passes(path: Path, convs: dict) -> None:
     path.write_text("{\n" + ",\n".join(head) + f',\n "passes": [\n{rows}\n ]\n}}\n', encoding="utf-8")
 
 
-def generated(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) -> str:
+def generate_rules(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) -> str:
     """The text of kernels/measured/h100.py.
 
     Raises:
@@ -161,10 +161,10 @@ def main() -> None:
     paths = parsed.convs, parsed.tiles, *parsed.more
     convs, tiles, *more = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     if parsed.renew:
-        convs, tiles = renewed(convs, tiles, json.loads(parsed.renew.read_text(encoding="utf-8")))
+        convs, tiles = update_measurements(convs, tiles, json.loads(parsed.renew.read_text(encoding="utf-8")))
         _write_passes(parsed.convs, convs)
         parsed.tiles.write_text(json.dumps(tiles, indent=1, sort_keys=True), encoding="utf-8")
-    parsed.out.write_text(generated(convs, tiles, more), encoding="utf-8")
+    parsed.out.write_text(generate_rules(convs, tiles, more), encoding="utf-8")
     print(f"{parsed.out}: {len(convs['passes'])} passes and {len(tiles)} tiles of {convs['device']}")
 
 

@@ -20,10 +20,10 @@ def level_allocator() -> None:
     """
     for _ in range(2):
         torch.empty(_LARGEST_THRESHOLD - 2**13, dtype=torch.uint8).fill_(0)
-    _give_back()
+    _release_memory()
 
 
-def _give_back() -> None:
+def _release_memory() -> None:
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only in glibc
     if trim:
@@ -45,7 +45,7 @@ def peak_bytes(call) -> int | None:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     try:
-        return max(_resident_peak(call) for _ in range(2))
+        return max(_measure_resident_peak(call) for _ in range(2))
     except OSError:  # not Linux
         return None
 
@@ -56,14 +56,14 @@ def graphs_bytes() -> int:
     return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
 
 
-def _resident_peak(call) -> int:
-    _give_back()
+def _measure_resident_peak(call) -> int:
+    _release_memory()
     (_PROCESS / "clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
+    before = _read_status("VmRSS")
     call()
-    return _status("VmHWM") - before
+    return _read_status("VmHWM") - before
 
 
-def _status(field: str) -> int:
+def _read_status(field: str) -> int:
     kilobytes = re.search(rf"^{field}:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
     return int(kilobytes[1]) * 1024

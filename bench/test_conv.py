@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from networks import BATCH, conv_flops, share_inside
-from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, timed
+from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, time_call
 
 from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, fused_conv
 from fastvgan_kernels.fused_conv import Geometry
@@ -126,4 +126,4 @@ def test_conv(benchmark, layer, which, dtype, variant):
         assert_as_accurate([run(*tensors)], [theirs(*tensors)], [exact], 2 if which == "forward" else 3)
     else:
         run = in_mode(stock_pass(layer, which), mode)
-    timed(benchmark, lambda: run(*tensors))
+    time_call(benchmark, lambda: run(*tensors))

@@ -15,9 +15,9 @@ from variants import (
     forward_backward,
     in_float64,
     in_layout,
-    off,
+    relative_error,
     stock,
-    timed,
+    time_call,
 )
 
 from fastvgan.layers import ConvLSTM
@@ -70,13 +70,14 @@ def check(plain, x, dy, dtype):
     few = slice(0, None, max(1, x.shape[0] // 2))
     mine, theirs = (forward_backward(m, x[few], dy[few], dtype)() for m in (OutputOnly(plain), plain))
     exact = forward_backward(in_float64(plain), x[few].double(), dy[few].double())()
-    assert_as_accurate(joined(mine), theirs, exact, 3)
+    assert_as_accurate(join_weight_grads(mine), theirs, exact, 3)
     mine, theirs = forward_backward(OutputOnly(plain), x, dy, dtype)(), forward_backward(plain, x.float(), dy.float())()
-    for ours, right in zip(joined(mine), theirs, strict=True):
-        assert off(ours, right) < LOOSE[dtype], f"off by {off(ours, right):.2g} over the whole batch"
+    for ours, right in zip(join_weight_grads(mine), theirs, strict=True):
+        error = relative_error(ours, right)
+        assert error < LOOSE[dtype], f"off by {error:.2g} over the whole batch"
 
 
-def joined(results):
+def join_weight_grads(results):
     """Concatenate the gradients of our two weights, as the plain loop has one; keep the other results."""
     y, dx, weight_ih, weight_hh, bias = results
     return y, dx, torch.cat((weight_ih, weight_hh), 1), bias
@@ -99,4 +100,4 @@ def test_conv_lstm(benchmark, dtype, variant):
         module = OutputOnly(plain)
     else:
         module, x = stock(plain, variant, x)
-    timed(benchmark, forward_backward(module, x, dy, dtype))
+    time_call(benchmark, forward_backward(module, x, dy, dtype))

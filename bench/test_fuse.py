@@ -7,7 +7,7 @@ affects all of them equally.
 import functools
 
 import pytest
-from fuse_cells import Cell, cells, times
+from fuse_cells import Cell, cells, time_cell
 from variants import FORMATS, TINY, describe, device
 
 
@@ -34,9 +34,9 @@ SIDES = {"eager": "stock", "ours": "fused"}
 
 
 @functools.lru_cache(maxsize=1)
-def measured(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float]]:
+def measure_cell(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float]]:
     """Measure all variants of a cell before the first of its tests."""
-    return times(cell, rounds)
+    return time_cell(cell, rounds)
 
 
 @pytest.mark.skipif(device().type == "cuda", reason="its networks have the size for two threads of a CPU")
@@ -47,5 +47,5 @@ def test_fuse(benchmark, cell, variant):
     describe(benchmark, f"fuse: {cell.name}", variant, cell.dtype)
     side, layout = variant.split("-")
     once = TINY or not benchmark.enabled
-    seconds = measured(cell, 1 if once else None)[SIDES[side], layout]
+    seconds = measure_cell(cell, 1 if once else None)[SIDES[side], layout]
     benchmark.pedantic(CLOCK.rounds(seconds), rounds=len(seconds))

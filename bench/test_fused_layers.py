@@ -21,7 +21,7 @@ from variants import (
     in_float64,
     load_in_order,
     stock,
-    timed,
+    time_call,
 )
 
 from fastvgan.layers import ConvNormAct3d, ConvTransposeNormAct3d
@@ -91,4 +91,4 @@ def test_fused_layer(benchmark, layer, dtype, variant):
         check(module, reference, x, dy, autocast_to)
     else:
         module, x = stock(reference, variant, x)
-    timed(benchmark, forward_backward(module, x, dy, autocast_to))
+    time_call(benchmark, forward_backward(module, x, dy, autocast_to))

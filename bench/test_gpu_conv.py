@@ -9,8 +9,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from on_gpu import AUTOTUNE, DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
-from variants import DTYPES, FORMATS, TINY, assert_as_accurate, assert_plausible, bytes_of, describe, timed
+from on_gpu import (
+    AUTOTUNE,
+    DTYPE,
+    EAGER,
+    OURS,
+    assert_supported,
+    compile_variant,
+    only_here,
+    prepare_call,
+    split_variant,
+)
+from variants import DTYPES, FORMATS, TINY, assert_as_accurate, assert_plausible, bytes_of, describe, time_call
 
 from bench.test_conv import Layer, our_pass, problem, stock_pass
 
@@ -46,12 +56,12 @@ def group(layer, which):
     return f"GPU: {layer}, {facts}, {which}, {DTYPE}"
 
 
-def sized(layer):
+def shrink_if_tiny(layer):
     return replace(layer, inputs=layer.inputs // 16, outputs=layer.outputs // 16, size=2, batch=2) if TINY else layer
 
 
 @functools.lru_cache(maxsize=1)
-def known(layer, which):
+def compute_expected(layer, which):
     """The result in float64, and stock PyTorch's in our layout: the same for all variants of a problem."""
     tensors, _ = problem(layer, DTYPES[DTYPE], FORMATS["channels_last"])
     stock = stock_pass(layer, which)
@@ -61,16 +71,16 @@ def known(layer, which):
 @torch.no_grad()
 @pytest.mark.parametrize("layer, which, variant", CASES)
 def test_gpu_conv(benchmark, layer, which, variant):
-    mode, layout, _ = parts(variant)
-    name, layer = group(layer, which), sized(layer)
+    mode, layout, _ = split_variant(variant)
+    name, layer = group(layer, which), shrink_if_tiny(layer)
     tensors, flops = problem(layer, DTYPES[DTYPE], layout)
     describe(benchmark, name, variant, DTYPE, **flops, bytes=bytes_of(*tensors))
-    exact, stock = known(layer, which)
+    exact, stock = compute_expected(layer, which)
     if mode == "ours":
-        assert_serves(tensors[0], *OPERATIONS)
+        assert_supported(tensors[0], *OPERATIONS)
         function = our_pass(layer, which)
         assert_as_accurate([function(*tensors)], [stock], [exact], 2 if which == "forward" else 3)
     else:
-        function = compiled(stock_pass(layer, which), variant)
+        function = compile_variant(stock_pass(layer, which), variant)
         assert_plausible([function(*tensors)], [exact])
-    timed(benchmark, ready(lambda: (function(*tensors),), variant), seconds=0.3)
+    time_call(benchmark, prepare_call(lambda: (function(*tensors),), variant), seconds=0.3)

@@ -5,7 +5,17 @@ import functools
 import pytest
 import torch
 from networks import conv_flops, layer_flops
-from on_gpu import AUTOTUNE, DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
+from on_gpu import (
+    AUTOTUNE,
+    DTYPE,
+    EAGER,
+    OURS,
+    assert_supported,
+    compile_variant,
+    only_here,
+    prepare_call,
+    split_variant,
+)
 from torch import nn
 from variants import (
     DTYPES,
@@ -19,7 +29,7 @@ from variants import (
     forward_backward,
     in_float64,
     in_layout,
-    timed,
+    time_call,
 )
 
 from bench.test_conv import LAST
@@ -37,7 +47,7 @@ LAST_LAYER = 64, 3, 32, 16  # input and output channels, size, batch
 NORM = 32, 64, 32, 32, 32  # 134 MB, beyond what a GPU caches
 
 
-def sized(inputs, outputs, size, batch):
+def shrink_if_tiny(inputs, outputs, size, batch):
     return (inputs // 16, max(3, outputs // 16), 2, 2) if TINY else (inputs, outputs, size, batch)
 
 
@@ -79,7 +89,7 @@ def compare(benchmark, variant, runner, reference, ours, x, dy, factor):
         reference: the stock module of float32. ours: gives our module.
         factor: how many times stock's error ours may have.
     """
-    mode, layout, _ = parts(variant)
+    mode, layout, _ = split_variant(variant)
     exact = runner(in_float64(reference), x.double(), dy.double(), "fp32")()
     stock = in_layout(reference, layout)
     x = x.contiguous(memory_format=layout)
@@ -87,9 +97,9 @@ def compare(benchmark, variant, runner, reference, ours, x, dy, factor):
         run = runner(ours(stock), x, dy, DTYPE)
         assert_as_accurate(run(), runner(stock, x, dy, DTYPE)(), exact, factor)
     else:
-        run = runner(compiled(stock, variant), x, dy, DTYPE)
+        run = runner(compile_variant(stock, variant), x, dy, DTYPE)
         assert_plausible(run(), exact)
-    timed(benchmark, ready(run, variant), seconds=0.3)
+    time_call(benchmark, prepare_call(run, variant), seconds=0.3)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -98,7 +108,7 @@ def test_gpu_fused_layer(benchmark, layer, variant):
     """ConvTranspose3d, BatchNorm3d and ReLU in training, under autocast."""
     name = "GPU: ConvTranspose3d + BatchNorm3d + ReLU {}→{} from {}³, batch {}".format(*MIDDLE[layer])
     name = f"{name}, forward + backward, {DTYPE}"
-    inputs, outputs, size, batch = sized(*MIDDLE[layer])
+    inputs, outputs, size, batch = shrink_if_tiny(*MIDDLE[layer])
     torch.manual_seed(0)
     reference = up(inputs, outputs).to(device())
     x, dy = inputs_of(reference, inputs, size, batch)
@@ -107,7 +117,7 @@ def test_gpu_fused_layer(benchmark, layer, variant):
     # so is that of its gradient from it and dy, which are read before and after their sums are known.
     moved = (3 * x.numel() + 7 * dy.numel()) * x.element_size()
     describe(benchmark, name, variant, DTYPE, flops=flops, needed_flops=needed, bytes=moved)
-    assert_serves(x, "conv_up", "conv_down", "conv_weight_grad", "norm_act")
+    assert_supported(x, "conv_up", "conv_down", "conv_weight_grad", "norm_act")
     with torch.no_grad():
         dy = away_from_kink(dy, in_float64(reference)[:2](x.double()))
     compare(benchmark, variant, forward_backward, reference, fused, x, dy, 3)
@@ -120,13 +130,13 @@ def test_gpu_last_layer(benchmark, what, variant):
     torch.manual_seed(0)
     reference = last().to(device())
     name = "GPU: ConvTranspose3d + tanh {}→{} from {}³, batch {}".format(*LAST_LAYER)
-    inputs, _, size, batch = sized(*LAST_LAYER)
+    inputs, _, size, batch = shrink_if_tiny(*LAST_LAYER)
     x, dy = inputs_of(reference, inputs, size, batch)
     passes, of_x, of_y = (1, 1, 1) if what == "forward" else (3, 3, 3)  # backward: x, dy and y are read, dx written
     flops = passes * conv_flops(batch, [size] * 3, reference[0].weight.shape)
     moved = (of_x * x.numel() + of_y * dy.numel()) * x.element_size()
     describe(benchmark, f"{name}, {what}, {DTYPE}", variant, DTYPE, flops=flops, bytes=moved)
-    assert_serves(x, "conv_up", "conv_down", "conv_weight_grad")
+    assert_supported(x, "conv_up", "conv_down", "conv_weight_grad")
     runs = forward_alone if what == "forward" else forward_backward
     compare(benchmark, variant, runs, reference, Last, x, dy, 3)
 
@@ -135,7 +145,7 @@ NORMS = ["ours-contiguous", "ours-contiguous-graph", "ours_cuda-channels_last", 
 
 
 @functools.lru_cache(maxsize=1)
-def known_norm(activation, what):
+def compute_exact_norm(activation, what):
     """x, dy, the stock module, and its results in float64."""
     shape = (2, 8, 2, 2, 2) if TINY else NORM
     x, dy, reference = norm_problem(shape, DTYPES[DTYPE], activation)
@@ -149,8 +159,8 @@ def known_norm(activation, what):
 @pytest.mark.parametrize("what", TRANSFERS, ids=["evaluation", "forward", "forward-backward"])
 def test_gpu_norm_act(benchmark, what, activation, variant):
     """BatchNorm3d and an activation, of a tensor that no cache holds."""
-    mode, layout, _ = parts(variant)
-    x, dy, reference, exact = known_norm(activation, what)
+    mode, layout, _ = split_variant(variant)
+    x, dy, reference, exact = compute_exact_norm(activation, what)
     moved = TRANSFERS[what] * x.numel() * x.element_size()
     describe(benchmark, f"GPU: BatchNorm3d + {activation} {NORM}, {what}, {DTYPE}", variant, DTYPE, bytes=moved)
     x = x.contiguous(memory_format=layout)
@@ -158,18 +168,18 @@ def test_gpu_norm_act(benchmark, what, activation, variant):
         module = fused_norm(reference, activation)
         if mode == "ours_cuda":
             module.impl = "cuda"
-            by_cuda_or_skip(x)
+            skip_unless_cuda_supports(x)
         else:
-            assert_serves(x, "norm_act")
+            assert_supported(x, "norm_act")
         run = runner(module, x, dy, what)
         assert_as_accurate(run(), runner(reference, x, dy, what)(), exact, 3)
     else:
-        run = runner(compiled(reference, variant), x, dy, what)
+        run = runner(compile_variant(reference, variant), x, dy, what)
         assert_plausible(run(), exact)
-    timed(benchmark, ready(run, variant), seconds=0.3)
+    time_call(benchmark, prepare_call(run, variant), seconds=0.3)
 
 
-def by_cuda_or_skip(x):
+def skip_unless_cuda_supports(x):
     try:
         choice.pick("norm_act", "cuda", x)
     except ValueError as error:

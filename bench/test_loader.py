@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
-from variants import TINY, describe, device, timed
+from variants import TINY, describe, device, time_call
 
 from fastvgan.data.clips import ClipSource, items_from_folder, items_from_manifest
 from fastvgan.data.folders.layouts import Layout
@@ -128,6 +128,6 @@ def test_loader(benchmark, files, codec, decoder, workers, variant):
     name = f"ours-{decoder}" if variant == "ours" else "pyav" if decoder == "shards" else "dataloader"
     describe(benchmark, group, name, "uint8", videos=clips)
     # Several at a time: with two workers, batches come in pairs.
-    timed(benchmark, lambda: list(itertools.islice(batches, BATCHES)), seconds=6)
+    time_call(benchmark, lambda: list(itertools.islice(batches, BATCHES)), seconds=6)
     if hasattr(batches, "close"):
         batches.close()

@@ -19,7 +19,7 @@ from variants import (
     in_float64,
     load_in_order,
     stock,
-    timed,
+    time_call,
 )
 
 from fastvgan.layers import BatchNormAct3d
@@ -98,7 +98,7 @@ def test_norm_act(benchmark, shape, what, activation, dtype, variant):
         check(module, reference, x, dy, what)
     else:
         module, x = stock(reference, variant, x)
-    timed(benchmark, runner(module, x, dy, what))
+    time_call(benchmark, runner(module, x, dy, what))
 
 
 @pytest.mark.parametrize("variant", [*STOCK, *(f"ours-{layout}" for layout in FORMATS)])
@@ -122,4 +122,4 @@ def test_norm_residual_relu(benchmark, shape, what, dtype, variant):
         assert_as_accurate(runner(module, x, dy, what)(), runner(reference, x, dy, what)(), exact, 3)
     else:
         module, x = stock(reference, variant, x)
-    timed(benchmark, runner(module, x, dy, what))
+    time_call(benchmark, runner(module, x, dy, what))

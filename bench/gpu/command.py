@@ -59,7 +59,7 @@ def shards() -> Path:
         Image.fromarray(np.concatenate(list(frames), 1)).save(source / f"{i:04}.png", compress_level=1)
     out = folder() / "shards"
     command = [sys.executable, "-m", "fastvgan.prepare", source, out, "--to", "shards", "--layout", "strips"]
-    _quietly([*command, "--height", str(size), "--width", str(size)])
+    _run_quietly([*command, "--height", str(size), "--width", str(size)])
     return out
 
 
@@ -76,7 +76,7 @@ def h264() -> Path:
         square = make_videos.square(colours[i % 4], make_videos.MOTIONS[i % 2], 48, H264_SIZE, H264_SIZE)
         make_videos.encode(source / f"{i:04}.mp4", square, "h264", preset="ultrafast", g="12")
     out = folder() / "manifest"
-    _quietly([sys.executable, "-m", "fastvgan.prepare", source, out])
+    _run_quietly([sys.executable, "-m", "fastvgan.prepare", source, out])
     return out
 
 
@@ -96,7 +96,7 @@ def measure(name: str) -> dict:
     log = (folder() / "log.txt").open("w+")
     process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=log, stderr=subprocess.STDOUT)
     try:
-        lines, started = _steady_lines(process, run / "metrics.jsonl", begin)
+        lines, started = _read_steady_lines(process, run / "metrics.jsonl", begin)
     except RuntimeError as error:
         log.seek(0)
         raise RuntimeError(f"{error}: {log.read()[-300:]}") from None
@@ -108,7 +108,7 @@ def measure(name: str) -> dict:
     return {**found, "data_wait": round(statistics.median(waits), 4), "start_s": round(started, 1)}
 
 
-def _steady_lines(process, path: Path, begin: float) -> tuple[list[dict], float]:
+def _read_steady_lines(process, path: Path, begin: float) -> tuple[list[dict], float]:
     """Return the metrics of SECONDS seconds after the first lines, and the seconds from the start to these lines."""
     since = None
     while True:
@@ -141,7 +141,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 
 
-def _quietly(command: list) -> None:
+def _run_quietly(command: list) -> None:
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=_environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(

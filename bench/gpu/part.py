@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
-from on_gpu import captured  # noqa: E402
-from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, off  # noqa: E402
-from variants import implementation as implementation  # noqa: E402
+from on_gpu import capture_graph  # noqa: E402
+from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, relative_error  # noqa: E402
+from variants import use_implementation as use_implementation  # noqa: E402
 
 from fastvgan.files.atomic import whole  # noqa: E402
 from fastvgan.machine.versions import find_version  # noqa: E402
@@ -121,11 +121,11 @@ def _measure(unit: Unit, results: Results) -> None:
         results.failed[unit.name] = f"{type(error).__name__}: {error}"[:500]
         return
     finally:
-        _free()
+        _free_memory()
     rows = found if isinstance(found, list) else [found]
     results.found += rows
     for row in rows:
-        print(f"{unit.name}: {_in_short(row)} ({time.monotonic() - begin:.1f} s)", flush=True)
+        print(f"{unit.name}: {_summarise(row)} ({time.monotonic() - begin:.1f} s)", flush=True)
 
 
 def _compile_all(units: list[Unit], index: int, count: int) -> int:
@@ -139,17 +139,17 @@ def _compile_all(units: list[Unit], index: int, count: int) -> int:
         except Exception:  # measuring it records the failure in the file
             traceback.print_exc()
             failed = True
-        _free()
+        _free_memory()
     return int(failed)
 
 
-def _free() -> None:
+def _free_memory() -> None:
     gc.collect()
     if ON_GPU:
         torch.cuda.empty_cache()
 
 
-def _in_short(row: dict[str, Any]) -> str:
+def _summarise(row: dict[str, Any]) -> str:
     return " ".join(
         f"{k} {v}" for k, v in row.items() if k.endswith(("_ms", "impl", "ratio", "per_s", "_wait", "pass"))
     )
@@ -176,7 +176,7 @@ def _commit() -> str:
 
 def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:
     """Return the median milliseconds of a call captured as a CUDA graph, replayed with a cold cache."""
-    replay = captured(run)
+    replay = capture_graph(run)
     if not ON_GPU:
         begin = clock()
         replay()
@@ -212,8 +212,9 @@ def check(mine, stock, exact, factor: float = 3) -> float:
     """
     worst = 0.0
     for ours, theirs, right in zip(mine, stock, exact, strict=True):
-        error, allowed = off(ours, right), factor * off(theirs, right) + 8 * torch.finfo(ours.dtype).eps
-        assert error <= allowed, f"ours is off by {error:.2g}, stock PyTorch by {off(theirs, right):.2g}"
+        error, stock_error = relative_error(ours, right), relative_error(theirs, right)
+        allowed = factor * stock_error + 8 * torch.finfo(ours.dtype).eps
+        assert error <= allowed, f"ours is off by {error:.2g}, stock PyTorch by {stock_error:.2g}"
         worst = max(worst, error)
     return float(f"{worst:.2g}")
 

@@ -85,7 +85,7 @@ def test_all_passes_together_take_what_the_faster_of_each_takes():
 
 
 def test_the_generated_file_is_up_to_date():
-    assert gpu_rules.OUT.read_text(encoding="utf-8") == gpu_rules.generated(CONVS, TILES, MORE)
+    assert gpu_rules.OUT.read_text(encoding="utf-8") == gpu_rules.generate_rules(CONVS, TILES, MORE)
 
 
 def test_other_measurements_make_other_rules(tmp_path):
@@ -121,9 +121,9 @@ def test_other_norms_and_lstms_make_other_rules():
     measured["problems"][0] = {**entry, "reference_ms": 1.2}
     assert gpu_rules.problems_of(CONVS, [measured])["norm_act"] == [(1, 1, 64, 64, 4096, 0.8)]
     with pytest.raises(ValueError, match="one device"):
-        gpu_rules.generated(CONVS, TILES, [{**measured, "device": "another"}])
+        gpu_rules.generate_rules(CONVS, TILES, [{**measured, "device": "another"}])
     with pytest.raises(ValueError, match="must be from one device"):
-        gpu_rules.generated(CONVS, TILES, [{**measured, "tiny": True}])
+        gpu_rules.generate_rules(CONVS, TILES, [{**measured, "tiny": True}])
 
 
 def conv(operation, inputs, outputs, positions, taps=64, stride=8, dtype="bfloat16"):
@@ -404,4 +404,4 @@ def test_new_measurements_replace_only_the_same_passes(tmp_path):
         {**old, **times, **shares, "measured": {"commit": "abc", "date": "today", "versions": {}}}
     ]
     with pytest.raises(ValueError, match="one device"):
-        gpu_rules.renewed(CONVS, general, {**few, "tiny": True})
+        gpu_rules.update_measurements(CONVS, general, {**few, "tiny": True})
