@@ -61,7 +61,7 @@ def measure(path: Path, todo: Iterable[Cell]) -> int:
 
 
 def make_head() -> dict[str, Any]:
-    """Return the processor, the versions and the commit for the file; the machine's own name is left out."""
+    """Return the processor, the versions and the commit for the file, without the machine's name."""
     processor = cpuinfo.get_cpu_info()
     facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}
     return {
@@ -186,14 +186,18 @@ def show_profile(network: str, arguments: argparse.Namespace) -> None:
 
 def main() -> int | None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="measure into this file")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="measure, and write the results to this file")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*ARCHITECTURES], help="measure these networks")
-    parser.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="FILE.json", help="print these files")
+    parser.add_argument(
+        "--from", dest="sources", nargs="+", type=Path, metavar="FILE.json", help="print the table of these files"
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table of --from as Markdown")
     parser.add_argument("--profile", metavar="NAME", choices=[*ARCHITECTURES], help="profile one network")
     parser.add_argument("--forward", action="store_true", help="profile evaluation instead of training")
-    parser.add_argument("--dtype", choices=[*DTYPES], default="fp32", help="of the profile")
-    parser.add_argument("--threads", nargs="+", type=int, default=THREADS, help="how many compute; 1 and 2 by default")
+    parser.add_argument("--dtype", choices=[*DTYPES], default="fp32", help="dtype of the profile")
+    parser.add_argument(
+        "--threads", nargs="+", type=int, default=THREADS, help="numbers of threads; 1 and 2 by default"
+    )
     parsed = parser.parse_args()
     if parsed.profile:
         return show_profile(parsed.profile, parsed)

@@ -1,4 +1,4 @@
-"""Checks one network, stock and fused, in both memory formats against float64, then times them in turns."""
+"""Check a network, stock and fused, in both memory formats against float64, then time the variants in turns."""
 
 import copy
 import functools
@@ -132,7 +132,7 @@ def check_cell(cell: Cell) -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
 
 @functools.lru_cache(maxsize=1)
 def _make_network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return the float32 network with batch statistics of its activations, its input, and its output's gradient."""
+    """Make the float32 network with batch statistics of its activations, its input, and its output's gradient."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
     network = architecture.make()
@@ -184,7 +184,7 @@ def _copy_statistics(network: nn.Module) -> list[Tensor]:
 
 
 def _assert_accurate(cell: Cell, ours: Results, stock: Results, exact: Results) -> None:
-    """Compare the norms of the errors of each tensor: of a single value, stock's error may be small by chance."""
+    """Compare the norm of each tensor's error; stock's error in a single value may be small by chance."""
     forward, backward = _SLACK[cell.dtype]
     _assert_near("output", *(results.values[:1] for results in (ours, stock, exact)), forward)
     _assert_near("gradient", *(results.values[1:] for results in (ours, stock, exact)), backward)
@@ -202,7 +202,7 @@ def _assert_near(what: str, ours: list[Tensor], stock: list[Tensor], exact: list
 
 
 def _time_in_turns(runs: dict, rounds: int | None) -> dict:
-    """Return seconds of each call: each round calls every function once, and starts with the next one."""
+    """Return the seconds of each call. A round calls every function once; the next round starts with the next one."""
     found: dict = {name: [] for name in runs}
     for run in runs.values():  # `check_cell` called each twice before
         run()

@@ -1,11 +1,11 @@
-"""Benchmark of the host's overhead per call of a layer, ours and stock PyTorch's, in microseconds.
+"""Benchmark of the host overhead per call of a layer, ours and stock PyTorch's, in microseconds.
 
     python bench/host_cost.py [--calls 200] [--json FILE]
 
 The tensors are so small that computing takes almost no time. `stock` is torch.nn on the CPU, `auto` our layer on the
 CPU, and `triton` the host code of the Triton implementations with launches replaced by a mock: the times exclude
 Triton's launcher (about ten microseconds per launch), and the results are garbage. Times are the lowest CPU time of
-this thread over twenty rounds, in which the variants take turns; other processes on the machine hardly affect it.
+this thread over twenty rounds, in which the variants take turns; other processes on the machine hardly affect them.
 """
 
 import argparse

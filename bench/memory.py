@@ -14,9 +14,9 @@ _LARGEST_THRESHOLD = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
 def level_allocator() -> None:
     """Bring the C library's allocator into the state of a long-running process; called before each timing.
 
-    glibc maps a large block again at each allocation, with a page fault every 4 KiB, until a block of that size was
-    freed once. A check in float64 frees such blocks: the same convolution took 7.9 ms after one and 11.9 ms without.
-    This would favour our variants, which are checked, over stock PyTorch's, which are not.
+    glibc maps a large block again at each allocation, with a page fault every 4 KiB, until a block of that size has
+    been freed once. A check in float64 frees such blocks: the same convolution took 7.9 ms after one and 11.9 ms
+    without. This would favour our variants, which are checked, over stock PyTorch's, which are not.
     """
     for _ in range(2):
         torch.empty(_LARGEST_THRESHOLD - 2**13, dtype=torch.uint8).fill_(0)

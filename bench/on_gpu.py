@@ -40,7 +40,7 @@ def assert_supported(x: torch.Tensor, *operations: str) -> None:
 
 
 def split_variant(variant: str) -> tuple[str, torch.memory_format, bool]:
-    """Split a variant's name, such as "eager-channels_last-graph": mode, memory format, whether a CUDA graph."""
+    """Split a name such as "eager-channels_last-graph": return mode, memory format, and whether to use a CUDA graph."""
     mode, layout, *graph = variant.split("-")
     return mode, FORMATS[layout], bool(graph)
 
@@ -54,7 +54,7 @@ def compile_variant(function, variant: str):
 
 
 def prepare_call(run, variant: str):
-    """Return the function to time: unchanged, or as a CUDA graph, checked to return the same results.
+    """Return the function to time: unchanged, or as a CUDA graph that was checked to return the same results.
 
     Launching a small problem takes longer than computing it; CUDA graphs compare the kernels alone.
     """
@@ -75,10 +75,8 @@ def capture_graph(function):
         return function
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
-    with (
-        torch.cuda.stream(aside),
-        launches_are_captured(),
-    ):  # what is done once, compiling and choosing, must not be done in the capture
+    # Compiling and choosing, which happen once, must not happen in the capture.
+    with torch.cuda.stream(aside), launches_are_captured():
         for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(aside)

@@ -65,7 +65,7 @@ def problem(preset: str) -> Problem:
 
 
 def batch_of(model: ModelConfig, size: int) -> Batch:
-    """Make a batch; it is always the same."""
+    """Make a batch, always the same one."""
     torch.manual_seed(1)
     shape = size, model.frames, model.height, model.width, model.channels
     video = torch.randint(256, shape, dtype=torch.uint8, device=device())
@@ -138,7 +138,7 @@ class Ours:
         run()
         found, exact = self.totals(), exact_losses(self.preset, size, dtype)
         losses = torch.stack([found["d_loss"], found["g_loss"]])
-        loose = {"fp32": 1e-2, "bf16": 5e-2}[self.dtype]  # float32 may be tf32 on a GPU, and is in Triton's interpreter
+        loose = {"fp32": 1e-2, "bf16": 5e-2}[self.dtype]  # float32 may be tf32 on a GPU and in Triton's interpreter
         torch.testing.assert_close(losses, exact, rtol=loose, atol=loose, check_dtype=False)
 
     def restart(self) -> None:
@@ -154,5 +154,5 @@ class Ours:
         return dict(zip(StepResult._fields, self.step.totals[0].unbind(), strict=True))
 
     def is_finite(self) -> bool:
-        """Whether the losses and gradients of all steps were finite."""
+        """Return whether the losses and gradients of all steps were finite."""
         return not self.totals()["skipped"]

@@ -1,4 +1,4 @@
-"""Several processes that run steps in lockstep, for timing in the first one; and the speed of their all-reduce.
+"""Run steps in several processes in lockstep, for timing in the first one, and measure their all-reduce.
 
 The other processes run `python bench/peers.py` with torchrun's environment variables.
 """
@@ -24,7 +24,7 @@ from sweep import Point, Sizes, runner_of  # noqa: E402
 from fastvgan.training.parallel import Parallel  # noqa: E402
 
 _SMALL, _LARGE = 1, 4 * 2**20  # float32 elements of the exchanged tensors
-_TIMEOUT = 600  # seconds for another process to start or to answer, also on a busy machine
+_TIMEOUT = 600  # seconds for another process to start or to answer, even on a busy machine
 _TIMES = {_SMALL: 200, _LARGE: 12}
 
 

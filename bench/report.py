@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the checkout's package, as `python -m` would take it
+sys.path.insert(0, str(ROOT))  # import the checkout's package, as `python -m` does
 
 from plot import COLOURS, plot  # noqa: E402
 from summary import as_text, merge_runs, summarise  # noqa: E402

@@ -30,8 +30,8 @@ from fastvgan.models.config import ModelConfig  # noqa: E402
 from fastvgan.runs.config import PRESETS  # noqa: E402
 
 PASSES = ROOT / "bench" / "results" / "convs-h100.json"
-_FLAGS = 3  # collectives of a step beside gradients and norms: two of "is finite", and the vote on stopping
-_GPU_TILE = 64  # channels that a matrix product on tensor cores is made of at least
+_FLAGS = 3  # collectives of a step besides gradients and norms: two of "is finite", and the vote on stopping
+_GPU_TILE = 64  # fewest channels in a matrix product on tensor cores
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Network:
     hidden: float = 0.0
 
 
-# Nothing here has been measured by this project; docs/scaling.md names each as an assumption.
+# We have measured none of these figures; docs/scaling.md lists them as assumptions.
 NVLINK = Network("NVLink within a machine", 300e9, 20e-6)
 BETWEEN = Network("400 Gb/s for each GPU between machines", 40e9, 40e-6)
 
@@ -171,17 +171,17 @@ Sample = tuple[float, float, float, float]  # FLOPs, bytes, operations, and the 
 
 
 def fit(samples: Sequence[Sample], tile: int = 1) -> Rates:
-    """Fit non-negative rates to the samples, by the least squares of relative errors.
+    """Fit non-negative rates to the samples by least squares of relative errors.
 
-    FLOPs of the samples have channels rounded up to `tile` already. By non-negative least squares (Lawson and Hanson,
-    1974) with each row divided by its seconds.
+    The samples' FLOPs already have channels rounded up to `tile`. The method is non-negative least squares (Lawson and
+    Hanson, 1974), with each row divided by its seconds.
 
     Raises:
-        ValueError: no sample, or one that took no time.
+        ValueError: there is no sample, or one took no time.
     """
     table = np.array(samples, dtype=float).reshape(-1, 4)
     if not len(table) or (table[:, 3] <= 0).any():
-        raise ValueError("rates are fitted to at least one sample, each of which took some time")
+        raise ValueError("fitting rates needs at least one sample, and each must have taken some time")
     scaled = table[:, :3] / table[:, 3:]
     largest = np.where(scaled.max(0) > 0, scaled.max(0), 1)
     found, _ = nnls(scaled / largest, np.ones(len(table)))
@@ -204,7 +204,7 @@ def cross_validate(samples: Sequence[Sample], tile: int = 1) -> list[float]:
 
 
 def passes_as_samples(found: dict[str, Any], impl: str, tile: int = _GPU_TILE) -> list[Sample]:
-    """Return the passes in a file of bench/gpu/convs.py as samples, by "stock", "triton" or the "faster" one."""
+    """Return the passes in a file of bench/gpu/convs.py as samples, timed by "stock", "triton" or the "faster" one."""
     samples = []
     for row in found["passes"]:
         times = {"stock": min(row["stock_ms"].values()), "triton": row["triton_ms"]}
@@ -261,7 +261,7 @@ def fit_sweeps(paths: Sequence[Path]) -> list[str]:
     tile = _GPU_TILE if any(row["on_gpu"] for row in rows) else 1
     samples = [sample_of(cost_of(row), row["seconds"], tile) for row in rows]
     rates, errors = fit(samples, tile), cross_validate(samples, tile)
-    cells = [("step", "ms", "off, left out", "peak MB", "of the count")]
+    cells = [("step", "ms", "error left out", "peak MB", "peak / count")]
     for row, error in zip(rows, errors, strict=True):
         peak = row.get("peak_bytes")
         of_count = f"{peak / cost_of(row).peak:.2f}" if peak else ""
@@ -269,7 +269,7 @@ def fit_sweeps(paths: Sequence[Path]) -> list[str]:
         cells.append((name_of(row), f"{1e3 * row['seconds']:.2f}", f"{error:+.0%}", megabytes, of_count))
     speeds = ((rates.per_flop, 1e12, "TFLOP/s"), (rates.per_byte, 1e9, "GB/s"))
     rates_in_words = [f"{1 / x / unit:.3g} {name}" if x else f"no limit by {name}" for x, unit, name in speeds]
-    rates_in_words.append(f"{1e6 * rates.per_operation:.3g} us an operation, tiles of {tile} channels")
+    rates_in_words.append(f"{1e6 * rates.per_operation:.3g} us per operation, tiles of {tile} channels")
     absolute = [abs(error) for error in errors]
     off = f"off by {statistics.median(absolute):.0%} (median), {max(absolute):.0%} (worst)"
     return [*format_table(cells, range(1, 5)), ", ".join(rates_in_words), off]
@@ -337,7 +337,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", nargs="+", default=["digits", "reference", "clips", "clips-64"], choices=PRESETS)
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 8, 64])
-    parser.add_argument("--fit", nargs="+", type=Path, metavar="FILE", help="sweeps to fit rates to, instead of tables")
+    parser.add_argument(
+        "--fit", nargs="+", type=Path, metavar="FILE", help="fit rates to these sweeps instead of printing tables"
+    )
     parser.add_argument("--out", type=Path, help="write the steps of --fit to this JSON file")
     parsed = parser.parse_args()
     if parsed.fit and parsed.out:

@@ -1,7 +1,7 @@
 """The cost of one training step of any configuration: operations, bytes, memory and collectives, counted while it runs.
 
 The trainer's step runs on the CPU on two small batches. The counts of each operation are affine in the batch size, so
-two batches determine those of any other.
+two batches determine the counts of any other.
 """
 
 import itertools
@@ -165,7 +165,7 @@ def count_flops(function, args: tuple, kwargs: dict[str, Any], results) -> tuple
 
 
 def _count_conv(small: torch.Tensor, weight: torch.Tensor) -> int:
-    """The cost of one pass of a convolution whose small side is `small`, forward or either gradient."""
+    """Count the FLOPs of one pass (forward or either gradient) of a convolution whose smaller side is `small`."""
     return 2 * small.shape[0] * math.prod(small.shape[2:]) * weight.numel()
 
 
@@ -186,12 +186,12 @@ def _count_fused(given: dict, results) -> tuple[int, torch.Tensor]:
 
 
 def _count_lstm(given: dict, results) -> tuple[int, torch.Tensor]:
-    """Two convolutions per time step, of the input and of the previous state, which keep the size."""
+    """Count two convolutions per time step, of the input and of the previous state; both keep the size."""
     return sum(_count_conv(given["x"], given[name]) for name in ("weight_ih", "weight_hh")), given["weight_hh"]
 
 
 def _count_lstm_backward(given: dict, results) -> tuple[int, torch.Tensor]:
-    """The passes in `wanted`, and the state's data gradient, which every previous time step needs."""
+    """Count the passes in `wanted`, and the state's data gradient, which every previous time step needs."""
     wanted = given["wanted"]
     passes = {"weight_ih": wanted[0] + wanted[3], "weight_hh": 1 + wanted[4]}
     return sum(count * _count_conv(given["x"], given[name]) for name, count in passes.items()), given["weight_hh"]
@@ -246,7 +246,7 @@ def trace_cost(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat1
         number for number in itertools.count() if not any(map(step.has_gradient_penalty, (number, number + 1)))
     )
     with use_implementation("reference"), Tracer() as tracer:
-        runner(first)  # leaves gradients behind, as every later step finds them
+        runner(first)  # creates the gradients that every later step finds
         tracer.restart()
         runner(first + 1)
         work = tracer.work

@@ -122,7 +122,7 @@ def as_text(summary: dict[str, Any]) -> str:
         f"{name} {rate:g} {'GFLOP/s' if name.startswith('gemm') else 'GB/s'}"
         for name, rate in summary["ceilings"].items()
     )
-    rows = [("", "best stock", "ms", "ours", "ms", "floor", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "wanted")]
+    rows = [("", "best stock", "ms", "ours", "ms", "floor", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "targets")]
     rows += [_row(name, group) for name, group in summary["groups"].items()]
     lines = format_table(rows, (2, *range(4, 11)))
     steps = whole_steps.table(summary["groups"])

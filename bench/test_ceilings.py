@@ -4,7 +4,7 @@ import pytest
 import torch
 from variants import DTYPES, TINY, bytes_of, describe, device, time_call
 
-# A GPU is only full at sizes that take a CPU seconds.
+# Only sizes that take a CPU seconds occupy a GPU fully.
 SIZES = [1024] if TINY else [1024, 2048, 4096] + [8192] * (device().type == "cuda")
 MEGABYTES = {"copy": 256, "copy in cache": 8}
 

@@ -23,7 +23,7 @@ from variants import (
 from fastvgan.layers import ConvLSTM
 
 STEPS, SIZE, CHANNELS, KERNEL = 4 if TINY else 16, 16, 64, 3
-# Of the largest value, against stock float32, which on a GPU is multiplied in tf32.
+# Allowed errors relative to the largest value, against stock float32, which a GPU multiplies in tf32.
 LOOSE = {"fp32": 2e-5 if device().type == "cpu" else 5e-3, "bf16": 5e-2}
 
 
@@ -60,7 +60,7 @@ class OutputOnly(nn.Module):
 
 
 def check(plain, x, dy, dtype):
-    """Compare with float64 on a few clips, and with stock float32 on all, where float64 would take minutes.
+    """Compare with float64 on a few clips, and with stock float32 on all clips, on which float64 would take minutes.
 
     The recurrence never mixes clips, so a few clips run the same code. The whole batch adds the clips' offsets and the
     weight gradients' sum, for which float32 is accurate enough.
@@ -78,7 +78,7 @@ def check(plain, x, dy, dtype):
 
 
 def join_weight_grads(results):
-    """Concatenate the gradients of our two weights, as the plain loop has one; keep the other results."""
+    """Concatenate the gradients of our two weights, since the plain loop has one weight; keep the other results."""
     y, dx, weight_ih, weight_hh, bias = results
     return y, dx, torch.cat((weight_ih, weight_hh), 1), bias
 

@@ -26,7 +26,7 @@ def return_empty(
 
 
 def register_operation(variant):
-    """Register a new operation; each has its name and kernel, which some ways of registering check."""
+    """Register a new operation with its own name and kernel, which some ways of registering check."""
     name = f"nothing_by_{variant.replace('-', '_')}"
     if variant == "ours":
         if hasattr(torch.ops.fastvgan, name):

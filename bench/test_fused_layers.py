@@ -1,6 +1,6 @@
-"""A convolution, batch norm and an activation in training, forward and backward: our one module against three.
+"""A convolution, batch norm and an activation in training, forward and backward: one module of ours against three.
 
-bf16 is autocast over float32 parameters, and, as further variants of the same group ("pure"), parameters of bf16.
+bf16 means autocast over float32 parameters; the variants with "pure" in the same group have bf16 parameters.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The trained generator of the preset `reference` making 64 clips: ours against the textbook's in stock PyTorch."""
+"""64 clips from the trained generator of the preset `reference`: ours against the textbook's in stock PyTorch."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from fastvgan.runs.config import PRESETS
 
 
 def make_trained_generator():
-    """Return a stock generator with batch statistics of its activations, as after training."""
+    """Make a stock generator with batch statistics of its activations, as after training, and its noise."""
     torch.manual_seed(0)
     network = generator().to(device())
     z = torch.randn(BATCH, 100, 1, 1, 1, device=device())

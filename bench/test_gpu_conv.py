@@ -1,7 +1,8 @@
-"""Convolutions of video networks on one GPU, each pass apart, in bfloat16: `conv_up`, `conv_down`, `conv_weight_grad`
-against cuDNN.
+"""Each pass of convolutions of video networks on one GPU, in bfloat16: our operations against cuDNN.
 
-torch.compile is measured in forward alone: it hands aten's convolution_backward to cuDNN as eager PyTorch does.
+Ours are `conv_up`, `conv_down` and `conv_weight_grad`.
+
+torch.compile is measured only in the forward pass: it calls cuDNN for the gradients as eager PyTorch does.
 """
 
 import functools
@@ -27,7 +28,7 @@ from bench.test_conv import Layer, our_pass, problem, stock_pass
 pytestmark = only_here
 
 same = functools.partial(Layer, kernel=3, stride=1)
-LAYERS = {  # 7 to 275 GFLOP a pass, sizes of 4³ to 64³
+LAYERS = {  # 7 to 275 GFLOP per pass, sizes of 4³ to 64³
     "up-512-256-from-4": Layer(512, 256, 4, transposed=True, batch=64),
     "up-256-128-from-8": Layer(256, 128, 8, transposed=True, batch=64),
     "up-128-64-from-16": Layer(128, 64, 16, transposed=True, batch=32),
@@ -62,7 +63,7 @@ def shrink_if_tiny(layer):
 
 @functools.lru_cache(maxsize=1)
 def compute_expected(layer, which):
-    """The result in float64, and stock PyTorch's in our layout: the same for all variants of a problem."""
+    """Compute the result in float64, and by stock PyTorch in our layout; all variants of a problem share them."""
     tensors, _ = problem(layer, DTYPES[DTYPE], FORMATS["channels_last"])
     stock = stock_pass(layer, which)
     return stock(*(t.double() for t in tensors)), stock(*tensors)

@@ -14,7 +14,7 @@ from bench.test_gpu_layers import forward_alone
 pytestmark = only_here
 
 CHANNELS, STEPS, SIZE = 128, 16, 64
-# Sixteen steps take torch.compile a minute or more, so of it there is what is fastest: captured, and in our layout.
+# torch.compile takes a minute or more for sixteen steps, so only its fastest variants are run: captured, in our layout.
 VARIANTS = [*EAGER, "compile-channels_last-graph", "autotune-channels_last-graph", *OURS]
 PASSES = {"forward": (forward_alone, 1), "forward + backward": (forward_backward, 3)}
 CASES = [
@@ -24,7 +24,7 @@ CASES = [
 
 
 def problem(batch):
-    """The stock network, x and dy, and what a pass over them costs."""
+    """Make the stock network, x and dy; return them with the FLOPs of a pass, also counted without padding."""
     channels, steps, size, batch = (4, 2, 3, 2) if TINY else (CHANNELS, STEPS, SIZE, batch)
     torch.manual_seed(0)
     plain = PlainConvLSTM(channels).to(device())
@@ -35,7 +35,7 @@ def problem(batch):
 
 @functools.lru_cache(maxsize=1)
 def compute_expected(batch, what):
-    """The results in float32, contiguous and eager."""
+    """Compute the results by stock PyTorch in float32, contiguous and eager."""
     plain, x, dy, *_ = problem(batch)
     return PASSES[what][0](plain, x.float(), dy.float(), "fp32")()
 
@@ -47,7 +47,7 @@ def test_gpu_conv_lstm(benchmark, batch, what, variant):
     plain, x, dy, flops, needed = problem(batch)
     runs, passes = PASSES[what]
     group = f"GPU: ConvLSTM {CHANNELS}→{CHANNELS}, {STEPS} steps of {SIZE}x{SIZE}, batch {batch}, {what}, {DTYPE}"
-    moved = 2 * passes * x.numel() * x.element_size()  # x and the output; backward, these again with dx and dy
+    moved = 2 * passes * x.numel() * x.element_size()  # x and the output; in backward these again, dx and dy
     describe(benchmark, group, variant, DTYPE, flops=passes * flops, needed_flops=passes * needed, bytes=moved)
     x, plain = x.contiguous(memory_format=layout), in_layout(plain, layout)
     if mode == "ours":

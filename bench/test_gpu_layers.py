@@ -1,4 +1,4 @@
-"""Layers of video networks on one GPU in bfloat16, forward and backward: what is fused against what is not."""
+"""Layers of video networks on one GPU in bfloat16, forward and backward: fused against unfused."""
 
 import functools
 
@@ -44,7 +44,7 @@ pytestmark = only_here
 VARIANTS = [*EAGER, *AUTOTUNE, *OURS]
 MIDDLE = {"256-128-from-8": (256, 128, 8, 64), "128-64-from-16": (128, 64, 16, 64), "128-64-from-32": (128, 64, 32, 16)}
 LAST_LAYER = 64, 3, 32, 16  # input and output channels, size, batch
-NORM = 32, 64, 32, 32, 32  # 134 MB, beyond what a GPU caches
+NORM = 32, 64, 32, 32, 32  # 134 MB, more than a GPU's cache holds
 
 
 def shrink_if_tiny(inputs, outputs, size, batch):
@@ -52,14 +52,14 @@ def shrink_if_tiny(inputs, outputs, size, batch):
 
 
 def inputs_of(module, channels, size, batch):
-    """x and dy of the dtype that is measured."""
+    """Make x and dy in the measured dtype."""
     shape = batch, channels, size, size, size
     x = torch.randn(shape, device=device(), dtype=DTYPES[DTYPE])
     return x, torch.randn(output_shape(module, shape), device=device(), dtype=DTYPES[DTYPE])
 
 
 class Last(nn.Module):
-    """Our last layer of a generator: a transposed convolution with tanh in it."""
+    """A generator's last layer by our operation: a transposed convolution fused with tanh."""
 
     def __init__(self, stock):
         super().__init__()
@@ -86,8 +86,9 @@ def compare(benchmark, variant, runner, reference, ours, x, dy, factor):
     """Check and time a variant of a layer whose `runner` takes a module, x, dy and the dtype of autocast.
 
     Args:
-        reference: the stock module of float32. ours: gives our module.
-        factor: how many times stock's error ours may have.
+        reference: the stock module, in float32.
+        ours: returns our module for a stock module.
+        factor: our error may be this many times stock's.
     """
     mode, layout, _ = split_variant(variant)
     exact = runner(in_float64(reference), x.double(), dy.double(), "fp32")()
@@ -113,8 +114,8 @@ def test_gpu_fused_layer(benchmark, layer, variant):
     reference = up(inputs, outputs).to(device())
     x, dy = inputs_of(reference, inputs, size, batch)
     flops, needed = (3 * sum(layer_flops(up(inputs, outputs), *x.shape, needed=n)) for n in (False, True))
-    # x is read twice and dx written. The convolution's output is written, and read once its mean is known, to write y;
-    # so is that of its gradient from it and dy, which are read before and after their sums are known.
+    # x is read twice and dx is written. Forward writes the convolution's output, reads it when its mean is known, and
+    # writes y; backward reads this output and dy twice, before and after their sums are known.
     moved = (3 * x.numel() + 7 * dy.numel()) * x.element_size()
     describe(benchmark, name, variant, DTYPE, flops=flops, needed_flops=needed, bytes=moved)
     assert_supported(x, "conv_up", "conv_down", "conv_weight_grad", "norm_act")
@@ -146,7 +147,7 @@ NORMS = ["ours-contiguous", "ours-contiguous-graph", "ours_cuda-channels_last", 
 
 @functools.lru_cache(maxsize=1)
 def compute_exact_norm(activation, what):
-    """x, dy, the stock module, and its results in float64."""
+    """Make x, dy and the stock module; return them with the results in float64."""
     shape = (2, 8, 2, 2, 2) if TINY else NORM
     x, dy, reference = norm_problem(shape, DTYPES[DTYPE], activation)
     with torch.no_grad():
@@ -158,7 +159,7 @@ def compute_exact_norm(activation, what):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("what", TRANSFERS, ids=["evaluation", "forward", "forward-backward"])
 def test_gpu_norm_act(benchmark, what, activation, variant):
-    """BatchNorm3d and an activation, of a tensor that no cache holds."""
+    """BatchNorm3d and an activation, on a tensor larger than any cache."""
     mode, layout, _ = split_variant(variant)
     x, dy, reference, exact = compute_exact_norm(activation, what)
     moved = TRANSFERS[what] * x.numel() * x.element_size()

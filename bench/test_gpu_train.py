@@ -1,4 +1,4 @@
-"""The whole training step on one GPU: variants of stock PyTorch's loop, from the textbook's on, against ours."""
+"""The whole training step on one GPU: variants of stock PyTorch's loop, from the textbook version on, against ours."""
 
 import pytest
 import torch
@@ -14,10 +14,10 @@ from fastvgan_kernels import choice
 
 pytestmark = only_here
 
-# The textbook's loop, what a user of stock PyTorch can make of it, and the same with all of the loop in one CUDA graph.
+# The textbook loop, faster versions that users of stock PyTorch can write, and these as one CUDA graph.
 STOCK = ["fp32-eager-contiguous", "bf16-eager-channels_last", "bf16-compile-channels_last"]
 STOCK += ["bf16-compile-channels_last-graph", "bf16-autotune-channels_last-graph"]
-# Auto leaves the convolutions on a GPU to stock PyTorch until ours are measured there; then there is the step alone.
+# On a GPU, auto leaves convolutions to stock PyTorch until ours are measured there; then only the step is ours.
 OURS = [f"{ours}-channels_last{graph}" for ours in ("ours_auto", "ours_triton") for graph in ("", "-graph")]
 
 
@@ -64,7 +64,7 @@ def facts_of(preset: str, dtype: str) -> dict:
 
 
 @pytest.mark.parametrize("preset", CHECKED)
-@pytest.mark.parametrize("variant", [*OURS, *STOCK])  # what takes longest to compile comes last
+@pytest.mark.parametrize("variant", [*OURS, *STOCK])  # the slowest to compile are last
 def test_gpu_train_step(benchmark, monkeypatch, preset, variant):
     dtype = next((name for name in DTYPES if variant.startswith(name)), DTYPE)
     mode, _, graph = split_variant(variant.removeprefix(f"{dtype}-"))
@@ -77,5 +77,6 @@ def test_gpu_train_step(benchmark, monkeypatch, preset, variant):
     time_call(benchmark, run, seconds=1)
     assert is_finite(), "losses or gradients are not finite"
     if benchmark.enabled and not TINY:
-        # Of a warm step's, beside weights and moments, which all have; what a graph works in is there before it.
+        # The peak of a warm step, above weights and moments, which all variants have. The memory pool of a graph exists
+        # before the step, so it is added.
         benchmark.extra_info["peak_bytes"] = peak_bytes(run) + (graphs_bytes() if graph and ON_GPU else 0)

@@ -12,13 +12,13 @@ from fastvgan.machine.device import pick_precision
 from fastvgan.training.profiling import measure_coverage, span
 
 PRESET = "reference"
-# Steps in a row, of which a GPU would otherwise show how long the first one takes to launch; recorded and not recorded
-# in turn, so that a machine that slows down slows both.
+# Consecutive steps per round, because on a GPU a single one would show how long it takes to launch. Rounds with and
+# without the profiler alternate, so that a machine that slows down slows both.
 STEPS, ROUNDS = (10 if device().type == "cuda" else 1), 15
-# Python lies between these, and within all that is named otherwise: autograd's nodes, and the operations in Python
-# around the compiled ones.
+# Only these compute. Events of other names contain Python code: autograd's nodes, and the Python operations around the
+# compiled ones.
 COMPILED = ("aten::", "fastvgan_compiled::")
-# They compute nothing: memory, views of it, and what calls another operation if there is something to do.
+# These compute nothing: they allocate memory, return views, or call another operation if there is work.
 IDLE = """
     as_strided as_strided_ clone contiguous detach empty empty_like empty_strided expand flatten full_like item
     _local_scalar_dense lift_fresh movedim new_empty new_empty_strided ones_like permute promote_types reshape resize_
@@ -28,7 +28,7 @@ SPAN = "steps in a row"
 
 
 class StepTimes(NamedTuple):
-    """Seconds per step, and the seconds of these in which kernels computed."""
+    """Seconds per step, and the part of them in which kernels computed."""
 
     step: float
     kernels: float
@@ -65,10 +65,10 @@ def runs_on_gpu(event) -> bool:
 
 
 def measure_overhead(run) -> dict[str, float]:
-    """Return the share of a step without computing: "overhead", within profiled steps.
+    """Return the share of a step in which nothing computes; "overhead" is this share of profiled steps.
 
     It includes the profiler's own work between kernels, so it is an upper bound. "overhead_unrecorded" combines the
-    kernels' time in the profile with the time of steps without profiler: a difference of two measurements, which is
+    kernels' time in the profile with the time of steps without the profiler: a difference of two measurements, which is
     reliable only on an idle machine.
     """
     profile_steps(run)  # the first profile takes longer

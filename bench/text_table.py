@@ -1,4 +1,4 @@
-"""Rows of text as the lines of a table."""
+"""Tables as lines of text."""
 
 from collections.abc import Collection
 

@@ -114,8 +114,7 @@ def assert_as_accurate(ours, stock, exact, factor):
 
 def assert_plausible(stock, exact):
     """Assert that stock PyTorch's results are close to the exact ones."""
-    # Sums over a batch, and all that is computed in bf16 under autocast though its own dtype is float32, are off by
-    # more than a few units.
+    # Sums over a batch are off by more than a few units, and so are float32 results that autocast computed in bf16.
     plausible = max(_eps(value) for value in stock) ** 0.5
     for theirs, right in zip(stock, exact, strict=True):
         assert relative_error(theirs, right) < plausible, (
@@ -148,15 +147,16 @@ def describe(benchmark, group: str, variant: str, dtype: str, **facts) -> None:
 
 
 def time_call(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
-    """Time the function for about `seconds`, in `fewest` to 50 rounds, after warm-up; call it once if timing is off.
+    """Time the function for about `seconds`, in `fewest` to 50 rounds, after warm-up.
 
-    A round is one call; on a GPU, it is several short calls and one synchronisation (see `clock`).
+    A round is one call; on a GPU, it is several short calls and one synchronisation (see `clock`). If timing is
+    disabled, the function is called once.
     """
     if TINY or not benchmark.enabled:
         benchmark.pedantic(add_synchronisation(function))
         return
     level_allocator()
-    # The first calls compile, and recompile if other tensors require gradients than at first.
+    # The first calls compile, and compile again when different tensors require gradients.
     warm = min(_seconds(add_synchronisation(function)) for _ in range(3))
     calls = max(1, math.ceil(_ROUND / warm)) if device().type == "cuda" else 1
     benchmark.pedantic(function, rounds=min(50, max(fewest, math.ceil(seconds / (warm * calls)))), iterations=calls)

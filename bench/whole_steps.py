@@ -31,7 +31,7 @@ def table(groups: dict[str, dict[str, Any]]) -> list[str]:
         steps = {n: v for n, v in group["variants"].items() if "tflops_per_s" in v}
         for variant, values in sorted(steps.items(), key=lambda step: step[1]["median_ms"]):
             rows.append((name, variant, *_cells(values)))
-            name = ""  # once a group
+            name = ""  # printed once per group
     return format_table([_HEAD, *rows], range(2, len(_HEAD))) if rows else []
 
 

@@ -25,7 +25,7 @@ from variants import TINY, clock
 from fastvgan.runs.config import preset
 from fastvgan.training.run.resume import Start
 
-STEPS = 2 if TINY else 5  # recorded steps
+STEPS = 2 if TINY else 5  # profiled steps
 ROWS = 45  # kernels in the file
 COMMANDS = ("reference", "digits", "clips-64", "digits-conv3d")
 
@@ -36,7 +36,7 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 def make_runner(name: str):
-    """Return a function that runs the preset's next step as the trainer does, without its work between steps."""
+    """Return a function that runs the preset's next step as the trainer does, without the work between steps."""
     if name == "clips-64":
         mine = Ours(name, graphs=True)
         return mine.make_runner(problem(name).batch)
@@ -76,7 +76,7 @@ def measure(name: str, impl: str) -> dict:
 
 
 def _time_step(run) -> tuple[float, float]:
-    """Return milliseconds of a step in a long series, and of its host code when the device was idle before."""
+    """Return milliseconds per step in a long series, and of a step's host code on an idle device."""
     for _ in range(3):
         run()
     begin = clock()

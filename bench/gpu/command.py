@@ -1,7 +1,8 @@
-"""The whole command, `python -m fastvgan.train`: videos a second and the share of time it waits for data.
+"""The whole command, `python -m fastvgan.train`: videos per second and the share of time it waits for data.
 
-Read from its metrics.jsonl once it runs steadily; then it is stopped. Clips are made here: shards of decoded frames,
-and H.264 files where PyAV can write them, decoded by DALI where that is installed and by PyAV on all cores.
+Both are read from metrics.jsonl once the command runs steadily; then it is stopped. This part makes its own clips:
+shards of decoded frames, and H.264 files if PyAV can write them, decoded by DALI if it is installed and by PyAV on all
+cores.
 """
 
 import functools
@@ -24,7 +25,7 @@ from variants import TINY
 CLIPS, FRAMES = (8, 16) if TINY else (512, 32)
 SIZE = 16 if TINY else 64  # of clips-64
 H264_CLIPS, H264_SIZE = (4, 160) if TINY else (256, 256)
-STEADY_LINES, SECONDS = (1, 0.5) if TINY else (5, 6.0)  # of metrics: left out first, then taken for so long
+STEADY_LINES, SECONDS = (1, 0.5) if TINY else (5, 6.0)  # lines of metrics to skip, then seconds of metrics to use
 LIMIT = 120.0 if TINY else 45.0  # seconds until it must run steadily
 H264 = ["--preset", "clips-64", "--data", "{h264}", "--root", "{files}"]
 COMMANDS = {
@@ -126,7 +127,7 @@ def _read_steady_lines(process, path: Path, begin: float) -> tuple[list[dict], f
 
 
 def _stop(process) -> None:
-    """Stop the command like Ctrl-C, after a checkpoint; kill it if that takes too long."""
+    """Stop the command as Ctrl-C does, after a checkpoint; kill it if that takes too long."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(timeout=15)

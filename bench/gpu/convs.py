@@ -1,7 +1,7 @@
 """Each pass of each convolution: cuDNN in both memory formats, Triton, and auto's choice, captured, in bfloat16.
 
-The geometries are those of bench/results/convs-h100.json, to confirm its rules, followed by those of presets that it
-lacks. bench/gpu_rules.py makes new rules from this part's file.
+The geometries are those in bench/results/convs-h100.json, to confirm its rules, then those of presets that are missing
+there. bench/gpu_rules.py makes new rules from this part's file.
 """
 
 import functools
@@ -28,7 +28,7 @@ def _layer(name: str, transposed: bool, inputs: int, outputs: int, size, batch: 
     return {"layer": name, **dict(zip(GEOMETRY, values, strict=True))}
 
 
-FLAT = [3, 4, 4], [1, 2, 2], [1, 1, 1]  # where time stays and the frame grows, as in half of clips-64's layers
+FLAT = [3, 4, 4], [1, 2, 2], [1, 1, 1]  # keeps the time and scales frames by 2, as half of clips-64's layers do
 MORE = [
     _layer("clips-64-up-512-256", True, 512, 256, [4, 4, 4], 32, *FLAT),
     _layer("clips-64-up-256-128", True, 256, 128, [4, 8, 8], 32, *FLAT),
@@ -142,7 +142,7 @@ def units_of(picked: list[dict[str, Any]], measure_one, compile_one, expected: f
     Args:
         picked: the layers.
         measure_one: called with a layer and the name of a pass.
-        compile_one: called with the same.
+        compile_one: called with the same arguments.
         expected: seconds, see `Unit`.
     """
     return [

@@ -1,7 +1,8 @@
 """Convolutions with few channels on one side: their kernels with each tile, the general kernels, and cuDNN, captured.
 
 In bfloat16, with a cold cache; each tile's result is checked against float32. `bench/gpu_rules.py --renew` updates the
-rules from this part's file. Milliseconds are medians; shares are of bench/results/convs-h100.json's GEMM and copy.
+rules from this part's file. Milliseconds are medians; shares are relative to the GEMM and the copy in
+bench/results/convs-h100.json.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ MORE = {
         tuning.Config(256, 32, 128, 8, 3, 128),
         tuning.Config(128, 32, 128, 4, 3, 255),
         tuning.Config(128, 32, 128, 4, 4, 168),
-        tuning.Config(128, 32, 128, 4, 1, 128),  # by ordinary loads, which go through the first cache
+        tuning.Config(128, 32, 128, 4, 1, 128),  # ordinary loads, through the L1 cache
         tuning.Config(64, 64, 128, 4, 3, 168, cell=2),
         tuning.Config(128, 64, 128, 8, 3, 255, cell=2),
         tuning.Config(128, 64, 128, 8, 3, 128, cell=2),
@@ -143,7 +144,7 @@ def time_tile(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list
 
 
 def time_if_it_fits(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float] | None:
-    """As `time_tile`; None where the device lacks the registers or the shared memory for it."""
+    """Call `time_tile`; return None if the device lacks the registers or the shared memory for the tile."""
     try:
         return time_tile(config, ours, tensors, wanted)
     except OutOfResources as error:

@@ -18,7 +18,7 @@ from bench.test_fused_layers import ours as fused
 from bench.test_norm_act import ours as fused_norm
 
 LAST = FORMATS["channels_last"]
-# Channels, positions: of the presets, and of tensors that no cache holds.
+# (channels, positions) of the presets, and of tensors larger than any cache.
 NORMS = [(256, 4096), (128, 32768), (256, 32768), (128, 262144), (64, 1048576), (512, 2048), (512, 16384)]
 # Stock module, channels, size, batch.
 LAYERS = {

@@ -15,7 +15,7 @@ from variants import DTYPES, FORMATS, TINY, device, forward_backward, in_layout
 from bench.test_conv_lstm import KERNEL, OutputOnly, PlainConvLSTM, join_weight_grads
 
 STEPS = 16
-# Channels, size, batch: of the digits at 4x4 and a larger one, and of the benchmark at 64x64.
+# (channels, size, batch) of the digits at 4x4, of larger problems, and of the benchmark at 64x64.
 PROBLEMS = [(256, 4, 64), (128, 8, 64), (64, 16, 64), (128, 16, 32), (128, 32, 16), (128, 64, 4)]
 
 

@@ -1,7 +1,7 @@
-"""Shared code of bench/gpu.sh's parts, which measure units one by one and write each result at once.
+"""Shared code of bench/gpu.sh's parts, which measure units one by one and write each result immediately.
 
 A part is a script: `python bench/gpu/NAME.py --out FILE.json --seconds N`. The file lists the units that did not fit
-into N seconds. `--compile I/N` runs every N-th unit once, by Triton, so that several processes fill Triton's cache.
+into N seconds. `--compile I/N` runs every N-th unit once with Triton, so that several processes fill Triton's cache.
 FASTVGAN_BENCH_TINY=1 shrinks every problem, so that a part's code runs on a CPU; the times then mean nothing.
 """
 
@@ -46,7 +46,7 @@ class Unit:
     Args:
         name: the unit's name in the file.
         measure: measures all compared variants in one call, and returns a dict (or several) for the file.
-        compile: runs everything once that Triton compiles for it.
+        compile: runs everything once that Triton compiles for the unit.
         expected: approximate seconds on a GPU.
     """
 
@@ -95,7 +95,7 @@ def main(name: str, key: str, units: Callable[[], Iterable[Unit]], more: dict[st
     if not (ON_GPU or TINY):
         print(f"{name}: no CUDA device; FASTVGAN_BENCH_TINY=1 runs the code on the CPU", file=sys.stderr)
         return 2
-    torch.backends.cudnn.benchmark = True  # stock PyTorch at its best, as training loops ask it to be
+    torch.backends.cudnn.benchmark = True  # stock PyTorch at its best, as training loops set it
     picked = [unit for unit in units() if parsed.only in unit.name]
     if parsed.compile:
         return _compile_all(picked, *map(int, parsed.compile.split("/")))
@@ -208,7 +208,7 @@ def check(mine, stock, exact, factor: float = 3) -> float:
     """Return our largest error against stock PyTorch's float32 result, relative to its largest value.
 
     Raises:
-        AssertionError: it exceeds `factor` times stock's own error in the measured dtype and a few roundings.
+        AssertionError: the error exceeds `factor` times stock's own error in the measured dtype plus a few roundings.
     """
     worst = 0.0
     for ours, theirs, right in zip(mine, stock, exact, strict=True):

@@ -210,7 +210,7 @@ def test_rates_are_fitted_to_sweeps_by_the_command(scaling, tmp_path):
     for path, content in zip(paths, (gpu, of_pytest), strict=True):
         path.write_text(json.dumps(content), encoding="utf-8")
     lines = scaling.fit_sweeps(paths)
-    assert "0.1 TFLOP/s, 1 GB/s, 10 us an operation" in lines[-2]
+    assert "0.1 TFLOP/s, 1 GB/s, 10 us per operation" in lines[-2]
     assert lines[-1] == "off by 0% (median), 0% (worst)"
     assert len(lines) == 1 + len(steps) + 2
 
