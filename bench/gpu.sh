@@ -107,7 +107,7 @@ thorough() {
     [ ${#files[@]} = 0 ] || run report 60 "$python" bench/report.py --from "${files[@]}" --out "$OUT"
 }
 
-# sanitize NAME SECONDS TOOL PYTEST-ARGUMENT…: torch's caching allocator is off, because it hides writes past the end of a
+# sanitize NAME SECONDS TOOL PYTEST-ARGUMENT…: without torch's caching allocator, which hides writes past the end of a
 # tensor.
 sanitize() {
     local name=$1 seconds=$2 tool=$3

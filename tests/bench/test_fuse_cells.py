@@ -35,21 +35,21 @@ def test_what_fuse_gives_is_accepted(fuse_cells, network, direction, dtype):
     assert len(found) == 4 and all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
 
 
-def scaled(network):
+def scale_output(network):
     """A last layer that is wrong by a tenth."""
     last = [module for module in network.modules() if isinstance(module, nn.Conv3d | nn.Conv2d)][-1]
     last.register_forward_hook(lambda module, inputs, output: output * 1.1)
     return network
 
 
-def without_a_gradient(network):
+def drop_gradient(network):
     """A first layer whose weight has no gradient."""
     first = next(module for module in network.modules() if isinstance(module, nn.Conv3d | nn.Conv2d))
     first.weight.register_hook(torch.zeros_like)
     return network
 
 
-def of_other_statistics(network):
+def change_momentum(network):
     """Batch norms that move their statistics less."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
@@ -60,10 +60,10 @@ def of_other_statistics(network):
 @pytest.mark.parametrize(
     ("wrong", "direction", "message"),
     [
-        (scaled, "forward", "our output is off"),
-        (scaled, TRAINING, "our output is off"),
-        (without_a_gradient, TRAINING, "our gradient is off by 1,"),
-        (of_other_statistics, TRAINING, "our batch statistic is off"),
+        (scale_output, "forward", "our output is off"),
+        (scale_output, TRAINING, "our output is off"),
+        (drop_gradient, TRAINING, "our gradient is off by 1,"),
+        (change_momentum, TRAINING, "our batch statistic is off"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
