@@ -1,1 +1,1 @@
-"""Benchmarks, as a package so that their modules may have the names of those in tests/."""
+"""Benchmarks. This folder is a package, so that its modules may have the same names as modules in tests/."""

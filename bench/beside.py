@@ -1,4 +1,4 @@
-"""Benchmark of the default run's step, alone and beside a busy process, with different threads.
+"""Benchmark of the default run's step, alone and beside a busy process, with different settings of threads.
 
     python bench/beside.py --out FILE.json      # about 8 minutes; nothing else may run
 
@@ -29,13 +29,13 @@ BATCH = 32  # of the preset `digits`
 VARIANTS = {
     "default": {},
     "two threads that sleep": {"OMP_NUM_THREADS": "2"},
-    "two threads as torch has them": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "300000"},  # libgomp's own number
+    "two threads as torch has them": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "300000"},  # libgomp's default
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-def steps(path: Path) -> list[float]:
+def read_step_times(path: Path) -> list[float]:
     """Return the seconds of each step so far, including the wait for data."""
     with contextlib.suppress(OSError):
         lines = path.read_text().splitlines(keepends=True)
@@ -44,17 +44,17 @@ def steps(path: Path) -> list[float]:
 
 
 def observe(metrics: Path, seconds: float, least: int, most: float) -> list[float]:
-    """Return seconds of the steps of the next `seconds`; wait for `least` steps, but no longer than `most` seconds."""
-    first, begin = len(steps(metrics)) + 1, time.monotonic()  # skip the step that runs now
+    """Return the seconds of each step in the next `seconds`; wait for `least` steps, at most `most` seconds."""
+    first, begin = len(read_step_times(metrics)) + 1, time.monotonic()  # skip the step that runs now
     while True:
         time.sleep(0.2)
-        found, passed = steps(metrics)[first:], time.monotonic() - begin
+        found, passed = read_step_times(metrics)[first:], time.monotonic() - begin
         if (passed > seconds and len(found) >= least) or passed > most:
             return found
 
 
-def one(name: str, options: argparse.Namespace) -> dict:
-    """Return seconds of one run's steps, alone and beside a busy process, and its log lines about threads."""
+def measure_variant(name: str, options: argparse.Namespace) -> dict:
+    """Return the seconds of one run's steps, alone and beside a busy process, and its log lines about threads."""
     clean = {key: value for key, value in os.environ.items() if key not in NAMES}
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "out").open("w") as out:
         metrics = Path(folder) / "run" / "metrics.jsonl"
@@ -72,7 +72,7 @@ def one(name: str, options: argparse.Namespace) -> dict:
         busy = None
         try:
             end = time.monotonic() + 90
-            while len(steps(metrics)) < 2:
+            while len(read_step_times(metrics)) < 2:
                 assert run.poll() is None and time.monotonic() < end, (Path(folder) / "out").read_text()
                 time.sleep(0.2)
             time.sleep(options.warm)
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--alone", type=float, default=5.0, help="seconds")
     parser.add_argument("--beside", type=float, default=15.0, help="seconds")
-    parser.add_argument("--warm", type=float, default=2.0, help="seconds before either")
+    parser.add_argument("--warm", type=float, default=2.0, help="seconds of warm-up before timing")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the `finally` above, which kills the child processes
@@ -110,7 +110,7 @@ def main() -> None:
     found: list[dict] = []
     for number in range(options.rounds):
         for name in VARIANTS:
-            found.append(one(name, options) | {"round": number})
+            found.append(measure_variant(name, options) | {"round": number})
             alone, beside = (statistics.mean(found[-1][where]) for where in ("alone", "beside"))
             print(f"{name:30} {alone:.3f} {beside:.3f} s per step", flush=True)
             options.out.write_text(json.dumps({**head, "rows": found}, indent=1) + "\n")

@@ -21,8 +21,8 @@ _SLOW_TO_CHECK = re.compile(r"test_scale\.py|test_gpu_|compile|2threads")  # tes
 def pytest_configure(config):
     """Check each benchmark's results once, on a small problem, without --benchmark-only or --benchmark-json.
 
-    A FASTVGAN_BENCH_TINY set by the user is kept. The modules in this folder read it at import, so the functions below
-    import them.
+    A FASTVGAN_BENCH_TINY set by the user is kept. The modules in this folder read it at import, so the hooks and
+    fixtures below import them late.
     """
     options = config.option
     measures = options.benchmark_only or options.benchmark_json or "FASTVGAN_BENCH_TINY" in os.environ
@@ -39,7 +39,7 @@ def pytest_configure_node(node):
 
 
 def pytest_runtest_setup(item):
-    """Skip the remaining benchmarks after FASTVGAN_BENCH_SECONDS, so that pytest writes the results it has."""
+    """Skip the remaining benchmarks after FASTVGAN_BENCH_SECONDS, so that pytest writes the results so far."""
     if time.monotonic() - _START > float(os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf"):
         pytest.skip("FASTVGAN_BENCH_SECONDS have passed")
 
@@ -57,18 +57,18 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def compile_afresh():
-    """Reset torch.compile: after a few recompilations for new shapes it stops specialising or runs eagerly."""
+    """Reset torch.compile: after a few recompilations for new shapes, it stops specialising or runs eagerly."""
     torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True)
 def at_its_best(monkeypatch, request):
     """Enable cuDNN's autotuner for stock PyTorch and, on a GPU, select Triton for ours."""
-    from on_gpu import preferred
+    from on_gpu import choose_implementation
     from variants import device
 
-    if preferred() != "auto" and not request.config.stash[_CHECKS]:
-        monkeypatch.setenv("FASTVGAN_IMPL", preferred())
+    if choose_implementation() != "auto" and not request.config.stash[_CHECKS]:
+        monkeypatch.setenv("FASTVGAN_IMPL", choose_implementation())
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     yield
     if device().type == "cuda":  # free the memory of graphs and cached results for the next benchmark

@@ -24,9 +24,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "bench" / "gpu")]
 import cpuinfo  # noqa: E402  (py-cpuinfo, which pytest-benchmark needs)
 import torch  # noqa: E402
 from architectures import ARCHITECTURES  # noqa: E402
-from fuse_cells import DIRECTIONS, SIDES, THREADS, Cell, cells, profiled, row_of, times  # noqa: E402
+from fuse_cells import DIRECTIONS, SIDES, THREADS, Cell, cells, profile_cell, row_of, time_cell  # noqa: E402
 from part import Results, origin  # noqa: E402
-from text_table import aligned  # noqa: E402
+from text_table import format_table  # noqa: E402
 from variants import DTYPES  # noqa: E402
 
 from fastvgan.command_line import run_command  # noqa: E402
@@ -42,16 +42,16 @@ Row = dict[str, Any]
 def measure(path: Path, todo: Iterable[Cell]) -> int:
     """Measure these cells and write them to a file; return 1 if any of them failed, else 0."""
     check_writable(path)
-    results = Results(path, "rows", head())
+    results = Results(path, "rows", make_head())
     for cell in todo:
         try:
-            row = row_of(cell, times(cell))
+            row = row_of(cell, time_cell(cell))
         except AssertionError as error:  # record the failure and measure the next cell
             traceback.print_exc()
             results.failed[cell.name] = str(error).splitlines()[0][:500]
         else:
             results.found.append(row)
-            print(f"{cell.name}: {row['ratio']:.2f}x, {in_ms(row)}, rounds: {row['rounds']}", flush=True)
+            print(f"{cell.name}: {row['ratio']:.2f}x, {format_times(row)}, rounds: {row['rounds']}", flush=True)
         results.write()
     print()
     print("\n".join(as_text(results.head, results.found)))
@@ -60,8 +60,8 @@ def measure(path: Path, todo: Iterable[Cell]) -> int:
     return int(bool(results.failed))
 
 
-def head() -> dict[str, Any]:
-    """Return the processor, the versions and the commit for the file; the machine's own name is left out."""
+def make_head() -> dict[str, Any]:
+    """Return the processor, the versions and the commit for the file, without the machine's name."""
     processor = cpuinfo.get_cpu_info()
     facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}
     return {
@@ -74,7 +74,7 @@ def head() -> dict[str, Any]:
     }
 
 
-def in_ms(row: Row) -> str:
+def format_times(row: Row) -> str:
     """Format all median times of a row."""
     found = (f"{side} {' / '.join(f'{ms:.1f}' for ms in row[f'{side}_ms'].values())} ms" for side in SIDES)
     return ", ".join(found)
@@ -151,26 +151,25 @@ def means(rows: list[Row]) -> list[str]:
             lines[0] += f", {name} {geometric_mean(of_dtype):.3f}x"
     worst = min(rows, key=lambda row: row["ratio"])
     slower = sum(row["ratio"] < 0.98 for row in rows)
-    lines.append(
-        f"below 0.98x: {slower} of {len(rows)}; lowest {worst['ratio']:.2f}x, {cell_of(worst).name} ({in_ms(worst)})"
-    )
+    lowest = f"lowest {worst['ratio']:.2f}x, {cell_of(worst).name} ({format_times(worst)})"
+    lines.append(f"below 0.98x: {slower} of {len(rows)}; {lowest}")
     return lines
 
 
 def as_text(facts: dict[str, Any], rows: list[Row]) -> list[str]:
     """Format the table for a terminal."""
     lines = table(rows)
-    return [*described(facts), "", *aligned(lines, range(1, len(lines[0]))), "", *means(rows)]
+    return [*describe_run(facts), "", *format_table(lines, range(1, len(lines[0]))), "", *means(rows)]
 
 
 def as_markdown(facts: dict[str, Any], rows: list[Row]) -> list[str]:
     """Format the table for docs/fuse.md."""
     lines = table(rows)
     first, *others = (f"| {' | '.join(line)} |" for line in lines)
-    return [*described(facts), "", first, f"| --- {'| ---: ' * (len(lines[0]) - 1)}|", *others, "", *means(rows)]
+    return [*describe_run(facts), "", first, f"| --- {'| ---: ' * (len(lines[0]) - 1)}|", *others, "", *means(rows)]
 
 
-def described(facts: dict[str, Any]) -> list[str]:
+def describe_run(facts: dict[str, Any]) -> list[str]:
     """Format the machine, the versions and the commit of the rows."""
     line = f"{facts['cpu']} ({'with' if facts['amx'] else 'without'} AMX), torch {facts['versions']['torch']}, "
     line += f"commit {facts['commit']}, {facts['date']}"
@@ -182,19 +181,23 @@ def show_profile(network: str, arguments: argparse.Namespace) -> None:
     """Print the profile of a network, stock and fused."""
     cell = Cell(network, DIRECTIONS[not arguments.forward], arguments.dtype, arguments.threads[0])
     for side in SIDES:
-        print(f"{side}: {cell.name}\n{profiled(cell, side)}")
+        print(f"{side}: {cell.name}\n{profile_cell(cell, side)}")
 
 
 def main() -> int | None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="measure into this file")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="measure, and write the results to this file")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*ARCHITECTURES], help="measure these networks")
-    parser.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="FILE.json", help="print these files")
+    parser.add_argument(
+        "--from", dest="sources", nargs="+", type=Path, metavar="FILE.json", help="print the table of these files"
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table of --from as Markdown")
     parser.add_argument("--profile", metavar="NAME", choices=[*ARCHITECTURES], help="profile one network")
     parser.add_argument("--forward", action="store_true", help="profile evaluation instead of training")
-    parser.add_argument("--dtype", choices=[*DTYPES], default="fp32", help="of the profile")
-    parser.add_argument("--threads", nargs="+", type=int, default=THREADS, help="how many compute; 1 and 2 by default")
+    parser.add_argument("--dtype", choices=[*DTYPES], default="fp32", help="dtype of the profile")
+    parser.add_argument(
+        "--threads", nargs="+", type=int, default=THREADS, help="numbers of threads; 1 and 2 by default"
+    )
     parsed = parser.parse_args()
     if parsed.profile:
         return show_profile(parsed.profile, parsed)

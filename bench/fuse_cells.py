@@ -1,4 +1,4 @@
-"""Checks one network, stock and fused, in both memory formats against float64, then times them in turns."""
+"""Check a network, stock and fused, in both memory formats against float64, then time the variants in turns."""
 
 import copy
 import functools
@@ -58,7 +58,7 @@ def cells(networks: Iterable[str] = ARCHITECTURES, threads: Iterable[int] = THRE
     return itertools.starmap(Cell, itertools.product(networks, DIRECTIONS, DTYPES, threads))
 
 
-def times(cell: Cell, rounds: int | None = None) -> dict[tuple[str, str], list[float]]:
+def time_cell(cell: Cell, rounds: int | None = None) -> dict[tuple[str, str], list[float]]:
     """Time all variants of a cell in turns; return (side, memory format) → seconds of each round.
 
     Args:
@@ -68,9 +68,9 @@ def times(cell: Cell, rounds: int | None = None) -> dict[tuple[str, str], list[f
         AssertionError: a fused variant is less accurate than stock PyTorch.
     """
     with torch_threads(cell.threads):
-        runs = checked(cell)
+        runs = check_cell(cell)
         level_allocator()
-        return _interleaved(runs, rounds or (1 if TINY else None))
+        return _time_in_turns(runs, rounds or (1 if TINY else None))
 
 
 def row_of(cell: Cell, found: dict[tuple[str, str], list[float]]) -> dict:
@@ -86,10 +86,10 @@ def row_of(cell: Cell, found: dict[tuple[str, str], list[float]]) -> dict:
     return row
 
 
-def profiled(cell: Cell, side: str, rows: int = 20) -> str:
+def profile_cell(cell: Cell, side: str, rows: int = 20) -> str:
     """Profile three calls, stock or fused, in channels_last, and return torch.profiler's table."""
     with torch_threads(cell.threads):
-        run = checked(cell)[side, "channels_last"]
+        run = check_cell(cell)[side, "channels_last"]
         run()
         with torch.profiler.profile() as profile:
             for _ in range(3):
@@ -108,22 +108,22 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def checked(cell: Cell) -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
+def check_cell(cell: Cell) -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
     """Compare the fused results with float64; return (side, memory format) → a function that runs the network once.
 
     Raises:
         AssertionError: a fused variant is less accurate than stock PyTorch.
     """
-    base, x, dy = _settled(cell.network)
+    base, x, dy = _make_network(cell.network)
     base.train(cell.trains)
-    exact = _exact(cell.network, cell.trains)
+    exact = _compute_exact(cell.network, cell.trains)
     runs, reference = {}, None
     for side in SIDES:
         for layout in FORMATS:
             network = in_layout(copy.deepcopy(base), FORMATS[layout])
             network = fuse(network) if side == "fused" else network
-            run = runs[side, layout] = _runner(cell.trains, network, _in_format(x, layout), dy, cell.dtype)
-            results = _second_results(run, network)
+            run = runs[side, layout] = _make_runner(cell.trains, network, _to_format(x, layout), dy, cell.dtype)
+            results = _run_twice(run, network)
             reference = reference or results
             if side == "fused":
                 _assert_accurate(cell, results, reference, exact)
@@ -131,8 +131,8 @@ def checked(cell: Cell) -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _settled(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return the float32 network with batch statistics of its activations, its input, and its output's gradient."""
+def _make_network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Make the float32 network with batch statistics of its activations, its input, and its output's gradient."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
     network = architecture.make()
@@ -144,20 +144,20 @@ def _settled(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @functools.lru_cache(maxsize=1)
-def _exact(name: str, trains: bool) -> Results:
+def _compute_exact(name: str, trains: bool) -> Results:
     """Compute the results in float64."""
-    base, x, dy = _settled(name)
+    base, x, dy = _make_network(name)
     network = in_float64(base).train(trains)
-    return _second_results(_runner(trains, network, x.double(), dy.double(), "fp32"), network)
+    return _run_twice(_make_runner(trains, network, x.double(), dy.double(), "fp32"), network)
 
 
-def _second_results(run: Callable[[], list[Tensor]], network: nn.Module) -> Results:
+def _run_twice(run: Callable[[], list[Tensor]], network: nn.Module) -> Results:
     """Return the results of the second call, which represents the timed calls: layers cache choices in the first."""
     run()
-    return Results(run(), _statistics(network))
+    return Results(run(), _copy_statistics(network))
 
 
-def _runner(trains: bool, network: nn.Module, x: Tensor, dy: Tensor, dtype: str) -> Callable[[], list[Tensor]]:
+def _make_runner(trains: bool, network: nn.Module, x: Tensor, dy: Tensor, dtype: str) -> Callable[[], list[Tensor]]:
     """Return a function that computes the output and, in training, the gradients of all parameters."""
     parameters = list(network.parameters())
 
@@ -174,17 +174,17 @@ def _runner(trains: bool, network: nn.Module, x: Tensor, dy: Tensor, dtype: str)
     return train if trains else evaluate
 
 
-def _in_format(x: Tensor, layout: str) -> Tensor:
+def _to_format(x: Tensor, layout: str) -> Tensor:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.contiguous(memory_format=formats[x.dim()]) if layout == "channels_last" and x.dim() in formats else x
 
 
-def _statistics(network: nn.Module) -> list[Tensor]:
+def _copy_statistics(network: nn.Module) -> list[Tensor]:
     return [buffer.clone() for buffer in network.buffers() if buffer.is_floating_point()]
 
 
 def _assert_accurate(cell: Cell, ours: Results, stock: Results, exact: Results) -> None:
-    """Compare the norms of the errors of each tensor: of a single value, stock's error may be small by chance."""
+    """Compare the norm of each tensor's error; stock's error in a single value may be small by chance."""
     forward, backward = _SLACK[cell.dtype]
     _assert_near("output", *(results.values[:1] for results in (ours, stock, exact)), forward)
     _assert_near("gradient", *(results.values[1:] for results in (ours, stock, exact)), backward)
@@ -201,10 +201,10 @@ def _assert_near(what: str, ours: list[Tensor], stock: list[Tensor], exact: list
         assert mine_off <= 3 * theirs_off + slack, f"our {what} is off by {mine_off:.2g}, stock's by {theirs_off:.2g}"
 
 
-def _interleaved(runs: dict, rounds: int | None) -> dict:
-    """Return seconds of each call: each round calls every function once, and starts with the next one."""
+def _time_in_turns(runs: dict, rounds: int | None) -> dict:
+    """Return the seconds of each call. A round calls every function once; the next round starts with the next one."""
     found: dict = {name: [] for name in runs}
-    for run in runs.values():  # `checked` has called each once before
+    for run in runs.values():  # `check_cell` called each twice before
         run()
     begin = time.perf_counter()
     names = list(runs)

@@ -1,33 +1,35 @@
 #!/usr/bin/env bash
-# Measure on a machine with one GPU in a short stay: `bench/gpu.sh [PART…]` runs these, all by default, in this order.
+# Run the benchmarks for one GPU within a time limit. `bench/gpu.sh [PART…]` runs these parts, by default all, in this
+# order:
 #
-#   warm        compile for the next parts by Triton, on all cores in parallel processes, into Triton's cache
+#   warm        compile the Triton kernels of the next parts into Triton's cache, in parallel processes on all cores
 #   command     python -m fastvgan.train as a whole: videos/s, data_wait    → command.json
-#   train       the train step captured, ours against stock                → train.json
-#   convs       each pass of each convolution, auto and Triton and cuDNN   → convs.json
+#   train       the captured train step, ours against stock                → train.json
+#   convs       each pass of each convolution by auto, Triton and cuDNN    → convs.json
 #   layers      norms and whole layers                                     → layers.json
 #   lstm        the ConvLSTM                                               → lstm.json
 #   tests       pytest -m gpu                                              → log.txt
 #
-# and, only where they are named:
+# These run only if they are named:
 #
-#   breakdown   kernels of one captured step by time                        → breakdown.json
+#   breakdown   kernels of one captured step by time                       → breakdown.json
 #   scale       the train step by frames, size, width, batch, processes    → scale.json, for bench/scaling.py --fit
-#   few         convolutions with few channels, each tile of their kernels → few.json
-#   build       the extension, against the torch that is here; nothing is downloaded
-#   thorough    the benchmarks by pytest with torch.compile, checked in float64, and a report: an hour
-#   memcheck    compute-sanitizer over the tests of the Triton kernels and, shrunk, the benchmarks; skipped without it
-#   racecheck   the same for races in shared memory, over the shrunk benchmarks
+#   few         convolutions with few channels, by each tile               → few.json
+#   build       compile the extension against the installed torch, without downloading anything
+#   thorough    the benchmarks by pytest with torch.compile, checked in float64, and a report; takes an hour
+#   memcheck    compute-sanitizer on the Triton kernels' tests and on tiny benchmarks; skipped if not installed
+#   racecheck   compute-sanitizer for races in shared memory, on tiny benchmarks; skipped if not installed
 #
-# Each part has a share of BUDGET and what the parts before it left; one that no longer fits is skipped and named. A part
-# rewrites its file after each figure, so a part that is stopped keeps the figures it has. log.txt holds all output.
+# Each part gets a share of BUDGET and the time that earlier parts left over; a part that no longer fits is skipped and
+# listed. A part rewrites its file after each result, so a part that is stopped keeps its results. log.txt holds all
+# output.
 #
-# BUDGET              seconds for everything (default 480)
-# OUT                 where everything is written (default bench/results/gpu)
-# FASTVGAN_TUNE       1: times Triton's tiles, and leaves the fastest in $OUT/triton-tuning.json; 0, as users have it
-# FASTVGAN_ONLY       picks tests and thorough benchmarks, as pytest's -k
-# FASTVGAN_BENCH_TINY 1: small problems, which also run on a CPU, to find errors; the times mean nothing
-# FASTVGAN_COMMIT     the commit of this copy, without .git
+# BUDGET              seconds for all parts (default 480)
+# OUT                 folder for all output (default bench/results/gpu)
+# FASTVGAN_TUNE       1: time Triton's tiles and write the fastest to $OUT/triton-tuning.json; 0 (default): do not
+# FASTVGAN_ONLY       selects tests and thorough benchmarks (pytest's -k)
+# FASTVGAN_BENCH_TINY 1: tiny problems, which also run on a CPU, to find errors; the times mean nothing
+# FASTVGAN_COMMIT     the commit, in a copy without .git
 #
 # Exit status: 0 if all parts passed, else 1.
 set -uo pipefail
@@ -47,7 +49,7 @@ picked=(${FASTVGAN_ONLY:+-k "$FASTVGAN_ONLY"})
 parts=("$@")
 [ ${#parts[@]} = 0 ] && parts=(warm command train convs layers lstm tests)
 
-share_of() { # in hundredths of the budget when all parts run
+share_of() { # in percent of the budget if all parts run
     case $1 in
         warm) echo 12 ;;
         command) echo 26 ;;
@@ -65,24 +67,24 @@ note() {
     printf '== %s\n' "$1" | tee -a "$OUT/log.txt"
 }
 
-# run NAME SECONDS COMMAND…: for at most so long, with the output in log.txt, and a line on how it ended.
+# run NAME SECONDS COMMAND…: run the command for at most SECONDS, log its output, and note how it ended.
 run() {
     local name=$1 seconds=$2 start=$SECONDS code
     shift 2
     printf '\n== %s, %s s at most\n' "$name" "$seconds" | tee -a "$OUT/log.txt"
-    # SIGINT lets pytest report what it has. Started in the background, Python ignores that, and is killed.
+    # SIGINT lets pytest report its results so far. Python ignores it when started in the background, and is killed.
     timeout --signal=INT --kill-after=5 "$seconds" "$@" 2>&1 | tee -a "$OUT/log.txt"
     code=${PIPESTATUS[0]}
     local spent="$((SECONDS - start)) s"
     case $code in
         0) note "$name: passed, $spent" ;;
-        5) note "$name: nothing was picked" ;; # pytest's
+        5) note "$name: no test was selected" ;; # pytest's status
         124 | 137) status=1 && note "$name: ran out of its $seconds s" ;;
         *) status=1 && note "$name: FAILED with exit status $code, $spent" ;;
     esac
 }
 
-measure() { # NAME SECONDS: a script of bench/gpu, which leaves out what does not fit
+measure() { # NAME SECONDS: run a script of bench/gpu, which skips units that no longer fit
     rm -f "$OUT/$1.json"
     run "$1" "$2" "$python" "bench/gpu/$1.py" --out "$OUT/$1.json" --seconds $(($2 - 8))
 }
@@ -105,12 +107,13 @@ thorough() {
     [ ${#files[@]} = 0 ] || run report 60 "$python" bench/report.py --from "${files[@]}" --out "$OUT"
 }
 
-# sanitize NAME SECONDS TOOL PYTEST-ARGUMENT…: torch's allocator off, for it hides what is written past a tensor's end.
+# sanitize NAME SECONDS TOOL PYTEST-ARGUMENT…: without torch's caching allocator, which hides writes past the end of a
+# tensor.
 sanitize() {
     local name=$1 seconds=$2 tool=$3
     shift 3
     if ! command -v compute-sanitizer >/dev/null; then
-        note "$name: skipped, there is no compute-sanitizer on PATH"
+        note "$name: skipped, compute-sanitizer is not on PATH"
         return
     fi
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 FASTVGAN_TUNE=0 run "$name" "$seconds" compute-sanitizer --tool "$tool" \
@@ -123,7 +126,7 @@ scale() { # SECONDS: at most a third of them for compiling, in parallel processe
     measure scale $((end - SECONDS))
 }
 
-few() { # compiled on all cores first, since it tries every tile
+few() { # SECONDS: compile on all cores first, because every tile is tried
     local begin=$SECONDS cores index compiling=()
     cores=$(nproc)
     for ((index = 0; index < cores; index++)); do
@@ -135,12 +138,12 @@ few() { # compiled on all cores first, since it tries every tile
     FASTVGAN_TUNE=0 measure few $(($1 - SECONDS + begin))
 }
 
-shrunk() { # TOOL SECONDS
+sanitize_benchmarks() { # TOOL SECONDS: at tiny sizes
     FASTVGAN_BENCH_TINY=1 sanitize "$1-benchmarks" "$2" "$1" --benchmark-disable bench/test_gpu_*.py \
         -k "ours and not ours_cuda and not ours_auto and not graph"
 }
 
-one() { # PART SECONDS
+run_part() { # PART SECONDS
     case $1 in
         warm) run warm "$2" "$python" bench/gpu/warm.py --seconds $(($2 - 3)) ;;
         command | train | convs | layers | lstm | breakdown) measure "$1" "$2" ;;
@@ -149,11 +152,11 @@ one() { # PART SECONDS
             FASTVGAN_REQUIRE_EXTENSION=1 run build "$2" "$python" -m pip install --no-deps --no-build-isolation -e .
             ;;
         memcheck)
-            shrunk memcheck $(($2 / 2))
+            sanitize_benchmarks memcheck $(($2 / 2))
             # A graph cannot be captured without the allocator.
             FASTVGAN_IMPL=triton sanitize memcheck-tests $(($2 / 2)) memcheck -m gpu tests/kernels -k "not graph"
             ;;
-        racecheck) shrunk racecheck "$2" ;;
+        racecheck) sanitize_benchmarks racecheck "$2" ;;
         *) "$1" "$2" ;;
     esac
 }
@@ -169,7 +172,7 @@ total=0
 for part in "${parts[@]}"; do
     total=$((total + $(share_of "$part")))
 done
-due=$SECONDS left=$((budget - SECONDS)) # what the lines above took is no part's
+due=$SECONDS left=$((budget - SECONDS)) # the time spent so far belongs to no part
 for part in "${parts[@]}"; do
     share=$(share_of "$part")
     if [ "$share" = 0 ]; then
@@ -181,9 +184,9 @@ for part in "${parts[@]}"; do
     if [ "$seconds" -lt 12 ]; then
         status=1 && note "$part: skipped, $seconds s of $budget are left for it"
     else
-        one "$part" "$seconds"
+        run_part "$part" "$seconds"
     fi
 done
-printf '\n== commit %s, %s s of %s, everything is in %s\n' "$FASTVGAN_COMMIT" "$SECONDS" "$budget" "$OUT"
+printf '\n== commit %s, %s s of %s, output in %s\n' "$FASTVGAN_COMMIT" "$SECONDS" "$budget" "$OUT"
 printf '%s\n' "${summary[@]}"
 exit $status

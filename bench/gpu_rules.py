@@ -4,8 +4,9 @@
     python bench/gpu_rules.py --renew FILE.json
 
 `bench/gpu.sh convs` writes the file for --convs, tuning writes the file for --tiles into FASTVGAN_CACHE, and
-`bench/gpu.sh layers lstm` writes the files for --more, with norms and the ConvLSTM. --renew first replaces the passes
-in the file of --convs that `bench/gpu.sh few` measured, and adds their tiles to the file of --tiles.
+`bench/gpu.sh layers lstm` writes the files for --more, with norms and the ConvLSTM. --renew reads the
+file of `bench/gpu.sh few` first: its passes replace those in the file of --convs, and its tiles are added to the file
+of --tiles.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def problem_of(entry: dict) -> tuple[str, tuple[int, ...]]:
         small = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)]
     operation = operation_of(entry["transposed"], entry["pass"])
     channels = entry["inputs"], entry["outputs"]
-    # A data gradient reads the output's side; a weight gradient has the large side first.
+    # A data gradient reads the output side; a weight gradient takes the large side first.
     swapped = entry["transposed"] if operation == "conv_weight_grad" else entry["pass"] == "data gradient"
     inputs, outputs = channels[::-1] if swapped else channels
     return operation, (_product(kernel), _product(stride), inputs, outputs, entry["batch"] * _product(small))
@@ -86,10 +87,10 @@ def tiles_of(tiles: dict[str, list], device: str) -> dict[tuple, list[tuple]]:
     return found
 
 
-def renewed(convs: dict, tiles: dict[str, list], few: dict) -> tuple[dict, dict[str, list]]:
+def update_measurements(convs: dict, tiles: dict[str, list], few: dict) -> tuple[dict, dict[str, list]]:
     """Return the passes and the tiles, updated from `few`'s measurements.
 
-    Passes that `convs` lacks are not added; all tiles are.
+    Only passes that `convs` already has are replaced; all tiles are added.
 
     Raises:
         ValueError: the files are from different devices, or from shrunk problems.
@@ -116,8 +117,8 @@ def _write_passes(path: Path, convs: dict) -> None:
     path.write_text("{\n" + ",\n".join(head) + f',\n "passes": [\n{rows}\n ]\n}}\n', encoding="utf-8")
 
 
-def generated(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) -> str:
-    """The text of kernels/measured/h100.py.
+def generate_rules(convs: dict, tiles: dict[str, list], more: Sequence[dict] = ()) -> str:
+    """Return the text of kernels/measured/h100.py.
 
     Raises:
         ValueError: the files are from different devices, or from shrunk problems.
@@ -161,10 +162,10 @@ def main() -> None:
     paths = parsed.convs, parsed.tiles, *parsed.more
     convs, tiles, *more = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     if parsed.renew:
-        convs, tiles = renewed(convs, tiles, json.loads(parsed.renew.read_text(encoding="utf-8")))
+        convs, tiles = update_measurements(convs, tiles, json.loads(parsed.renew.read_text(encoding="utf-8")))
         _write_passes(parsed.convs, convs)
         parsed.tiles.write_text(json.dumps(tiles, indent=1, sort_keys=True), encoding="utf-8")
-    parsed.out.write_text(generated(convs, tiles, more), encoding="utf-8")
+    parsed.out.write_text(generate_rules(convs, tiles, more), encoding="utf-8")
     print(f"{parsed.out}: {len(convs['passes'])} passes and {len(tiles)} tiles of {convs['device']}")
 
 

@@ -1,11 +1,11 @@
-"""Benchmark of the host's overhead per call of a layer, ours and stock PyTorch's, in microseconds.
+"""Benchmark of the host overhead per call of a layer, ours and stock PyTorch's, in microseconds.
 
     python bench/host_cost.py [--calls 200] [--json FILE]
 
 The tensors are so small that computing takes almost no time. `stock` is torch.nn on the CPU, `auto` our layer on the
 CPU, and `triton` the host code of the Triton implementations with launches replaced by a mock: the times exclude
 Triton's launcher (about ten microseconds per launch), and the results are garbage. Times are the lowest CPU time of
-this thread over twenty rounds, in which the variants take turns; other processes on the machine hardly affect it.
+this thread over twenty rounds, in which the variants take turns; other processes on the machine hardly affect them.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def both_passes(layer, x):
     y.backward(y.detach())
 
 
-def microseconds(call, calls: int) -> float:
+def time_calls(call, calls: int) -> float:
     """Return the mean CPU time of a call in microseconds."""
     call()
     begin = time.thread_time()
@@ -72,7 +72,7 @@ def microseconds(call, calls: int) -> float:
 
 
 @contextmanager
-def without_launches():
+def skip_launches():
     """Let the Triton implementations accept CPU tensors and launch nothing, within the context."""
     from triton.runtime.jit import JITFunction
 
@@ -97,7 +97,7 @@ def variants(ours, stock) -> dict:
     found = {} if stock is None else {"stock": (stock, nullcontext)}
     found["auto"] = ours, nullcontext
     if triton_support.reason() is None:
-        found["triton"] = ours, without_launches
+        found["triton"] = ours, skip_launches
     return found
 
 
@@ -112,7 +112,7 @@ def measure(calls: int) -> dict[str, dict[str, float]]:
             for _ in range(ROUNDS):
                 for variant, (layer, context) in variants(ours, stock).items():
                     with context():
-                        taken = microseconds(lambda run=run, layer=layer, x=x: run(layer, x), calls)
+                        taken = time_calls(lambda run=run, layer=layer, x=x: run(layer, x), calls)
                     row[variant] = min(taken, row.get(variant, taken))
     return found
 

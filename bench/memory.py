@@ -14,16 +14,16 @@ _LARGEST_THRESHOLD = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
 def level_allocator() -> None:
     """Bring the C library's allocator into the state of a long-running process; called before each timing.
 
-    glibc maps a large block again at each allocation, with a page fault every 4 KiB, until a block of that size was
-    freed once. A check in float64 frees such blocks: the same convolution took 7.9 ms after one and 11.9 ms without.
-    This would favour our variants, which are checked, over stock PyTorch's, which are not.
+    glibc maps a large block again at each allocation, with a page fault every 4 KiB, until a block of that size has
+    been freed once. A check in float64 frees such blocks: the same convolution took 7.9 ms after one and 11.9 ms
+    without. This would favour our variants, which are checked, over stock PyTorch's, which are not.
     """
     for _ in range(2):
         torch.empty(_LARGEST_THRESHOLD - 2**13, dtype=torch.uint8).fill_(0)
-    _give_back()
+    _release_memory()
 
 
-def _give_back() -> None:
+def _release_memory() -> None:
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only in glibc
     if trim:
@@ -45,7 +45,7 @@ def peak_bytes(call) -> int | None:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     try:
-        return max(_resident_peak(call) for _ in range(2))
+        return max(_measure_resident_peak(call) for _ in range(2))
     except OSError:  # not Linux
         return None
 
@@ -56,14 +56,14 @@ def graphs_bytes() -> int:
     return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
 
 
-def _resident_peak(call) -> int:
-    _give_back()
+def _measure_resident_peak(call) -> int:
+    _release_memory()
     (_PROCESS / "clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
+    before = _read_status("VmRSS")
     call()
-    return _status("VmHWM") - before
+    return _read_status("VmHWM") - before
 
 
-def _status(field: str) -> int:
+def _read_status(field: str) -> int:
     kilobytes = re.search(rf"^{field}:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
     return int(kilobytes[1]) * 1024

@@ -1,4 +1,4 @@
-"""The generator and discriminator of the preset `reference`, or of other sizes, in stock PyTorch, and their FLOPs."""
+"""Generator and discriminator of the preset `reference` or of other sizes in stock PyTorch, and their FLOPs."""
 
 import math
 
@@ -53,14 +53,14 @@ def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 def conv_flops(batch: int, small: tuple[int, ...], weight: torch.Size) -> int:
-    """Return the FLOPs of a convolution's pass (forward or either gradient), by the sizes of its smaller side."""
+    """Return the FLOPs of a convolution's pass (forward or either gradient), from the sizes of its smaller side."""
     return 2 * batch * math.prod(small) * math.prod(weight)
 
 
 def share_inside(large: int, small: int, kernel: int, stride: int, padding: int) -> float:
-    """Return the share of a dimension's products of position and tap that read a value, not padding.
+    """Return the share of one dimension's (position, tap) pairs that read a value instead of padding.
 
-    The usual count includes padding: by it, a kernel that skips padding may exceed the machine's peak by up to a half.
+    The usual count includes padding, so a kernel that skips padding may exceed the machine's peak by up to a half.
     """
     inside = sum(0 <= i * stride - padding + j < large for i in range(small) for j in range(kernel))
     return inside / (small * kernel)

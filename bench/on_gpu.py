@@ -9,7 +9,7 @@ import os
 
 import pytest
 import torch
-from variants import FORMATS, TINY, device, in_mode, off
+from variants import FORMATS, TINY, device, in_mode, relative_error
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
 from fastvgan_kernels import choice
@@ -27,57 +27,56 @@ only_here = pytest.mark.skipif(
 )
 
 
-def preferred() -> str:
+def choose_implementation() -> str:
     """Return the implementation to measure; on a GPU this is Triton, also where auto does not choose it yet."""
     interpreted = TINY and os.environ.get("TRITON_INTERPRET") == "1"
     return os.environ.get(choice.ENVIRONMENT) or ("triton" if ON_GPU or interpreted else "auto")
 
 
-def assert_serves(x: torch.Tensor, *operations: str) -> None:
+def assert_supported(x: torch.Tensor, *operations: str) -> None:
     """Raise ValueError with all reasons if the preferred implementation refuses one of these operations."""
     for operation in operations:
-        choice.pick(operation, preferred(), x)
+        choice.pick(operation, choose_implementation(), x)
 
 
-def parts(variant: str) -> tuple[str, torch.memory_format, bool]:
-    """Split a variant's name, such as "eager-channels_last-graph": mode, memory format, whether a CUDA graph."""
+def split_variant(variant: str) -> tuple[str, torch.memory_format, bool]:
+    """Split a name such as "eager-channels_last-graph": return mode, memory format, and whether to use a CUDA graph."""
     mode, layout, *graph = variant.split("-")
     return mode, FORMATS[layout], bool(graph)
 
 
-def compiled(function, variant: str):
+def compile_variant(function, variant: str):
     """Return a stock function or module, compiled if the variant asks for it."""
-    mode, _, graph = parts(variant)
+    mode, _, graph = split_variant(variant)
     if mode == "autotune" and not ON_GPU:
         pytest.skip("max-autotune needs a GPU")
     return in_mode(function, f"{mode}-graph" if mode == "autotune" and graph else mode)
 
 
-def ready(run, variant: str):
-    """Return the function to time: unchanged, or as a CUDA graph, checked to return the same results.
+def prepare_call(run, variant: str):
+    """Return the function to time: unchanged, or as a CUDA graph that was checked to return the same results.
 
     Launching a small problem takes longer than computing it; CUDA graphs compare the kernels alone.
     """
-    if not parts(variant)[2]:
+    if not split_variant(variant)[2]:
         return run
     wanted = [result.clone() for result in run()]
-    replay = captured(run)
+    replay = capture_graph(run)
     for again, before in zip(replay(), wanted, strict=True):
         # cuDNN sums some gradients in a different order each time.
-        assert off(again, before) < 16 * torch.finfo(before.dtype).eps, "the CUDA graph returns other results"
+        error = relative_error(again, before)
+        assert error < 16 * torch.finfo(before.dtype).eps, "the CUDA graph returns other results"
     return replay
 
 
-def captured(function):
+def capture_graph(function):
     """Capture the function in a CUDA graph and return a function that replays it; without a GPU, the function."""
     if not ON_GPU:
         return function
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
-    with (
-        torch.cuda.stream(aside),
-        launches_are_captured(),
-    ):  # what is done once, compiling and choosing, must not be done in the capture
+    # Compiling and choosing, which happen once, must not happen in the capture.
+    with torch.cuda.stream(aside), launches_are_captured():
         for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(aside)

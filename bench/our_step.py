@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     z: torch.Tensor
 
 
-class Given:
+class ConstantInputs:
     """A `BatchMaker` with the same noise in every step, and no conditions."""
 
     def __init__(self, z: torch.Tensor):
@@ -65,7 +65,7 @@ def problem(preset: str) -> Problem:
 
 
 def batch_of(model: ModelConfig, size: int) -> Batch:
-    """Make a batch; it is always the same."""
+    """Make a batch, always the same one."""
     torch.manual_seed(1)
     shape = size, model.frames, model.height, model.width, model.channels
     video = torch.randint(256, shape, dtype=torch.uint8, device=device())
@@ -86,13 +86,13 @@ def exact_losses(preset: str, size: int, dtype: str = "fp64") -> torch.Tensor:
     return torch.stack(loop(*stock_inputs(batch_of(model, size), loop.layout, exact))).double()
 
 
-class Counted(CudaGraphs):
+class CountingGraphs(CudaGraphs):
     """CUDA graphs with a count of captures, to check that steps are replayed."""
 
-    captured = 0
+    captures = 0
 
     def capture(self, function):
-        self.captured += 1
+        self.captures += 1
         return super().capture(function)
 
 
@@ -109,20 +109,20 @@ class Ours:
         self.preset, self.problem, self.dtype = preset, problem(preset), dtype
         model, training = self.problem.model, PRESETS[preset].training
         self.step = AdversarialStep(model, training, device(), DTYPES[dtype])
-        self.graphs = Counted(self.step.totals.device) if graphs and ON_GPU else None
+        self.graphs = CountingGraphs(self.step.totals.device) if graphs and ON_GPU else None
         self.number, self.runners = itertools.count(), 0
 
-    def runs(self, size: int):
+    def make_runner(self, size: int):
         """Return a function that runs a step on a batch of this size, captured already if `graphs` was set."""
         batch = batch_of(self.problem.model, size)
-        runner = StepRunner(self.step, Given(batch.z), "on" if self.graphs else "off", self.graphs)
+        runner = StepRunner(self.step, ConstantInputs(batch.z), "on" if self.graphs else "off", self.graphs)
         clips = Clips(batch.video)
         run = lambda: runner(next(self.number), clips)  # noqa: E731
         self.runners += 1
         if self.graphs:
             for _ in range(STEPS_TO_CAPTURE):
                 run()
-            assert self.graphs.captured == 3 * self.runners, "the step was not captured"
+            assert self.graphs.captures == 3 * self.runners, "the step was not captured"
         return run
 
     def check(self, size: int | None = None, dtype: str = "fp64") -> None:
@@ -133,12 +133,12 @@ class Ours:
             dtype: dtype of the stock loop.
         """
         size = size or self.problem.checked
-        run = self.runs(size)
+        run = self.make_runner(size)
         self.restart()
         run()
         found, exact = self.totals(), exact_losses(self.preset, size, dtype)
         losses = torch.stack([found["d_loss"], found["g_loss"]])
-        loose = {"fp32": 1e-2, "bf16": 5e-2}[self.dtype]  # float32 may be tf32 on a GPU, and is in Triton's interpreter
+        loose = {"fp32": 1e-2, "bf16": 5e-2}[self.dtype]  # float32 may be tf32 on a GPU and in Triton's interpreter
         torch.testing.assert_close(losses, exact, rtol=loose, atol=loose, check_dtype=False)
 
     def restart(self) -> None:
@@ -153,6 +153,6 @@ class Ours:
         """Return the sum of each scalar over all steps."""
         return dict(zip(StepResult._fields, self.step.totals[0].unbind(), strict=True))
 
-    def well(self) -> bool:
-        """Whether the losses and gradients of all steps were finite."""
+    def is_finite(self) -> bool:
+        """Return whether the losses and gradients of all steps were finite."""
         return not self.totals()["skipped"]

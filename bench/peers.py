@@ -1,4 +1,4 @@
-"""Several processes that run steps in lockstep, for timing in the first one; and the speed of their all-reduce.
+"""Run steps in several processes in lockstep, for timing in the first one, and measure their all-reduce.
 
 The other processes run `python bench/peers.py` with torchrun's environment variables.
 """
@@ -24,35 +24,35 @@ from sweep import Point, Sizes, runner_of  # noqa: E402
 from fastvgan.training.parallel import Parallel  # noqa: E402
 
 _SMALL, _LARGE = 1, 4 * 2**20  # float32 elements of the exchanged tensors
-_TIMEOUT = 600  # seconds for another process to start or to answer, also on a busy machine
+_TIMEOUT = 600  # seconds for another process to start or to answer, even on a busy machine
 _TIMES = {_SMALL: 200, _LARGE: 12}
 
 
 @contextmanager
-def stepping(point: Point):
+def start_peers(point: Point):
     """Start the point's other processes; yield a function that runs one step of all processes, and the step."""
-    with _together(point.sizes.processes, json.dumps(asdict(point))) as parallel:
+    with _start_processes(point.sizes.processes, json.dumps(asdict(point))) as parallel:
         run, step = runner_of(point, _device(0), parallel)
 
-        def lockstep() -> None:
-            _goes_on(parallel, True)
+        def run_all() -> None:
+            _vote_to_continue(parallel, True)
             run()
 
-        yield lockstep, step
-        _goes_on(parallel, False)
+        yield run_all, step
+        _vote_to_continue(parallel, False)
 
 
-def exchange_rates(processes: int) -> tuple[float, float]:
+def measure_exchange(processes: int) -> tuple[float, float]:
     """Return bytes per second that each process sends in an all-reduce of 16 MiB, and seconds of an all-reduce of
     4 bytes; both are medians."""
-    with _together(processes, "") as parallel:
-        seconds = _exchange(parallel)
+    with _start_processes(processes, "") as parallel:
+        seconds = _time_exchanges(parallel)
     sent = 2 * (processes - 1) / processes * 4 * _LARGE
     return sent / seconds[_LARGE], seconds[_SMALL]
 
 
 @contextmanager
-def _together(processes: int, task: str):
+def _start_processes(processes: int, task: str):
     """Start the other processes on the task; yield this process's `Parallel`; raise if another process failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -90,13 +90,13 @@ def _status(process: subprocess.Popen) -> int:
         return -1
 
 
-def _goes_on(parallel: Parallel, wished: bool) -> bool:
+def _vote_to_continue(parallel: Parallel, wished: bool) -> bool:
     """Return whether to run another step, by the trainer's vote; only the first process votes to stop."""
     parallel.begin_vote(int(not wished))
     return not parallel.vote()
 
 
-def _exchange(parallel: Parallel) -> dict[int, float]:
+def _time_exchanges(parallel: Parallel) -> dict[int, float]:
     middle = {}
     for size, times in _TIMES.items():
         tensor = torch.zeros(size, device=_device(parallel.rank))
@@ -130,12 +130,12 @@ def main() -> None:
 def _run(parallel: Parallel, task: str) -> None:
     """Run steps of the task's point until the first process votes to stop; without a task, all-reduces."""
     if not task:
-        _exchange(parallel)
+        _time_exchanges(parallel)
         return
     given = json.loads(task)
     point = Point(given["family"], given["dimension"], Sizes(**given["sizes"]))
     run, _ = runner_of(point, _device(parallel.rank), parallel)
-    while _goes_on(parallel, True):
+    while _vote_to_continue(parallel, True):
         run()
 
 

@@ -40,10 +40,10 @@ def plot(summary: dict[str, Any], path: Path) -> None:
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Return (problem, [(dtype, ratio), …]) in the summary's order; names of groups with one dtype end in it."""
+    """Return (problem, [(dtype, ratio), …]) in the summary's order, without dtypes in the problems' names."""
     rows: dict[str, list[tuple[str, float]]] = {}
     for name, group in summary["groups"].items():
-        if "ratio" in group and group["dtype"] in COLOURS:  # not loading, whose ratios have another scale
+        if "ratio" in group and group["dtype"] in COLOURS:  # except loading, whose ratios have another scale
             rows.setdefault(name.removesuffix(f", {group['dtype']}"), []).append((group["dtype"], group["ratio"]))
     return list(rows.items())
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the checkout's package, as `python -m` would take it
+sys.path.insert(0, str(ROOT))  # import the checkout's package, as `python -m` does
 
 from plot import COLOURS, plot  # noqa: E402
-from summary import as_text, merged, summarise  # noqa: E402
+from summary import as_text, merge_runs, summarise  # noqa: E402
 
 from fastvgan.command_line import parse, run_command  # noqa: E402
 from fastvgan.errors import UserError  # noqa: E402
@@ -69,7 +69,7 @@ def _read(sources: tuple[Path, ...]) -> dict[str, Any]:
     names = " and ".join(map(str, sources))
     try:
         runs = [json.loads(source.read_text(encoding="utf-8")) for source in sources]
-        summary = summarise(merged(runs))
+        summary = summarise(merge_runs(runs))
     except OSError as error:
         raise UserError(f"cannot read the results in {error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -21,17 +21,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import numpy as np  # noqa: E402
 from scipy.optimize import nnls  # noqa: E402
-from step_cost import StepCost, Work, counted  # noqa: E402
+from step_cost import StepCost, Work, count_cost  # noqa: E402
 from sweep import Sizes, config_of  # noqa: E402
-from text_table import aligned  # noqa: E402
+from text_table import format_table  # noqa: E402
 from variants import DTYPES  # noqa: E402
 
 from fastvgan.models.config import ModelConfig  # noqa: E402
 from fastvgan.runs.config import PRESETS  # noqa: E402
 
 PASSES = ROOT / "bench" / "results" / "convs-h100.json"
-_FLAGS = 3  # collectives of a step beside gradients and norms: two of "is finite", and the vote on stopping
-_GPU_TILE = 64  # channels that a matrix product on tensor cores is made of at least
+_FLAGS = 3  # collectives of a step besides gradients and norms: two of "is finite", and the vote on stopping
+_GPU_TILE = 64  # fewest channels in a matrix product on tensor cores
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rates:
         """Return the seconds of one operation; 0 for views and allocations."""
         if not work.bytes:
             return 0.0
-        return self.per_flop * tiled(work, self.tile) + self.per_byte * work.bytes + self.per_operation
+        return self.per_flop * count_tiled_flops(work, self.tile) + self.per_byte * work.bytes + self.per_operation
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class Network:
     hidden: float = 0.0
 
 
-# Nothing here has been measured by this project; docs/scaling.md names each as an assumption.
+# We have measured none of these figures; docs/scaling.md lists them as assumptions.
 NVLINK = Network("NVLink within a machine", 300e9, 20e-6)
 BETWEEN = Network("400 Gb/s for each GPU between machines", 40e9, 40e-6)
 
 
-def tiled(work: Work, tile: int) -> float:
+def count_tiled_flops(work: Work, tile: int) -> float:
     """Return an operation's FLOPs with its channels rounded up to whole tiles, as a GEMM kernel computes them."""
     return work.flops * math.prod(math.ceil(c / tile) * tile / c for c in work.channels)
 
@@ -96,7 +96,7 @@ def parts_of_step(cost: StepCost, device: Device) -> dict[str, float]:
     """Return the seconds of a step by their cause: "products", "memory" and "launches"."""
     busy = [(work, device.rates(work)) for work in cost.work if work.bytes]
     return {
-        "products": sum(rates.per_flop * tiled(work, rates.tile) for work, rates in busy),
+        "products": sum(rates.per_flop * count_tiled_flops(work, rates.tile) for work, rates in busy),
         "memory": sum(rates.per_byte * work.bytes for work, rates in busy),
         "launches": sum(rates.per_operation for _, rates in busy),
     }
@@ -107,7 +107,7 @@ def step_seconds(cost: StepCost, device: Device) -> float:
     return sum(device.rates(work).seconds(work) for work in cost.work)
 
 
-def exchanged_bytes(cost: StepCost, processes: int) -> float:
+def count_exchanged_bytes(cost: StepCost, processes: int) -> float:
     """Return the bytes that each process sends per step for the gradients of both networks, in a ring."""
     return 2 * (processes - 1) / processes * cost.fixed.gradients
 
@@ -119,7 +119,7 @@ def exchange_seconds(cost: StepCost, network: Network, processes: int) -> dict[s
     """
     if processes == 1:
         return {"gradients": 0.0, "norms": 0.0}
-    gradients = exchanged_bytes(cost, processes) / network.bytes_per_s + cost.fixed.buckets * network.latency
+    gradients = count_exchanged_bytes(cost, processes) / network.bytes_per_s + cost.fixed.buckets * network.latency
     return {
         "gradients": gradients * (1 - network.hidden),
         "norms": (cost.norms + _FLAGS) * network.latency,
@@ -131,19 +131,19 @@ def memory_bytes(cost: StepCost, on_gpu: bool = True) -> int:
     return cost.fixed.state + cost.fixed.gradients + on_gpu * cost.fixed.copies + cost.peak
 
 
-def decoded_bytes(model: ModelConfig, frames: int | None = None) -> int:
+def count_decoded_bytes(model: ModelConfig, frames: int | None = None) -> int:
     """Return the bytes of one uint8 clip, with the model's number of frames or the given one."""
     return (frames or model.frames) * model.height * model.width * model.channels
 
 
-def encoded_bytes(model: ModelConfig, bits_per_pixel: float, frames: int | None = None) -> int:
+def count_encoded_bytes(model: ModelConfig, bits_per_pixel: float, frames: int | None = None) -> int:
     """Return the bytes of one clip as a video file, by its bits per pixel of each frame."""
     return round((frames or model.frames) * model.height * model.width * bits_per_pixel / 8)
 
 
 def data_seconds(model: ModelConfig, batch: int, device: Device) -> float:
     """Return the seconds to copy a step's decoded clips to the device, which overlaps with the previous step."""
-    return batch * decoded_bytes(model) / (device.input_gb_per_s * 1e9)
+    return batch * count_decoded_bytes(model) / (device.input_gb_per_s * 1e9)
 
 
 def predict(cost: StepCost, model: ModelConfig, device: Device, network: Network, processes: int) -> dict[str, Any]:
@@ -171,17 +171,17 @@ Sample = tuple[float, float, float, float]  # FLOPs, bytes, operations, and the 
 
 
 def fit(samples: Sequence[Sample], tile: int = 1) -> Rates:
-    """Fit non-negative rates to the samples, by the least squares of relative errors.
+    """Fit non-negative rates to the samples by least squares of relative errors.
 
-    FLOPs of the samples have channels rounded up to `tile` already. By non-negative least squares (Lawson and Hanson,
-    1974) with each row divided by its seconds.
+    The samples' FLOPs already have channels rounded up to `tile`. The method is non-negative least squares (Lawson and
+    Hanson, 1974), with each row divided by its seconds.
 
     Raises:
-        ValueError: no sample, or one that took no time.
+        ValueError: there is no sample, or one took no time.
     """
     table = np.array(samples, dtype=float).reshape(-1, 4)
     if not len(table) or (table[:, 3] <= 0).any():
-        raise ValueError("rates are fitted to at least one sample, each of which took some time")
+        raise ValueError("fitting rates needs at least one sample, and each must have taken some time")
     scaled = table[:, :3] / table[:, 3:]
     largest = np.where(scaled.max(0) > 0, scaled.max(0), 1)
     found, _ = nnls(scaled / largest, np.ones(len(table)))
@@ -190,10 +190,10 @@ def fit(samples: Sequence[Sample], tile: int = 1) -> Rates:
 
 def sample_of(cost: StepCost, seconds: float, tile: int = 1) -> Sample:
     """Return a whole step as a sample for `fit`."""
-    return sum(tiled(work, tile) for work in cost.work), cost.bytes, cost.operations, seconds
+    return sum(count_tiled_flops(work, tile) for work in cost.work), cost.bytes, cost.operations, seconds
 
 
-def errors_left_out(samples: Sequence[Sample], tile: int = 1) -> list[float]:
+def cross_validate(samples: Sequence[Sample], tile: int = 1) -> list[float]:
     """Return, for each sample, the relative error of the rates fitted to all other samples."""
     errors = []
     for i, (flops, moved, operations, seconds) in enumerate(samples):
@@ -204,13 +204,13 @@ def errors_left_out(samples: Sequence[Sample], tile: int = 1) -> list[float]:
 
 
 def passes_as_samples(found: dict[str, Any], impl: str, tile: int = _GPU_TILE) -> list[Sample]:
-    """Return the passes in a file of bench/gpu/convs.py as samples, by "stock", "triton" or the "faster" one."""
+    """Return the passes in a file of bench/gpu/convs.py as samples, timed by "stock", "triton" or the "faster" one."""
     samples = []
     for row in found["passes"]:
         times = {"stock": min(row["stock_ms"].values()), "triton": row["triton_ms"]}
         milliseconds = min(times.values()) if impl == "faster" else times[impl]
         work = work_of_pass(row)
-        samples.append((tiled(work, tile), work.bytes, 1, milliseconds / 1e3))
+        samples.append((count_tiled_flops(work, tile), work.bytes, 1, milliseconds / 1e3))
     return samples
 
 
@@ -242,26 +242,26 @@ def table(presets: Sequence[str], counts: Sequence[int], device: Device) -> list
     rows = [head]
     for name in presets:
         config = PRESETS[name]
-        cost = counted(config, config.training.batch_size)
+        cost = count_cost(config, config.training.batch_size)
         for processes in counts:
             network = NVLINK if processes <= 8 else BETWEEN
             found = predict(cost, config.model, device, network, processes)
             cells = f"{1e3 * found['step_s']:.2f}", f"{found['videos_per_s']:,.0f}", f"{found['efficiency']:.0%}"
-            sizes = f"{memory_bytes(cost) / 1e9:.2f}", f"{exchanged_bytes(cost, processes) / 1e6:.0f}"
+            sizes = f"{memory_bytes(cost) / 1e9:.2f}", f"{count_exchanged_bytes(cost, processes) / 1e6:.0f}"
             rows.append((name, str(processes), *cells, *sizes, found["first"]))
-    return aligned(rows, range(1, 7))
+    return format_table(rows, range(1, 7))
 
 
-def fitted(paths: Sequence[Path]) -> list[str]:
+def fit_sweeps(paths: Sequence[Path]) -> list[str]:
     """Format the rates fitted to the steps of sweeps, and each step's error when it is left out of the fit.
 
     If several sweeps contain a step, its lowest time counts: other processes on a machine only add to it.
     """
-    rows = least([row for path in paths for row in steps_in(json.loads(path.read_text(encoding="utf-8")))])
+    rows = keep_lowest([row for path in paths for row in read_steps(json.loads(path.read_text(encoding="utf-8")))])
     tile = _GPU_TILE if any(row["on_gpu"] for row in rows) else 1
     samples = [sample_of(cost_of(row), row["seconds"], tile) for row in rows]
-    rates, errors = fit(samples, tile), errors_left_out(samples, tile)
-    cells = [("step", "ms", "off, left out", "peak MB", "of the count")]
+    rates, errors = fit(samples, tile), cross_validate(samples, tile)
+    cells = [("step", "ms", "error left out", "peak MB", "peak / count")]
     for row, error in zip(rows, errors, strict=True):
         peak = row.get("peak_bytes")
         of_count = f"{peak / cost_of(row).peak:.2f}" if peak else ""
@@ -269,10 +269,10 @@ def fitted(paths: Sequence[Path]) -> list[str]:
         cells.append((name_of(row), f"{1e3 * row['seconds']:.2f}", f"{error:+.0%}", megabytes, of_count))
     speeds = ((rates.per_flop, 1e12, "TFLOP/s"), (rates.per_byte, 1e9, "GB/s"))
     rates_in_words = [f"{1 / x / unit:.3g} {name}" if x else f"no limit by {name}" for x, unit, name in speeds]
-    rates_in_words.append(f"{1e6 * rates.per_operation:.3g} us an operation, tiles of {tile} channels")
+    rates_in_words.append(f"{1e6 * rates.per_operation:.3g} us per operation, tiles of {tile} channels")
     absolute = [abs(error) for error in errors]
     off = f"off by {statistics.median(absolute):.0%} (median), {max(absolute):.0%} (worst)"
-    return [*aligned(cells, range(1, 5)), ", ".join(rates_in_words), off]
+    return [*format_table(cells, range(1, 5)), ", ".join(rates_in_words), off]
 
 
 def write_steps(paths: Sequence[Path], out: Path) -> None:
@@ -284,14 +284,14 @@ def write_steps(paths: Sequence[Path], out: Path) -> None:
     keys = ("family", "dimension", "sizes", "dtype", "peak_bytes")
     steps = [
         {**{key: row.get(key) for key in keys}, "step_ms": round(1e3 * row["seconds"], 3)}
-        for row in least([row for found in files for row in steps_in(found)])
+        for row in keep_lowest([row for found in files for row in read_steps(found)])
     ]
     rows = ",\n".join("  " + json.dumps(step) for step in steps)
     lines = "".join(f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in {**head, "commit": commit}.items())
     out.write_text("{\n" + lines + f' "steps": [\n{rows}\n ]\n}}\n', encoding="utf-8")
 
 
-def steps_in(found: dict[str, Any]) -> list[dict[str, Any]]:
+def read_steps(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the single-process steps of a sweep, from a file of bench/gpu/scale.py or pytest-benchmark.
 
     "seconds" is CPU time if one thread was measured on the CPU.
@@ -306,7 +306,7 @@ def steps_in(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "on_gpu": on_gpu} for row in rows if "sizes" in row and row["sizes"]["processes"] == 1]
 
 
-def least(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def keep_lowest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each step's row with the lowest seconds, and the lowest peak memory if it was measured."""
     found: dict[Any, dict[str, Any]] = {}
     for row in rows:
@@ -330,19 +330,21 @@ def cost_of(row: dict[str, Any]) -> StepCost:
 
 @functools.cache
 def _cost(family: str, sizes: Sizes, dtype: str) -> StepCost:
-    return counted(config_of(family, sizes, sizes.batch), sizes.batch, DTYPES[dtype])
+    return count_cost(config_of(family, sizes, sizes.batch), sizes.batch, DTYPES[dtype])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", nargs="+", default=["digits", "reference", "clips", "clips-64"], choices=PRESETS)
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 8, 64])
-    parser.add_argument("--fit", nargs="+", type=Path, metavar="FILE", help="sweeps to fit rates to, instead of tables")
+    parser.add_argument(
+        "--fit", nargs="+", type=Path, metavar="FILE", help="fit rates to these sweeps instead of printing tables"
+    )
     parser.add_argument("--out", type=Path, help="write the steps of --fit to this JSON file")
     parsed = parser.parse_args()
     if parsed.fit and parsed.out:
         write_steps(parsed.fit, parsed.out)
-    print("\n".join(fitted(parsed.fit) if parsed.fit else table(parsed.presets, parsed.gpus, h100())))
+    print("\n".join(fit_sweeps(parsed.fit) if parsed.fit else table(parsed.presets, parsed.gpus, h100())))
     return 0
 
 

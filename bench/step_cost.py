@@ -1,7 +1,7 @@
 """The cost of one training step of any configuration: operations, bytes, memory and collectives, counted while it runs.
 
 The trainer's step runs on the CPU on two small batches. The counts of each operation are affine in the batch size, so
-two batches determine those of any other.
+two batches determine the counts of any other.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from variants import implementation
+from variants import use_implementation
 
 from fastvgan.data import open_source
 from fastvgan.models.discriminators import frame_stride
@@ -124,7 +124,7 @@ class Tracer(TorchDispatchMode):
         for tensor in made:
             self._hold(tensor.untyped_storage())
         moved = 0 if _is_free(function, given, made) else sum(x.numel() * x.element_size() for x in (*given, *made))
-        flops, channels = products(function, args, kwargs, results)
+        flops, channels = count_flops(function, args, kwargs, results)
         self.work.append(Work(function._schema.name, flops, moved, channels, self.live))
         return results
 
@@ -149,7 +149,7 @@ def _is_free(function, given: list[torch.Tensor], made: list[torch.Tensor]) -> b
     return bool(made) and all(x.untyped_storage().data_ptr() in there for x in made)
 
 
-def products(function, args: tuple, kwargs: dict[str, Any], results) -> tuple[int, tuple[int, ...]]:
+def count_flops(function, args: tuple, kwargs: dict[str, Any], results) -> tuple[int, tuple[int, ...]]:
     """Return the FLOPs of one operation, and, for one of our convolutions, the channels on both sides.
 
     A product and its sum are two FLOPs, and products with padding count, as in `torch.utils.flop_counter`, whose
@@ -164,47 +164,47 @@ def products(function, args: tuple, kwargs: dict[str, Any], results) -> tuple[in
     return (int(formula(*args, **kwargs, out_val=results)) if formula else 0), ()
 
 
-def _conv(small: torch.Tensor, weight: torch.Tensor) -> int:
-    """The cost of one pass of a convolution whose small side is `small`, forward or either gradient."""
+def _count_conv(small: torch.Tensor, weight: torch.Tensor) -> int:
+    """Count the FLOPs of one pass (forward or either gradient) of a convolution whose smaller side is `small`."""
     return 2 * small.shape[0] * math.prod(small.shape[2:]) * weight.numel()
 
 
-def _up(given: dict, y: torch.Tensor) -> tuple[int, torch.Tensor]:
-    return _conv(given["x"], given["weight"]), given["weight"]
+def _count_up(given: dict, y: torch.Tensor) -> tuple[int, torch.Tensor]:
+    return _count_conv(given["x"], given["weight"]), given["weight"]
 
 
-def _down(given: dict, y: torch.Tensor) -> tuple[int, torch.Tensor]:
-    return _conv(y, given["weight"]), given["weight"]
+def _count_down(given: dict, y: torch.Tensor) -> tuple[int, torch.Tensor]:
+    return _count_conv(y, given["weight"]), given["weight"]
 
 
-def _weight_grad(given: dict, weight: torch.Tensor) -> tuple[int, torch.Tensor]:
-    return _conv(given["small"], weight), weight
+def _count_weight_grad(given: dict, weight: torch.Tensor) -> tuple[int, torch.Tensor]:
+    return _count_conv(given["small"], weight), weight
 
 
-def _fused(given: dict, results) -> tuple[int, torch.Tensor]:
-    return (_up if given["transposed"] else _down)(given, results[0])
+def _count_fused(given: dict, results) -> tuple[int, torch.Tensor]:
+    return (_count_up if given["transposed"] else _count_down)(given, results[0])
 
 
-def _lstm(given: dict, results) -> tuple[int, torch.Tensor]:
-    """Two convolutions per time step, of the input and of the previous state, which keep the size."""
-    return sum(_conv(given["x"], given[name]) for name in ("weight_ih", "weight_hh")), given["weight_hh"]
+def _count_lstm(given: dict, results) -> tuple[int, torch.Tensor]:
+    """Count two convolutions per time step, of the input and of the previous state; both keep the size."""
+    return sum(_count_conv(given["x"], given[name]) for name in ("weight_ih", "weight_hh")), given["weight_hh"]
 
 
-def _lstm_backward(given: dict, results) -> tuple[int, torch.Tensor]:
-    """The passes in `wanted`, and the state's data gradient, which every previous time step needs."""
+def _count_lstm_backward(given: dict, results) -> tuple[int, torch.Tensor]:
+    """Count the passes in `wanted`, and the state's data gradient, which every previous time step needs."""
     wanted = given["wanted"]
     passes = {"weight_ih": wanted[0] + wanted[3], "weight_hh": 1 + wanted[4]}
-    return sum(count * _conv(given["x"], given[name]) for name, count in passes.items()), given["weight_hh"]
+    return sum(count * _count_conv(given["x"], given[name]) for name, count in passes.items()), given["weight_hh"]
 
 
 _CONVOLUTIONS: dict[str, Callable[[dict, Any], tuple[int, torch.Tensor]]] = {
-    "fastvgan::conv_up": _up,
-    "fastvgan::conv_down": _down,
-    "fastvgan::conv_weight_grad": _weight_grad,
-    "fastvgan::fused_conv": _fused,
-    "fastvgan::conv_lstm": _lstm,
-    "fastvgan::conv_lstm_forward": _lstm,
-    "fastvgan::conv_lstm_backward": _lstm_backward,
+    "fastvgan::conv_up": _count_up,
+    "fastvgan::conv_down": _count_down,
+    "fastvgan::conv_weight_grad": _count_weight_grad,
+    "fastvgan::fused_conv": _count_fused,
+    "fastvgan::conv_lstm": _count_lstm,
+    "fastvgan::conv_lstm_forward": _count_lstm,
+    "fastvgan::conv_lstm_backward": _count_lstm_backward,
 }
 
 
@@ -236,7 +236,7 @@ def with_batch(config: RunConfig, batch: int) -> RunConfig:
     return config.model_copy(update={"training": training})
 
 
-def count(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) -> StepCost:
+def trace_cost(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) -> StepCost:
     """Count the cost of a step without gradient penalty on exactly `batch` clips, by running it on the CPU.
 
     It uses the reference implementation, whose operations depend neither on the machine nor on sizes.
@@ -245,15 +245,15 @@ def count(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) ->
     first = next(
         number for number in itertools.count() if not any(map(step.has_gradient_penalty, (number, number + 1)))
     )
-    with implementation("reference"), Tracer() as tracer:
-        runner(first)  # leaves gradients behind, as every later step finds them
+    with use_implementation("reference"), Tracer() as tracer:
+        runner(first)  # creates the gradients that every later step finds
         tracer.restart()
         runner(first + 1)
         work = tracer.work
-    return StepCost(batch, work, _fixed(step))
+    return StepCost(batch, work, _count_fixed(step))
 
 
-def _fixed(step: AdversarialStep) -> Fixed:
+def _count_fixed(step: AdversarialStep) -> Fixed:
     networks = step.generator, step.discriminator
     parameters = [list(network.parameters()) for network in networks]
     held = [x for network in (*networks, step.ema) for x in (*network.parameters(), *network.buffers())]
@@ -268,7 +268,7 @@ def _fixed(step: AdversarialStep) -> Fixed:
     )
 
 
-def counted(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) -> StepCost:
+def count_cost(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) -> StepCost:
     """Return the cost of a step of `batch` clips, linearly extrapolated from two small batches if it is large.
 
     Raises:
@@ -276,15 +276,15 @@ def counted(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat16) 
     """
     small = 2 * frame_stride(config.model)  # pairs of clips share a condition; all together they show every frame
     if batch <= 2 * small:
-        return count(config, batch, dtype)
-    first, second = (count(config, size, dtype) for size in (small, 2 * small))
+        return trace_cost(config, batch, dtype)
+    first, second = (trace_cost(config, size, dtype) for size in (small, 2 * small))
     if [work.name for work in first.work] != [work.name for work in second.work]:
         raise ValueError(f"steps of {small} and {2 * small} clips run different operations")
     share = batch / small - 1
 
-    def extended(one: Work, two: Work) -> Work:
+    def extrapolate(one: Work, two: Work) -> Work:
         pairs = ((one.flops, two.flops), (one.bytes, two.bytes), (one.live, two.live))
         flops, moved, live = (round(a + share * (b - a)) for a, b in pairs)
         return Work(one.name, flops, moved, one.channels, live)
 
-    return StepCost(batch, list(map(extended, first.work, second.work)), first.fixed)
+    return StepCost(batch, list(map(extrapolate, first.work, second.work)), first.fixed)

@@ -5,7 +5,7 @@ from typing import Any
 import whole_steps
 from roofline import floor, peaks
 from targets import is_ours, overall, verdicts
-from text_table import aligned
+from text_table import format_table
 
 CEILINGS = "ceilings"
 # Facts about a variant that the summary keeps.
@@ -38,7 +38,7 @@ def summarise(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def merge_runs(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Merge several files of pytest-benchmark.
 
     Raises:
@@ -122,9 +122,9 @@ def as_text(summary: dict[str, Any]) -> str:
         f"{name} {rate:g} {'GFLOP/s' if name.startswith('gemm') else 'GB/s'}"
         for name, rate in summary["ceilings"].items()
     )
-    rows = [("", "best stock", "ms", "ours", "ms", "floor", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "wanted")]
+    rows = [("", "best stock", "ms", "ours", "ms", "floor", "ratio", "GFLOP/s", "GEMM", "GB/s", "copy", "targets")]
     rows += [_row(name, group) for name, group in summary["groups"].items()]
-    lines = aligned(rows, (2, *range(4, 11)))
+    lines = format_table(rows, (2, *range(4, 11)))
     steps = whole_steps.table(summary["groups"])
     of_groups = [target for group in summary["groups"].values() for target in group["targets"]]
     targets = [*of_groups, *summary["overall"]]

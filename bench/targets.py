@@ -58,13 +58,13 @@ def when_large(measure: Callable[[Group], float | None]) -> Callable[[Group], fl
 
 
 def times_floor(group: Group) -> float | None:
-    """Our time divided by that of the same FLOPs in GEMMs at the peak rate."""
-    reached = group.get("share_of_gemm_by_usual_count")  # as the floor of 0.41 s was counted
+    """Return our time divided by the time of the same FLOPs in GEMMs at the peak rate."""
+    reached = group.get("share_of_gemm_by_usual_count")  # the floor of 0.41 s was counted this way
     return 1 / reached if reached else None
 
 
 def by_graphs(group: Group) -> float | None:
-    """Median of our best variant without CUDA graphs, divided by that of our best one with them."""
+    """Return the median of our best variant without CUDA graphs divided by the median of our best one with them."""
     medians = {n: v["median_ms"] for n, v in group["variants"].items() if is_ours(n)}
     replayed = [median for name, median in medians.items() if name.endswith("-graph")]
     eager = [median for name, median in medians.items() if not name.endswith("-graph")]
@@ -72,12 +72,12 @@ def by_graphs(group: Group) -> float | None:
 
 
 def overhead(group: Group) -> float | None:
-    """Share of our step in which no operation runs."""
+    """Return the share of our step in which no operation runs."""
     return group["variants"].get(group["ours"], {}).get("overhead")
 
 
 def memory(group: Group) -> float | None:
-    """Peak memory of our best variant divided by the lowest of all stock variants."""
+    """Return the peak memory of our best variant divided by the lowest peak of all stock variants."""
     peaks = {n: v["peak_bytes"] for n, v in group["variants"].items() if v.get("peak_bytes")}
     theirs = [peak for name, peak in peaks.items() if not is_ours(name)]
     return peaks[group["ours"]] / min(theirs) if theirs and group["ours"] in peaks else None
@@ -112,7 +112,7 @@ TARGETS = [
     Target(r"^train step", "x stock's peak memory", 0.7, memory, at_most=True),
     Target(r"^trainer: ", "of a step without an operation", 0.03, overhead, at_most=True),
     Target(GPU_CONV, "x best stock, else auto leaves it to that", 0.9, BEST),
-    # By the usual count, as cuDNN's rates are given.
+    # cuDNN's rates are given by the usual count.
     Target(GPU_CONV, "of GEMM by the usual count", 0.65, when_large(share("gemm_by_usual_count"))),
     Target(r"^GPU: ConvTranspose3d \+ BatchNorm3d \+ ReLU ", "x best stock", 1.5, BEST),
     Target(r"^GPU: ConvTranspose3d \+ tanh 64→3 ", "x best stock", 3, BEST),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from variants import DTYPES, TINY, bytes_of, describe, device, timed
+from variants import DTYPES, TINY, bytes_of, describe, device, time_call
 
-# A GPU is only full at sizes that take a CPU seconds.
+# Only sizes that take a CPU seconds occupy a GPU fully.
 SIZES = [1024] if TINY else [1024, 2048, 4096] + [8192] * (device().type == "cuda")
 MEGABYTES = {"copy": 256, "copy in cache": 8}
 
@@ -26,7 +26,7 @@ def as_in_convolutions():
 def test_gemm(benchmark, as_in_convolutions, dtype, size):
     a, b = (torch.randn(size, size, device=device(), dtype=DTYPES[dtype]) for _ in range(2))
     describe(benchmark, "ceilings", f"gemm {size} {dtype}", dtype, flops=2 * size**3, ceiling="gemm")
-    timed(benchmark, lambda: torch.mm(a, b))
+    time_call(benchmark, lambda: torch.mm(a, b))
 
 
 @pytest.mark.parametrize("kind", MEGABYTES)
@@ -34,5 +34,5 @@ def test_copy(benchmark, kind):
     source = torch.ones(MEGABYTES[kind] * 2**20 // 4, device=device())
     target = torch.zeros_like(source)
     describe(benchmark, "ceilings", kind, "fp32", bytes=bytes_of(source, target), ceiling=kind)
-    timed(benchmark, lambda: target.copy_(source))
+    time_call(benchmark, lambda: target.copy_(source))
     assert torch.equal(source, target)

@@ -1,7 +1,7 @@
 """Each pass of each convolution of the reference networks: forward, data gradient, weight gradient.
 
 Ours are `conv_up`, `conv_down`, `conv_weight_grad` and, followed by tanh, `fused_conv`. Stock PyTorch's gradients are
-aten's convolution_backward with one of them requested. All are compared with float64 over the whole batch.
+aten's convolution_backward with one gradient requested. All results are compared with float64 over the whole batch.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from networks import BATCH, conv_flops, share_inside
-from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, timed
+from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, time_call
 
 from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, fused_conv
 from fastvgan_kernels.fused_conv import Geometry
@@ -118,7 +118,7 @@ def our_pass(layer, which):
 def test_conv(benchmark, layer, which, dtype, variant):
     mode, layout = variant.split("-")
     tensors, flops = problem(layer, DTYPES[dtype], FORMATS[layout])
-    # x, weight and dy each have the shape of an operand or of the result, whichever pass it is.
+    # In every pass, x, weight and dy each have the shape of an operand or of the result.
     describe(benchmark, f"{layer}, {which}, {dtype}", variant, dtype, **flops, bytes=bytes_of(*tensors))
     if mode == "ours":
         run, theirs = our_pass(layer, which), stock_pass(layer, which)
@@ -126,4 +126,4 @@ def test_conv(benchmark, layer, which, dtype, variant):
         assert_as_accurate([run(*tensors)], [theirs(*tensors)], [exact], 2 if which == "forward" else 3)
     else:
         run = in_mode(stock_pass(layer, which), mode)
-    timed(benchmark, lambda: run(*tensors))
+    time_call(benchmark, lambda: run(*tensors))

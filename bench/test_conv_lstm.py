@@ -15,15 +15,15 @@ from variants import (
     forward_backward,
     in_float64,
     in_layout,
-    off,
+    relative_error,
     stock,
-    timed,
+    time_call,
 )
 
 from fastvgan.layers import ConvLSTM
 
 STEPS, SIZE, CHANNELS, KERNEL = 4 if TINY else 16, 16, 64, 3
-# Of the largest value, against stock float32, which on a GPU is multiplied in tf32.
+# Allowed errors relative to the largest value, against stock float32, which a GPU multiplies in tf32.
 LOOSE = {"fp32": 2e-5 if device().type == "cpu" else 5e-3, "bf16": 5e-2}
 
 
@@ -60,7 +60,7 @@ class OutputOnly(nn.Module):
 
 
 def check(plain, x, dy, dtype):
-    """Compare with float64 on a few clips, and with stock float32 on all, where float64 would take minutes.
+    """Compare with float64 on a few clips, and with stock float32 on all clips, on which float64 would take minutes.
 
     The recurrence never mixes clips, so a few clips run the same code. The whole batch adds the clips' offsets and the
     weight gradients' sum, for which float32 is accurate enough.
@@ -70,14 +70,15 @@ def check(plain, x, dy, dtype):
     few = slice(0, None, max(1, x.shape[0] // 2))
     mine, theirs = (forward_backward(m, x[few], dy[few], dtype)() for m in (OutputOnly(plain), plain))
     exact = forward_backward(in_float64(plain), x[few].double(), dy[few].double())()
-    assert_as_accurate(joined(mine), theirs, exact, 3)
+    assert_as_accurate(join_weight_grads(mine), theirs, exact, 3)
     mine, theirs = forward_backward(OutputOnly(plain), x, dy, dtype)(), forward_backward(plain, x.float(), dy.float())()
-    for ours, right in zip(joined(mine), theirs, strict=True):
-        assert off(ours, right) < LOOSE[dtype], f"off by {off(ours, right):.2g} over the whole batch"
+    for ours, right in zip(join_weight_grads(mine), theirs, strict=True):
+        error = relative_error(ours, right)
+        assert error < LOOSE[dtype], f"off by {error:.2g} over the whole batch"
 
 
-def joined(results):
-    """Concatenate the gradients of our two weights, as the plain loop has one; keep the other results."""
+def join_weight_grads(results):
+    """Concatenate the gradients of our two weights, since the plain loop has one weight; keep the other results."""
     y, dx, weight_ih, weight_hh, bias = results
     return y, dx, torch.cat((weight_ih, weight_hh), 1), bias
 
@@ -99,4 +100,4 @@ def test_conv_lstm(benchmark, dtype, variant):
         module = OutputOnly(plain)
     else:
         module, x = stock(plain, variant, x)
-    timed(benchmark, forward_backward(module, x, dy, dtype))
+    time_call(benchmark, forward_backward(module, x, dy, dtype))

@@ -1,4 +1,4 @@
-"""Public architectures, stock and after fuse(), both memory formats in turns: `python bench/fuse.py` tabulates them.
+"""Public architectures, stock and after fuse(), both memory formats in turns; `python bench/fuse.py` prints a table.
 
 pytest-benchmark receives the times of rounds in which all variants took turns, so that other load on the machine
 affects all of them equally.
@@ -7,12 +7,12 @@ affects all of them equally.
 import functools
 
 import pytest
-from fuse_cells import Cell, cells, times
+from fuse_cells import Cell, cells, time_cell
 from variants import FORMATS, TINY, describe, device
 
 
 class Replay:
-    """A clock that a function from `rounds(seconds)` advances by the next of these times."""
+    """A clock; each call of the function that `rounds(seconds)` returns advances it by the next of these times."""
 
     def __init__(self):
         self.now = 0.0
@@ -34,12 +34,12 @@ SIDES = {"eager": "stock", "ours": "fused"}
 
 
 @functools.lru_cache(maxsize=1)
-def measured(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float]]:
-    """Measure all variants of a cell before the first of its tests."""
-    return times(cell, rounds)
+def measure_cell(cell: Cell, rounds: int | None) -> dict[tuple[str, str], list[float]]:
+    """Measure all variants of a cell at once, for the first of its tests."""
+    return time_cell(cell, rounds)
 
 
-@pytest.mark.skipif(device().type == "cuda", reason="its networks have the size for two threads of a CPU")
+@pytest.mark.skipif(device().type == "cuda", reason="the networks are sized for two CPU threads")
 @pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize("variant", [f"{side}-{layout}" for side in SIDES for layout in FORMATS])
 @pytest.mark.parametrize("cell", list(cells()), ids=lambda cell: cell.name.replace(", ", "-").replace(" ", ""))
@@ -47,5 +47,5 @@ def test_fuse(benchmark, cell, variant):
     describe(benchmark, f"fuse: {cell.name}", variant, cell.dtype)
     side, layout = variant.split("-")
     once = TINY or not benchmark.enabled
-    seconds = measured(cell, 1 if once else None)[SIDES[side], layout]
+    seconds = measure_cell(cell, 1 if once else None)[SIDES[side], layout]
     benchmark.pedantic(CLOCK.rounds(seconds), rounds=len(seconds))

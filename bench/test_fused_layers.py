@@ -1,6 +1,6 @@
-"""A convolution, batch norm and an activation in training, forward and backward: our one module against three.
+"""A convolution, batch norm and an activation in training, forward and backward: one module of ours against three.
 
-bf16 is autocast over float32 parameters, and, as further variants of the same group ("pure"), parameters of bf16.
+bf16 means autocast over float32 parameters; the variants with "pure" in the same group have bf16 parameters.
 """
 
 import copy
@@ -21,7 +21,7 @@ from variants import (
     in_float64,
     load_in_order,
     stock,
-    timed,
+    time_call,
 )
 
 from fastvgan.layers import ConvNormAct3d, ConvTransposeNormAct3d
@@ -91,4 +91,4 @@ def test_fused_layer(benchmark, layer, dtype, variant):
         check(module, reference, x, dy, autocast_to)
     else:
         module, x = stock(reference, variant, x)
-    timed(benchmark, forward_backward(module, x, dy, autocast_to))
+    time_call(benchmark, forward_backward(module, x, dy, autocast_to))

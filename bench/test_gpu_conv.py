@@ -1,7 +1,8 @@
-"""Convolutions of video networks on one GPU, each pass apart, in bfloat16: `conv_up`, `conv_down`, `conv_weight_grad`
-against cuDNN.
+"""Each pass of convolutions of video networks on one GPU, in bfloat16: our operations against cuDNN.
 
-torch.compile is measured in forward alone: it hands aten's convolution_backward to cuDNN as eager PyTorch does.
+Ours are `conv_up`, `conv_down` and `conv_weight_grad`.
+
+torch.compile is measured only in the forward pass: it calls cuDNN for the gradients as eager PyTorch does.
 """
 
 import functools
@@ -9,15 +10,25 @@ from dataclasses import replace
 
 import pytest
 import torch
-from on_gpu import AUTOTUNE, DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
-from variants import DTYPES, FORMATS, TINY, assert_as_accurate, assert_plausible, bytes_of, describe, timed
+from on_gpu import (
+    AUTOTUNE,
+    DTYPE,
+    EAGER,
+    OURS,
+    assert_supported,
+    compile_variant,
+    only_here,
+    prepare_call,
+    split_variant,
+)
+from variants import DTYPES, FORMATS, TINY, assert_as_accurate, assert_plausible, bytes_of, describe, time_call
 
 from bench.test_conv import Layer, our_pass, problem, stock_pass
 
 pytestmark = only_here
 
 same = functools.partial(Layer, kernel=3, stride=1)
-LAYERS = {  # 7 to 275 GFLOP a pass, sizes of 4³ to 64³
+LAYERS = {  # 7 to 275 GFLOP per pass, sizes of 4³ to 64³
     "up-512-256-from-4": Layer(512, 256, 4, transposed=True, batch=64),
     "up-256-128-from-8": Layer(256, 128, 8, transposed=True, batch=64),
     "up-128-64-from-16": Layer(128, 64, 16, transposed=True, batch=32),
@@ -46,13 +57,13 @@ def group(layer, which):
     return f"GPU: {layer}, {facts}, {which}, {DTYPE}"
 
 
-def sized(layer):
+def shrink_if_tiny(layer):
     return replace(layer, inputs=layer.inputs // 16, outputs=layer.outputs // 16, size=2, batch=2) if TINY else layer
 
 
 @functools.lru_cache(maxsize=1)
-def known(layer, which):
-    """The result in float64, and stock PyTorch's in our layout: the same for all variants of a problem."""
+def compute_expected(layer, which):
+    """Compute the result in float64, and by stock PyTorch in our layout; all variants of a problem share them."""
     tensors, _ = problem(layer, DTYPES[DTYPE], FORMATS["channels_last"])
     stock = stock_pass(layer, which)
     return stock(*(t.double() for t in tensors)), stock(*tensors)
@@ -61,16 +72,16 @@ def known(layer, which):
 @torch.no_grad()
 @pytest.mark.parametrize("layer, which, variant", CASES)
 def test_gpu_conv(benchmark, layer, which, variant):
-    mode, layout, _ = parts(variant)
-    name, layer = group(layer, which), sized(layer)
+    mode, layout, _ = split_variant(variant)
+    name, layer = group(layer, which), shrink_if_tiny(layer)
     tensors, flops = problem(layer, DTYPES[DTYPE], layout)
     describe(benchmark, name, variant, DTYPE, **flops, bytes=bytes_of(*tensors))
-    exact, stock = known(layer, which)
+    exact, stock = compute_expected(layer, which)
     if mode == "ours":
-        assert_serves(tensors[0], *OPERATIONS)
+        assert_supported(tensors[0], *OPERATIONS)
         function = our_pass(layer, which)
         assert_as_accurate([function(*tensors)], [stock], [exact], 2 if which == "forward" else 3)
     else:
-        function = compiled(stock_pass(layer, which), variant)
+        function = compile_variant(stock_pass(layer, which), variant)
         assert_plausible([function(*tensors)], [exact])
-    timed(benchmark, ready(lambda: (function(*tensors),), variant), seconds=0.3)
+    time_call(benchmark, prepare_call(lambda: (function(*tensors),), variant), seconds=0.3)

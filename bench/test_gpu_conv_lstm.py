@@ -5,8 +5,8 @@ import functools
 import pytest
 import torch
 from networks import conv_flops, share_inside
-from on_gpu import DTYPE, EAGER, OURS, assert_serves, compiled, only_here, parts, ready
-from variants import DTYPES, TINY, describe, device, forward_backward, in_layout, off, timed
+from on_gpu import DTYPE, EAGER, OURS, assert_supported, compile_variant, only_here, prepare_call, split_variant
+from variants import DTYPES, TINY, describe, device, forward_backward, in_layout, relative_error, time_call
 
 from bench.test_conv_lstm import KERNEL, LOOSE, OutputOnly, PlainConvLSTM, check
 from bench.test_gpu_layers import forward_alone
@@ -14,7 +14,7 @@ from bench.test_gpu_layers import forward_alone
 pytestmark = only_here
 
 CHANNELS, STEPS, SIZE = 128, 16, 64
-# Sixteen steps take torch.compile a minute or more, so of it there is what is fastest: captured, and in our layout.
+# torch.compile takes a minute or more for sixteen steps, so only its fastest variants are run: captured, in our layout.
 VARIANTS = [*EAGER, "compile-channels_last-graph", "autotune-channels_last-graph", *OURS]
 PASSES = {"forward": (forward_alone, 1), "forward + backward": (forward_backward, 3)}
 CASES = [
@@ -24,7 +24,7 @@ CASES = [
 
 
 def problem(batch):
-    """The stock network, x and dy, and what a pass over them costs."""
+    """Make the stock network, x and dy; return them with the FLOPs of a pass, also counted without padding."""
     channels, steps, size, batch = (4, 2, 3, 2) if TINY else (CHANNELS, STEPS, SIZE, batch)
     torch.manual_seed(0)
     plain = PlainConvLSTM(channels).to(device())
@@ -34,8 +34,8 @@ def problem(batch):
 
 
 @functools.lru_cache(maxsize=1)
-def known(batch, what):
-    """The results in float32, contiguous and eager."""
+def compute_expected(batch, what):
+    """Compute the results by stock PyTorch in float32, contiguous and eager."""
     plain, x, dy, *_ = problem(batch)
     return PASSES[what][0](plain, x.float(), dy.float(), "fp32")()
 
@@ -43,19 +43,20 @@ def known(batch, what):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("batch, what", CASES)
 def test_gpu_conv_lstm(benchmark, batch, what, variant):
-    mode, layout, _ = parts(variant)
+    mode, layout, _ = split_variant(variant)
     plain, x, dy, flops, needed = problem(batch)
     runs, passes = PASSES[what]
     group = f"GPU: ConvLSTM {CHANNELS}→{CHANNELS}, {STEPS} steps of {SIZE}x{SIZE}, batch {batch}, {what}, {DTYPE}"
-    moved = 2 * passes * x.numel() * x.element_size()  # x and the output; backward, these again with dx and dy
+    moved = 2 * passes * x.numel() * x.element_size()  # x and the output; in backward these again, dx and dy
     describe(benchmark, group, variant, DTYPE, flops=passes * flops, needed_flops=passes * needed, bytes=moved)
     x, plain = x.contiguous(memory_format=layout), in_layout(plain, layout)
     if mode == "ours":
-        assert_serves(x, "conv_lstm", "conv_down", "conv_up", "conv_weight_grad")
+        assert_supported(x, "conv_lstm", "conv_down", "conv_up", "conv_weight_grad")
         check(plain, x, dy, DTYPE)
         run = runs(OutputOnly(plain), x, dy, DTYPE)
     else:
-        run = runs(compiled(plain, variant), x, dy, DTYPE)
-        for theirs, right in zip(run(), known(batch, what), strict=True):
-            assert off(theirs, right) < LOOSE[DTYPE], f"stock is off by {off(theirs, right):.2g}"
-    timed(benchmark, ready(run, variant), seconds=0.5)
+        run = runs(compile_variant(plain, variant), x, dy, DTYPE)
+        for theirs, right in zip(run(), compute_expected(batch, what), strict=True):
+            error = relative_error(theirs, right)
+            assert error < LOOSE[DTYPE], f"stock is off by {error:.2g}"
+    time_call(benchmark, prepare_call(run, variant), seconds=0.5)

@@ -1,23 +1,23 @@
-"""The whole training step on one GPU: variants of stock PyTorch's loop, from the textbook's on, against ours."""
+"""The whole training step on one GPU: variants of stock PyTorch's loop, from the textbook version on, against ours."""
 
 import pytest
 import torch
 from memory import graphs_bytes, peak_bytes
 from networks import step_flops
-from on_gpu import DTYPE, ON_GPU, assert_serves, captured, only_here, parts
+from on_gpu import DTYPE, ON_GPU, assert_supported, capture_graph, only_here, split_variant
 from our_step import CHECKED, Ours, batch_of, problem, stock_inputs
 from stock_loop import StockLoop
-from variants import DTYPES, TINY, describe, device, timed
+from variants import DTYPES, TINY, describe, device, time_call
 
 from fastvgan.runs.config import PRESETS
 from fastvgan_kernels import choice
 
 pytestmark = only_here
 
-# The textbook's loop, what a user of stock PyTorch can make of it, and the same with all of the loop in one CUDA graph.
+# The textbook loop, faster versions that users of stock PyTorch can write, and these as one CUDA graph.
 STOCK = ["fp32-eager-contiguous", "bf16-eager-channels_last", "bf16-compile-channels_last"]
 STOCK += ["bf16-compile-channels_last-graph", "bf16-autotune-channels_last-graph"]
-# Auto leaves the convolutions on a GPU to stock PyTorch until ours are measured there; then there is the step alone.
+# On a GPU, auto leaves convolutions to stock PyTorch until ours are measured there; then only the step is ours.
 OURS = [f"{ours}-channels_last{graph}" for ours in ("ours_auto", "ours_triton") for graph in ("", "-graph")]
 
 
@@ -25,16 +25,16 @@ def ours(preset: str, mode: str, graphs: bool, monkeypatch):
     """Return a function that runs our step, and one that returns whether all losses and gradients were finite."""
     monkeypatch.setenv(choice.ENVIRONMENT, mode.removeprefix("ours_"))
     if mode == "ours_triton":
-        serves_or_skip()
+        skip_unless_supported()
     mine = Ours(preset, graphs)
     mine.check()
-    return mine.runs(mine.problem.batch), mine.well
+    return mine.make_runner(mine.problem.batch), mine.is_finite
 
 
-def serves_or_skip() -> None:
+def skip_unless_supported() -> None:
     try:
         x = torch.empty(2, 2, 2, 2, 2, device=device(), dtype=DTYPES[DTYPE])
-        assert_serves(x, "conv_up", "conv_down", "conv_weight_grad", "norm_act")
+        assert_supported(x, "conv_up", "conv_down", "conv_weight_grad", "norm_act")
     except ValueError as error:
         pytest.skip(str(error))
 
@@ -49,7 +49,7 @@ def stock(preset: str, variant: str, graph: bool):
     loop = StockLoop(variant, model, **adam)
     real, z = stock_inputs(batch_of(model, size), loop.layout)
     run = lambda: loop(real, z)  # noqa: E731
-    run = captured(run) if graph else run
+    run = capture_graph(run) if graph else run
     return run, lambda: torch.isfinite(torch.stack(run())).all()
 
 
@@ -64,15 +64,19 @@ def facts_of(preset: str, dtype: str) -> dict:
 
 
 @pytest.mark.parametrize("preset", CHECKED)
-@pytest.mark.parametrize("variant", [*OURS, *STOCK])  # what takes longest to compile comes last
+@pytest.mark.parametrize("variant", [*OURS, *STOCK])  # the slowest to compile are last
 def test_gpu_train_step(benchmark, monkeypatch, preset, variant):
     dtype = next((name for name in DTYPES if variant.startswith(name)), DTYPE)
-    mode, _, graph = parts(variant.removeprefix(f"{dtype}-"))
+    mode, _, graph = split_variant(variant.removeprefix(f"{dtype}-"))
     group = f"GPU: train step, preset {preset}, batch {PRESETS[preset].training.batch_size}"
     describe(benchmark, group, variant, dtype, **facts_of(preset, dtype))
-    run, well = ours(preset, mode, graph, monkeypatch) if mode.startswith("ours") else stock(preset, variant, graph)
-    timed(benchmark, run, seconds=1)
-    assert well(), "losses or gradients are not finite"
+    if mode.startswith("ours"):
+        run, is_finite = ours(preset, mode, graph, monkeypatch)
+    else:
+        run, is_finite = stock(preset, variant, graph)
+    time_call(benchmark, run, seconds=1)
+    assert is_finite(), "losses or gradients are not finite"
     if benchmark.enabled and not TINY:
-        # Of a warm step's, beside weights and moments, which all have; what a graph works in is there before it.
+        # The peak of a warm step, above weights and moments, which all variants have. The memory pool of a graph exists
+        # before the step, so it is added.
         benchmark.extra_info["peak_bytes"] = peak_bytes(run) + (graphs_bytes() if graph and ON_GPU else 0)

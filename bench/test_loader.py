@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
-from variants import TINY, describe, device, timed
+from variants import TINY, describe, device, time_call
 
 from fastvgan.data.clips import ClipSource, items_from_folder, items_from_manifest
 from fastvgan.data.folders.layouts import Layout
@@ -19,7 +19,7 @@ from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
 from fastvgan.files.video import encode
 
-# Of a clip, its height and width; clips in a batch; batches in a round.
+# Frames per clip, its height and width, clips per batch, batches per round.
 FRAMES, SIZE, BATCH, BATCHES = (8, 112, 4, 2) if TINY else (16, 112, 16, 4)
 FILES, LENGTH, HEIGHT, WIDTH = (2, 36, 240, 320) if TINY else (8, 120, 240, 320)
 ACROSS = round(SIZE * WIDTH / HEIGHT)  # the width of a frame that is scaled to the clip's height
@@ -59,7 +59,7 @@ class UsualDataset(Dataset):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Folders of files of each codec: a texture that drifts, with noise, so that it is about as hard as real video."""
+    """One folder of files per codec: a drifting texture with noise, about as hard to decode as real video."""
     folder = tmp_path_factory.mktemp("loader")
     rng = np.random.default_rng(0)
     for codec, gop in (("vp9", 12), ("h264", None)):
@@ -88,7 +88,7 @@ def ours(files, codec, decoder, workers):
 
 
 def check(files, codec, decoder):
-    """Check our clips against the usual dataset's at the same place, apart from differences in scaling."""
+    """Check our clips against the usual dataset's of the same frames, apart from differences in scaling."""
     items, source = ours(files, codec, decoder, 1)
     batches = source.batches(8, seed=0)
     video = next(batches).video.cpu()
@@ -120,14 +120,14 @@ def test_loader(benchmark, files, codec, decoder, workers, variant):
     if variant == "ours":
         check(files, codec, decoder)
         batches = ours(files, codec, decoder, workers)[1].batches(BATCH, seed=1)
-    elif decoder == "shards":  # what is saved is decoding as we do it
+    elif decoder == "shards":  # compare with our own decoding, which shards save
         batches = ours(files, codec, "pyav", workers)[1].batches(BATCH, seed=1)
     else:
         paths = sorted((files / codec).iterdir())
         batches = iter(DataLoader(UsualDataset(paths), BATCH, shuffle=True, num_workers=workers))
     name = f"ours-{decoder}" if variant == "ours" else "pyav" if decoder == "shards" else "dataloader"
     describe(benchmark, group, name, "uint8", videos=clips)
-    # Several at a time: with two workers, batches come in pairs.
-    timed(benchmark, lambda: list(itertools.islice(batches, BATCHES)), seconds=6)
+    # Time several batches at once: with two workers, they arrive in pairs.
+    time_call(benchmark, lambda: list(itertools.islice(batches, BATCHES)), seconds=6)
     if hasattr(batches, "close"):
         batches.close()

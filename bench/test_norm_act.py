@@ -19,19 +19,19 @@ from variants import (
     in_float64,
     load_in_order,
     stock,
-    timed,
+    time_call,
 )
 
 from fastvgan.layers import BatchNormAct3d
 
-# The tiny ones too are larger than what auto leaves to stock PyTorch.
+# Even the tiny shapes are larger than those that auto leaves to stock PyTorch.
 SHAPES = [(9 if TINY else 64, 128, 8, 8, 8), (3 if TINY else 64, 64, 16, 16, 16)]
 ACTIVATIONS = {"relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2)}
 SMOOTH = {"silu": nn.SiLU(), "gelu": nn.GELU()}
-# How often x, y, dy or dx goes by. The mean of x must be known before the first y, and that of dy before the first dx:
-# those are read twice where they exceed the cache. Evaluation: x, y; forward: x, x, y; backward: dy, x, dy, x, dx.
+# Transfers of x, y, dy and dx. The mean of x must be known before the first y, and the mean of dy before the first dx,
+# so x and dy are read twice if they exceed the cache. Evaluation: x, y; forward: x, x, y; backward: dy, x, dy, x, dx.
 TRANSFERS = {"evaluation": 2, "forward": 3, "forward + backward": 8}
-# With a residual also that; in backward dy, x, residual, its gradient, and then that, x, dx.
+# The residual adds one transfer. Backward: dy, x, residual, its gradient; then its gradient, x, dx.
 RESIDUAL_TRANSFERS = {"evaluation": 3, "forward": 4, "forward + backward": 11}
 
 
@@ -98,7 +98,7 @@ def test_norm_act(benchmark, shape, what, activation, dtype, variant):
         check(module, reference, x, dy, what)
     else:
         module, x = stock(reference, variant, x)
-    timed(benchmark, runner(module, x, dy, what))
+    time_call(benchmark, runner(module, x, dy, what))
 
 
 @pytest.mark.parametrize("variant", [*STOCK, *(f"ours-{layout}" for layout in FORMATS)])
@@ -122,4 +122,4 @@ def test_norm_residual_relu(benchmark, shape, what, dtype, variant):
         assert_as_accurate(runner(module, x, dy, what)(), runner(reference, x, dy, what)(), exact, 3)
     else:
         module, x = stock(reference, variant, x)
-    timed(benchmark, runner(module, x, dy, what))
+    time_call(benchmark, runner(module, x, dy, what))

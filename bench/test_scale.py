@@ -12,9 +12,9 @@ import pytest
 import torch
 from memory import peak_bytes
 from on_gpu import DTYPE
-from peers import stepping
+from peers import start_peers
 from sweep import points, runner_of
-from variants import TINY, describe, device, timed
+from variants import TINY, describe, device, time_call
 
 
 def least_cpu_seconds(run) -> float:
@@ -33,9 +33,9 @@ def test_scale(benchmark, point):
     facts = {"family": point.family, "dimension": point.dimension, "sizes": asdict(sizes)}
     videos = sizes.processes * sizes.batch
     describe(benchmark, f"scale: {point.family} {point.dimension}", f"ours {point.name}", DTYPE, videos=videos, **facts)
-    together = stepping(point) if sizes.processes > 1 else contextlib.nullcontext(runner_of(point))
+    together = start_peers(point) if sizes.processes > 1 else contextlib.nullcontext(runner_of(point))
     with together as (run, step):
-        timed(benchmark, run, seconds=0.3, fewest=3)
+        time_call(benchmark, run, seconds=0.3, fewest=3)
         assert torch.isfinite(step.totals).all() and not step.totals[0, -1], "losses or gradients are not finite"
         if benchmark.enabled and not TINY and sizes.processes == 1:
             benchmark.extra_info["peak_bytes"] = peak_bytes(run)

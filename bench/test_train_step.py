@@ -7,7 +7,7 @@ import torch
 from memory import peak_bytes
 from networks import BATCH, step_flops
 from stock_loop import StockLoop
-from variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, timed
+from variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, time_call
 
 from fastvgan.runs.config import PRESETS
 from fastvgan.training.batches import Inputs
@@ -62,6 +62,6 @@ def test_train_step_reference(benchmark, variant):
         real, z = inputs()
         check(step, real, z, dtype)
         run = lambda: step(0, Inputs(real, z))  # noqa: E731
-    timed(benchmark, run, seconds=7, fewest=7)
+    time_call(benchmark, run, seconds=7, fewest=7)
     if benchmark.enabled:  # after warm-up, when the optimisers' state and the gradients exist already
         benchmark.extra_info["peak_bytes"] = peak_bytes(run)

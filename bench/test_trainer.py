@@ -6,19 +6,19 @@ from typing import NamedTuple
 from our_step import Ours
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
-from variants import TINY, clock, describe, device, timed
+from variants import TINY, clock, describe, device, time_call
 
 from fastvgan.machine.device import pick_precision
 from fastvgan.training.profiling import measure_coverage, span
 
 PRESET = "reference"
-# Steps in a row, of which a GPU would otherwise show how long the first one takes to launch; recorded and not recorded
-# in turn, so that a machine that slows down slows both.
+# Consecutive steps per round, because on a GPU a single one would show how long it takes to launch. Rounds with and
+# without the profiler alternate, so that a machine that slows down slows both.
 STEPS, ROUNDS = (10 if device().type == "cuda" else 1), 15
-# Python lies between these, and within all that is named otherwise: autograd's nodes, and the operations in Python
-# around the compiled ones.
+# Only these compute. Events of other names contain Python code: autograd's nodes, and the Python operations around the
+# compiled ones.
 COMPILED = ("aten::", "fastvgan_compiled::")
-# They compute nothing: memory, views of it, and what calls another operation if there is something to do.
+# These compute nothing: they allocate memory, return views, or call another operation if there is work.
 IDLE = """
     as_strided as_strided_ clone contiguous detach empty empty_like empty_strided expand flatten full_like item
     _local_scalar_dense lift_fresh movedim new_empty new_empty_strided ones_like permute promote_types reshape resize_
@@ -27,28 +27,28 @@ IDLE = """
 SPAN = "steps in a row"
 
 
-class Recorded(NamedTuple):
-    """Seconds per step, and the seconds of these in which kernels computed."""
+class StepTimes(NamedTuple):
+    """Seconds per step, and the part of them in which kernels computed."""
 
     step: float
     kernels: float
 
 
-def recorded(run) -> Recorded:
+def profile_steps(run) -> StepTimes:
     """Measure a few steps under torch.profiler, which slows down the code between kernels."""
     on_gpu = device().type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
         clock()
         with record_function(SPAN):
-            in_a_row(run)
+            time_steps(run)
     events = profiler.events()
     begin, end = next(span(e) for e in events if e.name == SPAN and e.device_type == DeviceType.CPU)
     busy = measure_coverage(map(span, filter(runs_on_gpu if on_gpu else computes, events)), begin, end)
-    return Recorded((end - begin) / 1e6 / STEPS, busy / 1e6 / STEPS)
+    return StepTimes((end - begin) / 1e6 / STEPS, busy / 1e6 / STEPS)
 
 
-def in_a_row(run) -> float:
+def time_steps(run) -> float:
     """Return seconds per step of STEPS steps with one synchronisation of the GPU."""
     start = clock()
     for _ in range(STEPS):
@@ -64,15 +64,15 @@ def runs_on_gpu(event) -> bool:
     return event.device_type == DeviceType.CUDA and not event.is_user_annotation
 
 
-def overhead(run) -> dict[str, float]:
-    """Return the share of a step without computing: "overhead", within profiled steps.
+def measure_overhead(run) -> dict[str, float]:
+    """Return the share of a step in which nothing computes; "overhead" is this share of profiled steps.
 
     It includes the profiler's own work between kernels, so it is an upper bound. "overhead_unrecorded" combines the
-    kernels' time in the profile with the time of steps without profiler: a difference of two measurements, which is
+    kernels' time in the profile with the time of steps without the profiler: a difference of two measurements, which is
     reliable only on an idle machine.
     """
-    recorded(run)  # the first profile takes longer
-    pairs = [(in_a_row(run), recorded(run)) for _ in range(ROUNDS)]
+    profile_steps(run)  # the first profile takes longer
+    pairs = [(time_steps(run), profile_steps(run)) for _ in range(ROUNDS)]
     step = statistics.median(plain for plain, _ in pairs)
     kernels = statistics.median(seen.kernels for _, seen in pairs)
     return {
@@ -88,8 +88,8 @@ def test_trainer_overhead(benchmark):
     dtype = pick_precision("auto", device())
     describe(benchmark, f"trainer: a step's time without kernels, preset {PRESET}, batch 64", "ours", dtype)
     mine = Ours(PRESET, graphs=True, dtype=dtype)
-    run = mine.runs(mine.problem.batch)
-    timed(benchmark, run, seconds=3)
-    assert mine.well(), "losses or gradients are not finite"
+    run = mine.make_runner(mine.problem.batch)
+    time_call(benchmark, run, seconds=3)
+    assert mine.is_finite(), "losses or gradients are not finite"
     if benchmark.enabled and not TINY:
-        benchmark.extra_info.update(overhead(run))
+        benchmark.extra_info.update(measure_overhead(run))

@@ -1,9 +1,9 @@
-"""Rows of text as the lines of a table."""
+"""Tables as lines of text."""
 
 from collections.abc import Collection
 
 
-def aligned(rows: list[tuple[str, ...]], right: Collection[int] = ()) -> list[str]:
+def format_table(rows: list[tuple[str, ...]], right: Collection[int] = ()) -> list[str]:
     """Format a table with one line per row; the columns numbered in `right` are right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "bench" / "gpu")]
 
 from part import Results, origin  # noqa: E402
-from peers import exchange_rates  # noqa: E402
-from scaling import Network, exchange_seconds, exchanged_bytes  # noqa: E402
-from step_cost import counted  # noqa: E402
+from peers import measure_exchange  # noqa: E402
+from scaling import Network, count_exchanged_bytes, exchange_seconds  # noqa: E402
+from step_cost import count_cost  # noqa: E402
 from sweep import FAMILIES, Sizes, config_of  # noqa: E402
 from variants import DTYPES  # noqa: E402
 
@@ -55,7 +55,7 @@ def measure(family: str, sizes: Sizes, processes: int, lines: int) -> list[float
                 start_new_session=True,
             )
             try:
-                rates = _rates(process, run / "metrics.jsonl", lines + 1)
+                rates = _read_rates(process, run / "metrics.jsonl", lines + 1)
             except RuntimeError as error:
                 log.seek(0)
                 raise RuntimeError(f"{error}: {log.read()[-500:]}") from None
@@ -64,7 +64,7 @@ def measure(family: str, sizes: Sizes, processes: int, lines: int) -> list[float
     return [processes * sizes.batch / rate for rate in rates[1:]]
 
 
-def _rates(process: subprocess.Popen, path: Path, count: int) -> list[float]:
+def _read_rates(process: subprocess.Popen, path: Path, count: int) -> list[float]:
     begin = time.monotonic()
     while time.monotonic() - begin < _LIMIT:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -91,10 +91,10 @@ def compare(family: str, sizes: Sizes, processes: int, rounds: int, lines: int) 
     for _ in range(rounds):
         alone += measure(family, sizes, 1, lines)
         together += measure(family, sizes, processes, lines)
-        rates.append(exchange_rates(processes))
+        rates.append(measure_exchange(processes))
     bytes_per_s, latency = max(rate for rate, _ in rates), min(seconds for _, seconds in rates)
     network = Network("here", bytes_per_s, latency)
-    cost = counted(config_of(family, sizes, sizes.batch), sizes.batch, DTYPES["fp32"])
+    cost = count_cost(config_of(family, sizes, sizes.batch), sizes.batch, DTYPES["fp32"])
     added = exchange_seconds(cost, network, processes)
     predicted, found = min(alone) + sum(added.values()), min(together)
     return {
@@ -105,7 +105,7 @@ def compare(family: str, sizes: Sizes, processes: int, rounds: int, lines: int) 
         "together_ms": round(1e3 * found, 2),
         "predicted_ms": round(1e3 * predicted, 2),
         "error": round(predicted / found - 1, 3),
-        "sends_mb": round(exchanged_bytes(cost, processes) / 1e6, 2),
+        "sends_mb": round(count_exchanged_bytes(cost, processes) / 1e6, 2),
         "exchange_ms": {name: round(1e3 * seconds, 3) for name, seconds in added.items()},
         "gb_per_s": round(bytes_per_s / 1e9, 3),
         "latency_us": round(1e6 * latency, 1),

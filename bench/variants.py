@@ -50,7 +50,7 @@ def in_mode(function, mode: str):
 
 
 @contextmanager
-def implementation(name: str):
+def use_implementation(name: str):
     """Set FASTVGAN_IMPL to this implementation within the context."""
     before = os.environ.get(choice.ENVIRONMENT)
     os.environ[choice.ENVIRONMENT] = name
@@ -107,21 +107,22 @@ def assert_as_accurate(ours, stock, exact, factor):
     """Assert that our error against float64 is at most `factor` times stock's plus a few units in the last place."""
     assert_plausible(stock, exact)  # with a wrong reference any result would pass
     for mine, theirs, right in zip(ours, stock, exact, strict=True):
-        mine_off, theirs_off = off(mine, right), off(theirs, right)
+        mine_off, theirs_off = relative_error(mine, right), relative_error(theirs, right)
         allowed = factor * theirs_off + 4 * torch.finfo(mine.dtype).eps
         assert mine_off <= allowed, f"ours is off by {mine_off:.2g}, stock by {theirs_off:.2g}"
 
 
 def assert_plausible(stock, exact):
     """Assert that stock PyTorch's results are close to the exact ones."""
-    # Sums over a batch, and all that is computed in bf16 under autocast though its own dtype is float32, are off by
-    # more than a few units.
+    # Sums over a batch are off by more than a few units, and so are float32 results that autocast computed in bf16.
     plausible = max(_eps(value) for value in stock) ** 0.5
     for theirs, right in zip(stock, exact, strict=True):
-        assert off(theirs, right) < plausible, f"stock is off by {off(theirs, right):.2g} of the largest value"
+        assert relative_error(theirs, right) < plausible, (
+            f"stock is off by {relative_error(theirs, right):.2g} of the largest value"
+        )
 
 
-def off(value: torch.Tensor, exact: torch.Tensor) -> float:
+def relative_error(value: torch.Tensor, exact: torch.Tensor) -> float:
     """Return the largest error relative to the largest exact value."""
     return ((value.double() - exact.double()).abs().max() / exact.double().abs().max()).item()
 
@@ -145,17 +146,18 @@ def describe(benchmark, group: str, variant: str, dtype: str, **facts) -> None:
     benchmark.extra_info.update(variant=variant, dtype=dtype, **facts)
 
 
-def timed(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
-    """Time the function for about `seconds`, in `fewest` to 50 rounds, after warm-up; call it once if timing is off.
+def time_call(benchmark, function, seconds: float = 1.0, fewest: int = 5) -> None:
+    """Time the function for about `seconds`, in `fewest` to 50 rounds, after warm-up.
 
-    A round is one call; on a GPU, it is several short calls and one synchronisation (see `clock`).
+    A round is one call; on a GPU, it is several short calls and one synchronisation (see `clock`). If timing is
+    disabled, the function is called once.
     """
     if TINY or not benchmark.enabled:
-        benchmark.pedantic(synchronised(function))
+        benchmark.pedantic(add_synchronisation(function))
         return
     level_allocator()
-    # The first calls compile, and recompile if other tensors require gradients than at first.
-    warm = min(_seconds(synchronised(function)) for _ in range(3))
+    # The first calls compile, and compile again when different tensors require gradients.
+    warm = min(_seconds(add_synchronisation(function)) for _ in range(3))
     calls = max(1, math.ceil(_ROUND / warm)) if device().type == "cuda" else 1
     benchmark.pedantic(function, rounds=min(50, max(fewest, math.ceil(seconds / (warm * calls)))), iterations=calls)
 
@@ -173,7 +175,7 @@ def _seconds(run) -> float:
     return time.perf_counter() - start
 
 
-def synchronised(function):
+def add_synchronisation(function):
     """Return the function followed by a synchronisation of the GPU."""
 
     def run():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from text_table import aligned
+from text_table import format_table
 
 _HEAD = ("whole steps", "variant", "ms", "videos/s", "TFLOP/s", "of GEMM", "peak GB")
 
@@ -31,8 +31,8 @@ def table(groups: dict[str, dict[str, Any]]) -> list[str]:
         steps = {n: v for n, v in group["variants"].items() if "tflops_per_s" in v}
         for variant, values in sorted(steps.items(), key=lambda step: step[1]["median_ms"]):
             rows.append((name, variant, *_cells(values)))
-            name = ""  # once a group
-    return aligned([_HEAD, *rows], range(2, len(_HEAD))) if rows else []
+            name = ""  # printed once per group
+    return format_table([_HEAD, *rows], range(2, len(_HEAD))) if rows else []
 
 
 def _cells(values: dict[str, Any]) -> tuple[str, ...]:

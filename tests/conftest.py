@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from hypothesis import settings
-from torch_settings import torch_settings_kept
+from torch_settings import keep_torch_settings
 
 # Without a GPU Triton's kernels are interpreted, which has to be said before Triton is imported anywhere.
 if not torch.cuda.is_available():
@@ -57,11 +57,11 @@ def _seed():
 @pytest.fixture(autouse=True, scope="module")
 def _settings_of_torch_by_file():
     """What a file's own fixtures change, as by training, is not left to the next file."""
-    with torch_settings_kept():
+    with keep_torch_settings():
         yield
 
 
 @pytest.fixture(autouse=True)
 def _settings_of_torch():
-    with torch_settings_kept():
+    with keep_torch_settings():
         yield

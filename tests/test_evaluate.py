@@ -120,7 +120,7 @@ def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
     assert scores["copies"] == 0
 
 
-def refused(*arguments):
+def expect_refusal(*arguments):
     with pytest.raises(UserError) as raised:
         main([str(argument) for argument in arguments])
     assert "\n" not in str(raised.value)
@@ -144,26 +144,28 @@ def refused(*arguments):
 def test_bad_input(run, tmp_path, monkeypatch, arguments, sentence):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert sentence in refused(*([] if "--run" in arguments else ["--run", run]), *arguments)
+    assert sentence in expect_refusal(*([] if "--run" in arguments else ["--run", run]), *arguments)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_data_that_does_not_fit_the_run(run, tmp_path, folder):
-    assert "has no captions" in refused("--run", run, "--data", folder)
+    assert "has no captions" in expect_refusal("--run", run, "--data", folder)
     classes = make(tmp_path / "classes", DataConfig(), condition=("class",))
-    assert "not trained on the class 'class-0'" in refused("--run", classes, "--data", folder, "--clips", 20)
+    assert "not trained on the class 'class-0'" in expect_refusal("--run", classes, "--data", folder, "--clips", 20)
     plain = make(tmp_path / "plain", DataConfig(data=str(folder), workers=0), condition=(), frames=8)
-    assert "--clips 21: the data has only 20 clips; use --clips 20 or fewer" in refused("--run", plain, "--clips", 21)
+    assert "--clips 21: the data has only 20 clips; use --clips 20 or fewer" in expect_refusal(
+        "--run", plain, "--clips", 21
+    )
     few = tmp_path / "few"
     shutil.copytree(folder / "class-0", few)
-    assert "the data has 10 clips, but an evaluation needs at least 16" in refused("--run", plain, "--data", few)
-    assert "has no split 'test'; the only split is 'train'" in refused("--run", plain, "--split", "test")
+    assert "the data has 10 clips, but an evaluation needs at least 16" in expect_refusal("--run", plain, "--data", few)
+    assert "has no split 'test'; the only split is 'train'" in expect_refusal("--run", plain, "--split", "test")
 
 
 def test_a_bare_file_that_may_be_trained_on_anything(tmp_path):
     bare = make(tmp_path / "bare", condition=())
-    assert "pass them with --data" in refused("--run", bare / FILE)
-    assert "pass them with --data" in refused("--run", make(tmp_path / "words", vocabulary=("a", "dog")))
+    assert "pass them with --data" in expect_refusal("--run", bare / FILE)
+    assert "pass them with --data" in expect_refusal("--run", make(tmp_path / "words", vocabulary=("a", "dog")))
 
 
 def test_the_command_ends_with_status_2_and_one_sentence(run, tmp_path):

@@ -14,7 +14,7 @@ _BACKENDS = (
 
 
 @contextmanager
-def torch_settings_kept() -> Iterator[None]:
+def keep_torch_settings() -> Iterator[None]:
     """Torch's settings are afterwards what they were before."""
     before = [getattr(*place) for place in _BACKENDS]
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

@@ -1,6 +1,6 @@
-"""Public architectures in stock PyTorch, as their public code is written, in sizes that a CPU trains in 20 to 150 ms.
+"""Public architectures in stock PyTorch, as their public code is written, at sizes that a CPU trains in 20 to 150 ms.
 
-Each is written from its paper. None knows of fastvgan.
+Each is written from its paper. None imports fastvgan.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network in the size of a benchmark.
+    """A network at the size of a benchmark.
 
     Args:
-        title: what tables call it, with its paper.
-        make: gives a new network; its parameters are drawn by torch's generator.
-        shape: of its input, drawn from a normal distribution.
-        tiny: the shape of an input that tries the code only.
+        title: its name in tables, with its paper.
+        make: returns a new network; its parameters are drawn by torch's generator.
+        shape: the shape of its input, which is drawn from a normal distribution.
+        tiny: the shape of an input that only tests the code.
     """
 
     title: str
@@ -27,8 +27,8 @@ class Architecture:
     tiny: tuple[int, ...]
 
 
-# Widths are multiples of 16 where they can be, as the papers' are. Sizes are such that stock PyTorch computes them
-# right in bf16: with two frames under padding in time, or two strided outputs in a row, it does not (stock/faults.py).
+# Widths are multiples of 16 where possible, as in the papers. Stock PyTorch computes these sizes correctly in bf16; it
+# does not with two frames under padding in time, or with two strided outputs in a row (stock/faults.py).
 ARCHITECTURES = {
     "unet3d": Architecture(
         "3D U-Net, batch norm (Çiçek 2016)", lambda: unets.UNet3d(1, 2, 16, 2), (1, 1, 12, 16, 16), (1, 1, 12, 8, 12)

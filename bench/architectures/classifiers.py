@@ -1,10 +1,10 @@
-"""Networks that classify clips: residual networks of torchvision's form, and X3D of pytorchvideo's."""
+"""Networks that classify clips: residual networks as in torchvision, and X3D as in pytorchvideo."""
 
 import torch
 from torch import nn
 
-# Weight of the last norm in a block at the start. The public code starts at 0 or 1: from 0 half of the gradients are 0,
-# and from 1 those of random networks this deep are noise in bf16, so that they could not be checked.
+# Initial weight of the last norm in a block. The public code uses 0 or 1: with 0, half of the gradients are 0; with 1,
+# the gradients of random networks this deep are noise in bf16, so that they cannot be checked.
 _LAST_NORM = 0.1
 
 
@@ -89,7 +89,8 @@ class VideoResNet(nn.Module):
     """ResNet-18 over clips: (N, 3, T, H, W) to (N, classes).
 
     Args:
-        conv_builder: Conv3DSimple for R3D, Conv2Plus1D for R(2+1)D. width: of the first stage, 64 in the paper.
+        conv_builder: Conv3DSimple for R3D, Conv2Plus1D for R(2+1)D.
+        width: channels of the first stage, 64 in the paper.
 
     Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", 2018; torchvision's
     classes of these names.
@@ -113,12 +114,12 @@ class VideoResNet(nn.Module):
 
 
 def r3d_18(width: int = 64, classes: int = 400) -> VideoResNet:
-    """torchvision's r3d_18."""
+    """Build torchvision's r3d_18."""
     return VideoResNet(Conv3DSimple, BasicStem, width, classes)
 
 
 def r2plus1d_18(width: int = 64, classes: int = 400) -> VideoResNet:
-    """torchvision's r2plus1d_18."""
+    """Build torchvision's r2plus1d_18."""
     return VideoResNet(Conv2Plus1D, R2Plus1dStem, width, classes)
 
 
@@ -134,7 +135,7 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, ratio: float = 0.0625):
         super().__init__()
-        # X3D rounds to a multiple of 8, and up where that would lose more than a tenth.
+        # X3D rounds to a multiple of 8, and up if the result would be more than a tenth too small.
         squeezed = max(8, int(channels * ratio + 4) // 8 * 8)
         squeezed += 8 * (squeezed < 0.9 * channels * ratio)
         self.block = nn.Sequential(
@@ -200,7 +201,7 @@ class Stem(nn.Module):
 
 
 class ProjectedPool(nn.Module):
-    """X3D's last layers; the average is over all of the clip, so that any size serves."""
+    """X3D's last layers; the average is over the whole clip, so that clips may have any size."""
 
     def __init__(self, inputs: int, inner: int, features: int, classes: int):
         super().__init__()

@@ -31,9 +31,9 @@ class ResBlock(nn.Module):
 class DiffusionUNet(nn.Module):
     """A video diffusion U-Net without its attention: two levels, halved in space only.
 
-    (N, inputs, T, H, W) to the same shape; H and W are even. The steps are 0 … N-1, as far as it matters here.
+    (N, inputs, T, H, W) to the same shape; H and W are even. The diffusion steps are 0 … N-1, an arbitrary choice.
 
-    Source: Ho et al., "Video Diffusion Models", 2022, of the residual blocks of guided-diffusion.
+    Source: Ho et al., "Video Diffusion Models", 2022, with the residual blocks of guided-diffusion.
     """
 
     def __init__(self, inputs: int = 3, width: int = 32, groups: int = 8):

@@ -46,7 +46,7 @@ def voxel_discriminator(width: int = 64) -> nn.Sequential:
 
 
 class TwoStreamGenerator(nn.Module):
-    """VGAN's generator: (N, latent) to clips (N, 3, 32, 64, 64), a moving foreground over a background that stands.
+    """VGAN's generator: (N, latent) to clips (N, 3, 32, 64, 64), a moving foreground over a still background.
 
     Args:
         width: channels before the last layers, 64 in the paper.
@@ -85,7 +85,7 @@ class TwoStreamGenerator(nn.Module):
 
 
 class Noise(nn.Module):
-    """MoCoGAN's: noise on a discriminator's inputs, which is off unless it is asked for."""
+    """MoCoGAN's noise on a discriminator's inputs, off by default."""
 
     def __init__(self, use_noise: bool = False, sigma: float = 0.2):
         super().__init__()
@@ -125,7 +125,8 @@ class ImageGenerator(nn.Module):
     """The part of MoCoGAN's generator that makes frames: (N T, latent) to (N T, 3, 64, 64).
 
     Args:
-        width: channels before the last layer, 64 in the paper. latent: 60 there, of content and motion.
+        width: channels before the last layer, 64 in the paper.
+        latent: size of content and motion together, 60 in the paper.
 
     Source: as `VideoDiscriminator`; `main` of its class VideoGenerator.
     """

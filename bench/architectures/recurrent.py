@@ -5,7 +5,7 @@ from torch import nn
 
 
 class ConvLSTMCell(nn.Module):
-    """One convolution for all four gates of input and state; without the peephole weights, as public code has it."""
+    """One convolution for all four gates of input and state; without the peephole weights, as in public code."""
 
     def __init__(self, inputs: int, hidden: int, kernel: int):
         super().__init__()
@@ -19,18 +19,19 @@ class ConvLSTMCell(nn.Module):
         return torch.sigmoid(o) * torch.tanh(c), c
 
     def zeros(self, x):
-        """The state before the first frame."""
+        """Return the state before the first frame."""
         zeros = x.new_zeros(x.shape[0], self.hidden, *x.shape[2:])
         return zeros, zeros
 
 
 class FramePredictor(nn.Module):
-    """Encodes a clip by stacked ConvLSTMs, forecasts by others from their states: (N, C, T, H, W) to the next T frames.
+    """Encodes a clip with stacked ConvLSTMs, and forecasts with others from their states.
 
-    Frames come in patches, as channels; an own forward calls everything.
+    (N, C, T, H, W) to the next T frames. Frames are split into patches, whose pixels become channels.
 
     Args:
-        patch: height and width of a patch, 4 in the paper. hidden: channels of each layer, 128, 64, 64 in the paper.
+        patch: height and width of a patch, 4 in the paper.
+        hidden: channels of each layer, 128, 64, 64 in the paper.
 
     Source: Shi et al., "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting", 2015,
     section 3.2 and figure 3.

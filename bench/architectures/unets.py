@@ -20,7 +20,8 @@ class UNet3d(nn.Module):
     (N, inputs, T, H, W) to (N, classes, T, H, W); T, H and W are multiples of 2^levels.
 
     Args:
-        width: channels of the first convolution, 32 in the paper. levels: poolings, 3 in the paper.
+        width: channels of the first convolution, 32 in the paper.
+        levels: number of poolings, 3 in the paper.
 
     Source: Çiçek et al., "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation", 2016, figure 2,
     with padded convolutions.
@@ -66,7 +67,7 @@ class ConvNormNonlin(nn.Module):
 
 
 class StackedConvBlocks(nn.Module):
-    """Two blocks, of which the first may be strided."""
+    """Two blocks; the first may be strided."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
@@ -82,7 +83,7 @@ class PlainConvUNet(nn.Module):
     (N, inputs, T, H, W) to (N, classes, T, H, W); T, H and W are multiples of 2^(len(widths) - 1).
 
     Args:
-        widths: channels of each stage, 32, 64, 128, 256, 320, 320 where nnU-Net plans them for a large GPU.
+        widths: channels of each stage, 32, 64, 128, 256, 320, 320 as nnU-Net plans them for a large GPU.
 
     Source: Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
     2021; the classes of its dynamic_network_architectures.
@@ -127,7 +128,7 @@ class Convolution(nn.Sequential):
 
 
 class ResidualUnit(nn.Module):
-    """MONAI's: convolutions, of which the first may be strided, and a convolution or nothing beside them."""
+    """MONAI's unit: convolutions, the first possibly strided, with a convolution or the identity as the skip."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, subunits: int = 2, only_conv: bool = False):
         super().__init__()
@@ -147,7 +148,7 @@ class ResidualUnit(nn.Module):
 
 
 class SkipConnection(nn.Module):
-    """A module's output behind its input, along the channels."""
+    """Concatenates a module's output to its input, along the channels."""
 
     def __init__(self, submodule: nn.Module):
         super().__init__()
@@ -158,7 +159,7 @@ class SkipConnection(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """MONAI's UNet with residual units, instance norm and LeakyReLU: Sequentials within skips within Sequentials.
+    """MONAI's UNet with residual units, instance norm and LeakyReLU: Sequentials inside skips inside Sequentials.
 
     (N, inputs, T, H, W) to (N, classes, T, H, W); T, H and W are multiples of 2^(len(widths) - 1).
 
@@ -215,7 +216,7 @@ class InputTransition(nn.Module):
 
 
 class DownTransition(nn.Module):
-    """V-Net's way down: a convolution of stride 2, units, and what came before them added."""
+    """V-Net's downward transition: a convolution of stride 2, then units with a skip around them."""
 
     def __init__(self, inputs: int, units: int):
         super().__init__()
@@ -232,7 +233,7 @@ class DownTransition(nn.Module):
 
 
 class UpTransition(nn.Module):
-    """V-Net's way up: a transposed convolution to half the output, the skip beside it, units, and these added."""
+    """V-Net's upward transition: a transposed convolution to half the channels, the skip, and units with a residual."""
 
     def __init__(self, inputs: int, outputs: int, units: int):
         super().__init__()
@@ -262,12 +263,14 @@ class OutputTransition(nn.Module):
 
 
 class VNet(nn.Module):
-    """V-Net with batch norm and without dropout, every layer called by a forward.
+    """V-Net with batch norm and without dropout; forward methods call every layer.
 
     (N, 1, T, H, W) to (N, classes, T, H, W); T, H and W are multiples of 2^len(down).
 
     Args:
-        width: channels of the first unit, 16 in the paper. down, up: units on each way, in order.
+        width: channels of the first unit, 16 in the paper.
+        down: number of units in each downward transition.
+        up: number of units in each upward transition.
 
     Source: Milletari et al., "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation",
     2016; batch norm and the classes as in the public vnet.pytorch.

@@ -17,7 +17,7 @@ import part
 import torch
 from on_gpu import ON_GPU
 from our_step import STEPS_TO_CAPTURE, Ours, problem
-from part import OURS, Unit, implementation
+from part import OURS, Unit, use_implementation
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from variants import TINY, clock
@@ -25,7 +25,7 @@ from variants import TINY, clock
 from fastvgan.runs.config import preset
 from fastvgan.training.run.resume import Start
 
-STEPS = 2 if TINY else 5  # recorded steps
+STEPS = 2 if TINY else 5  # profiled steps
 ROWS = 45  # kernels in the file
 COMMANDS = ("reference", "digits", "clips-64", "digits-conv3d")
 
@@ -35,11 +35,11 @@ def _folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="fastvgan-bench-")
 
 
-def runner(name: str):
-    """Return a function that runs the preset's next step as the trainer does, without its work between steps."""
+def make_runner(name: str):
+    """Return a function that runs the preset's next step as the trainer does, without the work between steps."""
     if name == "clips-64":
         mine = Ours(name, graphs=True)
-        return mine.runs(problem(name).batch)
+        return mine.make_runner(problem(name).batch)
     from fastvgan.training.trainer import Trainer
 
     config = preset(name)
@@ -60,11 +60,11 @@ def runner(name: str):
 
 
 def measure(name: str, impl: str) -> dict:
-    with implementation(impl):
-        run = runner(name)
+    with use_implementation(impl):
+        run = make_runner(name)
         batch = problem(name).batch if name == "clips-64" else preset(name).training.batch_size
-        wall, host = _times(run)
-        kernels = _kernels(run)
+        wall, host = _time_step(run)
+        kernels = _profile_kernels(run)
     total = sum(ms for ms, _ in kernels.values())
     rows = sorted(kernels.items(), key=lambda row: -row[1][0])[:ROWS]
     return {
@@ -75,8 +75,8 @@ def measure(name: str, impl: str) -> dict:
     }
 
 
-def _times(run) -> tuple[float, float]:
-    """Return milliseconds of a step in a long series, and of its host code when the device was idle before."""
+def _time_step(run) -> tuple[float, float]:
+    """Return milliseconds per step in a long series, and of a step's host code on an idle device."""
     for _ in range(3):
         run()
     begin = clock()
@@ -96,7 +96,7 @@ def _times(run) -> tuple[float, float]:
     return statistics.median(walls), statistics.median(hosts)
 
 
-def _kernels(run) -> dict[str, tuple[float, float]]:
+def _profile_kernels(run) -> dict[str, tuple[float, float]]:
     """Return kernel → (milliseconds, launches) per step."""
     activities = [ProfilerActivity.CUDA] if ON_GPU else [ProfilerActivity.CPU]
     clock()
@@ -108,13 +108,13 @@ def _kernels(run) -> dict[str, tuple[float, float]]:
     times, counts = defaultdict(float), Counter()
     for event in profiler.events():
         if event.device_type == kind and not event.is_user_annotation:
-            name = _short(event.name)
+            name = _shorten(event.name)
             times[name] += event.time_range.elapsed_us() / 1e3 / STEPS
             counts[name] += 1
     return {name: (times[name], counts[name] / STEPS) for name in times}
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     """Return the kernel's name without common namespaces."""
     name = re.sub(r"^void |at::native::|\(anonymous namespace\)::|at::", "", name)
     return name[:110]
@@ -129,8 +129,8 @@ def units() -> list[Unit]:
 
 
 def _compile(name: str, impl: str) -> None:
-    with implementation(impl):
-        runner(name)
+    with use_implementation(impl):
+        make_runner(name)
 
 
 if __name__ == "__main__":

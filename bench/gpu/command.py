@@ -1,7 +1,8 @@
-"""The whole command, `python -m fastvgan.train`: videos a second and the share of time it waits for data.
+"""The whole command, `python -m fastvgan.train`: videos per second and the share of time it waits for data.
 
-Read from its metrics.jsonl once it runs steadily; then it is stopped. Clips are made here: shards of decoded frames,
-and H.264 files where PyAV can write them, decoded by DALI where that is installed and by PyAV on all cores.
+Both are read from metrics.jsonl once the command runs steadily; then it is stopped. This part makes its own clips:
+shards of decoded frames, and H.264 files if PyAV can write them, decoded by DALI if it is installed and by PyAV on all
+cores.
 """
 
 import functools
@@ -24,7 +25,7 @@ from variants import TINY
 CLIPS, FRAMES = (8, 16) if TINY else (512, 32)
 SIZE = 16 if TINY else 64  # of clips-64
 H264_CLIPS, H264_SIZE = (4, 160) if TINY else (256, 256)
-STEADY_LINES, SECONDS = (1, 0.5) if TINY else (5, 6.0)  # of metrics: left out first, then taken for so long
+STEADY_LINES, SECONDS = (1, 0.5) if TINY else (5, 6.0)  # lines of metrics to skip, then seconds of metrics to use
 LIMIT = 120.0 if TINY else 45.0  # seconds until it must run steadily
 H264 = ["--preset", "clips-64", "--data", "{h264}", "--root", "{files}"]
 COMMANDS = {
@@ -59,7 +60,7 @@ def shards() -> Path:
         Image.fromarray(np.concatenate(list(frames), 1)).save(source / f"{i:04}.png", compress_level=1)
     out = folder() / "shards"
     command = [sys.executable, "-m", "fastvgan.prepare", source, out, "--to", "shards", "--layout", "strips"]
-    _quietly([*command, "--height", str(size), "--width", str(size)])
+    _run_quietly([*command, "--height", str(size), "--width", str(size)])
     return out
 
 
@@ -76,7 +77,7 @@ def h264() -> Path:
         square = make_videos.square(colours[i % 4], make_videos.MOTIONS[i % 2], 48, H264_SIZE, H264_SIZE)
         make_videos.encode(source / f"{i:04}.mp4", square, "h264", preset="ultrafast", g="12")
     out = folder() / "manifest"
-    _quietly([sys.executable, "-m", "fastvgan.prepare", source, out])
+    _run_quietly([sys.executable, "-m", "fastvgan.prepare", source, out])
     return out
 
 
@@ -96,7 +97,7 @@ def measure(name: str) -> dict:
     log = (folder() / "log.txt").open("w+")
     process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=log, stderr=subprocess.STDOUT)
     try:
-        lines, started = _steady_lines(process, run / "metrics.jsonl", begin)
+        lines, started = _read_steady_lines(process, run / "metrics.jsonl", begin)
     except RuntimeError as error:
         log.seek(0)
         raise RuntimeError(f"{error}: {log.read()[-300:]}") from None
@@ -108,7 +109,7 @@ def measure(name: str) -> dict:
     return {**found, "data_wait": round(statistics.median(waits), 4), "start_s": round(started, 1)}
 
 
-def _steady_lines(process, path: Path, begin: float) -> tuple[list[dict], float]:
+def _read_steady_lines(process, path: Path, begin: float) -> tuple[list[dict], float]:
     """Return the metrics of SECONDS seconds after the first lines, and the seconds from the start to these lines."""
     since = None
     while True:
@@ -126,7 +127,7 @@ def _steady_lines(process, path: Path, begin: float) -> tuple[list[dict], float]
 
 
 def _stop(process) -> None:
-    """Stop the command like Ctrl-C, after a checkpoint; kill it if that takes too long."""
+    """Stop the command as Ctrl-C does, after a checkpoint; kill it if that takes too long."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(timeout=15)
@@ -141,7 +142,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 
 
-def _quietly(command: list) -> None:
+def _run_quietly(command: list) -> None:
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=_environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(

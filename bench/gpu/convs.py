@@ -1,7 +1,7 @@
 """Each pass of each convolution: cuDNN in both memory formats, Triton, and auto's choice, captured, in bfloat16.
 
-The geometries are those of bench/results/convs-h100.json, to confirm its rules, followed by those of presets that it
-lacks. bench/gpu_rules.py makes new rules from this part's file.
+The geometries are those in bench/results/convs-h100.json, to confirm its rules, then those of presets that are missing
+there. bench/gpu_rules.py makes new rules from this part's file.
 """
 
 import functools
@@ -14,7 +14,7 @@ import part
 import torch
 from gpu_rules import CONVS, problem_of
 from on_gpu import DTYPE
-from part import OURS, Unit, check, implementation, milliseconds, strict
+from part import OURS, Unit, check, milliseconds, strict, use_implementation
 from variants import DTYPES, FORMATS, TINY, device
 
 from fastvgan_kernels import choice, conv_down, conv_up, conv_weight_grad
@@ -28,7 +28,7 @@ def _layer(name: str, transposed: bool, inputs: int, outputs: int, size, batch: 
     return {"layer": name, **dict(zip(GEOMETRY, values, strict=True))}
 
 
-FLAT = [3, 4, 4], [1, 2, 2], [1, 1, 1]  # where time stays and the frame grows, as in half of clips-64's layers
+FLAT = [3, 4, 4], [1, 2, 2], [1, 1, 1]  # keeps the time and scales frames by 2, as half of clips-64's layers do
 MORE = [
     _layer("clips-64-up-512-256", True, 512, 256, [4, 4, 4], 32, *FLAT),
     _layer("clips-64-up-256-128", True, 256, 128, [4, 8, 8], 32, *FLAT),
@@ -46,10 +46,10 @@ def layers() -> list[dict[str, Any]]:
     measured = json.loads(CONVS.read_text(encoding="utf-8"))["passes"]
     known = {row["layer"]: {name: row[name] for name in ("layer", *GEOMETRY)} for row in measured}
     found = [*known.values(), *MORE]
-    return [_shrunk(layer) for layer in found] if TINY else found
+    return [_shrink(layer) for layer in found] if TINY else found
 
 
-def _shrunk(layer: dict[str, Any]) -> dict[str, Any]:
+def _shrink(layer: dict[str, Any]) -> dict[str, Any]:
     channels = {name: max(1, layer[name] // 32) for name in ("inputs", "outputs")}
     whole = layer["size"] in (1, [1] * 3)
     return {**layer, **channels, "batch": 2, "size": 1 if whole else 4}
@@ -100,24 +100,24 @@ def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
     tensors = tensors_of(layer, DTYPES[DTYPE])
     stock, ours = stock_pass(layer, which), our_pass(layer, which)
     exact = strict(stock, *(t.float() for t in tensors))
-    with implementation(OURS):
+    with use_implementation(OURS):
         error = check([ours(*tensors)], [stock(*tensors)], [exact], 2 if which == "forward" else 3)
     del exact
     stock_ms = {}
     for name, memory_format in FORMATS.items():
         there = [t.contiguous(memory_format=memory_format) for t in tensors]
         stock_ms[name] = milliseconds(functools.partial(stock, *there))
-    with implementation(OURS):
+    with use_implementation(OURS):
         triton_ms = milliseconds(functools.partial(ours, *tensors))
-    with implementation("auto"):
-        auto_ms, impl = milliseconds(functools.partial(ours, *tensors)), chosen(layer, which, tensors)
+    with use_implementation("auto"):
+        auto_ms, impl = milliseconds(functools.partial(ours, *tensors)), find_implementation(layer, which, tensors)
     best = min(stock_ms.values())
     found = {"pass": which, "stock_ms": stock_ms, "triton_ms": triton_ms, "auto_ms": auto_ms, "auto_impl": impl}
     found |= {"triton_ratio": round(best / triton_ms, 3), "auto_ratio": round(best / auto_ms, 3), "off": error}
     return {**layer, **found}
 
 
-def chosen(layer: dict[str, Any], which: str, tensors: list[torch.Tensor]) -> str:
+def find_implementation(layer: dict[str, Any], which: str, tensors: list[torch.Tensor]) -> str:
     """Return the name of the implementation that auto picks for a pass."""
     x, weight, dy = tensors
     stride, padding, kernel = (_three(layer[name]) for name in ("stride", "padding", "kernel"))
@@ -142,7 +142,7 @@ def units_of(picked: list[dict[str, Any]], measure_one, compile_one, expected: f
     Args:
         picked: the layers.
         measure_one: called with a layer and the name of a pass.
-        compile_one: called with the same.
+        compile_one: called with the same arguments.
         expected: seconds, see `Unit`.
     """
     return [

@@ -1,7 +1,8 @@
 """Convolutions with few channels on one side: their kernels with each tile, the general kernels, and cuDNN, captured.
 
 In bfloat16, with a cold cache; each tile's result is checked against float32. `bench/gpu_rules.py --renew` updates the
-rules from this part's file. Milliseconds are medians; shares are of bench/results/convs-h100.json's GEMM and copy.
+rules from this part's file. Milliseconds are medians; shares are relative to the GEMM and the copy in
+bench/results/convs-h100.json.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import part
 import torch
 from gpu_rules import CONVS
 from on_gpu import DTYPE
-from part import ON_GPU, OURS, Unit, check, implementation, milliseconds, strict
+from part import ON_GPU, OURS, Unit, check, milliseconds, strict, use_implementation
 from triton.runtime.errors import OutOfResources
 from variants import DTYPES, FORMATS
 
@@ -32,7 +33,7 @@ MORE = {
         tuning.Config(256, 32, 128, 8, 3, 128),
         tuning.Config(128, 32, 128, 4, 3, 255),
         tuning.Config(128, 32, 128, 4, 4, 168),
-        tuning.Config(128, 32, 128, 4, 1, 128),  # by ordinary loads, which go through the first cache
+        tuning.Config(128, 32, 128, 4, 1, 128),  # ordinary loads, through the L1 cache
         tuning.Config(64, 64, 128, 4, 3, 168, cell=2),
         tuning.Config(128, 64, 128, 8, 3, 255, cell=2),
         tuning.Config(128, 64, 128, 8, 3, 128, cell=2),
@@ -66,22 +67,22 @@ def layers() -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def tile(config: tuning.Config | None, seen: list[tuning.Problem]):
+def force_tile(config: tuning.Config | None, seen: list[tuning.Problem]):
     """Launch with this tile (None: the usual choice) within the context; append the kernels' problems to `seen`."""
     choose = tuning.choose
 
-    def chosen(problem, shipped, run):
+    def choose_tile(problem, shipped, run):
         if problem.kernel not in KERNELS:
             return choose(problem, shipped, run)
         seen.append(problem)
         return config or choose(problem, shipped, run)
 
-    with mock.patch.object(tuning, "choose", chosen):
+    with mock.patch.object(tuning, "choose", choose_tile):
         yield
 
 
 @contextlib.contextmanager
-def general_kernels():
+def use_general_kernels():
     """Use the general kernels also for few channels, within the context."""
     with mock.patch.multiple(triton_few, **{name: lambda *_: False for name in SERVES}):
         yield
@@ -97,7 +98,7 @@ def more_tiles_of(problem: tuning.Problem) -> list[tuning.Config]:
     return [config for config in MORE[problem.kernel] if problem.fills(config)] if ON_GPU else []
 
 
-def with_copied_weight(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+def copy_weight(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return x, weight and dy, with the weight in the memory layout of a training step's copy (weight_copies.py)."""
     x, weight, dy = tensors
     return [x, weight.movedim(0, -1).contiguous().movedim(-1, 0), dy]
@@ -105,7 +106,7 @@ def with_copied_weight(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def problem_of(ours, tensors) -> tuning.Problem:
     seen: list[tuning.Problem] = []
-    with implementation(OURS), tile(None, seen):
+    with use_implementation(OURS), force_tile(None, seen):
         ours(*tensors)
     if not seen:
         raise AssertionError("no kernel for few channels computes this pass")
@@ -123,29 +124,29 @@ def measure(layer: dict[str, Any], which: str) -> dict[str, Any]:
     for name, memory_format in FORMATS.items():
         there = [t.contiguous(memory_format=memory_format) for t in tensors]
         stock_ms[name] = milliseconds(functools.partial(stock, *there))
-    tensors = with_copied_weight(tensors)
-    with implementation(OURS), general_kernels():
+    tensors = copy_weight(tensors)
+    with use_implementation(OURS), use_general_kernels():
         general_ms = milliseconds(functools.partial(ours, *tensors))
     problem, wanted = problem_of(ours, tensors), ([theirs], [exact], 2 if which == "forward" else 3)
-    tried = [timed(config, ours, tensors, wanted) for config in tiles_of(problem)]
-    more = [row for config in more_tiles_of(problem) if (row := fitting(config, ours, tensors, wanted))]
+    tried = [time_tile(config, ours, tensors, wanted) for config in tiles_of(problem)]
+    more = [row for config in more_tiles_of(problem) if (row := time_if_it_fits(config, ours, tensors, wanted))]
     best_ms, best, off = min(tried)
     found = {"pass": which, "stock_ms": stock_ms, "general_ms": general_ms, "triton_ms": best_ms}
     found |= {"triton_ratio": round(min(stock_ms.values()) / best_ms, 3), **shares(layer, tensors, best_ms, stock_ms)}
     return {**layer, **found, "off": off, "key": problem.key(), "tile": best, "tiles": tried, "more_tiles": more}
 
 
-def timed(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float]:
+def time_tile(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float]:
     """Check and time a configuration; return milliseconds, the configuration's fields, and the error."""
-    with implementation(OURS), tile(config, []):
+    with use_implementation(OURS), force_tile(config, []):
         off = check([ours(*tensors)], *wanted)
         return milliseconds(functools.partial(ours, *tensors)), tuning._as_list(config), off
 
 
-def fitting(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float] | None:
-    """As `timed`; None where the device lacks the registers or the shared memory for it."""
+def time_if_it_fits(config: tuning.Config, ours, tensors, wanted) -> tuple[float, list, float] | None:
+    """Call `time_tile`; return None if the device lacks the registers or the shared memory for the tile."""
     try:
-        return timed(config, ours, tensors, wanted)
+        return time_tile(config, ours, tensors, wanted)
     except OutOfResources as error:
         print(f"{config} was skipped: {error}", flush=True)
         return None
@@ -164,12 +165,12 @@ def shares(layer: dict[str, Any], tensors: list[torch.Tensor], ms: float, stock_
     operations = 2 * layer["batch"] * layer["inputs"] * layer["outputs"] * math.prod(sides)
     moved = sum(t.numel() * t.element_size() for t in tensors)
 
-    def of_gemm(milliseconds):
+    def share_of_gemm(milliseconds):
         return round(operations / milliseconds / 1e9 / ceilings["gemm_tflops"], 4)
 
     of_copy = round(moved / ms / 1e6 / ceilings["copy_gb_per_s"], 3)
     return {
-        "share_of_gemm": {"triton": of_gemm(ms), "stock": of_gemm(min(stock_ms.values()))},
+        "share_of_gemm": {"triton": share_of_gemm(ms), "stock": share_of_gemm(min(stock_ms.values()))},
         "share_of_copy": of_copy,
     }
 
@@ -177,12 +178,12 @@ def shares(layer: dict[str, Any], tensors: list[torch.Tensor], ms: float, stock_
 @torch.no_grad()
 def compile_pass(layer: dict[str, Any], which: str) -> None:
     """Run each of our kernels once."""
-    tensors, ours = with_copied_weight(convs.tensors_of(layer, DTYPES[DTYPE])), convs.our_pass(layer, which)
-    with general_kernels():
+    tensors, ours = copy_weight(convs.tensors_of(layer, DTYPES[DTYPE])), convs.our_pass(layer, which)
+    with use_general_kernels():
         ours(*tensors)
     problem = problem_of(ours, tensors)
     for config in (*tiles_of(problem), *more_tiles_of(problem)):
-        with tile(config, []), contextlib.suppress(OutOfResources):  # measuring reports it
+        with force_tile(config, []), contextlib.suppress(OutOfResources):  # measuring reports it
             ours(*tensors)
 
 

@@ -9,7 +9,7 @@ import sys
 import part
 import torch
 from on_gpu import DTYPE
-from part import OURS, Unit, check, implementation, milliseconds, stock_milliseconds, strict
+from part import OURS, Unit, check, milliseconds, stock_milliseconds, strict, use_implementation
 from torch import nn
 from variants import DTYPES, FORMATS, TINY, autocast, away_from_kink, device, forward_backward, in_float64, in_layout
 
@@ -18,7 +18,7 @@ from bench.test_fused_layers import ours as fused
 from bench.test_norm_act import ours as fused_norm
 
 LAST = FORMATS["channels_last"]
-# Channels, positions: of the presets, and of tensors that no cache holds.
+# (channels, positions) of the presets, and of tensors larger than any cache.
 NORMS = [(256, 4096), (128, 32768), (256, 32768), (128, 262144), (64, 1048576), (512, 2048), (512, 16384)]
 # Stock module, channels, size, batch.
 LAYERS = {
@@ -49,10 +49,10 @@ def measure_norm(channels: int, positions: int) -> dict:
     module = fused_norm(stock, "relu")
     exact = forward_backward(in_float64(stock), x.double(), dy.double())()
     theirs = forward_backward(stock, x, dy)
-    with implementation(OURS):
+    with use_implementation(OURS):
         error = check(forward_backward(module, x, dy)(), theirs(), exact)
-    stock_ms, triton_ms, auto_ms = _timed(stock, module, x, dy, "fp32")
-    with implementation("reference"):
+    stock_ms, triton_ms, auto_ms = _time_all(stock, module, x, dy, "fp32")
+    with use_implementation("reference"):
         reference_ms = milliseconds(forward_backward(module, x, dy, "fp32"))
     found = {"operation": "norm_act", "taps": 1, "stride": 1, "inputs": x.shape[1], "outputs": x.shape[1]}
     found |= {"positions": x.numel() // x.shape[1], "stock_ms": stock_ms, "triton_ms": triton_ms}
@@ -85,9 +85,9 @@ def measure_layer(name: str) -> dict:
     module = fused(stock)
     exact = strict(forward_backward(stock, x.float(), dy.float()))
     theirs = forward_backward(stock, x, dy, DTYPE)
-    with implementation(OURS):
+    with use_implementation(OURS):
         error = check(forward_backward(module, x, dy, DTYPE)(), theirs(), exact, 4)
-    stock_ms, triton_ms, auto_ms = _timed(stock, module, x, dy, DTYPE)
+    stock_ms, triton_ms, auto_ms = _time_all(stock, module, x, dy, DTYPE)
     ratios = {"triton_ratio": _ratio(stock_ms, triton_ms), "auto_ratio": _ratio(stock_ms, auto_ms)}
     times = {"stock_ms": stock_ms, "triton_ms": triton_ms, "auto_ms": auto_ms}
     return {"layer": name, **times, **ratios, "off": error}
@@ -99,11 +99,11 @@ def compile_layer(name: str) -> None:
         forward_backward(fused(stock), x, dy, DTYPE)()
 
 
-def _timed(stock, module, x, dy, dtype) -> tuple[dict[str, float], float, float]:
+def _time_all(stock, module, x, dy, dtype) -> tuple[dict[str, float], float, float]:
     """Return milliseconds of stock PyTorch in each memory format, of Triton and of auto."""
     times = []
     for name in (OURS, "auto"):
-        with implementation(name):
+        with use_implementation(name):
             times.append(milliseconds(forward_backward(module, x, dy, dtype)))
     return stock_milliseconds(stock, x, dy, dtype), *times
 

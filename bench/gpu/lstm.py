@@ -9,13 +9,13 @@ import sys
 import part
 import torch
 from on_gpu import DTYPE
-from part import OURS, Unit, check, implementation, milliseconds, stock_milliseconds, strict
+from part import OURS, Unit, check, milliseconds, stock_milliseconds, strict, use_implementation
 from variants import DTYPES, FORMATS, TINY, device, forward_backward, in_layout
 
-from bench.test_conv_lstm import KERNEL, OutputOnly, PlainConvLSTM, joined
+from bench.test_conv_lstm import KERNEL, OutputOnly, PlainConvLSTM, join_weight_grads
 
 STEPS = 16
-# Channels, size, batch: of the digits at 4x4 and a larger one, and of the benchmark at 64x64.
+# (channels, size, batch) of the digits at 4x4, of larger problems, and of the benchmark at 64x64.
 PROBLEMS = [(256, 4, 64), (128, 8, 64), (64, 16, 64), (128, 16, 32), (128, 32, 16), (128, 64, 4)]
 
 
@@ -32,12 +32,12 @@ def measure(channels: int, size: int, batch: int) -> dict:
     plain, x, dy = _problem(channels, size, batch)
     theirs = forward_backward(plain, x, dy, DTYPE)
     module = OutputOnly(plain)
-    with implementation(OURS):
+    with use_implementation(OURS):
         exact = strict(forward_backward(plain, x.float(), dy.float()))
-        error = check(joined(forward_backward(module, x, dy, DTYPE)()), theirs(), exact)
+        error = check(join_weight_grads(forward_backward(module, x, dy, DTYPE)()), theirs(), exact)
     times = []
     for name in (OURS, "auto", "reference"):
-        with implementation(name):
+        with use_implementation(name):
             times.append(milliseconds(forward_backward(module, x, dy, DTYPE)))
     triton_ms, auto_ms, reference_ms = times
     stock_ms = stock_milliseconds(plain, x, dy, DTYPE)

@@ -1,7 +1,7 @@
-"""Shared code of bench/gpu.sh's parts, which measure units one by one and write each result at once.
+"""Shared code of bench/gpu.sh's parts, which measure units one by one and write each result immediately.
 
 A part is a script: `python bench/gpu/NAME.py --out FILE.json --seconds N`. The file lists the units that did not fit
-into N seconds. `--compile I/N` runs every N-th unit once, by Triton, so that several processes fill Triton's cache.
+into N seconds. `--compile I/N` runs every N-th unit once with Triton, so that several processes fill Triton's cache.
 FASTVGAN_BENCH_TINY=1 shrinks every problem, so that a part's code runs on a CPU; the times then mean nothing.
 """
 
@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
-from on_gpu import captured  # noqa: E402
-from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, off  # noqa: E402
-from variants import implementation as implementation  # noqa: E402
+from on_gpu import capture_graph  # noqa: E402
+from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, relative_error  # noqa: E402
+from variants import use_implementation as use_implementation  # noqa: E402
 
 from fastvgan.files.atomic import whole  # noqa: E402
 from fastvgan.machine.versions import find_version  # noqa: E402
@@ -46,7 +46,7 @@ class Unit:
     Args:
         name: the unit's name in the file.
         measure: measures all compared variants in one call, and returns a dict (or several) for the file.
-        compile: runs everything once that Triton compiles for it.
+        compile: runs everything once that Triton compiles for the unit.
         expected: approximate seconds on a GPU.
     """
 
@@ -95,7 +95,7 @@ def main(name: str, key: str, units: Callable[[], Iterable[Unit]], more: dict[st
     if not (ON_GPU or TINY):
         print(f"{name}: no CUDA device; FASTVGAN_BENCH_TINY=1 runs the code on the CPU", file=sys.stderr)
         return 2
-    torch.backends.cudnn.benchmark = True  # stock PyTorch at its best, as training loops ask it to be
+    torch.backends.cudnn.benchmark = True  # stock PyTorch at its best, as training loops set it
     picked = [unit for unit in units() if parsed.only in unit.name]
     if parsed.compile:
         return _compile_all(picked, *map(int, parsed.compile.split("/")))
@@ -121,11 +121,11 @@ def _measure(unit: Unit, results: Results) -> None:
         results.failed[unit.name] = f"{type(error).__name__}: {error}"[:500]
         return
     finally:
-        _free()
+        _free_memory()
     rows = found if isinstance(found, list) else [found]
     results.found += rows
     for row in rows:
-        print(f"{unit.name}: {_in_short(row)} ({time.monotonic() - begin:.1f} s)", flush=True)
+        print(f"{unit.name}: {_summarise(row)} ({time.monotonic() - begin:.1f} s)", flush=True)
 
 
 def _compile_all(units: list[Unit], index: int, count: int) -> int:
@@ -139,17 +139,17 @@ def _compile_all(units: list[Unit], index: int, count: int) -> int:
         except Exception:  # measuring it records the failure in the file
             traceback.print_exc()
             failed = True
-        _free()
+        _free_memory()
     return int(failed)
 
 
-def _free() -> None:
+def _free_memory() -> None:
     gc.collect()
     if ON_GPU:
         torch.cuda.empty_cache()
 
 
-def _in_short(row: dict[str, Any]) -> str:
+def _summarise(row: dict[str, Any]) -> str:
     return " ".join(
         f"{k} {v}" for k, v in row.items() if k.endswith(("_ms", "impl", "ratio", "per_s", "_wait", "pass"))
     )
@@ -176,7 +176,7 @@ def _commit() -> str:
 
 def milliseconds(run: Callable[[], object], rounds: int = 15) -> float:
     """Return the median milliseconds of a call captured as a CUDA graph, replayed with a cold cache."""
-    replay = captured(run)
+    replay = capture_graph(run)
     if not ON_GPU:
         begin = clock()
         replay()
@@ -208,12 +208,13 @@ def check(mine, stock, exact, factor: float = 3) -> float:
     """Return our largest error against stock PyTorch's float32 result, relative to its largest value.
 
     Raises:
-        AssertionError: it exceeds `factor` times stock's own error in the measured dtype and a few roundings.
+        AssertionError: the error exceeds `factor` times stock's own error in the measured dtype plus a few roundings.
     """
     worst = 0.0
     for ours, theirs, right in zip(mine, stock, exact, strict=True):
-        error, allowed = off(ours, right), factor * off(theirs, right) + 8 * torch.finfo(ours.dtype).eps
-        assert error <= allowed, f"ours is off by {error:.2g}, stock PyTorch by {off(theirs, right):.2g}"
+        error, stock_error = relative_error(ours, right), relative_error(theirs, right)
+        allowed = factor * stock_error + 8 * torch.finfo(ours.dtype).eps
+        assert error <= allowed, f"ours is off by {error:.2g}, stock PyTorch by {stock_error:.2g}"
         worst = max(worst, error)
     return float(f"{worst:.2g}")
 

@@ -11,7 +11,7 @@ import part
 from memory import peak_bytes
 from on_gpu import DTYPE
 from part import ON_GPU, Unit
-from peers import stepping
+from peers import start_peers
 from sweep import Point, points, runner_of
 from variants import TINY, clock
 
@@ -36,7 +36,7 @@ def least_seconds(run) -> float:
 def measure(point: Point) -> dict:
     sizes, peak = point.sizes, None
     if sizes.processes > 1:
-        with stepping(point) as (run, step):
+        with start_peers(point) as (run, step):
             seconds = least_seconds(run)
     else:
         run, step = runner_of(point)

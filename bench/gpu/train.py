@@ -11,9 +11,9 @@ import sys
 import part
 import torch
 from networks import step_flops
-from on_gpu import DTYPE, captured
+from on_gpu import DTYPE, capture_graph
 from our_step import CHECKED, Ours, batch_of, problem, stock_inputs
-from part import ON_GPU, OURS, Unit, implementation
+from part import ON_GPU, OURS, Unit, use_implementation
 from stock_loop import StockLoop
 from variants import TINY, clock
 
@@ -31,7 +31,7 @@ def ours(preset: str, mode: str):
         mine.check()
     else:
         mine.check(mine.problem.batch, "fp32")
-    return mine.runs(mine.problem.batch), mine.well
+    return mine.make_runner(mine.problem.batch), mine.is_finite
 
 
 def stock(preset: str, mode: str):
@@ -43,11 +43,11 @@ def stock(preset: str, mode: str):
     loop = StockLoop(f"{DTYPE}-{how}-{layout}", model, fused=True, capturable=graph and ON_GPU)
     real, z = stock_inputs(batch_of(model, size), loop.layout)
     step = functools.partial(loop, real, z)
-    run = captured(step) if graph else step
+    run = capture_graph(step) if graph else step
     return run, lambda: torch.isfinite(torch.stack(run())).all()
 
 
-def seconds_a_step(run) -> float:
+def time_step(run) -> float:
     """Return the median over blocks of steps; the host synchronises only at the end of a block."""
     blocks = 1 if TINY else 7
     run()
@@ -66,10 +66,10 @@ def seconds_a_step(run) -> float:
 def measure(preset: str, mode: str) -> dict:
     name = mode.split()[0]
     impl = {"triton": OURS, "stock": "auto"}.get(name, name)
-    with implementation(impl):
-        run, well = (stock if name == "stock" else ours)(preset, mode)
-        seconds = seconds_a_step(run)
-        assert well(), "losses or gradients are not finite"
+    with use_implementation(impl):
+        run, is_finite = (stock if name == "stock" else ours)(preset, mode)
+        seconds = time_step(run)
+        assert is_finite(), "losses or gradients are not finite"
     model, size, _ = problem(preset)
     found = {"preset": preset, "mode": mode, "batch": size, "step_ms": round(1e3 * seconds, 4)}
     rate = step_flops(True, model, size) / seconds / 1e12
@@ -77,13 +77,13 @@ def measure(preset: str, mode: str) -> dict:
 
 
 def compile_step(preset: str) -> None:
-    run = Ours(preset, graphs=False).runs(problem(preset).batch)
+    run = Ours(preset, graphs=False).make_runner(problem(preset).batch)
     run()
     run()
 
 
 def units() -> list[Unit]:
-    # Each preset's steps run the same kernels under auto and by Triton alone.
+    # A preset's step runs the same kernels by auto and by Triton, so only one mode compiles them.
     return [
         Unit(
             f"{preset} {mode}",

@@ -33,7 +33,7 @@ def main() -> int:
             for index in range(count):
                 command = [sys.executable, HERE / f"{name}.py", "--compile", f"{index}/{count}"]
                 processes.append((name, subprocess.Popen(list(map(str, command)), env=environment)))
-        late = [name for name, process in processes if not _ends(process, begin + limit - time.monotonic())]
+        late = [name for name, process in processes if not _wait(process, begin + limit - time.monotonic())]
     failed = [name for name, process in processes if process.returncode and name not in late]
     print(f"warm: {len(processes)} processes, {time.monotonic() - begin:.0f} s", flush=True)
     if late:
@@ -41,7 +41,7 @@ def main() -> int:
     return int(bool(failed))
 
 
-def _ends(process, seconds: float) -> bool:
+def _wait(process, seconds: float) -> bool:
     try:
         process.wait(timeout=max(0.1, seconds))
         return True

@@ -20,36 +20,36 @@ def fuse_cells(monkeypatch):
     import fuse_cells
 
     monkeypatch.setattr(fuse_cells, "TINY", True)
-    fuse_cells._settled.cache_clear()
-    fuse_cells._exact.cache_clear()
+    fuse_cells._make_network.cache_clear()
+    fuse_cells._compute_exact.cache_clear()
     yield fuse_cells
-    fuse_cells._settled.cache_clear()
-    fuse_cells._exact.cache_clear()
+    fuse_cells._make_network.cache_clear()
+    fuse_cells._compute_exact.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("direction", ["forward", TRAINING])
 @pytest.mark.parametrize("network", ["nnunet", "vgan-generator", "convlstm"])
 def test_what_fuse_gives_is_accepted(fuse_cells, network, direction, dtype):
-    found = fuse_cells.times(fuse_cells.Cell(network, direction, dtype, 1), rounds=2)
+    found = fuse_cells.time_cell(fuse_cells.Cell(network, direction, dtype, 1), rounds=2)
     assert len(found) == 4 and all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
 
 
-def scaled(network):
+def scale_output(network):
     """A last layer that is wrong by a tenth."""
     last = [module for module in network.modules() if isinstance(module, nn.Conv3d | nn.Conv2d)][-1]
     last.register_forward_hook(lambda module, inputs, output: output * 1.1)
     return network
 
 
-def without_a_gradient(network):
+def drop_gradient(network):
     """A first layer whose weight has no gradient."""
     first = next(module for module in network.modules() if isinstance(module, nn.Conv3d | nn.Conv2d))
     first.weight.register_hook(torch.zeros_like)
     return network
 
 
-def of_other_statistics(network):
+def change_momentum(network):
     """Batch norms that move their statistics less."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
@@ -60,17 +60,17 @@ def of_other_statistics(network):
 @pytest.mark.parametrize(
     ("wrong", "direction", "message"),
     [
-        (scaled, "forward", "our output is off"),
-        (scaled, TRAINING, "our output is off"),
-        (without_a_gradient, TRAINING, "our gradient is off by 1,"),
-        (of_other_statistics, TRAINING, "our batch statistic is off"),
+        (scale_output, "forward", "our output is off"),
+        (scale_output, TRAINING, "our output is off"),
+        (drop_gradient, TRAINING, "our gradient is off by 1,"),
+        (change_momentum, TRAINING, "our batch statistic is off"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_what_is_wrong_is_not_timed(fuse_cells, monkeypatch, wrong, direction, message, dtype):
     monkeypatch.setattr(fuse_cells, "fuse", wrong)
     with pytest.raises(AssertionError, match=message):
-        fuse_cells.times(fuse_cells.Cell("unet3d", direction, dtype, 1), rounds=1)
+        fuse_cells.time_cell(fuse_cells.Cell("unet3d", direction, dtype, 1), rounds=1)
 
 
 def test_threads_are_those_of_the_cell_and_then_those_of_before(fuse_cells):
@@ -83,7 +83,7 @@ def test_threads_are_those_of_the_cell_and_then_those_of_before(fuse_cells):
 def test_variants_take_turns_and_each_is_first_in_turn(fuse_cells):
     calls = []
     runs = {name: lambda name=name: calls.append(name) for name in "abc"}
-    found = fuse_cells._interleaved(runs, 3)
+    found = fuse_cells._time_in_turns(runs, 3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
     assert {name: len(seconds) for name, seconds in found.items()} == dict.fromkeys("abc", 3)
 

@@ -47,17 +47,17 @@ def cost_of(scaling, *work, gradients=0, batch=4):
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_two_processes_exchange_what_the_model_counts(scaling, one_thread, family):
     """Every all-reduce of a step of two real processes, as the profiler sees them in one."""
-    from peers import stepping
+    from peers import start_peers
     from sweep import Point, Sizes, config_of
 
     sizes = Sizes(4, 16, 8, 4, processes=2)
-    with stepping(Point(family, "processes", sizes)) as (run, _):
+    with start_peers(Point(family, "processes", sizes)) as (run, _):
         run()
         run()  # DistributedDataParallel reorders its buckets after the first step
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             run()
     found = [e.input_shapes[0] for e in profiler.events() if e.name == "gloo:all_reduce"]
-    cost = scaling.counted(config_of(family, sizes, sizes.batch), sizes.batch, torch.float32)
+    cost = scaling.count_cost(config_of(family, sizes, sizes.batch), sizes.batch, torch.float32)
     statistics = [shape for shape in found if len(shape) == 2]
     gradients = [shape[0] for shape in found if len(shape) == 1]
     flags = [shape for shape in found if not shape]
@@ -84,15 +84,15 @@ def test_bytes_of_a_ring(scaling, processes):
                 there[part] = there[part] + message if adds else message
     for each in held:
         np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-5)
-    assert set(sent) == {scaling.exchanged_bytes(cost_of(scaling, gradients=4 * numbers), processes)}
+    assert set(sent) == {scaling.count_exchanged_bytes(cost_of(scaling, gradients=4 * numbers), processes)}
 
 
 def test_bytes_of_clips_are_those_of_real_ones(scaling):
     model = PRESETS["digits"].model.model_copy(update={"frames": 5, "width": 32})
     source = open_source(PRESETS["digits"].data, model)
     clips = source.draw(torch.zeros(3, source.draws, dtype=torch.int64))
-    assert scaling.decoded_bytes(model) == clips.video[0].nbytes
-    assert scaling.decoded_bytes(model, frames=10) == 2 * clips.video[0].nbytes
+    assert scaling.count_decoded_bytes(model) == clips.video[0].nbytes
+    assert scaling.count_decoded_bytes(model, frames=10) == 2 * clips.video[0].nbytes
 
 
 def test_bytes_of_h264_are_those_of_the_bits_of_a_file(scaling, tmp_path):
@@ -102,7 +102,7 @@ def test_bytes_of_h264_are_those_of_the_bits_of_a_file(scaling, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (model.frames, 64, 64, 3), dtype=np.uint8)
     encode(tmp_path / "clip.mp4", frames, 25)
     size = (tmp_path / "clip.mp4").stat().st_size
-    assert scaling.encoded_bytes(model, 8 * size / (model.frames * 64 * 64)) == size
+    assert scaling.count_encoded_bytes(model, 8 * size / (model.frames * 64 * 64)) == size
 
 
 def test_rates_that_made_samples_are_found(scaling):
@@ -112,7 +112,7 @@ def test_rates_that_made_samples_are_found(scaling):
     samples = [(*row, row @ true) for row in table]
     found = scaling.fit(samples)
     np.testing.assert_allclose([found.per_flop, found.per_byte, found.per_operation], true, rtol=1e-6)
-    assert max(map(abs, scaling.errors_left_out(samples))) < 1e-6
+    assert max(map(abs, scaling.cross_validate(samples))) < 1e-6
 
 
 def test_no_rate_is_negative(scaling):
@@ -180,7 +180,7 @@ def test_the_h100_is_off_by_no_more_than_the_page_says(scaling):
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     for name, milliseconds in measured.items():
         config = PRESETS[name]
-        cost = scaling.counted(config, config.training.batch_size)
+        cost = scaling.count_cost(config, config.training.batch_size)
         predicted = 1e3 * scaling.step_seconds(cost, scaling.h100())
         error = predicted / milliseconds - 1
         assert f"{name} {milliseconds:.2f} ms, predicted {predicted:.1f} ms ({error:+.0%})" in page
@@ -209,8 +209,8 @@ def test_rates_are_fitted_to_sweeps_by_the_command(scaling, tmp_path):
     paths = tmp_path / "gpu.json", tmp_path / "pytest.json"
     for path, content in zip(paths, (gpu, of_pytest), strict=True):
         path.write_text(json.dumps(content), encoding="utf-8")
-    lines = scaling.fitted(paths)
-    assert "0.1 TFLOP/s, 1 GB/s, 10 us an operation" in lines[-2]
+    lines = scaling.fit_sweeps(paths)
+    assert "0.1 TFLOP/s, 1 GB/s, 10 us per operation" in lines[-2]
     assert lines[-1] == "off by 0% (median), 0% (worst)"
     assert len(lines) == 1 + len(steps) + 2
 
@@ -256,8 +256,8 @@ def test_the_sweep_runs_at_tiny_sizes(tmp_path):
 
 
 def test_a_peer_that_fails_is_an_error_here(scaling, one_thread):
-    from peers import _together
+    from peers import _start_processes
 
     with pytest.raises(RuntimeError, match="another process"):
-        with _together(2, '{"family": "none", "dimension": "base", "sizes": {}}'):
+        with _start_processes(2, '{"family": "none", "dimension": "base", "sizes": {}}'):
             pass

@@ -27,7 +27,7 @@ def small(name: str, **model) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"base_width": 4, **model})})
 
 
-def traced(step_cost, run):
+def trace(step_cost, run):
     with step_cost.Tracer() as tracer:
         run()
     return tracer
@@ -56,8 +56,8 @@ def test_flops_of_stock_networks_are_those_of_torchs_counter(step_cost):
     for stock, mine in pairs:
         expected = stock_flops(stock)
         assert expected > 1e9
-        assert sum(work.flops for work in traced(step_cost, stock).work) == expected
-        assert sum(work.flops for work in traced(step_cost, mine).work) == expected
+        assert sum(work.flops for work in trace(step_cost, stock).work) == expected
+        assert sum(work.flops for work in trace(step_cost, mine).work) == expected
 
 
 @pytest.mark.parametrize(("stride", "groups", "transposed"), [(1, 1, False), (2, 2, False), (2, 1, True), (3, 2, True)])
@@ -73,7 +73,7 @@ def test_flops_of_one_convolution(step_cost, stride, groups, transposed):
     x = torch.randn(1, 5, 7, 9, 4).permute(0, 4, 1, 2, 3).requires_grad_()
     expected = 3 * stock_flops(lambda: stock(x))
     assert groups > 1 or expected == stock_flops(lambda: stock(x).sum().backward())
-    found = traced(step_cost, lambda: mine(x).sum().backward())
+    found = trace(step_cost, lambda: mine(x).sum().backward())
     assert sum(work.flops for work in found.work) == expected
 
 
@@ -98,7 +98,7 @@ def test_flops_of_a_conv_lstm_are_those_of_its_convolutions_in_a_loop(step_cost,
         total.backward()
 
     expected = stock_flops(loop)
-    found = traced(step_cost, lambda: layer(x)[0].sum().backward())
+    found = trace(step_cost, lambda: layer(x)[0].sum().backward())
     assert sum(work.flops for work in found.work) == expected
 
 
@@ -109,13 +109,13 @@ def test_flops_of_a_step_are_those_of_its_passes(step_cost, name):
 
     config = small(name)
     batch = config.training.batch_size
-    assert step_cost.counted(config, batch).flops == networks.step_flops(model=config.model, batch=batch)
+    assert step_cost.count_cost(config, batch).flops == networks.step_flops(model=config.model, batch=batch)
 
 
 @pytest.mark.parametrize("name", ["reference", "digits", "digits-conv3d", "digits-image", "clips"])
 def test_costs_of_a_larger_batch_follow_from_two_small_ones(step_cost, name):
     config = small(name)
-    counted, measured = step_cost.counted(config, 12), step_cost.count(config, 12)
+    counted, measured = step_cost.count_cost(config, 12), step_cost.trace_cost(config, 12)
     assert [work.name for work in counted.work] == [work.name for work in measured.work]
     assert (counted.flops, counted.fixed, counted.norms) == (measured.flops, measured.fixed, measured.norms)
     assert counted.bytes == pytest.approx(measured.bytes, rel=1e-3)
@@ -124,11 +124,11 @@ def test_costs_of_a_larger_batch_follow_from_two_small_ones(step_cost, name):
 
 def test_bytes_are_those_of_real_tensors(step_cost):
     x, y = torch.randn(3, 5), torch.randn(3, 5).to(torch.bfloat16)
-    (add,) = traced(step_cost, lambda: x + y).work
+    (add,) = trace(step_cost, lambda: x + y).work
     assert add.bytes == x.nbytes + y.nbytes + (x + y).nbytes
-    free = traced(step_cost, lambda: (x.view(5, 3), x[:, 1:], x.detach(), torch.empty(9))).work
+    free = trace(step_cost, lambda: (x.view(5, 3), x[:, 1:], x.detach(), torch.empty(9))).work
     assert free and not any(work.bytes for work in free)
-    filled = traced(step_cost, lambda: x.add_(1)).work
+    filled = trace(step_cost, lambda: x.add_(1)).work
     assert sum(work.bytes for work in filled) == 2 * x.nbytes  # read and written
 
 
@@ -142,7 +142,7 @@ def test_memory_is_that_of_tensors_that_are_alive(step_cost):
         network(x).sum().backward()
         network.zero_grad()
 
-    found = traced(step_cost, run)
+    found = trace(step_cost, run)
     tracker = tracking.MemTracker()
     tracker.track_external(network, x)
     held = sum(t.nbytes for t in (*network.parameters(), x))
@@ -160,7 +160,7 @@ def test_what_is_held_is_what_a_checkpoint_holds(step_cost, name):
     config = small(name)
     runner, step = step_cost.make_runner(step_cost.with_batch(config, 4), torch.device("cpu"), torch.float32)
     runner(0)
-    fixed = step_cost.count(config, 4).fixed
+    fixed = step_cost.trace_cost(config, 4).fixed
     of_networks = [x for network in networks(step).values() for x in network.state_dict().values()]
     moments = [
         x

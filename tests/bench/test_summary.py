@@ -65,9 +65,9 @@ def test_data_sheets_fill_in_what_was_not_measured(summary):
 
 def test_files_of_one_run_are_one_report_and_others_are_refused(summary):
     halves = [data(GEMM, *both(name, 2e-3, 1e-3)) for name in NAMES]
-    assert list(summary.summarise(summary.merged(halves))["groups"]) == NAMES
+    assert list(summary.summarise(summary.merge_runs(halves))["groups"]) == NAMES
     with pytest.raises(ValueError, match="different runs"):
-        summary.merged([halves[0], data(GEMM, commit="d")])
+        summary.merge_runs([halves[0], data(GEMM, commit="d")])
 
 
 def step(variant, seconds, name="reference", **facts):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 
 
 def empty(path: Path) -> Path:
@@ -49,14 +49,14 @@ def audio_only(path: Path) -> Path:
 
 
 def one_frame(path: Path) -> Path:
-    return encode(path, numbered(1))
+    return encode(path, make_numbered(1))
 
 
 def variable_size(path: Path) -> Path:
     """Two H.264 streams of different sizes, one after the other, as live streams have them."""
     small, large = path.with_suffix(".1.ts"), path.with_suffix(".2.ts")
-    encode(small, numbered(12, 48, 64))
-    encode(large, numbered(12, 96, 128))
+    encode(small, make_numbered(12, 48, 64))
+    encode(large, make_numbered(12, 96, 128))
     path.write_bytes(small.read_bytes() + large.read_bytes())
     small.unlink()
     large.unlink()
@@ -74,7 +74,7 @@ def at_times(path: Path, times: Sequence[int]) -> Path:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
-        for time, frame in zip(times, numbered(len(times)), strict=True):
+        for time, frame in zip(times, make_numbered(len(times)), strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
             picture.pts, picture.time_base = int(time), Fraction(1, 1000)
             container.mux(stream.encode(picture))
@@ -84,14 +84,14 @@ def at_times(path: Path, times: Sequence[int]) -> Path:
 
 def unknown_codec(path: Path) -> Path:
     """A codec that nobody has, by its name in both headers of an AVI file."""
-    made = encode(path.with_suffix(".known.avi"), numbered(12), "mjpeg")
+    made = encode(path.with_suffix(".known.avi"), make_numbered(12), "mjpeg")
     path.write_bytes(made.read_bytes().replace(b"MJPG", b"XYZ9"))
     made.unlink()
     return path
 
 
 def no_permission(path: Path) -> Path:
-    encode(path, numbered(12))
+    encode(path, make_numbered(12))
     path.chmod(0)
     return path
 
@@ -123,4 +123,4 @@ def without_root_rights(command: list[str]) -> list[str] | None:
 def _lively(frames: int) -> np.ndarray:
     """Frames with enough in them that what is broken is noticed."""
     noise = np.random.default_rng(0).integers(-25, 25, (frames, 96, 128, 3))
-    return np.clip(numbered(frames, 96, 128) + noise, 0, 255).astype(np.uint8)
+    return np.clip(make_numbered(frames, 96, 128) + noise, 0, 255).astype(np.uint8)

@@ -119,7 +119,7 @@ def write(folder: Path, case: Case) -> Path:
     if case.times != "plain":
         options = {**options, "avoid_negative_ts": "disabled"}
     try:
-        packets, template = encoded(case.codec, case.rate, case.b_frames, _has_header(muxer))
+        packets, template = make_packets(case.codec, case.rate, case.b_frames, _has_header(muxer))
         with av.open(str(path), "w", format=muxer, options=options) as target:
             if case.beside == "still picture":
                 _add_still(target)
@@ -132,7 +132,7 @@ def write(folder: Path, case: Case) -> Path:
             # Other streams first: a muxer writes its header with the first packet, and must know them all.
             for packet in others:
                 target.mux(packet)
-            for packet in _timed(packets, case):
+            for packet in _set_times(packets, case):
                 packet.stream = stream
                 target.mux(packet)
     except (av.FFmpegError, ValueError, NotImplementedError, OverflowError, av.codec.codec.UnknownCodecError) as error:
@@ -141,7 +141,9 @@ def write(folder: Path, case: Case) -> Path:
 
 
 @functools.lru_cache(400)
-def encoded(codec: str, rate: Fraction, b_frames: bool, has_header: bool, height: int = 0, width: int = 0) -> tuple:
+def make_packets(
+    codec: str, rate: Fraction, b_frames: bool, has_header: bool, height: int = 0, width: int = 0
+) -> tuple:
     """Packets of a codec as (bytes, pts, dts, whether a key frame), and a stream to take as a template.
 
     Args:
@@ -187,7 +189,7 @@ def picture(number: int, height: int, width: int) -> np.ndarray:
     return made
 
 
-def _timed(packets: list, case: Case) -> Iterator[av.Packet]:
+def _set_times(packets: list, case: Case) -> Iterator[av.Packet]:
     """Packets at their times, in frames: all, or those that a cut leaves."""
     shift = {"late": 40, "epoch": round(1_700_000_000 * case.rate), "lead-in": -5}.get(case.times, 0)
     for data, pts, dts, is_key in packets:
@@ -220,9 +222,9 @@ def _others(target, case: Case) -> list[av.Packet]:
         frame = frame.reformat(format=stream.pix_fmt)
         return [*stream.encode(frame), *stream.encode()]
     if case.beside == "smaller film":
-        packets, template = encoded(case.codec, case.rate, False, _has_header(target.format.name), 32, 32)
+        packets, template = make_packets(case.codec, case.rate, False, _has_header(target.format.name), 32, 32)
         stream = target.add_stream_from_template(template)
-        made = list(_timed(packets, dataclasses.replace(case, times="plain")))
+        made = list(_set_times(packets, dataclasses.replace(case, times="plain")))
         for packet in made:
             packet.stream = stream
         return made
@@ -249,7 +251,7 @@ def _audio(target) -> list[av.Packet]:
     return made + stream.encode()
 
 
-def shown(path: Path, case: Case) -> np.ndarray:
+def decode_by_ffmpeg(path: Path, case: Case) -> np.ndarray:
     """What FFmpeg's command line shows of a file's film, its default filters in place: uint8 (T, H, W, 3).
 
     Raises:

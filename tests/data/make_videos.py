@@ -61,7 +61,7 @@ def square(colour: str, motion: str, frames: int, height: int, width: int) -> np
     return video
 
 
-def numbered(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
+def make_numbered(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
     """Frames whose number can be read back from their brightness by `number_of`; uint8 (T, H, W, 3)."""
     shades = np.array([(16 + 20 * (t % 12), 16 + 20 * (t // 12 % 12)) for t in range(frames)], np.uint8)
     video = np.empty((frames, height, width, 3), np.uint8)
@@ -71,7 +71,7 @@ def numbered(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def number_of(frame: np.ndarray) -> int:
-    """The number, up to 143, of a frame of `numbered`, after any scaling and lossy coding."""
+    """The number, up to 143, of a frame of `make_numbered`, after any scaling and lossy coding."""
     middle = frame.shape[1] // 2
     low, high = frame[:, : middle - 2].mean(), frame[:, middle + 2 :].mean()
     return round((low - 16) / 20) + 12 * round((high - 16) / 20)

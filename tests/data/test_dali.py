@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from make_videos import CODECS, can_encode, encode, number_of, numbered
+from make_videos import CODECS, can_encode, encode, make_numbered, number_of
 
 from fastvgan.data import readers
 from fastvgan.data.decoders import choice, dali, dali_pipeline
@@ -50,7 +50,7 @@ def folders(tmp_path_factory):
     """Device → clips that DALI decodes there: a noisy one per codec, and numbered ones, one of them short."""
 
     @functools.cache
-    def made(device: str) -> Path:
+    def make_clips(device: str) -> Path:
         folder = tmp_path_factory.mktemp(device)
         codecs = [codec for codec in DECODED[device] if can_encode(codec)]
         for codec in codecs:
@@ -58,10 +58,10 @@ def folders(tmp_path_factory):
         for i in range(7):
             codec = codecs[i % len(codecs)]
             path = folder / f"numbered {i} schön{CODECS[codec][0]}"
-            encode(path, numbered(6 if i == 3 else 40 + i, 160, 200), codec)
+            encode(path, make_numbered(6 if i == 3 else 40 + i, 160, 200), codec)
         return folder
 
-    return made
+    return make_clips
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def no_pyav(monkeypatch):
 
 
 @pytest.fixture
-def blamed(monkeypatch) -> list:
+def blame_calls(monkeypatch) -> list:
     """Grows by one with each time that DALI fails."""
     calls, blame = [], dali._Run._blame
     monkeypatch.setattr(dali._Run, "_blame", lambda *args: (calls.append(args), blame(*args)))
@@ -170,7 +170,7 @@ def test_times_that_do_not_begin_at_zero(folder, tmp_path, device, no_pyav):
 
 def test_vp8_with_packets_that_are_not_shown(tmp_path, caplog):
     path, plain = tmp_path / "hidden.webm", tmp_path / "plain.webm"
-    encode(plain, numbered(60, 160, 160), "vp8", g="6", keyint_min="6")
+    encode(plain, make_numbered(60, 160, 160), "vp8", g="6", keyint_min="6")
     with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -240,7 +240,7 @@ DAMAGE = {
 @pytest.mark.parametrize("harm", DAMAGE)
 @pytest.mark.parametrize("when", ["at once", "in use", "unseen"])
 def test_a_damaged_file_is_named_once_and_replaced_as_by_pyav(
-    folder, tmp_path, caplog, small_chunks, blamed, harm, when, device
+    folder, tmp_path, caplog, small_chunks, blame_calls, harm, when, device
 ):
     readers.warn_once.cache_clear()
     for path in folder.glob("numbered*"):
@@ -265,7 +265,7 @@ def test_a_damaged_file_is_named_once_and_replaced_as_by_pyav(
     assert sorted(said) == sorted(record.getMessage() for record in caplog.records)
     assert all(any(clips.names[clip] in sentence for sentence in said) for clip in (2, 5))
     if when != "in use":  # there it may be seen before or after DALI has read on
-        assert bool(blamed) == (when == "unseen")
+        assert bool(blame_calls) == (when == "unseen")
 
 
 def test_wrong_numbers_tell_by_themselves(folder, tmp_path, monkeypatch):
@@ -282,15 +282,15 @@ def test_wrong_numbers_tell_by_themselves(folder, tmp_path, monkeypatch):
         assert numbers == list(range(numbers[0], numbers[0] + 30))
 
 
-def test_what_only_dali_cannot_read_goes_through_pyav(folder, tmp_path, caplog, small_chunks, blamed):
+def test_what_only_dali_cannot_read_goes_through_pyav(folder, tmp_path, caplog, small_chunks, blame_calls):
     readers.warn_once.cache_clear()
     paths = list(folder.glob("numbered*"))
-    paths.append(encode(tmp_path / "other.mp4", numbered(40, 160, 200), "h264"))
+    paths.append(encode(tmp_path / "other.mp4", make_numbered(40, 160, 200), "h264"))
     clips = clips_of(paths, frames=3, crop="center")
     got = numbers_of(take(DaliDecoder(clips), 9))
     assert got == [list(clips.sampler.draw(5, number).indices) for number in range(36)]
     assert [r.getMessage() for r in caplog.records] == ["other.mp4: DALI cannot open it; PyAV decodes it"]
-    assert len(blamed) <= 2, "once it is known, no pipeline gets the clip, but for one built before"
+    assert len(blame_calls) <= 2, "once it is known, no pipeline gets the clip, but for one built before"
 
 
 def test_what_pyav_writes_for_the_gpu_is_what_dali_takes_there(folders):
@@ -411,7 +411,7 @@ def test_refusals(folder, tmp_path, monkeypatch):
     clips = clips_of(paths, frames=3)
     assert find_obstacle(clips, "cpu") is None
 
-    def changed(media=None, **found):
+    def change_media(media=None, **found):
         return ClipSet(
             clips.names,
             [clips.media[0], media or clips.media[1]],
@@ -421,13 +421,13 @@ def test_refusals(folder, tmp_path, monkeypatch):
 
     name = clips.names[1]
     for other, word in [
-        (changed(codec="h264"), "h264"),
-        (changed(rotation=90), "rotated"),
-        (changed(colours="bt709"), "bt709"),
-        (changed(steady=False), "variable frame rate"),
-        (changed(pts=None), "times"),
-        (changed(dataclasses.replace(clips.media[1], kind="tar")), "tar"),
-        (changed(dataclasses.replace(clips.media[1], path="s3://a/b.webm")), "local"),
+        (change_media(codec="h264"), "h264"),
+        (change_media(rotation=90), "rotated"),
+        (change_media(colours="bt709"), "bt709"),
+        (change_media(steady=False), "variable frame rate"),
+        (change_media(pts=None), "times"),
+        (change_media(dataclasses.replace(clips.media[1], kind="tar")), "tar"),
+        (change_media(dataclasses.replace(clips.media[1], path="s3://a/b.webm")), "local"),
     ]:
         sentence = find_obstacle(other, "cpu")
         assert sentence.startswith(name) and word in sentence

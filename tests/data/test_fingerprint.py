@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 
 from fastvgan.data import open_source
 from fastvgan.data.clips import ClipSource, Item
@@ -27,7 +27,7 @@ def fingerprint(data, **settings) -> Fingerprint:
 def write(folder, name, first=0, frames=20, width=64, **options):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    return encode(path, numbered(first + frames, 48, width)[first:], **options)
+    return encode(path, make_numbered(first + frames, 48, width)[first:], **options)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture
-def copied(clips, tmp_path):
+def clips_copy(clips, tmp_path):
     shutil.copytree(clips, tmp_path / "copied")
     return tmp_path / "copied"
 
@@ -87,13 +87,13 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_makes_them_others(clips, copied, change):
-    CHANGES[change](copied)
-    assert fingerprint(copied).checksum != fingerprint(clips).checksum
+def test_any_change_makes_them_others(clips, clips_copy, change):
+    CHANGES[change](clips_copy)
+    assert fingerprint(clips_copy).checksum != fingerprint(clips).checksum
 
 
 @pytest.mark.parametrize(("to", "settings"), [("manifest", {}), ("tars", {}), ("shards", {"height": 16, "width": 16})])
-def test_prepared_data_are_the_same_wherever_they_lie(clips, copied, tmp_path, to, settings):
+def test_prepared_data_are_the_same_wherever_they_lie(clips, clips_copy, tmp_path, to, settings):
     settings = PrepareConfig(to=to, **settings)
     out, again, changed = (tmp_path / name for name in ("out", "again", "changed"))
     prepare(clips, out, settings)
@@ -102,12 +102,12 @@ def test_prepared_data_are_the_same_wherever_they_lie(clips, copied, tmp_path, t
     assert before[1:] == (4, 3, 2)
     out.rename(tmp_path / "moved")
     assert fingerprint(tmp_path / "moved" / "manifest.jsonl", **root) == before
-    prepare(copied, again, settings)  # what `copied` holds is the same
-    assert fingerprint(again, **(root and {"root": str(copied)})) == before
-    (copied / "a" / "0.mp4").unlink()
-    write(copied, "a/0.mp4", crf="40")
-    prepare(copied, changed, settings)
-    found = fingerprint(changed, **(root and {"root": str(copied)}))
+    prepare(clips_copy, again, settings)  # what `clips_copy` holds is the same
+    assert fingerprint(again, **(root and {"root": str(clips_copy)})) == before
+    (clips_copy / "a" / "0.mp4").unlink()
+    write(clips_copy, "a/0.mp4", crf="40")
+    prepare(clips_copy, changed, settings)
+    found = fingerprint(changed, **(root and {"root": str(clips_copy)}))
     assert found.checksum != before.checksum and found[1:] == before[1:]
 
 

@@ -34,11 +34,11 @@ def test_the_size_of_alike_clips(height, width, expected):
     assert fit_size([(height, width)] * 3) == expected
 
 
-def enlarged(shown, size):
+def compute_enlargement(shown, size):
     return max(1, size[0] / shown[0], size[1] / shown[1])
 
 
-def kept(shown, size):
+def compute_kept_area(shown, size):
     """The share of a frame's area that is left of it, where it is scaled to just cover `size`."""
     scale = max(size[0] / shown[0], size[1] / shown[1])
     return size[0] * size[1] / (shown[0] * scale * shown[1] * scale)
@@ -48,12 +48,12 @@ def kept(shown, size):
 def test_no_other_size_crops_less_without_enlarging_more(shown):
     size = fit_size([shown])
     for other in ((height, width) for height in SIDES for width in SIDES):
-        if enlarged(shown, other) <= enlarged(shown, size):
-            assert kept(shown, other) <= kept(shown, size) + 1e-9
-            if abs(kept(shown, other) - kept(shown, size)) < 1e-9:
+        if compute_enlargement(shown, other) <= compute_enlargement(shown, size):
+            assert compute_kept_area(shown, other) <= compute_kept_area(shown, size) + 1e-9
+            if abs(compute_kept_area(shown, other) - compute_kept_area(shown, size)) < 1e-9:
                 assert other[0] * other[1] <= size[0] * size[1]
         else:
-            assert enlarged(shown, size) < enlarged(shown, other)
+            assert compute_enlargement(shown, size) < compute_enlargement(shown, other)
 
 
 @given(st.lists(st.tuples(st.integers(16, 200), st.integers(16, 200)), min_size=1, max_size=30))
@@ -69,8 +69,8 @@ def test_a_side_that_is_settled_stays(shown, side, is_height):
     assert size[not is_height] == side and size[is_height] <= max(64, side)
     for other in SIDES:
         rival = (side, other) if is_height else (other, side)
-        if enlarged(shown, rival) <= enlarged(shown, size):
-            assert kept(shown, rival) <= kept(shown, size) + 1e-9
+        if compute_enlargement(shown, rival) <= compute_enlargement(shown, size):
+            assert compute_kept_area(shown, rival) <= compute_kept_area(shown, size) + 1e-9
 
 
 def test_beside_a_side_that_is_larger_than_64_the_other_may_be_as_large():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from command import ROOT, call
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 from PIL import Image
 
 TINY = "--base-width 2 --batch-size 4 --latent 4 --precision fp32 --evaluate-clips 16".split()
@@ -18,7 +18,7 @@ def videos(folder, height=48, width=64, frames=20, names=("a", "b"), captions=No
     for place, name in enumerate(names):
         path = folder / f"{name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
-        encode(path, numbered(frames, height, width))
+        encode(path, make_numbered(frames, height, width))
         if captions:
             path.with_suffix(".txt").write_text(captions[place])
     return folder
@@ -125,15 +125,20 @@ def test_several_processes_take_what_the_first_one_found(tmp_path):
     assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["model"]["frames"] == 8
 
 
-def captioned(folder):
+def make_captioned(folder):
     return videos(folder, 46, 62, captions=["a dog", "a cat"])
 
 
-def in_classes(folder):
+def make_classes(folder):
     return videos(folder, 30, 30, 5, ("x/a", "y/b"))
 
 
-KINDS = {"videos": captioned, "classes": in_classes, "strips": strips, "tiny": lambda f: strips(f, 7, 2, 3, "RGB")}
+KINDS = {
+    "videos": make_captioned,
+    "classes": make_classes,
+    "strips": strips,
+    "tiny": lambda f: strips(f, 7, 2, 3, "RGB"),
+}
 SQUARE = ["--to", "shards", "--height", "32", "--width", "32"]
 PAIRS = [(kind, form) for kind in KINDS for form in ([], SQUARE)] + [
     ("strips", [*SQUARE, "--channels", "1"]),
@@ -143,7 +148,7 @@ PAIRS = [(kind, form) for kind in KINDS for form in ([], SQUARE)] + [
 ]
 
 
-def printed(folder, out, *flags):
+def read_printed_flags(folder, out, *flags):
     """The flags of the command that `prepare` prints."""
     status, shown, err = call("fastvgan.prepare", [str(folder), str(out), *flags])
     assert status == 0, err
@@ -155,7 +160,7 @@ def printed(folder, out, *flags):
 
 @pytest.mark.parametrize(("kind", "form"), PAIRS)
 def test_the_command_that_prepare_prints_works(tmp_path, kind, form):
-    flags = printed(KINDS[kind](tmp_path / "src"), tmp_path / "out", *form)
+    flags = read_printed_flags(KINDS[kind](tmp_path / "src"), tmp_path / "out", *form)
     status, out, err = call("fastvgan.train", [*flags, "--dry-run"])
     assert status == 0, err
     frames, condition = {"videos": (16, "text"), "classes": (4, "class"), "strips": (8, "none"), "tiny": (4, "none")}[
@@ -168,7 +173,7 @@ def test_the_command_that_prepare_prints_works(tmp_path, kind, form):
 
 
 def test_it_trains_on_grey_shards(tmp_path):
-    flags = printed(strips(tmp_path / "src"), tmp_path / "out", *SQUARE, "--channels", "1")
+    flags = read_printed_flags(strips(tmp_path / "src"), tmp_path / "out", *SQUARE, "--channels", "1")
     more = [*TINY, "--steps", "2", "--run-dir", str(tmp_path / "r")]
     status, _, err = call("fastvgan.train", [*flags, *more])
     assert status == 0, err
@@ -178,7 +183,7 @@ def test_it_trains_on_grey_shards(tmp_path):
 @pytest.mark.parametrize("name", ["digits", "-out", "x.jsonl"])
 def test_odd_names_of_folders_are_printed_so_that_they_are_understood(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    captioned(tmp_path / "src")
+    make_captioned(tmp_path / "src")
     status, shown, err = call("fastvgan.prepare", ["--to", "clips", "--", "src", name])
     assert status == 0, err
     flags = shlex.split(shown.split("fastvgan.train ")[1])
@@ -187,7 +192,7 @@ def test_odd_names_of_folders_are_printed_so_that_they_are_understood(tmp_path, 
 
 
 def test_shards_that_no_model_takes_are_said_in_the_place_of_a_command(tmp_path):
-    folder = captioned(tmp_path / "src")
+    folder = make_captioned(tmp_path / "src")
     status, shown, err = call(
         "fastvgan.prepare", [str(folder), str(tmp_path / "out"), "--to", "shards", "--height", "40", "--width", "48"]
     )
@@ -202,11 +207,11 @@ def test_links_that_prepare_followed_are_followed_by_the_command(tmp_path):
     (tmp_path / "src").mkdir()
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / "src" / name).symlink_to(tmp_path / "elsewhere" / name)
-    flags = printed(tmp_path / "src", tmp_path / "out", "--follow-links")
+    flags = read_printed_flags(tmp_path / "src", tmp_path / "out", "--follow-links")
     assert "--follow-links" in flags and size(settings(*flags)[0]) == (32, 32)
 
 
 def test_a_url_of_tars(tmp_path):
-    printed(captioned(tmp_path / "src"), tmp_path / "out", "--to", "tars")
+    read_printed_flags(make_captioned(tmp_path / "src"), tmp_path / "out", "--to", "tars")
     config, said = settings("--data", f"file://{tmp_path / 'out'}")
     assert size(config) == (32, 32) and config["model"]["condition"] == ["text"] and "clips are 62x46" in said

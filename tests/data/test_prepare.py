@@ -22,7 +22,7 @@ import torch
 import webdataset
 from broken import corrupt_in_the_middle, variable_rate
 from command import run
-from make_videos import encode, make_folder, number_of, numbered
+from make_videos import encode, make_folder, make_numbered, number_of
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -55,7 +55,7 @@ def few(tmp_path):
     for i, (name, codec) in enumerate([("cat/a b.mp4", "h264"), ("cat/c.webm", "vp9"), ("dog/ä.avi", "mjpeg")]):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        encode(path, numbered(12 * i + 30)[12 * i :], codec, 10)
+        encode(path, make_numbered(12 * i + 30)[12 * i :], codec, 10)
         path.with_suffix(".txt").write_text(f"number {i}\nclip {i}\n")
     return folder
 
@@ -106,7 +106,7 @@ def test_what_changed_is_looked_at_again(few, tmp_path):
     settings = PrepareConfig(to="clips")
     prepare(few, tmp_path / "out", settings)
     untouched = (tmp_path / "out" / "clips" / "cat" / "c.webm").stat().st_mtime_ns
-    encode(few / "cat" / "a b.mp4", numbered(17), "h264", 10)
+    encode(few / "cat" / "a b.mp4", make_numbered(17), "h264", 10)
     (few / "dog" / "ä.avi").write_bytes(b"broken now")
     (few / "cat" / "c.txt").write_text("another caption")
     made = prepare(few, tmp_path / "out", settings)
@@ -428,14 +428,14 @@ def test_names_that_lead_out_are_written_nowhere(few, tmp_path):
 
 
 def test_stopped_in_its_first_file_it_goes_on(few, tmp_path, monkeypatch):
-    def stopped(temporary, *arguments):
+    def stop(temporary, *arguments):
         temporary.write_bytes(b"x")
         (temporary.parent / f".left{UNFINISHED}").write_bytes(b"x")  # as after a SIGKILL
         raise KeyboardInterrupt
 
     for to in ("clips", "tars"):
         with monkeypatch.context() as patched:
-            patched.setattr("fastvgan.data.preparation.clip_files.encode", stopped)
+            patched.setattr("fastvgan.data.preparation.clip_files.encode", stop)
             with pytest.raises(KeyboardInterrupt):
                 prepare(few, tmp_path / to, PrepareConfig(to=to))
         assert len(prepare(few, tmp_path / to, PrepareConfig(to=to)).records) == 3
@@ -444,7 +444,7 @@ def test_stopped_in_its_first_file_it_goes_on(few, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("to", ["clips", "shards", "tars"])
 def test_too_few_frames_at_another_rate(few, tmp_path, to):
-    encode(few / "cat" / "short.mp4", numbered(10), "h264", 10)
+    encode(few / "cat" / "short.mp4", make_numbered(10), "h264", 10)
     settings = PrepareConfig(to=to, fps=0.5, height=16, width=16)
     for least, count in ((2, 3), (1, 4), (2, 3)):
         made = prepare(few, tmp_path / "out", settings.model_copy(update={"min_frames": least}))
@@ -483,7 +483,7 @@ def test_numbers_in_tars_go_on_from_tar_to_tar(tmp_path, monkeypatch):
     source = tmp_path / "src"
     source.mkdir()
     for name, frames in (("a", 5), ("b", 6), ("c", 20)):
-        encode(source / f"{name}.avi", numbered(frames), "mjpeg")
+        encode(source / f"{name}.avi", make_numbered(frames), "mjpeg")
     monkeypatch.setattr("fastvgan.data.preparation.tar_files.MIB", 1)
     size = sum((source / f"{name}.avi").stat().st_size for name in "ab")
     for names, members in (("abc", [(0, 0), (0, 1), (1, 2)]), ("bc", [(0, 0), (1, 1)])):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 
 from fastvgan.data.decoders import shards
 from fastvgan.data.preparation import PrepareConfig, prepare
@@ -16,12 +16,12 @@ DATA = [("clips", "pyav"), BY_DALI, ("tars", "auto"), ("shards", "auto"), (HELD,
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared_folder(tmp_path_factory):
     """Seven clips, so that batches of four cross the ends of epochs, in each form."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "src").mkdir()
     for i in range(7):
-        path = encode(folder / "src" / f"{i}.webm", numbered(40)[2 * i :][:20], "vp9")
+        path = encode(folder / "src" / f"{i}.webm", make_numbered(40)[2 * i :][:20], "vp9")
         path.with_suffix(".txt").write_text(f"clip {i}\nthe clip {i}\n")
     prepare(folder / "src", folder / "clips", PrepareConfig(to="clips"))
     prepare(folder / "src", folder / "tars", PrepareConfig(to="tars"))
@@ -30,8 +30,8 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("data", "decoder"), DATA)
-def test_a_run_goes_on_with_the_very_next_batch(prepared, tmp_path, data, decoder, monkeypatch):
-    config = _config(prepared / ("shards" if data == HELD else data), decoder)
+def test_a_run_goes_on_with_the_very_next_batch(prepared_folder, tmp_path, data, decoder, monkeypatch):
+    config = _config(prepared_folder / ("shards" if data == HELD else data), decoder)
     if data == HELD:
         mapped = Trainer(config, find_start("t", tmp_path / "mapped", None))
         assert mapped.run() == 0

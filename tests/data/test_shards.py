@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 
 from fastvgan.data.clips import ClipSource, items_from_manifest
 from fastvgan.data.decoders import shards as shards_module
@@ -29,7 +29,7 @@ def both(tmp_path_factory):
     for i, (length, width) in enumerate([(30, 64), (3, 48), (17, 72), (1, 64)]):
         path = folder / "src" / ("even", "odd")[i % 2] / f"{i}.avi"
         path.parent.mkdir(exist_ok=True)
-        encode(path, numbered(140, 48, width)[13 * i :][:length], "mjpeg")
+        encode(path, make_numbered(140, 48, width)[13 * i :][:length], "mjpeg")
         path.with_suffix(".txt").write_text("".join(f"clip {i}, line {j}\n" for j in range(i)))
     sizes = {"height": 20, "width": 20, "shard_size": 1, "min_frames": 1}
     prepare(folder / "src", folder / "files", PrepareConfig(min_frames=1))
@@ -45,7 +45,7 @@ def source(folder, cut, device="cpu", decoder="auto"):
 
 
 @pytest.fixture
-def held(monkeypatch):
+def held_on_device(monkeypatch):
     """All clips are held on the device, the CPU too."""
     monkeypatch.setattr(shards_module, "_fits", lambda *_: True)
 
@@ -73,7 +73,7 @@ CUTS = {
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 @pytest.mark.parametrize("size", [1, 3, 11])
-def test_a_step_draws_the_clips_that_are_decoded(both, cut, size, device, held):
+def test_a_step_draws_the_clips_that_are_decoded(both, cut, size, device, held_on_device):
     """With captions, of which one clip has none, and classes; batches cross the ends of epochs of four clips."""
     here = source(both / ("grey" if cut.channels == 1 else "shards"), cut, device)
     files = source(both / "files", cut)
@@ -129,7 +129,7 @@ def test_clips_that_are_decoded_ahead_are_not_drawn(both):
         data.draw(torch.zeros(1, 6, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
 
 
-def test_a_resident_set_is_copied_and_pickled(both, held):
+def test_a_resident_set_is_copied_and_pickled(both, held_on_device):
     data = source(both / "shards", Cut(4, 20, 20, mirror=True))
     expected = next(data.batches(5, 2))
     for other in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):

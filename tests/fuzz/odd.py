@@ -35,13 +35,13 @@ odd_values = st.one_of(
 ).map(copy.deepcopy)  # lists and dicts among them are changed in their turn
 
 
-def fuzzed(share: int):
+def limit_examples(share: int):
     """Settings of hypothesis for a test that tries one `share`-th of all inputs."""
     return settings(max_examples=max(20, INPUTS // share), deadline=None)
 
 
 @st.composite
-def changed(draw, value):
+def mutate(draw, value):
     """A plain value (dicts, lists, texts, numbers) with one to three of its parts exchanged, removed or added."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, 3))):
@@ -67,7 +67,7 @@ def _places(value):
 
 
 @st.composite
-def changed_bytes(draw, data):
+def mutate_bytes(draw, data):
     """Bytes with some of them exchanged, cut off, or added."""
     data = bytearray(data)
     for _ in range(draw(st.integers(1, 3))):

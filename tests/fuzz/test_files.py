@@ -15,7 +15,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from odd import NAMES, changed, changed_bytes, fuzzed, odd_values
+from odd import NAMES, limit_examples, mutate, mutate_bytes, odd_values
 
 import fastvgan
 from fastvgan.data.clips import items_from_manifest
@@ -49,15 +49,15 @@ def lines_of(*values) -> bytes:
 
 
 manifests = st.one_of(
-    st.builds(lines_of, st.just(HEADER), changed(RECORD), changed(RECORD)),
-    st.builds(lines_of, changed(HEADER), st.just(RECORD)),
+    st.builds(lines_of, st.just(HEADER), mutate(RECORD), mutate(RECORD)),
+    st.builds(lines_of, mutate(HEADER), st.just(RECORD)),
     st.builds(lines_of, st.just(HEADER), st.builds(lambda path: {**RECORD, "path": path}, st.sampled_from(NAMES))),
-    changed_bytes(lines_of(HEADER, RECORD)),
+    mutate_bytes(lines_of(HEADER, RECORD)),
     st.builds(lambda depth: lines_of(HEADER) + b"[" * depth, st.sampled_from((10, 100_000))),
 )
 
 
-@fuzzed(3)
+@limit_examples(3)
 @given(data=manifests)
 def test_a_manifest_is_read_or_named_and_leads_nowhere_else(folder, data):
     (folder / "manifest.jsonl").write_bytes(data)
@@ -81,20 +81,20 @@ ROWS = [["file", "caption", "class"], ["a.mp4", "a cat", "cat"], ["b/c.mp4", "a 
 LINES = [{"file": "a.mp4", "caption": ["a cat", "cats"], "class": "cat"}, {"file": "b/c.mp4", "caption": "a dog"}]
 names = st.one_of(st.sampled_from(NAMES), st.text(max_size=20))
 captions = st.one_of(
-    st.tuples(st.just("captions.jsonl"), st.builds(lambda lines: lines_of(*lines), changed(LINES))),
+    st.tuples(st.just("captions.jsonl"), st.builds(lambda lines: lines_of(*lines), mutate(LINES))),
     st.tuples(st.just("captions.jsonl"), st.builds(lambda n: lines_of({**LINES[0], "file": n}), names)),
-    st.tuples(st.just("metadata.jsonl"), st.builds(lambda lines: lines_of(*lines), changed(LINES))),
-    st.tuples(st.just("metadata.csv"), changed_bytes(table(ROWS, ";"))),
-    st.tuples(st.just("metadata.tsv"), changed_bytes(table(ROWS, "\t").decode().encode("utf-16"))),
-    st.tuples(st.just("captions.jsonl"), changed_bytes(lines_of(*LINES))),
-    st.tuples(st.just("captions.csv"), st.builds(table, changed(ROWS), st.sampled_from(",;\t"))),
+    st.tuples(st.just("metadata.jsonl"), st.builds(lambda lines: lines_of(*lines), mutate(LINES))),
+    st.tuples(st.just("metadata.csv"), mutate_bytes(table(ROWS, ";"))),
+    st.tuples(st.just("metadata.tsv"), mutate_bytes(table(ROWS, "\t").decode().encode("utf-16"))),
+    st.tuples(st.just("captions.jsonl"), mutate_bytes(lines_of(*LINES))),
+    st.tuples(st.just("captions.csv"), st.builds(table, mutate(ROWS), st.sampled_from(",;\t"))),
     st.tuples(st.just("captions.csv"), st.builds(lambda n: table([ROWS[0], [n, "x", "y"]], ","), names)),
-    st.tuples(st.just("captions.csv"), changed_bytes(table(ROWS, ","))),
+    st.tuples(st.just("captions.csv"), mutate_bytes(table(ROWS, ","))),
     st.tuples(st.just("clip.txt"), st.binary(max_size=40)),
 )
 
 
-@fuzzed(3)
+@limit_examples(3)
 @given(file=captions)
 def test_captions_are_read_or_named_and_lead_nowhere_else(tmp_path_factory, folder, file):
     name, data = file
@@ -115,12 +115,12 @@ def test_captions_are_read_or_named_and_lead_nowhere_else(tmp_path_factory, fold
 
 CONFIG = preset("digits").model_dump(mode="json")
 texts_of_configurations = st.one_of(
-    changed(CONFIG).map(lambda values: yaml.safe_dump(values).encode("utf-8", "surrogatepass")),
-    changed_bytes(yaml.safe_dump(CONFIG).encode()),
+    mutate(CONFIG).map(lambda values: yaml.safe_dump(values).encode("utf-8", "surrogatepass")),
+    mutate_bytes(yaml.safe_dump(CONFIG).encode()),
 )
 
 
-@fuzzed(20)  # YAML is slow
+@limit_examples(20)  # YAML is slow
 @given(data=texts_of_configurations)
 def test_a_configuration_is_read_or_named(folder, data):
     path = folder / "config.yaml"
@@ -145,7 +145,7 @@ class Quiet(tuple):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported_file(tmp_path_factory):
     """An exported generator: its file, its header as values, and its bytes without the header."""
     path = tmp_path_factory.mktemp("export") / "x.safetensors"
     export(build_generator(MODEL).state_dict(), MODEL, path)
@@ -159,20 +159,20 @@ def with_header(header, body) -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
-@fuzzed(6)
+@limit_examples(6)
 @given(data=st.data())
-def test_an_exported_file_is_loaded_or_named(exported, data):
-    path, header, body = exported
+def test_an_exported_file_is_loaded_or_named(exported_file, data):
+    path, header, body = exported_file
     kind = data.draw(st.sampled_from(("settings", "header", "bytes", "text")))
     if kind == "settings":
-        settings = data.draw(changed(json.loads(header["__metadata__"]["fastvgan"])))
+        settings = data.draw(mutate(json.loads(header["__metadata__"]["fastvgan"])))
         written = with_header({**header, "__metadata__": {"fastvgan": json.dumps(settings)}}, body)
     elif kind == "text":
         written = with_header({**header, "__metadata__": {"fastvgan": data.draw(st.text(max_size=30))}}, body)
     elif kind == "header":
-        written = with_header(data.draw(changed(header)), body)
+        written = with_header(data.draw(mutate(header)), body)
     else:
-        written = data.draw(changed_bytes(with_header(header, body)))
+        written = data.draw(mutate_bytes(with_header(header, body)))
     path.write_bytes(written)
     try:
         generator = fastvgan.load(path)
@@ -183,7 +183,7 @@ def test_an_exported_file_is_loaded_or_named(exported, data):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved_checkpoint(tmp_path_factory):
     """A run's step, one checkpoint of it, and that checkpoint's files."""
     from tiny import tiny
 
@@ -195,19 +195,19 @@ def saved(tmp_path_factory):
     return Quiet((step, path, state, (path / "state.safetensors").read_bytes()))
 
 
-@fuzzed(6)
+@limit_examples(6)
 @given(data=st.data())
-def test_a_checkpoint_is_read_or_named(saved, data):
-    step, path, state, tensors = saved
+def test_a_checkpoint_is_read_or_named(saved_checkpoint, data):
+    step, path, state, tensors = saved_checkpoint
     kind = data.draw(st.sampled_from(("state", "any", "tensors", "both")))
     if kind in ("tensors", "both"):
-        tensors = data.draw(changed_bytes(tensors[:4000]).map(lambda head: head + tensors[4000:]))
+        tensors = data.draw(mutate_bytes(tensors[:4000]).map(lambda head: head + tensors[4000:]))
     if kind == "both":  # as the user who wants to be believed would write it
         told = {"sha256": hashlib.sha256(tensors).hexdigest(), "bytes": len(tensors)}
         state = {**state, "files": {"state.safetensors": told}}
     text = json.dumps(state)
     if kind == "state":
-        text = json.dumps(data.draw(changed(state)))
+        text = json.dumps(data.draw(mutate(state)))
     elif kind == "any":
         text = json.dumps(data.draw(odd_values))
     (path / "state.json").write_text(text, encoding="utf-8", errors="surrogatepass")

@@ -133,7 +133,8 @@ def test_plain_english_is_not_found(sentence):
 
 def test_no_function_is_named_by_a_participle():
     found = []
-    for module, path in modules().items():
+    benchmarks = {str(path.relative_to(ROOT)): path for path in python_files("bench")}
+    for module, path in {**modules(), **benchmarks}.items():
         for function in functions(parse(path)):
             words = function.node.name.strip("_").split("_")
             is_property = any("property" in ast.unparse(one) for one in function.node.decorator_list)

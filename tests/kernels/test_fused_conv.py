@@ -68,7 +68,7 @@ class Case:
             z = functional.conv3d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
         return ACTIVATE[self.activation](z, SLOPE), z
 
-    def fused(self, leaves, impl, statistics=False):
+    def run_fused(self, leaves, impl, statistics=False):
         norm = None
         if self.norm is not None:
             mean, var = self.running_mean, self.running_var
@@ -183,7 +183,7 @@ def check(case, impl, dtype):
     if case.norm == "batch" and case.x.numel() // case.x.shape[1] < 16:
         case.norm = "running"
     leaves = case.cast(dtype)
-    y, mean, var = case.fused(leaves, impl, statistics=True)
+    y, mean, var = case.run_fused(leaves, impl, statistics=True)
     exact, raw = case.plain(case.leaves)
     tolerance, of_gradients = TOLERANCE[dtype]
     assert y.dtype == dtype and mean.dtype == var.dtype == torch.float32
@@ -228,7 +228,7 @@ def test_in_the_networks_geometry_on_a_batch(transposed, impl, activation, in_ac
         **{"layout": "channels_last", "dtype": torch.float32},
     )
     leaves = case.cast(torch.float32)
-    y, mean, var = case.fused(leaves, impl, statistics=True)
+    y, mean, var = case.run_fused(leaves, impl, statistics=True)
     exact, raw = case.plain(case.leaves)
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
     assert_near("y", y, exact, 1e-5)
@@ -243,7 +243,7 @@ def test_in_the_networks_geometry_on_a_batch(transposed, impl, activation, in_ac
 @pytest.mark.parametrize("impl", IMPLS)
 def test_without_statistics_there_are_none(impl):
     case = make(True, dtype=torch.float32)
-    y, mean, var = case.fused(case.cast(torch.float32), impl)
+    y, mean, var = case.run_fused(case.cast(torch.float32), impl)
     assert mean is None and var is None
     assert_near("y", y, case.plain(case.leaves)[0], 1e-5)
 
@@ -252,7 +252,7 @@ def test_statistics_of_an_output_far_from_zero_do_not_cancel():
     for impl in ["reference"] + ["cpp"] * (extension.load() is not None):
         case = make(False, batch=20, dtype=torch.float32)
         leaves = case.cast(torch.float32) | {"bias": torch.full((2,), 1e3)}
-        _, mean, var = case.fused(leaves, impl, statistics=True)
+        _, mean, var = case.run_fused(leaves, impl, statistics=True)
         _, raw = case.plain({k: v.double() for k, v in leaves.items()})
         assert_near("mean", mean, raw.mean([0, 2, 3, 4]), 1e-5)
         assert_near("var", var, raw.var([0, 2, 3, 4], correction=0), 1e-3)
@@ -274,7 +274,7 @@ def test_derivatives_of_first_and_second_order(transposed, norm, activation, in_
     names = list(case.leaves)
 
     def function(*leaves):
-        return case.fused(dict(zip(names, leaves, strict=True)), "auto")[0]
+        return case.run_fused(dict(zip(names, leaves, strict=True)), "auto")[0]
 
     assert gradcheck(function, tuple(case.leaves.values()))
     assert gradgradcheck(function, tuple(case.leaves.values()))
@@ -297,7 +297,7 @@ def test_a_gradient_of_a_gradient_goes_through_the_batch_statistics(transposed, 
     ramp = torch.linspace(-1, 1, exact[0].numel(), dtype=dtype).view(exact.shape[1:])  # or batch norm cancels much
     wanted = penalty(case.leaves, exact)
     leaves = case.cast(dtype)
-    for name, mine, other in zip(leaves, penalty(leaves, case.fused(leaves, impl)[0]), wanted, strict=True):
+    for name, mine, other in zip(leaves, penalty(leaves, case.run_fused(leaves, impl)[0]), wanted, strict=True):
         assert_near(name, mine, other, 1e-10 if dtype is torch.float64 else 1e-4)
 
 
@@ -317,7 +317,7 @@ def test_under_autocast_a_weights_gradient_is_float32_and_is_not_rounded(transpo
     )
     leaves = case.cast(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        y, mean, _ = case.fused(leaves, impl, statistics=True)
+        y, mean, _ = case.run_fused(leaves, impl, statistics=True)
     exact = case.plain(case.leaves)[0]
     assert y.dtype == torch.bfloat16 and mean.dtype == torch.float32
     assert_near("y", y, exact, 0.02)
@@ -338,7 +338,7 @@ def test_the_layout_follows_x_or_the_weight():
         for layout in ("contiguous", "channels_last"):
             case = make(False, size=(4, 4, 4), layout=layout, dtype=torch.float32)
             leaves = case.cast(torch.float32)
-            y = case.fused(leaves, impl)[0]
+            y = case.run_fused(leaves, impl)[0]
             assert y.is_contiguous(**last) == (layout == "channels_last")
             (dx,) = torch.autograd.grad(y.sum(), leaves["x"])
             assert dx.is_contiguous(**last) == (layout == "channels_last")
@@ -352,10 +352,10 @@ def test_the_fake_kernel_says_what_the_kernel_does(channels):
         case = make(True, channels=(3, channels), size=size, padding=(0, 0, 0), layout=layout, dtype=torch.float32)
         leaves, fakes = case.cast(torch.float32), {}
         mode = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
-        real = case.fused(leaves, "auto", statistics=True)
+        real = case.run_fused(leaves, "auto", statistics=True)
         with mode:
             fakes = {name: mode.from_tensor(t) for name, t in leaves.items()}
-            fake = case.fused(fakes, "auto", statistics=True)
+            fake = case.run_fused(fakes, "auto", statistics=True)
         for mine, other in zip(real, fake, strict=True):
             assert (mine.shape, mine.stride(), mine.dtype) == (other.shape, other.stride(), other.dtype)
 
@@ -364,11 +364,11 @@ def test_the_fake_kernel_says_what_the_kernel_does(channels):
 def test_compiles_without_a_graph_break(norm):
     case = make(True, "leaky_relu", norm, dtype=torch.float32)
     function = torch.compile(
-        lambda leaves: case.fused(leaves, "auto", statistics=True), fullgraph=True, backend="aot_eager"
+        lambda leaves: case.run_fused(leaves, "auto", statistics=True), fullgraph=True, backend="aot_eager"
     )
     leaves = case.cast(torch.float32)
     y, mean, var = function(leaves)
-    expected = case.fused(leaves, "auto", statistics=True)
+    expected = case.run_fused(leaves, "auto", statistics=True)
     torch.testing.assert_close((y, mean, var), expected, rtol=1e-4, atol=1e-4)
     grads = torch.autograd.grad(y.square().sum(), list(leaves.values()))
     wanted = torch.autograd.grad(expected[0].square().sum(), list(leaves.values()))

@@ -47,7 +47,7 @@ def lay_out(x, layout):
     return x.contiguous()
 
 
-def computed(function, x, weight, bias, dy):
+def compute(function, x, weight, bias, dy):
     """y, dx and, where there are such, dweight and dbias."""
     inputs = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
     padded = iter(inputs)
@@ -56,15 +56,15 @@ def computed(function, x, weight, bias, dy):
 
 
 def ours(x, groups, weight, bias, dy, activation, impl, eps=EPS):
-    """computed, into memory that was NaN, so that a value never written is seen."""
+    """Compute into memory that was NaN, so that a value that is never written is seen."""
     for _ in range(2):
         blocks = [torch.full_like(x, math.nan) for _ in range(2)]
         del blocks
-    return computed(lambda x, w, b: group_norm_act(x, groups, w, b, eps, activation, 0.2, impl), x, weight, bias, dy)
+    return compute(lambda x, w, b: group_norm_act(x, groups, w, b, eps, activation, 0.2, impl), x, weight, bias, dy)
 
 
 def stock(x, groups, weight, bias, dy, activation, dtype, eps=EPS, keep_layout=False):
-    """computed by PyTorch, x in that dtype and contiguous, parameters in float32 at least.
+    """Compute by PyTorch, x in that dtype and contiguous, parameters in float32 at least.
 
     In channels-last it errs by more.
     """
@@ -76,7 +76,7 @@ def stock(x, groups, weight, bias, dy, activation, dtype, eps=EPS, keep_layout=F
     ]
     x, dy = (t.to(dtype) if keep_layout else t.to(dtype).contiguous() for t in (x, dy))
     function = lambda x, w, b: ACTIVATE[activation](functional.group_norm(x, groups, w, b, eps))  # noqa: E731
-    results = computed(function, x, *affine, dy)
+    results = compute(function, x, *affine, dy)
     given = [True, True, weight is not None, bias is not None]
     return [result for result, wanted in zip(results, given, strict=True) if wanted]
 
@@ -343,14 +343,14 @@ def test_auto_takes_the_extension_where_it_is_faster_and_stock_elsewhere(monkeyp
     monkeypatch.delenv(choice.ENVIRONMENT, raising=False)
     small, large, pixels = torch.randn(2, 8, 2, 4, 4), torch.randn(4, 64, 8, 16, 16), torch.randn(256, 512, 2, 2, 2)
 
-    def chosen(x, groups, activation):
+    def choose(x, groups, activation):
         return choice.name_of("group_norm_act", choice.pick("group_norm_act", "auto", x, groups, activation))
 
-    assert chosen(small, 2, "relu") == chosen(large, 2, "none") == chosen(pixels, 2, "relu") == "reference"
-    assert chosen(large.double(), 2, "relu") == "reference"
-    assert chosen(large, 2, "relu") == chosen(large.bfloat16(), 64, "relu") == "cpp"
+    assert choose(small, 2, "relu") == choose(large, 2, "none") == choose(pixels, 2, "relu") == "reference"
+    assert choose(large.double(), 2, "relu") == "reference"
+    assert choose(large, 2, "relu") == choose(large.bfloat16(), 64, "relu") == "cpp"
     last = large.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    assert chosen(last, 64, "none") == "cpp"
+    assert choose(last, 64, "none") == "cpp"
 
 
 @pytest.mark.parametrize("size", [4, 16])

@@ -44,17 +44,17 @@ def problem(entry):
     return Problem(operation, CONVS["dtype"], *sizes)
 
 
-def chosen(entry):
+def choose(entry):
     return rules.choose(H100, problem(entry)).impl
 
 
 def milliseconds(entry):
     """The time of the chosen implementation, and that of stock PyTorch in its better memory format."""
     stock = min(entry["stock_ms"].values())
-    return (entry["triton_ms"] if chosen(entry) == "triton" else stock), stock
+    return (entry["triton_ms"] if choose(entry) == "triton" else stock), stock
 
 
-def named(entry):
+def name_entry(entry):
     return f"{entry['layer']}-{entry['pass'].replace(' ', '-')}"
 
 
@@ -66,14 +66,14 @@ def test_the_measurement_is_of_the_geometry_it_is_noted_with():
         inside = sum(0 <= i * entry["stride"] - 1 + j < large for i in range(small) for j in places)
         flops = 2 * entry["batch"] * entry["inputs"] * entry["outputs"] * inside**3
         share = flops / entry["triton_ms"] / 1e9 / CONVS["gemm_tflops"]
-        assert share == pytest.approx(entry["share_of_gemm"]["triton"], abs=0.012), named(entry)
+        assert share == pytest.approx(entry["share_of_gemm"]["triton"], abs=0.012), name_entry(entry)
 
 
-@pytest.mark.parametrize("entry", PASSES, ids=named)
+@pytest.mark.parametrize("entry", PASSES, ids=name_entry)
 def test_no_measured_pass_is_chosen_to_lose(entry):
     mine, stock = milliseconds(entry)
     assert mine <= stock / 0.97
-    assert (chosen(entry) == "triton") == (entry["triton_ms"] < stock)
+    assert (choose(entry) == "triton") == (entry["triton_ms"] < stock)
 
 
 def test_all_passes_together_take_what_the_faster_of_each_takes():
@@ -85,7 +85,7 @@ def test_all_passes_together_take_what_the_faster_of_each_takes():
 
 
 def test_the_generated_file_is_up_to_date():
-    assert gpu_rules.OUT.read_text(encoding="utf-8") == gpu_rules.generated(CONVS, TILES, MORE)
+    assert gpu_rules.OUT.read_text(encoding="utf-8") == gpu_rules.generate_rules(CONVS, TILES, MORE)
 
 
 def test_other_measurements_make_other_rules(tmp_path):
@@ -100,9 +100,9 @@ def test_other_measurements_make_other_rules(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "_MEASURED", (SimpleNamespace(**found),))
         rules.choose.cache_clear()
-        assert {chosen(entry) for entry in PASSES} == {"triton"}
+        assert {choose(entry) for entry in PASSES} == {"triton"}
     rules.choose.cache_clear()
-    assert {chosen(entry) for entry in PASSES} == {"triton", "reference"}
+    assert {choose(entry) for entry in PASSES} == {"triton", "reference"}
 
 
 def test_norms_and_lstms_follow_their_own_measurements():
@@ -121,9 +121,9 @@ def test_other_norms_and_lstms_make_other_rules():
     measured["problems"][0] = {**entry, "reference_ms": 1.2}
     assert gpu_rules.problems_of(CONVS, [measured])["norm_act"] == [(1, 1, 64, 64, 4096, 0.8)]
     with pytest.raises(ValueError, match="one device"):
-        gpu_rules.generated(CONVS, TILES, [{**measured, "device": "another"}])
+        gpu_rules.generate_rules(CONVS, TILES, [{**measured, "device": "another"}])
     with pytest.raises(ValueError, match="must be from one device"):
-        gpu_rules.generated(CONVS, TILES, [{**measured, "tiny": True}])
+        gpu_rules.generate_rules(CONVS, TILES, [{**measured, "tiny": True}])
 
 
 def conv(operation, inputs, outputs, positions, taps=64, stride=8, dtype="bfloat16"):
@@ -211,7 +211,7 @@ def test_other_gpus_take_the_rules_of_the_nearest():
     assert taken == ["reference", "triton", "triton", "triton"]  # 8.9 is one away from 9.0
 
 
-@pytest.mark.parametrize("entry", PASSES, ids=named)
+@pytest.mark.parametrize("entry", PASSES, ids=name_entry)
 def test_tensors_of_a_measured_pass_are_recognised(entry, monkeypatch):
     """The sizes come from shapes as the operations see them; memory is not touched."""
     seen = []
@@ -334,14 +334,14 @@ def test_both_gradients_at_once_are_those_one_by_one(geometry, transposed, mixed
     weight = torch.randn(*channels, *kernel).contiguous(memory_format=memory_format).requires_grad_()
     calls = []
 
-    def joined(*arguments):
+    def record_gradients(*arguments):
         calls.append(both_gradients(*arguments))
         return calls[-1]
 
     both_gradients = joint.both_gradients
     for module in ("conv", "fused_conv"):
         monkeypatch.setattr(sys.modules[f"fastvgan_kernels.{module}"], "is_joinable", joins)
-        monkeypatch.setattr(sys.modules[f"fastvgan_kernels.{module}"], "both_gradients", joined)
+        monkeypatch.setattr(sys.modules[f"fastvgan_kernels.{module}"], "both_gradients", record_gradients)
     sizes = (stride, padding, extra, dilation, groups) if transposed else (stride, padding, dilation, groups)
     if mixed:  # as under autocast: a weight of float32 beside a half-precision x, which fused_conv takes
         lists = Geometry(transposed, stride, padding, extra if transposed else [0] * 3, dilation, groups)
@@ -375,7 +375,8 @@ def test_second_derivatives_go_by_our_operations(monkeypatch):
 def test_new_measurements_replace_only_the_same_passes(tmp_path):
     """By the script, as it is called after `bench/gpu.sh few`: the pass and its tile are in the rules, and no other."""
     before = [
-        dict(entry, triton_ms=1.2) if named(entry) == "last-64-3-from-32-weight-gradient" else entry for entry in PASSES
+        dict(entry, triton_ms=1.2) if name_entry(entry) == "last-64-3-from-32-weight-gradient" else entry
+        for entry in PASSES
     ]
     (old,) = (entry for entry, now in zip(before, PASSES, strict=True) if entry is not now)
     general = {key: tile for key, tile in TILES.items() if "_few|" not in key}
@@ -404,4 +405,4 @@ def test_new_measurements_replace_only_the_same_passes(tmp_path):
         {**old, **times, **shares, "measured": {"commit": "abc", "date": "today", "versions": {}}}
     ]
     with pytest.raises(ValueError, match="one device"):
-        gpu_rules.renewed(CONVS, general, {**few, "tiny": True})
+        gpu_rules.update_measurements(CONVS, general, {**few, "tiny": True})

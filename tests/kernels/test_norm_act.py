@@ -20,11 +20,11 @@ ACTIVATE = {
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def expected(x, weight, bias, mean, var, training, activation, momentum=0.1):
+def compute_expected(x, weight, bias, mean, var, training, activation, momentum=0.1):
     return ACTIVATE[activation](functional.batch_norm(x, mean, var, weight, bias, training, momentum))
 
 
-def actual(x, weight, bias, mean, var, training, activation, **options):
+def compute_actual(x, weight, bias, mean, var, training, activation, **options):
     return norm_act(x, weight, bias, mean, var, training, activation=activation, negative_slope=0.2, **options)
 
 
@@ -53,10 +53,10 @@ def test_is_batch_norm_and_activation(sizes, batch, channels, activation, traini
     pad = [] if affine else [None, None]
     if training and x.numel() == channels:
         with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-            actual(*inputs, *pad, *ours_running, training, activation)
+            compute_actual(*inputs, *pad, *ours_running, training, activation)
         return
-    ours = actual(*inputs, *pad, *ours_running, training, activation)
-    wanted = expected(*exact, *pad, *exact_running, training, activation)
+    ours = compute_actual(*inputs, *pad, *ours_running, training, activation)
+    wanted = compute_expected(*exact, *pad, *exact_running, training, activation)
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float32 else {}
     close = lambda a, b: torch.testing.assert_close(a.double(), b, **tolerance)  # noqa: E731
     close(ours, wanted)
@@ -80,7 +80,7 @@ def test_derivatives(activation, training, affine):
     mean, var = torch.randn(2, **double), torch.rand(2, **double) + 0.5
 
     def function(x, weight=None, bias=None):
-        return actual(x, weight, bias, mean.clone(), var.clone(), training, activation)
+        return compute_actual(x, weight, bias, mean.clone(), var.clone(), training, activation)
 
     assert gradcheck(function, (x, *parameters))
     assert gradgradcheck(function, (x, *parameters))
@@ -97,7 +97,7 @@ def test_gradient_penalty_in_float32_is_the_stock_one():
         dx.square().sum().backward()
         return [t.grad for t in inputs]
 
-    for ours, stock in zip(penalty(actual), penalty(expected), strict=True):
+    for ours, stock in zip(penalty(compute_actual), penalty(compute_expected), strict=True):
         torch.testing.assert_close(ours, stock, rtol=1e-3, atol=1e-3)
 
 
@@ -163,9 +163,9 @@ def test_wrong_arguments_are_refused(options, error, message):
 def test_on_a_gpu(activation):
     x = torch.randn(4, 3, 2, 4, 4, requires_grad=True)
     weight, bias = torch.randn(3), torch.randn(3)
-    y = actual(x, weight, bias, None, None, True, activation)
+    y = compute_actual(x, weight, bias, None, None, True, activation)
     on_gpu = x.detach().cuda().requires_grad_()
-    other = actual(on_gpu, weight.cuda(), bias.cuda(), None, None, True, activation)
+    other = compute_actual(on_gpu, weight.cuda(), bias.cuda(), None, None, True, activation)
     torch.testing.assert_close(other.cpu(), y, rtol=1e-4, atol=1e-4)
     y.square().sum().backward()
     other.square().sum().backward()

@@ -26,16 +26,16 @@ IMPLS = [
 ]
 
 
-def expected(x, residual, weight, bias, mean, var, training, activation):
+def compute_expected(x, residual, weight, bias, mean, var, training, activation):
     return ACTIVATE[activation](functional.batch_norm(x, mean, var, weight, bias, training) + residual)
 
 
-def actual(x, residual, weight, bias, mean, var, training, activation, **options):
+def compute_actual(x, residual, weight, bias, mean, var, training, activation, **options):
     how = {"activation": activation, "negative_slope": 0.2, "residual": residual, **options}
     return norm_act(x, weight, bias, mean, var, training, **how)
 
 
-def laid_out(x, layout):
+def lay_out(x, layout):
     if layout == "channels_last" and x.dim() in FORMATS:
         return x.contiguous(memory_format=FORMATS[x.dim()])
     if layout == "sliced":
@@ -77,14 +77,14 @@ def test_any_shape(impl):
         vectors = [torch.randn(channels) for _ in range(2)] if affine else []
         running = torch.randn(channels), torch.rand(channels) + 0.5
         exact = [t.double() for t in (x, residual, *vectors)], [t.double() for t in running]
-        z = expected(*exact[0], *[None] * (2 - len(vectors)), *map(torch.clone, exact[1]), training, "none")
+        z = compute_expected(*exact[0], *[None] * (2 - len(vectors)), *map(torch.clone, exact[1]), training, "none")
         dy = torch.randn(shape).to(dtype).masked_fill(z.abs() < 1e-2, 0)  # beside a kink a rounding decides
-        ours = [laid_out(t, layout) for t, layout in zip((x, residual), layouts, strict=True)]
+        ours = [lay_out(t, layout) for t, layout in zip((x, residual), layouts, strict=True)]
         options = training, activation, dy if x.numel() else None
-        mine = passes(lambda *given: actual(*given, impl=impl), [*ours, *vectors], running, *options)
+        mine = passes(lambda *given: compute_actual(*given, impl=impl), [*ours, *vectors], running, *options)
         # On the same inputs: stock PyTorch's accuracy depends on memory formats, in bfloat16 by a factor of 100.
-        theirs = passes(expected, [*ours, *vectors], running, *options) if x.numel() else mine
-        right = passes(expected, *exact, *options) if x.numel() else (z, *exact[1])
+        theirs = passes(compute_expected, [*ours, *vectors], running, *options) if x.numel() else mine
+        right = passes(compute_expected, *exact, *options) if x.numel() else (z, *exact[1])
         assert mine[0].dtype == dtype
         for i, (a, b, wanted) in enumerate(zip(mine, theirs, right, strict=True)):
             assert a.shape == wanted.shape
@@ -108,7 +108,7 @@ def test_derivatives(activation, training, affine):
     mean, var = torch.randn(2, **double), torch.rand(2, **double) + 0.5
 
     def function(x, residual, weight=None, bias=None):
-        return actual(x, residual, weight, bias, mean.clone(), var.clone(), training, activation)
+        return compute_actual(x, residual, weight, bias, mean.clone(), var.clone(), training, activation)
 
     assert gradcheck(function, (x, residual, *parameters))
     assert gradgradcheck(function, (x, residual, *parameters))
@@ -125,8 +125,8 @@ def test_gradient_penalty_in_float32_is_the_stock_one(impl):
         (dx.square().sum() + dr.square().sum()).backward()
         return [t.grad for t in inputs]
 
-    mine = penalty(lambda *given: actual(*given, None, None, True, "gelu", impl=impl))
-    theirs = penalty(lambda *given: expected(*given, None, None, True, "gelu"))
+    mine = penalty(lambda *given: compute_actual(*given, None, None, True, "gelu", impl=impl))
+    theirs = penalty(lambda *given: compute_expected(*given, None, None, True, "gelu"))
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
@@ -134,7 +134,10 @@ def test_gradient_penalty_in_float32_is_the_stock_one(impl):
 @pytest.mark.parametrize("size", [2, 20])
 def test_only_some_gradients_are_wanted(needed, size):
     x, residual = (torch.randn(2, 3, size, size, size, requires_grad=n) for n in needed)
-    y, stock = actual(x, residual, *[None] * 4, True, "relu"), expected(x, residual, *[None] * 4, True, "relu")
+    y, stock = (
+        compute_actual(x, residual, *[None] * 4, True, "relu"),
+        compute_expected(x, residual, *[None] * 4, True, "relu"),
+    )
     assert y.requires_grad == any(needed)
     wanted = [t for t in (x, residual) if t.requires_grad]
     for mine, theirs in zip(*(torch.autograd.grad(t.sum(), wanted) if wanted else () for t in (y, stock)), strict=True):
@@ -145,7 +148,7 @@ def test_only_some_gradients_are_wanted(needed, size):
 def test_the_residual_may_be_the_input_itself(size):
     """Also where the result overwrites nothing that backward needs: it is changed in place afterwards."""
     x = torch.randn(2, 3, size, size, size, requires_grad=True)
-    y, stock = actual(x, x, *[None] * 4, True, "relu"), expected(x, x, *[None] * 4, True, "relu")
+    y, stock = compute_actual(x, x, *[None] * 4, True, "relu"), compute_expected(x, x, *[None] * 4, True, "relu")
     torch.testing.assert_close(y, stock, rtol=1e-4, atol=1e-5)
     grads = [torch.autograd.grad(t.sum(), x)[0] for t in (y.mul_(2), stock * 2)]
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-4)
@@ -192,7 +195,7 @@ def test_checkpointing_moves_the_statistics_as_stock_does():
         checkpoint(run, given, use_reentrant=False).sum().backward()
         return *statistics, given.grad
 
-    torch.testing.assert_close(passes(actual), passes(expected), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(passes(compute_actual), passes(compute_expected), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_on_a_gpu(activation):
     x, residual = torch.randn(2, 4, 3, 2, 4, 4).unbind()
     inputs = [t.requires_grad_() for t in (x, residual)]
     on_gpu = [t.detach().cuda().requires_grad_() for t in inputs]
-    y, other = (actual(*given, *[None] * 4, True, activation) for given in (inputs, on_gpu))
+    y, other = (compute_actual(*given, *[None] * 4, True, activation) for given in (inputs, on_gpu))
     torch.testing.assert_close(other.cpu(), y, rtol=1e-4, atol=1e-4)
     grads = [torch.autograd.grad(t.square().sum(), given) for t, given in ((y, inputs), (other, on_gpu))]
     torch.testing.assert_close([g.cpu() for g in grads[1]], list(grads[0]), rtol=1e-3, atol=1e-3)

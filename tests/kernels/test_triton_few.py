@@ -73,7 +73,7 @@ def problems(draw):
     )
 
 
-def laid_out(x, layout):
+def lay_out(x, layout):
     """The same values in memory as asked for: cut is of every second position, aligned of lines of even length."""
     if layout == "contiguous":
         return x
@@ -90,18 +90,18 @@ def laid_out(x, layout):
 def test_any_shape_forward_and_backward(tile, problem, dtype, config, transposed, biased):
     tile(config)
     (small_channels, large_channels), kernel, stride, padding, extra, small_size, large_size, layout = problem
-    small = laid_out(torch.randn(2, small_channels, *small_size) / 4, layout)
-    large = laid_out(torch.randn(2, large_channels, *large_size) / 4, layout)
+    small = lay_out(torch.randn(2, small_channels, *small_size) / 4, layout)
+    large = lay_out(torch.randn(2, large_channels, *large_size) / 4, layout)
     x, dy = (small, large) if transposed else (large, small)
     weight, bias = torch.randn(small_channels, large_channels, *kernel) / 4, [torch.randn(dy.shape[1])] * biased
     inputs, exact = as_leaves([x, weight, *bias], dtype)
-    inputs[0].data, options = laid_out(inputs[0].data, layout), {"stride": stride, "padding": padding}
+    inputs[0].data, options = lay_out(inputs[0].data, layout), {"stride": stride, "padding": padding}
     ours, stock = (conv_up, UP) if transposed else (conv_down, DOWN)
     options |= {"output_padding": extra} if transposed else {}
     y = ours(*inputs, **options, impl="triton")
     wanted = stock[len(kernel) - 1](*exact, **options)
     assert_accurate(y, wanted, dtype, 1000)
-    dy = laid_out(torch.randn(wanted.shape).to(dtype), layout)
+    dy = lay_out(torch.randn(wanted.shape).to(dtype), layout)
     grads = torch.autograd.grad(y, inputs, dy)
     for grad, right in zip(grads, torch.autograd.grad(wanted, exact, dy.double()), strict=True):
         assert_accurate(grad, right, dtype, 1000)
@@ -157,7 +157,7 @@ def test_what_is_fused(tile, launches, transposed, channels, activation, norm):
         case = make(
             transposed, activation, norm, channels=channels, size=(2, 3, 2), kernel=(4, 3, 2), dtype=torch.float32
         )
-        y, _, _ = case.fused(case.cast(torch.float32), "triton")
+        y, _, _ = case.run_fused(case.cast(torch.float32), "triton")
         assert_near("y", y, case.plain(case.leaves)[0], 1e-5)
     used = {name for name, counter in launches.items() if counter.count}
     assert used == ({"up_few_kernel"} if transposed else set() if norm else {"down_few_kernel"})

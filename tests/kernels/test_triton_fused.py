@@ -39,7 +39,7 @@ def test_the_last_layer_with_its_phases_in_one_tile(tile, activation, norm):
     for config in (None, Config(16, 16, 64)):
         tile(config)
         case = make(True, activation, norm, channels=(17, 3), size=(2, 3, 2), kernel=(4, 3, 2), dtype=torch.float32)
-        y, _, _ = case.fused(case.cast(torch.float32), "triton")
+        y, _, _ = case.run_fused(case.cast(torch.float32), "triton")
         assert_near("y", y, case.plain(case.leaves)[0], 1e-5)
 
 
@@ -48,7 +48,7 @@ def test_statistics_of_an_output_far_from_zero_do_not_cancel(tile, transposed):
     tile(Config(16, 16, 64))
     case = make(transposed, batch=5, dtype=torch.float32)
     leaves = case.cast(torch.float32) | {"bias": torch.full((2,), 1e3)}
-    _, mean, var = case.fused(leaves, "triton", statistics=True)
+    _, mean, var = case.run_fused(leaves, "triton", statistics=True)
     _, raw = case.plain({k: v.double() for k, v in leaves.items()})
     assert_near("mean", mean, raw.mean([0, 2, 3, 4]), 1e-6)
     assert_near("var", var, raw.var([0, 2, 3, 4], correction=0), 1e-3)
@@ -79,7 +79,7 @@ def test_an_empty_batch_has_no_statistics():
     case = make(True, "none", None, batch=1, dtype=torch.float32)
     leaves = case.cast(torch.float32)
     leaves["x"] = leaves["x"][:0]
-    y, mean, var = case.fused(leaves, "triton", statistics=True)
+    y, mean, var = case.run_fused(leaves, "triton", statistics=True)
     assert y.shape[0] == 0 and mean.isnan().all() and var.isnan().all()
 
 

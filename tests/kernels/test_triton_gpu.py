@@ -18,7 +18,7 @@ UP = Geometry(True, [2] * 3, [1] * 3, [0] * 3, [1] * 3)
 
 
 @pytest.fixture(autouse=True)
-def poisoned():
+def poisoned_memory():
     """Memory that torch.empty gives is NaN, and what PyTorch cannot do deterministically is an error."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -48,7 +48,7 @@ def passes(dtype, inputs=64, outputs=48, size=6, batch=5, kernel=4, stride=2):
     geometry = Geometry(True, [stride] * 3, [1] * 3, [0] * 3, [1] * 3)
     norm = Norm(make(inputs).float(), make(inputs).float().abs() + 0.5, scale, shift, True, 1e-5, "relu", 0.0)
 
-    def fused(x, weight, impl):
+    def run_fused_conv(x, weight, impl):
         wide = torch.promote_types(x.dtype, torch.float32)
         vectors = (vector.to(wide) for vector in norm[:4])
         return fused_conv(x, weight, None, geometry, Norm(*vectors, *norm[4:]), "tanh", statistics=True, impl=impl)
@@ -62,7 +62,7 @@ def passes(dtype, inputs=64, outputs=48, size=6, batch=5, kernel=4, stride=2):
             lambda a, b, impl: conv_weight_grad(a, b, kernel, stride, 1, impl=impl),
             (large, small),
         ),
-        "fused_conv": (fused, (small, weight)),
+        "fused_conv": (run_fused_conv, (small, weight)),
         "norm_act": (
             lambda x, w, b, impl: norm_act(x, w, b, activation="leaky_relu", impl=impl),
             (small, scale, shift),

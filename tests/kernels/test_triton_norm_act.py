@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_norm_act import ACTIVATE, FORMATS, actual, expected
+from test_norm_act import ACTIVATE, FORMATS, compute_actual, compute_expected
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -66,9 +66,9 @@ def test_any_shape_forward_and_backward(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "processors", lambda device: 3)  # twelve parts of each reduction
-        ours, dy = passes(functools.partial(actual, impl="triton"), dtype)
-    stock, _ = passes(expected, torch.float32, dy)
-    exact, _ = passes(expected, torch.float64, dy)
+        ours, dy = passes(functools.partial(compute_actual, impl="triton"), dtype)
+    stock, _ = passes(compute_expected, torch.float32, dy)
+    exact, _ = passes(compute_expected, torch.float64, dy)
     for i, (mine, theirs, right) in enumerate(zip(ours, stock, exact, strict=True)):
         wide = i in (1, 2) or (i > 3 and affine)
         as_accurate(mine, theirs, right, FACTORS[i > 2], torch.float32 if wide else dtype)

@@ -8,7 +8,7 @@ from fastvgan_kernels.weight_copies import WeightCopies, cast
 
 
 @pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
-def served(request):
+def impl_and_dtype(request):
     """An implementation, and a dtype that it takes here."""
     if request.param == "triton":
         request.getfixturevalue("interpreted")
@@ -30,8 +30,8 @@ def run(conv, x, weight, impl, dtype):
 @pytest.mark.parametrize("channels", [(16, 18), (3, 5), (17, 3), (18, 1)])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("conv", [conv_down, conv_up])
-def test_results_and_gradients_are_the_same(conv, last, channels, served):
-    impl, dtype = served
+def test_results_and_gradients_are_the_same(conv, last, channels, impl_and_dtype):
+    impl, dtype = impl_and_dtype
     layout = torch.channels_last_3d if last else torch.contiguous_format
     inputs, outputs = channels if conv is conv_up else channels[::-1]
     x = torch.randn(2, inputs, 2, 4, 2).contiguous(memory_format=layout).requires_grad_()

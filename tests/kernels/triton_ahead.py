@@ -63,7 +63,7 @@ class Driver:
         return lambda *args: None
 
 
-def compiled(architecture: int, call: Callable[[], object]) -> list:
+def compile_kernels(architecture: int, call: Callable[[], object]) -> list:
     """The kernels that `call` launches, compiled for the architecture and launched nowhere."""
     kernels, run = [], JITFunction.run
 
@@ -91,7 +91,7 @@ def build(architecture: int, name: str, dtype: str) -> list[tuple[tuning.Config,
         if config.least_shared_bytes() > SHARED_KIB[architecture] * 1024:
             continue
         with mock.patch.object(tuning, "choose", lambda *_, config=config: config):
-            found = compiled(architecture, lambda: call(DTYPES[dtype]))
+            found = compile_kernels(architecture, lambda: call(DTYPES[dtype]))
         results += [(config, report(k)) for k in found if k.metadata.name == kernel]
     return results
 
@@ -102,10 +102,10 @@ def build_odd(architecture: int, dtype: str) -> list[str]:
     sizes = ((1, 1), (1, 1, 1)), ((1, 3), (1, 4, 1)), ((3, 1), (5, 1, 1)), ((33, 16), (3, 2, 16))
     found = []
     for dims, (channels, size) in [*((3, each) for each in sizes), (1, sizes[1]), (2, sizes[1])]:
-        found += compiled(architecture, lambda c=channels, s=size, d=dims: _every_operation(dtype, *c, s[:d]))
+        found += compile_kernels(architecture, lambda c=channels, s=size, d=dims: _every_operation(dtype, *c, s[:d]))
     for key, blocks in (((0, 0), 1), ((1, 0), 29), ((7, 2**32 - 1), 16)):
         counters = torch.empty(blocks, 2, dtype=torch.int64)
-        found += compiled(architecture, lambda c=counters, k=key: philox.philox(torch.arange(3), c, k))
+        found += compile_kernels(architecture, lambda c=counters, k=key: philox.philox(torch.arange(3), c, k))
     return sorted({kernel.metadata.name for kernel in found})
 
 

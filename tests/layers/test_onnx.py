@@ -89,13 +89,13 @@ MODELS = {
 }
 
 
-def computed(file, x):
+def run_onnx(file, x):
     """Run the model in a file by onnxruntime."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return [torch.from_numpy(y) for y in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
 
 
-def trained(make):
+def make_trained(make):
     """Return a module in evaluation whose running statistics are not the initial ones."""
     model = make().eval()
     for buffer in model.buffers():
@@ -108,7 +108,7 @@ def trained(make):
 @pytest.mark.parametrize("name", MODELS)
 def test_export(name, dynamo, tmp_path):
     make, shape, operators = MODELS[name]
-    model, x, file = trained(make), torch.randn(shape), tmp_path / "model.onnx"
+    model, x, file = make_trained(make), torch.randn(shape), tmp_path / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (x,), str(file), dynamo=dynamo, verbose=False)
@@ -116,16 +116,16 @@ def test_export(name, dynamo, tmp_path):
     assert operators <= {node.op_type for node in nodes} and {node.domain for node in nodes} == {""}
     with torch.no_grad():
         expected = torch.utils._pytree.tree_leaves(model(x))
-    torch.testing.assert_close(computed(file, x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run_onnx(file, x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_export_of_any_batch(tmp_path):
     make, shape, _ = MODELS["layers"]
-    model, file = trained(make), tmp_path / "model.onnx"
+    model, file = make_trained(make), tmp_path / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         any_batch = ({0: torch.export.Dim("batch")},)
         torch.onnx.export(model, (torch.randn(2, *shape[1:]),), str(file), dynamic_shapes=any_batch, verbose=False)
     x = torch.randn(3, *shape[1:])
     with torch.no_grad():
-        torch.testing.assert_close(computed(file, x), [model(x)], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(run_onnx(file, x), [model(x)], rtol=1e-4, atol=1e-5)

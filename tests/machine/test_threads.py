@@ -92,7 +92,7 @@ def environment(**more):
     return {name: value for name, value in os.environ.items() if name not in NAMES} | more
 
 
-def found_by_torch(module, arguments, tmp_path, **more):
+def read_environment(module, arguments, tmp_path, **more):
     """The variables of threads as `python -m fastvgan.MODULE ARGUMENTS` has them when it imports torch."""
     line = [sys.executable, "-c", UP_TO_TORCH, f"fastvgan.{module}", *arguments]
     env = environment(PYTHONPATH=str(command.ROOT), **more)
@@ -143,7 +143,7 @@ def test_the_users_number_of_threads_stands(machine, before_torch, monkeypatch, 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_that_compute_set_them_before_they_import_torch(name, tmp_path):
-    found = found_by_torch(name, COMMANDS[name], tmp_path)
+    found = read_environment(name, COMMANDS[name], tmp_path)
     assert OURS.items() <= found.items()
 
 
@@ -152,7 +152,7 @@ def test_commands_that_compute_set_them_before_they_import_torch(name, tmp_path)
 )
 def test_the_users_way_of_waiting_stands(given, tmp_path):
     given |= {"OMP_NUM_THREADS": "1"}
-    assert found_by_torch("info", [], tmp_path, **given) == given
+    assert read_environment("info", [], tmp_path, **given) == given
 
 
 def test_a_program_that_imports_the_package_keeps_its_environment():

@@ -36,7 +36,7 @@ class StandIn:
         self._index = {tuple(row): i for i, row in enumerate(rows)}
 
     def real(self, z, condition):
-        return self._render(self._asked(condition), z)
+        return self._render(self._find_rows(condition), z)
 
     def deaf(self, z, condition):
         """Clips of random captions, which ignore the condition."""
@@ -45,13 +45,13 @@ class StandIn:
 
     def single(self, z, condition):
         """The same clip every time for a caption."""
-        index = self._asked(condition)
+        index = self._find_rows(condition)
         return self._render(index, torch.from_numpy(index)[:, None])
 
     def copying(self, z, condition):
         """Clips of a training run with seed 0, with noise of one grey level."""
         drawn = next(self.source.batches(DRAWN, seed=0))
-        captions = [self.drawn_from.captions[i] for i in self._asked(condition)]
+        captions = [self.drawn_from.captions[i] for i in self._find_rows(condition)]
         index = [list(self.source.captions).index(text) for text in captions]
         parts = [drawn.video[drawn.caption == i] for i in index]
         clips = torch.stack([part[k % len(part)] for part, k in zip(parts, z[:, 0].tolist(), strict=True)])
@@ -66,7 +66,7 @@ class StandIn:
 
         return generate
 
-    def _asked(self, condition):
+    def _find_rows(self, condition):
         return np.array([self._index[tuple(row)] for row in condition.text.tolist()])
 
     def _render(self, index, z):

@@ -139,7 +139,7 @@ def test_the_same_seed_asks_for_the_same():
     assert not torch.equal(first.real, other.real)
 
 
-def asked(prompts, source):
+def list_captions(prompts, source):
     """The captions of prompts' real clips, from their words."""
     words = {name: values.tolist() for name, values in prompts.words.items()}
     colours = [list(COLOURS)[i] for i in words["colour"]]
@@ -150,9 +150,9 @@ def asked(prompts, source):
 def test_every_caption_is_asked_for_equally_often_and_held_out_ones_apart():
     source = DigitsSource(hold_out=0.1)
     evaluator = Evaluator(digits_model(source), source, DigitsSource(split="test"), 432)
-    captions = asked(evaluator.prompts, source)
+    captions = list_captions(evaluator.prompts, source)
     assert {text: captions.count(text) for text in captions} == {text: 2 for text in source.captions}
-    held_out = asked(evaluator.held_out, source)
+    held_out = list_captions(evaluator.held_out, source)
     assert set(held_out) == set(source.held_out) and len(held_out) == 108
     groups = evaluator.prompts.group.tolist()
     assert len({(text, group) for text, group in zip(captions, groups, strict=True)}) == len(source.captions)
@@ -179,7 +179,7 @@ def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
     )
     place = {text: i for i, text in enumerate(reference.captions)}
 
-    def coloured(z, condition):
+    def generate_coloured(z, condition):
         rng = np.random.default_rng(z[0, 0].item())
         motions = [list(MOTIONS)[i] for i in rng.integers(len(MOTIONS), size=len(z))]
         texts = [
@@ -190,7 +190,7 @@ def test_classes_that_each_have_a_colour_of_their_own_are_noticed():
             torch.tensor([place[text] for text in texts]), torch.from_numpy(rng.random((len(z), 4)))
         )
 
-    evaluation = evaluator.full(coloured, noise)
+    evaluation = evaluator.full(generate_coloured, noise)
     assert evaluation.scores["joint"] >= 0.95 and evaluation.scores["diversity"] > 0.75
     assert evaluation.scores["varied_motion"] == pytest.approx(1, abs=0.15)
     colour = row(evaluation, "pairs of one condition that differ in colour")

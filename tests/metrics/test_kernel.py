@@ -7,7 +7,7 @@ import torch
 from fastvgan.metrics.kernel import KernelDistance, kernel_distance
 
 
-def written_out(x, y):
+def compute_in_loops(x, y):
     """Gretton et al. 2012, equation 3, with the kernel of Bińkowski et al. 2018, in explicit sums."""
 
     def k(a, b):
@@ -23,9 +23,9 @@ def written_out(x, y):
 def test_it_is_the_published_formula(m, n, d):
     rng = np.random.default_rng(0)
     x, y = rng.normal(1, 2, (m, d)), rng.normal(0, 1, (n, d))
-    assert kernel_distance(torch.tensor(x), torch.tensor(y)) == pytest.approx(written_out(x, y), rel=1e-10)
+    assert kernel_distance(torch.tensor(x), torch.tensor(y)) == pytest.approx(compute_in_loops(x, y), rel=1e-10)
     assert kernel_distance(torch.tensor(x).float(), torch.tensor(y).half()) == pytest.approx(
-        written_out(x.astype(np.float32).astype(float), y.astype(np.float16).astype(float)), rel=1e-10
+        compute_in_loops(x.astype(np.float32).astype(float), y.astype(np.float16).astype(float)), rel=1e-10
     )
 
 
@@ -61,7 +61,7 @@ def test_groups_of_uneven_sizes_count_alike():
     weights.fill_diagonal_(0)
     within = (kernel * weights).sum() / weights.sum()
     y = torch.randn(5, 3, dtype=torch.float64)
-    expected = written_out(x.numpy(), y.numpy()) - (kernel.sum() - kernel.trace()) / 42 + within
+    expected = compute_in_loops(x.numpy(), y.numpy()) - (kernel.sum() - kernel.trace()) / 42 + within
     assert KernelDistance(y).distance(x, groups) == pytest.approx(expected.item(), rel=1e-10)
 
 
@@ -89,7 +89,7 @@ def test_pairs_left_in_a_stratum_weigh_as_much_as_all_would():
     within = sum(
         kernel[i, j] * (2 if strata[i] == strata[j] else 1) for i in range(8) for j in range(8) if twins[i] != twins[j]
     )
-    expected = written_out(x.numpy(), y.numpy()) - (kernel.sum() - kernel.trace()) / 56 + within / 64
+    expected = compute_in_loops(x.numpy(), y.numpy()) - (kernel.sum() - kernel.trace()) / 56 + within / 64
     assert KernelDistance(y).distance(x, strata, twins) == pytest.approx(expected.item(), rel=1e-10)
 
 

@@ -13,7 +13,7 @@ def random_clips(n, size=(4, 8, 8, 3), seed=0):
     return torch.randint(0, 256, (n, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def written_out(video, training):
+def compute_in_loops(video, training):
     a, b = (part.double().flatten(1).numpy() for part in (video, training))
     return np.sqrt(((a[:, None] - b[None]) ** 2).mean(-1)).min(1)
 
@@ -21,13 +21,13 @@ def written_out(video, training):
 def test_distances_in_parts_are_those_of_all():
     video, training = random_clips(5), random_clips(9, seed=1)
     parts = [(torch.arange(5), training[:2]), (torch.arange(5), training[2:])]
-    assert nearest_distances(video, parts).numpy() == pytest.approx(written_out(video, training), rel=1e-4)
+    assert nearest_distances(video, parts).numpy() == pytest.approx(compute_in_loops(video, training), rel=1e-4)
 
 
 def test_clips_are_compared_only_where_asked():
     video, training = random_clips(3), random_clips(4, seed=1)
     near = nearest_distances(video, [(torch.tensor([2, 0]), training)])
-    assert near[[0, 2]].numpy() == pytest.approx(written_out(video[[0, 2]], training), rel=1e-4)
+    assert near[[0, 2]].numpy() == pytest.approx(compute_in_loops(video[[0, 2]], training), rel=1e-4)
     assert near[1] == torch.inf
 
 
@@ -36,7 +36,7 @@ def test_a_training_clip_is_not_its_own_neighbour():
     own = torch.tensor([4, 1])
     parts = [(torch.arange(2), training[:3]), (torch.arange(2), training[3:])]
     near = nearest_distances(training[own], parts, own)
-    others = [written_out(training[i : i + 1], training[torch.arange(6) != i])[0] for i in (4, 1)]
+    others = [compute_in_loops(training[i : i + 1], training[torch.arange(6) != i])[0] for i in (4, 1)]
     assert near.numpy() == pytest.approx(others, rel=1e-4)
     assert nearest_distances(training[own], parts).max() < 0.1
 
@@ -46,7 +46,7 @@ def test_large_frames_are_averaged_down_first():
     large = small.repeat_interleave(2, 2).repeat_interleave(4, 3)
     enlarged = training.repeat_interleave(2, 2).repeat_interleave(4, 3)
     near = nearest_distances(large, [(torch.arange(3), enlarged)])
-    assert near.numpy() == pytest.approx(written_out(small, training), rel=1e-4)
+    assert near.numpy() == pytest.approx(compute_in_loops(small, training), rel=1e-4)
 
 
 SEEN = TrainingDraws(3, 20_000)

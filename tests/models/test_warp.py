@@ -15,7 +15,7 @@ from fastvgan.models.warp import CHANNELS, GeneratorOutput, MotionPath, compose
 KEPT = 60.0  # a mask at which all is moved
 
 
-def written_out(raw, place, image):
+def compute_in_loops(raw, place, image):
     """Vondrick et al. 2016, equation 5, and Jaderberg et al. 2015, equation 5, pixel by pixel in float64."""
     raw, place = raw.double().numpy(), place.double().numpy()
     n, channels, frames, height, width = raw.shape
@@ -57,7 +57,7 @@ def test_it_is_bilinear_sampling_written_out(n, channels, frames, height, width,
     raw = 2 * torch.randn(n, width, height, frames, channels + CHANNELS).permute(0, 4, 3, 2, 1)  # not contiguous
     image = torch.rand(n, channels, height, width) * 2 - 1 if given_image else None
     place = torch.randn(n, frames, 2).transpose(1, 2)  # not contiguous
-    clips, share = written_out(raw, place, image)
+    clips, share = compute_in_loops(raw, place, image)
     drawn = compose(raw, place, image)
     assert drawn.clips.dtype == torch.float32 and drawn.clips.is_contiguous(memory_format=torch.channels_last_3d)
     np.testing.assert_allclose(drawn.clips.numpy(), clips, atol=2e-5)

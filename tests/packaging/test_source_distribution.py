@@ -22,16 +22,16 @@ def run(*command, cwd, **environment):
 
 
 @pytest.fixture(scope="module")
-def tracked():
+def tracked_files():
     """The files that git tracks."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     return run("git", "ls-files", "-z", cwd=ROOT).split("\0")[:-1]
 
 
-def test_source_distribution_holds_every_tracked_file(tracked, tmp_path):
+def test_source_distribution_holds_every_tracked_file(tracked_files, tmp_path):
     copy = tmp_path / "copy"
-    for name in tracked:
+    for name in tracked_files:
         if (ROOT / name).is_file():
             target = copy / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +40,6 @@ def test_source_distribution_holds_every_tracked_file(tracked, tmp_path):
     run(sys.executable, "-c", code, cwd=copy, PYTHONPATH=str(copy / "build_tools"))
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {name for name in tracked if (ROOT / name).exists() and not name.startswith(LEFT_OUT)}
+    wanted = {name for name in tracked_files if (ROOT / name).exists() and not name.startswith(LEFT_OUT)}
     assert wanted and not wanted - held
     assert not [name for name in held if name.endswith((".so", ".pyc"))]

@@ -48,7 +48,7 @@ def train(folder: Path, steps: int, progress, die_at: int | None = None) -> None
 
     def save_and_count(where, step, record, keep):
         progress[FINISHED] = record.step
-        with killed_at(die_at):
+        with kill_at(die_at):
             path = save(where, step, record, keep)
         progress[SAVED] = record.step
         if die_at is not None:
@@ -66,12 +66,12 @@ def save_toy(folder: Path, number: int, trained: int, die_at: int | None) -> Non
     """Save a `Toy` that was trained for so many steps, and die on the way."""
     _quiet()
     toy = Toy().train(trained)
-    with killed_at(die_at):
+    with kill_at(die_at):
         checkpoint.save(folder, toy, Record(number), keep=2)
 
 
 @contextmanager
-def killed_at(count: int | None):
+def kill_at(count: int | None):
     """Kill this process before the count-th call inside that changes a file or folder, or flushes one; None: never."""
     if count is None:
         yield
@@ -85,11 +85,11 @@ def killed_at(count: int | None):
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def noted_fsync(handle):
+    def note_fsync(handle):
         note("open", handle)
         fsync(handle)
 
-    os.fsync = noted_fsync
+    os.fsync = note_fsync
     sys.addaudithook(note)  # for good; but past the end it only counts on below zero
     yield
     left, os.fsync = 0, fsync

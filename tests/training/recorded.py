@@ -64,7 +64,7 @@ class _Mode(TorchDispatchMode):
         if function in _READS:
             raise RuntimeError(f"the host waits for {function}")
         kwargs = kwargs or {}
-        for tensor in _written(function, args, kwargs):
+        for tensor in _find_written(function, args, kwargs):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self._before and storage.data_ptr() not in self._own:
                 self._before[storage.data_ptr()] = storage, storage.clone()
@@ -80,7 +80,7 @@ class _Mode(TorchDispatchMode):
             storage.copy_(old)
 
 
-def _written(function, args, kwargs):
+def _find_written(function, args, kwargs):
     schema = function._schema
     given = {a.name: v for a, v in zip(schema.arguments, args, strict=False)} | kwargs
     for argument in schema.arguments:

@@ -30,11 +30,11 @@ def begin(folder, resume=None, model=None, before_step=lambda trainer, number: N
     trainer = Trainer(tiny(model, **{**SETTINGS, **settings}), start)
     runner = trainer.runner
 
-    def hooked(number, clips):
+    def run_hook(number, clips):
         before_step(trainer, number)
         runner(number, clips)
 
-    trainer.runner = hooked
+    trainer.runner = run_hook
     return trainer
 
 
@@ -48,11 +48,11 @@ def poison(monkeypatch):
     when = [lambda number: False]
     make = BatchMaker.make
 
-    def poisoned(self, number, part, clips):
+    def make_poisoned(self, number, part, clips):
         inputs = make(self, number, part, clips)
         return inputs._replace(z=inputs.z * math.nan) if when[0](number.item()) else inputs
 
-    monkeypatch.setattr(BatchMaker, "make", poisoned)
+    monkeypatch.setattr(BatchMaker, "make", make_poisoned)
     return lambda function: when.__setitem__(0, function)
 
 
@@ -261,13 +261,13 @@ def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
     trainer = begin(tmp_path / "r", checkpoint_every=100)
     batches = trainer.source.batches
 
-    def broken(*arguments):
+    def fail(*arguments):
         for number, clips in enumerate(batches(*arguments)):
             if number == 13:
                 raise OSError(5, "Input/output error", "clip.mp4")
             yield clips
 
-    trainer.source.batches = lambda size, *rest: broken(size, *rest) if size == 4 else batches(size, *rest)
+    trainer.source.batches = lambda size, *rest: fail(size, *rest) if size == 4 else batches(size, *rest)
     trainer.source.draws = 0  # so that clips are made ahead
     with pytest.raises(UserError, match=r"cannot read the data any more: .*clip\.mp4.*--resume auto"):
         trainer.run()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from command import run
-from make_videos import encode, make_folder, number_of, numbered
+from make_videos import encode, make_folder, make_numbered, number_of
 from safetensors import safe_open
 
 from fastvgan.data.clips import ClipSource, items_from_folder
@@ -28,7 +28,7 @@ def source(folder, frames=8, height=16, width=16, stride=1, require="none", max_
     return ClipSource(items, Cut(frames, height, width, stride=stride), remarks, "pyav", workers=workers)
 
 
-def left_out(data):
+def list_rejected(data):
     """Name and reason of each clip that the remarks say is skipped."""
     said = [remark.removesuffix("; left out") for remark in data.remarks if remark.endswith("; left out")]
     return {tuple(text.split(": ", 1)) for text in said}
@@ -38,7 +38,7 @@ def few(folder, names=("a.mp4", "b.mp4", "c.mp4", "d.mp4"), frames=12):
     for i, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        encode(path, numbered(12 * (i + 1) + frames)[12 * i :][:frames])
+        encode(path, make_numbered(12 * (i + 1) + frames)[12 * i :][:frames])
     return folder
 
 
@@ -46,7 +46,7 @@ def test_the_odd_ones_are_named_with_reasons(forty):
     folder, odd = forty
     data = source(folder, 16, require="text")
     assert data.size == 40 and len(data.captions) == 8
-    named = {name for name, _ in left_out(data)}
+    named = {name for name, _ in list_rejected(data)}
     assert named == {name for name, kind in odd.items() if kind == "corrupt"}
     (note,) = [remark for remark in data.remarks if "too short" in remark]
     assert note.startswith("clip 05.avi: too short, 5 of 16 frames")
@@ -103,7 +103,7 @@ def test_captions_beside_clips(tmp_path):
     (tmp_path / "c.txt").write_text("\n  \n")
     data = source(tmp_path, require="text")
     assert sorted(data.captions) == ["drei Wörter hier", "one", "two words"]
-    assert left_out(data) == {("c.mp4", "has no caption"), ("d.mp4", "has no caption")}
+    assert list_rejected(data) == {("c.mp4", "has no caption"), ("d.mp4", "has no caption")}
     drawn = {data.captions[i] for batch in itertools.islice(data.batches(8, 0), 4) for i in batch.caption.tolist()}
     assert drawn == set(data.captions)
     assert source(tmp_path).size == 4
@@ -129,7 +129,7 @@ def test_a_captions_file(tmp_path, kind):
     expected = {'say "a, b"', "bé", "see"}
     assert set(data.captions) == (expected if kind == "csv" else expected | {c + " again" for c in expected})
     assert data.classes == ["cat", "dog"] and data.size == 3
-    assert dict(left_out(data)) == {
+    assert dict(list_rejected(data)) == {
         "gone.mp4": "is listed in the captions file but does not exist",
         "d.mp4": "has no caption",
     }
@@ -144,7 +144,7 @@ def test_class_folders(tmp_path):
             assert data.classes[label] == ("dog" if number_of(video[0]) >= 24 else "cat")
 
 
-def broken(folder, count):
+def write_broken(folder, count):
     for i in range(count):
         (folder / f"broken{i}.mp4").write_text("x")
 
@@ -159,11 +159,11 @@ def write(name, text):
         (None, {"require": "text"}, "has no captions.*clip.txt.*--condition none"),
         (None, {"require": "class"}, "has no classes.*--condition none"),
         (
-            lambda folder: broken(folder, 6),
+            lambda folder: write_broken(folder, 6),
             {},
             r"6 of 10 files in .* more than --max-bad 0.5 allows: broken0.mp4 is not a video",
         ),
-        (lambda folder: broken(folder, 1), {"max_bad": 0.1}, "1 of 5 files"),
+        (lambda folder: write_broken(folder, 1), {"max_bad": 0.1}, "1 of 5 files"),
         (write("captions.csv", "a,b\n1,2\n"), {}, "captions.csv must begin with a line of column names"),
         (write("captions.csv", "file,caption\n../x.mp4,x\n"), {}, r"line 2: \.\./x.mp4 leads out of the folder"),
         (write("captions.csv", "file,caption\n/etc/x.mp4,x\n"), {}, "leads out of the folder"),
@@ -192,7 +192,7 @@ def test_missing_empty_and_wholly_broken_folders(tmp_path):
         (tmp_path / "f").write_text("")
         with pytest.raises(UserError, match=sentence):
             source(path)
-    broken(tmp_path, 2)
+    write_broken(tmp_path, 2)
     with pytest.raises(UserError, match="2 of 2 files in .* are unusable: broken0.mp4"):
         source(tmp_path, max_bad=1.0)
 

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 from PIL import Image
 
 from fastvgan.data.folders.layouts import Layout, scan
@@ -20,7 +20,7 @@ from fastvgan.errors import UserError
 
 def video(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    return encode(path, numbered(2))
+    return encode(path, make_numbered(2))
 
 
 def picture(path, height=48, width=64):
@@ -330,12 +330,12 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
     video(tmp_path / "closed" / "b.mp4")
     real = os.scandir
 
-    def denied(path):  # root may read everything, so that this cannot be had from the disk in every place
+    def deny(path):  # root may read everything, so that this cannot be had from the disk in every place
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", denied)
+    monkeypatch.setattr(os, "scandir", deny)
     entries, rejected, _ = scan(tmp_path, Layout())
     assert [entry.name for entry in entries] == ["a.mp4"]
     assert [(item.name, item.reason) for item in rejected] == [("closed", "cannot be read: Permission denied")]

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from broken import audio_only
-from make_videos import encode, number_of, numbered
+from make_videos import encode, make_numbered, number_of
 from PIL import Image, features
 
 from fastvgan.data.clips import items_from_folder
@@ -35,7 +35,7 @@ def test_a_video_is_looked_at_whatever_its_suffix(tmp_path):
     names = []
     for number, (suffix, container) in enumerate(SUFFIXES.items()):
         codec = "vp9" if container == ".webm" else "h264"
-        path = encode(tmp_path / f"{number}{container}", numbered(4), codec)
+        path = encode(tmp_path / f"{number}{container}", make_numbered(4), codec)
         names.append(path.rename(path.with_name(f"{number}{suffix}")).name)
     found, rejected, _ = kinds(tmp_path)
     assert found == dict.fromkeys(names, "video") and not rejected
@@ -44,11 +44,11 @@ def test_a_video_is_looked_at_whatever_its_suffix(tmp_path):
 
 
 def test_what_is_no_clip_is_named(tmp_path):
-    encode(tmp_path / "a.mp4", numbered(4))
+    encode(tmp_path / "a.mp4", make_numbered(4))
     for name, data in {"b.npy": b"\x93NUMPY\0\1", "c.tar.gz": b"\x1f\x8b\0", "d.pdf": b"%PDF-1.7\n\xff\xff"}.items():
         (tmp_path / name).write_bytes(data)
     audio_only(tmp_path / "e.m4a")
-    pages = [Image.fromarray(frame) for frame in numbered(3)]
+    pages = [Image.fromarray(frame) for frame in make_numbered(3)]
     pages[0].save(tmp_path / "f.pdf", save_all=True, append_images=pages[1:])  # FFmpeg finds a film of three JPEGs
     for number in range(7):
         (tmp_path / f"{number}.json").write_text('{"a": 1}')
@@ -64,8 +64,8 @@ def test_what_is_no_clip_is_named(tmp_path):
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
 def test_photographs_beside_videos_do_not_count_as_bad_clips(tmp_path):
     """A telephone's folder has more of them than videos; an AVIF file that moves is a clip."""
-    encode(tmp_path / "a.mp4", numbered(4))
-    pictures = [Image.fromarray(frame) for frame in numbered(4)]
+    encode(tmp_path / "a.mp4", make_numbered(4))
+    pictures = [Image.fromarray(frame) for frame in make_numbered(4)]
     for number in range(3):
         pictures[0].save(tmp_path / f"{number}.avif")
     pictures[0].save(tmp_path / "moves.avif", save_all=True, append_images=pictures[1:], duration=100)
@@ -78,9 +78,9 @@ def test_photographs_beside_videos_do_not_count_as_bad_clips(tmp_path):
     "name", ["$RECYCLE.BIN", ".Trash-1000", "@eaDir", "thumbnails", "Thumbs", "#recycle", ".hidden"]
 )
 def test_bins_and_thumbnails_are_passed_over_and_said(tmp_path, name):
-    encode(tmp_path / "a.mp4", numbered(2))
+    encode(tmp_path / "a.mp4", make_numbered(2))
     (tmp_path / "below" / name).mkdir(parents=True)
-    encode(tmp_path / "below" / name / "b.mp4", numbered(2))
+    encode(tmp_path / "below" / name / "b.mp4", make_numbered(2))
     found, rejected, remarks = kinds(tmp_path)
     assert found == {"a.mp4": "video"} and not rejected
     assert remarks == [f"skipped 1 folder (below/{name}): hidden, trash or thumbnails by their names"]
@@ -90,12 +90,12 @@ def test_bins_and_thumbnails_are_passed_over_and_said(tmp_path, name):
 
 
 def test_a_folder_that_prepare_wrote_into_names_none_of_its_own_files(tmp_path):
-    encode(tmp_path / "a.mp4", numbered(2))
+    encode(tmp_path / "a.mp4", make_numbered(2))
     prepare(tmp_path, tmp_path, PrepareConfig())
     assert kinds(tmp_path)[1:] == ({}, [])
 
 
-def packed(path, folders):
+def pack(path, folders):
     with zipfile.ZipFile(path, "w") as file:
         for folder in folders:
             for t in range(3):
@@ -106,8 +106,8 @@ def packed(path, folders):
 
 
 def test_a_zip_given_directly_is_read(tmp_path):
-    path = packed(tmp_path / "x.zip", ["run/a/", "run/b/", "walk/a/"])
-    encode(tmp_path / "beside.mp4", numbered(2))  # lies beside the zip, and is not meant
+    path = pack(tmp_path / "x.zip", ["run/a/", "run/b/", "walk/a/"])
+    encode(tmp_path / "beside.mp4", make_numbered(2))  # lies beside the zip, and is not meant
     (tmp_path / "captions.csv").write_text("file,caption\nbeside.mp4,one\nx.zip/run/a,two\n")
     found, rejected, _ = kinds(path)
     assert found == dict.fromkeys(("x.zip/run/a", "x.zip/run/b", "x.zip/walk/a"), "zip") and not rejected
@@ -126,9 +126,9 @@ def test_a_zip_given_directly_is_read(tmp_path):
 
 
 def test_videos_and_animations_in_a_zip_are_clips(tmp_path):
-    encode(tmp_path / "0.mp4", numbered(6))
-    encode(tmp_path / "1.webm", numbered(7), "vp9")
-    pictures = [Image.fromarray(frame) for frame in numbered(5)]
+    encode(tmp_path / "0.mp4", make_numbered(6))
+    encode(tmp_path / "1.webm", make_numbered(7), "vp9")
+    pictures = [Image.fromarray(frame) for frame in make_numbered(5)]
     pictures[0].save(tmp_path / "2.webp", save_all=True, append_images=pictures[1:], lossless=True)
     (tmp_path / "set").mkdir()
     with zipfile.ZipFile(tmp_path / "set" / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
@@ -163,7 +163,7 @@ def test_videos_and_animations_in_a_zip_are_clips(tmp_path):
 def test_a_poster_beside_each_video_is_no_frame(tmp_path):
     for number in range(2):
         (tmp_path / "below").mkdir(exist_ok=True)
-        encode(tmp_path / "below" / f"{number}.mp4", numbered(3))
+        encode(tmp_path / "below" / f"{number}.mp4", make_numbered(3))
         Image.new("RGB", (64, 48)).save(tmp_path / "below" / f"{number}.jpg")
     found, rejected, _ = kinds(tmp_path)
     assert found == {"below/0.mp4": "video", "below/1.mp4": "video"}

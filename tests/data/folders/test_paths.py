@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import urlsplit
 
 import pytest
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 
 from fastvgan.data.clips import items_from_manifest
 from fastvgan.data.folders.entry import Entry
@@ -41,7 +41,7 @@ on_every_name = pytest.mark.parametrize(("name", "is_refused"), TABLE)
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> bytes:
-    return encode(tmp_path_factory.mktemp("clip") / "x.mp4", numbered(2)).read_bytes()
+    return encode(tmp_path_factory.mktemp("clip") / "x.mp4", make_numbered(2)).read_bytes()
 
 
 @on_every_name

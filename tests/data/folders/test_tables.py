@@ -18,7 +18,7 @@ def folder_of(path, names=("a.mp4", "sub/b c.webm", "c.mkv")):
     return path
 
 
-def said_in(folder, **options):
+def scan_folder(folder, **options):
     entries, rejected, remarks = scan(folder, Layout(**options))
     return {entry.name: (entry.captions, entry.label) for entry in entries}, {item.name for item in rejected}, remarks
 
@@ -42,7 +42,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", ["captions.csv", "metadata.csv", "captions.tsv", "Metadata.CSV"])
 def test_delimiters_and_names_of_tables(tmp_path, delimiter, name):
     write(folder_of(tmp_path) / name, [("file_name", "text", "label"), *ROWS], delimiter)
-    assert said_in(tmp_path) == (EXPECTED, set(), [])
+    assert scan_folder(tmp_path) == (EXPECTED, set(), [])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_delimiters_and_names_of_tables(tmp_path, delimiter, name):
 def test_what_spreadsheets_write(tmp_path, encoding, above):
     rows = [(" File Name ", "TEXT", "Class"), *ROWS, ("", "", ""), ("", " ", "")]
     write(folder_of(tmp_path) / "captions.csv", rows, ";", encoding, above)
-    assert said_in(tmp_path) == (EXPECTED, set(), [])
+    assert scan_folder(tmp_path) == (EXPECTED, set(), [])
 
 
 @pytest.mark.parametrize("file", ["file", "path", "file_name", "video", "video-path", "filename", "video_id"])
@@ -60,11 +60,11 @@ def test_columns(tmp_path, file, caption):
     folder_of(tmp_path)
     write(tmp_path / "captions.csv", [("nr", caption, file), *((i, row[1], row[0]) for i, row in enumerate(ROWS))])
     expected = {name: (texts, None) for name, (texts, _) in EXPECTED.items()}
-    assert said_in(tmp_path) == (expected, set(), [])
+    assert scan_folder(tmp_path) == (expected, set(), [])
     (tmp_path / "captions.csv").unlink()
     lines = [json.dumps({file: row[0], caption: row[1]}) for row in ROWS]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    assert said_in(tmp_path) == (expected, set(), [])
+    assert scan_folder(tmp_path) == (expected, set(), [])
 
 
 def test_a_table_in_each_folder_names_its_own_files(tmp_path):
@@ -74,7 +74,7 @@ def test_a_table_in_each_folder_names_its_own_files(tmp_path):
     (tmp_path / "test" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     # The folder's own table is overruled by the one beside the clip.
     write(tmp_path / "captions.csv", [("file", "caption"), ("train/0.mp4", "outer"), ("test/7.mp4", "gone")])
-    said, missing, remarks = said_in(tmp_path)
+    said, missing, remarks = scan_folder(tmp_path)
     assert {name: texts for name, (texts, _) in said.items()} == {
         "train/0.mp4": ("zero",),
         "train/deep/1.mp4": ("one",),
@@ -88,7 +88,7 @@ def test_names_without_suffix(tmp_path):
     folder_of(tmp_path, ("a.mp4", "a.webm", "v.1.mp4", "sub/b.mov", "7.mkv", "run.1/0.png", "run.1/1.png"))
     lines = [("a", "both"), ("v.1", "dots"), ("./sub/b", "deep"), (7, "number"), ("run", "no folder"), ("run.1", "run")]
     (tmp_path / "captions.jsonl").write_text("\n".join(json.dumps({"file": f, "text": c}) for f, c in lines))
-    said, missing, _ = said_in(tmp_path)
+    said, missing, _ = scan_folder(tmp_path)
     assert {name: texts for name, (texts, _) in said.items()} == {
         "a.mp4": ("both",),
         "a.webm": ("both",),
@@ -109,7 +109,7 @@ def test_absolute_paths_inside_the_folder(tmp_path, at, monkeypatch):
     for base in {given.absolute(), folder.resolve()}:
         rows = [("file_name", "text"), (base / "a.mp4", "a"), (base / "sub" / ".." / "c", "c")]
         write(folder / "metadata.csv", rows)
-        said, missing, _ = said_in(given)
+        said, missing, _ = scan_folder(given)
         assert (said["a.mp4"][0], said["c.mkv"][0], missing) == (("a",), ("c",), set())
     for outside in (f"{folder.resolve()}2/a.mp4", f"{folder.resolve()}/../a.mp4", "C:/set/a.mp4", "http://x/a.mp4"):
         write(folder / "metadata.csv", [("file_name", "text"), (outside, "a")])
@@ -120,7 +120,7 @@ def test_absolute_paths_inside_the_folder(tmp_path, at, monkeypatch):
 def test_a_single_file_has_the_captions_of_its_folder(tmp_path):
     folder_of(tmp_path)
     write(tmp_path / "metadata.csv", [("file_name", "text"), *(row[:2] for row in ROWS)])
-    said, missing, _ = said_in(tmp_path / "a.mp4")
+    said, missing, _ = scan_folder(tmp_path / "a.mp4")
     assert said == {"a.mp4": (EXPECTED["a.mp4"][0], None)} and not missing
 
 
@@ -139,7 +139,7 @@ def test_a_single_file_has_the_captions_of_its_folder(tmp_path):
 )
 def test_what_is_no_table_of_clips_is_named(tmp_path, name, text):
     (folder_of(tmp_path) / name).write_text(text)
-    said, missing, remarks = said_in(tmp_path)
+    said, missing, remarks = scan_folder(tmp_path)
     assert len(said) == 3 and not missing
     assert remarks == [f"skipped 1 file ({name}): neither clips nor captions"]
 
@@ -147,7 +147,7 @@ def test_what_is_no_table_of_clips_is_named(tmp_path, name, text):
 def test_captions_come_before_metadata(tmp_path):
     write(folder_of(tmp_path) / "metadata.csv", [("file_name", "text"), ("a.mp4", "meta")])
     write(tmp_path / "captions.tsv", [("file", "caption"), ("a.mp4", "own")], "\t")
-    said, _, remarks = said_in(tmp_path)
+    said, _, remarks = scan_folder(tmp_path)
     assert said["a.mp4"][0] == ("own",)
     assert remarks == ["skipped metadata.csv, since captions.tsv beside it is used"]
 
@@ -176,7 +176,7 @@ def test_a_table_that_is_a_link_out_is_not_read(tmp_path):
     folder = folder_of(tmp_path / "set")
     write(tmp_path / "other.tsv", [("file_name", "text"), ("a.mp4", "secret")], "\t")
     os.symlink(tmp_path / "other.tsv", folder / "metadata.tsv")
-    said, missing, _ = said_in(folder)
+    said, missing, _ = scan_folder(folder)
     assert said["a.mp4"][0] == () and missing == {"metadata.tsv"}
-    assert said_in(folder, follow_links=True)[0]["a.mp4"][0] == ("secret",)
-    assert said_in(folder / "a.mp4")[0]["a.mp4"][0] == ()
+    assert scan_folder(folder, follow_links=True)[0]["a.mp4"][0] == ("secret",)
+    assert scan_folder(folder / "a.mp4")[0]["a.mp4"][0] == ()

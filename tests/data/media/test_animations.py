@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import pytest
-from make_videos import number_of, numbered
+from make_videos import make_numbered, number_of
 from PIL import Image
 
 from fastvgan.data.folders.layouts import Layout, scan
@@ -33,7 +33,7 @@ def animation(path, frames, lasts=100, **options):
 
 @pytest.mark.parametrize("suffix", KINDS)
 def test_frames_are_exact(tmp_path, suffix):
-    frames = numbered(30)
+    frames = make_numbered(30)
     media = animation(tmp_path / f"x.{suffix}", frames, **KINDS[suffix])
     found = probe(media)
     codec = {"webp": "webp", "png": "apng", "apng": "apng"}.get(suffix, "tiff")
@@ -69,7 +69,7 @@ def test_partial_frames_and_transparency_are_drawn_as_ffmpeg_does(tmp_path):
 
 
 def test_the_picture_for_programs_without_animation_is_no_frame(tmp_path):
-    frames = numbered(6)
+    frames = make_numbered(6)
     media = animation(tmp_path / "x.png", frames, default_image=True)
     assert probe(media).frames == 5
     assert [number_of(frame) for _, frame in walk(media, 48, 64, 3)] == [1, 2, 3, 4, 5]
@@ -89,7 +89,7 @@ def test_previews_in_a_tiff_are_no_pages(tmp_path):
 
 
 def test_frames_of_different_length_have_times(tmp_path):
-    media = animation(tmp_path / "x.webp", numbered(4), [40, 200, 40, 40], lossless=True)
+    media = animation(tmp_path / "x.webp", make_numbered(4), [40, 200, 40, 40], lossless=True)
     found = probe(media)
     assert not found.steady and found.fps == pytest.approx(3 / 0.28, abs=0.001)
     assert np.allclose([time for time, _ in walk(media, 48, 64, 3)], [0, 0.04, 0.24, 0.28])
@@ -110,7 +110,7 @@ def test_a_folder_of_them_is_a_clip_each(tmp_path):
     """In the folder given and in one below it; a still picture beside them is named, and captions are found."""
     for name in ("a.webp", "b.png", "c.tif", "below/d.webp", "below/e.apng"):
         kind = KINDS[name.rsplit(".")[-1]]
-        animation(tmp_path / "src" / name, numbered(5), **kind)
+        animation(tmp_path / "src" / name, make_numbered(5), **kind)
     Image.new("RGB", (20, 30)).save(tmp_path / "src" / "still.png")
     (tmp_path / "src" / "a.txt").write_text("the first")
     entries, rejected, remarks = scan(tmp_path / "src", Layout())

@@ -4,7 +4,7 @@ import os
 import random
 
 import numpy as np
-from corpus import CannotWrite, Case, cases, shown, write
+from corpus import CannotWrite, Case, cases, decode_by_ffmpeg, write
 
 from fastvgan.data.media.frames import probe, read_frames, walk
 from fastvgan.data.media.types import BadVideo, Media
@@ -22,7 +22,7 @@ def sample() -> list[Case]:
 
 def fault(path, case: Case) -> str | None:
     """What is wrong with how a file is read, None where nothing is."""
-    expected = shown(path, case)
+    expected = decode_by_ffmpeg(path, case)
     media = Media("video", path)
     try:
         found = probe(media)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.filter import Graph
 from corpus import Case, write
-from make_videos import encode, number_of, numbered
+from make_videos import encode, make_numbered, number_of
 from PIL import Image
 
 from fastvgan.data.decoders import dali
@@ -32,7 +32,7 @@ def with_cover(path, cover_first):
     """A film and a larger cover, marked as such."""
     picture = io.BytesIO()
     Image.new("RGB", (200, 200), (200, 0, 0)).save(picture, "JPEG")
-    film = encode(path.with_name("film.mp4"), numbered(12), bf="0")
+    film = encode(path.with_name("film.mp4"), make_numbered(12), bf="0")
     with av.open(str(film)) as given, av.open(str(path), "w") as target:
         order = ("cover", "film") if cover_first else ("film", "cover")
         streams = {}
@@ -72,36 +72,36 @@ def test_a_still_picture_as_first_stream_is_no_film(tmp_path):
 
 
 def test_pixels_that_are_not_square_are_shown_in_their_proportions(tmp_path):
-    def stretched(path, aspect, rotation=0, width=64):
+    def write_stretched(path, aspect, rotation=0, width=64):
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=12)
             stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
             stream.codec_context.sample_aspect_ratio = aspect
             if rotation:
                 stream.set_display_rotation(rotation)
-            for frame in numbered(5, 48, width):
+            for frame in make_numbered(5, 48, width):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
         return Media("video", path)
 
     for name in ("x.mp4", "x.mkv", "x.mov", "x.ts"):
         for aspect, width in ((Fraction(64, 45), 91), (Fraction(8, 9), 57), (Fraction(1), 64)):
-            media = stretched(tmp_path / name, aspect)
+            media = write_stretched(tmp_path / name, aspect)
             found = probe(media)
             assert (found.height, found.width, found.square_pixels) == (48, width, aspect == 1)
             assert read_frames(media, found, [2], 48, width, 3).shape == (1, 48, width, 3)
             assert numbers(media, found) == list(range(5))
-    media = stretched(tmp_path / "turned.mp4", Fraction(2), 90)
+    media = write_stretched(tmp_path / "turned.mp4", Fraction(2), 90)
     found = probe(media)
     assert (found.height, found.width) == (128, 48)
     # A manifest that was written before pixels were heeded gives the frames that it always gave.
     old = found._replace(height=64, width=48)
     assert read_frames(media, old, [2], 64, 48, 3).shape == (1, 64, 48, 3)
     with pytest.raises(BadVideo, match="frames of 9600x48, larger than 8192"):
-        probe(stretched(tmp_path / "wide.mp4", Fraction(8), width=1200))
+        probe(write_stretched(tmp_path / "wide.mp4", Fraction(8), width=1200))
 
 
-def interlaced(path, codec, options, frames=17, mixed=False):
+def write_interlaced(path, codec, options, frames=17, mixed=False):
     """A bar that moves by a line's width between the two fields of each frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
@@ -126,7 +126,7 @@ INTERLACED = {
 @pytest.mark.parametrize("kind", INTERLACED)
 def test_interlaced_frames_are_made_whole_by_bwdif(tmp_path, kind):
     codec, options, suffix = INTERLACED[kind]
-    media = interlaced(tmp_path / f"x{suffix}", codec, options)
+    media = write_interlaced(tmp_path / f"x{suffix}", codec, options)
     found = probe(media)
     assert found.interlaced and found.frames == 17
     assert notes(Found(Entry(media, "x"), found)) == [
@@ -202,7 +202,7 @@ def test_theora_repeats_a_frame_by_an_empty_packet(tmp_path):
 
 
 def test_transport_streams_that_were_joined_play_to_their_end(tmp_path):
-    parts = [encode(tmp_path / f"{number}.ts", numbered(12)[6 * number :]).read_bytes() for number in range(2)]
+    parts = [encode(tmp_path / f"{number}.ts", make_numbered(12)[6 * number :]).read_bytes() for number in range(2)]
     (tmp_path / "x.ts").write_bytes(b"".join(parts))
     media = Media("video", tmp_path / "x.ts")
     found = probe(media)
@@ -241,7 +241,7 @@ def test_clips_that_an_older_version_prepared_are_kept(tmp_path):
     """Its journal is of another version, so that all is looked at again; what comes of it is not written again."""
     (tmp_path / "src").mkdir()
     for number in range(2):
-        encode(tmp_path / "src" / f"{number}.mp4", numbered(6))
+        encode(tmp_path / "src" / f"{number}.mp4", make_numbered(6))
     made = prepare(tmp_path / "src", tmp_path / "out", PrepareConfig(to="clips"))
     journal = tmp_path / "out" / ".prepare" / "checked.jsonl"
     lines = [json.loads(line) for line in journal.read_text().splitlines()]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command import ROOT
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 from PIL import Image
 
 from fastvgan.data.clips import ClipSource, items_from_folder
@@ -40,7 +40,7 @@ TURNS = {
 }
 
 
-def oriented(number):
+def make_exif(number):
     exif = Image.Exif()
     exif[0x0112] = number
     return exif
@@ -82,10 +82,10 @@ def files(folder):
         ("deep_grey.png", Image.fromarray(DEEP[..., 0]), {}),
         ("deep_grey.tif", Image.fromarray(DEEP[..., 0]), {}),
         ("deep_clear.png", Image.fromarray(DEEP[..., 0]), {"transparency": int(DEEP[0, 0, 0])}),
-        *((f"turned{number}.jpg", rgb, {"exif": oriented(number)}) for number in TURNS),
-        *((f"turned{number}.png", rgb, {"exif": oriented(number)}) for number in TURNS),
-        *((f"turned{number}.webp", rgb, {"exif": oriented(number), "lossless": True}) for number in TURNS),
-        *((f"turned{number}.tif", rgb, {"exif": oriented(number)}) for number in TURNS),
+        *((f"turned{number}.jpg", rgb, {"exif": make_exif(number)}) for number in TURNS),
+        *((f"turned{number}.png", rgb, {"exif": make_exif(number)}) for number in TURNS),
+        *((f"turned{number}.webp", rgb, {"exif": make_exif(number), "lossless": True}) for number in TURNS),
+        *((f"turned{number}.tif", rgb, {"exif": make_exif(number)}) for number in TURNS),
     ]:
         image.save(folder / name, **options)
     deep(folder / "deep_rgb.png", DEEP[..., :3], "rgb48be")
@@ -106,9 +106,9 @@ def test_files_are_read_as_training_reads_them(tmp_path, pictures, channels):
         (tmp_path / name).mkdir()
         for number in range(2):
             shutil.copy(path, tmp_path / name / f"{number}{path.suffix}")
-    animated(tmp_path / "moves.webp", frames=2, lossless=True)
-    animated(tmp_path / "moves.png", frames=3, default_image=True)
-    animated(tmp_path / "moves.tif", frames=2)
+    write_animation(tmp_path / "moves.webp", frames=2, lossless=True)
+    write_animation(tmp_path / "moves.png", frames=3, default_image=True)
+    write_animation(tmp_path / "moves.tif", frames=2)
     items, _ = items_from_folder(tmp_path, Layout(), max_bad=0)
     source = ClipSource(items, Cut(2, 16, 16, channels, crop="center"), decoder="pyav", workers=0)
     trained = next(source.batches(len(items), seed=0)).video[:, 0].numpy()
@@ -121,8 +121,8 @@ def test_files_are_read_as_training_reads_them(tmp_path, pictures, channels):
         assert given.shape == (16, 16, channels) and np.array_equal(given, expected), path
 
 
-def animated(path, frames=4, **options):
-    first, *others = (Image.fromarray(frame) for frame in numbered(frames, HEIGHT, WIDTH))
+def write_animation(path, frames=4, **options):
+    first, *others = (Image.fromarray(frame) for frame in make_numbered(frames, HEIGHT, WIDTH))
     first.save(path, save_all=True, append_images=others, **options)
     return path
 
@@ -193,7 +193,7 @@ def test_other_layouts_of_memory():
 
 
 def test_the_first_frame_of_one_that_moves_is_taken_and_said(tmp_path, caplog):
-    frames = numbered(4, HEIGHT, WIDTH)
+    frames = make_numbered(4, HEIGHT, WIDTH)
     for name, options, first in [
         ("x.webp", {"lossless": True}, 0),
         ("x.png", {}, 0),
@@ -202,12 +202,12 @@ def test_the_first_frame_of_one_that_moves_is_taken_and_said(tmp_path, caplog):
         ("x.gif", {}, 0),
     ]:
         caplog.clear()
-        assert np.array_equal(read_image(animated(tmp_path / name, **options)), frames[first]), name
+        assert np.array_equal(read_image(write_animation(tmp_path / name, **options)), frames[first]), name
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
         assert record.getMessage() == f"the image {tmp_path / name} is an animation; using its first frame"
     for suffix in ("webp", "png"):
-        turned = animated(tmp_path / f"turned.{suffix}", lossless=True, exif=oriented(6))
+        turned = write_animation(tmp_path / f"turned.{suffix}", lossless=True, exif=make_exif(6))
         assert np.array_equal(read_image(turned), np.rot90(frames[0], -1)), suffix
     caplog.clear()
     palette = Image.fromarray(RGB).quantize(16)
@@ -259,12 +259,12 @@ def make_bad(folder, name):
         Image.fromarray(RGB).save(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     elif "flipped" in name:
-        animated(path) if "moves" in name else Image.fromarray(RGB).save(path)
+        write_animation(path) if "moves" in name else Image.fromarray(RGB).save(path)
         data = bytearray(path.read_bytes())
         data[-20 if "moves" not in name else -40] ^= 255
         path.write_bytes(data)
     elif name == "film.mp4":
-        encode(path, numbered(3), "h264")
+        encode(path, make_numbered(3), "h264")
     elif name in ("large.png", "bomb.png", "huge.png"):
         png_of_size(path, *{"large.png": (40, 9000), "bomb.png": (10000, 10000), "huge.png": (60000, 60000)}[name])
     elif name.startswith("slim"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_videos import number_of, numbered
+from make_videos import make_numbered, number_of
 from PIL import Image
 
 from fastvgan.data.media.frames import probe, read_frames, walk
@@ -24,7 +24,7 @@ def save(folder, frames, names, **options):
     return Media("frames", folder)
 
 
-def packed(path, frames, member=""):
+def pack(path, frames, member=""):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for i, frame in enumerate(frames):
             data = io.BytesIO()
@@ -40,11 +40,11 @@ def strip(path, frames, across=True):
 
 @pytest.mark.parametrize("kind", ["frames", "zip", "zip folder", "across", "down"])
 def test_frames_are_exact_and_in_order(tmp_path, kind):
-    frames = numbered(13, 48, 48)
+    frames = make_numbered(13, 48, 48)
     media = {
         "frames": lambda: save(tmp_path / "f", frames, [f"frame{i}.png" for i in range(13)]),  # 10 comes after 9
-        "zip": lambda: packed(tmp_path / "x.zip", frames),
-        "zip folder": lambda: packed(tmp_path / "x.zip", frames, "a/b"),
+        "zip": lambda: pack(tmp_path / "x.zip", frames),
+        "zip folder": lambda: pack(tmp_path / "x.zip", frames, "a/b"),
         "across": lambda: strip(tmp_path / "x.png", frames),
         "down": lambda: strip(tmp_path / "x.png", frames, across=False),
     }[kind]()
@@ -110,7 +110,7 @@ def test_orientation_of_photographs_is_honoured(tmp_path):
 
 
 def test_strips_of_a_given_number_of_frames(tmp_path):
-    frames = numbered(5, 48, 64)
+    frames = make_numbered(5, 48, 64)
     media = strip(tmp_path / "x.png", frames)
     with pytest.raises(BadVideo, match="320x48, which cannot be divided into square frames; --strip-frames"):
         probe(media)
@@ -120,12 +120,12 @@ def test_strips_of_a_given_number_of_frames(tmp_path):
     assert np.array_equal(read_frames(media, found, [1, 4], 48, 64, 3), frames[[1, 4]])
 
 
-def truncated(folder):
+def truncate(folder):
     data = (folder / "2.png").read_bytes()
     (folder / "2.png").write_bytes(data[: len(data) // 2])
 
 
-def flipped(folder):
+def flip_bytes(folder):
     data = bytearray((folder / "2.png").read_bytes())
     data[-30] ^= 255
     (folder / "2.png").write_bytes(data)
@@ -142,8 +142,8 @@ def huge(folder):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (truncated, r"damaged at frame 2 \(2.png\)"),
-        (flipped, r"damaged at frame 2 \(2.png\)"),
+        (truncate, r"damaged at frame 2 \(2.png\)"),
+        (flip_bytes, r"damaged at frame 2 \(2.png\)"),
         (huge, "60000x60000|more pixels"),
         (lambda f: (f / "2.png").write_bytes(b""), r"frame 2 \(2.png\) is empty"),
         (lambda f: (f / "2.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "damaged at frame 2"),
@@ -164,10 +164,10 @@ def test_bad_pictures_say_why(tmp_path, spoil, reason):
 @pytest.mark.parametrize("kind", ["frames", "zip", "strip"])
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
 def test_damage_lasts_and_errors_of_reading_do_not(tmp_path, monkeypatch, kind, error):
-    frames = numbered(2, 48, 48)
+    frames = make_numbered(2, 48, 48)
     media = {
         "frames": lambda: save(tmp_path / "f", frames, ["0.jpg", "1.jpg"]),
-        "zip": lambda: packed(tmp_path / "x.zip", frames),
+        "zip": lambda: pack(tmp_path / "x.zip", frames),
         "strip": lambda: strip(tmp_path / "x.jpg", frames),
     }[kind]()
 
@@ -209,7 +209,7 @@ def test_zip_bombs_are_refused_without_being_unpacked(tmp_path):
 
 
 def test_broken_zips_say_why(tmp_path):
-    whole = packed(tmp_path / "x.zip", numbered(4))
+    whole = pack(tmp_path / "x.zip", make_numbered(4))
     data = (tmp_path / "x.zip").read_bytes()
     for name, content, reason in [("cut", data[:-40], "not a zip file, or is truncated"), ("empty", b"", "is empty")]:
         (tmp_path / f"{name}.zip").write_bytes(content)
@@ -230,7 +230,7 @@ def test_broken_zips_say_why(tmp_path):
 
 
 def test_a_clip_that_has_changed_is_bad(tmp_path):
-    media = save(tmp_path / "f", numbered(4), [f"{i}.png" for i in range(4)])
+    media = save(tmp_path / "f", make_numbered(4), [f"{i}.png" for i in range(4)])
     found = probe(media)
     os.unlink(tmp_path / "f" / "3.png")
     with pytest.raises(BadVideo, match="has changed"):

@@ -15,7 +15,7 @@ from broken import BROKEN, at_times, corrupt_in_the_middle, no_permission, one_f
 from command import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_videos import CODECS, encode, number_of, numbered
+from make_videos import CODECS, encode, make_numbered, number_of
 from PIL import Image
 
 from fastvgan.data.folders.entry import Entry, Rejected
@@ -30,7 +30,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     options = {"h264": {"g": "12", "bf": "2"}, "vp9": {"g": "12"}, "vp8": {"g": "12"}}
     return {
-        codec: encode(folder / f"{codec}{CODECS[codec][0]}", numbered(140), codec, **options.get(codec, {}))
+        codec: encode(folder / f"{codec}{CODECS[codec][0]}", make_numbered(140), codec, **options.get(codec, {}))
         for codec in CODECS
     }
 
@@ -84,7 +84,7 @@ def test_scaling_covers_the_size_asked_for(files):
         assert read_frames(Media("video", files["h264"]), found, [3], height, width, 3).shape[1:3] == expected
 
 
-def turned_by(path, frames, degrees):
+def write_rotated(path, frames, degrees):
     """A video file that asks to be turned, as phones write them."""
     plain = encode(path.with_name("plain.mp4"), frames)
     with av.open(str(plain)) as source, av.open(str(path), "w") as target:
@@ -103,7 +103,7 @@ def turned_by(path, frames, degrees):
 def test_rotation_of_phone_videos_is_honoured(tmp_path, degrees):
     frames = np.zeros((4, 32, 64, 3), np.uint8)
     frames[:, :16, :32] = 255  # white at the top left
-    turned = turned_by(tmp_path / "turned.mp4", frames, degrees)
+    turned = write_rotated(tmp_path / "turned.mp4", frames, degrees)
     height, width = (64, 32) if degrees % 180 else (32, 64)
     video = read_frames(Media("video", turned), probe(Media("video", turned)), [0], height, width, 1)
     expected = np.rot90(frames[0, :, :, :1], degrees // 90)
@@ -111,7 +111,7 @@ def test_rotation_of_phone_videos_is_honoured(tmp_path, degrees):
 
 
 def test_a_rotation_by_no_right_angle_is_refused(tmp_path):
-    path = turned_by(tmp_path / "turned.mp4", numbered(4), 45)
+    path = write_rotated(tmp_path / "turned.mp4", make_numbered(4), 45)
     with pytest.raises(BadVideo, match="asks to be turned by 45 degrees"):
         probe(Media("video", path))
     with pytest.raises(BadVideo, match="asks to be turned by 45 degrees"):
@@ -129,8 +129,8 @@ def noise(path):
     return path
 
 
-def cut_early(path):
-    data = encode(path, numbered(60)).read_bytes()
+def truncate(path):
+    data = encode(path, make_numbered(60)).read_bytes()
     path.write_bytes(data[:2000])
     return path
 
@@ -140,7 +140,7 @@ def cut_early(path):
     [
         *((make, *said) for make, said in BROKEN.items() if make not in (one_frame, variable_rate, no_permission)),
         (noise, ".mp4", "is not a video file"),
-        (cut_early, ".mp4", "is not a video file"),
+        (truncate, ".mp4", "is not a video file"),
         (lambda path: path, ".mp4", "cannot be read: No such file"),
     ],
 )
@@ -181,7 +181,7 @@ def test_times_whose_differences_need_more_than_64_bits_are_none():
 @pytest.mark.parametrize("codec", ["vp9", "mjpeg", "h264"])
 def test_constant_rates_are_seen_as_such_however_coarse_the_clock(tmp_path, codec, fps):
     """Matroska counts milliseconds, in which 30 frames a second are 33, 33 and 34 apart."""
-    found = probe(Media("video", encode(tmp_path / f"x{CODECS[codec][0]}", numbered(60), codec, fps)))
+    found = probe(Media("video", encode(tmp_path / f"x{CODECS[codec][0]}", make_numbered(60), codec, fps)))
     assert found.steady and found.fps == pytest.approx(fps, rel=0.005)
 
 
@@ -293,11 +293,11 @@ def test_a_playlist_in_disguise_opens_nothing(tmp_path, files):
 def test_a_file_that_was_changed_afterwards_is_bad(tmp_path, files):
     path = shutil.copy(files["h264"], tmp_path / "x.mp4")
     found = probe(Media("video", path))
-    encode(path, numbered(10))
+    encode(path, make_numbered(10))
     with pytest.raises(BadVideo):
         read_frames(Media("video", path), found, [100, 101], 48, 64, 3)
 
 
 def test_names_with_spaces_colons_and_umlauts(tmp_path):
-    path = encode(tmp_path / "ä b:c%d.mp4", numbered(3))
+    path = encode(tmp_path / "ä b:c%d.mp4", make_numbered(3))
     assert probe(Media("video", path)).frames == 3

@@ -54,7 +54,7 @@ NETWORKS = [  # how each is made, its input's shape, and the sizes of the groups
 ]
 
 
-def fused(module, **options):
+def fuse_and_list(module, **options):
     """Return the report, replaced modules as {name: new class} and others as {name: reason}."""
     report = FuseReport()
     assert fuse(module, report=report, **options) is module
@@ -78,7 +78,7 @@ def test_networks_are_the_same(make, shape, rows, dtype, replace_all_layers):
     ours = copy.deepcopy(stock)
     before = {name: id(module) for name, module in ours.named_modules()}
     parameters = {name: id(t) for name, t in (*ours.named_parameters(), *ours.named_buffers())}
-    changed, _ = fused(ours)
+    changed, _ = fuse_and_list(ours)
     assert rows_of(ours) == rows and changed
     assert before == {name: id(module) for name, module in ours.named_modules()}
     assert parameters == {name: id(t) for name, t in (*ours.named_parameters(), *ours.named_buffers())}
@@ -86,7 +86,7 @@ def test_networks_are_the_same(make, shape, rows, dtype, replace_all_layers):
     assert_same(ours, stock, torch.randn(shape, dtype=dtype), tolerance=1e-4 if dtype == torch.float32 else 1e-10)
     ours.load_state_dict(stock.state_dict())
     stock.load_state_dict(ours.state_dict())
-    again, _ = fused(ours)
+    again, _ = fuse_and_list(ours)
     assert not again and rows_of(ours) == rows
 
 
@@ -95,7 +95,7 @@ def test_networks_are_the_same_where_only_what_gains_is_exchanged(make, shape, m
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     stock = settle(make())
     ours = copy.deepcopy(stock)
-    changed, left = fused(ours)
+    changed, left = fuse_and_list(ours)
     as_fast = [name for name, why in left.items() if "as fast on a CPU" in why]
     assert all(
         is_as_fast(module) == (name in as_fast) for name, module in stock.named_modules() if type(module) in STOCK
@@ -126,7 +126,7 @@ def test_networks_are_the_same_where_only_what_gains_is_exchanged(make, shape, m
 def test_what_cannot_gain_on_a_cpu_is_left(layer, is_left, monkeypatch):
     for has_gpu in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
-        changed, left = fused(copy.deepcopy(layer))
+        changed, left = fuse_and_list(copy.deepcopy(layer))
         assert bool(left) == (is_left and not has_gpu) and bool(changed) != bool(left)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert isinstance(fuse(copy.deepcopy(layer), impl="reference"), (Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d))
@@ -184,7 +184,7 @@ def clip_or_image(kind):
 def test_the_module_itself_may_be_a_stock_layer(make, replace_all_layers):
     stock = of_three_channels(make)
     ours = copy.deepcopy(stock)
-    assert list(fused(ours)[0]) == [""] and type(ours) is not make and isinstance(ours, make)
+    assert list(fuse_and_list(ours)[0]) == [""] and type(ours) is not make and isinstance(ours, make)
     assert_same(ours, stock, clip_or_image(make))
 
 
@@ -225,7 +225,7 @@ class MyConv(nn.Conv3d):
         return super().forward(x) * 2
 
 
-def replaced(module):
+def replace_forward(module):
     original = module.forward
     module.forward = lambda x: original(x) - 1
     return module
@@ -237,7 +237,7 @@ def with_attributes(module, **attributes):
     return module
 
 
-def quantised(module):
+def quantise(module):
     module.qconfig = "any"
     return module
 
@@ -246,7 +246,7 @@ class TensorSubclass(torch.Tensor):
     pass
 
 
-def subclassed(module):
+def subclass_weight(module):
     module.weight = nn.Parameter(module.weight.detach().as_subclass(TensorSubclass))
     return module
 
@@ -259,9 +259,9 @@ def subclassed(module):
         (lambda: nn.utils.parametrizations.weight_norm(nn.ConvTranspose3d(2, 2, 1)), "parametrised (weight)"),
         (lambda: nn.LazyConv3d(2, 1), "not initialised: run the module once"),
         (lambda: nn.LazyBatchNorm3d(), "not initialised: run the module once"),
-        (lambda: replaced(nn.Conv3d(2, 2, 1)), "replaced on the instance"),
-        (lambda: quantised(nn.Conv3d(2, 2, 1)), "quantisation"),
-        (lambda: subclassed(nn.Conv3d(2, 2, 1)), "weight that is a"),
+        (lambda: replace_forward(nn.Conv3d(2, 2, 1)), "replaced on the instance"),
+        (lambda: quantise(nn.Conv3d(2, 2, 1)), "quantisation"),
+        (lambda: subclass_weight(nn.Conv3d(2, 2, 1)), "weight that is a"),
         (lambda: with_attributes(nn.Conv3d(2, 2, 1), impl="mine"), "attribute named impl"),
         (lambda: with_attributes(nn.BatchNorm3d(2), activation=nn.ReLU()), "attribute named activation"),
         (lambda: nn.Conv3d(2, 2, 1, dtype=torch.complex64), "weight of torch.complex64"),
@@ -284,7 +284,7 @@ def test_layers_that_are_left(make, reason):
 
     model = Network()
     before = {name: type(m) for name, m in model.named_modules()}
-    changed, left = fused(model)
+    changed, left = fuse_and_list(model)
     assert not changed and list(left) == ["layer"] and reason in left["layer"]
     assert before == {name: type(m) for name, m in model.named_modules()}
 
@@ -325,7 +325,7 @@ def test_every_hook_sees_the_same_in_the_same_order():
     stock = settle(nn.Sequential(nn.Conv3d(2, 2, 2), nn.BatchNorm3d(2), nn.ReLU(), nn.ConvTranspose3d(2, 1, 2)))
     ours, logs = copy.deepcopy(stock), ([], [])
     record(ours, logs[0]), record(stock, logs[1])
-    changed, left = fused(ours)
+    changed, left = fuse_and_list(ours)
     assert list(changed) == ["", "0", "1", "3"] and not left
     run(ours, logs[0]), run(stock, logs[1])
     assert [entry[:2] for entry in logs[0]] == [entry[:2] for entry in logs[1]] and len(logs[0]) > 40
@@ -359,7 +359,7 @@ def test_norms_of_weights_by_hooks_stay(normalise):
     with torch.no_grad():  # else weight_norm's weight is no leaf, and not to be copied
         stock[0].weight = stock[0].weight.detach()
         ours = copy.deepcopy(stock)
-    assert list(fused(ours)[0]) == ["", "0", "1"] and rows_of(ours) == [2]
+    assert list(fuse_and_list(ours)[0]) == ["", "0", "1"] and rows_of(ours) == [2]
     assert_same(ours, stock, torch.randn(2, 2, 3, 3, 3))
 
 
@@ -441,10 +441,10 @@ def test_wrappers_are_fused_within():
 def test_graph_modules_and_our_own_layers(replace_all_layers):
     stock = settle(torch.fx.symbolic_trace(R2Plus1D()))
     ours = copy.deepcopy(stock)
-    assert list(fused(ours)[0]) == [name for name, m in stock.named_modules() if type(m) in STOCK]
+    assert list(fuse_and_list(ours)[0]) == [name for name, m in stock.named_modules() if type(m) in STOCK]
     assert_same(ours, stock, torch.randn(2, 3, 2, 3, 3))
     own = nn.Sequential(ConvNormAct3d(2, 2, 1), Conv3d(2, 2, 1), BatchNormAct3d(2), nn.Tanh())
     before = copy.deepcopy(own)
-    changed, left = fused(own)
+    changed, left = fuse_and_list(own)
     assert changed == {"": "FusedSequential"} and not left and rows_of(own) == [3]
     assert_same(own, before, torch.randn(2, 2, 2, 2, 2))

@@ -6,7 +6,7 @@ from fuse_networks import change, inputs
 from torch import nn
 
 
-def guided(model, log):
+def guide_gradients(model, log):
     """Springenberg et al. 2015: only positive gradients pass an activation."""
     return [
         m.register_full_backward_hook(lambda m, before, after: (before[0].clamp(min=0),))
@@ -72,7 +72,7 @@ class GuidedActivation(nn.Module):
         return GuidedReLU.apply(x)
 
 
-def replaced_modules(model, log):
+def replace_modules(model, log):
     for container in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
         for name, child in container.named_children():
             if isinstance(child, nn.ReLU):
@@ -80,7 +80,7 @@ def replaced_modules(model, log):
     return []
 
 
-def replaced_forwards(model, log):
+def replace_forwards(model, log):
     for m in model.modules():
         if isinstance(m, nn.ReLU):
             m.forward = GuidedReLU.apply
@@ -101,7 +101,7 @@ def hooks_in_hooks(model, log):
     return [m.register_forward_pre_hook(look(n)) for m, n in zip(layers[::2], layers[1::2], strict=False)] + handles
 
 
-METHODS = (guided, deconvolution, grad_cam, deep_lift, replaced_modules, replaced_forwards, hooks_in_hooks)
+METHODS = (guide_gradients, deconvolution, grad_cam, deep_lift, replace_modules, replace_forwards, hooks_in_hooks)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")

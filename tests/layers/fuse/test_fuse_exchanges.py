@@ -144,7 +144,7 @@ def to_synced_by_hand(module):
     return new
 
 
-def folded(model):
+def fold(model):
     """Fold a norm into its convolution for inference."""
     model.eval()
     for container in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
@@ -172,5 +172,5 @@ def test_torch_sync_batch_norm(pair, nested_pair):
 
 def test_folded(pair, nested_pair):
     for ours, stock in (pair, nested_pair):
-        assert_same(folded(ours), folded(stock), inputs(), steps=(False,))
+        assert_same(fold(ours), fold(stock), inputs(), steps=(False,))
         assert sum(isinstance(m, nn.BatchNorm3d) for m in ours.modules()) == 0

@@ -25,7 +25,7 @@ class OwnConv2d(nn.Conv2d):
         super().__init__(*args, **options)
         self.note = note
 
-    def doubled(self):
+    def double(self):
         return self.weight * 2
 
 
@@ -77,7 +77,7 @@ def network(conv, transposed, norm, dims):
 
 
 @pytest.fixture(params=[(kind, impl) for kind in KINDS for impl in IMPLS], ids="-".join)
-def made(request):
+def layer_pair(request):
     """Return a fused network, the stock one, an input, and the classes."""
     name, impl = request.param
     stock = network(*KINDS[name])
@@ -85,9 +85,9 @@ def made(request):
     return fuse(copy.deepcopy(stock), impl=impl), stock, x, KINDS[name]
 
 
-def test_it_is_fused_and_gives_the_same(made, request):
-    ours, stock, x, (_, _, _, dims) = made
-    impl = request.node.callspec.params["made"][1]
+def test_it_is_fused_and_gives_the_same(layer_pair, request):
+    ours, stock, x, (_, _, _, dims) = layer_pair
+    impl = request.node.callspec.params["layer_pair"][1]
     assert isinstance(ours, FusedSequential)
     only_what_gains = impl == "auto" and not torch.cuda.is_available()
     for mine, theirs in zip(ours, stock, strict=True):
@@ -102,16 +102,16 @@ def test_it_is_fused_and_gives_the_same(made, request):
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
-def test_parts(made, stop):
-    ours, stock, x, _ = made
+def test_parts(layer_pair, stop):
+    ours, stock, x, _ = layer_pair
     assert_same(ours[:stop], stock[:stop], x)
     between = stock.eval()[: stop - 1](x).detach()
     assert_same(ours[stop - 1 :], stock[stop - 1 :], between)
     assert_same(ours[stop - 1], stock[stop - 1], between)
 
 
-def test_features(made):
-    ours, stock, x, _ = made
+def test_features(layer_pair):
+    ours, stock, x, _ = layer_pair
     assert_same(Features(ours), Features(stock), x)
 
 
@@ -119,15 +119,15 @@ def test_features(made):
     "make", [nn.SiLU, nn.Identity, nn.Tanh, lambda: nn.LeakyReLU(-0.3), lambda: nn.GroupNorm(2, 4)]
 )
 @pytest.mark.parametrize("place", [1, 2])
-def test_exchanges(made, place, make):
-    ours, stock, x, (conv, _, norm, _) = made
+def test_exchanges(layer_pair, place, make):
+    ours, stock, x, (conv, _, norm, _) = layer_pair
     for new in (make(), norm(4), conv(4, 4, 1)):
         ours[place], stock[place] = new, copy.deepcopy(new)
         assert_same(ours, stock, x)
 
 
-def test_converters(made):
-    ours, stock, x, (_, _, norm, _) = made
+def test_converters(layer_pair):
+    ours, stock, x, (_, _, norm, _) = layer_pair
     synced = [nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)) for model in (ours, stock)]
     assert [type(m) for m in synced[0]][1:5:3] == [nn.SyncBatchNorm] * 2
     assert_same(*synced, x, steps=(False,))
@@ -141,8 +141,8 @@ def test_converters(made):
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("method", list(map(change, METHODS)))
-def test_attribution(made, method, training):
-    *models, x, _ = made
+def test_attribution(layer_pair, method, training):
+    *models, x, _ = layer_pair
     results = []
     for model in models:
         for m in model.modules():
@@ -157,16 +157,16 @@ def test_attribution(made, method, training):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies(made, how):
-    ours, stock, x, _ = made
+def test_copies(layer_pair, how):
+    ours, stock, x, _ = layer_pair
     again = how(ours)
     assert repr(again) == repr(ours) and [type(m) for m in again.modules()] == [type(m) for m in ours.modules()]
     assert_same(again, copy.deepcopy(stock), x)
     assert type(fuse(again)) is type(ours)
 
 
-def test_tracing_and_modes(made):
-    ours, stock, x, _ = made
+def test_tracing_and_modes(layer_pair):
+    ours, stock, x, _ = layer_pair
     graphs = [LayersAreLeaves().trace(model) for model in (ours, stock)]
     assert [node.target for node in graphs[0].nodes] == [node.target for node in graphs[1].nodes]
     assert_same(torch.fx.GraphModule(ours, graphs[0]), torch.fx.GraphModule(stock, graphs[1]), x)
@@ -180,16 +180,16 @@ def test_tracing_and_modes(made):
     assert seen[0].names == seen[1].names
 
 
-def test_compiled(made):
-    ours, stock, x, _ = made
+def test_compiled(layer_pair):
+    ours, stock, x, _ = layer_pair
     torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     for training in (True, False):
         torch.testing.assert_close(compiled.train(training)(x), stock.train(training)(x), rtol=1e-4, atol=1e-4)
 
 
-def test_transforms(made):
-    *models, x, _ = made
+def test_transforms(layer_pair):
+    *models, x, _ = layer_pair
     results = []
     for model in models:
         model.eval()
@@ -201,7 +201,7 @@ def test_transforms(made):
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
-def test_checkpoints(made, stop):
+def test_checkpoints(layer_pair, stop):
     class Checkpointed(nn.Module):
         def __init__(self, net):
             super().__init__()
@@ -210,7 +210,7 @@ def test_checkpoints(made, stop):
         def forward(self, x):
             return checkpoint(self.net, x, use_reentrant=False)
 
-    ours, stock, x, _ = made
+    ours, stock, x, _ = layer_pair
     assert_same(Checkpointed(ours[:stop]), Checkpointed(stock[:stop]), x)
 
 
@@ -244,7 +244,7 @@ def test_a_subclass_stays_what_it_is(replace_all_layers):
     for mine, theirs in zip(ours, stock, strict=True):
         assert isinstance(mine, type(theirs)) and type(mine).__qualname__ == type(theirs).__qualname__
         assert type(mine).__module__ == type(theirs).__module__ and type(mine).__doc__ == type(theirs).__doc__
-    assert ours[0].note == {"any": 1} and torch.equal(ours[0].doubled(), stock[0].doubled()) and ours[4].name() == "own"
+    assert ours[0].note == {"any": 1} and torch.equal(ours[0].double(), stock[0].double()) and ours[4].name() == "own"
     assert repr(ours[1]).endswith("activation=none, mine)") and repr(ours[0]) == repr(stock[0])
     for model in (ours, stock):
         torch.manual_seed(3)

@@ -55,7 +55,7 @@ def without_norms(model):
     return model
 
 
-def popped(model):
+def pop_last(model):
     model.pop(5)
     return model
 
@@ -69,12 +69,12 @@ def twice(model):
     return model[:4] + model[4:] + nn.Sequential(nn.Conv3d(3, 3, 1)) * 2
 
 
-def shared_parts(model):
+def share_parts(model):
     return nn.Sequential(model[:3], nn.Conv3d(4, 3, 1), model[:3], *model[3:])
 
 
 @pytest.mark.parametrize(
-    "how", list(map(change, (without_last, without_norms, popped, with_more, twice, shared_parts)))
+    "how", list(map(change, (without_last, without_norms, pop_last, with_more, twice, share_parts)))
 )
 def test_networks_built_from_parts(pair, how):
     torch.manual_seed(1)

@@ -214,11 +214,11 @@ def a_conversion(model, choose):
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, BATCH_NORMS):
-                setattr(parent, name, converted(child, how))
+                setattr(parent, name, convert(child, how))
     return model
 
 
-def converted(child, how):
+def convert(child, how):
     if how == "none":
         return nn.Identity()
     if how == "group":
@@ -252,23 +252,23 @@ def through_pickle(model):
     return pickle.loads(pickle.dumps(model))
 
 
-def doubled(module, args, y):
+def double(module, args, y):
     return y * 2
 
 
-def halved(module, args):
+def halve(module, args):
     return (args[0] / 2,)
 
 
-def shifted(module, args, kwargs, y):
+def shift(module, args, kwargs, y):
     return y + 1
 
 
-def thirded(module, before, after):
+def take_third(module, before, after):
     return tuple(None if grad is None else grad / 3 for grad in before)
 
 
-def quartered(module, after):
+def take_quarter(module, after):
     return tuple(None if grad is None else grad / 4 for grad in after)
 
 
@@ -276,15 +276,15 @@ def a_hook(model, choose):
     module = choose.choice(list(model.modules()))
     how = choose.randrange(5)
     if how == 0:
-        module.register_forward_hook(doubled)
+        module.register_forward_hook(double)
     elif how == 1:
-        module.register_forward_pre_hook(halved)
+        module.register_forward_pre_hook(halve)
     elif how == 2:
-        module.register_forward_hook(shifted, with_kwargs=True)
+        module.register_forward_hook(shift, with_kwargs=True)
     elif how == 3:
-        module.register_full_backward_hook(thirded)
+        module.register_full_backward_hook(take_third)
     else:
-        module.register_full_backward_pre_hook(quartered)
+        module.register_full_backward_pre_hook(take_quarter)
     return model
 
 
@@ -313,7 +313,7 @@ def a_mode(model, choose):
     return model
 
 
-def frozen(model, choose):
+def freeze(model, choose):
     for parameter in choose.choice(list(model.modules())).parameters():
         parameter.requires_grad_(choose.random() < 0.5)
     return model
@@ -355,7 +355,7 @@ def a_trace(model, choose):
 
 
 CHANGES = [a_slice, an_exchange, a_swap, a_move, a_conversion, a_folding, a_copy, a_hook, no_hooks, an_attribute]
-CHANGES += [a_mode, frozen, a_forward, last_format, a_trace, an_exchange, a_hook]
+CHANGES += [a_mode, freeze, a_forward, last_format, a_trace, an_exchange, a_hook]
 
 # --- the comparison ---
 
@@ -388,7 +388,7 @@ def near(mine, exact, tolerance):
 
 def assert_same(ours, stock, x, choose, tolerance):
     with_gradient = choose.random() < 0.7
-    through = choose.choice([lambda m: m] * 4 + [traced, one_by_one])
+    through = choose.choice([lambda m: m] * 4 + [trace, one_by_one])
     in_place = choose.random() < 0.2
     mine, exact = (run(model, x, with_gradient, through, in_place) for model in (ours, stock))
     if isinstance(exact, type):
@@ -400,7 +400,7 @@ def assert_same(ours, stock, x, choose, tolerance):
         near(a, b, tolerance)
 
 
-def traced(model):
+def trace(model):
     return torch.fx.GraphModule(model, LayersAreLeaves().trace(model))
 
 

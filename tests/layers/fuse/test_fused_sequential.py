@@ -30,11 +30,11 @@ def test_a_sequential_computes_its_chains_together(monkeypatch, training, hooked
     stock = wide().train(training)
     ours, calls, seen = fuse(copy.deepcopy(stock)), [], []
 
-    def counted(real):
+    def count_calls(real):
         return lambda *args, **options: calls.append(args[1]) or real(*args, **options)
 
     for name in ("fused_conv", "conv_before_norm"):
-        monkeypatch.setattr(deferred, name, counted(getattr(deferred, name)))
+        monkeypatch.setattr(deferred, name, count_calls(getattr(deferred, name)))
     if hooked is not None:
         ours.get_submodule(hooked).register_forward_hook(lambda *args: seen.append(args[2].shape))
     x = torch.randn(20, 20, 1, 1, 1)

@@ -86,7 +86,7 @@ def network():
     )
 
 
-def fused():
+def make_fused():
     stock = network()
     return fuse(copy.deepcopy(stock)), stock
 
@@ -95,7 +95,7 @@ class OwnConv2d(nn.Conv2d):
     """A subclass that adds no forward."""
 
 
-def fused_images():
+def make_fused_images():
     stock = nn.Sequential(
         *(nn.Conv2d(4, 6, 3, 1, 1), nn.BatchNorm2d(6), nn.ReLU()),
         *(OwnConv2d(6, 8, 3, 2, 1, bias=False, groups=2), nn.BatchNorm2d(8), nn.LeakyReLU(0.2)),
@@ -139,7 +139,7 @@ PAIRS = {
     ),
     "ConvLSTM": (lambda: (ConvLSTM(4, 3), StockConvLSTM(4, 3)), (2, 4, 3, 4, 5)),
     "ConvLSTMCell": (lambda: (ConvLSTMCell(4, 3, 1), StockConvLSTMCell(4, 3, 1)), (2, 4, 5, 4)),
-    "fused": (fused, (2, 4, 6, 6, 4)),
+    "fused": (make_fused, (2, 4, 6, 6, 4)),
     "Conv2d": (lambda: (Conv2d(4, 6, 3, 2, 1, groups=2), nn.Conv2d(4, 6, 3, 2, 1, groups=2)), (2, 4, 6, 5)),
     "Conv2d-unbatched": (lambda: (Conv2d(4, 6, (1, 2)), nn.Conv2d(4, 6, (1, 2))), (4, 3, 3)),
     "Conv2d-circular": (
@@ -151,7 +151,7 @@ PAIRS = {
         (2, 4, 1, 3),
     ),
     "BatchNormAct2d": (norm_act_of_images, (3, 4, 2, 1)),
-    "fused-2D": (fused_images, (2, 4, 6, 4)),
+    "fused-2D": (make_fused_images, (2, 4, 6, 4)),
 }
 
 

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from layer_pairs import PAIRS, assert_same, flat, fused, leaves, parts
+from layer_pairs import PAIRS, assert_same, flat, leaves, make_fused, parts
 from torch import fx, nn
 
 from fastvgan.layers import BatchNormAct3d, Conv3d, ConvLSTM, ConvTranspose3d
@@ -83,7 +83,7 @@ def test_feature_extractor():
     wanted = {"norm": "first", "norm_1": "second", "up": "last"}
     given, expected = (extraction.create_feature_extractor(m, wanted)(x) for m in (ours, stock))
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
-    model, stock, x = *fused(), torch.randn(2, 4, 6, 6, 4)
+    model, stock, x = *make_fused(), torch.randn(2, 4, 6, 6, 4)
     given, expected = (extraction.create_feature_extractor(m.eval(), ["2", "5"])(x) for m in (model, stock))
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
 

@@ -103,38 +103,38 @@ def run(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def shown_page(tmp_path_factory):
     """The page of a run with all metrics."""
     return page(make(tmp_path_factory.mktemp("runs") / "digits-1", METRICS))
 
 
-def test_everything_is_shown(shown):
+def test_everything_is_shown(shown_page):
     for name in METRICS:
-        assert shown.text.count(f" {name} ") >= 1
+        assert shown_page.text.count(f" {name} ") >= 1
     for text in ("digits-1", "conv3d model, 16 frames of 16x16x3", "30 of 60", "1.25 at step 20", "1.25 best"):
-        assert text in shown.text
+        assert text in shown_page.text
     for text in ("train.py --run-dir 'my run'", "cpu: cpp, fast", "a clip is short", "the disk is full"):
-        assert text in shown.text
-    assert "all is well" not in shown.text and "an ERROR" not in shown.text
-    assert shown.text.count(" best ") == 2  # among the facts, and in the table
+        assert text in shown_page.text
+    assert "all is well" not in shown_page.text and "an ERROR" not in shown_page.text
+    assert shown_page.text.count(" best ") == 2  # among the facts, and in the table
     # Losses, probabilities and gradient norms have their panels; then the other seven metrics, and the score.
-    assert [kind for kind, _ in shown.images].count("image/svg+xml") == 3 + 7 + 1
+    assert [kind for kind, _ in shown_page.images].count("image/svg+xml") == 3 + 7 + 1
 
 
-def test_curves_are_pictures_for_light_and_dark_pages(shown):
-    for kind, content in shown.images:
+def test_curves_are_pictures_for_light_and_dark_pages(shown_page):
+    for kind, content in shown_page.images:
         if kind == "image/svg+xml":
             text = content.decode()
             assert "prefers-color-scheme:dark" in text and "currentColor" in text and "#012345" not in text
             assert text.count("<path") > 3 and "<text" in text
 
 
-def test_samples_are_twelve_at_even_distances(shown):
-    steps = {int(found[1]) for alt in shown.alts if (found := re.fullmatch("samples of step ([0-9]+)", alt))}
+def test_samples_are_twelve_at_even_distances(shown_page):
+    steps = {int(found[1]) for alt in shown_page.alts if (found := re.fullmatch("samples of step ([0-9]+)", alt))}
     assert len(steps) == 12 and {10, 300} < steps
     gaps = [after - before for before, after in zip(sorted(steps), sorted(steps)[1:], strict=False)]
     assert max(gaps) <= 30 and min(gaps) >= 20
-    assert [kind for kind, _ in shown.images].count("image/gif") == 1
+    assert [kind for kind, _ in shown_page.images].count("image/gif") == 1
 
 
 def test_large_pictures_are_made_smaller_or_left_out(run):

@@ -47,7 +47,7 @@ def begin(folder, data, resume=None, parallel=None, model=None, changed_data=Fal
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained_run(tmp_path_factory):
     """A run on five clips with two captions, to step 4."""
     folder = tmp_path_factory.mktemp("trained")
     for number in range(5):
@@ -60,26 +60,26 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def copied(trained, tmp_path):
+def run_copy(trained_run, tmp_path):
     """The same in a separate folder."""
-    shutil.copytree(trained, tmp_path / "copied")
+    shutil.copytree(trained_run, tmp_path / "copied")
     return tmp_path / "copied"
 
 
-def resume(copied, **options):
-    return begin(copied / "r", copied / "clips", "auto", **{"steps": 6, **options})
+def resume(run_copy, **options):
+    return begin(run_copy / "r", run_copy / "clips", "auto", **{"steps": 6, **options})
 
 
 def data_of(folder, step):
     return read_record(folder / "r" / "checkpoints" / f"step-{step}").data
 
 
-def test_on_the_same_data_nothing_is_said_wherever_they_lie(trained, copied, caplog):
-    before = data_of(trained, 4)
+def test_on_the_same_data_nothing_is_said_wherever_they_lie(trained_run, run_copy, caplog):
+    before = data_of(trained_run, 4)
     assert before[1:] == (5, 2, 0) and len(before.checksum) == 64
-    for trainer in (begin(trained / "r", trained / "clips", "auto"), resume(copied)):
+    for trainer in (begin(trained_run / "r", trained_run / "clips", "auto"), resume(run_copy)):
         assert trainer.done == 4 and not [remark for remark in trainer.remarks if "data" in remark]
-    assert trainer.run() == 0 and data_of(copied, 6) == before
+    assert trainer.run() == 0 and data_of(run_copy, 6) == before
     assert not [record for record in caplog.records if "other data" in record.getMessage()]
 
 
@@ -103,27 +103,27 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_on_changed_data_it_goes_on_only_when_asked_to(copied, change, caplog):
-    before = data_of(copied, 4)
-    CHANGES[change][0](copied / "clips")
+def test_on_changed_data_it_goes_on_only_when_asked_to(run_copy, change, caplog):
+    before = data_of(run_copy, 4)
+    CHANGES[change][0](run_copy / "clips")
     with pytest.raises(UserError, match=CHANGES[change][1]) as raised:
-        resume(copied)
+        resume(run_copy)
     said = str(raised.value)
     assert "step-4 was trained on other data" in said and "pass --changed-data to use them anyway" in said
     assert "another --run-dir" in said and "\n" not in said
-    trainer = resume(copied, changed_data=True)
+    trainer = resume(run_copy, changed_data=True)
     assert trainer.run() == 0 and trainer.done == 6
     messages = [record.getMessage() for record in caplog.records if "trained on other data" in record.getMessage()]
     assert len(messages) == 1 and messages[0].endswith("; continuing with them because of --changed-data")
-    assert data_of(copied, 4) == before
-    assert data_of(copied, 6) == trainer.source.fingerprint != before
-    assert not [remark for remark in resume(copied).remarks if "data" in remark]  # they are its data now
+    assert data_of(run_copy, 4) == before
+    assert data_of(run_copy, 6) == trainer.source.fingerprint != before
+    assert not [remark for remark in resume(run_copy).remarks if "data" in remark]  # they are its data now
 
 
-def test_numbers_that_depend_on_the_clips_are_counted_again(copied):
+def test_numbers_that_depend_on_the_clips_are_counted_again(run_copy):
     for name in "xyz":
-        add(copied / "clips", name)
-    trainer = resume(copied, changed_data=True, steps=None, epochs=5)
+        add(run_copy / "clips", name)
+    trainer = resume(run_copy, changed_data=True, steps=None, epochs=5)
     assert trainer.steps == 5 * 8 // 4
     assert next(trainer._clips()).video.equal(next(trainer.source.batches(4, seed=0, start=4)).video)
     # Batches of 4: with step 4 a new epoch of 8 clips begins.
@@ -138,11 +138,11 @@ def test_numbers_that_depend_on_the_clips_are_counted_again(copied):
         ("a {} red green square", r"has captions of 5 words, longer than the 3 that"),
     ],
 )
-def test_captions_that_do_not_fit_the_networks_are_refused(copied, caption, sentence):
-    add(copied / "clips", "x", "red", caption)
+def test_captions_that_do_not_fit_the_networks_are_refused(run_copy, caption, sentence):
+    add(run_copy / "clips", "x", "red", caption)
     for changed_data in (False, True):
         with pytest.raises(UserError, match=sentence + " the networks of .*step-4 were built for") as raised:
-            resume(copied, changed_data=changed_data)
+            resume(run_copy, changed_data=changed_data)
         assert "--changed-data" not in str(raised.value) and "train into another --run-dir" in str(raised.value)
 
 
@@ -156,17 +156,17 @@ def test_classes_that_do_not_fit_the_networks_are_refused(tmp_path):
         resume(tmp_path, model=model, changed_data=True)
 
 
-def test_words_that_are_left_mean_what_they_meant(copied):
+def test_words_that_are_left_mean_what_they_meant(run_copy):
     """Without the green clips "green" is in no caption, and the words behind it must not move up."""
     for number in (1, 3):
-        (copied / "clips" / f"{number}.png").unlink()
-    trainer = resume(copied, changed_data=True)
+        (run_copy / "clips" / f"{number}.png").unlink()
+    trainer = resume(run_copy, changed_data=True)
     words = trainer.config.model.vocabulary
     assert words == ("a", "green", "red", "square")
     text, _ = trainer.conditions.right(next(trainer.source.batches(2, seed=0)))
     assert [[words[i - 2] for i in row] for row in text.tolist()] == [["a", "red", "square"]] * 2
     assert trainer.run() == 0
-    assert resume(copied).config.model.vocabulary == words
+    assert resume(run_copy).config.model.vocabulary == words
 
 
 def forget(folder, version=2):
@@ -179,45 +179,47 @@ def forget(folder, version=2):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_of_an_older_checkpoint_it_is_said_once_that_nobody_knows(trained, tmp_path, version):
-    shutil.copytree(trained / "r", tmp_path / "r")
+def test_of_an_older_checkpoint_it_is_said_once_that_nobody_knows(trained_run, tmp_path, version):
+    shutil.copytree(trained_run / "r", tmp_path / "r")
     forget(tmp_path, version)
-    trainer = begin(tmp_path / "r", trained / "clips", "auto", steps=6)
+    trainer = begin(tmp_path / "r", trained_run / "clips", "auto", steps=6)
     (said,) = [remark for remark in trainer.remarks if "data" in remark]
     assert "step-4 was written by an earlier version" in said and said.endswith("clips is unchanged")
     assert trainer.run() == 0 and data_of(tmp_path, 6) == trainer.source.fingerprint
-    assert not [remark for remark in begin(tmp_path / "r", trained / "clips", "auto").remarks if "data" in remark]
+    assert not [remark for remark in begin(tmp_path / "r", trained_run / "clips", "auto").remarks if "data" in remark]
 
 
-def test_an_older_checkpoint_goes_on_with_data_of_another_name_only_when_asked_to(copied, trained):
-    forget(copied)
-    sentence = rf"step-4 was trained on --data {trained}/clips, and --data is {copied}/clips now; pass --changed-data"
+def test_an_older_checkpoint_goes_on_with_data_of_another_name_only_when_asked_to(run_copy, trained_run):
+    forget(run_copy)
+    sentence = (
+        rf"step-4 was trained on --data {trained_run}/clips, and --data is {run_copy}/clips now; pass --changed-data"
+    )
     with pytest.raises(UserError, match=sentence):
-        resume(copied)
-    assert any("cannot check" in remark for remark in resume(copied, changed_data=True).remarks)
+        resume(run_copy)
+    assert any("cannot check" in remark for remark in resume(run_copy, changed_data=True).remarks)
 
 
-def test_a_fingerprint_that_is_damaged_is_a_damaged_checkpoint(copied):
-    path = copied / "r" / "checkpoints" / "step-4" / "state.json"
+def test_a_fingerprint_that_is_damaged_is_a_damaged_checkpoint(run_copy):
+    path = run_copy / "r" / "checkpoints" / "step-4" / "state.json"
     for data in ("x", {"checksum": "x"}, {"checksum": "x", "clips": "many", "captions": 0, "classes": 0}):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
         with pytest.raises(UserError, match=r"state\.json is damaged"):
             read_record(path.parent)
-        assert resume(copied).done == 2
+        assert resume(run_copy).done == 2
 
 
-def test_a_setback_returns_to_a_checkpoint_of_the_data_of_before(copied, monkeypatch):
-    add(copied / "clips", "x")
-    trainer = resume(copied, changed_data=True, steps=9, checkpoint_every=100, max_skipped=2)
+def test_a_setback_returns_to_a_checkpoint_of_the_data_of_before(run_copy, monkeypatch):
+    add(run_copy / "clips", "x")
+    trainer = resume(run_copy, changed_data=True, steps=9, checkpoint_every=100, max_skipped=2)
     make = BatchMaker.make
 
-    def poisoned(self, number, part, clips):
+    def make_poisoned(self, number, part, clips):
         inputs = make(self, number, part, clips)
         return inputs._replace(z=inputs.z * math.nan) if trainer._record.rate == 1 else inputs
 
-    monkeypatch.setattr(BatchMaker, "make", poisoned)
+    monkeypatch.setattr(BatchMaker, "make", make_poisoned)
     assert trainer.run() == 0 and trainer._record.setbacks == 1
-    assert data_of(copied, 9) == trainer.source.fingerprint != data_of(copied, 4)
+    assert data_of(run_copy, 9) == trainer.source.fingerprint != data_of(run_copy, 4)
 
 
 class Later(Parallel):
@@ -227,23 +229,23 @@ class Later(Parallel):
         raise UserError("what the first process says")
 
 
-def test_the_first_process_decides(copied):
-    add(copied / "clips", "x")
+def test_the_first_process_decides(run_copy):
+    add(run_copy / "clips", "x")
     with pytest.raises(UserError, match="what the first process says"):
-        resume(copied, parallel=Later())
+        resume(run_copy, parallel=Later())
 
 
-def test_the_command_says_so_without_training_too(copied):
-    flags = [*FLAGS, "--run-dir", copied / "r", "--resume", "auto", "--data", copied / "clips", "--dry-run"]
+def test_the_command_says_so_without_training_too(run_copy):
+    flags = [*FLAGS, "--run-dir", run_copy / "r", "--resume", "auto", "--data", run_copy / "clips", "--dry-run"]
     flags = list(map(str, flags))
     status, out, _ = command.call("fastvgan.train", flags)
     assert status == 0 and "5 clips" in out and "trained on" not in out
-    add(copied / "clips", "x")
+    add(run_copy / "clips", "x")
     status, _, err = command.call("fastvgan.train", flags)
     assert status == 2 and err.count("error: ") == 1 and "holds 6 clips with 2 captions now; pass --changed-data" in err
     status, out, _ = command.call("fastvgan.train", [*flags, "--changed-data"])
     assert status == 0 and "holds 6 clips with 2 captions now; continuing with them" in out
-    assert "changed" not in (copied / "r" / "config.yaml").read_text()
+    assert "changed" not in (run_copy / "r" / "config.yaml").read_text()
 
 
 def test_the_flag_belongs_to_a_run_that_is_resumed(tmp_path):
@@ -253,13 +255,13 @@ def test_the_flag_belongs_to_a_run_that_is_resumed(tmp_path):
     assert command.call("fastvgan.train", [*FLAGS, *more])[0] == 0  # as a scheduler's command that begins it, too
 
 
-def test_the_environment_and_the_report_name_the_data(copied):
-    data = json.loads((copied / "r" / "env.json").read_text())["data"]
-    assert data == f"5 clips with 2 captions, checksum {data_of(copied, 4).checksum[:8]}"
-    assert data in write_report(copied / "r").read_text()
+def test_the_environment_and_the_report_name_the_data(run_copy):
+    data = json.loads((run_copy / "r" / "env.json").read_text())["data"]
+    assert data == f"5 clips with 2 captions, checksum {data_of(run_copy, 4).checksum[:8]}"
+    assert data in write_report(run_copy / "r").read_text()
 
 
-def test_a_fingerprint_comes_back_as_it_was_saved(copied):
-    state = json.loads((copied / "r" / "checkpoints" / "step-4" / "state.json").read_text())
+def test_a_fingerprint_comes_back_as_it_was_saved(run_copy):
+    state = json.loads((run_copy / "r" / "checkpoints" / "step-4" / "state.json").read_text())
     assert state["data"].keys() == {"checksum", "clips", "captions", "classes"}
-    assert Fingerprint(**state["data"]) == data_of(copied, 4)
+    assert Fingerprint(**state["data"]) == data_of(run_copy, 4)

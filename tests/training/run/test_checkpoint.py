@@ -172,7 +172,7 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8], [6, 8, 9]]
 
 
-def exported(folder, name):
+def read_export(folder, name):
     with safe_open(folder / "export" / f"{name}.safetensors", "pt") as file:
         facts = file.metadata()
         return int(facts["step"]), float(facts.get("score", "nan")), {key: file.get_tensor(key) for key in file.keys()}
@@ -188,30 +188,30 @@ def test_the_best_and_the_last_are_exported(tmp_path, monkeypatch):
     folder, scores = tmp_path / "r", iter([5.0, 2.0, 3.0, 2.5, None, 1.5, 7.0, 6.0])
     monkeypatch.setattr(Unscored, "measure", lambda self: Scored({}, next(scores), []))
     train(folder, steps=3, checkpoint_every=1, keep=9)
-    step, score, tensors = exported(folder, "best")
+    step, score, tensors = read_export(folder, "best")
     assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)
-    step, _, tensors = exported(folder, "generator")
+    step, _, tensors = read_export(folder, "generator")
     assert step == 3 and is_average_of(folder / "checkpoints" / "step-3", tensors)
     train(folder, resume="auto", steps=5, checkpoint_every=1, keep=1)
-    assert exported(folder, "best")[:2] == (2, 2.0) and exported(folder, "generator")[0] == 5
+    assert read_export(folder, "best")[:2] == (2, 2.0) and read_export(folder, "generator")[0] == 5
     assert fastvgan.load(folder).path == folder / "export" / "best.safetensors"
     train(folder, resume="auto", steps=6, checkpoint_every=1, keep=9)
-    assert exported(folder, "best")[:2] == (6, 1.5)
+    assert read_export(folder, "best")[:2] == (6, 1.5)
     loaded = fastvgan.load(folder / "checkpoints" / "step-6")
     assert is_average_of(folder / "checkpoints" / "step-6", loaded.network.state_dict())
     train(folder, resume=str(folder / "checkpoints" / "step-2"), steps=3, checkpoint_every=1, keep=9)
-    step, score, tensors = exported(folder, "best")
+    step, score, tensors = read_export(folder, "best")
     assert (step, score) == (2, 2.0) and is_average_of(folder / "checkpoints" / "step-2", tensors)
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_is_only_reported(tmp_path, caplog, monkeypatch):
     save(tmp_path, Toy(), Record(1), keep=1)
 
-    def stuck(path, *_, **__):
+    def refuse(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "rmtree", stuck)
+        patch.setattr(checkpoint.shutil, "rmtree", refuse)
         save(tmp_path, Toy(), Record(2), keep=1)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "removed-1: Permission denied" in message
@@ -224,14 +224,14 @@ def test_a_checkpoint_that_is_rewritten_is_never_missing(tmp_path, monkeypatch):
     old = save(tmp_path, Toy().train(1), Record(3), keep=2)
     rename, seen = checkpoint.Path.rename, []
 
-    def failing(path, target):
+    def fail(path, target):
         seen.append(names(tmp_path))
         if path.name.startswith(".unfinished"):
             raise OSError(errno.EIO, "Input/output error", str(path))
         return rename(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Path, "rename", failing)
+        patch.setattr(checkpoint.Path, "rename", fail)
         with pytest.raises(OSError, match="Input/output"):
             save(tmp_path, Toy().train(2), Record(3), keep=2)
     assert seen[1] == [".replaced-3", ".unfinished-3"] and names(tmp_path) == ["step-3"]

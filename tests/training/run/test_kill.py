@@ -36,7 +36,7 @@ def forks():
         torch.set_num_threads(threads)
 
 
-def ended(process, seconds=60):
+def wait_for_end(process, seconds=60):
     """The exit status of a process."""
     process.join(seconds)
     if process.exitcode is None:
@@ -65,7 +65,7 @@ def test_killed_before_each_call_of_a_save_there_is_a_good_checkpoint(tmp_path, 
         points += 1
         process = forks.Process(target=killed.save_toy, args=(folder, number, 5, points))
         process.start()
-        status = ended(process)
+        status = wait_for_end(process)
         checkpoint.put_back(folder)
         found, faults = find_newest_good(folder)
         assert faults == [] and found.name in ("step-2", f"step-{number}"), names(folder)
@@ -105,7 +105,7 @@ def test_killed_over_and_over_a_run_ends_as_if_it_never_was(tmp_path, forks):
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, 0.1))
             process.kill()
-        assert ended(process) == -signal.SIGKILL
+        assert wait_for_end(process) == -signal.SIGKILL
         start = find_start("t", folder, "auto")
         if start.checkpoint is None:
             assert progress[SAVED] == 0
@@ -119,7 +119,7 @@ def test_killed_over_and_over_a_run_ends_as_if_it_never_was(tmp_path, forks):
     for run in (folder, whole):
         process = forks.Process(target=killed.train, args=(run, reached + 2, progress))
         process.start()
-        assert ended(process, 300) == 0
+        assert wait_for_end(process, 300) == 0
         assert names(run / "checkpoints") == sorted([f"step-{reached + 1}", f"step-{reached + 2}"])  # by letters
         states.append(read_tensors(run / "checkpoints" / f"step-{reached + 2}" / "state.safetensors")[0])
     assert states[0].keys() == states[1].keys() and any("exp_avg" in name for name in states[0])

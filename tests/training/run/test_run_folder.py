@@ -33,7 +33,7 @@ def _level():
 
 
 @contextmanager
-def opened(path, step=0, **options):
+def open_folder(path, step=0, **options):
     folder = RunFolder(path, tiny(), step, **options)
     try:
         yield folder
@@ -60,7 +60,7 @@ def warnings(caplog):
 
 
 def test_metrics_and_scores_go_to_files_and_curves(tmp_path):
-    with opened(tmp_path / "r") as folder:
+    with open_folder(tmp_path / "r") as folder:
         folder.add_metrics({"step": 2, "d_loss": 0.5, "g_loss": 1})
         folder.add_evaluation({"step": 2, "coarse_frechet": 3.5})
         folder.add_metrics({"step": 4, "d_loss": 0.25, "g_loss": None})
@@ -87,7 +87,7 @@ def picture(path, width):
 
 
 def test_samples_go_to_tensorboard_as_pictures(tmp_path, caplog):
-    with opened(tmp_path / "r") as folder:
+    with open_folder(tmp_path / "r") as folder:
         for step, width in ((2, 20), (4, 40), (6, 60)):
             path = picture(tmp_path / "r" / "samples" / f"step-{step}.gif", width)
             folder.add_samples(step, path)
@@ -120,7 +120,7 @@ def unblock(path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.jsonl", "log.txt"])
 def test_a_file_that_cannot_be_written_is_reported_once_and_complete_later(tmp_path, caplog, capfd, name, by):
     path = tmp_path / "r" / name
-    with opened(tmp_path / "r") as folder:
+    with open_folder(tmp_path / "r") as folder:
 
         def write(step):
             folder.add_metrics({"step": step, "x": 1.0})
@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_written_is_reported_once_and_complete_later(tmp_p
 
 def test_a_file_put_back_gets_only_what_it_lacks(tmp_path):
     path = tmp_path / "r" / "metrics.jsonl"
-    with opened(tmp_path / "r") as folder:
+    with open_folder(tmp_path / "r") as folder:
         folder.add_metrics({"step": 1, "x": 1.0})
         path.rename(tmp_path / "kept")
         path.mkdir()
@@ -163,7 +163,7 @@ def test_a_file_put_back_gets_only_what_it_lacks(tmp_path):
 
 
 def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, caplog):
-    with small_disk(tmp_path / "disk", "1m") as disk, opened(disk / "r") as folder:
+    with small_disk(tmp_path / "disk", "1m") as disk, open_folder(disk / "r") as folder:
         values = {f"a rather long name {i}": 0.123456789 for i in range(10)}
         for step in range(200):
             if step == 20:
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_whole_entries_and_closing_is_quick(tmp_path, caplog)
 def test_of_too_many_entries_the_oldest_are_lost_and_counted(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(backlog, "MOST", 3)
     path = tmp_path / "r" / "metrics.jsonl"
-    with opened(tmp_path / "r") as folder:
+    with open_folder(tmp_path / "r") as folder:
         path.unlink()
         path.mkdir()
         for step in range(1, 6):
@@ -215,7 +215,7 @@ def test_of_too_many_entries_the_oldest_are_lost_and_counted(tmp_path, caplog, m
 
 def test_a_vanished_folder_is_rebuilt(tmp_path, caplog):
     path = tmp_path / "r"
-    with opened(path) as folder:
+    with open_folder(path) as folder:
         before = (path / "config.yaml").read_text()
         folder.add_metrics({"step": 1, "x": 1.0})
         folder.add_evaluation({"step": 1, "y": 1.0})
@@ -236,7 +236,7 @@ def test_a_vanished_folder_is_rebuilt(tmp_path, caplog):
 
 def test_the_log_is_not_rewritten_while_another_thread_writes_to_it(tmp_path):
     path = tmp_path / "r"
-    with opened(path) as folder:
+    with open_folder(path) as folder:
         (handler,) = logger.handlers
         shutil.rmtree(path)
         other = threading.Thread(target=folder.ensure)
@@ -250,7 +250,7 @@ def test_the_log_is_not_rewritten_while_another_thread_writes_to_it(tmp_path):
 
 def test_a_folder_that_cannot_be_rebuilt_is_reported_once(tmp_path, caplog):
     parent, path = tmp_path / "runs", tmp_path / "runs" / "r"
-    with opened(path) as folder:
+    with open_folder(path) as folder:
         folder.add_metrics({"step": 1, "x": 1.0})
         shutil.rmtree(parent)
         parent.write_text("in the way")
@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_rebuilt_is_reported_once(tmp_path, caplog):
 
 def test_after_a_folder_is_rebuilt_other_faults_are_reported(tmp_path, caplog):
     path = tmp_path / "runs" / "r"
-    with opened(path) as folder:
+    with open_folder(path) as folder:
         shutil.rmtree(path.parent)
         path.parent.write_text("in the way")
         folder.add_metrics({"step": 1, "x": 1.0})
@@ -281,7 +281,7 @@ def test_after_a_folder_is_rebuilt_other_faults_are_reported(tmp_path, caplog):
 
 def test_an_older_step_drops_what_came_later(tmp_path):
     path = tmp_path / "r"
-    with opened(path) as folder:
+    with open_folder(path) as folder:
         for step in (2, 4, 6, 8):
             folder.add_metrics({"step": step, "x": 1.0})
             folder.add_evaluation({"step": step, "y": 1.0})
@@ -294,7 +294,7 @@ def test_an_older_step_drops_what_came_later(tmp_path):
         assert steps(path / "metrics.jsonl") == [2, 4, 6, 7] and steps(path / "evaluation.jsonl") == [2, 4, 6]
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "x": 1}\n{"step": 1')  # what a kill leaves
-    with opened(path, step=4) as folder:
+    with open_folder(path, step=4) as folder:
         assert steps(path / "metrics.jsonl") == steps(path / "evaluation.jsonl") == [2, 4]
         folder.add_metrics({"step": 6, "x": 1.0})
         assert points(path) == {"x": [2, 4, 6], "evaluation/y": [2, 4]}
@@ -304,17 +304,17 @@ def test_an_older_step_drops_what_came_later(tmp_path):
 
 
 def test_a_line_cut_off_in_the_middle_is_dropped_alone(tmp_path, caplog):
-    with opened(tmp_path / "r") as folder:
+    with open_folder(tmp_path / "r") as folder:
         folder.add_metrics({"step": 2, "x": 1.0})
     path = tmp_path / "r" / "metrics.jsonl"
     path.write_text('{"step": 1, "x"\n' + path.read_text() + '{"step": 4, "x": 1.0}')
-    with opened(tmp_path / "r", step=4) as folder:
+    with open_folder(tmp_path / "r", step=4) as folder:
         folder.add_metrics({"step": 6, "x": 1.0})
     assert steps(path) == [2, 4, 6] and 'truncated line: {"step": 1, "x"' in warnings(caplog)[0]
 
 
 def test_an_older_step_on_a_full_disk_drops_lines_too(tmp_path):
-    with small_disk(tmp_path / "disk", "1m") as disk, opened(disk / "r") as folder:
+    with small_disk(tmp_path / "disk", "1m") as disk, open_folder(disk / "r") as folder:
         for step in range(10):
             folder.add_metrics({"step": step, "x": 1.0})
         fill(disk)
@@ -324,7 +324,7 @@ def test_an_older_step_on_a_full_disk_drops_lines_too(tmp_path):
 
 def test_an_older_step_is_remembered_while_the_file_cannot_be_written(tmp_path):
     path = tmp_path / "r" / "metrics.jsonl"
-    with opened(tmp_path / "r") as folder:
+    with open_folder(tmp_path / "r") as folder:
         for step in (1, 2, 3):
             folder.add_metrics({"step": step, "x": 1.0})
         path.rename(tmp_path / "kept")
@@ -342,13 +342,13 @@ def test_half_an_entry_that_cannot_be_cut_off_at_once_is_later(tmp_path, monkeyp
     file = backlog.AppendedFile(tmp_path / "x")
     file.append(b"one\n")
 
-    def torn(opened, data):
-        os.write(opened.fileno(), data[:3])
-        os.close(opened.fileno())
+    def write_half(open_folder, data):
+        os.write(open_folder.fileno(), data[:3])
+        os.close(open_folder.fileno())
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backlog, "_write_all", torn)
+        patch.setattr(backlog, "_write_all", write_half)
         with pytest.raises(OSError):
             file.append(b"two\n")
     assert file.path.read_bytes() == b"one\ntwo"
@@ -358,7 +358,7 @@ def test_half_an_entry_that_cannot_be_cut_off_at_once_is_later(tmp_path, monkeyp
 
 def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path):
     (tmp_path / "r" / "checkpoints" / ".unfinished-4").mkdir(parents=True)
-    with opened(tmp_path / "r"):
+    with open_folder(tmp_path / "r"):
         assert list((tmp_path / "r" / "checkpoints").iterdir()) == []
 
 
@@ -374,7 +374,7 @@ def test_what_cannot_be_opened_at_the_start_is_bad_input(tmp_path, name):
 
 def test_the_environment_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with opened(tmp_path / "r"):
+    with open_folder(tmp_path / "r"):
         pass
     facts = json.loads((tmp_path / "r" / "env.json").read_text())
     assert facts["processes"] == 4 and facts["torch"] == torch.__version__ and facts["cuda"] == torch.version.cuda
@@ -416,7 +416,7 @@ def wandb(monkeypatch):
 
 
 def test_weights_and_biases_gets_all_and_is_gone_on_with(tmp_path, wandb, caplog):
-    with opened(tmp_path / "r", wandb="videos") as folder:
+    with open_folder(tmp_path / "r", wandb="videos") as folder:
         folder.add_metrics({"step": 2, "x": 1.0})
         wandb.broken = True
         folder.add_metrics({"step": 4, "x": 1.0})
@@ -425,7 +425,7 @@ def test_weights_and_biases_gets_all_and_is_gone_on_with(tmp_path, wandb, caplog
         wandb.broken = False
     assert wandb.logged == [{"step": 2, "x": 1.0}, {"step": 4, "x": 1.0}, {"step": 4, "evaluation/y": 1.0}]
     assert wandb.finished == 1 and (tmp_path / "r" / "wandb-id").read_text() == "abc123"
-    with opened(tmp_path / "r", step=4, wandb="videos"):
+    with open_folder(tmp_path / "r", step=4, wandb="videos"):
         pass
     first, second = wandb.began
     assert first["id"] is None and first["project"] == "videos" and first["config"]["training"]["batch_size"] == 4
@@ -440,5 +440,5 @@ def test_weights_and_biases_that_is_not_to_be_had_is_bad_input(tmp_path, wandb, 
     with pytest.raises(UserError, match="--wandb needs the package wandb: pip install wandb"):
         RunFolder(tmp_path / "r", tiny(), 0, wandb="videos")
     assert logger.handlers == []
-    with opened(tmp_path / "r"):  # and without the flag nobody asks for it
+    with open_folder(tmp_path / "r"):  # and without the flag nobody asks for it
         pass

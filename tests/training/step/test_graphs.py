@@ -108,7 +108,7 @@ def test_clips_that_come_ahead_train_as_those_that_the_step_draws(parts):
         assert [name for name in other if not torch.equal(results[0][name], other[name])] == []
 
 
-def decoded(folder, count, device=CPU):
+def make_decoded(folder, count, device=CPU):
     """A source of decoded clips of 16x16 to 20x16, 9 to 45 frames long, with captions and classes."""
     random = torch.Generator().manual_seed(count)
     clips = {
@@ -131,7 +131,7 @@ def decoded(folder, count, device=CPU):
 
 
 @pytest.fixture
-def held(monkeypatch):
+def held_on_device(monkeypatch):
     """Shards are held on the device, the CPU too, and few epochs are shuffled at once."""
     monkeypatch.setattr(shards, "_fits", lambda *_: True)
     monkeypatch.setattr(sampling, "_AHEAD", 8)
@@ -141,17 +141,17 @@ def held(monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "parts"), [(7, ("class", "image", "text")), (3, ("text",)), (1, ("image",))])
-def test_clips_held_on_the_device_train_as_those_cut_by_the_host(count, parts, tmp_path, held, monkeypatch):
+def test_clips_held_on_the_device_train_as_those_cut_by_the_host(count, parts, tmp_path, held_on_device, monkeypatch):
     """Captured or not, with batches across the ends of epochs, and larger than the set."""
     results = []
-    source = decoded(tmp_path, count)
+    source = make_decoded(tmp_path, count)
     assert source.draws and source.shuffles
     for backend in (None, Recorder()):
         step, maker, _ = make(parts=parts, source=source)
         results.append(run(step, maker, "auto" if backend else "off", backend, 24))
         assert backend is None or backend.captured >= 3
     monkeypatch.setattr(shards, "_fits", lambda *_: False)
-    source = decoded(tmp_path, count)
+    source = make_decoded(tmp_path, count)
     assert not source.draws and not source.shuffles
     step, maker, clips = make(parts=parts, source=source)
     results.append(run(step, maker, "off", steps=24, clips=clips))
@@ -160,8 +160,8 @@ def test_clips_held_on_the_device_train_as_those_cut_by_the_host(count, parts, t
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
-def test_a_step_s_clips_are_the_same_in_any_order_and_shared_by_processes(count, tmp_path, held):
-    source = decoded(tmp_path, count)
+def test_a_step_s_clips_are_the_same_in_any_order_and_shared_by_processes(count, tmp_path, held_on_device):
+    source = make_decoded(tmp_path, count)
     config = tiny({"condition": PARTS})
     model = add_vocabulary(config.model, source)
     conditions = Conditions(model, source)
@@ -184,9 +184,11 @@ def test_a_step_s_clips_are_the_same_in_any_order_and_shared_by_processes(count,
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("count", [1, 7, 50])
-def test_a_cuda_graph_cuts_the_clips_that_the_cpu_does(count, tmp_path, held):
+def test_a_cuda_graph_cuts_the_clips_that_the_cpu_does(count, tmp_path, held_on_device):
     cuda = torch.device("cuda", 0)
-    (_, here, _), (_, there, _) = (make(parts=(), device=d, source=decoded(tmp_path, count, d)) for d in (CPU, cuda))
+    (_, here, _), (_, there, _) = (
+        make(parts=(), device=d, source=make_decoded(tmp_path, count, d)) for d in (CPU, cuda)
+    )
     number, part = torch.zeros((2,), dtype=torch.int64, device=cuda).unbind()
     there.prepare(0)
     there.make(number, part)
@@ -201,9 +203,9 @@ def test_a_cuda_graph_cuts_the_clips_that_the_cpu_does(count, tmp_path, held):
         torch.testing.assert_close(made.real.cpu(), expected, rtol=0, atol=1e-6)
 
 
-def test_once_captured_the_host_cuts_nothing(tmp_path, held, monkeypatch):
+def test_once_captured_the_host_cuts_nothing(tmp_path, held_on_device, monkeypatch):
     monkeypatch.setattr(sampling, "_AHEAD", 1000)
-    step, maker, _ = make(source=decoded(tmp_path, 7))
+    step, maker, _ = make(source=make_decoded(tmp_path, 7))
     runner = StepRunner(step, maker, "auto", Recorder())
     for number in range(40):
         runner(number)
@@ -242,9 +244,9 @@ def test_once_captured_the_host_draws_nothing(monkeypatch):
 
 @pytest.mark.parametrize("is_decoded", [False, True])
 @pytest.mark.parametrize(("parts", "most"), [((), 32), (("text",), 50), (("class", "image", "text"), 60)])
-def test_a_step_s_draws_are_few_operations(parts, most, is_decoded, tmp_path, held, monkeypatch):
+def test_a_step_s_draws_are_few_operations(parts, most, is_decoded, tmp_path, held_on_device, monkeypatch):
     """Without those of Philox, which is one kernel on a GPU."""
-    _, maker, _ = make(parts=parts, wrong_conditions=3, source=decoded(tmp_path, 7) if is_decoded else None)
+    _, maker, _ = make(parts=parts, wrong_conditions=3, source=make_decoded(tmp_path, 7) if is_decoded else None)
     maker.prepare(3)
     number, part, words = torch.tensor(3), torch.tensor(0), []
     monkeypatch.setattr(random_draws, "philox", lambda *given: words.append(philox(*given)) or words[-1])
@@ -340,10 +342,10 @@ def test_a_replayed_graph_is_the_eager_step(precision, family, r1, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["off", "on"])
 @pytest.mark.parametrize("is_decoded", [False, True])
-def test_the_host_waits_for_nothing_in_a_step(mode, is_decoded, tmp_path, held):
+def test_the_host_waits_for_nothing_in_a_step(mode, is_decoded, tmp_path, held_on_device):
     """With shards that are shuffled again every other step."""
     device = torch.device("cuda", 0)
-    source = decoded(tmp_path, 7, device) if is_decoded else None
+    source = make_decoded(tmp_path, 7, device) if is_decoded else None
     step, maker, _ = make(torch.bfloat16, device=device, r1=0.1, r1_every=4, source=source)
     runner = StepRunner(step, maker, mode)
     for number in range(40):

@@ -228,7 +228,7 @@ def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
     z = step.generator.noise(4)
     paired = right.rows([0, 0, 2, 2])
 
-    def seen(clips, c):
+    def compute_features(clips, c):
         """The largest value of each feature, the mean over time, from the networks' parts and not from `Projection`."""
         d = step.discriminator
         maps = [d.trunk(clips, c), *(other.encoder(clips, None) for other in d.others.values())]
@@ -236,14 +236,14 @@ def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
 
     pairs = ((0, 1), (0, 3), (1, 3))
     with torch.no_grad():
-        wanted = [sum((x[i] - x[j]).abs() for i, j in pairs) / 3 for x in seen(real, right)]
+        wanted = [sum((x[i] - x[j]).abs() for i, j in pairs) / 3 for x in compute_features(real, right)]
     _, (found,) = copy.deepcopy(step)._backward_discriminator(Inputs(real, z, right, None), real, False, True)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
     for target, apart in zip(step._real_differences, wanted, strict=True):
         target.copy_(1e3 * apart)  # out of reach, so that all features count
     found = gradients_of_a_term(step, real, paired, z, "feature_diversity", 2.0)
     generator = copy.deepcopy(step).generator
-    made = seen(generator(z, paired), paired)
+    made = compute_features(generator(z, paired), paired)
     shares = 0
     for x, target in zip(made, step._real_differences, strict=True):
         known = target > 0
