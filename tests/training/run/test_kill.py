@@ -114,7 +114,7 @@ def test_killed_over_and_over_a_run_ends_as_if_it_never_was(tmp_path, forks):
         verify(start.checkpoint)
         last, reached = reached, steps_of(start.checkpoint)
         assert reached >= max(progress[SAVED], progress[FINISHED] - 1, last)
-    assert reached >= ROUNDS / 2
+    assert reached >= ROUNDS / 2 - 1  # each random kill comes after one more step, the last of which may be unsaved
     whole, states = tmp_path / "whole", []
     for run in (folder, whole):
         process = forks.Process(target=killed.train, args=(run, reached + 2, progress))
