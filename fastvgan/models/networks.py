@@ -10,6 +10,7 @@ from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.noise import NoiseDriven
+from fastvgan.models.upsampling import find_upsampling_kernels, project
 
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 
@@ -26,7 +27,10 @@ def build(config: ModelConfig) -> tuple[NoiseDriven, Discriminators]:
 
 def build_generator(config: ModelConfig) -> NoiseDriven:
     """Return a new generator alone."""
-    return _channels_last(_FAMILIES[config.family].Generator(config))
+    generator = _channels_last(_FAMILIES[config.family].Generator(config))
+    if config.upsampling == "resize":
+        project(find_upsampling_kernels(generator))
+    return generator
 
 
 def _channels_last(network: N) -> N:
