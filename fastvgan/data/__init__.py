@@ -41,7 +41,8 @@ def open_source(
         data: Which clips, and how they are cut and decoded.
         model: Size of the clips, and the condition that they must have.
         device: Device of the batches.
-        split: "train"; the digits also have "test", drawn by other writers and under every caption.
+        split: "train" or "test". The test clips of the digits are drawn by other writers and under every caption; those
+            of other data are the frames that `data.test_share` keeps.
         listing: Result of `list_clips`, if it is known already.
 
     Raises:
@@ -50,10 +51,12 @@ def open_source(
     """
     if data.data == "digits":
         return _digits(data, model, split)
-    if split != "train":
-        raise UserError(f"{data.data} has no split {split!r}; the only split is 'train'")
+    if split not in ("train", "test") or (split == "test" and not data.test_share):
+        known = "'train' and 'test'" if data.test_share else "'train'; train with --test-share to have a test split"
+        raise UserError(f"{data.data} has no split {split!r}, only {known}")
     from fastvgan.data.clips import ClipSource
     from fastvgan.data.sampling import Cut
+    from fastvgan.data.windows import split_frames
 
     items, remarks, _ = listing or list_clips(data, model.condition)
     cut = Cut(
@@ -66,7 +69,15 @@ def open_source(
         data.crop,
         data.mirror,
     )
-    return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
+    if not data.test_share:
+        return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
+    train, test, short = split_frames(items, cut, data.test_share)
+    open_test = partial(ClipSource, test, cut, (), data.decoder, device, data.workers)
+    return (
+        open_test()
+        if split == "test"
+        else ClipSource(train, cut, [*remarks, *short], data.decoder, device, data.workers, open_test)
+    )
 
 
 def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> "Listing":
@@ -118,6 +129,8 @@ def _check_stride(items: "Sequence[Item]", stride: int) -> None:
 def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
     from fastvgan.data.digits import DigitsSource
 
+    if data.test_share:
+        raise UserError("--test-share does not apply to the digits, which have test clips already; leave it out")
     if data.decoder not in ("auto", "digits"):
         raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
     if split not in DigitsSource.splits:

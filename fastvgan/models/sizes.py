@@ -42,25 +42,26 @@ def stages(frames: int, height: int, width: int, temporal: bool = True) -> list[
 
 
 def add_time_margin(plan: list[Stage]) -> list[Stage]:
-    """Add one frame on each side of a generator's feature maps, which the last layer crops.
+    """Add a frame on each side of a generator's feature maps, which later layers crop.
 
-    Where a transposed convolution doubles the time, the frames at the borders of its result have half as many terms as
-    the others. With the margin all frames of the clip have the same number of terms.
+    Where a transposed convolution doubles the time, the frames at the ends of its result have half as many terms as the
+    others. With the margin they have as many. Layers that keep the time would need a wider margin in each layer before
+    them; they are the smallest ones, whose ends have 2 of 3 terms, and get a single frame too.
     """
-    changed = []
-    for i, stage in enumerate(plan):
-        is_last = i + 1 == len(plan)
-        (t, *small), (later, *large) = stage.small, stage.large
-        # The wider input adds 2 * stride frames to the result, of which 2 stay, or none in the last layer.
-        cropped = stage.padding[0] + stage.stride[0] - (0 if is_last else 1)
+    changed, after = [], 0
+    for stage in reversed(plan):
+        kernel, stride, padding = stage.kernel[0], stage.stride[0], stage.padding[0]
+        before = min(1, (after - padding + kernel - 1) // stride)  # frames that reach into the result's ends
+        (small, *rest_of_small), (large, *rest_of_large) = stage.small, stage.large
         changed.append(
             stage._replace(
-                small=(t + 2, *small),
-                large=(later if is_last else later + 2, *large),
-                padding=(cropped, *stage.padding[1:]),
+                small=(small + 2 * before, *rest_of_small),
+                large=(large + 2 * after, *rest_of_large),
+                padding=(padding + stride * before - after, *stage.padding[1:]),
             )
         )
-    return changed
+        after = before
+    return changed[::-1]
 
 
 def _halvings(size: int) -> list[int]:

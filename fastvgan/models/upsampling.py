@@ -1,11 +1,11 @@
 """Transposed convolutions that are kept equal to resize-convolutions, which leave no checkerboard.
 
-A transposed convolution of stride 2 gives even and odd pixels different sums of weights, so that a constant input yields
-a pattern of period 2. Nearest-neighbour upsampling followed by a convolution of k - 1 taps (Odena et al. 2016,
+A transposed convolution of stride 2 gives even and odd pixels different sums of weights, so that a constant input
+yields a pattern of period 2. Nearest-neighbour upsampling followed by a convolution of k - 1 taps (Odena et al. 2016,
 "Deconvolution and Checkerboard Artifacts") is a transposed convolution whose k taps are those k - 1 convolved with
 (1, 1). These are exactly the kernels whose alternating sum is zero, as Sugawara et al. 2018 require ("Super-Resolution
 Using Convolutional Neural Networks Without Any Checkerboard Artifacts", section 3), and their result has no energy at
-the pattern's frequency. Projecting the weights onto them after each update keeps the layers, their cost and their files.
+the pattern's frequency. Projecting the weights onto them after each update keeps the layers, their cost and the files.
 """
 
 from collections.abc import Sequence

@@ -29,6 +29,9 @@ class DataConfig(Settings):
     """Where clips are cropped out of larger frames."""
     mirror: bool = False
     """Show every other clip, by chance, left to right (not where captions speak of left and right)."""
+    test_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the frames of each clip, at its end, that are kept for tests (not for the digits, which have test clips
+    already). A clip needs --frames in both parts, otherwise it is used for training as a whole."""
     max_bad: float = Field(0.5, ge=0, le=1)
     """A folder with more than this share of unreadable files is refused."""
     tolerant: bool = False
