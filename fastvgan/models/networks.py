@@ -5,12 +5,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.models import conv3d, recurrent
 from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.noise import NoiseDriven
-from fastvgan.models.upsampling import find_upsampling_kernels, project
 
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 

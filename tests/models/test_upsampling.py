@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fastvgan.layers import ConvTranspose3d
+from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.models import ModelConfig, build, build_generator
 from fastvgan.models.sizes import add_time_margin, generator_stages, stages
-from fastvgan.models.upsampling import find_upsampling_kernels, project
 
 
 def config(**values):

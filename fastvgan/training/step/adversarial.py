@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.losses import (
     OBJECTIVES,
     contrast,
@@ -24,7 +25,6 @@ from fastvgan.losses import (
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators, sum_logits
-from fastvgan.models.upsampling import find_upsampling_kernels, project
 from fastvgan.models.warp import GeneratorOutput
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.batches import Inputs
