@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fastvgan.layers.convolutions import ConvTranspose3d
+from fastvgan.layers.modules import ConvTranspose3d
 
 
 class UpsamplingKernel(NamedTuple):
