@@ -137,7 +137,7 @@ def _fits_digits(model: "ModelConfig") -> bool:
 
 def _split(name: str, data: "DataConfig") -> str:
     if name == "auto":
-        return "test" if data.data == "digits" or data.test_share else "train"
+        return "test" if data.data in ("digits", "stacked-digits") or data.test_share else "train"
     return name
 
 

@@ -51,9 +51,11 @@ def open_source(
     """
     if data.data == "digits":
         return _digits(data, model, split)
+    if data.data == "stacked-digits":
+        return _open_stacked_digits(data, model, split)
     if split not in ("train", "test") or (split == "test" and not data.test_share):
-        known = "'train' and 'test'" if data.test_share else "'train'; train with --test-share to have a test split"
-        raise UserError(f"{data.data} has no split {split!r}, only {known}")
+        known = "use 'train' or 'test'" if data.test_share else "the only split is 'train' unless --test-share is given"
+        raise UserError(f"{data.data} has no split {split!r}; {known}")
     from fastvgan.data.clips import ClipSource
     from fastvgan.data.sampling import Cut
     from fastvgan.data.windows import split_frames
@@ -124,6 +126,23 @@ def _check_stride(items: "Sequence[Item]", stride: int) -> None:
         raise UserError(
             f"--stride {stride} leaves one frame per clip, since the longest has {longest}; use a smaller --stride"
         )
+
+
+def _open_stacked_digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
+    from fastvgan.data.stacked_digits import StackedDigitsSource
+
+    if model.condition:
+        raise UserError("the stacked digits have no conditions; use --condition none")
+    if model.channels != 3:
+        raise UserError("the stacked digits are three digits in three channels; use --channels 3")
+    for name, used in (("test-share", data.test_share), ("hold-out", data.hold_out)):
+        if used:
+            raise UserError(f"--{name} does not apply to the stacked digits; leave it out")
+    if data.decoder not in ("auto", "digits"):
+        raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
+    if split not in ("train", "test"):
+        raise UserError(f"the stacked digits have no split {split!r}; use one of train, test")
+    return StackedDigitsSource(model.frames, model.height, model.width, split)
 
 
 def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":

@@ -81,7 +81,7 @@ def test_every_form_of_data_shows_each_part_its_own_frames(tmp_path, form):
 def test_a_split_that_is_not_there_is_named(tmp_path):
     encode(tmp_path / "a.mp4", numbered(20)).with_suffix(".txt").write_text("x")
     model = ModelConfig(condition=(), frames=16)
-    with pytest.raises(UserError, match="no split 'test'.*--test-share"):
+    with pytest.raises(UserError, match="no split 'test'; .* --test-share"):
         open_source(DataConfig(data=str(tmp_path)), model, split="test")
     with pytest.raises(UserError, match=r"--test-share 0.2: no clip has the 32 frames"):
         open_source(DataConfig(data=str(tmp_path), test_share=0.2), model)
