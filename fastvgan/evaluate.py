@@ -33,7 +33,7 @@ class Arguments(Settings):
     data: str | None = None
     """Data to compare with, as `train` takes it; by default what the run was trained on."""
     split: str = "auto"
-    """Part of the data that real clips come from; `auto` is the test split, or train where the data has no other."""
+    """Part of the data that real clips come from: `train`, `test`, or `auto` (test if the data has that split)."""
     clips: int = Field(960, ge=16, le=10**6)
     """How many generated clips are compared with as many real ones."""
     frames: int | None = Field(None, ge=4, le=10_000)
@@ -137,7 +137,7 @@ def _fits_digits(model: "ModelConfig") -> bool:
 
 def _split(name: str, data: "DataConfig") -> str:
     if name == "auto":
-        return "test" if data.data == "digits" else "train"
+        return "test" if data.data in ("digits", "stacked-digits") or data.test_share else "train"
     return name
 
 
@@ -146,8 +146,8 @@ def _sources(data: "DataConfig", model: "ModelConfig", split: str) -> tuple["Sou
     from fastvgan.data import open_source
 
     if data.data != "digits":
-        source = open_source(data, model, split=split)
-        return source, source
+        source = open_source(data, model)
+        return source, source if split == "train" else open_source(data, model, split=split)
     # The real clips include those of held-out captions.
     every = data.model_copy(update={"hold_out": 0.0})
     return open_source(data, model), open_source(every, model, split=split)

@@ -164,8 +164,7 @@ class VideoGenerator:
     def _check_memory(self, n: int, frames: int) -> None:
         """Check that all clips and noise, and the largest features of one forward pass, fit into memory."""
         model = self.config
-        temporal = model.family == "conv3d"
-        largest = max(map_values(model.frames, model.height, model.width, model.base_width, temporal))
+        largest = max(map_values(model))
         made_at_once = min(n, _CHUNK) * 4 * largest * frames // model.frames
         # Each noise value takes two 64-bit words while it is computed.
         of_each = frames * model.height * model.width * model.channels + 16 * self.network.noise_size(frames)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DIGITS, _CLIPS = "digits", "clips"  # default presets for the digits and for other data
+_DIGITS, _STACKED, _CLIPS = "digits", "stacked-digits", "clips"  # default presets: of that data, and of other data
 
 _MOST_WORKERS = 64  # on a machine of 16 processors or fewer
 
@@ -33,8 +33,8 @@ class Arguments(Settings):
     run: tyro.conf.OmitArgPrefixes[RunConfig]
     preset: str | None = None
     """Settings to start from, which flags override: digits (without --data), digits-recurrent, digits-conv3d,
-    digits-image, digits-class, digits-64, clips (the default for other data up to 32 pixels), clips-64 (above that) or
-    reference."""
+    digits-image, digits-class, digits-64, clips (the default for other data up to 32 pixels), clips-64 (above that),
+    clips-128, stacked-digits (with --data stacked-digits) or reference."""
     config: Path | None = None
     """YAML file of settings to start from, instead of a preset; flags override them."""
     run_dir: Path | None = None
@@ -113,7 +113,8 @@ def _start_from(given: Given) -> tuple[RunConfig, Start]:
     if named and config:
         raise UserError("--preset and --config exclude each other; pass one of them")
     own_data = data not in (None, _DIGITS)
-    base = read_config(config) if config else preset(named or (_CLIPS if own_data else _DIGITS))
+    by_data = _STACKED if data == _STACKED else _CLIPS if own_data else _DIGITS
+    base = read_config(config) if config else preset(named or by_data)
     if own_data and not config:  # presets hold out captions of the digits
         base = base.model_copy(update={"data": base.data.model_copy(update={"hold_out": 0.0})})
     name = config.stem if config else named or Path(data or "").name or _DIGITS
@@ -126,7 +127,7 @@ def _start_from(given: Given) -> tuple[RunConfig, Start]:
 def _is_fitted(given: Given, start: Start) -> bool:
     """Return whether defaults depend on the clips: for own data without a preset, config file or resumed run."""
     named = given.get("preset") or given.get("config") or start.saved
-    return given.get("run", "data", "data") not in (None, _DIGITS) and not named
+    return given.get("run", "data", "data") not in (None, _DIGITS, _STACKED) and not named
 
 
 def _fit(given: Given, run: RunConfig) -> "tuple[RunConfig, Listing]":

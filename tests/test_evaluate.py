@@ -115,7 +115,7 @@ def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
     assert "split train" in out and "oracle none" in out and "similarity of first, middle and last frame" in out
     scores = json.loads((tmp_path / "x.json").read_text())["scores"]
     own = "first_frame_psnr" if condition == ("image",) else "diversity"
-    assert set(scores) == {own, "copies", "frame_similarity", "frechet", "kernel"}
+    assert set(scores) == {own, "copies", "frame_similarity", "frechet", "kernel", "end_sharpness", "grid_pattern"}
     assert "Fréchet distance (real clips: two times 10)" in out
     assert scores["copies"] == 0
 

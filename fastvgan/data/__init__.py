@@ -41,7 +41,8 @@ def open_source(
         data: Which clips, and how they are cut and decoded.
         model: Size of the clips, and the condition that they must have.
         device: Device of the batches.
-        split: "train"; the digits also have "test", drawn by other writers and under every caption.
+        split: "train" or "test". The test clips of the digits are drawn by other writers and under every caption; those
+            of other data are the frames that `data.test_share` keeps.
         listing: Result of `list_clips`, if it is known already.
 
     Raises:
@@ -50,10 +51,14 @@ def open_source(
     """
     if data.data == "digits":
         return _digits(data, model, split)
-    if split != "train":
-        raise UserError(f"{data.data} has no split {split!r}; the only split is 'train'")
+    if data.data == "stacked-digits":
+        return _open_stacked_digits(data, model, split)
+    if split not in ("train", "test") or (split == "test" and not data.test_share):
+        known = "use 'train' or 'test'" if data.test_share else "the only split is 'train' unless --test-share is given"
+        raise UserError(f"{data.data} has no split {split!r}; {known}")
     from fastvgan.data.clips import ClipSource
     from fastvgan.data.sampling import Cut
+    from fastvgan.data.windows import split_frames
 
     items, remarks, _ = listing or list_clips(data, model.condition)
     cut = Cut(
@@ -66,7 +71,15 @@ def open_source(
         data.crop,
         data.mirror,
     )
-    return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
+    if not data.test_share:
+        return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
+    train, test, short = split_frames(items, cut, data.test_share)
+    open_test = partial(ClipSource, test, cut, (), data.decoder, device, data.workers)
+    return (
+        open_test()
+        if split == "test"
+        else ClipSource(train, cut, [*remarks, *short], data.decoder, device, data.workers, open_test)
+    )
 
 
 def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> "Listing":
@@ -115,9 +128,28 @@ def _check_stride(items: "Sequence[Item]", stride: int) -> None:
         )
 
 
+def _open_stacked_digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
+    from fastvgan.data.stacked_digits import StackedDigitsSource
+
+    if model.condition:
+        raise UserError("the stacked digits have no conditions; use --condition none")
+    if model.channels != 3:
+        raise UserError("the stacked digits are three digits in three channels; use --channels 3")
+    for name, used in (("test-share", data.test_share), ("hold-out", data.hold_out)):
+        if used:
+            raise UserError(f"--{name} does not apply to the stacked digits; leave it out")
+    if data.decoder not in ("auto", "digits"):
+        raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
+    if split not in ("train", "test"):
+        raise UserError(f"the stacked digits have no split {split!r}; use one of train, test")
+    return StackedDigitsSource(model.frames, model.height, model.width, split)
+
+
 def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
     from fastvgan.data.digits import DigitsSource
 
+    if data.test_share:
+        raise UserError("--test-share does not apply to the digits, which have test clips already; leave it out")
     if data.decoder not in ("auto", "digits"):
         raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
     if split not in DigitsSource.splits:

@@ -1,6 +1,6 @@
 """A training set of clips, listed in a manifest or found in a folder."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +24,7 @@ class Item(NamedTuple):
     """One clip of a set.
 
     content: Changes with the file's content: its checksum in a manifest, else its size in bytes.
+    shown: The frames that samples may show; None for all.
     """
 
     name: str
@@ -32,6 +33,12 @@ class Item(NamedTuple):
     captions: tuple[str, ...]
     label: str | None
     content: str | int = 0
+    shown: range | None = None
+
+    @property
+    def frames(self) -> range:
+        """The frames that samples may show."""
+        return range(self.found.frames) if self.shown is None else self.shown
 
 
 class Listing(NamedTuple):
@@ -54,6 +61,7 @@ class ClipSource:
         decoder: "auto", "pyav", "dali" or "shards".
         device: Device of the batches.
         workers: Number of decoding processes (PyAV) or threads (DALI).
+        open_test: Opens the source of the frames that are kept for tests, if there are any.
 
     Raises:
         UserError: The decoder does not support the set.
@@ -67,7 +75,9 @@ class ClipSource:
         decoder: str = "auto",
         device: "torch.device | str" = "cpu",
         workers: int = 1,
+        open_test: "Callable[[], ClipSource] | None" = None,
     ):
+        self.open_test = open_test
         self.captions: Sequence[str] = list(dict.fromkeys(caption for item in items for caption in item.captions))
         self.classes: Sequence[str] = sorted({item.label for item in items if item.label is not None})
         self.size = len(items)
@@ -77,7 +87,10 @@ class ClipSource:
         class_index = {label: i for i, label in enumerate(self.classes)}
         members = [
             Member(
-                item.found.frames, tuple(caption_index[c] for c in item.captions), class_index.get(item.label or "", -1)
+                len(item.frames),
+                tuple(caption_index[c] for c in item.captions),
+                class_index.get(item.label or "", -1),
+                item.frames.start,
             )
             for item in items
         ]
@@ -196,11 +209,12 @@ _MISSING = {
 def _facts(item: Item) -> list[Any]:
     """Everything that training depends on, except where the file is and how it is read."""
     found = item.found
-    return [item.name, item.content, found.frames, found.height, found.width, item.captions, item.label]
+    facts = [item.name, item.content, found.frames, found.height, found.width, item.captions, item.label]
+    return facts if item.shown is None else [*facts, item.shown.start, item.shown.stop]
 
 
 def _note_if_short(item: Item, cut: Cut) -> str | None:
     needed = (cut.frames - 1) * cut.stride + 1
-    if item.found.frames >= needed:
+    if len(item.frames) >= needed:
         return None
-    return f"{item.name}: too short, {item.found.frames} of {needed} frames; its last frame is repeated"
+    return f"{item.name}: too short, {len(item.frames)} of {needed} frames; its last frame is repeated"

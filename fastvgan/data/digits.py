@@ -131,11 +131,35 @@ class DigitsSource:
         Returns:
             uint8 (N, T, H, W, C).
         """
-        frames, height, width, channels = self.shape
-        tables = self._tables_on(chances.device)
+        channels, tables = self.shape[3], self._tables_on(chances.device)
         rows = tables.captions[caption_index]
         picture = torch.addcmul(rows[:, 0], rows[:, 1], chances[:, 0]).long()  # first + count * chance
         path = _paths(rows[:, 2:].unflatten(1, (-1, 2)), tables.time, *chances[:, 1:].split(1, 1))  # (N, T, 2)
+        grey = self._sample(tables, picture, path)[..., None]  # (N, T, H, W, 1)
+        if channels == 1:
+            return grey
+        # Each component of a colour is 0 or 255, so that a factor of 0 or 1 does not overflow a byte.
+        return grey * tables.colours[caption_index][:, None, None, None]
+
+    def draw_still(self, digits: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+        """Draw pictures of digits in the centre of the frame, on the device of the chances.
+
+        Args:
+            digits: int64 (N,), from 0 to 9.
+            chances: float64 (N,) in [0, 1), which picture of the digit.
+
+        Returns:
+            Grey values, uint8 (N, H, W).
+        """
+        tables = self._tables_on(chances.device)
+        first, count = tables.digits[digits].unbind(1)
+        picture = torch.addcmul(first, count, chances).long()
+        return self._sample(tables, picture, chances.new_zeros(len(digits), 1, 2))[:, 0]
+
+    def _sample(self, tables: "_Tables", picture: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
+        """Sample pictures, int64 (N,), with their centres on a path (N, T, 2); return uint8 (N, T, H, W)."""
+        _, height, width, _ = self.shape
+        frames = path.shape[1]
         grid = tables.places - path.float()[:, :, None, None]  # (N, T, H, W, 2)
         # The frames of a clip form one tall grid, so that each picture is sampled by one call.
         grey = F.grid_sample(
@@ -143,11 +167,7 @@ class DigitsSource:
         ).view(-1, frames, height, width)
         if self._is_sharp:
             grey = coverage(grey)
-        grey = grey.mul_(255).round_().to(torch.uint8)[..., None]
-        if channels == 1:
-            return grey
-        # Each component of a colour is 0 or 255, so that a factor of 0 or 1 does not overflow a byte.
-        return grey * tables.colours[caption_index][:, None, None, None]
+        return grey.mul_(255).round_().to(torch.uint8)
 
     def _tables_on(self, device: torch.device) -> "_Tables":
         if device not in self._tables:
@@ -176,6 +196,7 @@ class DigitsSource:
             self._pictures[:, None],
             torch.tensor([COLOURS[name] for _, name, _ in self._table]).gt(0).to(torch.uint8),
             digits,
+            torch.stack([first, counts], 1).double(),
         )
 
 
@@ -189,6 +210,7 @@ class _Tables(NamedTuple):
     pictures: float32 (P, 1, h, w), sorted by digit.
     colours: uint8 (captions, 3) of 0 and 1.
     labels: int64 (captions,), the digit.
+    digits: float64 (10, 2), the first picture of each digit, and their number.
     """
 
     captions: torch.Tensor
@@ -197,6 +219,7 @@ class _Tables(NamedTuple):
     pictures: torch.Tensor
     colours: torch.Tensor
     labels: torch.Tensor
+    digits: torch.Tensor
 
 
 def caption(digit: int, colour: str, motion: str, with_colour: bool = True) -> str:

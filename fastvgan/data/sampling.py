@@ -45,11 +45,15 @@ class Cut:
 
 
 class Member(NamedTuple):
-    """A clip of the set: its number of frames, and the indices of its captions and of its class (-1 for no class)."""
+    """A clip of the set: its number of frames, and the indices of its captions and of its class (-1 for no class).
+
+    first: The first of these frames in the file, of which samples may show only a part.
+    """
 
     frames: int
     captions: tuple[int, ...]
     label: int
+    first: int = 0
 
 
 class Draw(NamedTuple):
@@ -146,11 +150,11 @@ class Sampler:
             clips: int64 (N,), indices of members.
         """
         tables, cut = self._tables_on(words.device), self.cut
-        row = tables.clips[clips]  # (N, 7)
+        row = tables.clips[clips]  # (N, 8)
         more, mirror, caption = below(words[:, :3], row[:, :3]).unbind(1)
-        last, starts, first_caption, label = row[:, 3:].unbind(1)
+        first, last, starts, first_caption, label = row[:, 3:].unbind(1)
         starts = torch.add(starts, more, alpha=1 - cut.frames).clamp_(min=1)
-        start, stride = below(words[:, 3], starts), more + cut.stride
+        start, stride = first + below(words[:, 3], starts), more + cut.stride
         indices = torch.addcmul(start[:, None], stride[:, None], tables.steps)  # (N, T)
         crop = words[:, 4:] if cut.crop == "random" else tables.centre
         caption = tables.captions[first_caption + caption]
@@ -181,9 +185,9 @@ class Sampler:
 class _Tables(NamedTuple):
     """Tables from which samples are drawn, int64 on one device.
 
-    clips: (clips, 7): number of strides, of mirrorings and of captions to choose from, the last frame, the number of
-        first frames at the smallest stride (below 1: only frame 0), the place of the first caption in `captions`, and
-        the class.
+    clips: (clips, 8): number of strides, of mirrorings and of captions to choose from, the first and the last frame,
+        the number of frames at which a sample may start at the smallest stride (below 1: only the first), the place of
+        the first caption in `captions`, and the class.
     captions: Captions of all clips, concatenated, then -1.
     steps: (T,), 0 to T - 1.
     centre: (1, 2), the words of a crop at the centre.
@@ -206,10 +210,11 @@ def _make_tables(members: Sequence[Member], cut: Cut) -> _Tables:
     choices = [(n, first) if n else (1, len(captions)) for n, first in zip(counts, begins, strict=False)]
     count, first_caption = torch.tensor(choices, dtype=torch.int64, device="cpu").unbind(1)
     label = torch.tensor([member.label for member in members], dtype=torch.int64, device="cpu")
+    first = torch.tensor([member.first for member in members], dtype=torch.int64, device="cpu")
     starts = frames - (cut.frames - 1) * cut.stride
     mirrors = torch.full_like(frames, 2 if cut.mirror else 1)
     return _Tables(
-        torch.stack([strides, mirrors, count, frames - 1, starts, first_caption, label], 1),
+        torch.stack([strides, mirrors, count, first, first + frames - 1, starts, first_caption, label], 1),
         torch.tensor([*captions, -1], dtype=torch.int64, device="cpu"),
         torch.arange(cut.frames, device="cpu"),
         torch.full((1, 2), _HALF, dtype=torch.int64, device="cpu"),

@@ -18,6 +18,8 @@ for a model without one). `noise(n, seed)` returns noise for n clips on the CPU.
                                     frames as conditions, since no two real clips share one
     varied_digit, varied_colour,    share of pairs of clips of one condition that differ in a word that is not part of
     varied_motion                   the condition, relative to real clips (digits only)
+    end_sharpness                   sharpness of the first or last frame relative to the middle ones', the worse of both
+    grid_pattern                    strength of a regular pattern of pixels over that of real clips, in dB
     copies                          share of clips that are copies of training clips
     frechet, kernel                 distances from real clips
 """
@@ -30,6 +32,7 @@ import torch
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Source
 from fastvgan.metrics import readers
+from fastvgan.metrics.artefacts import end_sharpness, grid_peaks
 from fastvgan.metrics.caption_match import CHANCE, match, match_shuffled
 from fastvgan.metrics.diversity import mean_difference, pair_within_groups, share_of_differing
 from fastvgan.metrics.frechet import FrechetDistance
@@ -117,6 +120,7 @@ class Evaluator:
         self._frechet = FrechetDistance(self._real.features, seed)
         self._kernel = KernelDistance(self._real.features, self.prompts.strata, seed)
         self._real_near: dict[bool, torch.Tensor] = {}
+        self._real_peaks = grid_peaks(self.prompts.real)
         self._real_difference = None
         if self.prompts.real_group is not None:
             self._real_difference = mean_difference(self.prompts.real, *pair_within_groups(self.prompts.real_group))
@@ -150,6 +154,7 @@ class Evaluator:
             scores["diversity"] = difference / max(self._real_difference, 1e-9)
             rows.append(Row("diversity (that difference / real clips')", scores["diversity"], 1.0))
         self._add_variety(observation, scores, rows)
+        self._add_artefacts(video, scores, rows)
         near, real_near = self._reader.nearest(observation, thorough), self._nearest_of_real(thorough)
         scores["copies"] = share_of_copies(near, real_near)
         searched = f"nearest of {self._reader.count_searched(thorough):,} training clips"
@@ -202,6 +207,17 @@ class Evaluator:
             real = share_of_differing(self._real.words[name], *real_pairs)
             scores[f"varied_{name}"] = found / max(real, 1e-9)
             rows.append(Row(f"pairs of one condition that differ in {name}", found, real, unit="%"))
+
+    def _add_artefacts(self, video: torch.Tensor, scores: dict[str, float], rows: list[Row]) -> None:
+        """Add the artefacts that generators leave: blurred first and last frames, and a grid over textures."""
+        first, last = end_sharpness(video)
+        real_first, real_last = end_sharpness(self.prompts.real)
+        scores["end_sharpness"] = min(first, last)
+        rows.append(Row("sharpness of the first frame / middle ones", first, real_first))
+        rows.append(Row("sharpness of the last frame / middle ones", last, real_last))
+        peaks = grid_peaks(video)
+        scores["grid_pattern"] = (peaks - self._real_peaks).max().item()
+        rows.append(Row("strongest grid pattern", peaks.max().item(), self._real_peaks.max().item(), unit="dB"))
 
     def _nearest_of_real(self, thorough: bool) -> torch.Tensor:
         if thorough not in self._real_near:

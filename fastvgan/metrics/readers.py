@@ -170,7 +170,7 @@ class ClipsReader:
         self._others = None
         if reference.size >= 2 * clips:
             self._others = first_clips(reference, 2 * clips, seed).video[clips:]
-        self._own = torch.arange(clips)
+        self._own = torch.arange(clips) if reference is source else None
 
     def read(self, video: torch.Tensor) -> Observation:
         """Read clips, uint8 (N, T, H, W, C)."""
@@ -186,7 +186,7 @@ class ClipsReader:
 
     def nearest_of_real(self, observation: Observation, thorough: bool) -> torch.Tensor:
         """Return distances of real clips to the nearest other training clips, float32 (N,)."""
-        # These are the first training clips themselves, and must not be compared with themselves.
+        # Without a test split these are the first training clips, and must not be compared with themselves.
         return nearest_distances(observation.video, self._training(observation), self._own)
 
     def count_searched(self, thorough: bool) -> int:

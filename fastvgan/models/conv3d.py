@@ -12,7 +12,7 @@ from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.noise import NoiseDriven
-from fastvgan.models.sizes import stages
+from fastvgan.models.sizes import generator_stages, stages
 from fastvgan.models.trunk import Decoder, Encoder
 from fastvgan.models.warp import GeneratorOutput, MotionPath
 
@@ -24,7 +24,7 @@ class Generator(NoiseDriven):
         super().__init__()
         self.latent, self.frames, self.clock = config.latent, config.frames, config.clock
         self.condition = ConditionEncoder(config) if config.condition else None
-        plan = stages(config.frames, config.height, config.width)
+        plan = generator_stages(config)
         decoder = Decoder(config, plan)
         known = self.condition.out_dim if self.condition else 0
         self.path = MotionPath(config.latent, known, config.frames, config.clock) if config.warp else None
@@ -60,7 +60,7 @@ class Generator(NoiseDriven):
             first = torch.zeros(1, device=z.device)
             z = torch.cat([z, SCALE * clock_features(start_noise, first, self.frames)[:, 0]], 1)  # (N, latent + E + 8)
         x = z[:, :, None, None, None]  # (N, inputs, 1, 1, 1)
-        x = chain([self.first], x)  # (N, F, 4, 4, 4)
+        x = chain([self.first], x)  # (N, F, 4, 4, 4), or (N, F, 6, 4, 4) with a margin
         return self.decoder(x, place, None if c is None else c.image)  # (N, C, T, H, W)
 
 

@@ -5,6 +5,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.models import conv3d, recurrent
 from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
@@ -26,7 +27,10 @@ def build(config: ModelConfig) -> tuple[NoiseDriven, Discriminators]:
 
 def build_generator(config: ModelConfig) -> NoiseDriven:
     """Return a new generator alone."""
-    return _channels_last(_FAMILIES[config.family].Generator(config))
+    generator = _channels_last(_FAMILIES[config.family].Generator(config))
+    if config.upsampling == "resize":
+        project(find_upsampling_kernels(generator))
+    return generator
 
 
 def _channels_last(network: N) -> N:

@@ -41,6 +41,29 @@ def stages(frames: int, height: int, width: int, temporal: bool = True) -> list[
     return [_stage(small, large, temporal) for small, large in itertools.pairwise(sizes)]
 
 
+def add_time_margin(plan: list[Stage]) -> list[Stage]:
+    """Add a frame on each side of a generator's feature maps, which later layers crop.
+
+    Where a transposed convolution doubles the time, the frames at the ends of its result have half as many terms as the
+    others. With the margin they have as many. Layers that keep the time would need a wider margin in each layer before
+    them; they are the smallest ones, whose ends have 2 of 3 terms, and get a single frame too.
+    """
+    changed, after = [], 0
+    for stage in reversed(plan):
+        kernel, stride, padding = stage.kernel[0], stage.stride[0], stage.padding[0]
+        before = min(1, (after - padding + kernel - 1) // stride)  # frames that reach into the result's ends
+        (small, *rest_of_small), (large, *rest_of_large) = stage.small, stage.large
+        changed.append(
+            stage._replace(
+                small=(small + 2 * before, *rest_of_small),
+                large=(large + 2 * after, *rest_of_large),
+                padding=(padding + stride * before - after, *stage.padding[1:]),
+            )
+        )
+        after = before
+    return changed[::-1]
+
+
 def _halvings(size: int) -> list[int]:
     chain = [size]
     while chain[0] > 4:
@@ -62,11 +85,18 @@ def _kernel_stride_padding(before: int, after: int) -> tuple[int, int, int]:
     return (3, 2, 1) if after > before else (3, 1, 1)
 
 
-def map_values(frames: int, height: int, width: int, base_width: int, temporal: bool = True) -> list[int]:
+def generator_stages(config: "ModelConfig") -> list[Stage]:
+    """Plan the layers of a generator, smallest size first; see `stages` and `add_time_margin`."""
+    is_3d = config.family == "conv3d"
+    plan = stages(config.frames, config.height, config.width, temporal=is_3d)
+    return add_time_margin(plan) if is_3d and config.time_margin else plan
+
+
+def map_values(config: "ModelConfig") -> list[int]:
     """Return the number of values in each feature map of a generator for one clip, the smallest map first."""
-    plan = stages(frames, height, width, temporal)
+    plan = generator_stages(config)
     maps = [math.prod(plan[0].small), *(math.prod(stage.large) for stage in plan[:-1])]
-    widths = features(len(plan), base_width)[::-1]
+    widths = features(len(plan), config.base_width)[::-1]
     return [size * channels for size, channels in zip(maps, widths, strict=True)]
 
 
@@ -76,7 +106,7 @@ def count_min_weights(config: "ModelConfig") -> tuple[int, int]:
     No network is built, so that a configuration larger than memory can be rejected.
     """
     is_3d = config.family == "conv3d"
-    plan = stages(config.frames, config.height, config.width, temporal=is_3d)
+    plan = generator_stages(config)
     widths = features(len(plan), config.base_width)[::-1]
     trunk = sum(
         math.prod(stage.kernel) * before * after

@@ -17,7 +17,8 @@ class DataConfig(Settings):
     """The data."""
 
     data: str = "digits"
-    """`digits` (captioned moving digits, included in the package), output of `python -m fastvgan.prepare` (its folder,
+    """`digits` (captioned moving digits, included in the package), `stacked-digits` (three digits in the three colour
+    channels of a still clip, to count the modes that a GAN covers), output of `python -m fastvgan.prepare` (its folder,
     or a path or URL of its manifest.jsonl), or any folder of clips, which is scanned at every start."""
     decoder: Literal["auto", "pyav", "dali", "shards", "digits"] = "auto"
     """Decoder: `auto` uses shards if the data is decoded already, DALI on a GPU, and PyAV otherwise."""
@@ -29,6 +30,9 @@ class DataConfig(Settings):
     """Where clips are cropped out of larger frames."""
     mirror: bool = False
     """Show every other clip, by chance, left to right (not where captions speak of left and right)."""
+    test_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the frames of each clip, at its end, that are kept for tests (not for the digits, which have test clips
+    already). A clip needs --frames in both parts, otherwise it is used for training as a whole."""
     max_bad: float = Field(0.5, ge=0, le=1)
     """A folder with more than this share of unreadable files is refused."""
     tolerant: bool = False
@@ -226,6 +230,15 @@ PRESETS: dict[str, RunConfig] = {
         training=TrainingConfig(
             steps=1500, lr_generator=4e-4, lr_discriminator=4e-4, lr_decay=0.4, ema=0.98, diversity=10.0
         )
+    ),
+    "clips-128": RunConfig(
+        model=ModelConfig(condition=(), height=128, width=128, base_width=32, upsampling="resize", time_margin=True),
+        training=TrainingConfig(matching_aware=False, batch_size=16, ema=0.999, sample_every=500, checkpoint_every=500),
+    ),
+    "stacked-digits": RunConfig(
+        model=ModelConfig(condition=(), frames=4),
+        data=DataConfig(data="stacked-digits"),
+        training=TrainingConfig(matching_aware=False, steps=2000),
     ),
     "reference": RunConfig(
         model=ModelConfig(condition=(), base_width=128), training=TrainingConfig(matching_aware=False, epochs=100)

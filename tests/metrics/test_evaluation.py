@@ -236,7 +236,8 @@ def test_a_model_without_a_condition_is_measured_by_what_is_left():
     assert evaluator.prompts.condition is None
     evaluation = evaluator.full(lambda z, c: evaluator.prompts.real[z[:, 0]], lambda n, g: torch.arange(n)[:, None])
     varied = {"varied_digit", "varied_motion"}
-    assert set(evaluation.scores) == {"diversity", "copies", "same_digit", "frechet", "kernel", *varied}
+    artefacts = {"end_sharpness", "grid_pattern"}
+    assert set(evaluation.scores) == {"diversity", "copies", "same_digit", "frechet", "kernel", *varied, *artefacts}
     assert {evaluation.scores[name] for name in varied} == {1}
     assert evaluation.scores["frechet"] == pytest.approx(0, abs=1e-3)
 

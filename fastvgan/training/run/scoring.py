@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from fastvgan.data import open_source
+from fastvgan.data.clips import ClipSource
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips, Source
 from fastvgan.metrics.evaluation import Evaluator, warnings
@@ -69,7 +70,8 @@ class Scoring:
             self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed, seen)
         elif source.size >= FEWEST:
             drawn = _InMemory(source, min(training.evaluate_clips, source.size), seed)
-            self._evaluator = Evaluator(config.model, drawn, drawn, drawn.size, seed)
+            real = self._draw_test_clips(source, drawn.size, seed) or drawn
+            self._evaluator = Evaluator(config.model, drawn, real, real.size, seed)
 
     def measure(self) -> Scored:
         """Evaluate the averaged generator, after `Samples.settle`."""
@@ -86,6 +88,12 @@ class Scoring:
             return _skip(_NOT_FINITE)
         scores.pop("frechet", None)  # the same features of fewer clips
         return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores))
+
+    @staticmethod
+    def _draw_test_clips(source: Source, most: int, seed: int) -> "_InMemory | None":
+        """Draw clips of the frames that were kept for tests; None if there are too few, or none were kept."""
+        test = source.open_test() if isinstance(source, ClipSource) and source.open_test else None
+        return _InMemory(test, min(most, test.size), seed) if test is not None and test.size >= FEWEST else None
 
     def _generate(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         device = self._step.totals.device

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.losses import (
     OBJECTIVES,
     contrast,
@@ -121,6 +122,7 @@ class AdversarialStep:
         generator, discriminator = self._build_networks()
         self.generator, self.discriminator = generator.to(device), discriminator.to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self._kernels = find_upsampling_kernels(self.generator) if model.upsampling == "resize" else []
         self._parallel = parallel or Parallel()
         self.world_size = self._parallel.world_size
         self._g, self._d = self._parallel.wrap(self.generator), self._parallel.wrap(self.discriminator)
@@ -219,6 +221,7 @@ class AdversarialStep:
                     scalars.append(self._backward_generator(part, drawn, keep_graph))
         mean = mean_over_parts(scalars)
         norm = self.g_update.apply(mean[0])
+        project(self._kernels)
         bad = torch.maximum(self.d_update.found, self.g_update.found)
         # A clip that is not finite has gone through the batch norms by now.
         restore_where(bad, self._buffers(), start.before)

@@ -1,0 +1,111 @@
+"""Upsampling without a checkerboard, and the margin of time, against torch.nn's interpolation and convolution."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fastvgan.layers import ConvTranspose3d
+from fastvgan.layers.upsampling import find_upsampling_kernels, project
+from fastvgan.models import ModelConfig, build, build_generator
+from fastvgan.models.sizes import add_time_margin, generator_stages, stages
+
+
+def config(**values):
+    return ModelConfig(**{"condition": (), "latent": 6, "base_width": 2, **values})
+
+
+def as_convolution(weight):
+    """Return the taps a (C_out, C_in, 3, 3, 3) of a weight w = a * (1, 1) of shape (C_in, C_out, 4, 4, 4)."""
+    a = weight
+    for dim in (2, 3, 4):
+        taps = a.unbind(dim)
+        a = torch.stack([taps[0], taps[1] - taps[0], taps[2] - taps[1] + taps[0]], dim)
+    return a.transpose(0, 1).flip(2, 3, 4)
+
+
+def test_a_projected_layer_is_a_resize_convolution():
+    torch.manual_seed(0)
+    layer = ConvTranspose3d(3, 2, 4, 2, 1, bias=False).double()
+    project(find_upsampling_kernels(layer))
+    x = torch.randn(2, 3, 3, 4, 5, dtype=torch.float64)
+    expected = F.conv3d(F.interpolate(x, scale_factor=2, mode="nearest"), as_convolution(layer.weight), padding=1)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@given(kernel=st.sampled_from([3, 4]), stride=st.tuples(*[st.sampled_from([1, 2])] * 3), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_the_projection_is_the_nearest_kernel(kernel, stride, seed):
+    torch.manual_seed(seed)
+    layer = ConvTranspose3d(2, 3, kernel, stride, 1).double()
+    before = layer.weight.detach().clone()
+    # Orthogonal projection onto the kernels whose alternating sums along the strided dimensions are zero.
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0][:kernel], dtype=torch.float64)
+    onto = torch.eye(kernel, dtype=torch.float64) - torch.outer(signs, signs) / kernel
+    expected = before
+    for dim in (2, 3, 4):
+        if stride[dim - 2] == 2:
+            expected = torch.tensordot(expected, onto, ([dim], [0])).movedim(-1, dim)
+    project(find_upsampling_kernels(layer))
+    torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+def test_networks_of_one_seed_differ_by_the_projection_alone():
+    torch.manual_seed(0)
+    free = build_generator(config())
+    torch.manual_seed(0)
+    resize = build_generator(config(upsampling="resize"))
+    project(find_upsampling_kernels(free))
+    for one, other in zip(free.parameters(), resize.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
+def test_a_layer_has_no_energy_at_the_grids_frequency(family):
+    torch.manual_seed(0)
+    energies = {}
+    for upsampling in ("transposed", "resize"):
+        last = build_generator(config(family=family, upsampling=upsampling, base_width=4)).decoder.last
+        x = torch.randn(2, last.in_channels, 6, 16, 16)
+        # The zero of a resize-convolution's transfer function at half the sampling rate, away from the borders: where
+        # the kernel is a * (1, 1), the alternating sum over the result is zero.
+        y = F.conv_transpose3d(x, last.weight, stride=last.stride)
+        signs = torch.tensor([1.0, -1.0]).repeat(y.shape[-1] // 2)
+        energies[upsampling] = ((y * signs).sum(-1).abs().mean() / y.abs().sum(-1).mean()).item()
+    assert energies["resize"] < 1e-6 < 1e-2 < energies["transposed"]
+
+
+@given(frames=st.integers(4, 64), side=st.sampled_from([16, 32, 64, 128]))
+def test_sizes_with_a_margin_add_up(frames, side):
+    plain = stages(frames, side, side)
+    plan = add_time_margin(plain)
+    assert plan[-1].large == (frames, side, side)
+    for old, stage in zip(plain, plan, strict=True):
+        assert stage.small[0] - old.small[0] in (0, 2) and stage.small[1:] == old.small[1:]
+        for small, kernel, stride, padding, large in zip(
+            stage.small, stage.kernel, stage.stride, stage.padding, stage.large, strict=True
+        ):
+            assert (small - 1) * stride - 2 * padding + kernel == large  # torch.nn's formula
+
+
+@pytest.mark.parametrize("frames", [8, 16])
+def test_with_a_margin_all_frames_have_as_many_terms(frames):
+    # Count the terms of each frame by layers of ones applied to ones.
+    counts = {}
+    for margin in (False, True):
+        model = config(frames=frames, time_margin=margin)
+        plan = generator_stages(model)
+        x = torch.ones(1, 1, plan[0].small[0], 1, 1, dtype=torch.float64)
+        for stage in plan:
+            layer = nn.ConvTranspose3d(
+                1, 1, (stage.kernel[0], 1, 1), (stage.stride[0], 1, 1), (stage.padding[0], 0, 0), bias=False
+            ).double()
+            nn.init.ones_(layer.weight)
+            x = layer(x)
+        counts[margin] = x.flatten()
+        generator = build(model)[0]
+        assert generator(generator.noise(2)).shape == (2, 3, frames, 16, 16)
+    least = {margin: (terms.min() / terms.max()).item() for margin, terms in counts.items()}
+    assert least[False] <= 0.5 and least[True] >= {8: 0.8, 16: 1.0}[frames]
