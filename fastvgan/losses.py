@@ -1,4 +1,4 @@
-"""The objectives of training, as functions of logits.
+"""The objectives of training and the penalties on D's gradients, as functions of logits.
 
 Logits are those of one discriminator: (N,), or (N, P) for P frames per clip, or (N, P, K) under K conditions per clip.
 Losses are means over all of them, scalars in float32.
@@ -8,16 +8,32 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from fastvgan_kernels.logistic import logistic
 
 
 class Objective(NamedTuple):
-    """The losses of a game: D's on real clips, D's on clips to reject, and G's on generated clips."""
+    """A game whose losses are means over clips: D's on real clips and on clips to reject, G's on generated ones."""
 
     real: Callable[[torch.Tensor], torch.Tensor]
     fake: Callable[[torch.Tensor], torch.Tensor]
     generator: Callable[[torch.Tensor], torch.Tensor]
+
+
+class PairedObjective(NamedTuple):
+    """A game whose losses compare clip i of the real ones with clip i of the clips to reject.
+
+    Both networks' losses need the logits of both kinds of clips, so D's update has one graph for both, and G's update
+    computes logits of real clips, too.
+
+    Attributes:
+        discriminator: D's loss from logits of real clips and of clips to reject.
+        generator: G's loss from logits of generated clips and of real ones.
+    """
+
+    discriminator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    generator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cross_entropy_real(logits: torch.Tensor) -> torch.Tensor:
@@ -35,9 +51,70 @@ def minimax_generator(logits: torch.Tensor) -> torch.Tensor:
     return -logistic(logits, False)[0]
 
 
-OBJECTIVES = {
+def hinge_real(logits: torch.Tensor) -> torch.Tensor:
+    """Return E[max(0, 1 − logits)], for logits of any shape.
+
+    D's loss on real clips in Lim and Ye 2017 (Geometric GAN) and Miyato et al. 2018 (Spectral Normalization for
+    GANs, equation 16).
+    """
+    return F.relu(1 - _precise(logits)).mean().float()
+
+
+def hinge_fake(logits: torch.Tensor) -> torch.Tensor:
+    """Return E[max(0, 1 + logits)], D's loss on clips to reject beside `hinge_real`; logits of any shape."""
+    return F.relu(1 + _precise(logits)).mean().float()
+
+
+def critic_real(logits: torch.Tensor) -> torch.Tensor:
+    """Return −E[logits], for logits of any shape.
+
+    The critic's loss on real clips in Arjovsky et al. 2017 (Wasserstein GAN) and Gulrajani et al. 2017 (Improved
+    Training of Wasserstein GANs, equation 3); also G's loss on generated clips there and in the hinge game.
+    """
+    return -_precise(logits).mean().float()
+
+
+def critic_fake(logits: torch.Tensor) -> torch.Tensor:
+    """Return E[logits], the critic's loss on clips to reject beside `critic_real`; logits of any shape."""
+    return _precise(logits).mean().float()
+
+
+def relativistic(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    """Return E[softplus(−(above − below))], the cross entropy of ranking the first clip of each pair above the second.
+
+    D's loss with real clips above generated ones, and G's with generated clips above real ones, in Huang et al. 2024
+    (The GAN is dead; long live the GAN! A Modern Baseline GAN, section 2), after Jolicoeur-Martineau 2018 (The
+    relativistic discriminator).
+
+    Args:
+        above: logits of any shape.
+        below: logits of that shape; or of that shape and K for either of the two, whose K values are each a pair.
+    """
+    return logistic(differences(above, below), True)[0]
+
+
+def differences(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    """Return above − below in float32 or better; one of them may have K values, in a last dimension, for each other's.
+
+    Args:
+        above: logits of any shape, or of that shape and K.
+        below: logits of that shape, or of that shape and K.
+    """
+    above = above[..., None] if above.dim() < below.dim() else above
+    below = below[..., None] if below.dim() < above.dim() else below
+    return _precise(above) - _precise(below)
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+OBJECTIVES: dict[str, Objective | PairedObjective] = {
     "nonsaturating": Objective(cross_entropy_real, cross_entropy_fake, cross_entropy_real),
     "minimax": Objective(cross_entropy_real, cross_entropy_fake, minimax_generator),
+    "hinge": Objective(hinge_real, hinge_fake, critic_real),
+    "wgan-gp": Objective(critic_real, critic_fake, critic_real),
+    "relativistic": PairedObjective(relativistic, relativistic),
 }
 
 
@@ -130,24 +207,60 @@ def mean_differences(seen: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-    """Return E[‖∇logit‖²] / 2, a scalar in float32: the R1 penalty of Mescheder et al. 2018, equation 9.
+    """Return E[‖∇logit‖²] / 2, a scalar in float32: R1 and R2 of Mescheder et al. 2018, equations 9 and 10.
 
     Args:
         logits: of the clips, (N,). A clip's logit may depend on the other clips through batch statistics alone.
-        clips: real clips (N, C, T, H, W), which require a gradient.
+        clips: real clips for R1, generated ones for R2, (N, C, T, H, W), which require a gradient.
     """
     (gradient,) = torch.autograd.grad(logits.float().sum(), clips, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean() / 2
 
 
+def finite_difference_penalty(logits: torch.Tensor, moved: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return E[((moved − logits) / scale)²] / 2, an estimate of `gradient_penalty` that needs no second derivative.
+
+    For standard normal noise e, E[(e·∇logit)²] = ‖∇logit‖², so the estimate has no bias as `scale` tends to 0. This is
+    the approximated R1 of Lin et al. 2025 (Diffusion Adversarial Post-Training for One-Step Video Generation, section
+    3.4), divided by 2·scale² so that a weight means the same for both penalties. If D normalises over the batch, every
+    logit depends on all clips: the estimate then adds the squares of all these derivatives, whereas `gradient_penalty`
+    adds the logits before it squares.
+
+    Args:
+        logits: of clips x, (N,).
+        moved: logits of clips x + scale·e, (N,), computed with batch statistics of their own.
+        scale: standard deviation of the movement.
+
+    Returns:
+        The mean over clips, a scalar in float32.
+    """
+    return ((moved - logits) / scale).square().mean().float() / 2
+
+
+def unit_gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+    """Return E[(‖∇logit‖ − 1)²], a scalar in float32: Gulrajani et al. 2017 (Improved Training of WGANs), equation 3.
+
+    Args:
+        logits: of the clips, (N,).
+        clips: points on the lines between real and generated clips, (N, C, T, H, W), which require a gradient.
+    """
+    (gradient,) = torch.autograd.grad(logits.float().sum(), clips, create_graph=True)
+    return (torch.linalg.vector_norm(gradient.float().flatten(1), dim=1) - 1).square().mean()
+
+
 def discriminator_loss(
-    objective: Objective, real: torch.Tensor, fake: torch.Tensor, wrong: torch.Tensor | None = None
+    objective: Objective | PairedObjective, real: torch.Tensor, fake: torch.Tensor, wrong: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return D's loss from logits, (N,) or as in this module, on real clips, generated clips, and wrong conditions.
 
     With `wrong`, logits on real clips under a wrong condition, it is the matching-aware loss of Reed et al. 2016
-    (GAN-CLS): both kinds of clips to reject have weight 1/2.
+    (GAN-CLS): both kinds of clips to reject have weight 1/2. A paired objective compares a clip's logit under its own
+    condition with that of a generated clip, and with those of the same clip under wrong conditions, each with weight
+    1/2.
     """
+    if isinstance(objective, PairedObjective):
+        on_fake = objective.discriminator(real, fake)
+        return on_fake if wrong is None else (on_fake + objective.discriminator(real, wrong)) / 2
     return loss_on_real(objective, real, wrong) + loss_on_fake(objective, fake, wrong is not None)
 
 

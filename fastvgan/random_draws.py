@@ -29,6 +29,9 @@ class Purpose(IntEnum):
     WRONG_PART = 4
     CANDIDATES = 5
     SHUFFLE = 6
+    REAL_PERTURBATION = 10
+    FAKE_PERTURBATION = 11
+    INTERPOLATION = 12
 
 
 class Draws:

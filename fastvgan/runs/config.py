@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
+from fastvgan.runs.penalty_rules import check_penalties
 from fastvgan.settings import Count, Seed, Settings
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -59,8 +60,9 @@ class DataConfig(Settings):
 class TrainingConfig(Settings):
     """How the two networks are trained."""
 
-    objective: Literal["nonsaturating", "minimax"] = "nonsaturating"
-    """The game the two networks play; `minimax` is the textbook form."""
+    objective: Literal["nonsaturating", "minimax", "hinge", "wgan-gp", "relativistic"] = "nonsaturating"
+    """The game the two networks play: binary cross entropy (`minimax` is its textbook form), hinge losses, a critic
+    (`wgan-gp`, with --gp), or pairs of real and generated clips (`relativistic`, with --r1, --r2 and --r1-every 1)."""
     matching_aware: bool = True
     """Show D real clips under a wrong condition, which it has to reject (models with a condition only).
     --no-matching-aware needs --contrast 0; the presets for digits set --contrast 3."""
@@ -72,7 +74,24 @@ class TrainingConfig(Settings):
     r1: float = Field(0.0, ge=0)
     """Weight of the gradient penalty on real clips (R1; 0: none)."""
     r1_every: Count = 16
-    """Steps between gradient penalties; the penalty's weight is multiplied by this."""
+    """Steps between gradient penalties; the penalty's weight is multiplied by this. R2 uses it, too."""
+    r2: float = Field(0.0, ge=0)
+    """Weight of the gradient penalty on generated clips (R2; 0: none)."""
+    gp: float = Field(0.0, ge=0)
+    """Weight of the penalty that pulls gradients' norms to 1 between real and generated clips, in every step (0: none);
+    published with `wgan-gp`, at 10."""
+    penalty: Literal["exact", "finite-difference"] = "exact"
+    """How R1 and R2 are computed: by second derivatives, or from D's response to a little noise."""
+    penalty_scale: float | None = Field(None, gt=0)
+    """Standard deviation of that noise, in pixels from -1 to 1 (finite-difference only). Default: 0.01."""
+    r1_final: float | None = Field(None, ge=0)
+    """Weight of R1 after the burn-in, during which it changes along a cosine. Default: --r1."""
+    r2_final: float | None = Field(None, ge=0)
+    """Weight of R2 after the burn-in. Default: --r2."""
+    beta2_final: Decay | None = None
+    """Adam's second decay rate after the burn-in, for both networks. Default: that of --betas."""
+    burn_in: float = Field(0.0, ge=0, le=1)
+    """First share of the steps, during which --r1-final, --r2-final and --beta2-final are reached."""
     diversity: float = Field(0.0, ge=0)
     """Weight of the term that makes clips of one condition differ, and with --warp their pictures too (0: none; models
     with a condition only)."""
@@ -151,6 +170,16 @@ class TrainingConfig(Settings):
     def count_clips(self, size: int) -> int:
         """Return the number of clips drawn in those steps."""
         return self.count_steps(size) * self.batch_size
+
+    @property
+    def difference_scale(self) -> float:
+        """The standard deviation of the noise of finite differences."""
+        return 0.01 if self.penalty_scale is None else self.penalty_scale
+
+    @model_validator(mode="after")
+    def _check_penalties(self) -> Self:
+        check_penalties(self)
+        return self
 
     @model_validator(mode="after")
     def _check_contrast(self) -> Self:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.tensors import tensors_of
 
@@ -25,9 +26,10 @@ def ask_for_determinism() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def is_compared(number: int, r1: float, r1_every: int) -> bool:
-    """Whether step `number` runs twice: true for one early step, and for the next one with the gradient penalty."""
-    return number == _FIRST or (r1 > 0 and number == r1_every * -(-(_FIRST + 1) // r1_every))
+def is_compared(number: int, training: TrainingConfig) -> bool:
+    """Whether step `number` runs twice: true for one early step, and for the next one with R1 or R2."""
+    every = training.r1_every
+    return number == _FIRST or (training.r1 + training.r2 > 0 and number == every * -(-(_FIRST + 1) // every))
 
 
 def compare_two_runs(step: AdversarialStep, run: Callable[[], None]) -> tuple[list[str], list[str]]:

@@ -37,7 +37,7 @@ from fastvgan.training.run.meter import Meter
 from fastvgan.training.run.output import Due, Output
 from fastvgan.training.run.resume import Start, fit_to_checkpoint
 from fastvgan.training.run.watchdog import DATA, STEP, Watchdog
-from fastvgan.training.schedule import rate_share, rising_share
+from fastvgan.training.schedule import follow_schedules
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 from fastvgan.training.step.tensors import tensors_of
@@ -236,11 +236,10 @@ class Trainer:
 
     def _train_on(self, clips: Clips | None) -> None:
         training = self.config.training
-        self.step.set_rates(rate_share(self.done, self.steps, training.lr_decay) * self._record.rate)
-        self.step.set_diversity(rising_share(self.done, self.steps, training.diversity_rise))
+        follow_schedules(self.step, training, self.done, self.steps, self._record.rate)
         self._within_step = True
         try:
-            if training.deterministic and determinism.is_compared(self.done, training.r1, training.r1_every):
+            if training.deterministic and determinism.is_compared(self.done, training):
                 found = determinism.compare_two_runs(self.step, lambda: self._run_step(clips))
                 determinism.log_comparison(self.done, self.device, *found)
             else:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import Unscored, tiny, weights
 
+from fastvgan.runs.config import TrainingConfig
 from fastvgan.training import determinism
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import Start
@@ -81,4 +82,5 @@ def test_operations_that_pytorch_warns_of_are_named(caplog):
 
 @pytest.mark.parametrize(("r1", "every", "compared"), [(0.0, 16, [2]), (0.1, 16, [2, 16]), (0.1, 1, [2, 3])])
 def test_one_plain_step_and_one_with_the_penalty_are_compared(r1, every, compared):
-    assert [number for number in range(40) if determinism.is_compared(number, r1, every)] == compared
+    training = TrainingConfig(r1=r1, r1_every=every)
+    assert [number for number in range(40) if determinism.is_compared(number, training)] == compared

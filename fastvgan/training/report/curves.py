@@ -76,6 +76,7 @@ _GROUPS = (
     Group("Losses", ("d_loss", "g_loss")),
     Group("Probability of being real, by D", ("d_real", "d_fake"), "share"),
     Group("Diversity of clips", ("diversity",)),
+    Group("Gradient penalties", ("r1", "r2", "gp")),
     Group("Gradient norms", ("d_grad_norm", "g_grad_norm")),
     Group("Skipped steps", ("skipped",), noisy=False),
     Group("Loss scales of float16", ("d_loss_scale", "g_loss_scale"), noisy=False),

@@ -4,42 +4,37 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fastvgan.layers.upsampling import find_upsampling_kernels, project
-from fastvgan.losses import (
-    OBJECTIVES,
-    contrast,
-    diversity,
-    feature_diversity,
-    gradient_penalty,
-    loss_on_fake,
-    loss_on_real,
-    mean_differences,
-)
+from fastvgan.losses import OBJECTIVES, PairedObjective, contrast, diversity, feature_diversity, mean_differences
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.discriminators import Discriminators, sum_logits
+from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.warp import GeneratorOutput
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.batches import Inputs
 from fastvgan.training.parallel import Parallel
+from fastvgan.training.schedule import beta_at, beta_level
+from fastvgan.training.step.objectives import first_loss, generator_loss, mean_probabilities, second_loss
 from fastvgan.training.step.passes import (
+    add,
     draw,
     freeze,
     mean_over_parts,
-    mean_probability,
     pair_conditions,
     score,
+    score_constant,
     score_real,
     select_rows,
     sum_losses,
 )
+from fastvgan.training.step.penalties import ClipPenalty, Penalties, Penalty
+from fastvgan.training.step.results import D_SCALARS, G_SCALARS, StepResult, StepStart
 from fastvgan.training.step.scalar import DeviceScalar
 from fastvgan.training.step.tensor_lists import average_into, copy_bytes, restore_where
 from fastvgan.training.step.update import Update
@@ -49,50 +44,6 @@ from fastvgan_kernels.weight_copies import WeightCopies, refresh
 if TYPE_CHECKING:
     from fastvgan.models.head import Projection
     from fastvgan.training.step.passes import Generator
-
-
-class StepResult(NamedTuple):
-    """Scalars of one step, float32 tensors () on the device.
-
-    Attributes:
-        d_loss, g_loss: losses of both networks.
-        d_real, d_fake: mean probability of being real and matching that D gives real and generated clips.
-        diversity: how much generated clips differ (see `fastvgan.losses.diversity`); clips of one condition only if
-            that term has a weight.
-        r1: gradient penalty; NaN in steps without it.
-        d_contrast, g_contrast: cross entropies of a clip's own condition among wrong ones, of real and of generated
-            clips; NaN without that term.
-        d_grad_norm, g_grad_norm: norms of the gradients.
-        skipped: 1 if a gradient or a loss was not finite, so that an update was skipped; else 0.
-    """
-
-    d_loss: torch.Tensor
-    g_loss: torch.Tensor
-    d_real: torch.Tensor
-    d_fake: torch.Tensor
-    diversity: torch.Tensor
-    r1: torch.Tensor
-    d_contrast: torch.Tensor
-    g_contrast: torch.Tensor
-    d_grad_norm: torch.Tensor
-    g_grad_norm: torch.Tensor
-    skipped: torch.Tensor
-
-
-_D_SCALARS = ("d_loss", "d_real", "d_fake", "r1", "d_contrast", "d_grad_norm")
-_G_SCALARS = ("g_loss", "diversity", "g_contrast", "g_grad_norm", "skipped")
-
-
-class StepStart(NamedTuple):
-    """What the two updates of a step share.
-
-    Attributes:
-        before: bytes of all buffers before the step, uint8 tensors.
-        drawn: the generated clips with their autograd graph; None if a batch is processed in parts.
-    """
-
-    before: list[torch.Tensor]
-    drawn: GeneratorOutput | None
 
 
 class AdversarialStep:
@@ -142,7 +93,8 @@ class AdversarialStep:
         # How much real clips of one condition differ in each feature of a discriminator: from D's update for G's.
         self._real_differences = [torch.zeros(width, device=device) for width in self.discriminator.widths()]
         self.contrast, self.first_frame, self.redraw = config.contrast, config.first_frame, config.redraw
-        self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
+        self.penalties, self.accumulate = Penalties(model, config, device), config.accumulate
+        self._beta2, self._beta2_final, self.beta_level = config.betas[1], config.beta2_final, 0
         # Without its cache a cast made in one CUDA graph is never used in another.
         has_autocast = precision != torch.float32
         self.autocast = torch.autocast(device.type, precision, enabled=has_autocast, cache_enabled=False)
@@ -151,12 +103,13 @@ class AdversarialStep:
             both = self.generator, self.discriminator
             self._copies = tuple(WeightCopies(_convolution_weights(network), precision) for network in both)
         self._nan = torch.full((), torch.nan, device=device)
-        self._d_scalars = torch.zeros(len(_D_SCALARS), device=device)
+        self._no_penalty = Penalty(self._nan, None)
+        self._d_scalars = torch.zeros(len(D_SCALARS), device=device)
         self._scalars = torch.zeros(len(StepResult._fields), device=device)
         self.totals = torch.zeros(2, len(StepResult._fields), device=device)
 
     def __call__(self, number: int, inputs: Inputs, regularise: bool = False) -> StepResult:
-        """Run step `number` (from 0), with the gradient penalty if `regularise`, and return its scalars."""
+        """Run step `number` (from 0), with R1 and R2 if `regularise`, and return its scalars."""
         self.prepare(number)
         start = self.begin(inputs)
         self.update_discriminator(inputs, start, regularise)
@@ -164,8 +117,8 @@ class AdversarialStep:
         return StepResult(*self._scalars.clone().unbind())
 
     def has_gradient_penalty(self, number: int) -> bool:
-        """Whether step `number` has the gradient penalty."""
-        return self.r1 > 0 and number % self.r1_every == 0
+        """Whether step `number` has R1 or R2."""
+        return self.penalties.are_due(number)
 
     def prepare(self, number: int) -> None:
         """Set step `number`'s EMA decay."""
@@ -237,6 +190,17 @@ class AdversarialStep:
         """Set the weight of the diversity terms to a share of the configured one."""
         self._diversity_share.set(share)
 
+    def set_burn_in(self, progress: float) -> None:
+        """Set the weights of R1 and R2 and Adam's second beta to those after a share of the burn-in.
+
+        Adam's beta is a number on the host, which a CUDA graph keeps, so it has few values: `beta_level` says which.
+        """
+        self.penalties.set_progress(progress)
+        if self._beta2_final is not None:
+            self.beta_level = beta_level(progress)
+            for update in (self.d_update, self.g_update):
+                update.set_beta2(beta_at(self._beta2, self._beta2_final, self.beta_level))
+
     def reset(self) -> None:
         """Reset everything, in place, to its state before the first step."""
         for network, fresh in zip((self.generator, self.discriminator), self._build_networks(), strict=True):
@@ -281,32 +245,57 @@ class AdversarialStep:
         """Add D's gradients on one part.
 
         Returns:
-            Scalars in the order of _D_SCALARS without the norm, and how much real clips differ: nothing, or one list of
+            Scalars in the order of D_SCALARS without the norm, and how much real clips differ: nothing, or one list of
             `mean_differences` for each discriminator.
         """
-        if regularise:
-            part = part._replace(real=part.real.detach().requires_grad_())
-        # One backward pass each for real and generated clips: the first one's memory is free before the second.
+        penalties, c = self.penalties, self._fake_conditions(part.c)
+        has_r1, has_r2 = regularise and penalties.r1.is_on, regularise and penalties.r2.is_on
+        gp = self._backward_between(part, fake) if penalties.gp else self._nan
+        part = part._replace(real=penalties.r1.prepare(part.real)) if has_r1 else part
+        fake = penalties.r2.prepare(fake) if has_r2 else fake
+        # One backward pass each for real and generated clips: the first one's memory is free before the second. A game
+        # of pairs has one for both.
         with self._d.no_sync():
-            # In float16 a gradient's gradient would need its own scale.
-            with contextlib.nullcontext() if regularise and self.d_update.is_scaled else self.autocast:
+            with self._precision(has_r1):
                 real = self._d(score_real, part)
                 apart = self._differences(part, real.features)
-                loss_real = sum_losses(partial(loss_on_real, self.objective), real.right, *real.wrong)
+                first = first_loss(self.objective, real)
                 fits = sum_losses(contrast, real.right, *real.wrong) if self.contrast and real.wrong else None
-                penalty = gradient_penalty(sum_logits(real.right), part.real) if regularise else self._nan
-            # Weighted by its interval: the lazy regularisation of Karras et al. 2020 (StyleGAN2).
-            cost = loss_real + self.r1 * self.r1_every * penalty if regularise else loss_real
-            cost = cost if fits is None else cost + self.contrast * fits
-            self.d_update.backward(self._per_part(cost))
+                r1 = self._penalise(penalties.r1, real.right, part.real, part.c, part) if has_r1 else self._no_penalty
+            terms = [first, r1.cost, None if fits is None else self.contrast * fits]
+            if first is not None:
+                self.d_update.backward(self._per_part(add(terms)))
+                terms = []
         with self._d.no_sync(not is_last):
-            with self.autocast:
-                on_fake = self._d(score, fake, self._fake_conditions(part.c))
-                loss_fake = sum_losses(partial(loss_on_fake, self.objective, matching_aware=bool(real.wrong)), on_fake)
-            self.d_update.backward(self._per_part(loss_fake))
-        probabilities = mean_probability(real.right), mean_probability(on_fake)
+            with self._precision(has_r2):
+                on_fake = self._d(score, fake, c)
+                second = second_loss(self.objective, real, on_fake)
+                r2 = self._penalise(penalties.r2, on_fake, fake, c, part) if has_r2 else self._no_penalty
+            self.d_update.backward(self._per_part(add([*terms, second, r2.cost])))
+        probabilities = mean_probabilities(self.objective, real.right, on_fake)
         fits = self._nan if fits is None else fits.detach()
-        return ((loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits), apart
+        return (add([first, second]).detach(), *probabilities, r1.value, r2.value, gp, fits), apart
+
+    def _backward_between(self, part: Inputs, fake: torch.Tensor) -> torch.Tensor:
+        """Add the gradients of the penalty between real and generated clips; return its value."""
+        mixed = self.penalties.interpolate(part.real, fake, part.samples)
+        with self._d.no_sync():
+            with self._precision(True):
+                logits = self._d(score, mixed, self._fake_conditions(part.c))
+                value, cost = self.penalties.between(logits, mixed)
+            self.d_update.backward(self._per_part(cost))
+        return value
+
+    def _penalise(
+        self, penalty: ClipPenalty, logits: list[torch.Tensor], clips: torch.Tensor, c: Condition | None, part: Inputs
+    ) -> Penalty:
+        return penalty(logits, clips, part.samples, lambda moved: self._d(score, moved, c))
+
+    def _precision(self, is_penalised: bool) -> contextlib.AbstractContextManager[object]:
+        """Return the context of a pass of D: autocast, except where a penalty needs more digits."""
+        # In float16 a gradient's gradient would need its own scale; small differences of logits need float32's digits.
+        needs_float32 = is_penalised and (self.d_update.is_scaled or not self.penalties.is_exact)
+        return contextlib.nullcontext() if needs_float32 else self.autocast
 
     def _differences(self, part: Inputs, features: "list[Projection]") -> list[list[torch.Tensor]]:
         if not self.feature_diversity or part.c is None:
@@ -318,13 +307,14 @@ class AdversarialStep:
             return [[mean_differences(gather(each.pool()), alike) for each in features]]
 
     def _backward_generator(self, part: Inputs, drawn: GeneratorOutput, keep_graph: bool) -> tuple[torch.Tensor, ...]:
-        """Add G's gradients on one part; return scalars in the order of _G_SCALARS without norm and flag."""
+        """Add G's gradients on one part; return scalars in the order of G_SCALARS without norm and flag."""
         fake = drawn.clips
         with self.autocast:
             c, d, fits = self._fake_conditions(part.c), self.discriminator, None
             features = d.features(fake, c)
             logits = d.score(features, c)
-            loss = sum_losses(self.objective.generator, logits)
+            real = score_constant(d, part.real, part.c) if isinstance(self.objective, PairedObjective) else None
+            loss = generator_loss(self.objective, logits, real)
             if self.contrast and part.wrong is not None and any(x is not None for x in part.wrong[:2]):
                 # Wrong first frames would take another pass through D, so only the other parts are wrong here.
                 wrong = self._fake_conditions(part.wrong._replace(image=None if part.c is None else part.c.image))
@@ -363,7 +353,7 @@ class AdversarialStep:
     @torch.no_grad()
     def _add_to_totals(self, *g_scalars: torch.Tensor) -> None:
         """Store this step's scalars, and add finite ones and their counts to `totals`."""
-        by_name = dict(zip((*_D_SCALARS, *_G_SCALARS), (*self._d_scalars.unbind(), *g_scalars), strict=True))
+        by_name = dict(zip((*D_SCALARS, *G_SCALARS), (*self._d_scalars.unbind(), *g_scalars), strict=True))
         torch.stack([by_name[name] for name in StepResult._fields], out=self._scalars)
         add_finite(self._scalars, self.totals)
 

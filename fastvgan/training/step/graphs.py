@@ -16,9 +16,22 @@ from fastvgan_kernels.measured.capture import launches_are_captured
 
 logger = logging.getLogger("fastvgan")
 T = TypeVar("T")
-Kind: TypeAlias = tuple[bool, bool]
-"""Whether a step has the gradient penalty, and whether it has wrong first frames."""
 _Shape: TypeAlias = tuple[tuple[torch.Size, torch.dtype] | None, ...] | None
+
+
+class Kind(NamedTuple):
+    """What differs between the graphs of steps.
+
+    Attributes:
+        regularise: whether D's update has R1 or R2.
+        is_image_wrong: whether the wrong conditions have wrong first frames.
+        level: the step's `beta_level`, which both updates keep.
+    """
+
+    regularise: bool
+    is_image_wrong: bool
+    level: int
+
 
 # Libraries set things up in their first calls, which must not be captured; DistributedDataParallel needs 11 steps.
 _EAGER_STEPS = 11
@@ -72,15 +85,22 @@ class _Captured(NamedTuple):
         static: buffers that decoded clips are copied to; None if the graphs draw clips.
         begin: graph of the inputs and the generation of clips.
         update_d: graphs of D's update by kind of step.
-        update_g: graph of G's update.
+        update_g: graphs of G's update by level of Adam's second beta.
         shared: tensors that the graphs share.
     """
 
     static: Clips | None
     begin: Graph
     update_d: dict[Kind, Graph]
-    update_g: Graph
+    update_g: dict[int, Graph]
     shared: tuple[Inputs, StepStart]
+
+    def drop_other_levels(self, level: int) -> None:
+        """Free the graphs of earlier levels of Adam's second beta: the burn-in rarely returns to one."""
+        for kind in [kind for kind in self.update_d if kind.level != level]:
+            del self.update_d[kind]
+        for other in self.update_g.keys() - {level}:
+            del self.update_g[other]
 
 
 class StepRunner:
@@ -134,7 +154,8 @@ class StepRunner:
         self._maker.prepare(number)
         self._number.set(number)
         self._part.set(part)
-        kind = self.step.has_gradient_penalty(number), self._maker.has_wrong_image(part)
+        regularise, is_image_wrong = self.step.has_gradient_penalty(number), self._maker.has_wrong_image(part)
+        kind = Kind(regularise, is_image_wrong, self.step.beta_level)
         if self._backend is None:
             self._run(clips, kind)
             return
@@ -159,30 +180,37 @@ class StepRunner:
         self.step.update_generator(inputs, start)
 
     def _update_discriminator(self, inputs: Inputs, start: StepStart, kind: Kind) -> None:
-        regularise, is_image_wrong = kind
-        self.step.update_discriminator(with_wrong_images(inputs) if is_image_wrong else inputs, start, regularise)
+        inputs = with_wrong_images(inputs) if kind.is_image_wrong else inputs
+        self.step.update_discriminator(inputs, start, kind.regularise)
 
     def _run_or_replay(self, backend: GraphBackend, clips: Clips | None, kind: Kind) -> None:
         shape = _shape(clips)
         captured = self._captured.get(shape)
         if captured is None or kind not in captured.update_d:
+            # Another level calls the same kernels.
+            same_kernels = shape, kind._replace(level=0)
             self._eager[shape] += 1
-            self._eager[shape, kind] += 1
-            is_warm = self._eager[shape] > _EAGER_STEPS and self._eager[shape, kind] > _EAGER_STEPS_PER_KIND
+            self._eager[same_kernels] += 1
+            is_warm = self._eager[shape] > _EAGER_STEPS and self._eager[same_kernels] > _EAGER_STEPS_PER_KIND
             captured = self._try_to_capture(backend, kind, clips) if is_warm else None
         if captured is None:
             self._run(clips, kind)
             return
         _copy(clips, captured.static)
-        for graph in (captured.begin, captured.update_d[kind], captured.update_g):
+        for graph in (captured.begin, captured.update_d[kind], captured.update_g[kind.level]):
             graph.replay()
 
     def _try_to_capture(self, backend: GraphBackend, kind: Kind, clips: Clips | None) -> _Captured | None:
         shape = _shape(clips)
         try:
             captured = self._captured.get(shape) or self._capture(backend, clips)
+            inputs, start = captured.shared
+            captured.drop_other_levels(kind.level)
+            # The clips' autograd graph is kept, since its saved tensors must not move while other graphs are captured.
+            if kind.level not in captured.update_g:
+                graph, _ = backend.capture(lambda: self.step.update_generator(inputs, start, keep_graph=True))
+                captured.update_g[kind.level] = graph
             if kind not in captured.update_d:
-                inputs, start = captured.shared
                 graph, _ = backend.capture(lambda: self._update_discriminator(inputs, start, kind))
                 captured.update_d[kind] = graph
         except RuntimeError as error:
@@ -205,10 +233,8 @@ class StepRunner:
             inputs = self._maker.make(self._number.tensor, self._part.tensor, static)
             return inputs, step.begin(inputs)
 
-        first, (inputs, start) = backend.capture(begin)
-        # The clips' autograd graph is kept, since its saved tensors must not move while other graphs are captured.
-        last, _ = backend.capture(lambda: step.update_generator(inputs, start, keep_graph=True))
-        return _Captured(static, first, {}, last, (inputs, start))
+        first, shared = backend.capture(begin)
+        return _Captured(static, first, {}, {}, shared)
 
     def _give_up(self, reason: str) -> None:
         """Continue without graphs: none of the operations of a failed capture has run."""

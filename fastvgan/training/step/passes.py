@@ -1,6 +1,8 @@
 """Forward passes of the two networks in a step, and means and sums of their logits."""
 
 import contextlib
+import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -71,6 +73,17 @@ def sum_losses(loss: Callable[..., torch.Tensor], *logits: list[torch.Tensor]) -
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
+def score_constant(discriminator: Discriminators, x: torch.Tensor, c: Condition | None) -> list[torch.Tensor]:
+    """Compute each discriminator's logits of clips x (N, C, T, H, W), without gradients."""
+    with torch.no_grad():
+        return score(discriminator, x, c)
+
+
+def add(terms: Iterable[torch.Tensor | None]) -> torch.Tensor:
+    """Add the scalars () that are not None, of which there must be one."""
+    return functools.reduce(operator.add, (term for term in terms if term is not None))
+
+
 def mean_probability(logits: list[torch.Tensor]) -> torch.Tensor:
     """Return the mean probability () of being real, over clips and discriminators; logits have any shape."""
     means = [logistic(each.detach(), True)[1] for each in logits]
@@ -92,7 +105,8 @@ def pair_conditions(c: Condition) -> Condition:
 def select_rows(inputs: Inputs, rows: slice) -> Inputs:
     """Select clips of a batch with their noise and conditions."""
     c, wrong = inputs.c and inputs.c.rows(rows), inputs.wrong and inputs.wrong.rows(rows)
-    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong, inputs.is_image_wrong)
+    samples = None if inputs.samples is None else inputs.samples[rows]
+    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong, inputs.is_image_wrong, samples)
 
 
 @contextlib.contextmanager

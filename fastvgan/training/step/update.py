@@ -82,6 +82,11 @@ class Update:
         """Set the share of the full learning rate that is used from now on."""
         self._rate.set(self._full * share)
 
+    def set_beta2(self, value: float) -> None:
+        """Set Adam's decay rate of the squared gradients from now on; a captured graph keeps the value it had."""
+        for group in self.optimizer.param_groups:
+            group["betas"] = group["betas"][0], value
+
     def clear(self) -> None:
         """Set the gradients to None."""
         for parameter in self.parameters:
