@@ -28,8 +28,10 @@ class SpectralNorm(nn.Module):
         weight: the weight, floating-point (rows, ...) with at least two dimensions.
 
     Attributes:
-        u, v: estimates of the singular vectors, (rows,) and (columns,), which `iterate` updates in place. The buffers
-            are those of torch.nn.utils.parametrizations.spectral_norm.
+        is_bound: whether the weight is divided by max(1, σ).
+
+    The buffers `_u` (rows,) and `_v` (columns,) are those of torch.nn.utils.parametrizations.spectral_norm; `iterate`
+    updates them in place.
 
     Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018, equation 8 and
     Algorithm 1. Division by max(1, σ): Gouk et al., "Regularisation of neural networks by enforcing Lipschitz
@@ -45,13 +47,14 @@ class SpectralNorm(nn.Module):
         # New weights are random, so a constant vector is as good a start as a random one.
         self.register_buffer("_u", weight.new_full((rows,), rows**-0.5).detach())
         self.register_buffer("_v", weight.new_full((columns,), columns**-0.5).detach())
-        self.floor = _EPS if bool(weight.any()) else 1.0
+        self.is_bound = not bool(weight.any())
         self.iterate(weight, _FIRST_STEPS)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalised weight, of the shape (rows, ...) and memory format of `weight`."""
         with torch.autocast(weight.device.type, enabled=False):
-            return weight / self.sigma(weight).clamp_min(self.floor)
+            sigma = self.sigma(weight)
+            return weight / (sigma.clamp_min(1.0) if self.is_bound else sigma)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Return the weight to store when a user assigns one: the same, of any shape, as torch's spectral_norm does."""

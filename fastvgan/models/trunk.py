@@ -1,6 +1,7 @@
 """The decoder of generators and the encoders of discriminators, shared by both families."""
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -185,7 +186,7 @@ class PerClipLayers(nn.Module):
 class _Layer(nn.Module):
     """A convolution, residual blocks, and a leaky ReLU with or without a group norm."""
 
-    def __init__(self, sizes: ConvSizes, blocks: list[nn.Module], has_norm: bool):
+    def __init__(self, sizes: ConvSizes, blocks: Iterable[nn.Module], has_norm: bool):
         super().__init__()
         self.conv = _convolution(sizes, not has_norm)
         self.blocks = nn.Sequential(*blocks)
