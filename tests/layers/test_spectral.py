@@ -33,7 +33,7 @@ class Weighted(nn.Module):
 
 
 def normed(*shape):
-    """A module with a normalised weight of torch's and one of ours, with equal weights and vectors, in float64."""
+    """Our module and torch's with normalised weights: equal weights and vectors, in float64."""
     weight = torch.randn(*shape, dtype=torch.float64)
     stock = parametrizations.spectral_norm(Weighted(weight)).eval()  # in training each reading iterates
     ours = Weighted(weight)
