@@ -168,15 +168,20 @@ def test_a_normalised_convolution_is_computed_with_its_activation(monkeypatch, a
         assert (found - wanted).norm() < least * wanted.norm()
 
 
-def test_the_norm_is_exact_under_autocast():
+def test_the_norm_is_exact_under_autocast(monkeypatch):
+    """On a GPU autocast would cast the product of a matrix and a vector, too."""
     conv = Conv3d(3, 4, 2)
     add_spectral_norm(conv)
+    multiply = torch.mv
+    casts = []
+    monkeypatch.setattr(torch, "mv", lambda *x: casts.append(torch.is_autocast_enabled("cpu")) or multiply(*x))
     plain = conv.weight
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(conv.weight, plain)
         vectors = [buffer.clone() for buffer in conv.buffers()]
         iterate(conv)
         within = [buffer.clone() for buffer in conv.buffers()]
+    assert len(casts) == 4 and not any(casts)
     for buffer, before in zip(conv.buffers(), vectors, strict=True):
         buffer.copy_(before)
     iterate(conv)
