@@ -58,6 +58,12 @@ class ModelConfig(Settings):
     frame_every: int = Field(1, ge=1, le=64)
     """The discriminators of frames and differences see every n-th of them, starting at another one in the next clip,
     but at least two frames and one difference per clip."""
+    d_norm: Literal["batch", "none", "group", "spectral"] = "batch"
+    """Normalisation in the discriminators: of the `batch`, of each clip in channel `group`s, of the weights by their
+    `spectral` norm, or `none`. With all but `batch` a clip's logits do not depend on the other clips."""
+    d_blocks: int = Field(0, ge=0, le=64)
+    """Residual blocks of two 3x3(x3) convolutions after each strided layer of the discriminators; a block starts as the
+    identity. Needs a --d-norm other than batch."""
     base_width: int = Field(64, ge=1, le=65536)
     """Feature maps of the layer next to the clip; they double each time the size is halved, up to 8 times this."""
     vocabulary: Annotated[tuple[str, ...], Hidden] = ()
@@ -93,6 +99,12 @@ class ModelConfig(Settings):
     def _motion_within_latent(self) -> Self:
         if self.motion_latent is not None and self.motion_latent > self.latent:
             raise UserError(f"--motion-latent {self.motion_latent} is more than --latent {self.latent}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_blocks_with_batch_norm(self) -> Self:
+        if self.d_blocks and self.d_norm == "batch":
+            raise UserError(f"--d-blocks {self.d_blocks} needs --d-norm none, group or spectral; or use --d-blocks 0")
         return self
 
     @property

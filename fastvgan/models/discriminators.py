@@ -4,12 +4,15 @@ The first returns one logit per clip, the others one per frame or difference. Ea
 `Discriminators`, with the trunk of its clip discriminator; the other two are the same in both families.
 """
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from fastvgan.models.conditions import Condition
+from fastvgan.layers.spectral import add_spectral_norm
+from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.head import Projection, ScoreHead
 from fastvgan.models.sizes import stages
@@ -32,17 +35,23 @@ class Discriminators(nn.Module):
     def __init__(self, config: ModelConfig, trunk: nn.Module, channels: int, size: tuple[int, int, int]):
         super().__init__()
         self.names = config.discriminators
+        self.is_spectral = config.d_norm == "spectral"
         if "clip" in self.names:
             self.trunk, self.head = trunk, ScoreHead(config, channels, size)
         self.others = nn.ModuleDict(
             {name: _KINDS[name](config) for name in ("frame", "difference") if name in self.names}
         )
+        if self.is_spectral:
+            # No clip passes through the encoders of conditions, and bounded ones would leave captions little weight.
+            add_spectral_norm(self, ConditionEncoder)
 
     def features(self, x: torch.Tensor, c: Condition | None = None) -> list[Projection]:
         """Encode clips x (N, C, T, H, W) in [-1, 1] for `score`, once per discriminator."""
-        found = [self.head(self.trunk(x, c))] if "clip" in self.names else []
-        image = None if c is None else c.image
-        return found + [other(x, image) for other in self.others.values()]
+        # Each weight is normalised once, although its layer reads it several times.
+        with parametrize.cached() if self.is_spectral else contextlib.nullcontext():
+            found = [self.head(self.trunk(x, c))] if "clip" in self.names else []
+            image = None if c is None else c.image
+            return found + [other(x, image) for other in self.others.values()]
 
     def score(self, projections: list[Projection], c: Condition | None = None) -> list[torch.Tensor]:
         """Compute the logits of each discriminator.

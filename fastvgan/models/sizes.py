@@ -11,6 +11,16 @@ if TYPE_CHECKING:
 Size = tuple[int, int, int]
 
 
+class ConvSizes(NamedTuple):
+    """Arguments of a convolution: channels before and after it, and its sizes for (T, H, W)."""
+
+    before: int
+    after: int
+    kernel: Size
+    stride: Size
+    padding: Size
+
+
 class Stage(NamedTuple):
     """A layer of a generator, from a smaller to a larger size, or of a discriminator, from the larger to the smaller.
 
@@ -121,6 +131,9 @@ def count_min_weights(config: "ModelConfig") -> tuple[int, int]:
         lstm_of_g, lstm_of_d = 36 * 2 * widths[0] ** 2, 36 * states * (widths[0] + states)
         first = config.latent * widths[0] * math.prod(plan[0].small[1:])
     of_d = trunk + lstm_of_d if "clip" in config.discriminators else trunk
+    # Two convolutions per block, of 3x3x3 in the clip discriminator of 3D convolutions, else of 3x3.
+    kernel = 27 if is_3d and "clip" in config.discriminators else 9
+    of_d += 2 * kernel * config.d_blocks * sum(width**2 for width in widths)
     return first + trunk + refining + lstm_of_g, of_d
 
 

@@ -1,16 +1,22 @@
 """The decoder of generators and the encoders of discriminators, shared by both families."""
 
+import math
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
+from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d, GroupNormAct
 from fastvgan.layers.deferred import Pending, chain, conv_act, resolve
 from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.sizes import Stage, features
+from fastvgan.models.sizes import ConvSizes, Size, Stage, features
 from fastvgan.models.warp import CHANNELS, GeneratorOutput, compose
+
+_MOST_GROUPS = 32  # the default of Wu & He 2018 (Group Normalization)
+_LEAKY: Any = {"activation": "leaky_relu", "negative_slope": 0.2}
 
 
 class Decoder(nn.Module):
@@ -60,77 +66,179 @@ def _refinement(count: int, width: int) -> list[nn.Module]:
     return [ConvNormAct3d(width, width, (1, 3, 3), 1, (0, 1, 1), activation="relu") for _ in range(count)]
 
 
-class Encoder(nn.Module):
-    """Encodes clips (N, C, T, H, W) as features (N, `out_channels`, t, h, w) of the plan's smallest size.
+class _DiscriminatorEncoder(nn.Module):
+    """Convolutions with leaky ReLUs from a clip (N, C, T, H, W) to features (N, `out_channels`, t, h, w).
 
-    In a model whose condition has a first frame, that frame is concatenated to each frame of the clip. Every layer but
-    the first has batch norm.
+    In a model whose condition has a first frame, that frame is concatenated to each frame of the clip. With `d_norm`
+    "batch" every layer but the first has batch norm; see `PerClipLayers` for the others.
 
     Args:
-        config: its `base_width`, `channels` and `condition` are used.
-        plan: the layers of the generator, smallest size first.
+        config: its `base_width`, `channels`, `condition`, `d_norm` and `d_blocks` are used.
+        layers: the convolutions, from the clip to the features.
     """
 
-    def __init__(self, config: ModelConfig, plan: list[Stage]):
+    def __init__(self, config: ModelConfig, layers: list[ConvSizes]):
         super().__init__()
         self.sees_image = "image" in config.condition
-        down = plan[::-1]
-        widths = features(len(down), config.base_width)
-        self.out_channels = widths[-1]
-        channels, first = config.channels * (1 + self.sees_image), down[0]
-        self.first = Conv3d(channels, widths[0], first.kernel, first.stride, first.padding, bias=False)
-        layers = zip(down[1:], widths, widths[1:], strict=False)
-        self.middle = nn.Sequential(
-            *(
-                ConvNormAct3d(before, after, s.kernel, s.stride, s.padding, activation="leaky_relu", negative_slope=0.2)
-                for s, before, after in layers
-            )
-        )
+        self.out_channels = layers[-1].after
+        self.per_clip = None
+        if config.d_norm != "batch":
+            self.per_clip = PerClipLayers(config, layers)
+            return
+        self.first = Conv3d(*layers[0], bias=False)
+        self.middle = nn.Sequential(*(ConvNormAct3d(*sizes, **_LEAKY) for sizes in layers[1:]))
 
-    def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
-        """Encode clips x (N, C, T, H, W)."""
+    def encode(self, x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+        """Encode clips x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
         if self.sees_image:
-            x = concat_image(x, None if c is None else c.image)  # (N, 2C, T, H, W)
-        x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T or T/2, H/2, W/2)
+            x = concat_image(x, image)  # (N, 2C, T, H, W)
+        if self.per_clip is not None:
+            return self.per_clip(x)
+        x = conv_act(self.first, x, **_LEAKY)  # (N, width, T or T/2, H/2, W/2)
         layers: Any = self.middle  # ConvNormAct3d
         return resolve(chain(layers, x))  # (N, F, t, h, w)
 
 
-class FrameEncoder(nn.Module):
+def _first_channels(config: ModelConfig) -> int:
+    return config.channels * (1 + ("image" in config.condition))
+
+
+class Encoder(_DiscriminatorEncoder):
+    """Encodes clips (N, C, T, H, W) as features (N, `out_channels`, t, h, w) of the plan's smallest size.
+
+    Args:
+        config: see `_DiscriminatorEncoder`.
+        plan: the layers of the generator, smallest size first.
+    """
+
+    def __init__(self, config: ModelConfig, plan: list[Stage]):
+        widths = [_first_channels(config), *features(len(plan), config.base_width)]
+        layers = zip(plan[::-1], pairwise(widths), strict=True)
+        super().__init__(config, [ConvSizes(*width, s.kernel, s.stride, s.padding) for s, width in layers])
+
+    def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+        """Encode clips x (N, C, T, H, W)."""
+        return self.encode(x, None if c is None else c.image)
+
+
+class FrameEncoder(_DiscriminatorEncoder):
     """Encodes single frames (N, C, T, H, W) as features (N, `out_channels`, T, h, w) of the plan's smallest size.
 
     Recognising shapes takes more layers than telling real from generated frames, so a 3x3 convolution follows each
-    strided one. A first frame as the condition is concatenated to each frame, as in `Encoder`.
+    strided one.
 
     Args:
-        config: its `base_width`, `channels` and `condition` are used.
+        config: see `_DiscriminatorEncoder`.
         plan: the layers for frames (temporal=False), smallest size first.
     """
 
     def __init__(self, config: ModelConfig, plan: list[Stage]):
-        super().__init__()
-        self.sees_image = "image" in config.condition
         down = plan[::-1]
         widths = features(len(down) + 1, config.base_width)
-        self.out_channels = widths[-1]
-        channels, first = config.channels * (1 + self.sees_image), down[0]
-        self.first = Conv3d(channels, widths[0], first.kernel, first.stride, first.padding, bias=False)
-        leaky: Any = {"activation": "leaky_relu", "negative_slope": 0.2}
-        layers: list[nn.Module] = []
-        for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers.append(ConvNormAct3d(before, after, (1, 3, 3), 1, (0, 1, 1), **leaky))
-            if number + 1 < len(down):
-                s = down[number + 1]
-                layers.append(ConvNormAct3d(after, after, s.kernel, s.stride, s.padding, **leaky))
-        self.middle = nn.Sequential(*layers)
+        layers, channels = [], _first_channels(config)
+        for s, (width, after) in zip(down, pairwise(widths), strict=True):
+            layers.append(ConvSizes(channels, width, s.kernel, s.stride, s.padding))
+            layers.append(ConvSizes(width, after, (1, 3, 3), (1, 1, 1), (0, 1, 1)))
+            channels = after
+        super().__init__(config, layers)
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:
         """Encode frames x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
-        if self.sees_image:
-            x = concat_image(x, image)  # (N, 2C, T, H, W)
-        x = conv_act(self.first, x, "leaky_relu", 0.2)  # (N, width, T, H/2, W/2)
-        layers: Any = self.middle  # ConvNormAct3d
-        return resolve(chain(layers, x))  # (N, F, T, h, w)
+        return self.encode(x, image)
+
+
+class PerClipLayers(nn.Module):
+    """Convolutions with residual blocks and leaky ReLUs, for `d_norm` "none", "group" and "spectral".
+
+    With "group" every layer but the first has a group norm. If no layer sees more than one frame, the norm's statistics
+    are those of each frame, so that frames are scored one by one.
+
+    Args:
+        config: its `d_norm` and `d_blocks` are used.
+        layers: the convolutions, from the clip to the features.
+    """
+
+    def __init__(self, config: ModelConfig, layers: list[ConvSizes]):
+        super().__init__()
+        is_temporal = any(layer.kernel[0] > 1 for layer in layers)
+        has_norm = config.d_norm == "group"
+        self._splits_frames = has_norm and not is_temporal
+        strided = [max(layer.stride) > 1 for layer in layers]
+        # Fixup's rule for branches of two layers: the first one's weights are smaller the more branches there are.
+        gain = max(config.d_blocks * sum(strided), 1) ** -0.5
+        kernel: Size = (3, 3, 3) if is_temporal else (1, 3, 3)
+        self.layers = nn.Sequential()
+        for number, (layer, has_blocks) in enumerate(zip(layers, strided, strict=True)):
+            blocks = [
+                _ResidualBlock(layer.after, kernel, has_norm, gain) for _ in range(config.d_blocks if has_blocks else 0)
+            ]
+            self.layers.append(_Layer(layer, blocks, has_norm and number > 0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Encode clips x (N, C, T, H, W) as features (N, F, t, h, w)."""
+        if not self._splits_frames:
+            return self.layers(x)
+        frames = x.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (N T, C, 1, H, W), a view of channels-last clips
+        y = self.layers(frames).squeeze(2)  # (N T, F, h, w)
+        return y.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)  # (N, F, T, h, w)
+
+
+class _Layer(nn.Module):
+    """A convolution, residual blocks, and a leaky ReLU with or without a group norm."""
+
+    def __init__(self, sizes: ConvSizes, blocks: Iterable[nn.Module], has_norm: bool):
+        super().__init__()
+        self.conv = _convolution(sizes, not has_norm)
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = _group_norm(sizes.after) if has_norm else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm is None and not len(self.blocks):
+            return conv_act(self.conv, x, **_LEAKY)
+        y = self.blocks(conv_act(self.conv, x))
+        return nn.functional.leaky_relu(y, 0.2) if self.norm is None else self.norm(y)
+
+
+class _ResidualBlock(nn.Module):
+    """x + conv(activation(conv(activation(x)))), where the last convolution is zero before training.
+
+    The order is that of He et al. 2016 (Identity mappings). The zero layer, in place of norms, is from Fixup (Zhang et
+    al. 2019), as in R3GAN (Huang et al. 2024).
+    """
+
+    def __init__(self, width: int, kernel: Size, has_norm: bool, gain: float):
+        super().__init__()
+        padding = kernel[0] // 2, kernel[1] // 2, kernel[2] // 2
+        sizes = ConvSizes(width, width, kernel, (1, 1, 1), padding)
+        self.norms = nn.ModuleList([_group_norm(width), _group_norm(width)] if has_norm else [])
+        self.first, self.last = (_convolution(sizes, not has_norm) for _ in range(2))
+        with torch.no_grad():
+            self.first.weight *= gain
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norms:
+            before, between = self.norms
+            return x + conv_act(self.last, between(conv_act(self.first, before(x))))
+        y = conv_act(self.first, nn.functional.leaky_relu(x, 0.2), **_LEAKY)
+        return x + conv_act(self.last, y)
+
+
+def _convolution(sizes: ConvSizes, has_bias: bool) -> Conv3d:
+    """A convolution that keeps the variance of what leaky ReLUs pass on (He et al. 2015), which no norm restores."""
+    conv = Conv3d(*sizes, bias=has_bias)
+    nn.init.kaiming_normal_(conv.weight, a=0.2)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _group_norm(channels: int) -> GroupNormAct:
+    """A group norm with at most 32 groups of at least two channels; the group of a single channel is that channel."""
+    groups = math.gcd(_MOST_GROUPS, channels)
+    if groups == channels > 1:
+        groups //= 2
+    return GroupNormAct(groups, channels, **_LEAKY)
 
 
 class FirstFrame(nn.Module):

@@ -69,4 +69,6 @@ def clip_bytes(model: ModelConfig, precision: torch.dtype) -> int:
     every = 1 if "clip" in model.discriminators else frame_stride(model)
     clip = model.frames * model.height * model.width * model.channels
     # Real and generated clips are always float32.
-    return (values * (1 + model.refine) + values // every) * precision.itemsize + 2 * clip * 4
+    # D's maps are about as large as G's, and each residual block adds two.
+    of_d = values * (1 + 2 * model.d_blocks) // every
+    return (values * (1 + model.refine) + of_d) * precision.itemsize + 2 * clip * 4

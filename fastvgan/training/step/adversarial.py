@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastvgan.layers import spectral
 from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.losses import OBJECTIVES, PairedObjective, contrast, diversity, feature_diversity, mean_differences
 from fastvgan.models import Condition, build
@@ -132,6 +133,8 @@ class AdversarialStep:
         second pass anyway, since keeping the clips would keep them for all parts at once.
         """
         before = copy_bytes(self._buffers())
+        # Once per step, so that all its passes, and all parts of its batch, see D's weights divided by the same norms.
+        spectral.iterate(self.discriminator)
         refresh(*self._copies)
         with self._use_copies():
             return StepStart(before, self._generate(inputs) if self.accumulate == 1 else None)
@@ -359,8 +362,9 @@ class AdversarialStep:
 
 
 def _convolution_weights(network: nn.Module) -> list[nn.Parameter]:
-    """Return the weights that convolutions cast, including a ConvLSTM's and 2-D ones."""
-    return [p for p in network.parameters() if p.dim() >= 3 and p.dtype == torch.float32]
+    """Return the weights that convolutions cast, including a ConvLSTM's and 2-D ones; no original of another weight."""
+    named = ((name, p) for name, p in network.named_parameters() if p.dim() >= 3 and p.dtype == torch.float32)
+    return [p for name, p in named if not spectral.is_original(name)]
 
 
 def reads_copies(device: torch.device) -> bool:

@@ -1,0 +1,257 @@
+"""What objectives and norms of D do to the scores on the digits: a table objective x discriminators x norm x seed.
+
+    python bench/objectives.py --out FILE.jsonl --minutes 20 [-- flags of every run, such as --preset digits-conv3d]
+
+Each cell is `python -m fastvgan.train` in its own folder and on one thread, then `python -m fastvgan.evaluate`; two
+cells run at a time. With --minutes a cell first trains 20 steps, and their median time determines its number of steps;
+with --steps every cell has the same number. A row is appended to FILE as soon as its cell is done. The same command
+skips the rows that are already there (failed ones too, unless --retry is given) and resumes interrupted runs.
+Ends by printing a Markdown table of mean ± standard deviation over seeds.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "gpu")]
+
+import cpuinfo  # noqa: E402  (py-cpuinfo, which pytest-benchmark needs)
+import yaml  # noqa: E402
+from part import origin  # noqa: E402
+
+# The flags of each objective besides its name; --flags replaces them.
+OBJECTIVES = {
+    "nonsaturating": "",
+    "minimax": "",
+    "hinge": "",
+    "wgan-gp": "--gp 10",
+    "relativistic": "--r1 1 --r2 1",
+}
+SCORES = ("joint", "held_out_joint", "diversity", "frechet", "kernel")
+_TIMED_STEPS = 20
+_WARM_STEPS = 5
+
+
+class Cell(NamedTuple):
+    """One run: its objective, discriminators joined by "+", norm of D, and seed."""
+
+    objective: str
+    discriminators: str
+    norm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return "-".join((self.objective, self.discriminators, self.norm, str(self.seed)))
+
+
+class Failure(Exception):
+    """A command of a cell ended with another status than 0."""
+
+
+class Bench:
+    """The table's cells and how to run them.
+
+    Args:
+        options: the command's options.
+        shared: flags of every training run.
+    """
+
+    def __init__(self, options: argparse.Namespace, shared: list[str]):
+        self.options, self.shared = options, shared
+        self.flags = OBJECTIVES | dict(each.split("=", 1) for each in options.flags)
+        self.work = options.work or options.out.with_suffix("")
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen] = set()
+        self._is_stopping = False
+
+    def cells(self) -> list[Cell]:
+        """Return all cells, all of one seed before those of the next."""
+        o = self.options
+        return [
+            Cell(*rest, seed) for seed, *rest in itertools.product(o.seeds, o.objectives, o.discriminators, o.norms)
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Read the rows that are already in the file, the newest of each cell."""
+        if not self.options.out.exists():
+            return []
+        lines = self.options.out.read_text(encoding="utf-8").splitlines()
+        return list({_cell(row): row for row in map(json.loads, lines)}.values())
+
+    def run(self) -> None:
+        """Run the cells without a row, and append their rows."""
+        _drop_partial_line(self.options.out)
+        done = {_cell(row) for row in self.rows() if not (self.options.retry and row["failure"])}
+        missing = [cell for cell in self.cells() if cell not in done]
+        print(f"{len(missing)} of {len(self.cells())} cells to run, {self.options.jobs} at a time", flush=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            futures = [pool.submit(self._measure, cell) for cell in missing]
+            try:
+                for future in as_completed(futures):
+                    self._append(future.result())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop()
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with self.options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        scores = ", ".join(f"{name} {_spread([row['scores'][name]])}" for name in SCORES if name in row["scores"])
+        print(f"{_cell(row).name}: {row['failure'] or scores}", flush=True)
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._is_stopping = True
+            for process in self._processes:
+                process.send_signal(signal.SIGTERM)  # training saves its state and ends
+
+    def _measure(self, cell: Cell) -> dict[str, Any]:
+        row: dict[str, Any] = {**cell._asdict(), "flags": " ".join(self._training(cell)), **head()}
+        try:
+            steps, seconds = self._count_steps(cell)
+            folder = self.work / cell.name
+            resume = ["--resume", "auto"] if (folder / "config.yaml").exists() else []
+            self._command("train", cell, *self._training(cell), "--run-dir", folder, "--steps", steps, *resume)
+            path = folder / "scores.json"
+            clips = ["--clips", self.options.clips]
+            self._command("evaluate", cell, "--run", folder, "--json", path, "--device", "cpu", *clips)
+            scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        except Failure as failure:
+            return row | {"failure": str(failure), "scores": {}}
+        return row | {"failure": None, "steps": steps, "seconds_per_step": seconds, "scores": scores}
+
+    def _training(self, cell: Cell) -> list[str]:
+        own = ["--objective", cell.objective, "--discriminators", *cell.discriminators.split("+")]
+        own += ["--d-norm", cell.norm, "--seed", str(cell.seed), "--device", "cpu"]
+        own += ["--d-blocks", str(self.options.blocks)] if cell.norm != "batch" else []
+        return [*self.shared, *own, *self.flags[cell.objective].split()]
+
+    def _count_steps(self, cell: Cell) -> tuple[int, float | None]:
+        """Return the number of steps of a cell, and the median seconds per step that it follows from."""
+        if self.options.steps:
+            return self.options.steps, None
+        folder = self.work / f"{cell.name}-timed"
+        if not (folder / "report.html").exists():
+            resume = ["--resume", "auto"] if (folder / "config.yaml").exists() else []
+            few = ["--steps", _TIMED_STEPS, "--log-every", 1, "--evaluate-clips", 16]
+            self._command("train", cell, *self._training(cell), "--run-dir", folder, *few, *resume)
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rates = [json.loads(line)["videos_per_second"] for line in lines][_WARM_STEPS:]
+        batch = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["training"]["batch_size"]
+        seconds = batch / statistics.median(rates)
+        return max(1, round(60 * self.options.minutes / seconds)), seconds
+
+    def _command(self, name: str, cell: Cell, *arguments: object) -> None:
+        """Run a command of fastvgan on one thread.
+
+        Raises:
+            Failure: it ended with another status than 0; the message is its last line.
+        """
+        command = [sys.executable, "-m", f"fastvgan.{name}", *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        log = self.work / f"{cell.name}.log"
+        with self._lock:
+            if self._is_stopping:
+                raise Failure("interrupted")
+            with log.open("a", encoding="utf-8") as out:
+                process = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                )
+            self._processes.add(process)
+        status = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        if status:
+            last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            raise Failure(f"{name} ended with status {status}: {last[-1] if last else 'without a message'}")
+
+
+def head() -> dict[str, Any]:
+    """Return the machine, the versions and the commit of a row."""
+    facts = {name: value for name, value in origin().items() if name in ("versions", "commit", "date")}
+    return {"cpu": cpuinfo.get_cpu_info().get("brand_raw", "unknown"), **facts}
+
+
+def _drop_partial_line(path: Path) -> None:
+    """Remove a last line without an end, whose writing was interrupted."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not text.endswith("\n"):
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    return Cell(*(row[name] for name in Cell._fields))
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: a line per objective, discriminators and norm, over all seeds."""
+    yield "| objective | discriminators | norm of D | steps | seeds | " + " | ".join(SCORES) + " |"
+    yield "| --- " * (5 + len(SCORES)) + "|"
+    rows = sorted(rows, key=_cell)
+    for (objective, discriminators, norm), group in itertools.groupby(rows, lambda row: _cell(row)[:3]):
+        members = list(group)
+        good = [row for row in members if not row["failure"]]
+        steps = round(statistics.mean(row["steps"] for row in good)) if good else "-"
+        failed = f", {len(members) - len(good)} failed" if len(good) < len(members) else ""
+        cells = [objective, discriminators, norm, steps, f"{len(good)}{failed}"]
+        cells += [_spread([row["scores"][name] for row in good if name in row["scores"]]) for name in SCORES]
+        yield "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _spread(values: list[Any]) -> str:
+    # A score with an interval is {"value", "low", "high"}; one that is not finite is None.
+    numbers = [value["value"] if isinstance(value, dict) else value for value in values]
+    numbers = [number for number in numbers if number is not None]
+    if not numbers:
+        return "-"
+    spread = f" ± {statistics.stdev(numbers):.3g}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.3g}{spread}"
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line: the options, and the flags of every run, which follow "--"."""
+    own, shared = arguments, []
+    if "--" in arguments:
+        own, shared = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="folder of the runs; default: FILE without .jsonl")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="training time of each cell")
+    length.add_argument("--steps", type=int, help="training steps of each cell")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--discriminators", nargs="+", default=["clip", "clip+frame"], metavar="NAME+NAME")
+    parser.add_argument("--norms", nargs="+", default=["batch", "none", "group", "spectral"])
+    parser.add_argument("--blocks", type=int, default=0, help="--d-blocks of all norms but batch")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--clips", type=int, default=960, help="clips of an evaluation")
+    parser.add_argument("--jobs", type=int, default=2, help="cells that run at a time")
+    parser.add_argument("--retry", action="store_true", help="run failed cells again")
+    parser.add_argument("--flags", nargs="+", default=[], metavar="OBJECTIVE=FLAGS", help="such as hinge='--r1 1'")
+    return parser.parse_args(own), shared
+
+
+def main() -> None:
+    """Run the command."""
+    bench = Bench(*parse(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the `finally` that stops the child processes
+    bench.run()
+    print("\n".join(table(bench.rows())))
+
+
+if __name__ == "__main__":
+    main()

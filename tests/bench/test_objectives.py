@@ -1,0 +1,79 @@
+"""The table of objectives and norms: rows as they come, no cell twice, failures in the table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.fixture
+def objectives(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
+    import objectives
+
+    monkeypatch.setattr(objectives, "head", dict)
+    return objectives
+
+
+def bench(objectives, monkeypatch, tmp_path, *flags, fails=()):
+    """A bench whose commands write the files that fastvgan's would, and note what they were given."""
+    calls = []
+
+    def command(self, name, cell, *arguments):
+        calls.append((name, cell, [*map(str, arguments)]))
+        if cell.objective in fails:
+            raise objectives.Failure("train ended with status 2: error: no such objective")
+        if name == "evaluate":
+            path = Path(arguments[arguments.index("--json") + 1])
+            path.write_text(json.dumps({"scores": {"joint": 0.5 + 0.1 * cell.seed, "frechet": {"value": 3.0}}}))
+            return
+        folder = Path(arguments[arguments.index("--run-dir") + 1])
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text("training: {batch_size: 8}")
+        (folder / "metrics.jsonl").write_text('{"videos_per_second": 1}\n' * 5 + '{"videos_per_second": 4}\n' * 15)
+
+    monkeypatch.setattr(objectives.Bench, "_command", command)
+    options, shared = objectives.parse(["--out", str(tmp_path / "rows.jsonl"), "--discriminators", "clip", *flags])
+    return objectives.Bench(options, shared), calls
+
+
+def test_cells_are_run_once_and_resumed(objectives, monkeypatch, tmp_path):
+    flags = ["--steps", "7", "--objectives", "hinge", "nonsaturating", "--norms", "none", "--seeds", "0", "1"]
+    first, calls = bench(objectives, monkeypatch, tmp_path, *flags, "--", "--base-width", "4", fails=("hinge",))
+    first.run()
+    trained = [arguments for name, cell, arguments in calls if name == "train" and cell.objective != "hinge"]
+    assert len(trained) == 2 and all(" ".join(each).startswith("--base-width 4 --objective") for each in trained)
+    assert all("--d-norm none" in " ".join(each) and each[each.index("--steps") + 1] == "7" for each in trained)
+    lines = list(objectives.table(first.rows()))
+    assert len(lines) == 4 and "| hinge | clip | none | - | 0, 2 failed | - |" in lines[2]
+    assert "| nonsaturating | clip | none | 7 | 2 | 0.55 ± 0.0707 | - | - | 3 ± 0 | - |" in lines[3]
+    again, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    again.run()
+    assert calls == []
+    retried, calls = bench(objectives, monkeypatch, tmp_path, *flags, "--retry")
+    retried.run()
+    assert {cell.objective for _, cell, _ in calls} == {"hinge"} and len(retried.rows()) == 4
+    assert all(row["failure"] is None for row in retried.rows())
+
+
+def test_an_interrupted_run_is_resumed_and_a_row_without_an_end_is_not_one(objectives, monkeypatch, tmp_path):
+    flags = ["--steps", "7", "--objectives", "nonsaturating", "--norms", "batch", "--seeds", "0"]
+    one, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    one.run()
+    text = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(text[:-10])
+    other, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    other.run()
+    assert calls[0][2][-2:] == ["--resume", "auto"] and len(other.rows()) == 1
+
+
+def test_equal_time_determines_the_steps(objectives, monkeypatch, tmp_path):
+    flags = ["--minutes", "3", "--objectives", "relativistic", "--norms", "group", "--seeds", "0"]
+    one, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    one.run()
+    assert [name for name, _, _ in calls] == ["train", "train", "evaluate"]
+    (row,) = one.rows()
+    assert (row["steps"], row["seconds_per_step"]) == (90, 2.0)  # 180 s at 8 clips per step and 4 per second
+    assert row["flags"].endswith("--r1 1 --r2 1")
