@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.nn.functional import avg_pool2d
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _CHUNK = 64  # clips that are measured at once
@@ -12,14 +13,15 @@ _PERIODS = (2, 4)  # of patterns that upsampling by 2 leaves: those of the last 
 def end_sharpness(video: torch.Tensor) -> tuple[float, float]:
     """Return the sharpness of the first and of the last frame, relative to the middle half of the frames.
 
-    A frame's sharpness is the mean absolute difference of neighbouring pixels.
+    A frame's sharpness is the mean absolute difference of neighbouring cells of 2x2 pixels. Single pixels would count a
+    checkerboard as sharpness.
 
     Args:
-        video: uint8 (N, T, H, W, C).
+        video: uint8 (N, T, H, W, C), H and W even and at least 4.
     """
     total = torch.zeros(video.shape[1], dtype=torch.float64)
     for part in video.split(_CHUNK):
-        grey = _grey(part)  # (n, T, H, W)
+        grey = avg_pool2d(_grey(part), 2)  # (n, T, H/2, W/2)
         down, across = grey.diff(dim=2).abs(), grey.diff(dim=3).abs()
         total += down.mean((2, 3)).sum(0) + across.mean((2, 3)).sum(0)
     frames = len(total)

@@ -59,13 +59,22 @@ def test_blank_clips_have_no_pattern_and_no_sharp_frame():
 @given(frames=st.integers(4, 20), height=st.integers(2, 9), width=st.integers(2, 9), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_sharpness_of_the_ends_by_numpy(frames, height, width, seed):
-    video = np.random.default_rng(seed).integers(0, 256, (3, frames, height, width, 3), dtype=np.uint8)
-    grey = video @ np.array([0.299, 0.587, 0.114])
+    video = np.random.default_rng(seed).integers(0, 256, (3, frames, 2 * height, 2 * width, 3), dtype=np.uint8)
+    grey = (video @ np.array([0.299, 0.587, 0.114])).reshape(3, frames, height, 2, width, 2).mean((3, 5))
     down, across = np.abs(np.diff(grey, axis=2)), np.abs(np.diff(grey, axis=3))
     sharpness = down.mean((0, 2, 3)) + across.mean((0, 2, 3))
     middle = sharpness[frames // 4 : frames - frames // 4].mean()
     found = end_sharpness(torch.from_numpy(video))
     assert found == pytest.approx((sharpness[0] / middle, sharpness[-1] / middle))
+
+
+def test_a_checkerboard_is_not_sharpness():
+    clips = textures(8, 8, 32)
+    i = torch.arange(32)
+    pattern = torch.zeros(8, 32, 32)
+    pattern[0] = 20 * torch.cos(torch.pi * (i[:, None] + i))
+    first, last = end_sharpness(add(clips, pattern))
+    assert first == pytest.approx(1, abs=0.05) and last == pytest.approx(1, abs=0.05)
 
 
 def test_a_blurred_end_is_noticed():
