@@ -19,7 +19,7 @@ for a model without one). `noise(n, seed)` returns noise for n clips on the CPU.
     varied_digit, varied_colour,    share of pairs of clips of one condition that differ in a word that is not part of
     varied_motion                   the condition, relative to real clips (digits only)
     end_sharpness                   sharpness of the first or last frame relative to the middle ones', the worse of both
-    grid_pattern                    strength of a regular pattern of pixels over that of real clips, in dB
+    grid_pattern                    strongest regular pattern of pixels above real clips, in dB; 0 or less without one
     copies                          share of clips that are copies of training clips
     frechet, kernel                 distances from real clips
 """
@@ -32,7 +32,7 @@ import torch
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Source
 from fastvgan.metrics import readers
-from fastvgan.metrics.artefacts import end_sharpness, grid_peaks
+from fastvgan.metrics.artefacts import end_sharpness, grid_pattern, measure_grid
 from fastvgan.metrics.caption_match import CHANCE, match, match_shuffled
 from fastvgan.metrics.diversity import mean_difference, pair_within_groups, share_of_differing
 from fastvgan.metrics.frechet import FrechetDistance
@@ -120,7 +120,7 @@ class Evaluator:
         self._frechet = FrechetDistance(self._real.features, seed)
         self._kernel = KernelDistance(self._real.features, self.prompts.strata, seed)
         self._real_near: dict[bool, torch.Tensor] = {}
-        self._real_peaks = grid_peaks(self.prompts.real)
+        self._real_grid = measure_grid(self.prompts.real)
         self._real_difference = None
         if self.prompts.real_group is not None:
             self._real_difference = mean_difference(self.prompts.real, *pair_within_groups(self.prompts.real_group))
@@ -215,9 +215,8 @@ class Evaluator:
         scores["end_sharpness"] = min(first, last)
         rows.append(Row("sharpness of the first frame / middle ones", first, real_first))
         rows.append(Row("sharpness of the last frame / middle ones", last, real_last))
-        peaks = grid_peaks(video)
-        scores["grid_pattern"] = (peaks - self._real_peaks).max().item()
-        rows.append(Row("strongest grid pattern", peaks.max().item(), self._real_peaks.max().item(), unit="dB"))
+        scores["grid_pattern"] = pattern = grid_pattern(measure_grid(video), self._real_grid)
+        rows.append(Row("strongest grid pattern, above real clips", pattern, unit="dB"))
 
     def _nearest_of_real(self, thorough: bool) -> torch.Tensor:
         if thorough not in self._real_near:

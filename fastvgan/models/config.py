@@ -45,8 +45,8 @@ class ModelConfig(Settings):
     """How G doubles sizes: by free transposed convolutions, or by transposed convolutions that are kept equal to
     nearest-neighbour upsampling and a convolution (`resize`), which leave no checkerboard and cost the same."""
     time_margin: bool = False
-    """G computes one more frame on each side of its feature maps and crops it, so that the first and last frame have as
-    much context as the others (3D family)."""
+    """Feature maps have one more frame on each side, so that the first and last frame of a clip have as much context in
+    G, and as much influence on D, as the others (3D family)."""
     refine: int = Field(0, ge=0, le=64)
     """3x3 convolutions before G's first layer and after each of its layers but the last; they sharpen shapes."""
     warp: bool = False

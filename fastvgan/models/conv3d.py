@@ -12,7 +12,7 @@ from fastvgan.models.conditions import Condition, ConditionEncoder
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.noise import NoiseDriven
-from fastvgan.models.sizes import generator_stages, stages
+from fastvgan.models.sizes import clip_stages
 from fastvgan.models.trunk import Decoder, Encoder
 from fastvgan.models.warp import GeneratorOutput, MotionPath
 
@@ -24,7 +24,7 @@ class Generator(NoiseDriven):
         super().__init__()
         self.latent, self.frames, self.clock = config.latent, config.frames, config.clock
         self.condition = ConditionEncoder(config) if config.condition else None
-        plan = generator_stages(config)
+        plan = clip_stages(config)
         decoder = Decoder(config, plan)
         known = self.condition.out_dim if self.condition else 0
         self.path = MotionPath(config.latent, known, config.frames, config.clock) if config.warp else None
@@ -68,6 +68,6 @@ class Discriminator(Discriminators):
     """`Discriminators` whose clip discriminator has strided 3D convolutions down to about 4x4x4, scored as a whole."""
 
     def __init__(self, config: ModelConfig):
-        plan = stages(config.frames, config.height, config.width)
+        plan = clip_stages(config)
         encoder = Encoder(config, plan)
         super().__init__(config, encoder, encoder.out_channels, plan[0].small)

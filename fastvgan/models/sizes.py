@@ -52,11 +52,12 @@ def stages(frames: int, height: int, width: int, temporal: bool = True) -> list[
 
 
 def add_time_margin(plan: list[Stage]) -> list[Stage]:
-    """Add a frame on each side of a generator's feature maps, which later layers crop.
+    """Add a frame on each side of feature maps: a generator's later layers crop it, a discriminator's pad as much more.
 
     Where a transposed convolution doubles the time, the frames at the ends of its result have half as many terms as the
-    others. With the margin they have as many. Layers that keep the time would need a wider margin in each layer before
-    them; they are the smallest ones, whose ends have 2 of 3 terms, and get a single frame too.
+    others, and a strided convolution reads them half as often. With the margin they have as many. Layers that keep the
+    time would need a wider margin in each layer before them; they are the smallest ones, whose ends have 2 of 3 terms,
+    and get a single frame too.
     """
     changed, after = [], 0
     for stage in reversed(plan):
@@ -95,8 +96,8 @@ def _kernel_stride_padding(before: int, after: int) -> tuple[int, int, int]:
     return (3, 2, 1) if after > before else (3, 1, 1)
 
 
-def generator_stages(config: "ModelConfig") -> list[Stage]:
-    """Plan the layers of a generator, smallest size first; see `stages` and `add_time_margin`."""
+def clip_stages(config: "ModelConfig") -> list[Stage]:
+    """Plan the layers of a generator, and of the discriminator of clips; see `stages` and `add_time_margin`."""
     is_3d = config.family == "conv3d"
     plan = stages(config.frames, config.height, config.width, temporal=is_3d)
     return add_time_margin(plan) if is_3d and config.time_margin else plan
@@ -104,7 +105,7 @@ def generator_stages(config: "ModelConfig") -> list[Stage]:
 
 def map_values(config: "ModelConfig") -> list[int]:
     """Return the number of values in each feature map of a generator for one clip, the smallest map first."""
-    plan = generator_stages(config)
+    plan = clip_stages(config)
     maps = [math.prod(plan[0].small), *(math.prod(stage.large) for stage in plan[:-1])]
     widths = features(len(plan), config.base_width)[::-1]
     return [size * channels for size, channels in zip(maps, widths, strict=True)]
@@ -116,7 +117,7 @@ def count_min_weights(config: "ModelConfig") -> tuple[int, int]:
     No network is built, so that a configuration larger than memory can be rejected.
     """
     is_3d = config.family == "conv3d"
-    plan = generator_stages(config)
+    plan = clip_stages(config)
     widths = features(len(plan), config.base_width)[::-1]
     trunk = sum(
         math.prod(stage.kernel) * before * after

@@ -10,7 +10,7 @@ from torch import nn
 from fastvgan.layers import ConvTranspose3d
 from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.models import ModelConfig, build, build_generator
-from fastvgan.models.sizes import add_time_margin, generator_stages, stages
+from fastvgan.models.sizes import add_time_margin, clip_stages, stages
 
 
 def config(**values):
@@ -96,7 +96,7 @@ def test_with_a_margin_all_frames_have_as_many_terms(frames):
     counts = {}
     for margin in (False, True):
         model = config(frames=frames, time_margin=margin)
-        plan = generator_stages(model)
+        plan = clip_stages(model)
         x = torch.ones(1, 1, plan[0].small[0], 1, 1, dtype=torch.float64)
         for stage in plan:
             layer = nn.ConvTranspose3d(
