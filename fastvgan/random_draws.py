@@ -29,6 +29,9 @@ class Purpose(IntEnum):
     WRONG_PART = 4
     CANDIDATES = 5
     SHUFFLE = 6
+    AUGMENT_REAL = 8
+    AUGMENT_FAKE = 9
+    AUGMENT_GENERATOR = 10
 
 
 class Draws:

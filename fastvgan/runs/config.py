@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
 from fastvgan.settings import Count, Seed, Settings
 
+AugmentName = Literal["color", "translation", "cutout", "none"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+_WITH_SIGNS = ("nonsaturating", "minimax", "hinge")  # objectives in which D's logits are above 0 for real clips
 
 
 class DataConfig(Settings):
@@ -84,6 +86,19 @@ class TrainingConfig(Settings):
     first_frame: float = Field(0.0, ge=0)
     """Weight of the mean squared error between a clip's first frame and the given one (0: none; models with a first
     frame as condition only)."""
+    coherence: float = Field(0.0, ge=0)
+    """Weight of the term that makes neighbouring frames of generated clips differ as much as those of real clips, so
+    that neither flicker nor standing still pays (0: none)."""
+    augment: tuple[AugmentName, ...] = ()
+    """Random changes of every clip that D sees, real or generated, the same in all of its frames, against overfitting to
+    few clips (DiffAugment): color, translation, cutout, several of these, or none."""
+    augment_strength: float = Field(1.0, ge=0, le=1)
+    """Probability with which a clip gets each change of --augment; with --augment-target, the largest one."""
+    augment_target: float | None = Field(None, gt=-1, lt=1)
+    """Adapt the probability of --augment, from 0, so that the mean sign of D's logits on real clips stays near this;
+    0.6 is usual. Default: a fixed probability."""
+    augment_clips: Count = 100_000
+    """Real clips in which --augment-target moves the probability from 0 to 1, at most."""
     redraw: float = Field(0.0, ge=0)
     """Weight of the share of pixels that G draws new instead of moving them (0: none; with --warp only)."""
     steps: Count | None = None
@@ -147,6 +162,27 @@ class TrainingConfig(Settings):
     def count_clips(self, size: int) -> int:
         """Return the number of clips drawn in those steps."""
         return self.count_steps(size) * self.batch_size
+
+    @field_validator("augment")
+    @classmethod
+    def _augment_each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(sorted(name for name in value if name != "none"))
+        if len(set(names)) < len(names) or (names and "none" in value):
+            raise ValueError("names each change once, or none alone")
+        return names
+
+    @model_validator(mode="after")
+    def _check_augment(self) -> Self:
+        if self.augment_target is None:
+            return self
+        if not self.augment:
+            raise UserError("--augment-target needs changes to adapt; add --augment color translation cutout")
+        if self.objective not in _WITH_SIGNS:
+            raise UserError(
+                f"--augment-target does not apply to --objective {self.objective}, whose logits have no sign that says "
+                "real; use --augment-strength"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_contrast(self) -> Self:

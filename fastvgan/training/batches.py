@@ -22,6 +22,7 @@ class Inputs(NamedTuple):
         c: conditions of the clips, or None.
         wrong: K conditions per clip with one wrong part, or None.
         is_image_wrong: whether the wrong part is the first frames; otherwise `wrong` has those of `c`.
+        samples: the clips' numbers in the run, int64 (N,), from which random numbers follow; None if nothing needs them.
     """
 
     real: torch.Tensor
@@ -29,6 +30,7 @@ class Inputs(NamedTuple):
     c: Condition | None = None
     wrong: Condition | None = None
     is_image_wrong: bool = False
+    samples: torch.Tensor | None = None
 
 
 class BatchMaker:
@@ -103,13 +105,13 @@ class BatchMaker:
         c = condition_from(*self._conditions.right(clips), real, self.parts)
         z = self._generator.arrange(normals(words[Purpose.TRAINING_NOISE]))
         if not self._wrong or c is None:
-            return Inputs(real, z, c)
+            return Inputs(real, z, c, samples=samples)
         chances = uniforms(words[Purpose.WRONG_CONDITION]).unflatten(1, (self._wrong, -1))
         start = None
         if self._conditions.needs_start:
             start = uniforms(self._step_draws(number[None])[Purpose.CANDIDATES]).squeeze()
         wrong = Condition(*self._conditions.wrong(clips, chances, start, part), c.image)
-        return Inputs(real, z, c, wrong)
+        return Inputs(real, z, c, wrong, samples=samples)
 
 
 def with_wrong_images(inputs: Inputs) -> Inputs:

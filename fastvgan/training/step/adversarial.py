@@ -25,9 +25,12 @@ from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators, sum_logits
 from fastvgan.models.warp import GeneratorOutput
+from fastvgan.random_draws import Purpose
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.batches import Inputs
+from fastvgan.training.coherence import coherence
 from fastvgan.training.parallel import Parallel
+from fastvgan.training.step.augmentation import Augmentation
 from fastvgan.training.step.passes import (
     draw,
     freeze,
@@ -63,6 +66,8 @@ class StepResult(NamedTuple):
             clips; NaN without that term.
         d_grad_norm, g_grad_norm: norms of the gradients.
         skipped: 1 if a gradient or a loss was not finite, so that an update was skipped; else 0.
+        d_sign, augment: mean sign of D's logits on real clips, and the probability of augmentations that follows it;
+            NaN with a fixed probability.
     """
 
     d_loss: torch.Tensor
@@ -76,10 +81,12 @@ class StepResult(NamedTuple):
     d_grad_norm: torch.Tensor
     g_grad_norm: torch.Tensor
     skipped: torch.Tensor
+    d_sign: torch.Tensor
+    augment: torch.Tensor
 
 
-_D_SCALARS = ("d_loss", "d_real", "d_fake", "r1", "d_contrast", "d_grad_norm")
-_G_SCALARS = ("g_loss", "diversity", "g_contrast", "g_grad_norm", "skipped")
+_D_SCALARS = ("d_loss", "d_real", "d_fake", "r1", "d_contrast", "d_sign", "d_grad_norm")
+_G_SCALARS = ("g_loss", "diversity", "g_contrast", "g_grad_norm", "skipped", "augment")
 
 
 class StepStart(NamedTuple):
@@ -133,6 +140,7 @@ class AdversarialStep:
             )
         )
         self.objective = OBJECTIVES[config.objective]
+        self.augmentation = Augmentation(config, model.height, model.width, device, self._parallel.mean)
         self.decay, self._ema_share = config.ema, DeviceScalar(0, device)
         self._diversity_share = DeviceScalar(1, device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
@@ -140,6 +148,7 @@ class AdversarialStep:
         # How much real clips of one condition differ in each feature of a discriminator: from D's update for G's.
         self._real_differences = [torch.zeros(width, device=device) for width in self.discriminator.widths()]
         self.contrast, self.first_frame, self.redraw = config.contrast, config.first_frame, config.redraw
+        self.coherence = config.coherence
         self.r1, self.r1_every, self.accumulate = config.r1, config.r1_every, config.accumulate
         # Without its cache a cast made in one CUDA graph is never used in another.
         has_autocast = precision != torch.float32
@@ -223,7 +232,9 @@ class AdversarialStep:
         # A clip that is not finite has gone through the batch norms by now.
         restore_where(bad, self._buffers(), start.before)
         self._average()
-        self._add_to_totals(*mean, norm, bad)
+        used = self.augmentation.probability.clone() if self.augmentation.adapts else self._nan
+        self.augmentation.adapt(self._d_scalars[_D_SCALARS.index("d_sign")], bad)
+        self._add_to_totals(*mean, norm, bad, used)
 
     def set_rates(self, share: float) -> None:
         """Set both learning rates to a share of the configured ones."""
@@ -241,11 +252,13 @@ class AdversarialStep:
         self.ema.load_state_dict(self.generator.state_dict())
         self.g_update.reset()
         self.d_update.reset()
+        self.augmentation.reset()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the state that exact resumption needs besides weights and moments: scalars () by name."""
         updates = {"generator": self.g_update, "discriminator": self.d_update}
-        return {f"{name}/{key}": value for name, u in updates.items() for key, value in u.state().items()}
+        parts = {**updates, "augment": self.augmentation}
+        return {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
 
     def _build_networks(self) -> "tuple[Generator, Discriminators]":
         torch.manual_seed(self._seed)
@@ -287,7 +300,7 @@ class AdversarialStep:
         with self._d.no_sync():
             # In float16 a gradient's gradient would need its own scale.
             with contextlib.nullcontext() if regularise and self.d_update.is_scaled else self.autocast:
-                real = self._d(score_real, part)
+                real = self._d(score_real, self.augmentation.real(part))
                 apart = self._differences(part, real.features)
                 loss_real = sum_losses(partial(loss_on_real, self.objective), real.right, *real.wrong)
                 fits = sum_losses(contrast, real.right, *real.wrong) if self.contrast and real.wrong else None
@@ -298,12 +311,14 @@ class AdversarialStep:
             self.d_update.backward(self._per_part(cost))
         with self._d.no_sync(not is_last):
             with self.autocast:
-                on_fake = self._d(score, fake, self._fake_conditions(part.c))
+                shown = self.augmentation.fake(Purpose.AUGMENT_FAKE, part, fake, self._fake_conditions(part.c))
+                on_fake = self._d(score, *shown)
                 loss_fake = sum_losses(partial(loss_on_fake, self.objective, matching_aware=bool(real.wrong)), on_fake)
             self.d_update.backward(self._per_part(loss_fake))
         probabilities = mean_probability(real.right), mean_probability(on_fake)
         fits = self._nan if fits is None else fits.detach()
-        return ((loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits), apart
+        sign = sum_logits(real.right).detach().sign().mean() if self.augmentation.adapts else self._nan
+        return ((loss_real + loss_fake).detach(), *probabilities, penalty.detach(), fits, sign), apart
 
     def _differences(self, part: Inputs, features: "list[Projection]") -> list[list[torch.Tensor]]:
         if not self.feature_diversity or part.c is None:
@@ -318,13 +333,15 @@ class AdversarialStep:
         """Add G's gradients on one part; return scalars in the order of _G_SCALARS without norm and flag."""
         fake = drawn.clips
         with self.autocast:
-            c, d, fits = self._fake_conditions(part.c), self.discriminator, None
-            features = d.features(fake, c)
+            given, d, fits = self._fake_conditions(part.c), self.discriminator, None
+            shown, c = self.augmentation.fake(Purpose.AUGMENT_GENERATOR, part, fake, given)
+            features = d.features(shown, c)
             logits = d.score(features, c)
             loss = sum_losses(self.objective.generator, logits)
             if self.contrast and part.wrong is not None and any(x is not None for x in part.wrong[:2]):
                 # Wrong first frames would take another pass through D, so only the other parts are wrong here.
-                wrong = self._fake_conditions(part.wrong._replace(image=None if part.c is None else part.c.image))
+                wrong = self._fake_conditions(part.wrong._replace(image=None))
+                wrong = wrong and wrong._replace(image=None if c is None else c.image)
                 fits = sum_losses(contrast, logits, d.score(features, wrong))
             apart = varied = diversity(fake, part.z, self.diversity_target)
             if self.diversity and part.c is not None and drawn.picture is not None:
@@ -336,8 +353,10 @@ class AdversarialStep:
             seen = feature_diversity([each.pool() for each in features], self._real_differences, self._parallel.mean)
             cost = cost - self.feature_diversity * self._diversity_share.tensor * seen
         cost = cost if fits is None else cost + self.contrast * fits
-        if self.first_frame and c is not None and c.image is not None:
-            cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), c.image.float())
+        if self.first_frame and given is not None and given.image is not None:
+            cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), given.image.float())
+        if self.coherence:
+            cost = cost + self.coherence * coherence(fake, part.real, self._parallel.mean)
         if self.redraw and drawn.redrawn is not None:
             cost = cost + self.redraw * drawn.redrawn
         self.g_update.backward(self._per_part(cost), keep_graph)

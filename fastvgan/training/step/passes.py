@@ -92,7 +92,8 @@ def pair_conditions(c: Condition) -> Condition:
 def select_rows(inputs: Inputs, rows: slice) -> Inputs:
     """Select clips of a batch with their noise and conditions."""
     c, wrong = inputs.c and inputs.c.rows(rows), inputs.wrong and inputs.wrong.rows(rows)
-    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong, inputs.is_image_wrong)
+    samples = None if inputs.samples is None else inputs.samples[rows]
+    return Inputs(inputs.real[rows], inputs.z[rows], c, wrong, inputs.is_image_wrong, samples)
 
 
 @contextlib.contextmanager
