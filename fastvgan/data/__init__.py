@@ -65,6 +65,7 @@ def open_source(
         data.max_stride,
         data.crop,
         data.mirror,
+        data.reverse,
     )
     return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
 
@@ -87,6 +88,7 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     from fastvgan.data.fitting import fit_condition
     from fastvgan.data.folders.layouts import Layout, scan
     from fastvgan.data.folders.manifest import find_manifest, read_manifest
+    from fastvgan.data.share import choose_share
 
     location, folder = find_manifest(data.data), Path(data.data)
     if location is not None:
@@ -102,6 +104,10 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
         condition, choice = () if part == "none" else (part,), [remark]
     require = next((part for part in ("text", "class") if part in condition), "none")
     items, remarks = make_items(require=require)
+    if data.share < 1:
+        chosen = choose_share(len(items), data.share, data.share_seed)
+        choice.append(f"--share {data.share:g}: training on {len(chosen):,} of {len(items):,} clips")
+        items = [items[i] for i in chosen]
     _check_stride(items, data.stride)
     return Listing(items, [*choice, *remarks], tuple(condition))
 
@@ -116,12 +122,15 @@ def _check_stride(items: "Sequence[Item]", stride: int) -> None:
 
 
 def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
-    from fastvgan.data.digits import DigitsSource
+    from fastvgan.data.digits import DigitsSource, Variant
 
     if data.decoder not in ("auto", "digits"):
         raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
     if split not in DigitsSource.splits:
         raise UserError(f"the digits have no split {split!r}; use one of {', '.join(DigitsSource.splits)}")
+    if data.mirror:
+        raise UserError("--mirror does not apply to the digits, most of which are no digits if mirrored; leave it out")
     return DigitsSource(
-        model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed
+        *(model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed),
+        Variant(data.reverse, data.share, data.share_seed),
     )

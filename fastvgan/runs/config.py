@@ -30,7 +30,16 @@ class DataConfig(Settings):
     crop: Literal["random", "center"] = "random"
     """Where clips are cropped out of larger frames."""
     mirror: bool = False
-    """Show every other clip, by chance, left to right (not where captions speak of left and right)."""
+    """Show every other clip, by chance, left to right; refused for the digits and where captions speak of left or
+    right."""
+    reverse: bool = False
+    """Show every other clip, by chance, backwards in time; refused where captions speak of a direction, such as up, out
+    or opening."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the clips to train on; of the digits, share of the handwritten pictures. A larger share includes the
+    clips of a smaller one."""
+    share_seed: Seed = 0
+    """Chooses the clips of --share."""
     max_bad: float = Field(0.5, ge=0, le=1)
     """A folder with more than this share of unreadable files is refused."""
     tolerant: bool = False

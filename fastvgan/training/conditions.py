@@ -4,11 +4,13 @@ from collections.abc import Container
 
 import torch
 
+from fastvgan.data.directions import refuse_directions
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.vocabulary import Vocabulary, WrongCaptions
+from fastvgan.runs.config import RunConfig
 
 
 def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
@@ -36,6 +38,19 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
             )
         learned["class_names"] = tuple(source.classes)
     return model.model_copy(update=learned)
+
+
+def check_directions(config: RunConfig, source: Source) -> None:
+    """Refuse --mirror and --reverse if the condition of the model speaks of directions.
+
+    Raises:
+        UserError: a caption or a class name does.
+    """
+    data, parts = config.data, config.model.condition
+    flags = [flag for flag, is_used in (("--mirror", data.mirror), ("--reverse", data.reverse)) if is_used]
+    refuse_directions(
+        flags, source.captions if "text" in parts else (), source.classes if "class" in parts else ()
+    )
 
 
 class Conditions:
