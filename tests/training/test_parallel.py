@@ -27,13 +27,20 @@ def _worker(rank, size, port, settings, folder):
     torch.save(steps_in_float64(rank, size, settings), f"{folder}/{rank}.pt")
 
 
-@pytest.mark.parametrize(("family", "condition"), [("conv3d", PARTS), ("recurrent", PARTS), ("recurrent", ("class",))])
-def test_two_processes_are_one_at_the_same_batch(tmp_path, family, condition):
+AUGMENTED = {"augment": ("color", "translation", "cutout"), "augment_target": 0.1, "augment_clips": 40}
+AUGMENTED |= {"coherence": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "condition", "more"),
+    [("conv3d", PARTS, {}), ("recurrent", PARTS, AUGMENTED), ("recurrent", ("class",), {})],
+)
+def test_two_processes_are_one_at_the_same_batch(tmp_path, family, condition, more):
     """In float64, so that nothing but a mistake can differ: weights, averages, moments, statistics after 4 steps.
 
     First frames are all different; of a class there are clips in both processes, for --feature-diversity to compare.
     """
-    settings = SETTINGS | {"model": {"family": family, "condition": condition, **ALL}}
+    settings = SETTINGS | {"model": {"family": family, "condition": condition, **ALL}, **more}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
