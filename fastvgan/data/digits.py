@@ -56,6 +56,9 @@ class Variant(NamedTuple):
     seed: int = 0
 
 
+PLAIN = Variant()
+
+
 class DigitsSource:
     """An endless source of captioned moving digits.
 
@@ -94,9 +97,9 @@ class DigitsSource:
         split: str = "train",
         hold_out: float = 0.0,
         hold_out_seed: int = 0,
-        variant: Variant = Variant(),
+        variant: Variant = PLAIN,
     ):
-        variant = variant if split == "train" else Variant()
+        variant = variant if split == "train" else PLAIN
         self._reverse, self.draws = variant.reverse, _WORDS + variant.reverse
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)

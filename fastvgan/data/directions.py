@@ -26,8 +26,8 @@ _WORDS = {"--mirror": frozenset(_SIDES), "--reverse": frozenset([*_SIDES, *_COUR
 # Both ways in turn, which no change exchanges, and words that name no direction beside others.
 _BOTH_WAYS = """
     left_and_right right_and_left up_and_down down_and_up back_and_forth forth_and_back in_and_out out_and_in
-    forward_and_backward forwards_and_backwards backward_and_forward backwards_and_forwards to_and_fro close_up close_ups
-    open_and_close opens_and_closes opening_and_closing out_of_focus
+    forward_and_backward forwards_and_backwards backward_and_forward backwards_and_forwards to_and_fro
+    close_up close_ups open_and_close opens_and_closes opening_and_closing out_of_focus
 """.split()
 _PHRASES = re.compile("|".join(rf"\b{phrase.replace('_', '[ _-]')}\b" for phrase in _BOTH_WAYS))
 # "in" names a direction where nothing follows that something is in: "zooms in", "walks in from the right".
@@ -72,8 +72,8 @@ def refuse_directions(flags: Iterable[str], captions: Sequence[str], classes: Se
             more = f" (as do {len(found) - 1:,} more)" if len(found) > 1 else ""
             change = "mirrored" if flag == "--mirror" else "reversed"
             raise UserError(
-                f"{flag}: the {kind} {_shorten(text)!r} names a direction, {word!r}{more}, which a {change} clip does not "
-                f"show; leave {flag} out, or reword the {kind}"
+                f"{flag}: the {kind} {_shorten(text)!r} names a direction, {word!r}{more}, which a {change} clip does "
+                f"not show; leave {flag} out, or reword the {kind}"
             )
 
 

@@ -99,8 +99,8 @@ class TrainingConfig(Settings):
     """Weight of the term that makes neighbouring frames of generated clips differ as much as those of real clips, so
     that neither flicker nor standing still pays (0: none)."""
     augment: tuple[AugmentName, ...] = ()
-    """Random changes of every clip that D sees, real or generated, the same in all of its frames, against overfitting to
-    few clips (DiffAugment): color, translation, cutout, several of these, or none."""
+    """Random changes of every clip that D sees, real or generated, the same in all of its frames, against overfitting
+    to few clips (DiffAugment): color, translation, cutout, several of these, or none."""
     augment_strength: float = Field(1.0, ge=0, le=1)
     """Probability with which a clip gets each change of --augment; with --augment-target, the largest one."""
     augment_target: float | None = Field(None, gt=-1, lt=1)

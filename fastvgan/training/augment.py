@@ -5,7 +5,7 @@ are those of the paper's published code, where a clip takes the place of an imag
 """
 
 from collections.abc import Container
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +138,7 @@ class _Translate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         """Translate x (N, C, T, H, W) by shift, int64 (N, 2), within `farthest`."""
         ctx.save_for_backward(shift)
         n, channels, frames, height, width = x.shape
@@ -153,7 +153,7 @@ class _Translate(torch.autograd.Function):
         return windows[first].unflatten(3, (width, channels)).permute(0, 4, 1, 2, 3)
 
     @staticmethod
-    def backward(ctx: "torch.autograd.function.BackwardCFunction", gradient: torch.Tensor) -> tuple:
-        """Translate the gradient back."""
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Translate the gradient, the first one, back."""
         (shift,) = ctx.saved_tensors
-        return _Translate.apply(gradient, -shift), None
+        return _Translate.apply(gradients[0], -shift), None

@@ -48,9 +48,7 @@ def check_directions(config: RunConfig, source: Source) -> None:
     """
     data, parts = config.data, config.model.condition
     flags = [flag for flag, is_used in (("--mirror", data.mirror), ("--reverse", data.reverse)) if is_used]
-    refuse_directions(
-        flags, source.captions if "text" in parts else (), source.classes if "class" in parts else ()
-    )
+    refuse_directions(flags, source.captions if "text" in parts else (), source.classes if "class" in parts else ())
 
 
 class Conditions:

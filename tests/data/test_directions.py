@@ -54,7 +54,9 @@ def test_the_first_caption_is_named_and_the_others_are_counted():
         "--mirror: the caption 'a dog runs left' names a direction, 'left' (as do 1 more), which a mirrored clip does "
         "not show; leave --mirror out, or reword the caption"
     )
-    with pytest.raises(UserError, match=r"--reverse: the class 'door_open' .*'open', .* reversed .*; leave --reverse out"):
+    with pytest.raises(
+        UserError, match=r"--reverse: the class 'door_open' .*'open', .* reversed .*; leave --reverse out"
+    ):
         refuse_directions(["--reverse"], [], ["cat", "door_open"])
     refuse_directions([], captions, ["left"])
     refuse_directions(["--mirror", "--reverse"], ["a cat"], ["dog"])

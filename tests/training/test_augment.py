@@ -1,4 +1,4 @@
-"""Augmentations against the paper's formulas, written out clip by clip in NumPy's float64 from the same random words."""
+"""Augmentations against the paper's formulas, written out by clip in NumPy's float64 from the same random words."""
 
 import numpy as np
 import pytest

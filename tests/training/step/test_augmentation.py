@@ -244,6 +244,22 @@ def test_neither_flicker_nor_standing_still_pays():
     assert torch.autograd.gradcheck(lambda clips: coherence(clips, real[:2, :1, :3, :2, :2]), x)
 
 
+def test_the_coherence_of_a_batch_is_that_of_its_halves():
+    """The value in both processes, and the mean of their gradients, which DistributedDataParallel takes."""
+    clips, real = torch.randn(4, 3, 5, 4, 4, dtype=torch.float64), torch.randn(4, 3, 5, 4, 4, dtype=torch.float64)
+    means = [torch.stack([(x[:, :, t + 1] - x[:, :, t]).square().mean() for t in range(4)]) for x in (real, clips)]
+    whole = clips.clone().requires_grad_()
+    total = coherence(whole, real)
+    (wanted,) = torch.autograd.grad(total, whole)
+    found = []
+    for rows in (slice(0, 2), slice(2, 4)):
+        half, everywhere = clips[rows].clone().requires_grad_(), iter(means)
+        value = coherence(half, real[rows], lambda _, means=everywhere: next(means))
+        torch.testing.assert_close(value, total)
+        found.append(torch.autograd.grad(value, half)[0] / 2)
+    torch.testing.assert_close(torch.cat(found), wanted)
+
+
 def test_the_coherence_term_enters_g_s_update():
     step, real, right = conditional_step(coherence=3.0)
     step.augmentation.is_used = False
