@@ -136,7 +136,7 @@ class DigitsSource:
         """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
 
         Args:
-            words: int64 (N, `draws`) in [0, 2**32).
+            words: int64 (N, W) in [0, 2**32), with W = `draws`.
             clips: Unused.
         """
         chances = uniforms(words)

@@ -58,7 +58,8 @@ def refuse_directions(flags: Iterable[str], captions: Sequence[str], classes: Se
 
     Args:
         flags: of "--mirror" and "--reverse", those in use.
-        captions, classes: those that the model is conditioned on.
+        captions: those that the model is conditioned on.
+        classes: those that the model is conditioned on.
 
     Raises:
         UserError: one of them speaks of a direction.

@@ -15,8 +15,9 @@ def coherence(
     """Return how far the change from frame to frame is from that of real clips, for G to minimise.
 
     The temporal coherence constraint of Pan et al. 2017 (To Create What You Tell: Generating Videos from Captions) is
-    the squared difference of neighbouring frames, here of their pixels. Minimising it rewards clips that stand still, so G matches its mean over real clips
-    instead, by the feature matching of Salimans et al. 2016 (Improved Techniques for Training GANs, section 3.1):
+    the squared difference of neighbouring frames, here of their pixels. Minimising it rewards clips that stand still,
+    so G matches its mean over real clips instead, by the feature matching of Salimans et al. 2016 (Improved Techniques
+    for Training GANs, section 3.1):
 
         d_t(x) = E[(x_{t+1} − x_t)²], mean over t of (d_t(clips) − d_t(real))² / (mean over t of d_t(real))²
 

@@ -13,6 +13,19 @@ from fastvgan.models.vocabulary import Vocabulary, WrongCaptions
 from fastvgan.runs.config import RunConfig
 
 
+def fit_to_source(config: RunConfig, source: Source) -> RunConfig:
+    """Return a configuration with the vocabulary and the classes of the data.
+
+    Raises:
+        UserError: the model needs captions or classes that the data lacks, or they name a direction that --mirror or
+            --reverse would change.
+    """
+    data, parts = config.data, config.model.condition
+    flags = [flag for flag, is_used in (("--mirror", data.mirror), ("--reverse", data.reverse)) if is_used]
+    refuse_directions(flags, source.captions if "text" in parts else (), source.classes if "class" in parts else ())
+    return config.model_copy(update={"model": add_vocabulary(config.model, source)})
+
+
 def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
     """Return a model's configuration with the vocabulary and the classes of the data.
 
@@ -38,17 +51,6 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
             )
         learned["class_names"] = tuple(source.classes)
     return model.model_copy(update=learned)
-
-
-def check_directions(config: RunConfig, source: Source) -> None:
-    """Refuse --mirror and --reverse if the condition of the model speaks of directions.
-
-    Raises:
-        UserError: a caption or a class name does.
-    """
-    data, parts = config.data, config.model.condition
-    flags = [flag for flag, is_used in (("--mirror", data.mirror), ("--reverse", data.reverse)) if is_used]
-    refuse_directions(flags, source.captions if "text" in parts else (), source.classes if "class" in parts else ())
 
 
 class Conditions:

@@ -7,7 +7,7 @@ from fastvgan.data.directions import find_direction, refuse_directions
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
 from fastvgan.runs.config import DataConfig, RunConfig
-from fastvgan.training.conditions import check_directions
+from fastvgan.training.conditions import fit_to_source
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_first_caption_is_named_and_the_others_are_counted():
 
 
 class Named:
-    captions, classes = ("go left",), ("open",)
+    captions, classes = ("go left",), ("open", "cat")
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_only_what_the_model_is_conditioned_on_counts(parts, refused):
         config = RunConfig(model=ModelConfig(condition=parts), data=DataConfig(**{change: True}))
         if change in refused:
             with pytest.raises(UserError, match=f"--{change}: the (caption|class) "):
-                check_directions(config, Named())
+                fit_to_source(config, Named())
         else:
-            check_directions(config, Named())
+            fit_to_source(config, Named())
 
 
 def test_the_digits_may_be_reversed():
     config = RunConfig(model=ModelConfig(condition=("class", "text")), data=DataConfig(reverse=True))
-    check_directions(config, DigitsSource())
+    fit_to_source(config, DigitsSource())

@@ -123,7 +123,7 @@ def test_adaptation_from_zero_is_that_without_augmentations_until_it_rises():
 def test_a_recorded_step_is_the_eager_one(family, precision, more, monkeypatch):
     """With an adapting probability, a coherence term, and steps that are left out."""
     results = []
-    monkeypatch.setenv("FASTVGAN_IMPL", "cpp")  # stock PyTorch's own calls round otherwise than in a recording
+    monkeypatch.setenv("FASTVGAN_IMPL", "cpp")  # stock PyTorch's own calls round differently in a recording
     for backend in (None, Recorder()):
         step, maker, _ = make(precision, model={"family": family}, coherence=2.0, **ADAPTIVE, **more)
         results.append(run(step, maker, "auto" if backend else "off", backend, 34, poison=(5, 30)))
