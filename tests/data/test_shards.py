@@ -157,6 +157,7 @@ def test_a_gpu_holds_what_fits_and_no_more(both, monkeypatch):
         Cut(9, 20, 20, crop="center"),
         Cut(1, 20, 20, mirror=True),
         Cut(6, 20, 20, channels=1),
+        Cut(40, 20, 20, mirror=True, reverse=True, max_stride=3),
     ],
 )
 def test_clips_are_the_same_as_decoded_ones(both, cut, device):
