@@ -305,6 +305,8 @@ def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> N
         return
     if flag.count is not None and len(values) < flag.count:
         raise UserError(f"{flag.name} {typed}: expected {flag.expected}")
+    if flag.is_tuple and flag.choices:  # names contain no comma, so `color,cutout` is two of them
+        values = [name for value in values for name in value.split(",")]
     made = tuple(_convert(flag, value) for value in values)
     given.values[flag.path] = made if flag.is_tuple else made[0]
 

@@ -29,9 +29,12 @@ class Purpose(IntEnum):
     WRONG_PART = 4
     CANDIDATES = 5
     SHUFFLE = 6
+    AUGMENT_REAL = 8
+    AUGMENT_FAKE = 9
     REAL_PERTURBATION = 10
     FAKE_PERTURBATION = 11
     INTERPOLATION = 12
+    AUGMENT_GENERATOR = 13
 
 
 class Draws:

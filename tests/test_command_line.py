@@ -44,6 +44,9 @@ TRAIN = [
     ("--lr-generator 1e39", "--lr-generator 1e39: must be at most 3.4e+38, the largest float32"),
     ("--device gpu", "--device gpu: expected one of auto, cpu, cuda"),
     ("--condition text sound", "--condition sound: expected one or more of text, class, image, none"),
+    ("--augment color,blur", "--augment blur: expected one or more of color, translation, cutout, none"),
+    ("--augment-target 0.6", "--augment-target needs changes to adapt; add --augment color translation cutout"),
+    ("--share 0", "--share 0: must be more than 0"),
     ("--warp true", "--warp true: --warp takes no value; its opposite is --no-warp"),
     ("--warp=true", "--warp=true: --warp takes no value; its opposite is --no-warp"),
     ("--step 5", "unknown flag --step (did you mean --steps?); --help lists all flags"),
@@ -354,3 +357,11 @@ def test_no_refusal_imports_what_takes_seconds():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == ["UserError"] * 7 + [""], done.stderr
+
+
+def test_names_are_separated_by_blanks_or_commas():
+    found = [
+        parse(TrainArguments, "train", flags).run.training.augment
+        for flags in (["--augment", "cutout,color"], ["--augment", "cutout", "color"], ["--augment=cutout,color"])
+    ]
+    assert found == [("color", "cutout")] * 3

@@ -70,16 +70,15 @@ def open_source(
         data.max_stride,
         data.crop,
         data.mirror,
+        data.reverse,
     )
     if not data.test_share:
         return ClipSource(items, cut, remarks, data.decoder, device, data.workers)
     train, test, short = split_frames(items, cut, data.test_share)
     open_test = partial(ClipSource, test, cut, (), data.decoder, device, data.workers)
-    return (
-        open_test()
-        if split == "test"
-        else ClipSource(train, cut, [*remarks, *short], data.decoder, device, data.workers, open_test)
-    )
+    if split == "test":
+        return open_test()
+    return ClipSource(train, cut, [*remarks, *short], data.decoder, device, data.workers, open_test)
 
 
 def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> "Listing":
@@ -100,6 +99,7 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     from fastvgan.data.fitting import fit_condition
     from fastvgan.data.folders.layouts import Layout, scan
     from fastvgan.data.folders.manifest import find_manifest, read_manifest
+    from fastvgan.data.share import choose_share
 
     location, folder = find_manifest(data.data), Path(data.data)
     if location is not None:
@@ -115,6 +115,10 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
         condition, choice = () if part == "none" else (part,), [remark]
     require = next((part for part in ("text", "class") if part in condition), "none")
     items, remarks = make_items(require=require)
+    if data.share < 1:
+        chosen = choose_share(len(items), data.share, data.share_seed)
+        choice.append(f"--share {data.share:g}: training on {len(chosen):,} of {len(items):,} clips")
+        items = [items[i] for i in chosen]
     _check_stride(items, data.stride)
     return Listing(items, [*choice, *remarks], tuple(condition))
 
@@ -135,8 +139,9 @@ def _open_stacked_digits(data: "DataConfig", model: "ModelConfig", split: str) -
         raise UserError("the stacked digits have no conditions; use --condition none")
     if model.channels != 3:
         raise UserError("the stacked digits are three digits in three channels; use --channels 3")
-    for name, used in (("test-share", data.test_share), ("hold-out", data.hold_out)):
-        if used:
+    others = {"test-share": data.test_share, "hold-out": data.hold_out, "mirror": data.mirror, "share": data.share < 1}
+    for name, is_used in others.items():
+        if is_used:
             raise UserError(f"--{name} does not apply to the stacked digits; leave it out")
     if data.decoder not in ("auto", "digits"):
         raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
@@ -146,7 +151,7 @@ def _open_stacked_digits(data: "DataConfig", model: "ModelConfig", split: str) -
 
 
 def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
-    from fastvgan.data.digits import DigitsSource
+    from fastvgan.data.digits import DigitsSource, Variant
 
     if data.test_share:
         raise UserError("--test-share does not apply to the digits, which have test clips already; leave it out")
@@ -154,6 +159,9 @@ def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
         raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
     if split not in DigitsSource.splits:
         raise UserError(f"the digits have no split {split!r}; use one of {', '.join(DigitsSource.splits)}")
+    if data.mirror:
+        raise UserError("--mirror does not apply to the digits, most of which are no digits if mirrored; leave it out")
     return DigitsSource(
-        model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed
+        *(model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed),
+        Variant(data.reverse, data.share, data.share_seed),
     )

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.sampling import sample_numbers
+from fastvgan.data.share import choose_share
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 from fastvgan.random_draws import Draws, Purpose, uniforms
@@ -42,6 +43,22 @@ _VERSION = 1  # raise it when the same random words draw other clips
 _WORDS = 5  # random words per clip: its caption, and the four chances of `DigitsSource.render`
 
 
+class Variant(NamedTuple):
+    """How the training split differs from the plain one; other splits have neither.
+
+    reverse: Show each clip backwards in time with probability 1/2, by one more random word.
+    share: Share of the handwritten pictures to draw clips from.
+    seed: Chooses these pictures.
+    """
+
+    reverse: bool = False
+    share: float = 1.0
+    seed: int = 0
+
+
+PLAIN = Variant()
+
+
 class DigitsSource:
     """An endless source of captioned moving digits.
 
@@ -54,21 +71,21 @@ class DigitsSource:
         hold_out: Share of the captions kept out of the training split, to evaluate unseen combinations of words. Each
             single word stays in some caption.
         hold_out_seed: Chooses these captions.
+        variant: Further changes of the training split.
 
     Attributes:
         captions: The captions that are drawn; a clip's caption is an index into them.
         held_out: The captions kept out.
 
     Raises:
-        UserError: `hold_out` would remove every caption with some word, or is too small to keep out any caption.
+        UserError: `hold_out` would remove every caption with some word, or is too small to keep out any caption; or the
+            share of the pictures lacks some digit.
     """
 
     splits = ("train", "test")
 
     classes: Sequence[str] = tuple(str(digit) for digit in range(10))
-    remarks: Sequence[str] = ()
     decoder = "digits: drawn, not decoded"
-    draws = _WORDS
     shuffles = False
 
     def __init__(
@@ -80,7 +97,10 @@ class DigitsSource:
         split: str = "train",
         hold_out: float = 0.0,
         hold_out_seed: int = 0,
+        variant: Variant = PLAIN,
     ):
+        variant = variant if split == "train" else PLAIN
+        self._reverse, self.draws = variant.reverse, _WORDS + variant.reverse
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
         rows = list(itertools.product(range(10), colours, MOTIONS))
@@ -89,12 +109,17 @@ class DigitsSource:
         self.captions: Sequence[str] = [caption(*row, with_colour=channels == 3) for row in self._table]
         self.held_out = tuple(caption(*rows[i], with_colour=channels == 3) for i in sorted(kept_out))
         images, digits = _handwriting(split)
+        chosen = _choose_pictures(digits, variant)
+        self.remarks: Sequence[str] = ()
+        if len(chosen) < len(images):
+            self.remarks = (f"--share {variant.share:g}: training on {len(chosen):,} of {len(images):,} pictures",)
+        images, digits = images[chosen], digits[chosen]
         self.size = len(images)
         facts = ["digits", _VERSION, self.captions, digits.tolist(), (16 * images).byte().numpy().tobytes().hex()]
         self.fingerprint = compute_fingerprint(facts, self.size, self.captions, self.classes)
         self._is_sharp = height > 16 or width > 16
         if self._is_sharp:
-            images = distance_pictures(_bitmaps(split), height // 2, width // 2)
+            images = distance_pictures(_bitmaps(split)[chosen], height // 2, width // 2)
         self._sorted_digits, order = torch.from_numpy(digits).sort(stable=True)
         self._pictures = images[order]
         self._tables: dict[torch.device, _Tables] = {}
@@ -103,7 +128,7 @@ class DigitsSource:
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
         """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
-        draws = Draws(seed, {Purpose.CLIP: _WORDS})
+        draws = Draws(seed, {Purpose.CLIP: self.draws})
         for numbers in sample_numbers(batch_size, start, rank, world_size):
             yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
 
@@ -111,12 +136,15 @@ class DigitsSource:
         """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
 
         Args:
-            words: int64 (N, 5) in [0, 2**32).
+            words: int64 (N, W) in [0, 2**32), with W = `draws`.
             clips: Unused.
         """
         chances = uniforms(words)
         index = (chances[:, 0] * len(self.captions)).long()
-        return Clips(self.render(index, chances[:, 1:]), index, self._tables_on(words.device).labels[index])
+        video = self.render(index, chances[:, 1:_WORDS])
+        if self._reverse:
+            video = torch.where(chances[:, _WORDS, None, None, None, None] < 0.5, video, video.flip(1))
+        return Clips(video, index, self._tables_on(words.device).labels[index])
 
     def render(self, caption_index: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
         """Draw clips of some captions, on the device of the chances.
@@ -301,6 +329,21 @@ def _handwriting(split: str) -> tuple[torch.Tensor, np.ndarray]:
     images, digits = data.data, data.target
     part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
     return torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 8, 8), digits[part]
+
+
+def _choose_pictures(digits: np.ndarray, variant: Variant) -> list[int]:
+    """Indices of the pictures to draw clips from, given the digit that each shows.
+
+    Raises:
+        UserError: Some digit has no picture.
+    """
+    chosen = choose_share(len(digits), variant.share, variant.seed, "pictures")
+    if missing := sorted(set(range(10)) - set(digits[chosen].tolist())):
+        raise UserError(
+            f"--share {variant.share} leaves {len(chosen)} of {len(digits)} pictures, none of the digit {missing[0]}; "
+            "use a larger --share, or another --share-seed"
+        )
+    return chosen
 
 
 @functools.lru_cache

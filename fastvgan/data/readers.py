@@ -104,7 +104,8 @@ def decode_draw(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
     video = read_frames(media, found, list(draw.indices), cut.height, cut.width, cut.channels, threads)
     top, left = draw.offsets(video.shape[1:3], cut.height, cut.width)
     video = video[:, top : top + cut.height, left : left + cut.width]
-    return video[:, :, ::-1] if draw.mirror else video
+    video = video[:, :, ::-1] if draw.mirror else video
+    return video[::-1] if draw.reverse else video
 
 
 @functools.cache

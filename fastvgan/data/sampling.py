@@ -15,7 +15,7 @@ import torch
 
 from fastvgan.random_draws import Draws, Purpose, below
 
-WORDS = 6  # random words per sample: stride, mirror, caption, start, top and left, in this order
+WORDS = 7  # random words per sample: stride, mirror, caption, start, top, left and reverse, in this order
 _HALF = 2**31  # the middle of the words' range, which crops at the centre
 _AHEAD = 2**14  # short epochs are shuffled together, up to about this many samples
 
@@ -32,6 +32,7 @@ class Cut:
     max_stride: If set, the stride is drawn from [stride, max_stride], limited by the clip's length.
     crop: "random" or "center".
     mirror: Mirror each sample from left to right with probability 1/2.
+    reverse: Show each sample backwards in time with probability 1/2.
     """
 
     frames: int
@@ -42,6 +43,7 @@ class Cut:
     max_stride: int | None = None
     crop: str = "random"
     mirror: bool = False
+    reverse: bool = False
 
 
 class Member(NamedTuple):
@@ -63,6 +65,7 @@ class Draw(NamedTuple):
     left: Word in [0, 2**32) that chooses its first column.
     caption: Index of the caption; -1 for none.
     label: Index of the class; -1 for none.
+    reverse: Whether the frames are shown in the opposite order; `indices` ascend nevertheless.
     """
 
     clip: int
@@ -72,6 +75,7 @@ class Draw(NamedTuple):
     mirror: bool
     caption: int
     label: int
+    reverse: bool = False
 
     def offsets(self, size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
         """Return the first row and column of the crop, in frames scaled to `size` (height, width)."""
@@ -91,6 +95,7 @@ class Picks(NamedTuple):
     mirror: (N,), 0 or 1.
     caption: (N,), -1 for none.
     label: (N,), -1 for none.
+    reverse: (N,), 0 or 1; `indices` ascend nevertheless.
     """
 
     indices: torch.Tensor
@@ -98,6 +103,7 @@ class Picks(NamedTuple):
     mirror: torch.Tensor
     caption: torch.Tensor
     label: torch.Tensor
+    reverse: torch.Tensor
 
 
 class Sampler:
@@ -156,9 +162,10 @@ class Sampler:
         starts = torch.add(starts, more, alpha=1 - cut.frames).clamp_(min=1)
         start, stride = first + below(words[:, 3], starts), more + cut.stride
         indices = torch.addcmul(start[:, None], stride[:, None], tables.steps)  # (N, T)
-        crop = words[:, 4:] if cut.crop == "random" else tables.centre
+        crop = words[:, 4:6] if cut.crop == "random" else tables.centre
         caption = tables.captions[first_caption + caption]
-        return Picks(torch.minimum(indices, last[:, None]), crop, mirror, caption, label)
+        reverse = below(words[:, 6], 2 if cut.reverse else 1)
+        return Picks(torch.minimum(indices, last[:, None]), crop, mirror, caption, label, reverse)
 
     def _clip(self, seed: int, number: int, offset: int = 0) -> int:
         epoch, place = divmod(number, self.size)
@@ -170,8 +177,8 @@ class Sampler:
         picks = self.pick(words, torch.tensor(clips, dtype=torch.int64, device="cpu"))
         picks = picks._replace(crop=picks.crop.expand(len(clips), 2))
         return [
-            Draw(clip, tuple(indices), top, left, bool(mirror), caption, label)
-            for clip, indices, (top, left), mirror, caption, label in zip(
+            Draw(clip, tuple(indices), top, left, bool(mirror), caption, label, bool(reverse))
+            for clip, indices, (top, left), mirror, caption, label, reverse in zip(
                 clips, *(part.tolist() for part in picks), strict=True
             )
         ]

@@ -20,7 +20,7 @@ from fastvgan.layers.modules import ConvTranspose3d
 class UpsamplingKernel(NamedTuple):
     """The weight (C_in, C_out, *kernel) of a transposed convolution, and its dimensions in which the stride is 2."""
 
-    weight: nn.Parameter
+    weight: torch.Tensor
     dims: tuple[int, ...]
 
 

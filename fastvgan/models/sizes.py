@@ -63,12 +63,11 @@ def add_time_margin(plan: list[Stage]) -> list[Stage]:
     for stage in reversed(plan):
         kernel, stride, padding = stage.kernel[0], stage.stride[0], stage.padding[0]
         before = min(1, (after - padding + kernel - 1) // stride)  # frames that reach into the result's ends
-        (small, *rest_of_small), (large, *rest_of_large) = stage.small, stage.large
         changed.append(
             stage._replace(
-                small=(small + 2 * before, *rest_of_small),
-                large=(large + 2 * after, *rest_of_large),
-                padding=(padding + stride * before - after, *stage.padding[1:]),
+                small=(stage.small[0] + 2 * before, stage.small[1], stage.small[2]),
+                large=(stage.large[0] + 2 * after, stage.large[1], stage.large[2]),
+                padding=(padding + stride * before - after, stage.padding[1], stage.padding[2]),
             )
         )
         after = before

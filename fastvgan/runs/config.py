@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
 from fastvgan.runs.penalty_rules import check_penalties
 from fastvgan.settings import Count, Seed, Settings
 
+AugmentName = Literal["color", "translation", "cutout", "none"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+_WITH_SIGNS = ("nonsaturating", "minimax", "hinge")  # objectives in which D's logits are above 0 for real clips
 
 
 class DataConfig(Settings):
@@ -30,10 +32,19 @@ class DataConfig(Settings):
     crop: Literal["random", "center"] = "random"
     """Where clips are cropped out of larger frames."""
     mirror: bool = False
-    """Show every other clip, by chance, left to right (not where captions speak of left and right)."""
+    """Show every other clip, by chance, left to right; refused for the digits and where captions speak of left or
+    right."""
+    reverse: bool = False
+    """Show every other clip, by chance, backwards in time; refused where captions speak of a direction, such as up, out
+    or opening."""
     test_share: float = Field(0.0, ge=0, lt=1)
     """Share of the frames of each clip, at its end, that are kept for tests (not for the digits, which have test clips
     already). A clip needs --frames in both parts, otherwise it is used for training as a whole."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the clips to train on; of the digits, share of the handwritten pictures. A larger share includes the
+    clips of a smaller one."""
+    share_seed: Seed = 0
+    """Chooses the clips of --share."""
     max_bad: float = Field(0.5, ge=0, le=1)
     """A folder with more than this share of unreadable files is refused."""
     tolerant: bool = False
@@ -107,6 +118,19 @@ class TrainingConfig(Settings):
     first_frame: float = Field(0.0, ge=0)
     """Weight of the mean squared error between a clip's first frame and the given one (0: none; models with a first
     frame as condition only)."""
+    coherence: float = Field(0.0, ge=0)
+    """Weight of the term that makes neighbouring frames of generated clips differ as much as those of real clips, so
+    that neither flicker nor standing still pays (0: none)."""
+    augment: tuple[AugmentName, ...] = ()
+    """Random changes of every clip that D sees, real or generated, the same in all of its frames, against overfitting
+    to few clips (DiffAugment): color, translation, cutout, several of these, or none."""
+    augment_strength: float = Field(1.0, ge=0, le=1)
+    """Probability with which a clip gets each change of --augment; with --augment-target, the largest one."""
+    augment_target: float | None = Field(None, gt=-1, lt=1)
+    """Adapt the probability of --augment, from 0, so that the mean sign of D's logits on real clips stays near this;
+    0.6 is usual. Default: a fixed probability."""
+    augment_clips: Count = 100_000
+    """Real clips in which --augment-target moves the probability from 0 to 1, at most."""
     redraw: float = Field(0.0, ge=0)
     """Weight of the share of pixels that G draws new instead of moving them (0: none; with --warp only)."""
     steps: Count | None = None
@@ -179,6 +203,27 @@ class TrainingConfig(Settings):
     @model_validator(mode="after")
     def _check_penalties(self) -> Self:
         check_penalties(self)
+        return self
+
+    @field_validator("augment")
+    @classmethod
+    def _augment_each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(sorted(name for name in value if name != "none"))
+        if len(set(names)) < len(names) or (names and "none" in value):
+            raise ValueError("names each change once, or none alone")
+        return names
+
+    @model_validator(mode="after")
+    def _check_augment(self) -> Self:
+        if self.augment_target is None:
+            return self
+        if not self.augment:
+            raise UserError("--augment-target needs changes to adapt; add --augment color translation cutout")
+        if self.objective not in _WITH_SIGNS:
+            raise UserError(
+                f"--augment-target does not apply to --objective {self.objective}, whose logits have no sign that says "
+                "real; use --augment-strength"
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
         c: conditions of the clips, or None.
         wrong: K conditions per clip with one wrong part, or None.
         is_image_wrong: whether the wrong part is the first frames; otherwise `wrong` has those of `c`.
-        samples: number of each clip in the run, int64 (N,), for random draws; None if the step draws nothing.
+        samples: the clips' numbers in the run, int64 (N,), from which random numbers follow; None if none are drawn.
     """
 
     real: torch.Tensor

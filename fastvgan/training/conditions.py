@@ -4,11 +4,26 @@ from collections.abc import Container
 
 import torch
 
+from fastvgan.data.directions import refuse_directions
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.vocabulary import Vocabulary, WrongCaptions
+from fastvgan.runs.config import RunConfig
+
+
+def fit_to_source(config: RunConfig, source: Source) -> RunConfig:
+    """Return a configuration with the vocabulary and the classes of the data.
+
+    Raises:
+        UserError: the model needs captions or classes that the data lacks, or they name a direction that --mirror or
+            --reverse would change.
+    """
+    data, parts = config.data, config.model.condition
+    flags = [flag for flag, is_used in (("--mirror", data.mirror), ("--reverse", data.reverse)) if is_used]
+    refuse_directions(flags, source.captions if "text" in parts else (), source.classes if "class" in parts else ())
+    return config.model_copy(update={"model": add_vocabulary(config.model, source)})
 
 
 def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:

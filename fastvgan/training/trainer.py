@@ -26,7 +26,7 @@ from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
 from fastvgan.training import determinism
 from fastvgan.training.batches import BatchMaker, step_seed
-from fastvgan.training.conditions import Conditions, add_vocabulary
+from fastvgan.training.conditions import Conditions, fit_to_source
 from fastvgan.training.feed import feed
 from fastvgan.training.footprint import check_step
 from fastvgan.training.parallel import Parallel, local_rank
@@ -77,7 +77,7 @@ class Trainer:
         self._fits_threads = self.device.type == "cpu" and not config.training.deterministic
         threads = self._fit_threads()
         self.source: Source = open_source(config.data, config.model, self.device, listing=listing)
-        self.config = config.model_copy(update={"model": add_vocabulary(config.model, self.source)})
+        self.config = fit_to_source(config, self.source)
         self.config, changes = self.parallel.run_on_first(
             lambda: fit_to_checkpoint(start, self.config, self.source.fingerprint)
         )

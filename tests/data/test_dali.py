@@ -127,6 +127,8 @@ def blame_calls(monkeypatch) -> list:
         {"frames": 3, "height": 112, "width": 96, "stride": 3, "channels": 1},
         {"frames": 3, "height": 97, "width": 131, "max_stride": 5, "mirror": True, "crop": "center"},
         {"frames": 3, "height": 60, "width": 90, "channels": 1, "mirror": True},
+        {"frames": 4, "height": 64, "width": 64, "reverse": True},
+        {"frames": 3, "height": 64, "width": 64, "max_stride": 5, "reverse": True, "mirror": True},
     ],
     ids=lambda cut: "-".join(f"{key}{value}" for key, value in cut.items()),
 )

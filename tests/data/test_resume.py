@@ -52,6 +52,6 @@ def test_a_run_goes_on_with_the_very_next_batch(prepared_folder, tmp_path, data,
 def _config(data, decoder):
     values = PRESETS["clips"].model_dump()
     values["model"] |= {"base_width": 2, "latent": 4}
-    values["data"] |= {"data": str(data), "decoder": decoder, "mirror": True, "max_stride": 2}
+    values["data"] |= {"data": str(data), "decoder": decoder, "mirror": True, "reverse": True, "max_stride": 2}
     values["training"] |= {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "keep": 9, "precision": "fp32"}
     return RunConfig.model_validate(values)

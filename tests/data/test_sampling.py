@@ -13,7 +13,7 @@ from fastvgan.data.sampling import Cut, Member, Sampler, Shuffle, sample_numbers
 from fastvgan.random_draws import Purpose
 from fastvgan_kernels.philox import philox_4x32
 
-CUT = Cut(4, 8, 8, max_stride=3, mirror=True)
+CUT = Cut(4, 8, 8, max_stride=3, mirror=True, reverse=True)
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=9)
 
 
@@ -36,14 +36,18 @@ def words_of(seed, purpose, number, count):
     return [word for block in blocks for word in block][:count]
 
 
-@given(lengths, st.sampled_from(["random", "center"]), st.booleans(), st.integers(0, 2**64), st.integers(0, 2**40))
+@given(
+    lengths, st.sampled_from(["random", "center"]), st.tuples(st.booleans(), st.booleans()), st.integers(0, 2**64),
+    st.integers(0, 2**40),
+)  # fmt: skip
 @settings(max_examples=50)
-def test_a_sample_is_what_exact_integers_say(frames, crop, mirror, seed, number):
-    cut = Cut(3, 8, 8, stride=2, max_stride=4, crop=crop, mirror=mirror)
+def test_a_sample_is_what_exact_integers_say(frames, crop, changes, seed, number):
+    mirror, reverse = changes
+    cut = Cut(3, 8, 8, stride=2, max_stride=4, crop=crop, mirror=mirror, reverse=reverse)
     captions = [tuple(range(10 * i, 10 * i + i % 3)) for i in range(len(frames))]
     drawn = Sampler([Member(n, c, i) for i, (n, c) in enumerate(zip(frames, captions, strict=True))], cut)
     draw = drawn.draw(seed, number)
-    words = [Fraction(word, 2**32) for word in words_of(seed, Purpose.CLIP, number, 6)]
+    words = [Fraction(word, 2**32) for word in words_of(seed, Purpose.CLIP, number, 7)]
     epoch, place = divmod(number, len(frames))
     sorts = words_of(seed, Purpose.SHUFFLE, epoch, 2 * len(frames))
     order = sorted(range(len(frames)), key=lambda i: sorts[2 * i : 2 * i + 2])
@@ -59,6 +63,7 @@ def test_a_sample_is_what_exact_integers_say(frames, crop, mirror, seed, number)
         mirror and words[1] >= Fraction(1, 2),
         mine[int(words[2] * len(mine))] if mine else -1,
         clip,
+        reverse and words[6] >= Fraction(1, 2),
     )
 
 
@@ -163,6 +168,8 @@ def test_everything_random_is_evenly_spread():
     starts = np.array([draw.indices[0] for draw in draws])[strides == 1]
     assert set(starts) == set(range(27))
     assert abs(np.mean([draw.mirror for draw in draws]) - 0.5) < 0.05
+    assert abs(np.mean([draw.reverse for draw in draws]) - 0.5) < 0.05
+    assert abs(np.mean([draw.reverse == draw.mirror for draw in draws]) - 0.5) < 0.05
     assert abs(np.mean([draw.caption for draw in draws]) - 0.5) < 0.05
     tops, lefts = np.array([(draw.top, draw.left) for draw in draws]).T / 2**32
     assert abs(tops.mean() - 0.5) < 0.03 and abs(np.corrcoef(tops, lefts)[0, 1]) < 0.06

@@ -67,6 +67,8 @@ CUTS = {
     "one frame": Cut(1, 20, 20, mirror=True),
     "grey": Cut(6, 20, 20, channels=1),
     "grey, mirrored, held": Cut(40, 20, 20, channels=1, mirror=True, max_stride=3),
+    "reversed": Cut(6, 20, 20, reverse=True, max_stride=2),
+    "reversed, mirrored, held": Cut(40, 20, 20, mirror=True, reverse=True, max_stride=3),
 }
 
 
@@ -111,14 +113,15 @@ def test_rows_of_any_size_are_cut_as_slices_are(height, width, sizes, channels, 
         for n, size in zip(lengths, sizes, strict=True)
     ]
     videos[0] = videos[0].transpose(1, 2).contiguous().transpose(1, 2)  # not contiguous
-    cut = Cut(3, height, width, channels, max_stride=3, crop=crop, mirror=True)
+    cut = Cut(3, height, width, channels, max_stride=3, crop=crop, mirror=True, reverse=True)
     drawn = Sampler([Member(n, (), -1) for n in lengths], cut)
     clips = ResidentClips(videos, drawn, torch.device(device))
     got = next(clips.batches(3, iter([range(50)])))
     for video, draw in zip(got.video.cpu(), drawn.draws(3, range(50)), strict=True):
         top, left = draw.offsets(videos[draw.clip].shape[1:3], height, width)
         expected = videos[draw.clip].numpy()[list(draw.indices), top : top + height, left : left + width]
-        assert np.array_equal(video.numpy(), expected[:, :, ::-1] if draw.mirror else expected)
+        expected = expected[:, :, ::-1] if draw.mirror else expected
+        assert np.array_equal(video.numpy(), expected[::-1] if draw.reverse else expected)
     assert got.caption.eq(-1).all() and got.label.eq(-1).all()
 
 
@@ -154,6 +157,7 @@ def test_a_gpu_holds_what_fits_and_no_more(both, monkeypatch):
         Cut(9, 20, 20, crop="center"),
         Cut(1, 20, 20, mirror=True),
         Cut(6, 20, 20, channels=1),
+        Cut(40, 20, 20, mirror=True, reverse=True, max_stride=3),
     ],
 )
 def test_clips_are_the_same_as_decoded_ones(both, cut, device):

@@ -4,7 +4,7 @@ import torch
 from tiny import tiny
 
 from fastvgan.data.digits import DigitsSource
-from fastvgan.training.batches import BatchMaker, Inputs, with_wrong_images
+from fastvgan.training.batches import BatchMaker, with_wrong_images
 from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.step.adversarial import AdversarialStep
@@ -31,11 +31,13 @@ def steps_in_float64(rank, size, settings):
         inputs = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
         step(number, inputs, step.has_gradient_penalty(number))
     totals = parallel.sum(step.totals.clone())
-    result = {**{k: v.detach().clone() for k, v in tensors_of(step).items()}, "means": totals[0] / totals[1]}
+    means = totals[0] / totals[1].clamp_min(1)
+    result = {**{k: v.detach().clone() for k, v in tensors_of(step).items()}, "means": means}
     parallel.close()
     return result
 
 
 def in_float64(inputs):
     c = inputs.c._replace(image=None if inputs.c.image is None else inputs.c.image.double())
-    return Inputs(inputs.real.double(), inputs.z.double(), c, inputs.wrong._replace(image=c.image))
+    wrong = inputs.wrong._replace(image=c.image)
+    return inputs._replace(real=inputs.real.double(), z=inputs.z.double(), c=c, wrong=wrong)

@@ -127,8 +127,8 @@ class Pipeline:
                 enable_timestamps=True,
                 lazy_init=True,  # the constructor would hold Python's lock while it opens the files
             )
-            if not self._stride:
-                video = operators.sequence_rearrange(video, new_order=self._per_sample(_relative_indices, np.int32))
+            if not self._stride or self._cut.reverse:
+                video = operators.sequence_rearrange(video, new_order=self._per_sample(self._order, np.int32))
             # Cropping and mirroring cost nothing: only the region that is kept is scaled.
             video = operators.resize(
                 video,
@@ -151,6 +151,11 @@ class Pipeline:
 
         arrays = [np.array([value(draw) for draw in draws], dtype) for draws in self._batches]
         return fn.external_source(source=arrays, batch=True, cycle=True)
+
+    def _order(self, draw: Draw) -> list[int]:
+        """Return the decoded frames to show, in order."""
+        order = list(range(len(draw.indices))) if self._stride else _relative_indices(draw)
+        return order[::-1] if draw.reverse else order
 
     def _region(self, draw: Draw) -> tuple[tuple[float, float], tuple[float, float]]:
         """First and last corner (row, column) of the crop in the stored frame; right before left mirrors."""

@@ -63,7 +63,10 @@ class ResidentClips:
         if self._is_cropped:
             top, left = below(picks.crop, row[:, 3:]).unbind(1)
             first = torch.addcmul(first, top, pitch).add_(left, alpha=self._column)
-        frames = torch.addcmul(first[:, None], picks.indices, frame[:, None])  # (N, T)
+        indices = picks.indices
+        if cut.reverse:
+            indices = torch.where(picks.reverse[:, None] > 0, indices.flip(1), indices)
+        frames = torch.addcmul(first[:, None], indices, frame[:, None])  # (N, T)
         rows = torch.addcmul(frames[:, :, None], self._rows, pitch[:, None, None])  # (N, T, H)
         video = self._windows[rows].view(torch.uint8).unflatten(3, (cut.width, cut.channels))
         if cut.mirror:

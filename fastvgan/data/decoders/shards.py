@@ -48,6 +48,8 @@ class ShardDecoder:
             video = torch.empty(len(draws), cut.frames, cut.height, cut.width, cut.channels, dtype=torch.uint8)
             for place, draw in zip(video, draws, strict=True):
                 self._cut(draw, place)
+                if draw.reverse:
+                    place.copy_(place.flip(0))
             yield Clips(video, *stack_conditions(draws))
 
     def _cut(self, draw: Draw, out: torch.Tensor) -> None:

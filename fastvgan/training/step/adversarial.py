@@ -4,6 +4,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -15,12 +16,15 @@ from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.losses import OBJECTIVES, PairedObjective, contrast, diversity, feature_diversity, mean_differences
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.discriminators import Discriminators
+from fastvgan.models.discriminators import Discriminators, sum_logits
 from fastvgan.models.warp import GeneratorOutput
+from fastvgan.random_draws import Purpose
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.batches import Inputs
+from fastvgan.training.coherence import coherence
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.schedule import beta_at, beta_level
+from fastvgan.training.step.augmentation import Augmentation
 from fastvgan.training.step.objectives import first_loss, generator_loss, mean_probabilities, second_loss
 from fastvgan.training.step.passes import (
     add,
@@ -34,7 +38,7 @@ from fastvgan.training.step.passes import (
     select_rows,
     sum_losses,
 )
-from fastvgan.training.step.penalties import ClipPenalty, Penalties, Penalty
+from fastvgan.training.step.penalties import Penalties, Penalty
 from fastvgan.training.step.results import D_SCALARS, G_SCALARS, StepResult, StepStart
 from fastvgan.training.step.scalar import DeviceScalar
 from fastvgan.training.step.tensor_lists import average_into, copy_bytes, restore_where
@@ -87,6 +91,7 @@ class AdversarialStep:
             )
         )
         self.objective = OBJECTIVES[config.objective]
+        self.augmentation = Augmentation(config, model.height, model.width, device, self._parallel.mean)
         self.decay, self._ema_share = config.ema, DeviceScalar(0, device)
         self._diversity_share = DeviceScalar(1, device)
         self.diversity, self.diversity_target = config.diversity, config.diversity_target
@@ -96,6 +101,7 @@ class AdversarialStep:
         self.contrast, self.first_frame, self.redraw = config.contrast, config.first_frame, config.redraw
         self.penalties, self.accumulate = Penalties(model, config, device), config.accumulate
         self._beta2, self._beta2_final, self.beta_level = config.betas[1], config.beta2_final, 0
+        self.coherence = config.coherence
         # Without its cache a cast made in one CUDA graph is never used in another.
         has_autocast = precision != torch.float32
         self.autocast = torch.autocast(device.type, precision, enabled=has_autocast, cache_enabled=False)
@@ -182,7 +188,9 @@ class AdversarialStep:
         # A clip that is not finite has gone through the batch norms by now.
         restore_where(bad, self._buffers(), start.before)
         self._average()
-        self._add_to_totals(*mean, norm, bad)
+        used = self.augmentation.probability.clone() if self.augmentation.adapts else self._nan
+        self.augmentation.adapt(self._d_scalars[D_SCALARS.index("d_sign")], bad)
+        self._add_to_totals(*mean, norm, bad, used)
 
     def set_rates(self, share: float) -> None:
         """Set both learning rates to a share of the configured ones."""
@@ -211,11 +219,13 @@ class AdversarialStep:
         self.ema.load_state_dict(self.generator.state_dict())
         self.g_update.reset()
         self.d_update.reset()
+        self.augmentation.reset()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the state that exact resumption needs besides weights and moments: scalars () by name."""
         updates = {"generator": self.g_update, "discriminator": self.d_update}
-        return {f"{name}/{key}": value for name, u in updates.items() for key, value in u.state().items()}
+        parts = {**updates, "augment": self.augmentation}
+        return {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
 
     def _build_networks(self) -> "tuple[Generator, Discriminators]":
         torch.manual_seed(self._seed)
@@ -260,39 +270,47 @@ class AdversarialStep:
         # of pairs has one for both.
         with self._d.no_sync():
             with self._precision(has_r1):
-                real = self._d(score_real, part)
+                real = self._d(score_real, self.augmentation.real(part))
                 apart = self._differences(part, real.features)
                 first = first_loss(self.objective, real)
                 fits = sum_losses(contrast, real.right, *real.wrong) if self.contrast and real.wrong else None
-                r1 = self._penalise(penalties.r1, real.right, part.real, part.c, part) if has_r1 else self._no_penalty
+                r1 = self._no_penalty
+                if has_r1:
+                    r1 = penalties.r1(real.right, part.real, part.samples, partial(self._score_real, part))
             terms = [first, r1.cost, None if fits is None else self.contrast * fits]
             if first is not None:
                 self.d_update.backward(self._per_part(add(terms)))
                 terms = []
         with self._d.no_sync(not is_last):
             with self._precision(has_r2):
-                on_fake = self._d(score, fake, c)
+                score_fake = partial(self._score_fake, part, c)
+                on_fake = score_fake(fake)
                 second = second_loss(self.objective, real, on_fake)
-                r2 = self._penalise(penalties.r2, on_fake, fake, c, part) if has_r2 else self._no_penalty
+                r2 = penalties.r2(on_fake, fake, part.samples, score_fake) if has_r2 else self._no_penalty
             self.d_update.backward(self._per_part(add([*terms, second, r2.cost])))
         probabilities = mean_probabilities(self.objective, real.right, on_fake)
         fits = self._nan if fits is None else fits.detach()
-        return (add([first, second]).detach(), *probabilities, r1.value, r2.value, gp, fits), apart
+        sign = sum_logits(real.right).detach().sign().mean() if self.augmentation.adapts else self._nan
+        return (add([first, second]).detach(), *probabilities, r1.value, r2.value, gp, fits, sign), apart
+
+    def _score_real(self, part: Inputs, clips: torch.Tensor) -> list[torch.Tensor]:
+        """Compute D's logits of clips that are shown as the real ones of a part."""
+        shown = self.augmentation.real(part._replace(real=clips))
+        return self._d(score, shown.real, shown.c)
+
+    def _score_fake(self, part: Inputs, c: Condition | None, clips: torch.Tensor) -> list[torch.Tensor]:
+        """Compute D's logits of clips that are shown as generated ones."""
+        return self._d(score, *self.augmentation.fake(Purpose.AUGMENT_FAKE, part, clips, c))
 
     def _backward_between(self, part: Inputs, fake: torch.Tensor) -> torch.Tensor:
         """Add the gradients of the penalty between real and generated clips; return its value."""
         mixed = self.penalties.interpolate(part.real, fake, part.samples)
         with self._d.no_sync():
             with self._precision(True):
-                logits = self._d(score, mixed, self._fake_conditions(part.c))
+                logits = self._score_fake(part, self._fake_conditions(part.c), mixed)
                 value, cost = self.penalties.between(logits, mixed)
             self.d_update.backward(self._per_part(cost))
         return value
-
-    def _penalise(
-        self, penalty: ClipPenalty, logits: list[torch.Tensor], clips: torch.Tensor, c: Condition | None, part: Inputs
-    ) -> Penalty:
-        return penalty(logits, clips, part.samples, lambda moved: self._d(score, moved, c))
 
     def _precision(self, is_penalised: bool) -> contextlib.AbstractContextManager[object]:
         """Return the context of a pass of D: autocast, except where a penalty needs more digits."""
@@ -313,14 +331,18 @@ class AdversarialStep:
         """Add G's gradients on one part; return scalars in the order of G_SCALARS without norm and flag."""
         fake = drawn.clips
         with self.autocast:
-            c, d, fits = self._fake_conditions(part.c), self.discriminator, None
-            features = d.features(fake, c)
+            given, d, fits = self._fake_conditions(part.c), self.discriminator, None
+            shown, c = self.augmentation.fake(Purpose.AUGMENT_GENERATOR, part, fake, given)
+            features = d.features(shown, c)
             logits = d.score(features, c)
-            real = score_constant(d, part.real, part.c) if isinstance(self.objective, PairedObjective) else None
+            real = None
+            if isinstance(self.objective, PairedObjective):
+                real = score_constant(d, *self.augmentation.fake(Purpose.AUGMENT_GENERATOR, part, part.real, part.c))
             loss = generator_loss(self.objective, logits, real)
             if self.contrast and part.wrong is not None and any(x is not None for x in part.wrong[:2]):
                 # Wrong first frames would take another pass through D, so only the other parts are wrong here.
-                wrong = self._fake_conditions(part.wrong._replace(image=None if part.c is None else part.c.image))
+                wrong = self._fake_conditions(part.wrong._replace(image=None))
+                wrong = wrong and wrong._replace(image=None if c is None else c.image)
                 fits = sum_losses(contrast, logits, d.score(features, wrong))
             apart = varied = diversity(fake, part.z, self.diversity_target)
             if self.diversity and part.c is not None and drawn.picture is not None:
@@ -332,8 +354,10 @@ class AdversarialStep:
             seen = feature_diversity([each.pool() for each in features], self._real_differences, self._parallel.mean)
             cost = cost - self.feature_diversity * self._diversity_share.tensor * seen
         cost = cost if fits is None else cost + self.contrast * fits
-        if self.first_frame and c is not None and c.image is not None:
-            cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), c.image.float())
+        if self.first_frame and given is not None and given.image is not None:
+            cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), given.image.float())
+        if self.coherence:
+            cost = cost + self.coherence * coherence(fake, part.real, self._parallel.mean)
         if self.redraw and drawn.redrawn is not None:
             cost = cost + self.redraw * drawn.redrawn
         self.g_update.backward(self._per_part(cost), keep_graph)

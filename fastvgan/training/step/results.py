@@ -21,6 +21,8 @@ class StepResult(NamedTuple):
             clips; NaN without that term.
         d_grad_norm, g_grad_norm: norms of the gradients.
         skipped: 1 if a gradient or a loss was not finite, so that an update was skipped; else 0.
+        d_sign, augment: mean sign of D's logits on real clips, and the probability of augmentations that follows it;
+            NaN with a fixed probability.
     """
 
     d_loss: torch.Tensor
@@ -36,10 +38,12 @@ class StepResult(NamedTuple):
     d_grad_norm: torch.Tensor
     g_grad_norm: torch.Tensor
     skipped: torch.Tensor
+    d_sign: torch.Tensor
+    augment: torch.Tensor
 
 
-D_SCALARS = ("d_loss", "d_real", "d_fake", "r1", "r2", "gp", "d_contrast", "d_grad_norm")
-G_SCALARS = ("g_loss", "diversity", "g_contrast", "g_grad_norm", "skipped")
+D_SCALARS = ("d_loss", "d_real", "d_fake", "r1", "r2", "gp", "d_contrast", "d_sign", "d_grad_norm")
+G_SCALARS = ("g_loss", "diversity", "g_contrast", "g_grad_norm", "skipped", "augment")
 
 
 class StepStart(NamedTuple):
