@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     WRONG_PART = 4
     CANDIDATES = 5
     SHUFFLE = 6
+    PHRASING = 16
 
 
 class Draws:

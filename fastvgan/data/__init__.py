@@ -81,6 +81,10 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     """
     if data.hold_out:
         raise UserError(f"--hold-out applies only to the digits; with --data {data.data} use --hold-out 0")
+    if data.captions != "fixed":
+        raise UserError(
+            f"--captions {data.captions} applies only to the digits; with --data {data.data} use --captions fixed"
+        )
     if data.decoder == "digits":
         raise UserError(f"--decoder digits does not decode {data.data}; use another --decoder, or --data digits")
     from fastvgan.data.clips import Listing, items_from_manifest, items_from_scan
@@ -122,6 +126,7 @@ def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
         raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
     if split not in DigitsSource.splits:
         raise UserError(f"the digits have no split {split!r}; use one of {', '.join(DigitsSource.splits)}")
+    is_free = data.captions == "free"
     return DigitsSource(
-        model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed
+        model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed, is_free
     )

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from fastvgan.data.digit_phrases import phrase_table
 from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.sampling import sample_numbers
@@ -54,9 +55,11 @@ class DigitsSource:
         hold_out: Share of the captions kept out of the training split, to evaluate unseen combinations of words. Each
             single word stays in some caption.
         hold_out_seed: Chooses these captions.
+        is_free: Whether captions are in free language.
 
     Attributes:
         captions: The captions that are drawn; a clip's caption is an index into them.
+        phrasings: The same number of phrasings of each caption, if they are in free language; else empty.
         held_out: The captions kept out.
 
     Raises:
@@ -80,6 +83,7 @@ class DigitsSource:
         split: str = "train",
         hold_out: float = 0.0,
         hold_out_seed: int = 0,
+        is_free: bool = False,
     ):
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
@@ -90,7 +94,9 @@ class DigitsSource:
         self.held_out = tuple(caption(*rows[i], with_colour=channels == 3) for i in sorted(kept_out))
         images, digits = _handwriting(split)
         self.size = len(images)
+        self.phrasings = phrase_table(self._table, channels == 3) if is_free else ()
         facts = ["digits", _VERSION, self.captions, digits.tolist(), (16 * images).byte().numpy().tobytes().hex()]
+        facts += [self.phrasings] if is_free else []
         self.fingerprint = compute_fingerprint(facts, self.size, self.captions, self.classes)
         self._is_sharp = height > 16 or width > 16
         if self._is_sharp:
