@@ -136,8 +136,8 @@ class VideoGenerator:
         """Make n clips.
 
         Args:
-            text: caption, for a model that follows text; its words must occur in the training captions, unless the model
-                has a pretrained text encoder.
+            text: caption, for a model that follows text; its words must occur in the training captions, unless the
+                model has a pretrained text encoder.
             image: the first frame, for a model that follows one: a path, a PIL image, an array (H, W) or (H, W, C), or
                 a tensor (H, W), (C, H, W) or (H, W, C), of uint8, uint16, bool or floats in [0, 1] (see
                 `fastvgan.data.media.image_input.read_image`); of another size, it is scaled and cropped at its centre.

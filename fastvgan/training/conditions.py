@@ -62,8 +62,8 @@ def _describe_text_encoder(model: ModelConfig, folder: str) -> dict[str, object]
 class Conditions:
     """Texts and class indices of clips: right ones, and ones with one wrong part.
 
-    Captions are converted to word indices or embeddings once, at construction. All tensors are on the device, and nothing waits for
-    it.
+    Captions are converted to word indices or embeddings once, at construction. All tensors are on the device, and
+    nothing waits for it.
 
     Args:
         model: the model, which has a vocabulary (see `add_vocabulary`).
