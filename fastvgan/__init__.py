@@ -44,6 +44,11 @@ def _bind_checkout() -> None:
     is_checkout = (root / "pyproject.toml").is_file() and (root / "kernels" / "extension.py").is_file()
     if is_checkout and not any(type(finder).__name__ == "_CheckoutKernels" for finder in sys.meta_path):
         sys.meta_path.insert(0, _CheckoutKernels(root / "kernels"))
+        # transformers looks for a package named "kernels", and would register the operations of this folder again.
+        found = importlib.machinery.PathFinder.find_spec("kernels")
+        if found is not None and found.origin == str(root / "kernels" / "__init__.py"):
+            modules: dict[str, Any] = sys.modules  # without None, the mark of a name that cannot be imported
+            modules.setdefault("kernels", None)
 
 
 _bind_checkout()

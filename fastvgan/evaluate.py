@@ -40,6 +40,8 @@ class Arguments(Settings):
     """Length in frames (recurrent family; by default the training length)."""
     seed: Seed = 0
     """Seed of conditions, real clips and noise."""
+    text_encoder: Path | None = None
+    """Folder of the text model that the run was trained with, if it has moved since."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the generator runs."""
     json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None
@@ -60,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     pick_implementations()
     run = find_run(parsed.run)
     device = pick_device(parsed.device)
-    generator = load(run, device)
+    generator = load(run, device, parsed.text_encoder)
     if parsed.json_path is not None:
         check_writable(parsed.json_path)
     model, config = _model(generator, parsed.frames), _config(run)

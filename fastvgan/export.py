@@ -13,7 +13,7 @@ from fastvgan.machine.memory import check_memory
 from fastvgan.models import Condition, ModelConfig, build_generator
 from fastvgan.models.noise import NoiseDriven
 from fastvgan.models.sizes import count_min_weights, map_values
-from fastvgan.models.vocabulary import Vocabulary
+from fastvgan.models.text.inputs import move_text_encoder, to_text_input, vocabulary_of
 from fastvgan.pixels import to_float, to_uint8
 from fastvgan.runs.checkpoint import is_checkpoint, read_averaged_weights
 
@@ -23,7 +23,6 @@ BEST = Path("export") / "best.safetensors"
 """Path, in a run folder, of the averaged generator of the checkpoint with the best score."""
 
 _CHUNK = 64  # clips per forward pass
-_KNOWN_WORDS = 60  # words listed in a message
 
 
 def export(
@@ -44,7 +43,9 @@ def export(
         save_tensors(weights, temporary, {**(facts or {}), "fastvgan": config.model_dump_json()})
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerator":
+def load(
+    path: str | Path, device: str | torch.device = "cpu", text_encoder: str | Path | None = None
+) -> "VideoGenerator":
     """Load a trained generator, always with averaged weights; its `path` names the file that was read.
 
     Args:
@@ -52,12 +53,16 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "VideoGenerato
             run folder, export/best.safetensors (the checkpoint with the best score) is read if it exists, else
             export/generator.safetensors (the last checkpoint).
         device: device of the generator.
+        text_encoder: folder of the pretrained text model, for a generator that was trained with one; by default where
+            it was then.
 
     Raises:
-        UserError: the file is missing, truncated, or not a generator of this library.
+        UserError: the file is missing, truncated, or not a generator of this library; or `text_encoder` is not the
+            text model that the generator was trained with.
     """
     path = Path(path)
     tensors, config, path = _read_checkpoint(path) if _is_checkpoint(path) else _read_export(path)
+    config = move_text_encoder(config, text_encoder)
     try:
         _check_count(config, tensors)
         network = build_generator(config)
@@ -116,7 +121,7 @@ class VideoGenerator:
         self.network = network
         self.config = config
         self.path = path
-        self.vocabulary = Vocabulary(config.vocabulary, config.caption_length)
+        self.vocabulary = vocabulary_of(config)
 
     @torch.no_grad()
     def generate(
@@ -131,7 +136,8 @@ class VideoGenerator:
         """Make n clips.
 
         Args:
-            text: caption, for a model that follows text; its words must occur in the training captions.
+            text: caption, for a model that follows text; its words must occur in the training captions, unless the
+                model has a pretrained text encoder.
             image: the first frame, for a model that follows one: a path, a PIL image, an array (H, W) or (H, W, C), or
                 a tensor (H, W), (C, H, W) or (H, W, C), of uint8, uint16, bool or floats in [0, 1] (see
                 `fastvgan.data.media.image_input.read_image`); of another size, it is scaled and cropped at its centre.
@@ -171,11 +177,14 @@ class VideoGenerator:
         check_memory(n * of_each + made_at_once, f"{n} clips of {frames} frames", "use fewer or shorter clips")
 
     def _clips(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
-        device = next(self.network.parameters()).device
+        device = self._device()
         if condition is not None:
             parts = (None if part is None else part.to(device).expand(len(z), *part.shape[1:]) for part in condition)
             condition = Condition(*parts)
         return to_uint8(self.network(z.to(device), condition))
+
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def _condition(self, text: str | None, image: ImageInput | None, label: str | int | None) -> Condition | None:
         given = {"text": text, "image": image, "class": label}
@@ -189,21 +198,10 @@ class VideoGenerator:
         if not self.config.condition:
             return None
         return Condition(
-            text=None if text is None else self._words(text),
+            text=None if text is None else to_text_input(self.config, text, self._device()),
             label=None if label is None else torch.tensor([self._class(label)]),
             image=None if image is None else self._image(image),
         )
-
-    def _words(self, text: str) -> torch.Tensor:
-        if missing := self.vocabulary.unknown_words(text):
-            names = ", ".join(repr(word) for word in dict.fromkeys(missing))
-            known = self.vocabulary.words
-            more = f" and {len(known) - _KNOWN_WORDS} more" if len(known) > _KNOWN_WORDS else ""
-            raise UserError(
-                f"the caption {text!r} has words that were not in the training captions: {names}; known words: "
-                f"{', '.join(known[:_KNOWN_WORDS])}{more}"
-            )
-        return self.vocabulary.encode([text])
 
     def _class(self, label: str | int) -> int:
         names = list(self.config.class_names)

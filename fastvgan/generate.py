@@ -23,7 +23,8 @@ class Arguments(Settings):
     """Run folder (its best generator, or the last one where none has a score), checkpoint folder (such as
     runs/digits-1/checkpoints/step-200) or exported .safetensors file; by default the newest run under runs/."""
     text: str | None = None
-    """Caption, for a model that follows text; of words that were in the training captions."""
+    """Caption, for a model that follows text; of words that were in the training captions, unless the model was trained
+    with --text-encoder."""
     image: Path | None = None
     """First frame, for a model that follows one: an image file (PNG, JPEG, BMP, WebP, TIFF, PPM; the first frame of an
     animation), scaled and centre-cropped to the model's size."""
@@ -39,6 +40,8 @@ class Arguments(Settings):
     """Frames per second of .mp4 and .gif; at most 50 for .gif, since viewers slow down faster ones."""
     scale: int = Field(0, ge=0, le=64)
     """Factor by which pixels are enlarged; 0 enlarges small videos so that they are easy to see."""
+    text_encoder: Path | None = None
+    """Folder of the text model that the run was trained with, if it has moved since."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to make them."""
     out: Path = Path("generated.gif")
@@ -63,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     from fastvgan.machine.device import pick_device, pick_implementations
 
     pick_implementations()
-    generator = load(run, pick_device(parsed.device))
+    generator = load(run, pick_device(parsed.device), parsed.text_encoder)
     _check_size(parsed, generator.config)
     videos = generator.generate(
         text=parsed.text, image=image, label=parsed.label, n=parsed.n, seed=parsed.seed, frames=parsed.frames

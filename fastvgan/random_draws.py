@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     FAKE_PERTURBATION = 11
     INTERPOLATION = 12
     AUGMENT_GENERATOR = 13
+    PHRASING = 16
 
 
 class Draws:

@@ -93,6 +93,10 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     """
     if data.hold_out:
         raise UserError(f"--hold-out applies only to the digits; with --data {data.data} use --hold-out 0")
+    if data.captions != "fixed":
+        raise UserError(
+            f"--captions {data.captions} applies only to the digits; with --data {data.data} use --captions fixed"
+        )
     if data.decoder == "digits":
         raise UserError(f"--decoder digits does not decode {data.data}; use another --decoder, or --data digits")
     from fastvgan.data.clips import Listing, items_from_manifest, items_from_scan
@@ -163,5 +167,5 @@ def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
         raise UserError("--mirror does not apply to the digits, most of which are no digits if mirrored; leave it out")
     return DigitsSource(
         *(model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed),
-        Variant(data.reverse, data.share, data.share_seed),
+        Variant(data.reverse, data.share, data.share_seed, data.captions == "free"),
     )

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from fastvgan.data.digit_phrases import phrase_table
 from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.sampling import sample_numbers
@@ -44,16 +45,18 @@ _WORDS = 5  # random words per clip: its caption, and the four chances of `Digit
 
 
 class Variant(NamedTuple):
-    """How the training split differs from the plain one; other splits have neither.
+    """How the digits differ from the plain ones; `reverse` and `share` apply to the training split only.
 
     reverse: Show each clip backwards in time with probability 1/2, by one more random word.
     share: Share of the handwritten pictures to draw clips from.
     seed: Chooses these pictures.
+    is_free: Describe clips in free language.
     """
 
     reverse: bool = False
     share: float = 1.0
     seed: int = 0
+    is_free: bool = False
 
 
 PLAIN = Variant()
@@ -71,10 +74,11 @@ class DigitsSource:
         hold_out: Share of the captions kept out of the training split, to evaluate unseen combinations of words. Each
             single word stays in some caption.
         hold_out_seed: Chooses these captions.
-        variant: Further changes of the training split.
+        variant: Changes to the plain digits.
 
     Attributes:
         captions: The captions that are drawn; a clip's caption is an index into them.
+        phrasings: The same number of phrasings of each caption, if they are in free language; else empty.
         held_out: The captions kept out.
 
     Raises:
@@ -99,7 +103,7 @@ class DigitsSource:
         hold_out_seed: int = 0,
         variant: Variant = PLAIN,
     ):
-        variant = variant if split == "train" else PLAIN
+        variant = variant if split == "train" else Variant(is_free=variant.is_free)
         self._reverse, self.draws = variant.reverse, _WORDS + variant.reverse
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
@@ -115,7 +119,9 @@ class DigitsSource:
             self.remarks = (f"--share {variant.share:g}: training on {len(chosen):,} of {len(images):,} pictures",)
         images, digits = images[chosen], digits[chosen]
         self.size = len(images)
+        self.phrasings = phrase_table(self._table, channels == 3) if variant.is_free else ()
         facts = ["digits", _VERSION, self.captions, digits.tolist(), (16 * images).byte().numpy().tobytes().hex()]
+        facts += [self.phrasings] if variant.is_free else []
         self.fingerprint = compute_fingerprint(facts, self.size, self.captions, self.classes)
         self._is_sharp = height > 16 or width > 16
         if self._is_sharp:

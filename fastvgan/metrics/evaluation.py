@@ -10,6 +10,7 @@ for a model without one). `noise(n, seed)` returns noise for n clips on the CPU.
 
     digit, colour, motion, joint    share of clips that show the words of the condition (digits only)
     held_out_joint                  the same for combinations of words that were held out of training
+    paraphrased_joint               the same for captions in phrasings that were held out (digits, --captions free)
     first_frame_psnr                of the first frame against the given one, in dB, at most 59
     same_digit                      share of clips with the same digit in first, middle and last frame, which must be
                                     the one in the condition, if any
@@ -64,7 +65,7 @@ def evaluation_bytes(model: ModelConfig, clips: int) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """One measure, for generated clips, real clips, shuffled captions and held-out captions."""
+    """One measure, for generated clips, real clips, shuffled captions, held-out captions and paraphrased ones."""
 
     measure: str
     generated: Cell = None
@@ -72,6 +73,7 @@ class Row:
     shuffled: Cell = None
     held_out: Cell = None
     unit: str = ""
+    paraphrased: Cell = None
 
 
 @dataclass(frozen=True)
@@ -171,23 +173,34 @@ class Evaluator:
     def _match(
         self, observation: "readers.Observation", generate: Generate, noise: Noise
     ) -> tuple[dict[str, float], list[Row]]:
-        """Score the caption match: of generated and real clips, with shuffled captions, and for held-out captions."""
+        """Score the caption match: of generated and real clips, with shuffled, held-out and paraphrased captions."""
         expected = self.prompts.words
         scores, rows = match(observation.words, expected), []
         real = match(self._real.words, expected)
         shuffled = match_shuffled(observation.words, expected, self.seed) if expected else {}
-        held_out: Mapping[str, float] = {}
-        if self.held_out is not None:
-            video = self._generate(self.held_out, generate, noise, self.seed + 1)
-            held_out = match(self._reader.read(video).words, self.held_out.words)
+        held_out, paraphrased = (
+            self._match_prompts(prompts, generate, noise, self.seed + i)
+            for i, prompts in enumerate((self.held_out, self._reader.paraphrased), 1)
+        )
         for name, value in scores.items():
-            rows.append(Row(f"right {name}", value, real[name], shuffled[name], held_out.get(name), "%"))
+            others = held_out.get(name), "%", paraphrased.get(name)
+            rows.append(Row(f"right {name}", value, real[name], shuffled[name], *others))
         if held_out:
             scores["held_out_joint"] = held_out["joint"]
+        if paraphrased:
+            scores["paraphrased_joint"] = paraphrased["joint"]
         if self.prompts.images is not None:
             scores["first_frame_psnr"] = psnr = peak_signal_to_noise(observation.video[:, 0], self.prompts.images)
             rows.append(Row("first frame against the one given", psnr, unit="dB"))
         return scores, rows
+
+    def _match_prompts(
+        self, prompts: Prompts | None, generate: Generate, noise: Noise, seed: int
+    ) -> Mapping[str, float]:
+        """Score the caption match of clips generated for other prompts; empty without them."""
+        if prompts is None:
+            return {}
+        return match(self._reader.read(self._generate(prompts, generate, noise, seed)).words, prompts.words)
 
     def _add_variety(self, observation: "readers.Observation", scores: dict[str, float], rows: list[Row]) -> None:
         """Add the variety of the words that are not part of the condition, relative to real clips.

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastvgan.data.digit_phrases import phrasings
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.vocabulary import Vocabulary, split_words
+from fastvgan.models.text.inputs import to_text_inputs, vocabulary_of
+from fastvgan.models.vocabulary import split_words
 from fastvgan.pixels import to_float
 
 FEWEST = 16  # clips of an evaluation, at least
@@ -68,7 +70,12 @@ def digit_words(captions: Sequence[str], channels: int) -> dict[str, torch.Tenso
 
 
 def digit_prompts(
-    model: ModelConfig, reference: DigitsSource, captions: Sequence[str], clips: int, seed: int
+    model: ModelConfig,
+    reference: DigitsSource,
+    captions: Sequence[str],
+    clips: int,
+    seed: int,
+    is_paraphrased: bool = False,
 ) -> Prompts:
     """Return prompts for the digits: every caption or class equally often, at least two clips per condition.
 
@@ -78,6 +85,8 @@ def digit_prompts(
         captions: the captions to request; if there are more than half of `clips`, that many of them, chosen at random.
         clips: N, at least 2.
         seed: of the choice of captions and of the real clips.
+        is_paraphrased: request each caption in one of the test phrasings of `fastvgan.data.digit_phrases`, chosen at
+            random for each clip; `group` still is that of the captions.
 
     Raises:
         UserError: a caption is not one of the digits, or the model was not trained on one of the words or classes.
@@ -89,12 +98,13 @@ def digit_prompts(
     place = {text: i for i, text in enumerate(reference.captions)}
     chances = torch.from_numpy(rng.random((clips, 4)))
     real = reference.render(torch.tensor([place[text] for text in chosen]), chances)
-    words = {name: values[rows] for name, values in words.items() if name in _words_in(model.condition)}
+    shown = {name: values[rows] for name, values in words.items()}
+    words = {name: values for name, values in shown.items() if name in _words_in(model.condition)}
     text = label = images = None
     if "text" in model.condition:
-        text = _encode(model, chosen)
+        text = _encode(model, _paraphrase(shown, seed) if is_paraphrased else chosen)
     if "class" in model.condition:
-        label = _class_indices(model, reference.classes)[words["digit"]]
+        label = _class_indices(model, reference.classes)[shown["digit"]]
     if "image" in model.condition:
         images = real[torch.from_numpy(group), 0]
     given = torch.from_numpy(group)
@@ -260,21 +270,43 @@ def _condition(text: torch.Tensor | None, label: torch.Tensor | None, images: to
     return Condition(text, label, shown)
 
 
+def _paraphrase(shown: dict[str, torch.Tensor], seed: int) -> list[str]:
+    """Return a random test phrasing for each clip, from the indices of its words, int64 (N,) each."""
+    rng = np.random.default_rng([seed, 4])
+    colours = shown.get("colour")
+    names = [None] * len(shown["digit"]) if colours is None else [list(COLOURS)[i] for i in colours.tolist()]
+    found = []
+    for digit, colour, motion in zip(shown["digit"].tolist(), names, shown["motion"].tolist(), strict=True):
+        choices = phrasings(digit, colour, MOTIONS[motion], "test")
+        found.append(choices[rng.integers(len(choices))])
+    return found
+
+
+def knows_paraphrases(model: ModelConfig) -> bool:
+    """Return whether a model can read the digits' test phrasings: it knows their words, or reads any sentence."""
+    if "text" not in model.condition or model.text_encoder is not None:
+        return "text" in model.condition
+    colours = tuple(COLOURS) if model.channels == 3 else (None,)
+    rows = itertools.product(range(10), colours, MOTIONS)
+    words = {word for row in rows for text in phrasings(*row, "test") for word in split_words(text)}
+    return words <= set(model.vocabulary)
+
+
 def _encode(model: ModelConfig, captions: Sequence[str]) -> torch.Tensor:
-    """Return word indices of captions, int64 (N, L).
+    """Return captions in the form that the model takes: word indices, int64 (N, L), or embeddings, float32 (N, E).
 
     Raises:
         UserError: the model was not trained on one of their words.
     """
-    vocabulary = Vocabulary(model.vocabulary, model.caption_length)
-    for text in captions:
+    vocabulary = vocabulary_of(model)
+    for text in captions if model.text_encoder is None else ():
         # A caption without words, such as "…", is valid in training too.
         if split_words(text) and (missing := vocabulary.unknown_words(text)):
             raise UserError(
                 f"the run was not trained on the word {missing[0]!r} of the caption {text!r}; pass data that has "
                 "its captions with --data"
             )
-    return vocabulary.encode(captions)
+    return to_text_inputs(model, captions)
 
 
 def _class_indices(model: ModelConfig, classes: Sequence[str]) -> torch.Tensor:

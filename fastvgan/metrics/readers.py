@@ -18,6 +18,7 @@ from fastvgan.metrics.prompts import (
     clip_prompts,
     digit_prompts,
     first_clips,
+    knows_paraphrases,
     training_by_caption,
     training_in_order,
 )
@@ -26,7 +27,7 @@ from fastvgan.models.config import ModelConfig
 _MOST_CELLS = 2**25  # pixels per frame times training clips of the digits that are searched for copies
 _QUICK = 5000  # training clips of the digits that are searched during training
 _MOST = 2000  # training clips of other data that are searched
-_HELD_OUT_SHARE = 4  # a quarter as many clips for held-out captions
+_HELD_OUT_SHARE = 4  # a quarter as many clips for held-out captions, and for paraphrases
 
 
 class Sample(NamedTuple):
@@ -63,6 +64,8 @@ class Reader(Protocol):
     prompts: Prompts
     held_out: Prompts | None
     """Prompts for captions that were held out of training, if any."""
+    paraphrased: Prompts | None
+    """Prompts in free language for captions of the training data, if the model can read them."""
     steadiness: str
     """The name of the score that `score_steadiness` returns."""
 
@@ -112,6 +115,11 @@ class DigitsReader:
         self.held_out = None
         if source.held_out and "text" in model.condition:
             self.held_out = digit_prompts(model, reference, source.held_out, max(2, clips // _HELD_OUT_SHARE), seed + 2)
+        self.paraphrased = None
+        if knows_paraphrases(model):
+            self.paraphrased = digit_prompts(
+                model, reference, source.captions, max(2, clips // _HELD_OUT_SHARE), seed + 3, is_paraphrased=True
+            )
 
     def read(self, video: torch.Tensor) -> Observation:
         """Read clips, uint8 (N, T, H, W, C)."""
@@ -161,6 +169,7 @@ class ClipsReader:
 
     steadiness = "frame_similarity"
     held_out = None
+    paraphrased = None
 
     def __init__(
         self, model: ModelConfig, source: Source, reference: Source, clips: int, seed: int, seen: TrainingDraws

@@ -7,8 +7,8 @@ from typing import Any
 from fastvgan.metrics.evaluation import Cell, Evaluation, Row
 from fastvgan.metrics.intervals import Interval
 
-_COLUMNS = ("generated", "real", "shuffled", "held_out")
-_TITLES = ("measure", "generated", "real clips", "shuffled captions", "held-out captions")
+_COLUMNS = ("generated", "real", "shuffled", "held_out", "paraphrased")
+_TITLES = ("measure", "generated", "real clips", "shuffled captions", "held-out captions", "paraphrases")
 
 
 def text_table(rows: Sequence[Row]) -> str:

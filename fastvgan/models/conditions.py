@@ -8,12 +8,14 @@ from torch import nn
 
 from fastvgan.layers import Conv3d
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.text.encoders import EmbeddingEncoder, SequenceEncoder
 
 
 class Condition(NamedTuple):
     """A batch of conditions. A part that the model does not use is None.
 
-    text: word indices, int64 (N, L), or (N, K, L) for K captions per clip.
+    text: word indices, int64 (N, L), or embeddings by a pretrained text model, float (N, E); (N, K, L) or (N, K, E) for
+        K captions per clip.
     label: class indices, int64 (N,), or (N, K).
     image: first frames in [-1, 1], float (N, C, H, W), the same for all K.
     """
@@ -76,7 +78,7 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict()
         if "text" in config.condition:
-            self.parts["text"] = TextEncoder(config.vocabulary_size, config.caption_length, dim)
+            self.parts["text"] = _text_encoder(config, dim)
         if "class" in config.condition:
             self.parts["label"] = nn.Embedding(config.classes, dim)
         if "image" in config.condition:
@@ -90,3 +92,11 @@ class ConditionEncoder(nn.Module):
         several = max(parts, key=torch.Tensor.dim)
         parts = [part if part.dim() == several.dim() else part[:, None].expand_as(several) for part in parts]
         return torch.cat(parts, -1)
+
+
+def _text_encoder(config: ModelConfig, dim: int) -> nn.Module:
+    if config.text_encoder is not None:
+        return EmbeddingEncoder(config.text_width, dim)
+    if config.text_model == "sequence":
+        return SequenceEncoder(config.vocabulary_size, dim)
+    return TextEncoder(config.vocabulary_size, config.caption_length, dim)

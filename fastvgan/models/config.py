@@ -9,6 +9,7 @@ from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 
 SIDES = (16, 32, 64, 128)  # heights and widths of clips
+MOST_WORDS = 32  # of a caption
 ConditionName = Literal["text", "class", "image", "none"]
 DiscriminatorName = Literal["clip", "frame", "difference"]
 # Fields that are filled in from the data have no flag.
@@ -66,12 +67,22 @@ class ModelConfig(Settings):
     identity. Needs a --d-norm other than batch."""
     base_width: int = Field(64, ge=1, le=65536)
     """Feature maps of the layer next to the clip; they double each time the size is halved, up to 8 times this."""
+    text_model: Literal["words", "sequence"] = "words"
+    """How captions are read: `words` has separate weights for each position in a caption and learns captions of one
+    form in few steps; `sequence` reads free word order, and captions of up to 32 words."""
+    text_encoder: str | None = None
+    """Folder of a CLIP or sentence model of the transformers library, which reads captions instead: frozen, so that
+    words outside of the training captions have a meaning, too. Needs the extra `text`."""
     vocabulary: Annotated[tuple[str, ...], Hidden] = ()
     """Words of the training captions; filled in from the data."""
     caption_length: Annotated[int, Hidden] = Field(0, ge=0, le=1024)
     """Words in the longest training caption; filled in from the data."""
     class_names: Annotated[tuple[str, ...], Hidden] = ()
     """Classes of the training data; filled in from the data."""
+    text_width: Annotated[int, Hidden] = Field(0, ge=0, le=65536)
+    """Length of the text encoder's embeddings; filled in from its folder."""
+    text_fingerprint: Annotated[str, Hidden] = ""
+    """Checksum of the text encoder's files; filled in from its folder."""
 
     @field_validator("height", "width")
     @classmethod
@@ -106,6 +117,17 @@ class ModelConfig(Settings):
         if self.d_blocks and self.d_norm == "batch":
             raise UserError(f"--d-blocks {self.d_blocks} needs --d-norm none, group or spectral; or use --d-blocks 0")
         return self
+
+    @model_validator(mode="after")
+    def _one_reader_of_text(self) -> Self:
+        if self.text_encoder is not None and self.text_model != "words":
+            raise UserError(f"--text-encoder and --text-model {self.text_model} exclude each other; pass one of them")
+        return self
+
+    @property
+    def longest_text(self) -> int:
+        """The most words of a caption; of a longer one the first of them are read."""
+        return MOST_WORDS if self.text_model == "sequence" else self.caption_length
 
     @property
     def vocabulary_size(self) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 
 from fastvgan.errors import UserError
+from fastvgan.models.config import MOST_WORDS
 
 _WORD = re.compile(r"\w+")
-_PADDING, _UNKNOWN = 0, 1
-_LONGEST = 32
+PADDING, _UNKNOWN = 0, 1
 _CANDIDATES = 4096
 _NEVER = 1024.0  # more words than a caption has
 
@@ -35,14 +35,14 @@ class Vocabulary:
     def of(cls, captions: Sequence[str]) -> "Vocabulary":
         """Return the vocabulary of captions; its length is that of the longest one, at most 32 words."""
         split = [split_words(caption) for caption in captions]
-        return cls(sorted(set().union(*split)), min(_LONGEST, max((len(words) for words in split), default=1)))
+        return cls(sorted(set().union(*split)), min(MOST_WORDS, max((len(words) for words in split), default=1)))
 
     def __len__(self) -> int:
         return len(self.words) + 2
 
     def encode(self, captions: Sequence[str]) -> torch.Tensor:
         """Return the word indices of captions, int64 (N, length)."""
-        rows = torch.full((len(captions), self.length), _PADDING)
+        rows = torch.full((len(captions), self.length), PADDING)
         for row, text in zip(rows, captions, strict=True):
             indices = [self._index.get(word, _UNKNOWN) for word in split_words(text)[: self.length]]
             row[: len(indices)] = torch.tensor(indices, dtype=torch.int64)
@@ -79,10 +79,10 @@ class WrongCaptions:
     def __init__(self, table: torch.Tensor, vocabulary_size: int, device: "torch.device | str" = "cpu"):
         size, length = table.shape
         is_word = torch.zeros(size, vocabulary_size).scatter_(1, table, 1.0)
-        is_word[:, _PADDING] = 0
+        is_word[:, PADDING] = 0
         # A repeated word counts at its first position only.
         earlier = (table[:, :, None] == table[:, None]).tril(-1).any(-1)  # (M, L)
-        once = (~earlier & (table != _PADDING)).float()
+        once = (~earlier & (table != PADDING)).float()
         # A word in all captions distinguishes none and has weight log 1 = 0. If a caption has only such words, because
         # it differs from another one in word order alone, all its words get the same weight.
         weights = once.double() * (size / is_word.sum(0).double().clamp(min=1)).log()[table]

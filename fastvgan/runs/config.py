@@ -55,6 +55,9 @@ class DataConfig(Settings):
     """Follow symbolic links in the folder of clips, even to files outside of it."""
     workers: int = Field(1, ge=0, le=4096)
     """Processes (threads of DALI) that decode beside the trainer; 0 decodes in the trainer itself."""
+    captions: Literal["fixed", "free"] = "fixed"
+    """Captions of the digits: `fixed`, or in `free` language, one of 192 phrasings per clip; --text-model sequence
+    suits the latter."""
     hold_out: float = Field(0.0, ge=0, lt=1)
     """Share of the digits' captions (combinations of digit, colour and motion) kept out of training for tests
     of generalisation; every single word stays."""
@@ -337,9 +340,10 @@ _FREE |= {
     "wandb",
     "evaluate_every",
     "evaluate_clips",
+    "text_encoder",  # its fingerprint is compared
 }
 # Settings that follow from the data, whose changes the fingerprint detects.
-_OF_DATA = {"data", "vocabulary", "caption_length", "class_names"}
+_OF_DATA = {"data", "vocabulary", "caption_length", "class_names", "text_width", "text_fingerprint"}
 
 
 _MOST_TEXT = 2**24  # characters of a configuration, which may include a large vocabulary

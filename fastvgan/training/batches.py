@@ -9,7 +9,7 @@ from fastvgan.data.source import Clips, Source
 from fastvgan.models import Condition
 from fastvgan.models.noise import NoiseDriven
 from fastvgan.pixels import to_float
-from fastvgan.random_draws import Draws, Purpose, draw_below, normals, uniforms
+from fastvgan.random_draws import Draws, Purpose, below, draw_below, normals, uniforms
 from fastvgan.training.conditions import Conditions, condition_from, swap_neighbours
 
 
@@ -66,6 +66,7 @@ class BatchMaker:
             Purpose.CLIP: source.draws,
             Purpose.TRAINING_NOISE: generator.noise_size(),
             Purpose.WRONG_CONDITION: self._wrong * conditions.draws,
+            Purpose.PHRASING: 1 if conditions.phrasings else 0,
         }
         self._draws = Draws(seed, per_clip, device)
         self._step_draws = Draws(seed, {Purpose.CANDIDATES: 1}, device)
@@ -102,7 +103,10 @@ class BatchMaker:
             chosen = self._shuffle(samples) if self._shuffle else None
             clips = self._source.draw(words[Purpose.CLIP], chosen)
         real = to_float(clips.video, clips.video.device)
-        c = condition_from(*self._conditions.right(clips), real, self.parts)
+        phrasing = None
+        if self._conditions.phrasings:
+            phrasing = below(words[Purpose.PHRASING][:, 0], self._conditions.phrasings)
+        c = condition_from(*self._conditions.right(clips, phrasing), real, self.parts)
         z = self._generator.arrange(normals(words[Purpose.TRAINING_NOISE]))
         if not self._wrong or c is None:
             return Inputs(real, z, c, samples=samples)
@@ -110,7 +114,7 @@ class BatchMaker:
         start = None
         if self._conditions.needs_start:
             start = uniforms(self._step_draws(number[None])[Purpose.CANDIDATES]).squeeze()
-        wrong = Condition(*self._conditions.wrong(clips, chances, start, part), c.image)
+        wrong = Condition(*self._conditions.wrong(clips, chances, start, part, phrasing), c.image)
         return Inputs(real, z, c, wrong, samples=samples)
 
 

@@ -1,6 +1,7 @@
 """Right and wrong conditions of a batch, from a source's tables of captions and classes."""
 
 from collections.abc import Container
+from pathlib import Path
 
 import torch
 
@@ -9,8 +10,11 @@ from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
+from fastvgan.models.text.folder import check_folder, fingerprint
+from fastvgan.models.text.pretrained import open_text_encoder
 from fastvgan.models.vocabulary import Vocabulary, WrongCaptions
 from fastvgan.runs.config import RunConfig
+from fastvgan.training.caption_table import CaptionTable, phrasings_of
 
 
 def fit_to_source(config: RunConfig, source: Source) -> RunConfig:
@@ -30,7 +34,7 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
     """Return a model's configuration with the vocabulary and the classes of the data.
 
     Raises:
-        UserError: the model needs captions or classes, and the data has none.
+        UserError: the model needs captions or classes, and the data has none; or its text encoder cannot be used.
     """
     learned: dict[str, object] = {}
     if "text" in model.condition:
@@ -39,10 +43,12 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
                 "the data has no captions, but the model is conditioned on text: add clip.txt beside each clip or a "
                 "captions.csv in the folder, or train with --condition none"
             )
-        vocabulary = Vocabulary.of(source.captions)
+        vocabulary = Vocabulary.of([*source.captions, *(text for row in phrasings_of(source) for text in row)])
         if not vocabulary.words:
             raise UserError("the captions of the data contain no word; write words, or train with --condition none")
         learned |= {"vocabulary": tuple(vocabulary.words), "caption_length": vocabulary.length}
+    if model.text_encoder is not None:
+        learned |= _describe_text_encoder(model, model.text_encoder)
     if "class" in model.condition:
         if not source.classes:
             raise UserError(
@@ -53,18 +59,36 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
     return model.model_copy(update=learned)
 
 
-class Conditions:
-    """Word and class indices of clips: right ones, and ones with one wrong part.
+def _describe_text_encoder(model: ModelConfig, folder: str) -> dict[str, object]:
+    if "text" not in model.condition:
+        raise UserError("--text-encoder reads captions, but the model has none; pass --condition text, or leave it out")
+    found = fingerprint(check_folder(Path(folder)).path)
+    width = open_text_encoder(folder, found).width
+    # Any sentence has an embedding, so no word is unknown.
+    return {
+        "text_encoder": str(Path(folder).resolve()),
+        "text_width": width,
+        "text_fingerprint": found,
+        "vocabulary": (),
+        "caption_length": 0,
+    }
 
-    Captions are converted to word indices once, at construction. All tensors are on the device, and nothing waits for
-    it.
+
+class Conditions:
+    """Texts and class indices of clips: right ones, and ones with one wrong part.
+
+    Captions are converted to word indices or embeddings once, at construction. All tensors are on the device, and
+    nothing waits for it.
 
     Args:
         model: the model, which has a vocabulary (see `add_vocabulary`).
         source: the data.
         device: device of the clips.
+        run: run folder in which a text encoder's embeddings may have been written.
 
     Attributes:
+        table: the captions in the form that the model takes; None if its condition has no text.
+        phrasings: number of phrasings of each caption; 0 if captions are fixed.
         parts: what the model's condition consists of.
         can_be_wrong: the parts for which a wrong one can be drawn: "text" with two captions or more, "class" with two
             classes or more, "image" always.
@@ -72,16 +96,26 @@ class Conditions:
         needs_start: whether `wrong` needs a start; see `WrongCaptions.draw`.
     """
 
-    def __init__(self, model: ModelConfig, source: Source, device: "torch.device | str" = "cpu"):
+    def __init__(
+        self,
+        model: ModelConfig,
+        source: Source,
+        device: "torch.device | str" = "cpu",
+        run: Path | None = None,
+    ):
         self.parts = model.condition
         self._classes = len(source.classes)
         self._wrong_captions: WrongCaptions | None = None
-        self._table: torch.Tensor | None = None
+        self.table: CaptionTable | None = None
         if "text" in self.parts:
-            table = Vocabulary(model.vocabulary, model.caption_length).encode(source.captions)
-            self._table = table.to(device)
-            if len(table) > 1:
-                self._wrong_captions = WrongCaptions(table, model.vocabulary_size, device)
+            self.table = CaptionTable(model, source, device, run)
+            if len(source.captions) > 1:
+                vocabulary = Vocabulary(model.vocabulary, model.caption_length)
+                if model.text_encoder is not None:  # such a model has no vocabulary
+                    vocabulary = Vocabulary.of(source.captions)
+                words = vocabulary.encode(source.captions)
+                self._wrong_captions = WrongCaptions(words, len(vocabulary), device)
+        self.phrasings = self.table.phrasings if self.table is not None else 0
         self.can_be_wrong = tuple(
             part
             for part in self.parts
@@ -92,37 +126,54 @@ class Conditions:
         self.draws = 2 * ("text" in self.can_be_wrong) + ("class" in self.can_be_wrong)
         self.needs_start = self._wrong_captions is not None and self._wrong_captions.searches_some
 
-    def right(self, clips: Clips) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Return word indices, int64 (N, L), and class indices, int64 (N,), of clips; None if not in the condition."""
+    def right(
+        self, clips: Clips, phrasing: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return texts and class indices of clips; None if not in the condition.
+
+        Args:
+            clips: N clips.
+            phrasing: which of the `phrasings` of each clip's caption, int64 (N,); None for the caption itself.
+
+        Returns:
+            Word indices, int64 (N, L), or embeddings, float32 (N, E); and class indices, int64 (N,).
+        """
         return (
-            self._table[clips.caption] if self._table is not None else None,
+            self.table(clips.caption, phrasing) if self.table is not None and clips.caption is not None else None,
             clips.label if "class" in self.parts else None,
         )
 
     def wrong(
-        self, clips: Clips, chances: torch.Tensor, start: torch.Tensor | None, part: torch.Tensor
+        self,
+        clips: Clips,
+        chances: torch.Tensor,
+        start: torch.Tensor | None,
+        part: torch.Tensor,
+        phrasing: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return K conditions per clip with one part replaced by a wrong one.
 
-        If the wrong part is the first frames, which `swap_neighbours` replaces, a clip's K conditions are the same.
+        If the wrong part is the first frames, which `swap_neighbours` replaces, a clip's K conditions are the same. A
+        wrong caption has the phrasing of the right one, so that only its meaning is wrong.
 
         Args:
             clips: N clips.
             chances: random numbers in [0, 1), float64 (N, K, `draws`).
             start: see `WrongCaptions.draw`.
             part: index in `can_be_wrong` of the wrong part, int64 ().
+            phrasing: see `right`.
 
         Returns:
-            Word indices (N, K, L) and class indices (N, K).
+            Word indices (N, K, L) or embeddings (N, K, E), and class indices (N, K).
         """
-        text, label = self.right(clips)
+        text, label = self.right(clips, phrasing)
         if (
-            self._table is not None
+            self.table is not None
             and self._wrong_captions is not None
             and clips.caption is not None
             and text is not None
         ):
-            drawn = self._table[self._wrong_captions.draw(clips.caption, chances[..., :2], start)]
+            drawn = self.table(self._wrong_captions.draw(clips.caption, chances[..., :2], start), phrasing)
             text = self._where(part, "text", drawn, text[:, None])
         elif text is not None:
             text = torch.stack([text] * chances.shape[1], 1)
@@ -145,7 +196,7 @@ def condition_from(
     """Make a `Condition`.
 
     Args:
-        text: word indices, int64 (N, L), or None.
+        text: word indices, int64 (N, L), or embeddings, float (N, E), or None.
         label: class indices, int64 (N,), or None.
         video: clips (N, C, T, H, W), whose first frames are used if `parts` contains "image".
         parts: parts of the condition; without any the result is None.

@@ -90,7 +90,7 @@ class Trainer:
         if training.deterministic:
             determinism.ask_for_determinism()
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
-        self.conditions = Conditions(self.config.model, self.source, self.device)
+        self.conditions = Conditions(self.config.model, self.source, self.device, self.folder)
         self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
         self._record = self._restore(start.checkpoint)
         self.done = self._record.step

@@ -16,7 +16,7 @@ _SPREAD = 30  # ratio of largest to smallest value above which the axis is logar
 _MANY = 60  # number of points from which a running mean is drawn, too
 _LARGEST = 1e100  # larger values do not fit an axis
 # Scores that are shares of clips.
-_SHARES = ("digit", "colour", "motion", "joint", "held_out_joint", "same_digit", "copies")
+_SHARES = ("digit", "colour", "motion", "joint", "held_out_joint", "paraphrased_joint", "same_digit", "copies")
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fastvgan",  # the same values give the same file

@@ -69,6 +69,7 @@ class Output:
         self.scores: dict[str, float] = {}
         self._warn_once = WarnOnce(logger)
         self._folder = RunFolder(path, config, done, config.training.wandb, source.fingerprint)
+        self._captions = conditions.table
         self._make_samples = lambda: Samples(source, conditions, step, config.training.seed)
         self._make_scoring = lambda samples: Scoring(config, source, step, samples)
         self._samples: Samples | None = None
@@ -76,6 +77,8 @@ class Output:
 
     def begin(self) -> None:
         """Draw noise and conditions of samples, and clips to compare them with; this is slow on slow sources."""
+        if self._captions is not None:
+            self._captions.save()
         self._samples = self._make_samples()
         self._scoring = self._make_scoring(self._samples)
 

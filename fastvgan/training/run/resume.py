@@ -96,10 +96,22 @@ def fit_to_checkpoint(start: Start, config: RunConfig, data: Fingerprint) -> tup
             "resume with the same settings, or train into another --run-dir"
         )
     name, model = config.data.data, start.saved.model
+    if model.text_fingerprint != config.model.text_fingerprint:
+        raise UserError(
+            f"{start.checkpoint} was trained {_describe_text(model)}, not {_describe_text(config.model)}; resume with "
+            "the same text model, or train into another --run-dir"
+        )
     if misfit := _misfit(model, config.model, f"the networks of {start.checkpoint} were built for"):
         raise UserError(f"--data {name} has {misfit}; resume with the previous data, or train into another --run-dir")
     change = _change(start, read_record(start.checkpoint).data, name, data)
+    model = model.model_copy(update={"text_encoder": config.model.text_encoder})  # the folder may have moved
     return config.model_copy(update={"model": model}), change
+
+
+def _describe_text(model: ModelConfig) -> str:
+    if model.text_encoder is None:
+        return "without --text-encoder"
+    return f"with --text-encoder {model.text_encoder} (checksum {model.text_fingerprint[:8]})"
 
 
 def _misfit(model: ModelConfig, found: ModelConfig, built_for: str) -> str | None:

@@ -24,7 +24,8 @@ _NOT_FINITE = "the averaged generator's clips are not finite"
 _SEED_OFFSET = 2**20  # so that `evaluate` draws other clips than those that selected the checkpoint
 _JOINT = 1000  # one clip of 240 that does not match its caption counts as 4 of the Fréchet distance
 _MAIN = (
-    *("joint", "digit", "colour", "motion", "held_out_joint", "same_digit", "first_frame_psnr", "diversity"),
+    *("joint", "digit", "colour", "motion", "held_out_joint", "paraphrased_joint", "same_digit", "first_frame_psnr"),
+    "diversity",
     *("varied_digit", "varied_colour", "varied_motion", "frechet", "coarse_frechet"),
 )
 

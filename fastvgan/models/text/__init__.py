@@ -1,0 +1,1 @@
+"""How networks read text: encoders that train along, and embeddings by a pretrained text model."""
