@@ -127,7 +127,7 @@ def _detector_scores(
     """Print the scores of detectors and of the classifier, and return them with their protocol."""
     from fastvgan.machine.device import use_precision
     from fastvgan.metrics.detectors.cache import FeatureCache
-    from fastvgan.metrics.detectors.comparison import compare
+    from fastvgan.metrics.detectors.comparison import compare, probe
     from fastvgan.metrics.detectors.detector import Detector
     from fastvgan.metrics.detectors.streams import Streams, check_count
     from fastvgan.metrics.table import significant, text_table
@@ -136,10 +136,12 @@ def _detector_scores(
     device = next(generator.network.parameters()).device
     detectors = [Detector(view, device) for view in views]
     judge = None if classifier is None else Detector(classifier, device)
+    networks = [*detectors, *([judge] if judge else [])]
     clips = parsed.clips or PUBLISHED_CLIPS
     data, split, _, reference = _open(parsed, generator, model, config)
     check_count(reference, clips, parsed.clips is None)
     streams = Streams(model, reference, clips, parsed.seed, parsed.detector_batch)
+    probe(networks, streams)
     facts = _real_facts(model, data, split, reference, device)
     comparison = compare(
         detectors,
@@ -156,7 +158,6 @@ def _detector_scores(
     if detectors:
         print(f"distances of real clips: of {clips // 2:,} from {clips // 2:,} others")
     print(", ".join(f"{name} {value}" for name, value in protocol.items()))
-    networks = [*detectors, *([judge] if judge else [])]
     for network in networks:
         name = network.view.name
         print(f"{name}: {network.describe()}; real features {comparison.sources[name]}")

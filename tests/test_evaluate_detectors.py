@@ -224,8 +224,8 @@ def test_conditions_that_do_not_fit(files, folder, tmp_path):
 def test_bad_input(run, files, tmp_path, monkeypatch, names, arguments, sentence):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "fastvgan" / "real-features").mkdir(parents=True)
+    if "infinite" in names:  # noticed once clips are made
+        (tmp_path / "cache" / "fastvgan" / "real-features").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     paths = [files.get(name, name) for name in names]
     json_path = ["--json", "x.json"]

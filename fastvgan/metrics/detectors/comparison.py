@@ -36,6 +36,23 @@ class Comparison:
     sources: dict[str, str]
 
 
+def probe(networks: Sequence[Detector], streams: Streams) -> None:
+    """Check that networks take the clips, and that memory suffices, before `compare` starts.
+
+    Raises:
+        UserError: a network does not fit, or memory does not suffice.
+    """
+    model = streams.model
+    for network in networks:
+        network.probe((model.frames, model.height, model.width, model.channels), streams.batch_sizes())
+    features = sum(network.features for network in networks)
+    check_memory(
+        2 * 4 * streams.clips * features + 5 * 8 * streams.clips**2,  # features of both sets, five kernel matrices
+        f"a comparison of {streams.clips:,} clips",
+        "use fewer --clips",
+    )
+
+
 def compare(
     detectors: Sequence[Detector],
     classifier: Detector | None,
@@ -48,8 +65,8 @@ def compare(
     """Compare generated with real clips.
 
     Args:
-        detectors: for distances.
-        classifier: for the inception score.
+        detectors: for distances; `probe` has accepted them.
+        classifier: for the inception score; the same.
         streams: the clips.
         generators: the generator, and its noise.
         cache: holds features of real clips.
@@ -60,10 +77,6 @@ def compare(
         UserError: a detector does not fit, or the data lacks the model's condition.
     """
     networks = [*detectors, *([classifier] if classifier else [])]
-    model = streams.model
-    for network in networks:
-        network.probe((model.frames, model.height, model.width, model.channels), streams.batch_sizes())
-    _check_memory(streams.clips, networks)
     # Generated clips come first, so that a condition that does not fit the model is noticed at once.
     made = _features(networks, streams.generate(*generators), streams.clips, "generated")
     if classifier is not None:
@@ -143,16 +156,6 @@ def _check_logits(classifier: Detector, logits: torch.Tensor) -> None:
         raise UserError(
             f"{classifier.view.path} returns probabilities, which add up to 1; pass a classifier that returns logits"
         )
-
-
-def _check_memory(clips: int, networks: Sequence[Detector]) -> None:
-    """Check memory for the features of both sets and, for one detector at a time, five kernel matrices."""
-    features = sum(network.features for network in networks)
-    check_memory(
-        2 * 4 * clips * features + 5 * 8 * clips**2,
-        f"a comparison of {clips:,} clips",
-        "use fewer --clips",
-    )
 
 
 def _count_warnings(detectors: Sequence[Detector], streams: Streams) -> list[str]:
