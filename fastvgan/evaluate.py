@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import Field
@@ -12,6 +12,13 @@ from pydantic import Field
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
 from fastvgan.machine.neighbours import fit_threads
+from fastvgan.metrics.detectors.flags import (
+    PUBLISHED_CLIPS,
+    PUBLISHED_FRAMES,
+    DetectorFlags,
+    classifier_view,
+    detector_views,
+)
 from fastvgan.settings import Seed, Settings
 
 if TYPE_CHECKING:
@@ -19,14 +26,19 @@ if TYPE_CHECKING:
 
     from fastvgan.data.source import Source
     from fastvgan.export import VideoGenerator
+    from fastvgan.metrics.detectors.flags import View
+    from fastvgan.metrics.detectors.streams import Generate
     from fastvgan.metrics.evaluation import Evaluation
     from fastvgan.metrics.prompts import TrainingDraws
     from fastvgan.models import Condition, ModelConfig
     from fastvgan.runs.config import DataConfig, RunConfig
 
 
-class Arguments(Settings):
-    """Evaluate a trained generator and compare its scores with those of real clips."""
+_CLIPS = 960
+
+
+class _OwnFlags(Settings):
+    """Flags of every evaluation."""
 
     run: Path | None = None
     """Run folder, checkpoint folder or exported .safetensors file; by default the newest run under runs/."""
@@ -34,10 +46,11 @@ class Arguments(Settings):
     """Data to compare with, as `train` takes it; by default what the run was trained on."""
     split: str = "auto"
     """Part of the data that real clips come from: `train`, `test`, or `auto` (test if the data has that split)."""
-    clips: int = Field(960, ge=16, le=10**6)
-    """How many generated clips are compared with as many real ones."""
+    clips: int | None = Field(None, ge=16, le=10**6)
+    """How many generated clips are compared with as many real ones; by default 960, and 2,048 with a detector or
+    classifier."""
     frames: int | None = Field(None, ge=4, le=10_000)
-    """Length in frames (recurrent family; by default the training length)."""
+    """Length in frames (recurrent family; by default the training length, and 16 with a detector or classifier)."""
     seed: Seed = 0
     """Seed of conditions, real clips and noise."""
     text_encoder: Path | None = None
@@ -48,15 +61,18 @@ class Arguments(Settings):
     """File to write the results to."""
 
 
+class Arguments(DetectorFlags, _OwnFlags):
+    """Evaluate a trained generator and compare its scores with those of real clips."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.evaluate", arguments)
+    views, classifier = detector_views(parsed), classifier_view(parsed)  # checks them before torch is imported
     from fastvgan.export import load
     from fastvgan.files.atomic import check_writable, whole
     from fastvgan.machine.device import pick_device, pick_implementations
-    from fastvgan.machine.memory import check_memory
-    from fastvgan.metrics.evaluation import evaluation_bytes
-    from fastvgan.metrics.table import json_values, text_table
+    from fastvgan.metrics.table import json_values
     from fastvgan.runs.names import find_run
 
     pick_implementations()
@@ -65,21 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     generator = load(run, device, parsed.text_encoder)
     if parsed.json_path is not None:
         check_writable(parsed.json_path)
-    model, config = _model(generator, parsed.frames), _config(run)
-    check_memory(
-        evaluation_bytes(model, parsed.clips),
-        f"an evaluation with --clips {parsed.clips} of {model.frames} frames",
-        "use fewer or shorter clips",
-    )
-    data = _data(run, config, model, parsed.data)
-    split = _split(parsed.split, data)
-    source, reference = _sources(data, model, split)
-    if device.type == "cpu" and (sentence := fit_threads()):
-        print(sentence, file=sys.stderr)
-    evaluation = _evaluate(generator, model, source, reference, _seen(config, source), parsed)
-    protocol = _protocol(parsed, model, generator, data, split)
-    print(text_table(evaluation.rows))
-    print(", ".join(f"{name} {value}" for name, value in protocol.items()))
+    model, config = _model(generator, parsed), _config(run)
+    if parsed.has_detectors:
+        evaluation, protocol = _detector_scores(parsed, generator, model, config, views, classifier)
+    else:
+        evaluation, protocol = _own_scores(parsed, generator, model, config)
     for sentence in evaluation.warnings:
         print(f"warning: {sentence}")
     if parsed.json_path is not None:
@@ -88,13 +94,103 @@ def main(arguments: list[str] | None = None) -> None:
             results.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
-def _model(generator: "VideoGenerator", frames: int | None) -> "ModelConfig":
+def _own_scores(
+    parsed: Arguments, generator: "VideoGenerator", model: "ModelConfig", config: "RunConfig | None"
+) -> tuple["Evaluation", dict[str, Any]]:
+    """Print the scores that need no file, and return them with their protocol."""
+    from fastvgan.machine.memory import check_memory
+    from fastvgan.metrics.evaluation import evaluation_bytes
+    from fastvgan.metrics.oracle import ORACLE
+    from fastvgan.metrics.table import text_table
+
+    clips = parsed.clips or _CLIPS
+    check_memory(
+        evaluation_bytes(model, clips),
+        f"an evaluation with --clips {clips} of {model.frames} frames",
+        "use fewer or shorter clips",
+    )
+    data, split, source, reference = _open(parsed, generator, model, config)
+    evaluation = _evaluate(generator, model, source, reference, _seen(config, source), clips, parsed.seed)
+    protocol = _protocol(parsed.seed, clips, model, generator, data, split)
+    protocol["oracle"] = _hash(ORACLE) if data.data == "digits" else "none"
+    print(text_table(evaluation.rows))
+    print(", ".join(f"{name} {value}" for name, value in protocol.items()))
+    return evaluation, protocol
+
+
+def _detector_scores(
+    parsed: Arguments,
+    generator: "VideoGenerator",
+    model: "ModelConfig",
+    config: "RunConfig | None",
+    views: "list[View]",
+    classifier: "View | None",
+) -> tuple["Evaluation", dict[str, Any]]:
+    """Print the scores of detectors and of the classifier, and return them with their protocol."""
+    from fastvgan.machine.device import use_precision
+    from fastvgan.metrics.detectors.cache import FeatureCache
+    from fastvgan.metrics.detectors.comparison import compare, probe
+    from fastvgan.metrics.detectors.detector import Detector
+    from fastvgan.metrics.detectors.streams import Streams, check_count
+    from fastvgan.metrics.table import significant, text_table
+
+    use_precision("fp32")  # features in TF32 would differ from published ones
+    device = next(generator.network.parameters()).device
+    detectors = [Detector(view, device) for view in views]
+    judge = None if classifier is None else Detector(classifier, device)
+    networks = [*detectors, *([judge] if judge else [])]
+    clips = parsed.clips or PUBLISHED_CLIPS
+    data, split, _, reference = _open(parsed, generator, model, config)
+    check_count(reference, clips, parsed.clips is None)
+    streams = Streams(model, reference, clips, parsed.seed, parsed.detector_batch)
+    probe(networks, streams)
+    facts = _real_facts(model, data, split, reference, device)
+    comparison = compare(
+        detectors,
+        judge,
+        streams,
+        (_generate_by(generator), lambda numbers, seed: generator.network.noise(numbers, seed, model.frames)),
+        FeatureCache(parsed.cache),
+        {**facts, "clips": clips, "seed": parsed.seed},
+        parsed.resamples,
+    )
+    protocol = _protocol(parsed.seed, clips, model, generator, data, split)
+    protocol |= {"fingerprint": reference.fingerprint.checksum[:12], "resamples": parsed.resamples}
+    print(text_table(comparison.evaluation.rows, significant))
+    if detectors:
+        print(f"distances of real clips: of {clips // 2:,} from {clips // 2:,} others")
+    print(", ".join(f"{name} {value}" for name, value in protocol.items()))
+    for network in networks:
+        name = network.view.name
+        print(f"{name}: {network.describe()}; real features {comparison.sources[name]}")
+    protocol["real clips"] = facts
+    protocol["detectors"] = {network.view.name: network.protocol for network in detectors}
+    protocol["classifier"] = None if judge is None else {judge.view.name: judge.protocol}
+    return comparison.evaluation, protocol
+
+
+def _open(
+    parsed: Arguments, generator: "VideoGenerator", model: "ModelConfig", config: "RunConfig | None"
+) -> tuple["DataConfig", str, "Source", "Source"]:
+    """Return the data, the split, the source of training clips and the source of real clips to compare with."""
+    assert generator.path is not None  # `load` sets it
+    data = _data(generator.path, config, model, parsed.data)
+    split = _split(parsed.split, data)
+    source, reference = _sources(data, model, split)
+    if next(generator.network.parameters()).device.type == "cpu" and (sentence := fit_threads()):
+        print(sentence, file=sys.stderr)
+    return data, split, source, reference
+
+
+def _model(generator: "VideoGenerator", parsed: Arguments) -> "ModelConfig":
     """Return the generator's configuration with the requested clip length."""
-    model = generator.config
+    model, frames = generator.config, parsed.frames
     if frames not in (None, model.frames) and model.family != "recurrent":
         raise UserError(
             f"--frames {frames}: a {model.family} model makes clips of {model.frames} frames only; leave --frames out"
         )
+    if frames is None and parsed.has_detectors and model.family == "recurrent":
+        frames = PUBLISHED_FRAMES
     return model.model_copy(update={"frames": frames or model.frames})
 
 
@@ -161,47 +257,76 @@ def _evaluate(
     source: "Source",
     reference: "Source",
     seen: "TrainingDraws | None",
-    parsed: Arguments,
+    clips: int,
+    seed: int,
 ) -> "Evaluation":
     from tqdm import tqdm
 
     from fastvgan.metrics.evaluation import Evaluator
+
+    evaluator = Evaluator(model, source, reference, clips, seed, seen)
+    generate = _generate_by(generator)
+    with tqdm(desc="generating", unit=" clips", disable=None, leave=False) as bar:
+
+        def generate_and_count(z: "torch.Tensor", condition: "Condition | None") -> "torch.Tensor":
+            bar.update(len(z))
+            return generate(z, condition)
+
+        return evaluator.full(generate_and_count, lambda n, seed: generator.network.noise(n, seed, model.frames))
+
+
+def _generate_by(generator: "VideoGenerator") -> "Generate":
+    """Return the function that generates clips, uint8 (n, T, H, W, C) on the CPU."""
+    import torch
+
     from fastvgan.models import Condition
     from fastvgan.pixels import to_uint8
 
     device = next(generator.network.parameters()).device
-    evaluator = Evaluator(model, source, reference, parsed.clips, parsed.seed, seen)
-    with tqdm(desc="generating", unit=" clips", disable=None, leave=False) as bar:
 
-        def generate(z: "torch.Tensor", condition: "Condition | None") -> "torch.Tensor":
-            bar.update(len(z))
-            if condition is not None:
-                condition = Condition(*(None if part is None else part.to(device) for part in condition))
-            clips = generator.network(z.to(device), condition)
-            if not clips.isfinite().all():
-                raise UserError(f"{generator.path} makes NaN or infinite values; pass another checkpoint with --run")
-            return to_uint8(clips)
+    @torch.no_grad()
+    def generate(z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
+        if condition is not None:
+            condition = Condition(*(None if part is None else part.to(device) for part in condition))
+        clips = generator.network(z.to(device), condition)
+        if not clips.isfinite().all():
+            raise UserError(f"{generator.path} makes NaN or infinite values; pass another checkpoint with --run")
+        return to_uint8(clips)
 
-        return evaluator.full(generate, lambda n, seed: generator.network.noise(n, seed, model.frames))
+    return generate
 
 
 def _protocol(
-    parsed: Arguments, model: "ModelConfig", generator: "VideoGenerator", data: "DataConfig", split: str
-) -> dict[str, str | float]:
+    seed: int, clips: int, model: "ModelConfig", generator: "VideoGenerator", data: "DataConfig", split: str
+) -> dict[str, Any]:
     """Return the settings that must agree for two tables to be comparable, and the hashes of the files used."""
-    from fastvgan.metrics.oracle import ORACLE
-
     assert generator.path is not None  # `load` sets it
     return {
-        "clips": parsed.clips,
+        "clips": clips,
         "frames": model.frames,
-        "seed": parsed.seed,
+        "seed": seed,
         "data": data.data,
         "split": split,
         **({"held out": data.hold_out, "by seed": data.hold_out_seed} if data.data == "digits" else {}),
         "averaged weights of": str(generator.path),
         "sha256": _hash(generator.path),
-        "oracle": _hash(ORACLE) if data.data == "digits" else "none",
+    }
+
+
+def _real_facts(
+    model: "ModelConfig", data: "DataConfig", split: str, reference: "Source", device: "torch.device"
+) -> dict[str, Any]:
+    """Return what features of real clips depend on besides the number of clips, the seed and the detector."""
+    import torch
+
+    return {
+        "fingerprint": reference.fingerprint.checksum,
+        "split": split,
+        "shape": [model.frames, model.height, model.width, model.channels],
+        "decoder": reference.decoder.replace(":", " ").split()[0],
+        **{name: getattr(data, name) for name in ("stride", "max_stride", "crop", "mirror")},
+        "device": device.type,
+        "torch": torch.__version__,
     }
 
 

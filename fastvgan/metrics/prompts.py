@@ -135,23 +135,13 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
         raise UserError(f"--clips {clips}: the data has only {source.size} clips; use --clips {source.size} or fewer")
     drawn = first_clips(source, clips, seed)
     group = torch.arange(clips) % max(1, clips // 2) if model.condition else torch.zeros(clips, dtype=torch.int64)
-    text = label = images = None
-    if "text" in model.condition:
-        if drawn.caption is None:
-            raise UserError(
-                "the data has no captions, but the model is conditioned on text; pass captioned data with --data"
-            )
-        text = _encode(model, [source.captions[i] for i in drawn.caption[group].tolist()])
-    if "class" in model.condition:
-        indices = _class_indices(model, source.classes)
-        assert drawn.label is not None  # the source has classes
-        label = indices[drawn.label][group]
-    if "image" in model.condition:
-        images = drawn.video[group, 0]
+    condition = conditions_of(model, source, drawn, group)
+    label = None if condition is None else condition.label
+    images = drawn.video[group, 0] if "image" in model.condition else None
     twins = group if model.condition else None
     real_group = None if images is not None else _group_real(drawn, bool(model.condition))
     return Prompts(
-        _condition(text, label, images),
+        condition,
         label if label is not None and model.condition == ("class",) else group,
         drawn.video,
         real_group,
@@ -160,6 +150,34 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
         images,
         {},
     )
+
+
+def conditions_of(model: ModelConfig, source: Source, drawn: Clips, rows: torch.Tensor) -> Condition | None:
+    """Return the conditions that clips of the data have, on the CPU, or None for a model without a condition.
+
+    Args:
+        model: its `condition` determines the parts of the condition.
+        source: the data.
+        drawn: N clips of it.
+        rows: int64 (M,), indices of the clips that supply the conditions.
+
+    Raises:
+        UserError: the data lacks the condition, or the model was not trained on one of its captions or classes.
+    """
+    text = label = images = None
+    if "text" in model.condition:
+        if drawn.caption is None:
+            raise UserError(
+                "the data has no captions, but the model is conditioned on text; pass captioned data with --data"
+            )
+        text = _encode(model, [source.captions[i] for i in drawn.caption[rows].tolist()])
+    if "class" in model.condition:
+        indices = _class_indices(model, source.classes)
+        assert drawn.label is not None  # the source has classes
+        label = indices[drawn.label[rows]]
+    if "image" in model.condition:
+        images = drawn.video[rows, 0]
+    return _condition(text, label, images)
 
 
 def _group_real(drawn: Clips, has_condition: bool) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """An evaluation as a table of text, and as values for JSON."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastvgan.metrics.evaluation import Cell, Evaluation, Row
@@ -11,11 +11,22 @@ _COLUMNS = ("generated", "real", "shuffled", "held_out", "paraphrased")
 _TITLES = ("measure", "generated", "real clips", "shuffled captions", "held-out captions", "paraphrases")
 
 
-def text_table(rows: Sequence[Row]) -> str:
-    """Format rows as aligned columns, one line per row, without columns that have no value."""
+def significant(value: float) -> str:
+    """Format a number with four significant digits, for scores of any scale."""
+    return f"{value:#.4g}".rstrip(".")
+
+
+def text_table(rows: Sequence[Row], number: Callable[[float], str] | None = None) -> str:
+    """Format rows as aligned columns, one line per row, without columns that have no value.
+
+    Args:
+        rows: the rows.
+        number: formats a number; by default with one or two decimals.
+    """
+    number = number or _number
     shown = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in rows)]
     lines = [["measure", *(title for name, title in zip(_COLUMNS, _TITLES[1:], strict=True) if name in shown)]]
-    lines += [[row.measure, *(_text(getattr(row, name), row.unit) for name in shown)] for row in rows]
+    lines += [[row.measure, *(_text(getattr(row, name), row.unit, number) for name in shown)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -42,14 +53,14 @@ def json_values(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _text(cell: Cell, unit: str) -> str:
+def _text(cell: Cell, unit: str, number: Callable[[float], str]) -> str:
     if cell is None:
         return ""
     if isinstance(cell, Interval):
-        return f"{_number(cell.value)} [{_number(cell.low)}, {_number(cell.high)}]"
+        return f"{number(cell.value)} [{number(cell.low)}, {number(cell.high)}]"
     if unit == "%":
         return f"{cell:.1%}"
-    return f"{_number(cell)} {unit}".rstrip()
+    return f"{number(cell)} {unit}".rstrip()
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,1 @@
+"""Scores by networks that the user provides as TorchScript files: FVD, KVD, JEDi and inception score."""
