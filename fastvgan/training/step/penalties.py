@@ -81,8 +81,9 @@ class ClipPenalty:
         self._weight.set(between(*self._weights, progress) * self._every)
 
     def prepare(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return clips (N, C, T, H, W) without their graph, as D must score them for this penalty."""
-        clips = clips.detach()
+        """Return clips (N, C, T, H, W) in float32 or better, without their graph, as D must score them."""
+        # Under autocast generated clips have few digits, which a pass of D without autocast does not accept.
+        clips = clips.detach().to(torch.promote_types(clips.dtype, torch.float32))
         return clips.requires_grad_() if self._perturbation is None else clips
 
     def __call__(
