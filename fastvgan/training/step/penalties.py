@@ -55,7 +55,7 @@ class Perturbation:
 class ClipPenalty:
     """R1 or R2: a penalty on the gradient of D's logits at clips, exact or by finite differences.
 
-    With finite differences D scores the clips a second time, moved by Gaussian noise, in a pass of its own: its batch
+    With finite differences D scores the clips a second time, moved by Gaussian noise, in a separate pass: its batch
     statistics are those of the moved clips alone.
 
     Args:
