@@ -228,7 +228,7 @@ def finite_difference_penalty(logits: torch.Tensor, moved: torch.Tensor, scale: 
 
     Args:
         logits: of clips x, (N,).
-        moved: logits of clips x + scale·e, (N,), computed with batch statistics of their own.
+        moved: logits of clips x + scale·e, (N,), computed in a pass with separate batch statistics.
         scale: standard deviation of the movement.
 
     Returns:

@@ -127,7 +127,7 @@ def logits_and_clips(norm, n=3):
     ],
 )
 def test_penalties_are_their_formulas_by_single_clips(penalty, formula, n):
-    """Values and the gradients of D's weights; each clip's gradient by a pass of its own."""
+    """Values and the gradients of D's weights; each clip's gradient by a separate pass."""
     discriminator, logits, x = logits_and_clips(False, n)
     value = penalty(logits, x)
     ones = [one[None].detach().requires_grad_() for one in x]

@@ -16,22 +16,9 @@ from fastvgan_kernels.measured.capture import launches_are_captured
 
 logger = logging.getLogger("fastvgan")
 T = TypeVar("T")
+Kind: TypeAlias = tuple[bool, bool]
+"""Whether a step has the gradient penalty, and whether it has wrong first frames."""
 _Shape: TypeAlias = tuple[tuple[torch.Size, torch.dtype] | None, ...] | None
-
-
-class Kind(NamedTuple):
-    """What differs between the graphs of steps.
-
-    Attributes:
-        regularise: whether D's update has R1 or R2.
-        is_image_wrong: whether the wrong conditions have wrong first frames.
-        level: the step's `beta_level`, which both updates keep.
-    """
-
-    regularise: bool
-    is_image_wrong: bool
-    level: int
-
 
 # Libraries set things up in their first calls, which must not be captured; DistributedDataParallel needs 11 steps.
 _EAGER_STEPS = 11
@@ -85,22 +72,15 @@ class _Captured(NamedTuple):
         static: buffers that decoded clips are copied to; None if the graphs draw clips.
         begin: graph of the inputs and the generation of clips.
         update_d: graphs of D's update by kind of step.
-        update_g: graphs of G's update by level of Adam's second beta.
+        update_g: graph of G's update.
         shared: tensors that the graphs share.
     """
 
     static: Clips | None
     begin: Graph
     update_d: dict[Kind, Graph]
-    update_g: dict[int, Graph]
+    update_g: Graph
     shared: tuple[Inputs, StepStart]
-
-    def drop_other_levels(self, level: int) -> None:
-        """Free the graphs of earlier levels of Adam's second beta: the burn-in rarely returns to one."""
-        for kind in [kind for kind in self.update_d if kind.level != level]:
-            del self.update_d[kind]
-        for other in self.update_g.keys() - {level}:
-            del self.update_g[other]
 
 
 class StepRunner:
@@ -126,6 +106,7 @@ class StepRunner:
         self._number, self._part = (DeviceScalar(0, self._device, torch.int64) for _ in range(2))
         self._eager: Counter = Counter()
         self._captured: dict[_Shape, _Captured] = {}
+        self._level, self._stale, self._announced = step.beta_level, list[Graph](), set[_Shape]()
         obstacle = self._find_obstacle(backend)
         if obstacle and mode == "on":
             raise UserError(f"--cuda-graphs on: {obstacle}; use --cuda-graphs auto")
@@ -154,13 +135,21 @@ class StepRunner:
         self._maker.prepare(number)
         self._number.set(number)
         self._part.set(part)
-        regularise, is_image_wrong = self.step.has_gradient_penalty(number), self._maker.has_wrong_image(part)
-        kind = Kind(regularise, is_image_wrong, self.step.beta_level)
+        kind = self.step.has_gradient_penalty(number), self._maker.has_wrong_image(part)
+        self._follow_level()
         if self._backend is None:
             self._run(clips, kind)
             return
         with launches_are_captured():
             self._run_on_stream(self._backend, clips, kind)
+
+    def _follow_level(self) -> None:
+        """Drop the graphs of another level of Adam's second beta; the next step captures again, without eager steps."""
+        if self._level != self.step.beta_level:
+            self._level = self.step.beta_level
+            # One graph keeps the memory pool in use until the next capture: torch allows no return to an unused pool.
+            self._stale += [captured.begin for captured in self._captured.values()]
+            self._captured.clear()
 
     def _run_on_stream(self, backend: GraphBackend, clips: Clips | None, kind: Kind) -> None:
         stream = backend.stream
@@ -180,43 +169,38 @@ class StepRunner:
         self.step.update_generator(inputs, start)
 
     def _update_discriminator(self, inputs: Inputs, start: StepStart, kind: Kind) -> None:
-        inputs = with_wrong_images(inputs) if kind.is_image_wrong else inputs
-        self.step.update_discriminator(inputs, start, kind.regularise)
+        regularise, is_image_wrong = kind
+        self.step.update_discriminator(with_wrong_images(inputs) if is_image_wrong else inputs, start, regularise)
 
     def _run_or_replay(self, backend: GraphBackend, clips: Clips | None, kind: Kind) -> None:
         shape = _shape(clips)
         captured = self._captured.get(shape)
         if captured is None or kind not in captured.update_d:
-            # Another level calls the same kernels.
-            same_kernels = shape, kind._replace(level=0)
             self._eager[shape] += 1
-            self._eager[same_kernels] += 1
-            is_warm = self._eager[shape] > _EAGER_STEPS and self._eager[same_kernels] > _EAGER_STEPS_PER_KIND
+            self._eager[shape, kind] += 1
+            is_warm = self._eager[shape] > _EAGER_STEPS and self._eager[shape, kind] > _EAGER_STEPS_PER_KIND
             captured = self._try_to_capture(backend, kind, clips) if is_warm else None
         if captured is None:
             self._run(clips, kind)
             return
         _copy(clips, captured.static)
-        for graph in (captured.begin, captured.update_d[kind], captured.update_g[kind.level]):
+        for graph in (captured.begin, captured.update_d[kind], captured.update_g):
             graph.replay()
 
     def _try_to_capture(self, backend: GraphBackend, kind: Kind, clips: Clips | None) -> _Captured | None:
         shape = _shape(clips)
         try:
             captured = self._captured.get(shape) or self._capture(backend, clips)
-            inputs, start = captured.shared
-            captured.drop_other_levels(kind.level)
-            # The clips' autograd graph is kept, since its saved tensors must not move while other graphs are captured.
-            if kind.level not in captured.update_g:
-                graph, _ = backend.capture(lambda: self.step.update_generator(inputs, start, keep_graph=True))
-                captured.update_g[kind.level] = graph
             if kind not in captured.update_d:
+                inputs, start = captured.shared
                 graph, _ = backend.capture(lambda: self._update_discriminator(inputs, start, kind))
                 captured.update_d[kind] = graph
         except RuntimeError as error:
             self._give_up(str(error).splitlines()[0])
             return None
-        if shape not in self._captured:
+        self._stale.clear()
+        if shape not in self._announced:
+            self._announced.add(shape)
             size = "x".join(map(str, captured.shared[0].real.shape))
             logger.info("captured the step for clips of %s as CUDA graphs", size)
         self._captured[shape] = captured
@@ -233,8 +217,10 @@ class StepRunner:
             inputs = self._maker.make(self._number.tensor, self._part.tensor, static)
             return inputs, step.begin(inputs)
 
-        first, shared = backend.capture(begin)
-        return _Captured(static, first, {}, {}, shared)
+        first, (inputs, start) = backend.capture(begin)
+        # The clips' autograd graph is kept, since its saved tensors must not move while other graphs are captured.
+        last, _ = backend.capture(lambda: step.update_generator(inputs, start, keep_graph=True))
+        return _Captured(static, first, {}, last, (inputs, start))
 
     def _give_up(self, reason: str) -> None:
         """Continue without graphs: none of the operations of a failed capture has run."""

@@ -80,7 +80,7 @@ def score_constant(discriminator: Discriminators, x: torch.Tensor, c: Condition 
 
 
 def add(terms: Iterable[torch.Tensor | None]) -> torch.Tensor:
-    """Add the scalars () that are not None, of which there must be one."""
+    """Add the scalars () that are not None; at least one must not be."""
     return functools.reduce(operator.add, (term for term in terms if term is not None))
 
 

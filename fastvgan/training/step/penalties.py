@@ -55,7 +55,7 @@ class Perturbation:
 class ClipPenalty:
     """R1 or R2: a penalty on the gradient of D's logits at clips, exact or by finite differences.
 
-    With finite differences D scores the clips a second time, moved by Gaussian noise, in a pass of its own: its batch
+    With finite differences D scores the clips a second time, moved by Gaussian noise, in a separate pass: its batch
     statistics are those of the moved clips alone.
 
     Args:
@@ -81,8 +81,9 @@ class ClipPenalty:
         self._weight.set(between(*self._weights, progress) * self._every)
 
     def prepare(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return clips (N, C, T, H, W) without their graph, as D must score them for this penalty."""
-        clips = clips.detach()
+        """Return clips (N, C, T, H, W) in float32 or better, without their graph, as D must score them."""
+        # Under autocast generated clips have few digits, which a pass of D without autocast does not accept.
+        clips = clips.detach().to(torch.promote_types(clips.dtype, torch.float32))
         return clips.requires_grad_() if self._perturbation is None else clips
 
     def __call__(

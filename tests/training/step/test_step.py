@@ -8,19 +8,21 @@ import torch.nn.functional as F
 from tiny import tiny
 from torch import nn
 
+from fastvgan.losses import OBJECTIVES
 from fastvgan.models import Condition
 from fastvgan.runs.config import PRESETS
 from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.passes import settle_statistics
+from fastvgan_kernels.philox import philox_4x32
 
 CPU = torch.device("cpu")
 
 
-def reference_step(objective):
+def reference_step(objective, **training):
     preset = PRESETS["reference"]
     model = preset.model.model_copy(update={"base_width": 4, "latent": 5})
-    training = preset.training.model_copy(update={"objective": objective, "lr_generator": 1e-3})
+    training = preset.training.model_copy(update={"objective": objective, "lr_generator": 1e-3, **training})
     step = AdversarialStep(model, training, CPU, torch.float32)
     in_float64(step)
     return step
@@ -50,31 +52,69 @@ def stock_networks(step):
     return generator, discriminator
 
 
-@pytest.mark.parametrize("objective", ["nonsaturating", "minimax"])
-def test_five_steps_equal_the_textbook_loop(objective):
+def softplus_of_difference(above, below):
+    return F.softplus(below - above).mean()
+
+
+def textbook_losses(objective, real, fake):
+    """D's and G's loss from logits in float64."""
+    bce = F.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones_like(real), torch.zeros_like(real)
+    if objective == "relativistic":
+        return softplus_of_difference(real, fake), softplus_of_difference(fake, real)
+    if objective == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.mean()
+    if objective == "wgan-gp":
+        return fake.mean() - real.mean(), -fake.mean()
+    d_loss = bce(real, ones) + bce(fake, zeros)
+    return d_loss, bce(fake, ones) if objective == "nonsaturating" else -bce(fake, zeros)
+
+
+def textbook_penalty(discriminator, clips, power):
+    """Mean of the squared norm of each clip's gradient, or of the squared distance of the norm from 1."""
+    clips = clips.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(clips).sum(), clips, create_graph=True)
+    norms = gradient.flatten(1).norm(dim=1)
+    return norms.square().mean() if power == 0 else (norms - 1).square().mean()
+
+
+PENALTIES = [{}, {"r1": 0.3, "r2": 0.2, "r1_every": 1}, {"r1": 0.3, "r1_every": 2}, {"gp": 3.0}]
+
+
+@pytest.mark.parametrize("penalties", PENALTIES, ids=lambda p: "+".join(p) or "none")
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_five_steps_equal_the_textbook_loop(objective, penalties):
     """One pass of G for both updates, and D without weight gradients in G's, must change nothing."""
-    step = reference_step(objective)
+    step = reference_step(objective, **penalties)
     generator, discriminator = stock_networks(step)
     g_optimizer = torch.optim.Adam(generator.parameters(), 1e-3, (0.5, 0.999))
     d_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, (0.5, 0.999))
-    bce = F.binary_cross_entropy_with_logits
     draw = torch.Generator().manual_seed(0)
-    ones, zeros = torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    r1, r2, gp, every = (penalties.get(name, 0.0) for name in ("r1", "r2", "gp", "r1_every"))
     for number in range(5):
         real = torch.rand(4, 3, 16, 16, 16, generator=draw, dtype=torch.float64) * 2 - 1
         z = torch.randn(4, 5, generator=draw, dtype=torch.float64)
-        result = step(number, Inputs(real, z))
+        samples = torch.arange(4 * number, 4 * number + 4)
+        result = step(number, Inputs(real, z, samples=samples), step.has_gradient_penalty(number))
 
         noise = z[:, :, None, None, None]
+        fake = generator(noise).detach()
         d_optimizer.zero_grad()
-        d_loss = bce(discriminator(real).flatten(), ones) + bce(
-            discriminator(generator(noise).detach()).flatten(), zeros
-        )
-        d_loss.backward()
+        d_loss, _ = textbook_losses(objective, discriminator(real).flatten(), discriminator(fake).flatten())
+        cost = d_loss
+        if r1 and number % every == 0:
+            cost = cost + r1 * every / 2 * textbook_penalty(discriminator, real, 0)
+        if r2 and number % every == 0:
+            cost = cost + r2 * every / 2 * textbook_penalty(discriminator, fake, 0)
+        if gp:
+            share = torch.tensor([philox_4x32((0, k, 0, 12), (0, 0))[0] / 2**32 for k in samples.tolist()]).double()
+            share = share[:, None, None, None, None]
+            cost = cost + gp * textbook_penalty(discriminator, share * real + (1 - share) * fake, 1)
+        cost.backward()
         d_optimizer.step()
         g_optimizer.zero_grad()
-        logits = discriminator(generator(noise)).flatten()
-        g_loss = bce(logits, ones) if objective == "nonsaturating" else -bce(logits, zeros)
+        logits = discriminator(real).flatten(), discriminator(generator(noise)).flatten()
+        _, g_loss = textbook_losses(objective, *logits)
         g_loss.backward()
         g_optimizer.step()
         torch.testing.assert_close(result.d_loss.double(), d_loss.detach(), rtol=1e-5, atol=1e-5)
