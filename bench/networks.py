@@ -8,7 +8,7 @@ from variants import TINY
 
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features, stages
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 
 BATCH = 16 if TINY else 64  # auto leaves most convolutions of smaller batches to stock PyTorch
 REFERENCE = PRESETS["reference"].model

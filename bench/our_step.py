@@ -12,7 +12,7 @@ from variants import DTYPES, TINY, device, load_in_order
 from fastvgan.data.source import Clips
 from fastvgan.models.config import ModelConfig
 from fastvgan.pixels import to_float
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep, StepResult
 from fastvgan.training.step.graphs import CudaGraphs, StepRunner

@@ -27,7 +27,7 @@ from text_table import format_table  # noqa: E402
 from variants import DTYPES  # noqa: E402
 
 from fastvgan.models.config import ModelConfig  # noqa: E402
-from fastvgan.runs.config import PRESETS  # noqa: E402
+from fastvgan.runs.presets import PRESETS  # noqa: E402
 
 PASSES = ROOT / "bench" / "results" / "convs-h100.json"
 _FLAGS = 3  # collectives of a step besides gradients and norms: two of "is finite", and the vote on stopping

@@ -9,7 +9,8 @@ from on_gpu import DTYPE, ON_GPU
 from step_cost import make_runner
 from variants import DTYPES, TINY, device
 
-from fastvgan.runs.config import PRESETS, RunConfig
+from fastvgan.runs.config import RunConfig
+from fastvgan.runs.presets import PRESETS
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.step.adversarial import AdversarialStep
 

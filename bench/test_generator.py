@@ -17,7 +17,7 @@ from variants import (
 )
 
 from fastvgan.models import build_generator
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 
 
 def make_trained_generator():

@@ -9,7 +9,7 @@ from our_step import CHECKED, Ours, batch_of, problem, stock_inputs
 from stock_loop import StockLoop
 from variants import DTYPES, TINY, describe, device, time_call
 
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 from fastvgan_kernels import choice
 
 pytestmark = only_here

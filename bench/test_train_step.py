@@ -9,7 +9,7 @@ from networks import BATCH, step_flops
 from stock_loop import StockLoop
 from variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, time_call
 
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep
 

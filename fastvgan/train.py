@@ -12,7 +12,8 @@ import tyro
 from fastvgan.command_line import Given, log_to_terminal, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
-from fastvgan.runs.config import RunConfig, preset, read_config
+from fastvgan.runs.config import RunConfig, read_config
+from fastvgan.runs.presets import preset
 from fastvgan.settings import Settings
 from fastvgan.training.run.resume import Start, find_start
 

@@ -22,7 +22,8 @@ from fastvgan.export import export, load
 from fastvgan.files.video import write_video
 from fastvgan.models import ModelConfig, build, build_generator
 from fastvgan.models.sizes import count_min_weights
-from fastvgan.runs.config import PRESETS, RunConfig, preset, read_config
+from fastvgan.runs.config import RunConfig, read_config
+from fastvgan.runs.presets import PRESETS, preset
 from fastvgan.settings import Settings
 from fastvgan.train import Arguments as TrainArguments
 

@@ -22,7 +22,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from variants import TINY, clock
 
-from fastvgan.runs.config import preset
+from fastvgan.runs.presets import preset
 from fastvgan.training.run.resume import Start
 
 STEPS = 2 if TINY else 5  # profiled steps

@@ -137,7 +137,7 @@ def _check_stride(items: "Sequence[Item]", stride: int) -> None:
 
 
 def _open_stacked_digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
-    from fastvgan.data.stacked_digits import StackedDigitsSource
+    from fastvgan.data.digits.stacked import StackedDigitsSource
 
     if model.condition:
         raise UserError("the stacked digits have no conditions; use --condition none")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastvgan.data.stacked_digits import MODES
+from fastvgan.data.digits.stacked import MODES
 from fastvgan.metrics.oracle import load_oracle
 
 

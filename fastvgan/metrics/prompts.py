@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastvgan.data.digit_phrases import phrasings
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
+from fastvgan.data.digits.phrases import phrasings
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
@@ -85,7 +85,7 @@ def digit_prompts(
         captions: the captions to request; if there are more than half of `clips`, that many of them, chosen at random.
         clips: N, at least 2.
         seed: of the choice of captions and of the real clips.
-        is_paraphrased: request each caption in one of the test phrasings of `fastvgan.data.digit_phrases`, chosen at
+        is_paraphrased: request each caption in one of the test phrasings of `fastvgan.data.digits.phrases`, chosen at
             random for each clip; `group` still is that of the captions.
 
     Raises:

@@ -4,7 +4,8 @@ from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from fastvgan.data.fitting import fit_frames, fit_size, fit_size_of_shards, median_size
-from fastvgan.runs.config import PRESETS, RunConfig, TrainingConfig
+from fastvgan.runs.config import RunConfig, TrainingConfig
+from fastvgan.runs.presets import PRESETS
 
 if TYPE_CHECKING:
     from fastvgan.data.clips import Listing

@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fastvgan.data import open_source
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"

@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastvgan.layers import ConvLSTM
-from fastvgan.runs.config import PRESETS, RunConfig
+from fastvgan.runs.config import RunConfig
+from fastvgan.runs.presets import PRESETS
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 

@@ -6,7 +6,8 @@ from make_videos import encode, make_numbered
 
 from fastvgan.data.decoders import shards
 from fastvgan.data.preparation import PrepareConfig, prepare
-from fastvgan.runs.config import PRESETS, RunConfig
+from fastvgan.runs.config import RunConfig
+from fastvgan.runs.presets import PRESETS
 from fastvgan.training.run.resume import find_start
 from fastvgan.training.trainer import Trainer
 

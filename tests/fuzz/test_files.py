@@ -26,7 +26,8 @@ from fastvgan.errors import UserError
 from fastvgan.export import export
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.runs.checkpoint import find_best, find_newest_good, read_averaged_weights, verify
-from fastvgan.runs.config import preset, read_config
+from fastvgan.runs.config import read_config
+from fastvgan.runs.presets import preset
 from fastvgan.training.run import checkpoint
 from fastvgan.training.step.adversarial import AdversarialStep
 

@@ -14,7 +14,7 @@ from fastvgan.errors import UserError
 from fastvgan.models import Condition, ModelConfig, build
 from fastvgan.models.clock import clock_features
 from fastvgan.models.sizes import stages
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 
 FAMILIES = ("conv3d", "recurrent")
 PARTS = [parts for k in range(4) for parts in itertools.combinations(("text", "class", "image"), k)]

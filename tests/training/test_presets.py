@@ -6,7 +6,8 @@ import yaml
 from fastvgan.command_line import read_flags
 from fastvgan.data import open_source
 from fastvgan.models import build
-from fastvgan.runs.config import PRESETS, RunConfig
+from fastvgan.runs.config import RunConfig
+from fastvgan.runs.presets import PRESETS
 from fastvgan.train import Arguments, _start_from
 from fastvgan.training.conditions import add_vocabulary
 

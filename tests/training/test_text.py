@@ -271,8 +271,8 @@ def test_paraphrases_are_scored_where_the_model_can_read_them(is_free, kind, req
     scores = evaluator.quick(generate, lambda n, seed: torch.zeros(n, 1))
     assert scores["paraphrased_joint"] > 0.7
     if kind == "sequence":
-        from fastvgan.data.digit_phrases import phrasings
         from fastvgan.data.digits import COLOURS, MOTIONS
+        from fastvgan.data.digits.phrases import phrasings
         from fastvgan.models.vocabulary import split_words
 
         for words, digit, colour, motion in zip(

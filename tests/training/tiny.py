@@ -2,7 +2,8 @@
 
 import torch
 
-from fastvgan.runs.config import PRESETS, RunConfig
+from fastvgan.runs.config import RunConfig
+from fastvgan.runs.presets import PRESETS
 
 FLAGS = ["--base-width", "2", "--batch-size", "4", "--latent", "4", "--log-every", "2", "--precision", "fp32"]
 FLAGS += ["--evaluate-clips", "16"]

@@ -7,7 +7,7 @@ from tiny import weights
 
 from fastvgan.data.source import Clips
 from fastvgan.pixels import to_float
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import Inputs
 from fastvgan.training.step import adversarial as step_module
 from fastvgan.training.step.adversarial import AdversarialStep

@@ -10,7 +10,7 @@ from torch import nn
 
 from fastvgan.losses import OBJECTIVES
 from fastvgan.models import Condition
-from fastvgan.runs.config import PRESETS
+from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.passes import settle_statistics

@@ -14,8 +14,8 @@ from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from fastvgan.data import open_source
-from fastvgan.data.digit_shapes import REACH
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
+from fastvgan.data.digits.shapes import REACH
 from fastvgan.errors import UserError
 from fastvgan.metrics.oracle.rules import read_colour, read_motion
 from fastvgan.models.config import ModelConfig

@@ -5,8 +5,8 @@ import torch
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.digits import DigitsSource
+from fastvgan.data.digits.shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 
 GREY = torch.from_numpy(load_digits().images[:200]).float() / 16  # (200, 8, 8)
 

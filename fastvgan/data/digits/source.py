@@ -3,7 +3,7 @@
 Handwritten 8x8 digits (the UCI optical digits of scikit-learn) move over a black frame in one colour. A caption names
 the digit, its colour and its motion: "a red 7 moving up and down". The idea is that of the single-digit captioned
 videos of Mittal et al. 2017 (Sync-DRAW); these digits are small enough to train on with two cores. In frames larger
-than 16x16 they are drawn with sharp outlines (`fastvgan.data.digit_shapes`).
+than 16x16 they are drawn with sharp outlines (`fastvgan.data.digits.shapes`).
 """
 
 import functools
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from fastvgan.data.digit_phrases import phrase_table
-from fastvgan.data.digit_shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
+from fastvgan.data.digits.phrases import phrase_table
+from fastvgan.data.digits.shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.share import choose_share

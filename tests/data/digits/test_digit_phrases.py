@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastvgan.data import open_source
-from fastvgan.data.digit_phrases import NUMBERS, TEST, TRAINING, phrasings
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, Variant
+from fastvgan.data.digits.phrases import NUMBERS, TEST, TRAINING, phrasings
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.vocabulary import MOST_WORDS, split_words

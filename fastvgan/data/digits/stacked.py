@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from fastvgan.data.digits import DigitsSource
+from fastvgan.data.digits.source import DigitsSource
 from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips

@@ -7,12 +7,13 @@ from scipy.stats import entropy
 
 from fastvgan.data import open_source
 from fastvgan.data.digits import DigitsSource
-from fastvgan.data.stacked_digits import StackedDigitsSource
+from fastvgan.data.digits.stacked import StackedDigitsSource
 from fastvgan.errors import UserError
 from fastvgan.metrics.modes import count_modes, read_modes
 from fastvgan.models.config import ModelConfig
 from fastvgan.random_draws import Draws, Purpose, uniforms
-from fastvgan.runs.config import PRESETS, DataConfig
+from fastvgan.runs.config import DataConfig
+from fastvgan.runs.presets import PRESETS
 
 
 @pytest.mark.parametrize("split, least", [("train", 0.99), ("test", 0.95)])
