@@ -2,11 +2,11 @@
 
     python bench/objectives.py --out FILE.jsonl --minutes 20 [-- flags of every run, such as --preset digits-conv3d]
 
-Each cell is `python -m fastvgan.train` in its own folder and on one thread, then `python -m fastvgan.evaluate`; two
-cells run at a time. With --minutes a cell first trains 20 steps, and their median time determines its number of steps;
-with --steps every cell has the same number. A row is appended to FILE as soon as its cell is done. The same command
-skips the rows that are already there (failed ones too, unless --retry is given) and resumes interrupted runs.
-Ends by printing a Markdown table of mean ± standard deviation over seeds.
+Each cell is `python -m fastvgan.train` in its own folder and on one thread, then `python -m fastvgan.evaluate`, or
+bench/modes.py with --modes; two cells run at a time. With --minutes a cell first trains 20 steps, and their median time
+determines its number of steps; with --steps every cell has the same number. A row is appended to FILE as soon as its
+cell is done. The same command skips the rows that are already there (failed ones too, unless --retry is given) and
+resumes interrupted runs. Ends by printing a Markdown table of mean ± standard deviation over seeds.
 """
 
 import argparse
@@ -36,9 +36,10 @@ OBJECTIVES = {
     "minimax": "",
     "hinge": "",
     "wgan-gp": "--gp 10",
-    "relativistic": "--r1 1 --r2 1",
+    "relativistic": "--r1 1 --r2 1 --r1-every 1",
 }
 SCORES = ("joint", "held_out_joint", "diversity", "frechet", "kernel")
+MODES = ("modes", "divergence")
 _TIMED_STEPS = 20
 _WARM_STEPS = 5
 
@@ -110,7 +111,9 @@ class Bench:
     def _append(self, row: dict[str, Any]) -> None:
         with self.options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        scores = ", ".join(f"{name} {_spread([row['scores'][name]])}" for name in SCORES if name in row["scores"])
+        scores = ", ".join(
+            f"{name} {_spread([value])}" for name, value in row["scores"].items() if name in SCORES + MODES
+        )
         print(f"{_cell(row).name}: {row['failure'] or scores}", flush=True)
 
     def _stop(self) -> None:
@@ -126,13 +129,19 @@ class Bench:
             folder = self.work / cell.name
             resume = ["--resume", "auto"] if (folder / "config.yaml").exists() else []
             self._command("train", cell, *self._training(cell), "--run-dir", folder, "--steps", steps, *resume)
-            path = folder / "scores.json"
-            clips = ["--clips", self.options.clips]
-            self._command("evaluate", cell, "--run", folder, "--json", path, "--device", "cpu", *clips)
-            scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+            scores = self._score(cell, folder)
         except Failure as failure:
             return row | {"failure": str(failure), "scores": {}}
         return row | {"failure": None, "steps": steps, "seconds_per_step": seconds, "scores": scores}
+
+    def _score(self, cell: Cell, folder: Path) -> dict[str, Any]:
+        path = folder / "scores.json"
+        if self.options.modes:
+            self._command("modes", cell, folder, "--json", path)
+            return json.loads(path.read_text(encoding="utf-8"))
+        clips = ["--clips", self.options.clips]
+        self._command("evaluate", cell, "--run", folder, "--json", path, "--device", "cpu", *clips)
+        return json.loads(path.read_text(encoding="utf-8"))["scores"]
 
     def _training(self, cell: Cell) -> list[str]:
         own = ["--objective", cell.objective, "--discriminators", *cell.discriminators.split("+")]
@@ -156,12 +165,13 @@ class Bench:
         return max(1, round(60 * self.options.minutes / seconds)), seconds
 
     def _command(self, name: str, cell: Cell, *arguments: object) -> None:
-        """Run a command of fastvgan on one thread.
+        """Run a command of fastvgan, or bench/modes.py, on one thread.
 
         Raises:
             Failure: it ended with another status than 0; the message is its last line.
         """
-        command = [sys.executable, "-m", f"fastvgan.{name}", *map(str, arguments)]
+        program = [str(ROOT / "bench" / "modes.py")] if name == "modes" else ["-m", f"fastvgan.{name}"]
+        command = [sys.executable, *program, *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         log = self.work / f"{cell.name}.log"
         with self._lock:
@@ -199,8 +209,9 @@ def _cell(row: dict[str, Any]) -> Cell:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a Markdown table: a line per objective, discriminators and norm, over all seeds."""
-    yield "| objective | discriminators | norm of D | steps | seeds | " + " | ".join(SCORES) + " |"
-    yield "| --- " * (5 + len(SCORES)) + "|"
+    shown = MODES if any("modes" in row["scores"] for row in rows) else SCORES
+    yield "| objective | discriminators | norm of D | steps | seeds | " + " | ".join(shown) + " |"
+    yield "| --- " * (5 + len(shown)) + "|"
     rows = sorted(rows, key=_cell)
     for (objective, discriminators, norm), group in itertools.groupby(rows, lambda row: _cell(row)[:3]):
         members = list(group)
@@ -208,7 +219,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         steps = round(statistics.mean(row["steps"] for row in good)) if good else "-"
         failed = f", {len(members) - len(good)} failed" if len(good) < len(members) else ""
         cells = [objective, discriminators, norm, steps, f"{len(good)}{failed}"]
-        cells += [_spread([row["scores"][name] for row in good if name in row["scores"]]) for name in SCORES]
+        cells += [_spread([row["scores"][name] for row in good if name in row["scores"]]) for name in shown]
         yield "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -239,6 +250,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--blocks", type=int, default=0, help="--d-blocks of all norms but batch")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--clips", type=int, default=960, help="clips of an evaluation")
+    parser.add_argument("--modes", action="store_true", help="count modes (with -- --preset stacked-digits)")
     parser.add_argument("--jobs", type=int, default=2, help="cells that run at a time")
     parser.add_argument("--retry", action="store_true", help="run failed cells again")
     parser.add_argument("--flags", nargs="+", default=[], metavar="OBJECTIVE=FLAGS", help="such as hinge='--r1 1'")

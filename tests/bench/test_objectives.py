@@ -29,6 +29,9 @@ def bench(objectives, monkeypatch, tmp_path, *flags, fails=()):
             path = Path(arguments[arguments.index("--json") + 1])
             path.write_text(json.dumps({"scores": {"joint": 0.5 + 0.1 * cell.seed, "frechet": {"value": 3.0}}}))
             return
+        if name == "modes":
+            Path(arguments[arguments.index("--json") + 1]).write_text(json.dumps({"modes": 990, "divergence": 0.25}))
+            return
         folder = Path(arguments[arguments.index("--run-dir") + 1])
         folder.mkdir(exist_ok=True)
         (folder / "config.yaml").write_text("training: {batch_size: 8}")
@@ -37,6 +40,15 @@ def bench(objectives, monkeypatch, tmp_path, *flags, fails=()):
     monkeypatch.setattr(objectives.Bench, "_command", command)
     options, shared = objectives.parse(["--out", str(tmp_path / "rows.jsonl"), "--discriminators", "clip", *flags])
     return objectives.Bench(options, shared), calls
+
+
+def test_modes_are_counted_instead_of_scores(objectives, monkeypatch, tmp_path):
+    flags = ["--steps", "7", "--objectives", "hinge", "--norms", "none", "--seeds", "0", "1", "--modes"]
+    counted, calls = bench(objectives, monkeypatch, tmp_path, *flags, "--", "--preset", "stacked-digits")
+    counted.run()
+    assert {name for name, _, _ in calls} == {"train", "modes"}
+    lines = list(objectives.table(counted.rows()))
+    assert lines[0].endswith("| modes | divergence |") and "| 7 | 2 | 990 ± 0 | 0.25 ± 0 |" in lines[2]
 
 
 def test_cells_are_run_once_and_resumed(objectives, monkeypatch, tmp_path):
