@@ -88,4 +88,4 @@ def test_equal_time_determines_the_steps(objectives, monkeypatch, tmp_path):
     assert [name for name, _, _ in calls] == ["train", "train", "evaluate"]
     (row,) = one.rows()
     assert (row["steps"], row["seconds_per_step"]) == (90, 2.0)  # 180 s at 8 clips per step and 4 per second
-    assert row["flags"].endswith("--r1 1 --r2 1")
+    assert row["flags"].endswith("--r1 1 --r2 1 --r1-every 1")
