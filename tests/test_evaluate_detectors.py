@@ -9,7 +9,7 @@ import scipy.special
 import scripted
 import torch
 from command import run as command_run
-from test_evaluate import FILE, evaluate, make, refused
+from test_evaluate import FILE, evaluate, expect_refusal, make
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.export import load
@@ -178,7 +178,7 @@ def test_lengths(files, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(comparison, "PUBLISHED_CLIPS", 16)  # only the length differs now, and then nothing
     assert "warning: these scores compare 16 clips of 8 frames" in evaluate(capsys, "--run", conv, *arguments)
     assert "warning" not in evaluate(capsys, "--run", recurrent, *arguments)
-    assert "makes clips of 8 frames only" in refused("--run", conv, *arguments, "--frames", 16)
+    assert "makes clips of 8 frames only" in expect_refusal("--run", conv, *arguments, "--frames", 16)
 
 
 @pytest.mark.parametrize("condition", [(), ("class",), ("image",)])
@@ -188,18 +188,18 @@ def test_other_data(files, folder, tmp_path, capsys, condition):
     arguments = ["--run", run, "--detector", files["means"], "--detector-size", 8]
     out = evaluate(capsys, *arguments, "--clips", 20)
     assert "clips 20, frames 16" in out and "split train" in out and "held out" not in out
-    assert "published scores compare 2,048 clips, but the data has 20; pass --clips 20" in refused(*arguments)
-    assert "--clips 21: the data has only 20 clips" in refused(*arguments, "--clips", 21)
+    assert "published scores compare 2,048 clips, but the data has 20; pass --clips 20" in expect_refusal(*arguments)
+    assert "--clips 21: the data has only 20 clips" in expect_refusal(*arguments, "--clips", 21)
 
 
 def test_conditions_that_do_not_fit(files, folder, tmp_path):
     run = make(tmp_path / "run", DataConfig(), condition=("class",))
     arguments = ["--run", run, "--data", folder, "--detector", files["means"], "--detector-size", 8, "--clips", 16]
-    assert "not trained on the class 'class-0'" in refused(*arguments)
+    assert "not trained on the class 'class-0'" in expect_refusal(*arguments)
     few = tmp_path / "few"
     shutil.copytree(folder / "class-0", few)
     plain = make(tmp_path / "plain", DataConfig(), condition=())
-    assert "the data has 10 clips, but an evaluation needs at least 16" in refused(
+    assert "the data has 10 clips, but an evaluation needs at least 16" in expect_refusal(
         *arguments, "--data", few, "--run", plain
     )
 
@@ -234,13 +234,13 @@ def test_bad_input(run, files, tmp_path, monkeypatch, names, arguments, sentence
     json_path = ["--json", "x.json"]
     small = [] if "--detector-size" in arguments else ["--detector-size", "8"]
     clips = [] if "--clips" in arguments else ["--clips", "16"]
-    assert sentence in refused("--run", run, "--detector", *paths, *small, *clips, *json_path, *arguments)
+    assert sentence in expect_refusal("--run", run, "--detector", *paths, *small, *clips, *json_path, *arguments)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_classifier_of_probabilities_is_refused(run, files):
     arguments = ["--classifier", files["probabilities"], "--classifier-size", 8, "--clips", 16]
-    assert "returns probabilities, which add up to 1; pass a classifier that returns logits" in refused(
+    assert "returns probabilities, which add up to 1; pass a classifier that returns logits" in expect_refusal(
         "--run", run, *arguments
     )
 
@@ -254,7 +254,7 @@ def test_a_generator_of_nan(run, files, tmp_path):
     weights = {name: value * torch.nan for name, value in load_file(run / FILE).items()}
     save_file(weights, run / FILE, metadata)
     arguments = ["--detector", files["means"], "--detector-size", 8, "--clips", 16]
-    assert "makes NaN or infinite values" in refused("--run", run, *arguments)
+    assert "makes NaN or infinite values" in expect_refusal("--run", run, *arguments)
 
 
 def test_the_command_ends_with_status_2_and_one_sentence(run, files, tmp_path):

@@ -118,6 +118,7 @@ class Sampler:
         self.cut = cut
         self.size = len(members)
         self._members = members
+        self._has_parts = any(member.first for member in members)
         self._tables: dict[torch.device, _Tables] = {}
 
     def draw(self, seed: int, number: int) -> Draw:
@@ -160,7 +161,9 @@ class Sampler:
         more, mirror, caption = below(words[:, :3], row[:, :3]).unbind(1)
         first, last, starts, first_caption, label = row[:, 3:].unbind(1)
         starts = torch.add(starts, more, alpha=1 - cut.frames).clamp_(min=1)
-        start, stride = first + below(words[:, 3], starts), more + cut.stride
+        start, stride = below(words[:, 3], starts), more + cut.stride
+        if self._has_parts:
+            start = start + first
         indices = torch.addcmul(start[:, None], stride[:, None], tables.steps)  # (N, T)
         crop = words[:, 4:6] if cut.crop == "random" else tables.centre
         caption = tables.captions[first_caption + caption]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from make_videos import encode, numbered
+from make_videos import encode, make_numbered
 from sklearn.datasets import load_digits
 
 from fastvgan.data import list_clips, open_source
@@ -44,7 +44,7 @@ def test_every_clip_is_chosen_as_often():
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     for number in range(10):
-        encode(folder / f"{number}.mp4", numbered(30, 48, 64)[number : number + 20])
+        encode(folder / f"{number}.mp4", make_numbered(30, 48, 64)[number : number + 20])
     prepare(folder, folder.parent / "shards", PrepareConfig(to="shards", height=16, width=16))
     return folder
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_videos import encode, number_of, numbered
+from make_videos import encode, make_numbered, number_of
 
 from fastvgan.data import open_source
 from fastvgan.data.clips import Item
@@ -59,7 +59,7 @@ def test_every_form_of_data_shows_each_part_its_own_frames(tmp_path, form):
     folder = tmp_path / "clips"
     folder.mkdir()
     for name, count in (("a", 40), ("b", 24), ("c", 9)):
-        encode(folder / f"{name}.mp4", numbered(count))
+        encode(folder / f"{name}.mp4", make_numbered(count))
     if form == "shards":
         prepare(folder, tmp_path / "out", PrepareConfig(to="shards", height=32, width=32))
         folder = tmp_path / "out"
@@ -79,7 +79,7 @@ def test_every_form_of_data_shows_each_part_its_own_frames(tmp_path, form):
 
 
 def test_a_split_that_is_not_there_is_named(tmp_path):
-    encode(tmp_path / "a.mp4", numbered(20)).with_suffix(".txt").write_text("x")
+    encode(tmp_path / "a.mp4", make_numbered(20)).with_suffix(".txt").write_text("x")
     model = ModelConfig(condition=(), frames=16)
     with pytest.raises(UserError, match="no split 'test'; .* --test-share"):
         open_source(DataConfig(data=str(tmp_path)), model, split="test")

@@ -90,6 +90,7 @@ class DigitsSource:
 
     classes: Sequence[str] = tuple(str(digit) for digit in range(10))
     decoder = "digits: drawn, not decoded"
+    draws = _WORDS
     shuffles = False
 
     def __init__(
@@ -104,7 +105,9 @@ class DigitsSource:
         variant: Variant = PLAIN,
     ):
         variant = variant if split == "train" else Variant(is_free=variant.is_free)
-        self._reverse, self.draws = variant.reverse, _WORDS + variant.reverse
+        self._reverse, self._words = variant.reverse, _WORDS + variant.reverse
+        if variant.reverse:
+            self.draws = self._words
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
         rows = list(itertools.product(range(10), colours, MOTIONS))
@@ -134,7 +137,7 @@ class DigitsSource:
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
         """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
-        draws = Draws(seed, {Purpose.CLIP: self.draws})
+        draws = Draws(seed, {Purpose.CLIP: self._words})
         for numbers in sample_numbers(batch_size, start, rank, world_size):
             yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
 

@@ -25,7 +25,7 @@ class OwnConv2d(nn.Conv2d):
         super().__init__(*args, **options)
         self.note = note
 
-    def double(self):
+    def twice_weight(self):
         return self.weight * 2
 
 
@@ -244,7 +244,11 @@ def test_a_subclass_stays_what_it_is(replace_all_layers):
     for mine, theirs in zip(ours, stock, strict=True):
         assert isinstance(mine, type(theirs)) and type(mine).__qualname__ == type(theirs).__qualname__
         assert type(mine).__module__ == type(theirs).__module__ and type(mine).__doc__ == type(theirs).__doc__
-    assert ours[0].note == {"any": 1} and torch.equal(ours[0].double(), stock[0].double()) and ours[4].name() == "own"
+    assert (
+        ours[0].note == {"any": 1}
+        and torch.equal(ours[0].twice_weight(), stock[0].twice_weight())
+        and ours[4].name() == "own"
+    )
     assert repr(ours[1]).endswith("activation=none, mine)") and repr(ours[0]) == repr(stock[0])
     for model in (ours, stock):
         torch.manual_seed(3)
