@@ -255,7 +255,7 @@ def test_a_scaled_loss_in_float16_has_the_gradients_of_float32(recipe):
         # Fused Adam has divided them by the scale.
         gradients.append(torch.cat([p.grad.flatten() for p in step.discriminator.parameters()]))
     similarity = F.cosine_similarity(*gradients, dim=0)
-    assert similarity > 0.99 and gradients[1].norm() == pytest.approx(gradients[0].norm().item(), rel=0.05)
+    assert similarity > 0.98 and gradients[1].norm() == pytest.approx(gradients[0].norm().item(), rel=0.05)
 
 
 def test_finite_differences_need_the_clips_numbers():
