@@ -42,7 +42,7 @@ def measure(point: Point) -> dict:
         run, step = runner_of(point)
         seconds = least_seconds(run)
         peak = peak_bytes(run) if ON_GPU else None
-    assert not step.totals[0, -1], "losses or gradients are not finite"
+    assert not step.skipped_steps, "losses or gradients are not finite"
     found = {"family": point.family, "dimension": point.dimension, "sizes": asdict(sizes), "dtype": DTYPE}
     rate = round(sizes.processes * sizes.batch / seconds, 1)
     return {**found, "step_ms": round(1e3 * seconds, 4), "videos_per_s": rate, "peak_bytes": peak}

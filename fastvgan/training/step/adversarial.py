@@ -123,6 +123,11 @@ class AdversarialStep:
         self.update_generator(inputs, start)
         return StepResult(*self._scalars.clone().unbind())
 
+    @property
+    def skipped_steps(self) -> torch.Tensor:
+        """The number () of skipped steps among those in `totals`."""
+        return self.totals[0, StepResult._fields.index("skipped")]
+
     def has_gradient_penalty(self, number: int) -> bool:
         """Whether step `number` has R1 or R2."""
         return self.penalties.are_due(number)
