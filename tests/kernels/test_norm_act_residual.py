@@ -92,7 +92,10 @@ def test_any_shape(impl):
                 continue
             error, allowed = ((t.double() - wanted).abs().max() for t in (a, b))
             # Of training, terms of dy's size cancel in dx, and few values' variance may be next to nothing.
-            floor = 16 * torch.finfo(a.dtype).eps * max(1, wanted.abs().max()) * (10 if i > 2 else 1)
+            size = max(1, wanted.abs().max())
+            floor = 16 * torch.finfo(a.dtype).eps * size * (10 if i > 2 else 1)
+            # Gradients of parameters are float32, but of values that were rounded to dtype; stock's may cancel by luck.
+            floor += torch.finfo(dtype).eps * size if i > 2 else 0
             assert error <= (3 if i > 2 else 2) * allowed + floor, f"{i}: {error:.3g}, stock {allowed:.3g}"
 
     check()
