@@ -230,7 +230,7 @@ def _spread(values: list[Any]) -> str:
     if not numbers:
         return "-"
     spread = f" ± {statistics.stdev(numbers):.3g}" if len(numbers) > 1 else ""
-    return f"{statistics.mean(numbers):.3g}{spread}"
+    return f"{statistics.mean(numbers):.4g}{spread}"
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
