@@ -62,7 +62,7 @@ def load(
     """
     path = Path(path)
     tensors, config, path = _read_checkpoint(path) if _is_checkpoint(path) else _read_export(path)
-    config = move_text_encoder(config, text_encoder)
+    config = move_text_encoder(config, text_encoder or _newer_text_encoder(config, path))
     try:
         _check_count(config, tensors)
         network = build_generator(config)
@@ -71,6 +71,19 @@ def load(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} does not fit this version of fastvgan ({reason}); export it again") from error
     return VideoGenerator(network.to(device).eval().requires_grad_(False), config, path)
+
+
+def _newer_text_encoder(config: ModelConfig, path: Path) -> str | None:
+    """Return the folder that a run's config.yaml names if the text model has moved since a file of it was written."""
+    if config.text_encoder is None or Path(config.text_encoder).is_dir():
+        return None
+    settings = path.resolve().parents[1] / "config.yaml"  # of export/best.safetensors and checkpoints/step-N
+    if not settings.is_file():
+        return None
+    from fastvgan.runs.config import read_config  # lazily: it imports PyYAML
+
+    newer = read_config(settings).model.text_encoder
+    return newer if newer is not None and Path(newer).is_dir() else None
 
 
 def _check_count(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:

@@ -18,10 +18,13 @@ from fastvgan.layers.modules import ConvTranspose3d
 
 
 class UpsamplingKernel(NamedTuple):
-    """The weight (C_in, C_out, *kernel) of a transposed convolution, and its dimensions in which the stride is 2."""
+    """A weight (C_in, C_out, *kernel) of a transposed convolution.
+
+    signs: alternating 1 and -1 along each dimension in which the stride is 2, by that dimension, to be broadcast.
+    """
 
     weight: torch.Tensor
-    dims: tuple[int, ...]
+    signs: dict[int, torch.Tensor]
 
 
 def find_upsampling_kernels(network: nn.Module) -> list[UpsamplingKernel]:
@@ -29,21 +32,30 @@ def find_upsampling_kernels(network: nn.Module) -> list[UpsamplingKernel]:
     found = []
     for module in network.modules():
         if isinstance(module, ConvTranspose3d):
-            dims = tuple(2 + i for i, stride in enumerate(module.stride) if stride == 2)
-            if dims:
-                found.append(UpsamplingKernel(module.weight, dims))
+            signs = {2 + i: _alternate(module.weight, 2 + i) for i, stride in enumerate(module.stride) if stride == 2}
+            if signs:
+                found.append(UpsamplingKernel(module.weight, signs))
     return found
 
 
+def _alternate(weight: torch.Tensor, dim: int) -> torch.Tensor:
+    size = weight.shape[dim]
+    signs = 1.0 - 2.0 * (torch.arange(size, device=weight.device) % 2)
+    return signs.view([size if i == dim else 1 for i in range(weight.dim())])
+
+
 @torch.no_grad()
-def project(kernels: Sequence[UpsamplingKernel]) -> None:
-    """Replace each kernel, in place, by the nearest one of a resize-convolution; nothing waits for the device."""
-    for weight, dims in kernels:
-        for dim in dims:
-            taps = weight.unbind(dim)
-            even, odd = taps[::2], taps[1::2]
-            excess = (torch.stack(even).sum(0) - torch.stack(odd).sum(0)) / len(taps)
-            for tap in even:
-                tap.sub_(excess)
-            for tap in odd:
-                tap.add_(excess)
+def project(kernels: Sequence[UpsamplingKernel], unless: torch.Tensor | None = None) -> None:
+    """Replace each kernel, in place, by the nearest one of a resize-convolution; nothing waits for the device.
+
+    Args:
+        kernels: what `find_upsampling_kernels` found.
+        unless: () above 0 if the kernels must stay as they are, to the bit.
+    """
+    for weight, signs in kernels:
+        for dim, each in signs.items():
+            each = each.to(weight.dtype)
+            excess = (weight * each).mean(dim, keepdim=True)
+            if unless is not None:
+                excess *= unless == 0
+            weight.addcmul_(excess, each, value=-1)

@@ -1,7 +1,5 @@
 """Settings by name, as `--preset` takes them."""
 
-from typing import Any
-
 from fastvgan.errors import UserError
 from fastvgan.models.config import ModelConfig
 from fastvgan.runs.config import DataConfig, RunConfig, TrainingConfig
@@ -32,9 +30,6 @@ _HELD_OUT = DataConfig(hold_out=0.1)
 _RECURRENT = _DIGITS.model_copy(update={"family": "recurrent", "base_width": 32, "motion_latent": 0, "warm_up": 2})
 _RECURRENT_DIGITS = RunConfig(model=_RECURRENT, data=_HELD_OUT, training=_DIGITS_TRAINING)
 
-# Textures of real clips show a grid that transposed convolutions leave, and how sharp the first and last frame are.
-_SMOOTH: dict[str, Any] = {"upsampling": "resize", "time_margin": True}
-
 
 def _change(base: RunConfig, model: dict | None = None, training: dict | None = None, **parts: Settings) -> RunConfig:
     """Return a configuration with changed values in its model and training parts, or with other parts."""
@@ -64,13 +59,12 @@ PRESETS: dict[str, RunConfig] = {
     "digits-64": _change(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
     # Twice the usual learning rates, settling at the end, and an average of a shorter memory.
     "clips": RunConfig(
-        model=ModelConfig(**_SMOOTH),
         training=TrainingConfig(
             steps=1500, lr_generator=4e-4, lr_discriminator=4e-4, lr_decay=0.4, ema=0.98, diversity=10.0
         ),
     ),
     "clips-128": RunConfig(
-        model=ModelConfig(condition=(), height=128, width=128, base_width=32, **_SMOOTH),
+        model=ModelConfig(condition=(), height=128, width=128, base_width=32, upsampling="resize", time_margin=True),
         training=TrainingConfig(matching_aware=False, batch_size=16, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
     "stacked-digits": RunConfig(
@@ -82,7 +76,7 @@ PRESETS: dict[str, RunConfig] = {
         model=ModelConfig(condition=(), base_width=128), training=TrainingConfig(matching_aware=False, epochs=100)
     ),
     "clips-64": RunConfig(
-        model=ModelConfig(condition=(), height=64, width=64, **_SMOOTH),
+        model=ModelConfig(condition=(), height=64, width=64),
         training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
 }

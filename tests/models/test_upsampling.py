@@ -52,6 +52,15 @@ def test_the_projection_is_the_nearest_kernel(kernel, stride, seed):
     torch.testing.assert_close(layer.weight.detach(), expected)
 
 
+def test_kernels_of_a_skipped_step_stay_as_they_are():
+    layer = ConvTranspose3d(2, 3, 4, 2, 1)
+    before, kernels = layer.weight.detach().clone(), find_upsampling_kernels(layer)
+    project(kernels, unless=torch.ones(()))
+    assert torch.equal(layer.weight, before)
+    project(kernels, unless=torch.zeros(()))
+    assert not torch.equal(layer.weight, before)
+
+
 def test_networks_of_one_seed_differ_by_the_projection_alone():
     torch.manual_seed(0)
     free = build_generator(config())

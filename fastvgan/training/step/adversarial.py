@@ -188,7 +188,7 @@ class AdversarialStep:
                     scalars.append(self._backward_generator(part, drawn, keep_graph))
         mean = mean_over_parts(scalars)
         norm = self.g_update.apply(mean[0])
-        project(self._kernels)
+        project(self._kernels, unless=self.g_update.found)
         bad = torch.maximum(self.d_update.found, self.g_update.found)
         # A clip that is not finite has gone through the batch norms by now.
         restore_where(bad, self._buffers(), start.before)
