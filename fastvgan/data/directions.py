@@ -23,17 +23,17 @@ _COURSES = """
     first before after then
 """.split()
 _WORDS = {"--mirror": frozenset(_SIDES), "--reverse": frozenset([*_SIDES, *_COURSES])}
-# Both ways in turn, which no change exchanges, and words that name no direction beside others.
+# Both ways in turn, which neither change affects, and words that name no direction beside others.
 _BOTH_WAYS = """
     left_and_right right_and_left up_and_down down_and_up back_and_forth forth_and_back in_and_out out_and_in
     forward_and_backward forwards_and_backwards backward_and_forward backwards_and_forwards to_and_fro
     close_up close_ups open_and_close opens_and_closes opening_and_closing out_of_focus
 """.split()
-_PHRASES = re.compile("|".join(rf"\b{phrase.replace('_', '[ _-]')}\b" for phrase in _BOTH_WAYS))
+_PHRASES = re.compile("|".join(rf"\b{phrase.replace('_', '[ -]')}\b" for phrase in _BOTH_WAYS))
 # "in" names a direction where nothing follows that something is in: "zooms in", "walks in from the right".
 _IN = re.compile(r"\bin(?=\s*(?:$|[.,;!]|\b(?:from|to|on|and|then|through|toward|towards|again)\b))")
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # within names such as OpenDoor
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"\w+")
 
 
 def find_direction(text: str, flag: str) -> str | None:
@@ -46,7 +46,7 @@ def find_direction(text: str, flag: str) -> str | None:
     Returns:
         The word in lower case, or None.
     """
-    text = _PHRASES.sub(" ", _CAPITAL.sub(" ", text).lower())
+    text = _PHRASES.sub(" ", _CAPITAL.sub(" ", text).replace("_", " ").lower())
     found = [match for match in _WORD.finditer(text) if match[0] in _WORDS[flag]]
     if flag == "--reverse":
         found += _IN.finditer(text)
