@@ -25,7 +25,7 @@ def split_frames(items: Sequence[Item], cut: Cut, share: float) -> Split:
     Args:
         items: The clips.
         cut: The length of samples, and their smallest stride.
-        share: The share of a clip's frames, in (0, 1), that are kept for tests, at least enough for one sample.
+        share: The share of a clip's frames, in (0, 1), that are kept for tests, with at least one sample in each part.
 
     Raises:
         UserError: Every clip is too short.
@@ -34,11 +34,11 @@ def split_frames(items: Sequence[Item], cut: Cut, share: float) -> Split:
     train, test, whole = [], [], []
     for item in items:
         frames = item.found.frames
-        kept = max(needed, round(share * frames))
-        if frames - kept < needed:
+        if frames < 2 * needed:
             train.append(item)
             whole.append(item)
             continue
+        kept = min(max(needed, round(share * frames)), frames - needed)
         train.append(item._replace(shown=range(frames - kept)))
         test.append(item._replace(shown=range(frames - kept, frames)))
     if not test:
@@ -49,6 +49,7 @@ def split_frames(items: Sequence[Item], cut: Cut, share: float) -> Split:
     remarks = []
     if whole:
         remarks = [
-            f"{len(whole)} of {len(items)} clips are too short to be split ({whole[0].name} first); none is tested"
+            f"{len(whole)} of {len(items)} clips are too short to be split, such as {whole[0].name}; they are used for "
+            "training only"
         ]
     return Split(train, test, remarks)

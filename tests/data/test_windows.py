@@ -35,7 +35,7 @@ def test_the_parts_cover_each_clip_and_do_not_overlap(frames, needed, stride, sh
     try:
         train, test, remarks = split_frames(items, cut, share)
     except UserError as error:
-        assert "--test-share" in str(error) and all(n < 2 * length for n in frames) or share > 0.5
+        assert "--test-share" in str(error) and all(n < 2 * length for n in frames)
         return
     assert [each.name for each in train] == [each.name for each in items]
     kept = {each.name: each.frames for each in test}
@@ -44,6 +44,7 @@ def test_the_parts_cover_each_clip_and_do_not_overlap(frames, needed, stride, sh
         assert [*each.frames, *later] == list(range(each.found.frames))
         assert not later or min(len(each.frames), len(later)) >= length
     assert not kept and bool(remarks) == (len(test) < len(train))
+    assert {each.name for each in test} == {each.name for each in items if each.found.frames >= 2 * length}
 
 
 @given(st.integers(0, 50), st.integers(1, 40), st.integers(0, 2**32), st.integers(0, 100))
