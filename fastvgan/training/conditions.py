@@ -10,7 +10,7 @@ from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.text.folder import check_folder, fingerprint
+from fastvgan.models.text.folder import fingerprint
 from fastvgan.models.text.pretrained import open_text_encoder
 from fastvgan.models.vocabulary import Vocabulary, WrongCaptions
 from fastvgan.runs.config import RunConfig
@@ -62,13 +62,12 @@ def add_vocabulary(model: ModelConfig, source: Source) -> ModelConfig:
 def _describe_text_encoder(model: ModelConfig, folder: str) -> dict[str, object]:
     if "text" not in model.condition:
         raise UserError("--text-encoder reads captions, but the model has none; pass --condition text, or leave it out")
-    found = fingerprint(check_folder(Path(folder)).path)
-    width = open_text_encoder(folder, found).width
+    width = open_text_encoder(folder).width
     # Any sentence has an embedding, so no word is unknown.
     return {
         "text_encoder": str(Path(folder).resolve()),
         "text_width": width,
-        "text_fingerprint": found,
+        "text_fingerprint": fingerprint(Path(folder)),
         "vocabulary": (),
         "caption_length": 0,
     }
@@ -110,9 +109,7 @@ class Conditions:
         if "text" in self.parts:
             self.table = CaptionTable(model, source, device, run)
             if len(source.captions) > 1:
-                vocabulary = Vocabulary(model.vocabulary, model.caption_length)
-                if model.text_encoder is not None:  # such a model has no vocabulary
-                    vocabulary = Vocabulary.of(source.captions)
+                vocabulary = Vocabulary.of(source.captions)  # a model with a text encoder has none
                 words = vocabulary.encode(source.captions)
                 self._wrong_captions = WrongCaptions(words, len(vocabulary), device)
         self.phrasings = self.table.phrasings if self.table is not None else 0

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +139,26 @@ def test_the_fingerprint_follows_the_files_that_matter(tmp_path):
     assert open_text_encoder(tmp_path / "b").longest == 5
 
 
+def test_weights_are_read_once_until_they_change(tmp_path, monkeypatch):
+    save_bert(tmp_path / "m")
+    opened, plain = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self.name) or plain(self, *a, **k))
+    first = open_text_encoder(tmp_path / "m")
+    assert open_text_encoder(tmp_path / "m") is first and opened.count("model.safetensors") == 1
+    save_bert(tmp_path / "m", seed=1)
+    assert open_text_encoder(tmp_path / "m") is not first and opened.count("model.safetensors") == 2
+
+
+@pytest.mark.parametrize("names", [["/etc/weights"], [["a"]]])
+def test_an_odd_list_of_weights_is_one_sentence(tmp_path, names):
+    save_bert(tmp_path / "m")
+    no_weights(tmp_path / "m")
+    index = {"weight_map": {str(i): name for i, name in enumerate(names)}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"--text-encoder .*: cannot read .* \(No such file"):
+        fingerprint(tmp_path / "m")
+
+
 def no_config(folder):
     (folder / "config.json").unlink()
 
@@ -208,7 +229,7 @@ BAD = {
             (folder / "1_Pooling").mkdir(),
             (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}'),
         ),
-        "asks for pooling_mode_lasttoken of pooling; supported are cls, max, mean, mean_sqrt_len",
+        "asks for the pooling pooling_mode_lasttoken; supported are cls, max, mean, mean_sqrt_len",
     ),
 }
 

@@ -1,5 +1,6 @@
 """Checks of a folder with a pretrained text model, before any of it is loaded."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ from fastvgan.errors import UserError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MODULES, POOLING, SENTENCES = "modules.json", Path("1_Pooling") / CONFIG, "sentence_bert_config.json"
-POOLINGS = ("cls", "max", "mean", "mean_sqrt_len")
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len")  # sentence-transformers concatenates several in this order
 _CLIP = ("clip", "clip_text_model")
 # Encoders of text whose last hidden states are pooled.
 _ENCODERS = frozenset(
@@ -100,27 +101,34 @@ def fingerprint(path: Path) -> str:
     Raises:
         UserError: a file cannot be read.
     """
-    names = sorted({CONFIG, str(POOLING), MODULES, SENTENCES, INDEX, *_TOKENIZER})
-    files = [path / name for name in names if (path / name).is_file()]
-    total = hashlib.sha256()
+    names = sorted({CONFIG, POOLING.as_posix(), MODULES, SENTENCES, INDEX, *_TOKENIZER})
+    names = [name for name in names if (path / name).is_file()] + _weights(path)
     try:
-        for file in [*files, *_weights(path)]:
-            total.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
-            with file.open("rb") as content:
-                while chunk := content.read(_CHUNK):
-                    total.update(chunk)
+        found = [(path / name).stat() for name in names]
+        return _checksum(path, tuple((name, s.st_size, s.st_mtime_ns) for name, s in zip(names, found, strict=True)))
     except OSError as error:
         raise UserError(f"--text-encoder {path}: cannot read {error.filename} ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _checksum(path: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    # The times of the files are part of the key only, so that weights of gigabytes are read once per process.
+    total = hashlib.sha256()
+    for name, size, _ in files:
+        total.update(f"{name} {size}\n".encode())
+        with (path / name).open("rb") as content:
+            while chunk := content.read(_CHUNK):
+                total.update(chunk)
     return total.hexdigest()
 
 
-def _weights(path: Path) -> list[Path]:
+def _weights(path: Path) -> list[str]:
     if (path / WEIGHTS).is_file():
-        return [path / WEIGHTS]
+        return [WEIGHTS]
     weight_map = (_read_json(path, INDEX) or {}).get("weight_map")
     if not isinstance(weight_map, dict):
         raise UserError(f"--text-encoder {path}: {INDEX} lists no files of weights; copy the folder again")
-    return [path / str(name) for name in sorted(set(weight_map.values()))]
+    return sorted(set(map(str, weight_map.values())))
 
 
 def _read_poolings(path: Path) -> tuple[str, ...]:
@@ -129,16 +137,16 @@ def _read_poolings(path: Path) -> tuple[str, ...]:
         return ("mean",)
     # Newer versions of sentence-transformers write "pooling_mode", older ones a flag for each way.
     named = config.get("pooling_mode")
-    modes = [named] if isinstance(named, str) else named if isinstance(named, list) else None
-    if modes is None:
+    if isinstance(named, (str, list)):
+        modes = [named] if isinstance(named, str) else list(map(str, named))
+    else:
         modes = [_POOLING_FLAGS.get(name, name) for name, value in config.items() if _is_pooling_flag(name, value)]
     if not modes or not set(modes) <= set(POOLINGS):
-        wanted = ", ".join(map(str, modes)) or "no way"
+        wanted = ", ".join(modes) or "none"
         raise UserError(
-            f"--text-encoder {path}: {POOLING} asks for {wanted} of pooling; supported are {', '.join(POOLINGS)}"
+            f"--text-encoder {path}: {POOLING} asks for the pooling {wanted}; supported are {', '.join(POOLINGS)}"
         )
-    # sentence-transformers concatenates several in this order.
-    return tuple(name for name in ("cls", "max", "mean", "mean_sqrt_len") if name in modes)
+    return tuple(name for name in POOLINGS if name in modes)
 
 
 def _is_pooling_flag(name: str, value: object) -> bool:

@@ -39,7 +39,7 @@ class PretrainedText:
 
     def __init__(self, folder: TextFolder):
         self._folder = folder
-        with _quiet(_import_transformers()):
+        with _quiet():
             self._tokenizer = _load(folder, _load_tokenizer)
             self._network: nn.Module = _load(folder, _load_network).float().eval().requires_grad_(False)
         config: Any = self._network.config
@@ -56,7 +56,7 @@ class PretrainedText:
 
     def count_tokens(self, sentences: Sequence[str]) -> list[int]:
         """Return the number of tokens of each sentence, of which those after `longest` are cut."""
-        with _quiet(_import_transformers()):
+        with _quiet():
             return [len(ids) for ids in self._tokenizer(list(sentences), truncation=False)["input_ids"]]
 
     @torch.no_grad()
@@ -128,10 +128,10 @@ def open_text_encoder(path: str | Path, expected: str | None = None) -> Pretrain
     """
     folder = check_folder(Path(path))
     found = fingerprint(folder.path)
-    if expected not in (None, found):
+    if expected is not None and expected != found:
         raise UserError(
             f"--text-encoder {path}: this is another text model than the one that the generator was trained with (its "
-            f"files have the checksum {found[:8]}, not {str(expected)[:8]}); pass the folder of that one"
+            f"files have the checksum {found[:8]}, not {expected[:8]}); pass the folder of that one"
         )
     return _open(folder, found)
 
@@ -153,9 +153,9 @@ def _import_transformers() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Generator[None, None, None]:
-    """Silence the library's messages, of which those that matter are raised by this module."""
-    log = transformers.logging
+def _quiet() -> Generator[None, None, None]:
+    """Silence the library's messages; this module raises those that matter."""
+    log = _import_transformers().logging
     verbosity, has_bar = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()
