@@ -3,30 +3,19 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-import torch.multiprocessing
 from command import ROOT
 from safetensors.torch import load_file
 from tiny import FLAGS
-from together import PARTS, steps_in_float64
+from together import PARTS, compare_two_processes
 
 SETTINGS = {"batch_size": 8, "diversity": 2.0, "redraw": 2.0, "r1": 0.1, "r1_every": 2, "lr_generator": 1e-3}
 SETTINGS |= {"contrast": 0.5, "wrong_conditions": 3, "feature_diversity": 1.5}
 ALL = {"discriminators": ("clip", "difference", "frame"), "frame_every": 2, "warp": True, "clock": True}
-
-
-def _worker(rank, size, port, settings, folder):
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.save(steps_in_float64(rank, size, settings), f"{folder}/{rank}.pt")
-
-
 AUGMENTED = {"augment": ("color", "translation", "cutout"), "augment_target": 0.1, "augment_clips": 40}
 # Losses are rounded to float32, which Adam enlarges by its rate where a gradient is near 0.
 AUGMENTED |= {"coherence": 2.0, "lr_generator": 1e-4}
@@ -49,7 +38,7 @@ def test_two_processes_are_one_at_the_same_batch(tmp_path, family, condition, no
     """
     of_d = {"d_norm": norm, "d_blocks": int(norm != "batch")}
     model = {"family": family, "condition": condition, **of_d, **ALL}
-    _compare(tmp_path, SETTINGS | {"model": model, **more})
+    compare_two_processes(tmp_path, SETTINGS | {"model": model, **more})
 
 
 EVERY_STEP = {"r1": 0.2, "r2": 0.1, "r1_every": 1}
@@ -67,23 +56,7 @@ EVERY_STEP = {"r1": 0.2, "r2": 0.1, "r1_every": 1}
 )
 def test_two_processes_are_one_with_every_objective(tmp_path, training):
     model = {"family": "recurrent", "condition": PARTS, **ALL}
-    _compare(tmp_path, SETTINGS | {"feature_diversity": 0.0, "model": model, **training}, 1e-4)
-
-
-def _compare(tmp_path, settings, close=1e-5):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (2, port, settings, tmp_path), 2)
-    alone = steps_in_float64(0, 1, settings)
-    for rank in range(2):
-        together = torch.load(tmp_path / f"{rank}.pt")
-        assert alone.keys() == together.keys()
-        for name, expected in alone.items():
-            size = close * _size(expected)
-            torch.testing.assert_close(
-                together[name], expected, rtol=close, atol=size, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
-            )
+    compare_two_processes(tmp_path, SETTINGS | {"feature_diversity": 0.0, "model": model, **training}, 1e-4)
 
 
 def train(folder, *more, processes=1, **options):
@@ -157,7 +130,3 @@ def test_an_incomplete_environment_of_processes_is_an_error(tmp_path):
     command = [sys.executable, "-m", "fastvgan.train", "--run-dir", str(tmp_path / "r")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "WORLD_SIZE is 2, but RANK" in done.stderr and "torchrun" in done.stderr
-
-
-def _size(tensor):
-    return max(tensor.nan_to_num().abs().max().item(), 1e-12)  # a penalty that no step has is NaN

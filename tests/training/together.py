@@ -1,6 +1,10 @@
-"""A few steps of a tiny run as one of several processes; a separate module, since processes are spawned with it."""
+"""A few steps of a tiny run by one process and by two; a separate module, since processes are spawned with it."""
+
+import os
+import socket
 
 import torch
+import torch.multiprocessing
 from tiny import tiny
 
 from fastvgan.data.digits import DigitsSource
@@ -11,6 +15,35 @@ from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.tensors import tensors_of
 
 PARTS = ("class", "image", "text")
+
+
+def compare_two_processes(folder, settings, close=1e-5):
+    """Assert that two processes compute what one does with the same batch; return the results of the one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_worker, (2, port, settings, folder), 2)
+    alone = steps_in_float64(0, 1, settings)
+    for rank in range(2):
+        together = torch.load(folder / f"{rank}.pt")
+        assert alone.keys() == together.keys()
+        for name, expected in alone.items():
+            size = close * _size(expected)
+            torch.testing.assert_close(
+                together[name], expected, rtol=close, atol=size, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    return alone
+
+
+def _worker(rank, size, port, settings, folder):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.save(steps_in_float64(rank, size, settings), f"{folder}/{rank}.pt")
+
+
+def _size(tensor):
+    return max(tensor.nan_to_num().abs().max().item(), 1e-12)  # a penalty that no step has is NaN
 
 
 def steps_in_float64(rank, size, settings):
