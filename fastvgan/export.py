@@ -77,13 +77,17 @@ def _newer_text_encoder(config: ModelConfig, path: Path) -> str | None:
     """Return the folder that a run's config.yaml names if the text model has moved since a file of it was written."""
     if config.text_encoder is None or Path(config.text_encoder).is_dir():
         return None
-    settings = path.resolve().parents[1] / "config.yaml"  # of export/best.safetensors and checkpoints/step-N
+    settings = path.resolve().parent.parent / "config.yaml"  # the run's, of export/best.safetensors
     if not settings.is_file():
         return None
     from fastvgan.runs.config import read_config  # lazily: it imports PyYAML
 
-    newer = read_config(settings).model.text_encoder
-    return newer if newer is not None and Path(newer).is_dir() else None
+    try:
+        newer = read_config(settings).model
+    except UserError:
+        return None  # of something else: the file was copied out of its run
+    folder = newer.text_encoder if newer.text_fingerprint == config.text_fingerprint else None
+    return folder if folder is not None and Path(folder).is_dir() else None
 
 
 def _check_count(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:

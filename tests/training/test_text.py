@@ -1,23 +1,25 @@
 """Training with free captions and with a pretrained text model: graphs, processes, resuming, commands."""
 
-import os
-import socket
+from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
 from command import call
 from recorded import Recorder
 from tiny import FLAGS, tiny
-from together import steps_in_float64
+from together import compare_two_processes
 
 import fastvgan
-from fastvgan.data.digits import DigitsSource, Variant
+from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, Variant
+from fastvgan.data.digits.phrases import phrasings
 from fastvgan.errors import UserError
+from fastvgan.export import _newer_text_encoder, export
 from fastvgan.metrics.evaluation import Evaluator
+from fastvgan.models import Condition, build
 from fastvgan.models.text.folder import fingerprint
 from fastvgan.models.text.pretrained import PretrainedText, open_text_encoder
-from fastvgan.models.vocabulary import Vocabulary
+from fastvgan.models.vocabulary import Vocabulary, split_words
+from fastvgan.pixels import to_uint8
 from fastvgan.random_draws import Purpose
 from fastvgan.runs.config import RunConfig, read_config
 from fastvgan.training.batches import BatchMaker
@@ -111,31 +113,13 @@ def text_folder(request):
     return str(request.getfixturevalue("text_model"))
 
 
-def _worker(rank, size, port, settings, folder):
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.save(steps_in_float64(rank, size, settings), f"{folder}/{rank}.pt")
-
-
 @pytest.mark.parametrize("kind", ["sequence", "pretrained"])
 def test_two_processes_are_one_at_the_same_batch(kind, tmp_path, request):
     model = {"condition": ("image", "text")}
     model |= {"text_model": "sequence"} if kind == "sequence" else {"text_encoder": text_folder(request)}
     settings = {"batch_size": 8, "diversity": 2.0, "r1": 0.1, "r1_every": 2, "contrast": 0.5, "wrong_conditions": 3}
-    settings |= {"lr_generator": 1e-3, "model": model}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (2, port, settings, tmp_path), 2)
-    alone = steps_in_float64(0, 1, settings)
-    for rank in range(2):
-        together = torch.load(tmp_path / f"{rank}.pt")
-        for name, expected in alone.items():
-            size = expected.abs().max().item() if expected.numel() else 0
-            torch.testing.assert_close(
-                together[name], expected, rtol=1e-5, atol=1e-5 * size, msg=lambda m, n=name: f"{n}: {m}"
-            )
+    alone = compare_two_processes(tmp_path, settings | {"lr_generator": 1e-3, "model": model})
+    assert not any(value.isnan().any() for value in alone.values())
 
 
 def test_deterministic_algorithms():
@@ -154,7 +138,6 @@ def test_deterministic_algorithms():
 
 def begin(folder, resume=None, steps=2, **model):
     config = tiny({"condition": ("text",), **model}, steps=steps, checkpoint_every=2)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"captions": "fixed"})})
     return Trainer(config, find_start("x", folder, resume))
 
 
@@ -191,9 +174,6 @@ def test_a_run_with_a_text_model_resumes_from_its_cache_and_generates(tmp_path, 
     assert clips.shape == (2, 16, 16, 16, 3)
     embedding = open_text_encoder(moved).encode(["seven and a zebra"])
     with torch.no_grad():
-        from fastvgan.models import Condition
-        from fastvgan.pixels import to_uint8
-
         expected = to_uint8(generator.network(generator.network.noise(2), Condition(embedding.expand(2, -1))))
     assert torch.equal(clips, expected)
     moved.rename(tmp_path / "elsewhere")
@@ -202,6 +182,32 @@ def test_a_run_with_a_text_model_resumes_from_its_cache_and_generates(tmp_path, 
     assert status == 2 and err.count("\n") == 1 and "pass its new folder with --text-encoder" in err
     assert call("fastvgan.generate", [*arguments, "--text-encoder", str(tmp_path / "elsewhere")])[0] == 0
     assert (tmp_path / "x.png").is_file()
+
+
+@pytest.mark.parametrize("beside", ["the run's", "another run's", "not a run's", "none"])
+def test_a_moved_text_model_is_found_by_its_own_run_only(beside, tmp_path, text_model):
+    config = tiny({"condition": ("text",), "text_encoder": str(text_model)})
+    config = config.model_copy(update={"model": add_vocabulary(config.model, DigitsSource())})
+    file = tmp_path / "run" / "export" / "generator.safetensors"
+    file.parent.mkdir(parents=True)
+    export(build(config.model)[0].state_dict(), config.model, file)
+    moved = text_model.rename(tmp_path / "moved")
+    newer = {"text_encoder": str(moved)}
+    if beside == "another run's":
+        newer["text_fingerprint"] = "0" * 64
+    if beside in ("the run's", "another run's"):
+        config = config.model_copy(update={"model": config.model.model_copy(update=newer)})
+        (tmp_path / "run" / "config.yaml").write_text(config.to_yaml())
+    elif beside == "not a run's":
+        (tmp_path / "run" / "config.yaml").write_text("port: 80\n")
+    found = fastvgan.load(file).config.text_encoder
+    assert found == str(moved if beside == "the run's" else text_model)
+
+
+def test_a_generator_in_the_root_folder(tmp_path, text_model):
+    model = add_vocabulary(tiny({"condition": ("text",), "text_encoder": str(text_model)}).model, DigitsSource())
+    text_model.rename(tmp_path / "moved")
+    assert _newer_text_encoder(model, Path("/generator.safetensors")) is None
 
 
 def test_a_damaged_cache_is_replaced(tmp_path, text_model):
@@ -271,10 +277,6 @@ def test_paraphrases_are_scored_where_the_model_can_read_them(is_free, kind, req
     scores = evaluator.quick(generate, lambda n, seed: torch.zeros(n, 1))
     assert scores["paraphrased_joint"] > 0.7
     if kind == "sequence":
-        from fastvgan.data.digits import COLOURS, MOTIONS
-        from fastvgan.data.digits.phrases import phrasings
-        from fastvgan.models.vocabulary import split_words
-
         for words, digit, colour, motion in zip(
             decode(model, prompts.condition.text), *(prompts.words[k].tolist() for k in prompts.words), strict=True
         ):
