@@ -49,10 +49,12 @@ def open_source(
         UserError: The data is missing or empty, too much of it is unreadable, it lacks the condition or the split, or
             the decoder does not support it.
     """
-    if data.data == "digits":
-        return _digits(data, model, split)
-    if data.data == "stacked-digits":
-        return _open_stacked_digits(data, model, split)
+    if data.data in ("digits", "stacked-digits"):
+        if data.decoder not in ("auto", "digits"):
+            raise UserError(
+                f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto"
+            )
+        return (_open_digits if data.data == "digits" else _open_stacked_digits)(data, model, split)
     if split not in ("train", "test") or (split == "test" and not data.test_share):
         known = "use 'train' or 'test'" if data.test_share else "the only split is 'train' unless --test-share is given"
         raise UserError(f"{data.data} has no split {split!r}; {known}")
@@ -137,34 +139,34 @@ def _check_stride(items: "Sequence[Item]", stride: int) -> None:
 
 
 def _open_stacked_digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
+    from fastvgan.data.digits import DigitsSource
     from fastvgan.data.digits.stacked import StackedDigitsSource
 
     if model.condition:
         raise UserError("the stacked digits have no conditions; use --condition none")
     if model.channels != 3:
         raise UserError("the stacked digits are three digits in three channels; use --channels 3")
-    others = {"test-share": data.test_share, "hold-out": data.hold_out, "mirror": data.mirror, "share": data.share < 1}
+    others = {"test-share": data.test_share, "hold-out": data.hold_out, "mirror": data.mirror}
+    others |= {"reverse": data.reverse, "share": data.share < 1, "captions free": data.captions == "free"}
     for name, is_used in others.items():
         if is_used:
             raise UserError(f"--{name} does not apply to the stacked digits; leave it out")
-    if data.decoder not in ("auto", "digits"):
-        raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
-    if split not in ("train", "test"):
-        raise UserError(f"the stacked digits have no split {split!r}; use one of train, test")
+    if split not in DigitsSource.splits:
+        raise UserError(f"the stacked digits have no split {split!r}; use one of {', '.join(DigitsSource.splits)}")
     return StackedDigitsSource(model.frames, model.height, model.width, split)
 
 
-def _digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
+def _open_digits(data: "DataConfig", model: "ModelConfig", split: str) -> "Source":
     from fastvgan.data.digits import DigitsSource, Variant
 
     if data.test_share:
         raise UserError("--test-share does not apply to the digits, which have test clips already; leave it out")
-    if data.decoder not in ("auto", "digits"):
-        raise UserError(f"--decoder {data.decoder} does not apply to the digits, which are drawn; use --decoder auto")
     if split not in DigitsSource.splits:
         raise UserError(f"the digits have no split {split!r}; use one of {', '.join(DigitsSource.splits)}")
     if data.mirror:
-        raise UserError("--mirror does not apply to the digits, most of which are no digits if mirrored; leave it out")
+        raise UserError(
+            "--mirror does not apply to the digits, most of which are not digits when mirrored; leave it out"
+        )
     return DigitsSource(
         *(model.frames, model.height, model.width, model.channels, split, data.hold_out, data.hold_out_seed),
         Variant(data.reverse, data.share, data.share_seed, data.captions == "free"),

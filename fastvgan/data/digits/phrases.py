@@ -31,7 +31,7 @@ class Phrases(NamedTuple):
 
 TRAINING = Phrases(
     (
-        # With a numeral and the first description, this is the fixed caption.
+        # With a numeral and the first description, this is the fixed caption, but for the article of a grey 8.
         Template("a {colour} {number} {motion}", "{a} {number} {motion}"),
         Template("{a} {number} in {colour}, {motion}", "{a} {number}, {motion}"),
         Template("the number {number}, {colour}, {motion}", "the number {number}, {motion}"),

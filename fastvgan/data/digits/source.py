@@ -9,7 +9,7 @@ than 16x16 they are drawn with sharp outlines (`fastvgan.data.digits.shapes`).
 import functools
 import itertools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from fastvgan.data.digits.drawn import DrawnSource
 from fastvgan.data.digits.phrases import phrase_table
 from fastvgan.data.digits.shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.fingerprint import compute_fingerprint
-from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.share import choose_share
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
-from fastvgan.random_draws import Draws, Purpose, uniforms
+from fastvgan.random_draws import uniforms
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -59,10 +59,10 @@ class Variant(NamedTuple):
     is_free: bool = False
 
 
-PLAIN = Variant()
+_PLAIN = Variant()
 
 
-class DigitsSource:
+class DigitsSource(DrawnSource):
     """An endless source of captioned moving digits.
 
     Args:
@@ -91,7 +91,6 @@ class DigitsSource:
     classes: Sequence[str] = tuple(str(digit) for digit in range(10))
     decoder = "digits: drawn, not decoded"
     draws = _WORDS
-    shuffles = False
 
     def __init__(
         self,
@@ -102,12 +101,12 @@ class DigitsSource:
         split: str = "train",
         hold_out: float = 0.0,
         hold_out_seed: int = 0,
-        variant: Variant = PLAIN,
+        variant: Variant = _PLAIN,
     ):
         variant = variant if split == "train" else Variant(is_free=variant.is_free)
-        self._reverse, self._words = variant.reverse, _WORDS + variant.reverse
+        self._reverse = variant.reverse
         if variant.reverse:
-            self.draws = self._words
+            self.draws = _WORDS + 1
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
         rows = list(itertools.product(range(10), colours, MOTIONS))
@@ -133,21 +132,8 @@ class DigitsSource:
         self._pictures = images[order]
         self._tables: dict[torch.device, _Tables] = {}
 
-    def batches(
-        self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Generator[Clips, None, None]:
-        """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
-        draws = Draws(seed, {Purpose.CLIP: self._words})
-        for numbers in sample_numbers(batch_size, start, rank, world_size):
-            yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
-
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
-
-        Args:
-            words: int64 (N, W) in [0, 2**32), with W = `draws`.
-            clips: Unused.
-        """
+        """Draw clips by random words; see `DrawnSource.draw`."""
         chances = uniforms(words)
         index = (chances[:, 0] * len(self.captions)).long()
         video = self.render(index, chances[:, 1:_WORDS])

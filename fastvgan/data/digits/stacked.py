@@ -4,22 +4,22 @@ This is the test of mode collapse of Metz et al. 2017 (Unrolled GAN, section 3.3
 with the digits that ship with the package, and one picture repeated in all frames.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import torch
 
+from fastvgan.data.digits.drawn import DrawnSource
 from fastvgan.data.digits.source import DigitsSource
 from fastvgan.data.fingerprint import compute_fingerprint
-from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips
-from fastvgan.random_draws import Draws, Purpose, uniforms
+from fastvgan.random_draws import uniforms
 
 MODES = 1000
 _VERSION = 1  # raise it when the same random words draw other clips
 _CHANNELS = 3
 
 
-class StackedDigitsSource:
+class StackedDigitsSource(DrawnSource):
     """An endless source of stacked digits, without conditions; see `fastvgan.data.source.Source`.
 
     Args:
@@ -34,7 +34,6 @@ class StackedDigitsSource:
     remarks: Sequence[str] = ()
     decoder = "stacked digits: drawn, not decoded"
     draws = 2 * _CHANNELS  # of each channel: its digit, and the picture of it
-    shuffles = False
 
     def __init__(self, frames: int = 4, height: int = 16, width: int = 16, split: str = "train"):
         self._frames = frames
@@ -43,21 +42,8 @@ class StackedDigitsSource:
         facts = ["stacked digits", _VERSION, *self._digits.fingerprint]
         self.fingerprint = compute_fingerprint(facts, self.size, (), ())
 
-    def batches(
-        self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Generator[Clips, None, None]:
-        """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
-        draws = Draws(seed, {Purpose.CLIP: self.draws})
-        for numbers in sample_numbers(batch_size, start, rank, world_size):
-            yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
-
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
-
-        Args:
-            words: int64 (N, 6) in [0, 2**32).
-            clips: Unused.
-        """
+        """Draw clips by random words; see `DrawnSource.draw`."""
         chances = uniforms(words).unflatten(1, (_CHANNELS, 2)).flatten(0, 1)  # (3 N, 2)
         digits = (chances[:, 0] * 10).long()
         still = self._digits.draw_still(digits, chances[:, 1])  # (3 N, H, W)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
+from sklearn.datasets import load_digits
 
 from fastvgan.data import open_source
 from fastvgan.data.digits import DigitsSource
@@ -29,15 +30,18 @@ def test_each_channel_shows_the_digit_that_was_drawn(split, least):
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 64)])
 def test_a_channel_is_a_still_picture_of_the_digits_source(size):
-    # A clip of the moving digits whose path stands still in the centre.
     digits = DigitsSource(1, *size, channels=1)
     chances = torch.tensor([0.0, 0.3, 0.999], dtype=torch.float64)
     still = digits.draw_still(torch.tensor([0, 4, 9]), chances)
     pictures = {
         i: digits.draw_still(torch.full((200,), i), torch.arange(200, dtype=torch.float64) / 200) for i in (0, 4, 9)
     }
+    # At 16x16 a picture lies on whole pixels.
+    data = load_digits()
+    stored = {i: torch.from_numpy(data.images[:1287][data.target[:1287] == i] / 16 * 255).round() for i in pictures}
     for shown, digit in zip(still, (0, 4, 9), strict=True):
         assert shown.shape == size and (pictures[digit] == shown).all((1, 2)).any()
+        assert size != (16, 16) or (stored[digit] == shown[4:12, 4:12]).all((1, 2)).any()
     top, left = size[0] // 4, size[1] // 4
     border = still.clone()
     border[:, top : size[0] - top, left : size[1] - left] = 0
@@ -73,6 +77,8 @@ def test_the_divergence_is_scipys():
         ({}, {"channels": 1}, "use --channels 3"),
         ({"hold_out": 0.1}, {}, "--hold-out does not apply"),
         ({"test_share": 0.1}, {}, "--test-share does not apply"),
+        ({"reverse": True}, {}, "--reverse does not apply"),
+        ({"captions": "free"}, {}, "--captions free does not apply"),
         ({"decoder": "pyav"}, {}, "--decoder pyav does not apply"),
     ],
 )

@@ -1,0 +1,33 @@
+"""What the sources have in common that draw every clip by random words."""
+
+from collections.abc import Generator
+
+import torch
+
+from fastvgan.data.sampling import sample_numbers
+from fastvgan.data.source import Clips
+from fastvgan.random_draws import Draws, Purpose
+
+
+class DrawnSource:
+    """A source that draws a new clip from the random words of each sample; subclasses define `draw`."""
+
+    draws: int
+    shuffles = False
+
+    def batches(
+        self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Generator[Clips, None, None]:
+        """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
+        draws = Draws(seed, {Purpose.CLIP: self.draws})
+        for numbers in sample_numbers(batch_size, start, rank, world_size):
+            yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
+
+    def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
+        """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
+
+        Args:
+            words: int64 (N, `draws`) in [0, 2**32).
+            clips: Unused.
+        """
+        raise NotImplementedError
