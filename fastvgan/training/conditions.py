@@ -80,7 +80,7 @@ class Conditions:
     nothing waits for it.
 
     Args:
-        model: the model, which has a vocabulary (see `add_vocabulary`).
+        model: the model, which has a vocabulary or a text encoder (see `add_vocabulary`).
         source: the data.
         device: device of the clips.
         run: run folder in which a text encoder's embeddings may have been written.

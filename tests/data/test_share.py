@@ -33,6 +33,10 @@ def test_a_larger_share_contains_a_smaller_one(size, one, other, seed):
     assert set(more) <= set(range(size)) and choose_share(size, 1.0, seed) == [*range(size)]
 
 
+def test_the_clips_of_a_seed_are_always_the_same():
+    assert choose_share(10, 0.3, 0) == [2, 7, 9] and choose_share(10, 0.3, 1) == [2, 4, 9]
+
+
 def test_every_clip_is_chosen_as_often():
     counts = torch.zeros(20)
     for seed in range(2000):

@@ -209,7 +209,7 @@ BAD = {
     "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), "is a file, not a folder"),
     "no config": (no_config, r"config\.json is missing"),
     "no JSON": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json cannot be read"),
-    "a list": (lambda folder: (folder / "config.json").write_text("[]"), r"config\.json is no JSON dict"),
+    "a list": (lambda folder: (folder / "config.json").write_text("[]"), r"config\.json is not a JSON object"),
     "ViT": (of_kind("vit"), "a model of the type 'vit', not an encoder of text; pass a CLIP or sentence model"),
     "GPT": (of_kind("gpt2"), "a model of the type 'gpt2', not an encoder of text"),
     "decoder": (of_kind("bert", is_decoder=True), "a decoder of the type 'bert'"),
@@ -294,5 +294,8 @@ def test_a_damaged_or_foreign_cache_is_not_used(tmp_path):
     table = torch.randn(5, 8)
     write_cache(path, table)
     assert torch.equal(read_cache(path, (5, 8)), table) and read_cache(path, (5, 9)) is None
+    write_cache(path, table.double())
+    assert read_cache(path, (5, 8)) is None
+    write_cache(path, table)
     path.write_bytes(path.read_bytes()[:-7])
     assert read_cache(path, (5, 8)) is None

@@ -1,6 +1,7 @@
 """Training with free captions and with a pretrained text model: graphs, processes, resuming, commands."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from fastvgan.pixels import to_uint8
 from fastvgan.random_draws import Purpose
 from fastvgan.runs.config import RunConfig, read_config
 from fastvgan.training.batches import BatchMaker
+from fastvgan.training.caption_table import CaptionTable
 from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.run.resume import find_start
 from fastvgan.training.step.adversarial import AdversarialStep
@@ -226,6 +228,17 @@ def test_a_damaged_cache_is_replaced(tmp_path, text_model):
     expected = open_text_encoder(text_model).encode(source.captions[:9])
     for each in (first, again):
         torch.testing.assert_close(each.table(index), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("words", "32 words"), ("pretrained", "16 tokens")])
+def test_cut_captions_and_an_unwritable_cache_are_warned_of(kind, most, tmp_path, request, caplog):
+    text = {"text_encoder": text_folder(request)} if kind == "pretrained" else {}
+    source = SimpleNamespace(captions=["a cat " * 17, "a dog"], classes=())
+    model = add_vocabulary(tiny({"condition": ("text",), **text}).model, source)
+    (tmp_path / "text").write_text("a file where the folder should be")
+    CaptionTable(model, source, run=tmp_path).save()
+    assert f"1 of 2 captions have more than {most}, and are cut after these, such as 'a cat" in caplog.text
+    assert ("cannot write" in caplog.text and "training continues" in caplog.text) == (kind == "pretrained")
 
 
 @pytest.mark.parametrize(

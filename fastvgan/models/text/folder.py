@@ -168,7 +168,7 @@ def _read_json(path: Path, name: str, kind: type = dict) -> Any:
     """Read a JSON file of a folder; None if it does not exist.
 
     Raises:
-        UserError: it cannot be read, or holds something other than an object of the kind.
+        UserError: it cannot be read, or holds something other than an object (`dict`) or an array (`list`).
     """
     try:
         value = json.loads((path / name).read_text(encoding="utf-8"))
@@ -177,5 +177,6 @@ def _read_json(path: Path, name: str, kind: type = dict) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--text-encoder {path}: {name} cannot be read ({error}); copy the folder again") from error
     if not isinstance(value, kind):
-        raise UserError(f"--text-encoder {path}: {name} is no JSON {kind.__name__}; copy the folder again")
+        wanted = "object" if kind is dict else "array"
+        raise UserError(f"--text-encoder {path}: {name} is not a JSON {wanted}; copy the folder again")
     return value

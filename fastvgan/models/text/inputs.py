@@ -82,7 +82,10 @@ def describe_cut_captions(model: ModelConfig, captions: Sequence[str]) -> str | 
     cut = [text for text, count in zip(captions, counts, strict=True) if count > most]
     if not cut:
         return None
-    return f"{len(cut)} captions have more than {most} {what}, and are cut after these, such as {_shorten(cut[0])}"
+    return (
+        f"{len(cut):,} of {len(captions):,} captions have more than {most} {what}, and are cut after these, such as "
+        f"{_shorten(cut[0])}"
+    )
 
 
 def move_text_encoder(model: ModelConfig, folder: str | Path | None) -> ModelConfig:
