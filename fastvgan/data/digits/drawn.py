@@ -13,21 +13,17 @@ class DrawnSource:
     """A source that draws a new clip from the random words of each sample; subclasses define `draw`."""
 
     draws: int
+    _words: int  # random words per clip, even where `draws` is set to 0 so that clips are made ahead
     shuffles = False
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
         """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
-        draws = Draws(seed, {Purpose.CLIP: self.draws})
+        draws = Draws(seed, {Purpose.CLIP: self._words})
         for numbers in sample_numbers(batch_size, start, rank, world_size):
             yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
-
-        Args:
-            words: int64 (N, `draws`) in [0, 2**32).
-            clips: Unused.
-        """
+        """Draw clips by random words, int64 (N, W) with W = `draws`; see `fastvgan.data.source.Source.draw`."""
         raise NotImplementedError

@@ -90,7 +90,7 @@ class DigitsSource(DrawnSource):
 
     classes: Sequence[str] = tuple(str(digit) for digit in range(10))
     decoder = "digits: drawn, not decoded"
-    draws = _WORDS
+    draws = _words = _WORDS
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class DigitsSource(DrawnSource):
         variant = variant if split == "train" else Variant(is_free=variant.is_free)
         self._reverse = variant.reverse
         if variant.reverse:
-            self.draws = _WORDS + 1
+            self.draws = self._words = _WORDS + 1
         self.shape = (frames, height, width, channels)
         colours = tuple(COLOURS) if channels == 3 else ("white",)
         rows = list(itertools.product(range(10), colours, MOTIONS))
@@ -133,7 +133,12 @@ class DigitsSource(DrawnSource):
         self._tables: dict[torch.device, _Tables] = {}
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Draw clips by random words; see `DrawnSource.draw`."""
+        """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
+
+        Args:
+            words: int64 (N, W) in [0, 2**32), with W = `draws`.
+            clips: Unused.
+        """
         chances = uniforms(words)
         index = (chances[:, 0] * len(self.captions)).long()
         video = self.render(index, chances[:, 1:_WORDS])

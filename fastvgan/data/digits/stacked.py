@@ -33,7 +33,7 @@ class StackedDigitsSource(DrawnSource):
     classes: Sequence[str] = ()
     remarks: Sequence[str] = ()
     decoder = "stacked digits: drawn, not decoded"
-    draws = 2 * _CHANNELS  # of each channel: its digit, and the picture of it
+    draws = _words = 2 * _CHANNELS  # of each channel: its digit, and the picture of it
 
     def __init__(self, frames: int = 4, height: int = 16, width: int = 16, split: str = "train"):
         self._frames = frames
@@ -43,7 +43,12 @@ class StackedDigitsSource(DrawnSource):
         self.fingerprint = compute_fingerprint(facts, self.size, (), ())
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Draw clips by random words; see `DrawnSource.draw`."""
+        """Draw clips by random words; see `fastvgan.data.source.Source.draw`.
+
+        Args:
+            words: int64 (N, 6) in [0, 2**32).
+            clips: Unused.
+        """
         chances = uniforms(words).unflatten(1, (_CHANNELS, 2)).flatten(0, 1)  # (3 N, 2)
         digits = (chances[:, 0] * 10).long()
         still = self._digits.draw_still(digits, chances[:, 1])  # (3 N, H, W)
