@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from fastvgan.data.source import Source
     from fastvgan.export import VideoGenerator
     from fastvgan.metrics.detectors.flags import View
-    from fastvgan.metrics.detectors.streams import Generate
-    from fastvgan.metrics.evaluation import Evaluation
+    from fastvgan.metrics.evaluation import Evaluation, Generate
     from fastvgan.metrics.prompts import TrainingDraws
     from fastvgan.models import Condition, ModelConfig
     from fastvgan.runs.config import DataConfig, RunConfig
@@ -131,7 +130,8 @@ def _detector_scores(
     from fastvgan.metrics.detectors.cache import FeatureCache
     from fastvgan.metrics.detectors.comparison import compare, probe
     from fastvgan.metrics.detectors.detector import Detector
-    from fastvgan.metrics.detectors.streams import Streams, check_count
+    from fastvgan.metrics.detectors.streams import Streams
+    from fastvgan.metrics.prompts import check_count
     from fastvgan.metrics.table import significant, text_table
 
     use_precision("fp32")  # features in TF32 would differ from published ones
