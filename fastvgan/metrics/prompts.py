@@ -148,7 +148,7 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
 
 
 def check_count(source: Source, clips: int, is_published: bool = False) -> None:
-    """Check that the data has enough real clips; digits are drawn anew, as many as needed.
+    """Check that the data has enough real clips; digits are drawn, as many as needed.
 
     Args:
         source: the data.
