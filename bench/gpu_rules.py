@@ -4,9 +4,9 @@
     python bench/gpu_rules.py --renew FILE.json
 
 `bench/gpu.sh convs` writes the file for --convs, tuning writes the file for --tiles into FASTVGAN_CACHE, and
-`bench/gpu.sh layers lstm` writes the files for --more, with norms and the ConvLSTM. --renew reads the
-file of `bench/gpu.sh few` first: its passes replace those in the file of --convs, and its tiles are added to the file
-of --tiles.
+`bench/gpu.sh layers lstm` writes the files for --more, with norms and the ConvLSTM. --renew reads the file of
+`bench/gpu.sh few` first: its passes replace those in the file of --convs, and its tiles are added to the file of
+--tiles.
 """
 
 import argparse

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from fastvgan.data.source import Source
     from fastvgan.export import VideoGenerator
     from fastvgan.metrics.detectors.flags import View
-    from fastvgan.metrics.detectors.streams import Generate
-    from fastvgan.metrics.evaluation import Evaluation
+    from fastvgan.metrics.evaluation import Evaluation, Generate
     from fastvgan.metrics.prompts import TrainingDraws
     from fastvgan.models import Condition, ModelConfig
     from fastvgan.runs.config import DataConfig, RunConfig
@@ -131,7 +130,8 @@ def _detector_scores(
     from fastvgan.metrics.detectors.cache import FeatureCache
     from fastvgan.metrics.detectors.comparison import compare, probe
     from fastvgan.metrics.detectors.detector import Detector
-    from fastvgan.metrics.detectors.streams import Streams, check_count
+    from fastvgan.metrics.detectors.streams import Streams
+    from fastvgan.metrics.prompts import check_count
     from fastvgan.metrics.table import significant, text_table
 
     use_precision("fp32")  # features in TF32 would differ from published ones
@@ -244,8 +244,14 @@ def _sources(data: "DataConfig", model: "ModelConfig", split: str) -> tuple["Sou
     from fastvgan.data import open_source
 
     if data.data != "digits":
+        from fastvgan.data.clips import ClipSource
+
         source = open_source(data, model)
-        return source, source if split == "train" else open_source(data, model, split=split)
+        if split == "train":
+            return source, source
+        if split == "test" and isinstance(source, ClipSource) and source.open_test is not None:
+            return source, source.open_test()  # opening the data again would decode a whole folder again
+        return source, open_source(data, model, split=split)
     # The real clips include those of held-out captions.
     every = data.model_copy(update={"hold_out": 0.0})
     return open_source(data, model), open_source(every, model, split=split)
@@ -324,7 +330,7 @@ def _real_facts(
         "split": split,
         "shape": [model.frames, model.height, model.width, model.channels],
         "decoder": reference.decoder.replace(":", " ").split()[0],
-        **{name: getattr(data, name) for name in ("stride", "max_stride", "crop", "mirror")},
+        **{name: getattr(data, name) for name in ("stride", "max_stride", "crop", "mirror", "reverse")},
         "device": device.type,
         "torch": torch.__version__,
     }

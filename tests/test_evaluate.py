@@ -8,10 +8,13 @@ import pytest
 import torch
 from command import run as command_run
 
+from fastvgan import evaluate as evaluate_module
+from fastvgan.data import open_source
 from fastvgan.data.digits import DigitsSource
+from fastvgan.data.folders import layouts
 from fastvgan.errors import UserError
 from fastvgan.evaluate import main
-from fastvgan.export import export
+from fastvgan.export import export, load
 from fastvgan.files.video import write_video
 from fastvgan.metrics import readers
 from fastvgan.metrics.oracle import ORACLE
@@ -47,14 +50,17 @@ def few_training_clips(monkeypatch):
     monkeypatch.setattr(readers, "_MOST_CELLS", 2**20)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Twenty clips in two folders, one a class, without captions."""
-    folder = tmp_path_factory.mktemp("clips")
+def write_clips(folder):
+    """Write twenty clips of 18 frames without captions, in two folders, one per class; return the folder."""
     for i, clip in enumerate(next(DigitsSource(frames=18, height=32, width=32).batches(20, seed=0)).video):
         (folder / f"class-{i % 2}").mkdir(exist_ok=True)
         write_video(folder / f"class-{i % 2}" / f"{i:02}.mp4", clip, 8)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 def evaluate(capsys, *arguments):
@@ -118,6 +124,22 @@ def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
     assert set(scores) == {own, "copies", "frame_similarity", "frechet", "kernel", "end_sharpness", "grid_pattern"}
     assert "Fréchet distance (real clips: two times 10)" in out
     assert scores["copies"] == 0
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_the_frames_for_tests_are_compared_with_and_found_in_one_scan(tmp_path, capsys, monkeypatch, folder, split):
+    scans, opened = [], []
+    scan, sources = layouts.scan, evaluate_module._sources
+    monkeypatch.setattr(layouts, "scan", lambda *a, **b: scans.append(a) or scan(*a, **b))
+    monkeypatch.setattr(evaluate_module, "_sources", lambda *a: opened.append(sources(*a)) or opened[-1])
+    data = DataConfig(data=str(folder), workers=0, test_share=0.4)
+    run = make(tmp_path / "run", data, condition=(), frames=4)
+    out = evaluate(capsys, "--run", run, "--clips", 20, *([] if split == "test" else ["--split", split]))
+    assert len(scans) == 1 and f"split {split}" in out
+    train, test = (open_source(data, load(run).config, split=name) for name in ("train", "test"))
+    expected = train, {"train": train, "test": test}[split]
+    assert [one.fingerprint for one in opened[0]] == [one.fingerprint for one in expected]
+    assert train.fingerprint != test.fingerprint
 
 
 def expect_refusal(*arguments):

@@ -9,11 +9,10 @@ import scipy.special
 import scripted
 import torch
 from command import run as command_run
-from test_evaluate import FILE, evaluate, expect_refusal, make
+from test_evaluate import FILE, evaluate, expect_refusal, make, write_clips
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.export import load
-from fastvgan.files.video import write_video
 from fastvgan.metrics.detectors import comparison
 from fastvgan.metrics.detectors.detector import Detector
 from fastvgan.metrics.kernel import kernel_distance
@@ -49,12 +48,7 @@ def run(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twenty clips in two folders, one per class."""
-    folder = tmp_path_factory.mktemp("clips")
-    for i, clip in enumerate(next(DigitsSource(frames=18, height=32, width=32).batches(20, seed=0)).video):
-        (folder / f"class-{i % 2}").mkdir(exist_ok=True)
-        write_video(folder / f"class-{i % 2}" / f"{i:02}.mp4", clip, 8)
-    return folder
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 def inputs(video, size):
@@ -165,6 +159,19 @@ def test_real_features_are_cached(run, files, cache, tmp_path, capsys, monkeypat
     assert scores("--seed", 1)[2] == scores("--detector-range", "unit")[2] == ["generated", "real"]
     assert scores("--detector-resize", "antialias")[2] == scores("--split", "train")[2] == ["generated", "real"]
     assert len(list(cache.iterdir())) == 5 and scores()[2] == ["generated"]
+
+
+@pytest.mark.parametrize("change", [{"stride": 2}, {"crop": "center"}, {"mirror": True}, {"reverse": True}])
+def test_features_of_clips_that_are_cut_in_another_way_are_not_reused(files, folder, tmp_path, capsys, change):
+    arguments = ["--detector", files["means"], "--detector-size", 8, "--clips", 16]
+
+    def evaluate_run(name, **cut):
+        data = DataConfig(data=str(folder), workers=0, **cut)
+        return evaluate(capsys, "--run", make(tmp_path / name, data, condition=(), frames=4), *arguments)
+
+    assert "real features computed" in evaluate_run("plain")
+    assert "real features computed" in evaluate_run("other", **change)
+    assert "real features read from" in evaluate_run("again")
 
 
 def test_lengths(files, tmp_path, capsys, monkeypatch):

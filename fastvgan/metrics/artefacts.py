@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_CHUNK = 64  # clips that are measured at once
+_CHUNK = 2**22  # values that are measured at once, or one clip
 _LONGEST = 4  # pixels, the longest period of a pattern that is looked for
 _ROUNDING = 1 / 12  # power per frequency of rounding to bytes
 
@@ -21,7 +21,7 @@ def end_sharpness(video: torch.Tensor) -> tuple[float, float]:
         video: uint8 (N, T, H, W, C), H and W even and at least 4.
     """
     total = torch.zeros(video.shape[1], dtype=torch.float64)
-    for part in video.split(_CHUNK):
+    for part in _split(video):
         grey = avg_pool2d(_grey(part), 2)  # (n, T, H/2, W/2)
         down, across = grey.diff(dim=2).abs(), grey.diff(dim=3).abs()
         total += down.mean((2, 3)).sum(0) + across.mean((2, 3)).sum(0)
@@ -53,7 +53,7 @@ def measure_grid(video: torch.Tensor) -> GridPower:
     height, width = video.shape[2:4]
     window = torch.outer(*(torch.hann_window(size, dtype=torch.float64) for size in (height, width)))
     power = torch.zeros(height, width, dtype=torch.float64)
-    for part in video.split(_CHUNK):
+    for part in _split(video):
         grey = _grey(part).flatten(0, 1)
         centred = grey - grey.mean((1, 2), keepdim=True)
         power += torch.fft.fft2(centred * window).abs().square().sum(0)
@@ -77,6 +77,10 @@ def _median_around(power: torch.Tensor, row: int, column: int) -> torch.Tensor:
     offsets = [(i, j) for i in range(-3, 4) for j in range(-3, 4) if max(abs(i), abs(j)) >= 2]
     height, width = power.shape
     return torch.stack([power[(row + i) % height, (column + j) % width] for i, j in offsets]).quantile(0.5)
+
+
+def _split(video: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return video.split(max(1, _CHUNK // video[0].numel()))
 
 
 def _grey(video: torch.Tensor) -> torch.Tensor:

@@ -91,8 +91,8 @@ class Evaluator:
     Args:
         model: the generators' configuration: their conditions, vocabulary and classes.
         source: the training data.
-        reference: the source of the real clips: for the digits, those of other writers; for other data, the training
-            data. Both sources have clips of the generators' size and length.
+        reference: the source of the real clips: for the digits, those of other writers; for other data, the frames that
+            were kept for tests, or else the training data. Both sources have clips of the generators' size and length.
         clips: the number of clips to compare, at least 16.
         seed: of conditions, real clips and noise.
         seen: the digits' clips that the generators were trained on, among which copies are searched; by default those
@@ -122,7 +122,7 @@ class Evaluator:
         self._frechet = FrechetDistance(self._real.features, seed)
         self._kernel = KernelDistance(self._real.features, self.prompts.strata, seed)
         self._real_near: dict[bool, torch.Tensor] = {}
-        self._real_grid = measure_grid(self.prompts.real)
+        self._real_grid, self._real_ends = measure_grid(self.prompts.real), end_sharpness(self.prompts.real)
         self._real_difference = None
         if self.prompts.real_group is not None:
             self._real_difference = mean_difference(self.prompts.real, *pair_within_groups(self.prompts.real_group))
@@ -183,8 +183,8 @@ class Evaluator:
             for i, prompts in enumerate((self.held_out, self._reader.paraphrased), 1)
         )
         for name, value in scores.items():
-            others = held_out.get(name), "%", paraphrased.get(name)
-            rows.append(Row(f"right {name}", value, real[name], shuffled[name], *others))
+            others = {"held_out": held_out.get(name), "paraphrased": paraphrased.get(name)}
+            rows.append(Row(f"right {name}", value, real[name], shuffled[name], **others, unit="%"))
         if held_out:
             scores["held_out_joint"] = held_out["joint"]
         if paraphrased:
@@ -224,7 +224,7 @@ class Evaluator:
     def _add_artefacts(self, video: torch.Tensor, scores: dict[str, float], rows: list[Row]) -> None:
         """Add the artefacts that generators leave: blurred first and last frames, and a grid over textures."""
         first, last = end_sharpness(video)
-        real_first, real_last = end_sharpness(self.prompts.real)
+        real_first, real_last = self._real_ends
         scores["end_sharpness"] = min(first, last)
         rows.append(Row("sharpness of the first frame / middle ones", first, real_first))
         rows.append(Row("sharpness of the last frame / middle ones", last, real_last))

@@ -127,12 +127,7 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
     Raises:
         UserError: the data has fewer clips, or the model was not trained on one of their captions or classes.
     """
-    if source.size < FEWEST:
-        raise UserError(
-            f"the data has {source.size} clips, but an evaluation needs at least {FEWEST}; pass more data with --data"
-        )
-    if clips > source.size:
-        raise UserError(f"--clips {clips}: the data has only {source.size} clips; use --clips {source.size} or fewer")
+    check_count(source, clips)
     drawn = first_clips(source, clips, seed)
     group = torch.arange(clips) % max(1, clips // 2) if model.condition else torch.zeros(clips, dtype=torch.int64)
     condition = conditions_of(model, source, drawn, group)
@@ -150,6 +145,33 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
         images,
         {},
     )
+
+
+def check_count(source: Source, clips: int, is_published: bool = False) -> None:
+    """Check that the data has enough real clips; digits are drawn, as many as needed.
+
+    Args:
+        source: the data.
+        clips: the number that is compared.
+        is_published: whether the number is that of published scores, because the user left it out.
+
+    Raises:
+        UserError: the data has fewer clips.
+    """
+    if source.draws and not source.shuffles:
+        return
+    if source.size < FEWEST:
+        raise UserError(
+            f"the data has {source.size} clips, but an evaluation needs at least {FEWEST}; pass more data with --data"
+        )
+    if clips <= source.size:
+        return
+    if is_published:
+        raise UserError(
+            f"published scores compare {clips:,} clips, but the data has {source.size}; pass --clips {source.size} or "
+            "fewer for scores that are not comparable with them, or more data with --data"
+        )
+    raise UserError(f"--clips {clips}: the data has only {source.size} clips; use --clips {source.size} or fewer")
 
 
 def conditions_of(model: ModelConfig, source: Source, drawn: Clips, rows: torch.Tensor) -> Condition | None:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastvgan.metrics import artefacts
 from fastvgan.metrics.artefacts import end_sharpness, grid_pattern, measure_grid
 
 
@@ -73,6 +74,16 @@ def test_a_patterns_power_is_what_the_formula_says():
     w = np.outer(np.hanning(side + 1)[:-1], np.hanning(side + 1)[:-1])
     assert found.at[-1].item() == pytest.approx(sigma**2 + (amplitude * w.sum()) ** 2 / (w**2).sum(), rel=0.1)
     assert found.around.mean().item() == pytest.approx(sigma**2, rel=0.1)
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_clips_are_measured_in_parts(monkeypatch, clips):
+    video = textures(5, 8, 16)
+    grid, ends = measure_grid(video), end_sharpness(video)
+    monkeypatch.setattr(artefacts, "_CHUNK", clips * video[0].numel())
+    again = measure_grid(video)
+    torch.testing.assert_close([again.at, again.around], [grid.at, grid.around])
+    assert end_sharpness(video) == pytest.approx(ends)
 
 
 def test_blank_clips_have_no_pattern_and_no_sharp_frame():

@@ -99,4 +99,4 @@ def _text(facts: Mapping[str, Any]) -> str:
 
 
 def _checksum(features: torch.Tensor) -> str:
-    return hashlib.sha256(features.contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(features.numpy().tobytes()).hexdigest()

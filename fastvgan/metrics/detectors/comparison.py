@@ -18,8 +18,8 @@ from fastvgan.metrics.detectors.distances import (
     kernel_interval,
 )
 from fastvgan.metrics.detectors.flags import PUBLISHED_CLIPS, PUBLISHED_FRAMES
-from fastvgan.metrics.detectors.streams import Generate, Noise, Streams
-from fastvgan.metrics.evaluation import Evaluation, Row
+from fastvgan.metrics.detectors.streams import Noise, Streams
+from fastvgan.metrics.evaluation import Evaluation, Generate, Row
 from fastvgan.metrics.intervals import Interval
 
 

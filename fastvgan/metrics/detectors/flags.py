@@ -64,7 +64,8 @@ class DetectorFlags(Settings):
     resamples: int = Field(100, ge=10, le=100_000)
     """Bootstrap resamples of the intervals of these scores."""
     cache: Path | None = None
-    """Folder for features of real clips, which later evaluations reuse; by default fastvgan/ in the user's cache."""
+    """Folder for features of real clips, which later evaluations reuse; by default fastvgan/real-features in the
+    user's cache folder."""
 
     @property
     def has_detectors(self) -> bool:

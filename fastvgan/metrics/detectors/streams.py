@@ -6,15 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips, Source
-from fastvgan.errors import UserError
-from fastvgan.metrics.prompts import FEWEST, conditions_of
-from fastvgan.models import Condition
+from fastvgan.metrics.evaluation import Generate
+from fastvgan.metrics.prompts import conditions_of
 from fastvgan.models.config import ModelConfig
 
-Generate = Callable[[torch.Tensor, Condition | None], torch.Tensor]
-"""Returns clips, uint8 (n, T, H, W, C) on the CPU, for noise and conditions on the CPU."""
 Noise = Callable[[torch.Tensor, int], torch.Tensor]
 """Returns noise for the numbers of clips, int64 (n,), and a seed."""
 
@@ -71,28 +67,3 @@ class Streams(NamedTuple):
                 caption, label = (None if part is None else part[:left].cpu() for part in drawn[1:])
                 yield Clips(drawn.video[:left].cpu(), caption, label)
                 left -= len(drawn.video)
-
-
-def check_count(source: Source, clips: int, is_default: bool) -> None:
-    """Check that the data has enough real clips; the digits have any number.
-
-    Args:
-        source: the data.
-        clips: the number that is compared.
-        is_default: whether the user left the number out.
-
-    Raises:
-        UserError: the data has fewer clips.
-    """
-    if isinstance(source, DigitsSource) or clips <= source.size:
-        return
-    if source.size < FEWEST:
-        raise UserError(
-            f"the data has {source.size} clips, but an evaluation needs at least {FEWEST}; pass more data with --data"
-        )
-    if is_default:
-        raise UserError(
-            f"published scores compare {clips:,} clips, but the data has {source.size}; pass --clips {source.size} or "
-            "fewer for scores that are not comparable with them, or more data with --data"
-        )
-    raise UserError(f"--clips {clips}: the data has only {source.size} clips; use --clips {source.size} or fewer")

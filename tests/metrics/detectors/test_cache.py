@@ -38,6 +38,13 @@ def test_other_facts_are_other_features(tmp_path, change):
     assert cache.read({**FACTS, **change}, 5) is None and cache.warnings == []
 
 
+def test_another_version_has_other_features(tmp_path, monkeypatch):
+    cache = FeatureCache(tmp_path)
+    cache.write(FACTS, features())
+    monkeypatch.setattr(cache_module, "_VERSION", cache_module._VERSION + 1)
+    assert cache.read(FACTS, 5) is None
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-3])
 
@@ -57,9 +64,23 @@ def rename_the_tensor(path):
     save_tensors({"other": tensors["features"]}, path, metadata)
 
 
-def drop_a_clip(path):
+def replace_features(path, change):
+    """Change the features, and their checksum accordingly."""
     tensors, metadata = read_tensors(path)
-    save_tensors({"features": tensors["features"][1:]}, path, metadata)
+    changed = change(tensors["features"])
+    save_tensors({"features": changed}, path, {**metadata, "sha256": cache_module._checksum(changed)})
+
+
+def drop_a_clip(path):
+    replace_features(path, lambda features: features[1:])
+
+
+def add_a_dimension(path):
+    replace_features(path, lambda features: features[:, None])
+
+
+def change_the_dtype(path):
+    replace_features(path, torch.Tensor.double)
 
 
 def change_the_facts(path):
@@ -68,7 +89,12 @@ def change_the_facts(path):
 
 
 @pytest.mark.parametrize(
-    "damage", [truncate, empty, flip_a_bit, rename_the_tensor, drop_a_clip, change_the_facts], ids=lambda f: f.__name__
+    "damage",
+    [
+        *(truncate, empty, flip_a_bit, rename_the_tensor, drop_a_clip, add_a_dimension, change_the_dtype),
+        change_the_facts,
+    ],
+    ids=lambda f: f.__name__,
 )
 def test_a_damaged_file_counts_as_missing_and_is_named(tmp_path, damage):
     cache = FeatureCache(tmp_path)
@@ -110,6 +136,15 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     assert cache.read(FACTS, 5) is None
     cache.write(FACTS, features())
     assert "were not cached" in cache.warnings[1] and (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_folder_without_write_permission_is_noticed_at_once(tmp_path, monkeypatch):
+    def fail(path):
+        raise UserError(f"cannot write {path}") from PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache_module, "check_writable", fail)  # root may write anywhere
+    with pytest.raises(UserError, match="cannot write --cache .*: Permission denied; pass another folder"):
+        FeatureCache(tmp_path)
 
 
 def test_a_full_disk_is_reported(tmp_path, monkeypatch):

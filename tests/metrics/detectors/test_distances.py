@@ -189,10 +189,15 @@ def test_the_same_seed_gives_the_same_interval_and_each_resample_is_counted():
     assert len(ticks) == 12
     for function in (frechet_interval, kernel_interval, jedi_interval):
         assert function(*pair, 1, 12) == function(*pair, 1, 12) != function(*pair, 2, 12)
+        assert function(*pair, 1, 12) != function(*pair, 1, 13)
 
 
 def test_no_interval_leaves_the_possible_values():
     same = torch.randn(20, 4)
     assert frechet_interval(same, same, 0, 20).low == 0
+    assert min(frechet_interval(same[i:], same[i:], 0, 2).value for i in range(15)) >= 0
     assert jedi_interval(same, same, 0, 20).low == 0
     assert inception_interval(torch.randn(1, 5).expand(8, 5), 0, 20).low >= 1
+    one_differs = torch.zeros(8, 5)
+    one_differs[0, 0] = 1
+    assert min(inception_interval(one_differs, seed, 10).low for seed in range(200)) == 1

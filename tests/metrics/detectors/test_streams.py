@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from fastvgan.data.digits import DigitsSource
+from fastvgan.data.digits.stacked import StackedDigitsSource
 from fastvgan.errors import UserError
-from fastvgan.metrics.detectors.streams import Streams, check_count
+from fastvgan.metrics.detectors.streams import Streams
+from fastvgan.metrics.prompts import check_count
 from fastvgan.models import ModelConfig
 from fastvgan.models.vocabulary import Vocabulary
 
@@ -66,11 +68,17 @@ def test_words_that_the_model_does_not_know():
 
 def test_counts():
     class Few:
-        size = 30
+        size, draws, shuffles = 30, 0, False
+
+    class Resident(Few):
+        draws, shuffles = 7, True
 
     check_count(SOURCE, 10**6, True)
+    check_count(StackedDigitsSource(), 10**6)
     check_count(Few(), 30, True)
     with pytest.raises(UserError, match="published scores compare 2,048 clips, but the data has 30; pass --clips 30"):
         check_count(Few(), 2048, True)
     with pytest.raises(UserError, match="--clips 31: the data has only 30 clips"):
-        check_count(Few(), 31, False)
+        check_count(Few(), 31)
+    with pytest.raises(UserError, match="--clips 31: the data has only 30 clips"):
+        check_count(Resident(), 31)
