@@ -7,7 +7,7 @@ import torch
 
 from fastvgan.errors import UserError
 from fastvgan.runs.config import TrainingConfig
-from fastvgan.training.schedule import LEVELS, beta_at, beta_level, between, burn_in_progress
+from fastvgan.training.schedule import LEVELS, beta_at, beta_level, between, share_passed
 
 
 def test_the_change_is_half_a_cosine_that_ends_with_the_burn_in():
@@ -15,12 +15,12 @@ def test_the_change_is_half_a_cosine_that_ends_with_the_burn_in():
     for done in range(steps):
         decay = 0.5 * (1 + math.cos(math.pi * done / (share * steps)))
         expected = first + (1 - decay) * (last - first) if done < share * steps else last
-        assert between(first, last, burn_in_progress(done, steps, share)) == pytest.approx(expected, abs=1e-12)
+        assert between(first, last, share_passed(done, steps, share)) == pytest.approx(expected, abs=1e-12)
     assert between(0.3, 0.3, 0.123) == 0.3  # the very number, so that runs without a burn-in keep their bits
 
 
 def test_adam_s_second_beta_takes_sixteen_values_from_the_first_to_the_last():
-    levels = [beta_level(burn_in_progress(done, 1000, 0.5)) for done in range(1000)]
+    levels = [beta_level(share_passed(done, 1000, 0.5)) for done in range(1000)]
     assert levels == sorted(levels) and set(levels) == set(range(LEVELS)) and levels[499:] == [15] * 501
     values = [beta_at(0.9, 0.99, level) for level in range(LEVELS)]
     assert values[0] == 0.9 and values[-1] == pytest.approx(0.99, abs=1e-15) and values == sorted(values)

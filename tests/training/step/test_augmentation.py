@@ -77,7 +77,6 @@ def test_d_and_g_are_shown_changed_clips_with_changed_first_frames(is_image_wron
 
 
 def test_the_gradient_penalty_is_of_the_clips_before_their_changes():
-    step, real, _ = conditional_step(r1=1.0)
     config = tiny({"condition": ()}, augment=ALL, r1=1.0)
     step = AdversarialStep(config.model, config.training, CPU, torch.float32)
     real, samples = torch.rand(4, 3, 16, 16, 16) * 2 - 1, torch.arange(4)
