@@ -155,6 +155,13 @@ def test_a_resumed_step_goes_on_with_the_probability():
     assert {float(x) for x in second.augmentation.state().values()} == {0.0}
 
 
+def test_a_step_reports_the_probability_that_it_used():
+    step, maker, _ = make(**ADAPTIVE)
+    train(step, maker, range(3))
+    result = step(3, maker.make(torch.tensor(3), torch.tensor(0)))
+    assert result.augment == 0 < step.augmentation.probability
+
+
 def test_parts_of_a_batch_have_their_own_samples():
     inputs = Inputs(torch.zeros(4, 1), torch.zeros(4, 1), samples=torch.arange(4))
     assert select_rows(inputs, slice(2, 4)).samples.tolist() == [2, 3]
