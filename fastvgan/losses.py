@@ -87,14 +87,14 @@ def relativistic(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
     relativistic discriminator).
 
     Args:
-        above: logits of any shape.
-        below: logits of that shape; or of that shape and K for either of the two, whose K values are each a pair.
+        above: logits of any shape, or of that shape and K.
+        below: logits of that shape, or of that shape and K; each of the K values makes a pair with the other's one.
     """
     return logistic(differences(above, below), True)[0]
 
 
 def differences(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-    """Return above − below in float32 or better; one of them may have K values, in a last dimension, for each other's.
+    """Return above − below in float32 or better; one of them may have a last dimension of K that the other lacks.
 
     Args:
         above: logits of any shape, or of that shape and K.

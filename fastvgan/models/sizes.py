@@ -102,6 +102,47 @@ def clip_stages(config: "ModelConfig") -> list[Stage]:
     return add_time_margin(plan) if is_3d and config.time_margin else plan
 
 
+def clip_layers(config: "ModelConfig", plan: list[Stage]) -> list[ConvSizes]:
+    """Plan the convolutions of a discriminator's encoder of clips, first the one that reads the clip."""
+    widths = [_seen_channels(config), *features(len(plan), config.base_width)]
+    layers = zip(plan[::-1], itertools.pairwise(widths), strict=True)
+    return [ConvSizes(*width, s.kernel, s.stride, s.padding) for s, width in layers]
+
+
+def frame_layers(config: "ModelConfig", plan: list[Stage]) -> list[ConvSizes]:
+    """Plan the convolutions of a discriminator's encoder of single frames, first the one that reads the frames.
+
+    Recognising shapes takes more layers than telling real from generated frames, so a 3x3 convolution follows each
+    strided one.
+    """
+    widths = features(len(plan) + 1, config.base_width)
+    layers, channels = [], _seen_channels(config)
+    for s, (width, after) in zip(plan[::-1], itertools.pairwise(widths), strict=True):
+        layers.append(ConvSizes(channels, width, s.kernel, s.stride, s.padding))
+        layers.append(ConvSizes(width, after, (1, 3, 3), (1, 1, 1), (0, 1, 1)))
+        channels = after
+    return layers
+
+
+def _seen_channels(config: "ModelConfig") -> int:
+    return config.channels * (1 + ("image" in config.condition))
+
+
+def has_blocks(layer: ConvSizes) -> bool:
+    """Whether the residual blocks of a discriminator follow this layer, if it has any."""
+    return max(layer.stride) > 1
+
+
+def block_kernel(layers: list[ConvSizes]) -> Size:
+    """Return the kernel of the residual blocks between these layers: 3x3 if no layer sees more than one frame."""
+    return (3 if is_temporal(layers) else 1), 3, 3
+
+
+def is_temporal(layers: list[ConvSizes]) -> bool:
+    """Whether a layer sees more than one frame."""
+    return any(layer.kernel[0] > 1 for layer in layers)
+
+
 def map_values(config: "ModelConfig") -> list[int]:
     """Return the number of values in each feature map of a generator for one clip, the smallest map first."""
     plan = clip_stages(config)
@@ -111,7 +152,7 @@ def map_values(config: "ModelConfig") -> list[int]:
 
 
 def count_min_weights(config: "ModelConfig") -> tuple[int, int]:
-    """Return lower bounds for the numbers of weights of a generator and a discriminator: those of their convolutions.
+    """Return lower bounds for the numbers of weights of a generator and its discriminators: those of convolutions.
 
     No network is built, so that a configuration larger than memory can be rejected.
     """
@@ -130,11 +171,19 @@ def count_min_weights(config: "ModelConfig") -> tuple[int, int]:
         states = (widths[0] + 1) // 2
         lstm_of_g, lstm_of_d = 36 * 2 * widths[0] ** 2, 36 * states * (widths[0] + states)
         first = config.latent * widths[0] * math.prod(plan[0].small[1:])
-    of_d = trunk + lstm_of_d if "clip" in config.discriminators else trunk
-    # Two convolutions per block, of 3x3x3 in the clip discriminator of 3D convolutions, else of 3x3.
-    kernel = 27 if is_3d and "clip" in config.discriminators else 9
-    of_d += 2 * kernel * config.d_blocks * sum(width**2 for width in widths)
+    of_clips = _count_encoder_weights(clip_layers(config, plan), config.d_blocks) + lstm_of_d
+    flat = stages(config.frames, config.height, config.width, temporal=False)
+    of_frames = _count_encoder_weights(frame_layers(config, flat), config.d_blocks)
+    of_d = sum(of_clips if name == "clip" else of_frames for name in config.discriminators)
     return first + trunk + refining + lstm_of_g, of_d
+
+
+def _count_encoder_weights(layers: list[ConvSizes], blocks: int) -> int:
+    of_block = 2 * math.prod(block_kernel(layers))  # times the squared width
+    return sum(
+        math.prod(layer.kernel) * layer.before * layer.after + has_blocks(layer) * blocks * of_block * layer.after**2
+        for layer in layers
+    )
 
 
 def features(count: int, width: int) -> list[int]:

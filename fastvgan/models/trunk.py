@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +11,17 @@ from fastvgan.layers import Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTranspos
 from fastvgan.layers.deferred import Pending, chain, conv_act, resolve
 from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
-from fastvgan.models.sizes import ConvSizes, Size, Stage, features
+from fastvgan.models.sizes import (
+    ConvSizes,
+    Size,
+    Stage,
+    block_kernel,
+    clip_layers,
+    features,
+    frame_layers,
+    has_blocks,
+    is_temporal,
+)
 from fastvgan.models.warp import CHANNELS, GeneratorOutput, compose
 
 _MOST_GROUPS = 32  # the default of Wu & He 2018 (Group Normalization)
@@ -99,10 +108,6 @@ class _DiscriminatorEncoder(nn.Module):
         return resolve(chain(layers, x))  # (N, F, t, h, w)
 
 
-def _first_channels(config: ModelConfig) -> int:
-    return config.channels * (1 + ("image" in config.condition))
-
-
 class Encoder(_DiscriminatorEncoder):
     """Encodes clips (N, C, T, H, W) as features (N, `out_channels`, t, h, w) of the plan's smallest size.
 
@@ -112,9 +117,7 @@ class Encoder(_DiscriminatorEncoder):
     """
 
     def __init__(self, config: ModelConfig, plan: list[Stage]):
-        widths = [_first_channels(config), *features(len(plan), config.base_width)]
-        layers = zip(plan[::-1], pairwise(widths), strict=True)
-        super().__init__(config, [ConvSizes(*width, s.kernel, s.stride, s.padding) for s, width in layers])
+        super().__init__(config, clip_layers(config, plan))
 
     def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W)."""
@@ -124,23 +127,13 @@ class Encoder(_DiscriminatorEncoder):
 class FrameEncoder(_DiscriminatorEncoder):
     """Encodes single frames (N, C, T, H, W) as features (N, `out_channels`, T, h, w) of the plan's smallest size.
 
-    Recognising shapes takes more layers than telling real from generated frames, so a 3x3 convolution follows each
-    strided one.
-
     Args:
         config: see `_DiscriminatorEncoder`.
         plan: the layers for frames (temporal=False), smallest size first.
     """
 
     def __init__(self, config: ModelConfig, plan: list[Stage]):
-        down = plan[::-1]
-        widths = features(len(down) + 1, config.base_width)
-        layers, channels = [], _first_channels(config)
-        for s, (width, after) in zip(down, pairwise(widths), strict=True):
-            layers.append(ConvSizes(channels, width, s.kernel, s.stride, s.padding))
-            layers.append(ConvSizes(width, after, (1, 3, 3), (1, 1, 1), (0, 1, 1)))
-            channels = after
-        super().__init__(config, layers)
+        super().__init__(config, frame_layers(config, plan))
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:
         """Encode frames x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
@@ -160,18 +153,14 @@ class PerClipLayers(nn.Module):
 
     def __init__(self, config: ModelConfig, layers: list[ConvSizes]):
         super().__init__()
-        is_temporal = any(layer.kernel[0] > 1 for layer in layers)
         has_norm = config.d_norm == "group"
-        self._splits_frames = has_norm and not is_temporal
-        strided = [max(layer.stride) > 1 for layer in layers]
+        self._splits_frames = has_norm and not is_temporal(layers)
+        counts = [config.d_blocks * has_blocks(layer) for layer in layers]
         # Fixup's rule for branches of two layers: the first one's weights are smaller the more branches there are.
-        gain = max(config.d_blocks * sum(strided), 1) ** -0.5
-        kernel: Size = (3, 3, 3) if is_temporal else (1, 3, 3)
+        gain, kernel = max(sum(counts), 1) ** -0.5, block_kernel(layers)
         self.layers = nn.Sequential()
-        for number, (layer, has_blocks) in enumerate(zip(layers, strided, strict=True)):
-            blocks = [
-                _ResidualBlock(layer.after, kernel, has_norm, gain) for _ in range(config.d_blocks if has_blocks else 0)
-            ]
+        for number, (layer, count) in enumerate(zip(layers, counts, strict=True)):
+            blocks = [_ResidualBlock(layer.after, kernel, has_norm, gain) for _ in range(count)]
             self.layers.append(_Layer(layer, blocks, has_norm and number > 0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

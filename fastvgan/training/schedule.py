@@ -15,16 +15,10 @@ def rate_share(done: int, steps: int, decay: float) -> float:
     return min(1.0, (steps - done) / falling) if falling else 1.0
 
 
-def rising_share(done: int, steps: int, rise: float) -> float:
-    """Return the share of a weight's full value in the step after `done`: it rises in the first `rise` of `steps`."""
-    rising = rise * steps
-    return min(1.0, done / rising) if rising else 1.0
-
-
-def burn_in_progress(done: int, steps: int, share: float) -> float:
-    """Return how much of the burn-in, the first `share` of `steps`, has passed in the step after `done`: 0 to 1."""
-    burning = share * steps
-    return min(1.0, done / burning) if burning else 1.0
+def share_passed(done: int, steps: int, share: float) -> float:
+    """Return how much of the first `share` of `steps` has passed in the step after `done`, 0 to 1; 1 for no share."""
+    first = share * steps
+    return min(1.0, done / first) if first else 1.0
 
 
 def between(first: float, last: float, progress: float) -> float:
@@ -62,5 +56,5 @@ def follow_schedules(step: "AdversarialStep", training: TrainingConfig, done: in
         rate: factor of the learning rates, which rollbacks lower.
     """
     step.set_rates(rate_share(done, steps, training.lr_decay) * rate)
-    step.set_diversity(rising_share(done, steps, training.diversity_rise))
-    step.set_burn_in(burn_in_progress(done, steps, training.burn_in))
+    step.set_diversity(share_passed(done, steps, training.diversity_rise))
+    step.set_burn_in(share_passed(done, steps, training.burn_in))

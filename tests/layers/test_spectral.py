@@ -107,7 +107,7 @@ def test_a_weight_that_starts_at_zero_is_only_bounded(size):
 
 
 def test_a_weight_that_becomes_zero_or_infinite_leaves_the_vectors_finite():
-    module = Weighted(torch.randn(3, 4))
+    module = Weighted(torch.rand(3, 4))  # with positive vectors, whose products with infinities are infinite, not NaN
     add_spectral_norm(module)
     vectors = [buffer.clone() for buffer in module.buffers()]
     for value in (0.0, torch.nan, torch.inf):

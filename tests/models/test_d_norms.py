@@ -271,9 +271,11 @@ def test_blocks_start_as_the_identity_and_then_learn(family, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("names", [("clip",), ("frame",), NAMES])
+@pytest.mark.parametrize("frames", [16, 64])  # 64: more layers than frames of 16x16 have
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_and_memory_of_blocks_are_counted_from_below_and_nearly(family, names, norm):
-    model = config(family=family, d_norm=norm, d_blocks=3, discriminators=names, condition=(), base_width=16)
+def test_weights_and_memory_of_blocks_are_counted_from_below_and_nearly(family, frames, names, norm):
+    values = {"family": family, "frames": frames, "discriminators": names, "condition": (), "base_width": 16}
+    model = config(d_norm=norm, d_blocks=3, **values)
     counted, there = count_min_weights(model)[1], sum(p.numel() for p in build(model)[1].parameters())
     assert 0.3 * there < counted <= there
     plain, most = (clip_bytes(model.model_copy(update={"d_blocks": k}), torch.float32) for k in (0, 3))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
 
 from fastvgan.layers import spectral
 from fastvgan.layers.upsampling import find_upsampling_kernels, project
@@ -180,8 +181,8 @@ class AdversarialStep:
         """
         self.g_update.clear()
         scalars = []
-        # G's update needs gradients through D, not those of D's weights.
-        with self._use_copies(), freeze(self.discriminator):
+        # G's update needs gradients through D, not those of D's weights, so that all passes share normalised ones.
+        with self._use_copies(), freeze(self.discriminator), parametrize.cached():
             for is_last, part in self._parts(inputs):
                 with self._g.no_sync(not is_last):
                     drawn = self._generate(part) if start.drawn is None else start.drawn
@@ -300,7 +301,7 @@ class AdversarialStep:
 
     def _score_real(self, part: Inputs, clips: torch.Tensor) -> list[torch.Tensor]:
         """Compute D's logits of clips that are shown as the real ones of a part."""
-        shown = self.augmentation.real(part._replace(real=clips))
+        shown = self.augmentation.real(part._replace(real=clips, wrong=None))
         return self._d(score, shown.real, shown.c)
 
     def _score_fake(self, part: Inputs, c: Condition | None, clips: torch.Tensor) -> list[torch.Tensor]:

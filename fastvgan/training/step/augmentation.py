@@ -72,6 +72,8 @@ class Augmentation:
     ) -> tuple[torch.Tensor, Condition | None]:
         """Change generated clips, and the first frames among their conditions.
 
+        A paired objective's update of G has real clips changed as the generated ones that they are compared with.
+
         Args:
             use: AUGMENT_FAKE in D's update, AUGMENT_GENERATOR in G's.
             inputs: inputs of the step, for the numbers of the samples.

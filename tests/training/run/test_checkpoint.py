@@ -22,7 +22,7 @@ from fastvgan.training.run.checkpoint import restore, save
 from fastvgan.training.run.folder import RunFolder
 from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.scoring import Scored
-from fastvgan.training.schedule import rate_share, rising_share
+from fastvgan.training.schedule import rate_share, share_passed
 from fastvgan.training.step.tensors import tensors_of
 from fastvgan.training.trainer import Trainer
 
@@ -77,8 +77,8 @@ def test_a_resumed_run_is_bit_identical(tmp_path, family):
 def test_the_learning_rate_falls_at_the_end():
     assert [rate_share(done, 10, 0.5) for done in (0, 4, 5, 6, 9)] == [1, 1, 1, 0.8, 0.2]
     assert rate_share(9, 10, 0) == 1 and rate_share(0, 10, 1) == 1
-    assert [rising_share(done, 10, 0.4) for done in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
-    assert rising_share(0, 10, 0) == 1
+    assert [share_passed(done, 10, 0.4) for done in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
+    assert share_passed(0, 10, 0) == 1
 
 
 def test_a_resumed_run_counts_each_step_once(tmp_path):

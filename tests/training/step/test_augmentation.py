@@ -77,7 +77,6 @@ def test_d_and_g_are_shown_changed_clips_with_changed_first_frames(is_image_wron
 
 
 def test_the_gradient_penalty_is_of_the_clips_before_their_changes():
-    step, real, _ = conditional_step(r1=1.0)
     config = tiny({"condition": ()}, augment=ALL, r1=1.0)
     step = AdversarialStep(config.model, config.training, CPU, torch.float32)
     real, samples = torch.rand(4, 3, 16, 16, 16) * 2 - 1, torch.arange(4)
@@ -154,6 +153,13 @@ def test_a_resumed_step_goes_on_with_the_probability():
     assert [name for name in again if not torch.equal(again[name], straight[name])] == []
     second.reset()
     assert {float(x) for x in second.augmentation.state().values()} == {0.0}
+
+
+def test_a_step_reports_the_probability_that_it_used():
+    step, maker, _ = make(**ADAPTIVE)
+    train(step, maker, range(3))
+    result = step(3, maker.make(torch.tensor(3), torch.tensor(0)))
+    assert result.augment == 0 < step.augmentation.probability
 
 
 def test_parts_of_a_batch_have_their_own_samples():

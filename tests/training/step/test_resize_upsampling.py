@@ -52,3 +52,15 @@ def test_three_steps_equal_free_ones_whose_kernels_are_projected(family):
     for weight, dims in strided(ours.ema):  # an average of such kernels is one, too
         for dim in dims:
             assert torch.tensordot(weight, SIGNS, ([dim], [0])).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("is_skipped", [True, False])
+def test_a_skipped_step_projects_nothing(is_skipped):
+    step = make("conv3d", "resize")
+    weight, _ = next(strided(step.generator))
+    with torch.no_grad():
+        weight += 1.0 - SIGNS  # a kernel that the projection changes
+    before, z = weight.detach().clone(), step.generator.noise(4).double()
+    step(0, Inputs(torch.rand(4, 3, 8, 16, 16, dtype=torch.float64), z * torch.nan if is_skipped else z))
+    assert torch.equal(weight, before) == is_skipped
+    assert (torch.tensordot(weight, SIGNS, ([4], [0])).abs().max() < 1e-9) != is_skipped

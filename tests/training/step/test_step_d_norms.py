@@ -131,3 +131,16 @@ def test_the_average_and_low_precision_copies_are_of_weights_that_layers_read(mo
     without = run(step, maker, "off", steps=2)
     for name, value in without.items():
         torch.testing.assert_close(with_copies[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_g_s_update_normalises_each_weight_once(monkeypatch):
+    """D's weights are constants in it, whatever the number of its passes and of a batch's parts."""
+    pairs = {"objective": "relativistic", "accumulate": 2, "contrast": 0.5}
+    step, maker, _ = make(model=model("spectral"), **pairs)
+    inputs = maker.make(torch.tensor(0), torch.tensor(0))
+    start = step.begin(inputs)
+    step.update_discriminator(inputs, start)
+    calls, forward = [], spectral.SpectralNorm.forward
+    monkeypatch.setattr(spectral.SpectralNorm, "forward", lambda self, w: calls.append(self) or forward(self, w))
+    step.update_generator(inputs, start)
+    assert len(calls) == len(set(calls)) == sum("_u" in name for name in vectors(step))
