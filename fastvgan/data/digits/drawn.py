@@ -1,5 +1,6 @@
 """What the sources have in common that draw every clip by random words."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 
 import torch
@@ -9,7 +10,7 @@ from fastvgan.data.source import Clips
 from fastvgan.random_draws import Draws, Purpose
 
 
-class DrawnSource:
+class DrawnSource(ABC):
     """A source that draws a new clip from the random words of each sample; subclasses define `draw`."""
 
     draws: int
@@ -24,6 +25,6 @@ class DrawnSource:
         for numbers in sample_numbers(batch_size, start, rank, world_size):
             yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
 
+    @abstractmethod
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
         """Draw clips by random words, int64 (N, W) with W = `draws`; see `fastvgan.data.source.Source.draw`."""
-        raise NotImplementedError
