@@ -10,10 +10,10 @@ namespace cpu {
 namespace {
 
 constexpr int64_t kManySamples = 8;                 // samples that fill tiles without neighbouring outputs
-constexpr int64_t kLargestPlane = 1 << 20;          // most values in a packed plane; else rows are neighbouring outputs
+constexpr int64_t kLargestPlane = 1 << 20;  // most values in a packed plane; else rows are neighbouring outputs
 constexpr int64_t kLargestPlaneOfBlocks = 1 << 18;  // the same for blocks, which have more rows
-constexpr int64_t kFewChannels = 8;                 // most input channels for which taps count as channels
-constexpr int64_t kUnits = 8;                       // fewest units, so that threads finish at about the same time
+constexpr int64_t kFewChannels = 8;  // most input channels for which taps count as channels
+constexpr int64_t kUnits = 8;  // fewest units, so that threads finish at about the same time
 
 void choose_instructions(const Problem& p, GatherPlan& plan) {
   plan.tiles = &loops().conv;
