@@ -153,8 +153,8 @@ def test_a_few_skipped_steps_at_the_end_are_reported(tmp_path, poison, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["conv3d", "recurrent"])
-def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
+@pytest.mark.parametrize("family, times", [("conv3d", 7), ("recurrent", 20)])  # each stop builds the trainer again
+def test_stopped_many_times_at_random_it_computes_the_same(tmp_path, family, times):
     settings = {"steps": 60, "lr_decay": 0.5, "checkpoint_every": 7, "diversity": 1.0, "r1": 0.1, "r1_every": 3}
     settings["model"] = {"family": family, "condition": ("text",)}
     settings["model"] |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2}
@@ -163,7 +163,7 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
     settings |= {"feature_diversity": 2.0}
     whole = begin(tmp_path / "whole", **settings)
     assert whole.run() == 0
-    stops = set(random.Random(family).sample(range(59), 20))
+    stops = set(random.Random(family).sample(range(59), times))
 
     def at(trainer, number):
         if number in stops:
@@ -178,7 +178,7 @@ def test_stopped_twenty_times_at_random_it_computes_the_same(tmp_path, family):
             break
         assert status == 128 + signal.SIGINT
         count += 1
-    assert count >= 15 and trainer.done == 60  # a stop in the step after a stop comes with it
+    assert count >= 3 * times // 4 and trainer.done == 60  # a stop in the step after a stop comes with it
     mine, theirs = weights(whole.step), weights(trainer.step)
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
     steps = [line["step"] for line in lines(tmp_path / "parts")]
