@@ -8,11 +8,13 @@ from fastvgan.errors import UserError
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a top-level module can be found, without importing it."""
+    """Return whether a module can be found; only the packages around it are imported, not itself."""
     try:
         return importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):  # ValueError: a test has put a module without a spec in its place
+    except ModuleNotFoundError:  # the package around it
         return False
+    except ValueError:  # it was imported by other means, and has no spec
+        return True
 
 
 def install_command(extra: str) -> str:

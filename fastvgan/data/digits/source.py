@@ -9,6 +9,7 @@ than 16x16 they are drawn with sharp outlines (`fastvgan.data.digits.shapes`).
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from fastvgan.data.digits.drawn import DrawnSource
+from fastvgan.data.digits.pcg64 import uniforms as uniforms_of_numpy
 from fastvgan.data.digits.phrases import phrase_table
 from fastvgan.data.digits.shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
 from fastvgan.data.fingerprint import compute_fingerprint
@@ -24,7 +26,6 @@ from fastvgan.data.share import choose_share
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import read_tensors
-from fastvgan.machine.optional import require
 from fastvgan.random_draws import uniforms
 
 COLOURS = {
@@ -261,32 +262,27 @@ def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: 
     """Choose indices of a share of the rows so that all digits, colours and motions lose about equally many.
 
     Raises:
-        UserError: Some word would be left in no row, the share is less than half a row, or numpy is not installed.
+        UserError: Some word would be left in no row, or the share is less than half a row.
     """
     if not share:
         return set()
-    # Only numpy's generator chooses the captions that runs have held out so far.
-    np = require("numpy", "train", "--hold-out")
-    rng = np.random.default_rng(seed)
-    # Three indices per row: those of the digit, the colour and the motion.
-    words = np.stack([np.unique(column, return_inverse=True)[1] for column in zip(*table, strict=True)])  # (3, rows)
-    lost = np.zeros((len(words), words.max() + 1))
-    chosen: set[int] = set()
     count = round(share * len(table))
     if not count:
         raise UserError(
             f"--hold-out {share} is less than one of the digits' {len(table)} captions; use 0, or at least "
             f"{1 / len(table):.3f}"
         )
+    chances = uniforms_of_numpy(seed)
+    lost: Counter[tuple[int, int | str]] = Counter()  # by kind of word and word
+    chosen: set[int] = set()
     for _ in range(count):
         # A random one of the rows whose words have lost least so far.
-        cost = sum(lost[kind, words[kind]] for kind in range(len(words))) + rng.random(len(table)) / 2
-        cost[list(chosen)] = np.inf
-        row = int(cost.argmin())
-        chosen.add(row)
-        lost[range(len(words)), words[:, row]] += 1
-    kept = np.delete(words, list(chosen), axis=1)
-    if any(len(np.unique(left)) < len(np.unique(column)) for left, column in zip(kept, words, strict=True)):
+        cost = [sum(lost[word] for word in enumerate(row)) + next(chances) / 2 for row in table]
+        best = min(set(range(len(table))) - chosen, key=lambda i: (cost[i], i))
+        chosen.add(best)
+        lost.update(enumerate(table[best]))
+    kept = {word for i, row in enumerate(table) if i not in chosen for word in enumerate(row)}
+    if not kept.issuperset(lost):
         raise UserError(
             f"--hold-out {share} keeps {len(chosen)} of the digits' {len(table)} captions out of training, which "
             "leaves some words in no caption; use a smaller --hold-out"

@@ -96,7 +96,7 @@ def walk(
 
 def _reader_of(media: Media) -> FrameReader:
     if media.kind in ("video", "tar"):
-        check_installed("av", "video", f"{media.path}: a video file")
+        check_installed("av", "video", f"{media.path}: decoding it")
         from fastvgan.data.media import video_files  # imports FFmpeg, which folders of pictures do not need
 
         return video_files
