@@ -14,7 +14,7 @@ from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import replace_atomically
 from fastvgan.machine.device import pick_implementations
-from fastvgan.machine.optional import install_command, is_installed
+from fastvgan.machine.optional import check_installed, install_command, is_installed
 from fastvgan.machine.threads import thread_settings
 from fastvgan.machine.versions import find_versions
 from fastvgan.runs.config import RunConfig
@@ -47,6 +47,8 @@ class RunFolder:
     def __init__(
         self, path: Path, config: RunConfig, step: int, wandb: str | None = None, data: Fingerprint | None = None
     ):
+        if wandb is not None:
+            check_installed(*WandB.needs)
         self.path = path
         facts = read_environment() | {"data": data and f"{data}, checksum {data.short}"}
         self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(facts, indent=2)}

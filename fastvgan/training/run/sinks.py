@@ -190,12 +190,14 @@ class WandB:
         OSError: wandb-id cannot be read or written.
     """
 
+    needs = ("wandb", "wandb", "--wandb", "omit the flag")
+    """What `fastvgan.machine.optional.require` is called with."""
     # No failure of this service or of the network may end training.
     errors: tuple[type[Exception], ...] = (Exception,)
 
     def __init__(self, folder: Path, project: str, config: dict[str, Any]):
         self.name = "Weights & Biases"
-        wandb: Any = require("wandb", "wandb", "--wandb", "omit the flag")
+        wandb: Any = require(*self.needs)
         file = folder / "wandb-id"
         known = file.read_text(encoding="utf-8").strip() if file.exists() else None
         try:
