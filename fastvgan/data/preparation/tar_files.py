@@ -112,7 +112,7 @@ def _write_tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settin
 
 def open_tar(file: BinaryIO) -> tarfile.TarFile:
     """Open a tar to write, in the format that webdataset's TarWriter writes."""
-    return tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT)
+    return tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)
 
 
 def add_sample(tar: tarfile.TarFile, key: str, parts: dict[str, Any]) -> None:
