@@ -1,4 +1,4 @@
-"""The repository for Hugging Face's kernels library: each variant loads as that library loads it, beside this package."""
+"""The repository for Hugging Face's kernels library: variants load as it loads them, beside this package."""
 
 import importlib.util
 import json
@@ -38,7 +38,9 @@ def load(name, file):
 def test_a_variant_computes_as_pytorch_beside_the_package(repository, backend):
     variant = repository / "build" / f"torch-{backend}"
     metadata = json.loads((variant / "metadata.json").read_text())
-    assert metadata["backend"] == {"type": backend} and metadata["license"] == "MIT" and metadata["python-depends"] == []
+    assert (
+        metadata["backend"] == {"type": backend} and metadata["license"] == "MIT" and metadata["python-depends"] == []
+    )
     assert re.fullmatch(r"[a-z][-a-z0-9]*[a-z0-9]", metadata["name"])
     ops = load(metadata["id"], variant / "__init__.py")
     assert set(ops.__all__) == set(fastvgan_kernels.__all__) and ops.norm_act is not fastvgan_kernels.norm_act

@@ -1,4 +1,4 @@
-"""What the plain install can do: layers, info, generation, and training on the digits, bit by bit as with everything."""
+"""What the plain install can do: layers, info, generation, training on the digits, to the bit as with everything."""
 
 import json
 import os
@@ -23,7 +23,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """What plain_run.py wrote by the plain install, the same by all that is installed here, and what the former said."""
+    """What plain_run.py wrote by the plain install, and by all that is installed here; and what the former said."""
     plain, whole = (tmp_path_factory.mktemp(name) for name in ("plain", "whole"))
     with pytest.MonkeyPatch.context() as patch:
         # The plain install's folder has no compiled extension, whose results differ in the last bits.
@@ -32,7 +32,9 @@ def folders(tmp_path_factory):
         patch.chdir(ROOT)
         commands = [command.split() for command in REFUSED]
         said = PlainPython(tmp_path_factory.mktemp("site"))(SCRIPT, str(plain), json.dumps(commands), cwd=plain)
-        done = subprocess.run([sys.executable, SCRIPT, str(whole)], env=_with_checkout(), capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, SCRIPT, str(whole)], env=_with_checkout(), capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     return plain, whole, said
 
@@ -66,7 +68,7 @@ def test_nothing_optional_is_imported_for_layers(folders):
 
 
 def test_training_gives_the_same_bits(folders):
-    plain, whole, _ = (Path(folders[0], "run"), Path(folders[1], "run"), None)
+    plain, whole = folders[0] / "run", folders[1] / "run"
     for name in ("checkpoints/step-1/state.safetensors", "export/generator.safetensors"):
         ours, all_of_them = load_file(plain / name), load_file(whole / name)
         assert ours and ours.keys() == all_of_them.keys()

@@ -1,6 +1,6 @@
 """Captioned moving digits: the data set that ships with the package.
 
-Handwritten 8x8 digits (the UCI optical digits, see handwriting.md) move over a black frame in one colour. A caption names
+Handwritten 8x8 digits (UCI's optical digits, see handwriting.md) move over a black frame in one colour. A caption names
 the digit, its colour and its motion: "a red 7 moving up and down". The idea is that of the single-digit captioned
 videos of Mittal et al. 2017 (Sync-DRAW); these digits are small enough to train on with two cores. In frames larger
 than 16x16 they are drawn with sharp outlines (`fastvgan.data.digits.shapes`).

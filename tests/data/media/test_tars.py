@@ -11,7 +11,21 @@ from webdataset.tariterators import base_plus_ext
 from fastvgan.data.media.tars import split_name
 from fastvgan.data.preparation.tar_files import add_sample, open_tar
 
-NAMES = ["a.txt", "a/b.c.txt", "./a.b/c.json", ".txt", "a/.txt", "a", "a/b", "a.", "a.b/c", "ä/ö.ü", "a\nb.txt", "a.b\n", ""]
+NAMES = [
+    "a.txt",
+    "a/b.c.txt",
+    "./a.b/c.json",
+    ".txt",
+    "a/.txt",
+    "a",
+    "a/b",
+    "a.",
+    "a.b/c",
+    "ä/ö.ü",
+    "a\nb.txt",
+    "a.b\n",
+    "",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,7 +41,11 @@ def test_random_names_are_split_as_by_webdataset(name):
 
 def test_tars_have_the_bytes_that_webdataset_writes():
     samples = {
-        "00000000": {"webm": b"\x1aE\xdf\xa3" * 700, "json": {"name": "ä b", "class": None, "fps": 12.5}, "txt": "ä\nb"},
+        "00000000": {
+            "webm": b"\x1aE\xdf\xa3" * 700,
+            "json": {"name": "ä b", "class": None, "fps": 12.5},
+            "txt": "ä\nb",
+        },
         "00000001": {"webm": b"", "json": {}},
         "folder/" * 9 + "k" * 60: {"mp4": bytes(1024)},  # too long for one field
     }
