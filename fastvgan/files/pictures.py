@@ -32,7 +32,7 @@ def to_pixels(picture: Image.Image) -> torch.Tensor:
 
 
 def to_tensor(array: Union["np.ndarray", torch.Tensor]) -> torch.Tensor:
-    """Return a tensor on the CPU: of a numpy array, whose dtype torch knows, a copy."""
+    """Return a tensor of any shape on the CPU: of a numpy array, whose dtype torch knows, a copy."""
     if isinstance(array, torch.Tensor):
         return array.detach().cpu()
     # torch.from_numpy refuses negative strides and foreign byte orders, and warns of arrays that cannot be written.

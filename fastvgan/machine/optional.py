@@ -29,7 +29,7 @@ def check_installed(module: str, extra: str, purpose: str, instead: str = "") ->
         module: top-level module.
         extra: extra of pyproject.toml that installs it.
         purpose: what needs it, the subject of the sentence, such as "--wandb".
-        instead: what to do without it, such as "omit the flag".
+        instead: another remedy than to install it, such as "omit the flag".
 
     Raises:
         UserError: it is not installed.

@@ -76,7 +76,7 @@ def fit_image(image: Image.Image, height: int, width: int, channels: int) -> "to
     """Scale and crop a picture at its centre, as training does with `--crop center`.
 
     Args:
-        image: Of mode RGB, a result of `read_image`.
+        image: A picture (H, W) of mode RGB, a result of `read_image`.
         height: Height of the result.
         width: Width of the result.
         channels: 1 for grey, 3 for RGB.
@@ -201,7 +201,7 @@ def _to_tensor(array: Union["np.ndarray", "torch.Tensor"]) -> "torch.Tensor":
     if dtype.kind == "f":
         dtype = dtype.newbyteorder("=") if dtype.itemsize <= 8 else "float64"  # torch has no longer floats
     elif (dtype.kind, dtype.itemsize) not in (("u", 1), ("u", 2), ("b", 1)):
-        raise _unsupported(dtype)
+        raise _refuse_dtype(dtype)
     else:
         dtype = dtype.newbyteorder("=")
     return torch.from_numpy(array.astype(dtype, order="C"))
@@ -221,10 +221,10 @@ def _to_bytes(values: "torch.Tensor") -> "torch.Tensor":
         return values.to(torch.uint8) * 255
     if values.is_floating_point():
         return _floats_to_bytes(values)
-    raise _unsupported(values.dtype)
+    raise _refuse_dtype(values.dtype)
 
 
-def _unsupported(dtype: object) -> UserError:
+def _refuse_dtype(dtype: object) -> UserError:
     name = str(dtype).removeprefix("torch.")
     return UserError(f"the image is of {name}; pass uint8, uint16, bool, or floats in [0, 1]")
 

@@ -155,7 +155,7 @@ class RunFolder:
 
 
 def _open_tensorboard(folder: Path, step: int, known: list[tuple[int, dict[str, float]]]) -> Backlog | None:
-    """Open the events file, or say that there is none because the package is not installed."""
+    """Open the events file, or log that the package tensorboard is not installed and return None."""
     if not is_installed("tensorboard"):
         logger.warning("no %s: the package tensorboard is not installed (%s)", folder, install_command("train"))
         return None
