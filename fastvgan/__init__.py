@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +53,8 @@ def _bind_checkout() -> None:
 
 
 _bind_checkout()
+# The plain install has no numpy, and torch says so at each import.
+warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
 
 
 def __dir__() -> list[str]:

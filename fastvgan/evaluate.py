@@ -12,6 +12,7 @@ from pydantic import Field
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
 from fastvgan.machine.neighbours import fit_threads
+from fastvgan.machine.optional import check_installed
 from fastvgan.metrics.detectors.flags import (
     PUBLISHED_CLIPS,
     PUBLISHED_FRAMES,
@@ -67,6 +68,7 @@ class Arguments(DetectorFlags, _OwnFlags):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.evaluate", arguments)
+    check_installed("numpy", "evaluate", "an evaluation")
     views, classifier = detector_views(parsed), classifier_view(parsed)  # checks them before torch is imported
     from fastvgan.export import load
     from fastvgan.files.atomic import check_writable, whole

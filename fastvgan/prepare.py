@@ -13,6 +13,7 @@ from fastvgan.data.fitting import fit_size_of_shards
 from fastvgan.data.folders.manifest import MANIFEST, REJECTS
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
+from fastvgan.machine.optional import check_installed
 from fastvgan.models.config import SIDES
 from fastvgan.settings import Settings
 
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         digits = "; the digits need no preparation, train on them with --data digits"
         hint = digits if str(parsed.source) == "digits" else "; pass an existing folder or archive"
         raise UserError(f"SOURCE {parsed.source} does not exist{hint}")
+    for module in ("av", "numpy"):
+        check_installed(module, "video", "prepare")
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from fastvgan.data.preparation import prepare

@@ -10,7 +10,9 @@ import torch
 
 from . import _torch
 
-LIBRARY = torch.library.Library("fastvgan", "DEF")
+# build_tools/hub.py gives copies another one, since torch allows one definition of a name per process.
+NAMESPACE = "fastvgan"
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
 # Looked up once: these checks are most of a call's cost.
 _is_compiling, _is_grad_enabled, _tracing_state = (
@@ -102,9 +104,9 @@ def define(schema: str, kernel: Callable, fake: Callable) -> Operation:
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastvgan::{name}", fake, lib=LIBRARY)
-    overload = getattr(torch.ops.fastvgan, name).default
-    torch.library.register_vmap(f"fastvgan::{name}", _map_one_by_one(overload), lib=LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+    torch.library.register_vmap(f"{NAMESPACE}::{name}", _map_one_by_one(overload), lib=LIBRARY)
     return Operation(name, overload, kernel)
 
 

@@ -5,6 +5,7 @@ Importing flop_counter imports Triton and takes as long, so the formulas are reg
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Sequence
 from math import prod
@@ -18,7 +19,9 @@ _COUNTER = "torch.utils.flop_counter"
 
 
 def _register(counter: ModuleType) -> None:
-    operations = torch.ops.fastvgan
+    from .dispatch import NAMESPACE
+
+    operations = getattr(torch.ops, NAMESPACE)
     for name, formula in _FORMULAS.items():
         counter.register_flop_formula(getattr(operations, name))(formula)
 
@@ -33,7 +36,7 @@ class _Registration(importlib.abc.MetaPathFinder):
         if name != _COUNTER:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        spec = importlib.util.find_spec(name)  # by the finders behind it, which may belong to a copy of this package
         loader: Any = None if spec is None else spec.loader
         if loader is None:
             return None

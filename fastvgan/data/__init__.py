@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvgan.errors import UserError
+from fastvgan.machine.optional import check_installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,8 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
         condition: Conditions of the model, as in `ModelConfig`; None chooses by the clips and adds a remark.
 
     Raises:
-        UserError: The data is missing or empty, too much of it is unreadable, or it lacks the condition.
+        UserError: The data is missing or empty, too much of it is unreadable, it lacks the condition, or the packages
+            that decode it are not installed.
     """
     if data.hold_out:
         raise UserError(f"--hold-out applies only to the digits; with --data {data.data} use --hold-out 0")
@@ -101,6 +103,8 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
         )
     if data.decoder == "digits":
         raise UserError(f"--decoder digits does not decode {data.data}; use another --decoder, or --data digits")
+    for module in ("av", "numpy"):
+        check_installed(module, "video", f"--data {data.data}", "leave --data out to train on the digits")
     from fastvgan.data.clips import Listing, items_from_manifest, items_from_scan
     from fastvgan.data.fitting import fit_condition
     from fastvgan.data.folders.layouts import Layout, scan

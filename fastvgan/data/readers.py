@@ -4,9 +4,8 @@ import functools
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 
 from fastvgan.data.decoders.resident import ResidentClips
@@ -15,6 +14,9 @@ from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.sampling import Draw, Sampler
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger("fastvgan")
 
@@ -61,7 +63,7 @@ def stack_conditions(draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]
 
 def decode_sample(
     clips: ClipSet, seed: int, number: int, unreadable: list[str], threads: int = 1, first: Draw | None = None
-) -> tuple[np.ndarray, Draw]:
+) -> "tuple[np.ndarray, Draw]":
     """Decode one sample of a run; if its clip is unreadable, decode the next one of the shuffle.
 
     Args:
@@ -88,7 +90,7 @@ def decode_sample(
     raise UserError(f"not one clip of the data can be read any more ({reason}); was it moved?")
 
 
-def decode_draw(clips: ClipSet, draw: Draw, threads: int = 1) -> np.ndarray:
+def decode_draw(clips: ClipSet, draw: Draw, threads: int = 1) -> "np.ndarray":
     """Decode the frames of a draw, uint8 (T, H, W, C).
 
     Args:

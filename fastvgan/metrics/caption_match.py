@@ -5,7 +5,6 @@ The trained oracle reads the digit, fixed rules read colour and motion.
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from fastvgan.data.digits import COLOURS, MOTIONS
@@ -56,6 +55,8 @@ def match(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor]) 
 
 def match_shuffled(shown: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor], seed: int) -> dict[str, float]:
     """Return `match` of words (N,) with captions shuffled among clips, the mean of ten shuffles: the chance level."""
+    import numpy as np  # late: the plain install lacks it
+
     rng = np.random.default_rng([seed, 3])
     shuffles = []
     for _ in range(_SHUFFLES):

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 RESAMPLES = 100
@@ -19,6 +18,8 @@ class Interval(NamedTuple):
 
 def resample_counts(n: int, seed: int, resamples: int = RESAMPLES) -> torch.Tensor:
     """Draw n of n clips with replacement, B = `resamples` times; return each clip's count, float64 (B, n)."""
+    import numpy as np  # late: the plain install lacks it
+
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
     return torch.from_numpy(counts).double()
 

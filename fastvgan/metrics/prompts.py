@@ -2,9 +2,8 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
@@ -16,6 +15,9 @@ from fastvgan.models.config import ModelConfig
 from fastvgan.models.text.inputs import to_text_inputs, vocabulary_of
 from fastvgan.models.vocabulary import split_words
 from fastvgan.pixels import to_float
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FEWEST = 16  # clips of an evaluation, at least
 _BATCH = 32
@@ -91,6 +93,8 @@ def digit_prompts(
     Raises:
         UserError: a caption is not one of the digits, or the model was not trained on one of the words or classes.
     """
+    import numpy as np  # late: the plain install lacks it
+
     rng = np.random.default_rng([seed, 1])
     words = digit_words(captions, model.channels)
     rows, group = _choose_captions(model.condition, words["digit"].numpy(), clips, rng)
@@ -285,9 +289,11 @@ def _words_in(parts: Sequence[str]) -> set[str]:
 
 
 def _choose_captions(
-    parts: Sequence[str], digits: np.ndarray, clips: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+    parts: Sequence[str], digits: "np.ndarray", clips: int, rng: "np.random.Generator"
+) -> "tuple[np.ndarray, np.ndarray]":
     """Return the caption index and the condition group of each clip, int64 (N,) each."""
+    import numpy as np  # late: the plain install lacks it
+
     order = rng.permutation(len(digits))
     number = np.arange(clips)
     if not parts:
@@ -312,6 +318,8 @@ def _condition(text: torch.Tensor | None, label: torch.Tensor | None, images: to
 
 def _paraphrase(shown: dict[str, torch.Tensor], seed: int) -> list[str]:
     """Return a random test phrasing for each clip, from the indices of its words, int64 (N,) each."""
+    import numpy as np  # late: the plain install lacks it
+
     rng = np.random.default_rng([seed, 4])
     colours = shown.get("colour")
     names = [None] * len(shown["digit"]) if colours is None else [list(COLOURS)[i] for i in colours.tolist()]

@@ -17,6 +17,7 @@ from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.readers import ClipSet, decode_draw, decode_sample, stack_conditions, warn_once
 from fastvgan.data.sampling import Draw
 from fastvgan.data.source import Clips
+from fastvgan.machine.optional import install_command, is_installed
 
 # A pipeline decodes this many samples, and at least this many batches. Building one takes 0.1 ms per sample, and the
 # batch that it has prefetched at its end is wasted.
@@ -34,10 +35,12 @@ def find_obstacle(clips: ClipSet, device: str) -> str | None:
             return f"{name} {reason}"
     if device == "gpu" and not torch.cuda.is_available():
         return "no CUDA device is available"
+    if not is_installed("nvidia.dali"):
+        return f"DALI is not installed ({install_command('dali')})"
     try:
         import nvidia.dali  # noqa: F401
-    except (ImportError, OSError) as error:
-        return f"DALI cannot be imported ({error}); pip install nvidia-dali-cuda130"
+    except (ImportError, OSError) as error:  # such as a missing library of CUDA
+        return f"DALI cannot be imported ({error})"
     return None
 
 

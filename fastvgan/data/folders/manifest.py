@@ -11,15 +11,17 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import fsspec
-import numpy as np
 
 from fastvgan.data.media.types import FARTHEST, KINDS, MOST_FRAMES, BadVideo, Media, Probe, check_probe
 from fastvgan.data.paths import LEADS_OUT, leads_out, stays_within
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import whole
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MANIFEST, REJECTS = "manifest.jsonl", "rejects.jsonl"
 _MAGIC, _FORMAT = "fastvgan manifest", 1
@@ -58,7 +60,7 @@ class Record:
     member: str = ""
     span: tuple[int, int] | None = None
     strip_frames: int = 0
-    pts: np.ndarray | None = None
+    pts: "np.ndarray | None" = None
     keys: tuple[int, ...] = ()
     colours: str = ""
     source: str = ""
@@ -157,15 +159,19 @@ def _check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r:.40}")
 
 
-def _pack_times(pts: np.ndarray | None) -> Any:
+def _pack_times(pts: "np.ndarray | None") -> Any:
     """Equidistant times as their first value and step, others as a list."""
+    import numpy as np  # late: the plain install lacks it
+
     if pts is None or len(pts) < 2:
         return None if pts is None else pts.tolist()
     steps = np.diff(pts)
     return {"first": int(pts[0]), "step": int(steps[0])} if (steps == steps[0]).all() else pts.tolist()
 
 
-def _unpack_times(value: Any, frames: int) -> np.ndarray | None:
+def _unpack_times(value: Any, frames: int) -> "np.ndarray | None":
+    import numpy as np  # late: the plain install lacks it
+
     if value is None:
         return None
     if isinstance(value, dict):

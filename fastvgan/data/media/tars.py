@@ -1,12 +1,11 @@
 """Clips in tar files of the WebDataset layout, where files with one name and several suffixes form a sample."""
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from webdataset.tariterators import base_plus_ext
 
 from fastvgan.data.folders.annotations import SUFFIXES, clean_captions, clean_label
 from fastvgan.data.folders.entry import Entry, Rejected
@@ -14,6 +13,8 @@ from fastvgan.data.media.types import Media
 from fastvgan.data.paths import as_text, unusable_name
 
 _LARGEST_TEXT = 2**20  # bytes
+# Folders and a name without dots, then the suffixes. As in webdataset, a newline ends no name but the last.
+_SAMPLE = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 
 
 def clips_in(path: Path, name: str) -> tuple[list[Entry], list[Rejected]]:
@@ -39,10 +40,21 @@ def _samples(tar: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Members by sample, then by suffix; links and special files are skipped."""
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in tar:
-        key, suffix = base_plus_ext(member.name)
-        if member.isreg() and not member.issparse() and key is not None and suffix is not None:
+        found = split_name(member.name)
+        if member.isreg() and not member.issparse() and found is not None:
+            key, suffix = found
             samples.setdefault(key, {})[suffix] = member
     return samples
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Split a member's name into the sample and all suffixes, as webdataset does: "a/b.c.txt" into "a/b" and "c.txt".
+
+    Returns:
+        The two, or None for a name without a suffix, or with nothing before it.
+    """
+    found = _SAMPLE.match(name)
+    return (found.group(1), found.group(2)) if found else None
 
 
 def _entries(

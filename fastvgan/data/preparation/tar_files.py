@@ -1,15 +1,15 @@
 """Writing clips as video files in tar files of the WebDataset layout."""
 
 import dataclasses
+import io
+import json
 import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from webdataset import TarWriter
+from typing import Any, BinaryIO
 
 from fastvgan.data.folders.entry import Rejected
 from fastvgan.data.folders.survey import Found, checksum_of, list_files, map_in_threads
@@ -86,13 +86,13 @@ def _write_tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settin
                 return Rejected.because(item[1].entry.name, error)
 
         results = map_in_threads(write, named, path.name, settings.workers or None)
-        with temporary.open("wb") as file, TarWriter(file, mtime=0) as tar:
+        with temporary.open("wb") as file, open_tar(file) as tar:
             for (key, clip), result in zip(named, results, strict=True):
                 if isinstance(result, Rejected):
                     rejected.append(result)
                     continue
                 video = Path(folder) / (key + suffix)
-                tar.write({"__key__": key, suffix[1:]: video.read_bytes(), **_annotation_files(clip, result)})
+                add_sample(tar, key, {suffix[1:]: video.read_bytes(), **_annotation_files(clip, result)})
                 written[video.name] = clip, result
                 video.unlink()
         spans = _spans(temporary) if written else {}
@@ -108,6 +108,28 @@ def _write_tar(out: Path, path: Path, named: Sequence[tuple[str, Found]], settin
             for name, (clip, found) in written.items()
         ]
     return records, rejected
+
+
+def open_tar(file: BinaryIO) -> tarfile.TarFile:
+    """Open a tar to write, in the format that webdataset's TarWriter writes."""
+    return tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)
+
+
+def add_sample(tar: tarfile.TarFile, key: str, parts: dict[str, Any]) -> None:
+    """Add a sample's files to a tar, as webdataset's TarWriter does with mtime=0.
+
+    Args:
+        tar: The tar.
+        key: Name of the sample.
+        parts: Contents by suffix, which follows the key: bytes, a text, or a value to write as JSON.
+    """
+    for suffix, content in sorted(parts.items()):
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else json.dumps(content)).encode()
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        member.size, member.mode, member.mtime = len(content), 0o444, 0
+        member.uname, member.gname = "bigdata", "bigdata"
+        tar.addfile(member, io.BytesIO(content))
 
 
 def _annotation_files(clip: Found, found: Probe) -> dict[str, Any]:

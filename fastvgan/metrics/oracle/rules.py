@@ -4,14 +4,18 @@ Tests check the rules on real clips. The verdict on a clip does not depend on a 
 """
 
 import math
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fastvgan.data.digits import COLOURS, MOTIONS
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def read_colour(video: np.ndarray) -> str:
+
+def read_colour(video: "np.ndarray") -> str:
     """Return the palette colour with the smallest angle to the mean colour of a clip, uint8 (T, H, W, 3)."""
+    import numpy as np  # late: the plain install lacks it
+
     pixels = video.reshape(-1, 3).astype(np.float64)
     mean = (pixels * pixels.sum(1, keepdims=True)).sum(0)
     palette = np.array(list(COLOURS.values()), dtype=np.float64)
@@ -19,7 +23,7 @@ def read_colour(video: np.ndarray) -> str:
     return list(COLOURS)[int(cosine.argmax())]
 
 
-def read_motion(video: np.ndarray) -> str:
+def read_motion(video: "np.ndarray") -> str:
     """Return the motion of the digit in a clip, uint8 (T, H, W, C), or "none" for a motion without a name.
 
     The rule follows the centre of brightness over time. The motion is along one axis if the spread along the other is
@@ -27,6 +31,8 @@ def read_motion(video: np.ndarray) -> str:
     the first to the last frame it turns by at least 180° about the middle of its range; a digit that swings back and
     forth along an arc does not.
     """
+    import numpy as np  # late: the plain install lacks it
+
     light = video.astype(np.float64).sum(-1)
     light = np.maximum(light - 0.25 * light.max(), 0)  # keeps faint noise far from the digit out of the centre
     weight = light.sum((1, 2)) + 1e-9

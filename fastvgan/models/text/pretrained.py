@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastvgan.errors import UserError
+from fastvgan.machine.optional import require
 from fastvgan.models.text.folder import TextFolder, check_folder, fingerprint
 
 _BATCH = 64
@@ -143,13 +144,7 @@ def _open(folder: TextFolder, found: str) -> PretrainedText:
 
 
 def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise UserError(
-            '--text-encoder needs the package transformers: pip install "fastvgan[text]", or omit the flag'
-        ) from error
-    return transformers
+    return require("transformers", "text", "--text-encoder", "omit the flag")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastvgan.machine.optional import install_command, is_installed
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -140,12 +142,10 @@ def make_panel(group: Group, found: dict[str, Series]) -> Panel:
     ]
     if not any(one.values for one in shown):
         return Panel(group.title, None, "No finite value to show.", lines, remarks)
-    try:
-        picture = _draw(group, shown)
-    except ImportError:
-        missing = "No curve: matplotlib is not installed (pip install matplotlib, then python -m fastvgan.report)."
+    if not is_installed("matplotlib"):
+        missing = f"No curve: matplotlib is not installed ({install_command('train')}, then python -m fastvgan.report)."
         return Panel(group.title, None, missing, lines, remarks)
-    return Panel(group.title, data_uri("image/svg+xml", picture), "", lines, remarks)
+    return Panel(group.title, data_uri("image/svg+xml", _draw(group, shown)), "", lines, remarks)
 
 
 def readable(values: list[float], unit: str = "") -> str:

@@ -14,6 +14,7 @@ from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import replace_atomically
 from fastvgan.machine.device import pick_implementations
+from fastvgan.machine.optional import check_installed, install_command, is_installed
 from fastvgan.machine.threads import thread_settings
 from fastvgan.machine.versions import find_versions
 from fastvgan.runs.config import RunConfig
@@ -46,6 +47,8 @@ class RunFolder:
     def __init__(
         self, path: Path, config: RunConfig, step: int, wandb: str | None = None, data: Fingerprint | None = None
     ):
+        if wandb is not None:
+            check_installed(*WandB.needs)
         self.path = path
         facts = read_environment() | {"data": data and f"{data}, checksum {data.short}"}
         self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(facts, indent=2)}
@@ -62,7 +65,8 @@ class RunFolder:
             scores = MetricsFile(path / "evaluation.jsonl", step, create=False)
             known, known_scores = lines.read(), scores.read()
             self._metrics, self._evaluation = Backlog(lines, known), Backlog(scores, known_scores)
-            self._curves = [Backlog(TensorBoard(path / "tb", step), sorted(known + known_scores, key=lambda x: x[0]))]
+            self._tensorboard = _open_tensorboard(path / "tb", step, known + known_scores)
+            self._curves = [] if self._tensorboard is None else [self._tensorboard]
             if wandb is not None:
                 self._curves.append(Backlog(WandB(path, wandb, config.model_dump(mode="json"))))
         except OSError as error:
@@ -85,7 +89,8 @@ class RunFolder:
 
     def add_samples(self, step: int, path: Path) -> None:
         """Add a picture of samples, .gif or .png, to TensorBoard."""
-        self._curves[0].add(step, {"samples": path})
+        if self._tensorboard is not None:
+            self._tensorboard.add(step, {"samples": path})
 
     def ensure(self) -> bool:
         """Rebuild the folder and its files if they have vanished, metrics and log from memory.
@@ -137,7 +142,8 @@ class RunFolder:
             backlog.add(step, {f"{group}{name}": value for name, value in values.items()})
 
     def _files(self) -> tuple[Backlog, ...]:
-        return self._metrics, self._evaluation, self._curves[0]
+        tensorboard = () if self._tensorboard is None else (self._tensorboard,)
+        return self._metrics, self._evaluation, *tensorboard
 
     def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -146,6 +152,14 @@ class RunFolder:
         for name, text in self._texts.items():
             with replace_atomically(self.path / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+
+
+def _open_tensorboard(folder: Path, step: int, known: list[tuple[int, dict[str, float]]]) -> Backlog | None:
+    """Open the events file, or log that the package tensorboard is not installed and return None."""
+    if not is_installed("tensorboard"):
+        logger.warning("no %s: the package tensorboard is not installed (%s)", folder, install_command("train"))
+        return None
+    return Backlog(TensorBoard(folder, step), sorted(known, key=lambda x: x[0]))
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

@@ -10,6 +10,7 @@ from fastvgan.data import open_source
 from fastvgan.data.clips import ClipSource
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips, Source
+from fastvgan.machine.optional import install_command, is_installed
 from fastvgan.metrics.evaluation import Evaluator, warnings
 from fastvgan.metrics.prompts import FEWEST, TrainingDraws, first_clips
 from fastvgan.models import Condition
@@ -65,7 +66,10 @@ class Scoring:
         self._evaluator: Evaluator | None = None
         training = config.training
         seed = training.seed + _SEED_OFFSET
-        if self._has_oracle:
+        if not is_installed("numpy"):
+            left = "" if self._has_oracle else " but coarse_frechet"
+            logger.warning("no scores%s: the package numpy is not installed (%s)", left, install_command("train"))
+        elif self._has_oracle:
             reference = open_source(config.data, config.model, split="test")
             seen = TrainingDraws(training.seed, training.count_clips(source.size))
             self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed, seen)
@@ -82,6 +86,8 @@ class Scoring:
                 scores = self._evaluator.quick(self._generate, self._step.ema.noise)
         except FloatingPointError as error:
             return _skip(str(error))
+        if self._has_oracle and self._evaluator is None:
+            return Scored({}, None, [])
         if self._has_oracle:
             return Scored(scores, choice(scores), warnings(scores))
         coarse = self._samples.score()

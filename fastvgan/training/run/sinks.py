@@ -1,6 +1,7 @@
 """Destinations of metrics: a file of JSON lines, TensorBoard, Weights & Biases."""
 
 import errno
+import functools
 import io
 import itertools
 import json
@@ -9,17 +10,13 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-# protobuf creates these classes at run time, unseen by type checkers.
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore[missing-module-attribute]
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
-from tensorboard.summary.writer.record_writer import RecordWriter
-
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import replace_atomically
+from fastvgan.machine.optional import require
 from fastvgan.training.run.backlog import AppendedFile
 
 logger = logging.getLogger("fastvgan")
@@ -100,12 +97,14 @@ class TensorBoard:
         step: number of steps done; TensorBoard drops points of later steps.
 
     Raises:
+        UserError: the package tensorboard is not installed.
         OSError: the file cannot be written.
     """
 
     errors: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, folder: Path, step: int):
+        self._types = _event_types()
         self.name = str(folder)
         self._folder = folder
         self.rewind(step)
@@ -114,9 +113,10 @@ class TensorBoard:
 
     def write(self, step: int, values: dict[str, float | Path | None]) -> None:
         """Add a point to the curve of each number, and the picture of each path that can be read."""
-        made = [_summary(name, value) for name, value in values.items() if value is not None]
+        types = self._types
+        made = [_summary(types.summary, name, value) for name, value in values.items() if value is not None]
         points = [point for point in made if point is not None]
-        event = _record(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+        event = types.record(wall_time=time.time(), step=step, summary=types.summary(value=points))
         self._file.append(event if self._begun and not self.is_gone() else self._head + event)
         self._begun = True
 
@@ -128,19 +128,43 @@ class TensorBoard:
         """Start another file, whose header makes TensorBoard drop points of later steps."""
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_serial)}"
         self._file = AppendedFile(self._folder / name)
-        self._head = _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        types = self._types
+        self._head = types.record(wall_time=time.time(), file_version="brain.Event:2")
         # TensorBoard drops the given step, too.
-        begin = Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
-        self._head += _record(begin)
+        log = types.session_log(status=types.session_log.START)
+        self._head += types.record(wall_time=time.time(), step=step + 1, session_log=log)
         self._begun = False
 
     def close(self) -> None:
         """Do nothing: the file is closed after each entry."""
 
 
-def _summary(name: str, value: float | Path) -> Summary.Value | None:
+class _EventTypes(NamedTuple):
+    """Classes that protobuf creates when tensorboard is imported."""
+
+    event: Any
+    session_log: Any
+    summary: Any
+    writer: Any
+
+    def record(self, **fields: Any) -> bytes:
+        """Return an event with these fields as a record of an events file."""
+        buffer = io.BytesIO()
+        self.writer(buffer).write(self.event(**fields).SerializeToString())
+        return buffer.getvalue()
+
+
+@functools.cache
+def _event_types() -> _EventTypes:
+    modules = ("compat.proto.event_pb2", "compat.proto.summary_pb2", "summary.writer.record_writer")
+    event, summary, writer = (require(f"tensorboard.{name}", "train", "the folder tb/") for name in modules)
+    return _EventTypes(event.Event, event.SessionLog, summary.Summary, writer.RecordWriter)
+
+
+def _summary(types: Any, name: str, value: float | Path) -> Any:
+    """Return the summary of a value, or None for a picture that cannot be read; `types` is protobuf's Summary."""
     if not isinstance(value, Path):
-        return Summary.Value(tag=name, simple_value=value)
+        return types.Value(tag=name, simple_value=value)
     try:
         content = value.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
@@ -148,14 +172,8 @@ def _summary(name: str, value: float | Path) -> Summary.Value | None:
     except OSError:  # it was removed before this entry was written
         return None
     # TensorBoard animates GIFs.
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-    return Summary.Value(tag=name, image=image)
-
-
-def _record(event: Event) -> bytes:
-    buffer = io.BytesIO()
-    RecordWriter(buffer).write(event.SerializeToString())
-    return buffer.getvalue()
+    image = types.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+    return types.Value(tag=name, image=image)
 
 
 class WandB:
@@ -172,15 +190,14 @@ class WandB:
         OSError: wandb-id cannot be read or written.
     """
 
+    needs = ("wandb", "wandb", "--wandb", "omit the flag")
+    """What `fastvgan.machine.optional.require` is called with."""
     # No failure of this service or of the network may end training.
     errors: tuple[type[Exception], ...] = (Exception,)
 
     def __init__(self, folder: Path, project: str, config: dict[str, Any]):
         self.name = "Weights & Biases"
-        try:
-            import wandb  # pyrefly: ignore[missing-import]  # an optional package
-        except ImportError as error:
-            raise UserError("--wandb needs the package wandb: pip install wandb, or omit the flag") from error
+        wandb: Any = require(*self.needs)
         file = folder / "wandb-id"
         known = file.read_text(encoding="utf-8").strip() if file.exists() else None
         try:

@@ -437,7 +437,7 @@ def test_weights_and_biases_that_is_not_to_be_had_is_bad_input(tmp_path, wandb, 
     with pytest.raises(UserError, match="--wandb: api_key not configured; fix that"):
         RunFolder(tmp_path / "r", tiny(), 0, wandb="videos")
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="--wandb needs the package wandb: pip install wandb"):
+    with pytest.raises(UserError, match=r'--wandb needs the package wandb: pip install "fastvgan\[wandb\]", or omit'):
         RunFolder(tmp_path / "r", tiny(), 0, wandb="videos")
     assert logger.handlers == []
     with open_folder(tmp_path / "r"):  # and without the flag nobody asks for it

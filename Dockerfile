@@ -1,0 +1,45 @@
+# docker build --target cpu -t fastvgan:cpu .     docker run --rm -v "$PWD:/work" fastvgan:cpu train --steps 200
+# docker build --target cuda -t fastvgan:cuda .   docker run --rm --gpus all -v "$PWD:/work" fastvgan:cuda train
+# Runs, clips and generated files are in /work. For `demo`, add: -p 127.0.0.1:7860:7860 -e GRADIO_SERVER_NAME=0.0.0.0
+
+# The wheel with the compiled extension, for the CPU.
+FROM python:3.12-slim-bookworm AS wheel-cpu
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+WORKDIR /source
+COPY constraints.txt ./
+RUN pip install --no-cache-dir -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch \
+    && pip install --no-cache-dir -c constraints.txt "setuptools>=77" pybind11
+COPY . .
+RUN FASTVGAN_REQUIRE_EXTENSION=1 FASTVGAN_BUILD_CUDA=0 pip wheel --no-deps --no-build-isolation -w /wheels .
+
+# The same with the CUDA part, by the compiler of PyPI's packages; torch of PyPI is built for CUDA 13.0.
+FROM wheel-cpu AS wheel-cuda
+# hadolint ignore=DL3013
+RUN pip uninstall -y torch && pip install --no-cache-dir -c constraints.txt torch \
+    && pip install --no-cache-dir "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"
+RUN rm -r /wheels build && FASTVGAN_REQUIRE_EXTENSION=1 FASTVGAN_BUILD_CUDA=1 \
+    pip wheel --no-deps --no-build-isolation -w /wheels .
+
+FROM python:3.12-slim-bookworm AS base
+RUN useradd --create-home --uid 1000 user && mkdir /work && chown user /work
+WORKDIR /work
+ENTRYPOINT ["fastvgan"]
+CMD ["--help"]
+
+FROM base AS cuda
+# Triton compiles a small C file when it first runs.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY constraints.txt /tmp/
+RUN --mount=type=bind,from=wheel-cuda,source=/wheels,target=/wheels \
+    pip install --no-cache-dir -c /tmp/constraints.txt "fastvgan[all] @ file://$(ls /wheels/*.whl)"
+USER 1000
+
+FROM base AS cpu
+COPY constraints.txt /tmp/
+RUN pip install --no-cache-dir -c /tmp/constraints.txt --index-url https://download.pytorch.org/whl/cpu torch
+RUN --mount=type=bind,from=wheel-cpu,source=/wheels,target=/wheels \
+    pip install --no-cache-dir -c /tmp/constraints.txt "fastvgan[all] @ file://$(ls /wheels/*.whl)"
+USER 1000
