@@ -50,7 +50,9 @@ class Machine(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> None:
     parsed = parse(Arguments, "python bench/plot_roofline.py", arguments)
-    plot_rooflines([cpu(_read("cpu-2-cores.json")), h100(_read("convs-h100.json"), _read("layers-h100.json"))], parsed.out)
+    plot_rooflines(
+        [cpu(_read("cpu-2-cores.json")), h100(_read("convs-h100.json"), _read("layers-h100.json"))], parsed.out
+    )
 
 
 def cpu(summary: dict[str, Any]) -> Machine:
