@@ -4,6 +4,7 @@ A number identifies a clip (step * batch size + position in the batch) or a step
 4x32-10 (`fastvgan_kernels.philox`) with the seed as key and (block of four words, number, purpose) as counter.
 """
 
+import random
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TypeVar
@@ -103,3 +104,19 @@ def normals(words: torch.Tensor) -> torch.Tensor:
 
 def _key(seed: int) -> tuple[int, int]:
     return seed & _MASK, seed >> 32 & _MASK
+
+
+def seed_everything(seed: int, device: torch.device | None = None) -> None:
+    """Seed the global generators of Python, NumPy and torch, of which user code and networks may draw.
+
+    Args:
+        seed: at least 0 and below 2**63.
+        device: a GPU whose generator is seeded, too.
+    """
+    import numpy as np  # lazily: generating clips does not need it
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)

@@ -158,10 +158,10 @@ def _train(
     # Heavy imports come late, so that --help and bad flags answer at once.
     from fastvgan.export import BEST, EXPORTED
     from fastvgan.training.run.scoring import describe
-    from fastvgan.training.trainer import Trainer
+    from fastvgan.training.loop import TrainingLoop
 
     log_to_terminal()
-    trainer = Trainer(config, start, parallel, listing)
+    trainer = TrainingLoop(config, start, parallel, listing)
     if dry_run:
         if trainer.parallel.is_first:
             print("\n".join([trainer.describe(), *trainer.remarks]))

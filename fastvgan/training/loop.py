@@ -1,15 +1,11 @@
 """The training loop: steps on batches, with metrics, samples and checkpoints as outputs."""
 
 import logging
-import random
 import signal
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -21,21 +17,23 @@ from fastvgan.errors import UserError
 from fastvgan.machine.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
 from fastvgan.machine.neighbours import fit_threads
 from fastvgan.machine.threads import describe_threads
-from fastvgan.models.discriminators import frame_stride
+from fastvgan.random_draws import seed_everything
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
 from fastvgan.training import determinism
-from fastvgan.training.batches import BatchMaker, step_seed
+from fastvgan.training.batches import BatchMaker, share_of_a_batch, step_seed
 from fastvgan.training.conditions import Conditions, fit_to_source
 from fastvgan.training.feed import feed
 from fastvgan.training.footprint import check_step
 from fastvgan.training.parallel import Parallel, local_rank
 from fastvgan.training.profiling import StepProfile
 from fastvgan.training.run import checkpoint
+from fastvgan.training.run.callbacks import Callbacks
 from fastvgan.training.run.checkpoint import Record
 from fastvgan.training.run.meter import Meter
-from fastvgan.training.run.output import Due, Output
+from fastvgan.training.run.output import Due, Output, Written
 from fastvgan.training.run.resume import Start, fit_to_checkpoint
+from fastvgan.training.run.signals import handle_signals
 from fastvgan.training.run.watchdog import DATA, STEP, Watchdog
 from fastvgan.training.schedule import follow_schedules
 from fastvgan.training.step.adversarial import AdversarialStep
@@ -46,9 +44,10 @@ logger = logging.getLogger("fastvgan")
 
 _REMEDY = "lower --lr-generator and --lr-discriminator, use --precision fp32, or check the data"
 _SLOWER = 0.5  # factor of the learning rates at each rollback
+_REQUESTED = 1000  # stands for a callback's request to stop, among the numbers of signals
 
 
-class Trainer:
+class TrainingLoop:
     """One run, from its configuration to its last checkpoint.
 
     All random numbers of step k, and batch k of the data, are functions of (seed, k) only, so that a run resumed from
@@ -58,14 +57,25 @@ class Trainer:
         config: the run's settings.
         start: the folder to write, and the checkpoint to resume from.
         parallel: the processes that train together.
-        listing: the clips, if they have been listed already.
+        data: the source of the clips, or the listing of `config.data`'s clips if they have been listed already.
+        callbacks: called during the run.
+
+    Attributes:
+        done: number of steps done.
+        steps: number of steps at the end.
+        stopped: the name of the signal that ended the run early, or "a callback"; else None.
 
     Raises:
         UserError: the data, the device, the folder or the checkpoint cannot be used; nothing has been written then.
     """
 
     def __init__(
-        self, config: RunConfig, start: Start, parallel: Parallel | None = None, listing: Listing | None = None
+        self,
+        config: RunConfig,
+        start: Start,
+        parallel: Parallel | None = None,
+        data: Listing | Source | None = None,
+        callbacks: Callbacks | None = None,
     ):
         self.folder, self.parallel = start.folder, parallel or Parallel()
         pick_implementations()
@@ -76,14 +86,16 @@ class Trainer:
         time_algorithms(self.device)
         self._fits_threads = self.device.type == "cpu" and not config.training.deterministic
         threads = self._fit_threads()
-        self.source: Source = open_source(config.data, config.model, self.device, listing=listing)
+        if data is None or isinstance(data, Listing):
+            data = open_source(config.data, config.model, self.device, listing=data)
+        self.source: Source = data
         self.config = fit_to_source(config, self.source)
         self.config, changes = self.parallel.run_on_first(
             lambda: fit_to_checkpoint(start, self.config, self.source.fingerprint)
         )
         self.remarks = (*threads, *start.remarks, *changes, *self.source.remarks)
         training = self.config.training
-        self._share = _share_of_a_batch(self.config, self.parallel.world_size)
+        self._share = share_of_a_batch(self.config, self.parallel.world_size)
         self.steps = training.count_steps(self.source.size)
         dtype = use_precision(self.precision)
         check_step(self.config, self.source, self._share // training.accumulate, self.device, dtype)
@@ -94,8 +106,10 @@ class Trainer:
         self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
         self._record = self._restore(start.checkpoint)
         self.done = self._record.step
-        self._signal: signal.Signals | None = None
+        self._signal = 0  # number of a signal, or _REQUESTED
+        self._callbacks = callbacks if self.parallel.is_first else None
         self._output: Output | None = None
+        self.stopped: str | None = None
         self._within_step = False
 
     def describe(self) -> str:
@@ -117,7 +131,7 @@ class Trainer:
         """Train to the last step.
 
         Returns:
-            0, or 128 + signal number if a signal ended the run early, with its state saved.
+            0, or 128 + signal number if a signal ended the run early, with its state saved. `stopped` says what ended it.
 
         Raises:
             UserError: the run folder cannot be created, the last checkpoint cannot be written, the data can no longer
@@ -131,20 +145,28 @@ class Trainer:
             self._log_start()
         watchdog = Watchdog(self.config.training.watchdog, self.folder, self._rescue)
         try:
-            with self._handle_signals(), watchdog:
+            with handle_signals(self._note), watchdog:
                 if self._output:
                     self._output.begin()
-                stopped = self._train(watchdog)
+                self._call("on_train_start")
+                number = self._train(watchdog)
                 if self._output:
-                    self._output.finish(self._record, save=not (stopped and self._is_in_trouble()))
-            if stopped:
-                logger.warning("stopped by %s after step %d; resume with --resume auto", stopped.name, self.done)
+                    written = self._output.finish(self._record, save=not (number and self._is_in_trouble()))
+                    self._call_about(written)
+            if number:
+                self.stopped = "a callback" if number == _REQUESTED else signal.Signals(number).name
+                logger.warning("stopped by %s after step %d; resume with --resume auto", self.stopped, self.done)
             else:
                 logger.info("trained to the last step, %d", self.done)
+            self._call("on_train_end")
         finally:
             if self._output:
                 self._output.close()
-        return 128 + stopped if stopped else 0
+        return 128 + number if number not in (0, _REQUESTED) else 0
+
+    def stop(self) -> None:
+        """Ask the run to end early; it saves its state and writes its outputs as at the last step."""
+        self._signal = self._signal or _REQUESTED
 
     @property
     def scores(self) -> dict[str, float]:
@@ -159,8 +181,17 @@ class Trainer:
         if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
             logger.warning("no matching-aware term: the data has only one condition, so no wrong ones")
 
-    def _train(self, watchdog: Watchdog) -> signal.Signals | None:
-        """Run the loop, again after each rollback; return the signal that ended it early."""
+    def _call(self, event: str, *arguments: Any) -> None:
+        if self._callbacks:
+            self._callbacks.call(event, *arguments)
+
+    def _call_about(self, written: Written) -> None:
+        for event, output in zip(("on_evaluate", "on_checkpoint", "on_sample"), written, strict=True):
+            if output is not None:
+                self._call(event, output)
+
+    def _train(self, watchdog: Watchdog) -> int:
+        """Run the loop, again after each rollback; return the number of the signal that ended it early, or 0."""
         training = self.config.training
         meter = Meter(training.batch_size, self.step, self.parallel)
         # Log messages move to the line above the progress bar.
@@ -184,7 +215,7 @@ class Trainer:
                     return stopped
                 if self.done >= self.steps and meter.in_a_row < self._most_in_a_row():
                     self._check_share(meter.left_out)
-                    return None
+                    return 0
                 self._go_back(meter.in_a_row)
                 meter.left_out = 0  # those steps are trained again
                 meter.reset()
@@ -196,11 +227,11 @@ class Trainer:
         bar: Any,
         watchdog: Watchdog,
         profile: StepProfile,
-    ) -> signal.Signals | None:
-        """Train until the last step, a signal, or too many steps in a row that are not finite."""
+    ) -> int:
+        """Train until the last step, a signal (return its number), or too many steps in a row that are not finite."""
         training = self.config.training
         while self.done < self.steps:
-            self.parallel.begin_vote(self._signal or 0)
+            self.parallel.begin_vote(self._signal)
             with meter.wait(), watchdog.watch(DATA):
                 batch = _next(clips)
             with watchdog.watch(STEP):
@@ -209,15 +240,18 @@ class Trainer:
             meter.count()
             profile.step()
             bar.update()
+            metrics: dict[str, float] = {}
             if self.done % training.log_every == 0 or self.done == self.steps:
                 with watchdog.watch(STEP):
-                    self._log(meter.values(), bar)
+                    metrics = meter.values()
+                    self._log(metrics, bar)
                 for sentence in self._fit_threads():
                     logger.warning(sentence)
                 if meter.in_a_row >= self._most_in_a_row():
-                    return None
-            if stop:
-                return signal.Signals(stop)
+                    return 0
+            self._call("on_step_end", metrics)
+            if stop or (self.parallel.world_size == 1 and self._signal):
+                return stop or self._signal
             if self.done < self.steps and self._output:
                 evaluate_every = training.evaluate_every or training.checkpoint_every
                 due = Due(
@@ -225,9 +259,9 @@ class Trainer:
                     save=self.done % training.checkpoint_every == 0 and not self._is_in_trouble(),
                     evaluate=self.done % evaluate_every == 0,
                 )
-                self._output.write_due(self._record, due)
+                self._call_about(self._output.write_due(self._record, due))
                 meter.pause()
-        return None
+        return 0
 
     def _fit_threads(self) -> list[str]:
         """Fit the number of threads to the processors that other processes leave; return sentences for the log."""
@@ -365,51 +399,8 @@ class Trainer:
         if self._output and not self._is_in_trouble():
             self._output.save_last(self._record)
 
-    @contextmanager
-    def _handle_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM finish and save the step; a second one ends the process as by default."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self._signal = signal.Signals(number)
-            signal.signal(number, before[signal.Signals(number)])
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed all random generators that a network may draw from, so that checkpoints need not save them."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index].manual_seed(seed)
-
-
-def _share_of_a_batch(config: RunConfig, world_size: int) -> int:
-    """Return the number of clips of a batch per process.
-
-    Raises:
-        UserError: the batch cannot be divided evenly.
-    """
-    size, parts = config.training.batch_size, world_size * config.training.accumulate
-    if size % parts or size // parts < 2:
-        raise UserError(
-            f"--batch-size {size} cannot be shared by {world_size} processes in {config.training.accumulate} parts "
-            f"each: use a multiple of {parts}, at least {2 * parts}"
-        )
-    every = frame_stride(config.model)
-    if size // parts < every or (parts > 1 and size // parts % every):
-        raise UserError(
-            f"--frame-every {config.model.frame_every}: the frames shown differ from clip to clip, and parts of "
-            f"{size // parts} clips show other frames than the whole batch; use a --batch-size that is a "
-            f"multiple of {parts * every}, or another --frame-every"
-        )
-    return size // world_size
+    def _note(self, number: int) -> None:
+        self._signal = number
 
 
 def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
