@@ -106,6 +106,12 @@ def _key(seed: int) -> tuple[int, int]:
     return seed & _MASK, seed >> 32 & _MASK
 
 
+def global_seed(seed: int, number: int) -> int:
+    """Return a 63-bit seed for the global generators in a step, or while a sample is read, of that number."""
+    # The multiplier is that of Knuth's 64-bit linear congruential generator.
+    return (seed * 6364136223846793005 + number) % 2**63
+
+
 def seed_everything(seed: int, device: torch.device | None = None) -> None:
     """Seed the global generators of Python, NumPy and torch, of which user code and networks may draw.
 

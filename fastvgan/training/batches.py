@@ -129,12 +129,6 @@ def with_wrong_images(inputs: Inputs) -> Inputs:
     return inputs._replace(wrong=wrong._replace(image=swap_neighbours(c.image)), is_image_wrong=True)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Return a 63-bit seed for the random generators that a network may draw from in a step."""
-    # The multiplier is that of Knuth's 64-bit linear congruential generator.
-    return (seed * 6364136223846793005 + step) % 2**63
-
-
 def share_of_a_batch(config: RunConfig, world_size: int) -> int:
     """Return the number of clips of a batch per process.
 

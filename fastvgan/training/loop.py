@@ -17,11 +17,11 @@ from fastvgan.errors import UserError
 from fastvgan.machine.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
 from fastvgan.machine.neighbours import fit_threads
 from fastvgan.machine.threads import describe_threads
-from fastvgan.random_draws import seed_everything
+from fastvgan.random_draws import global_seed, seed_everything
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
 from fastvgan.training import determinism
-from fastvgan.training.batches import BatchMaker, share_of_a_batch, step_seed
+from fastvgan.training.batches import BatchMaker, share_of_a_batch
 from fastvgan.training.conditions import Conditions, fit_to_source
 from fastvgan.training.feed import feed
 from fastvgan.training.footprint import check_step
@@ -131,7 +131,7 @@ class TrainingLoop:
         """Train to the last step.
 
         Returns:
-            0, or 128 + signal number if a signal ended the run early, with its state saved. `stopped` says what ended it.
+            0, or 128 + signal number if a signal ended the run early, with its state saved; see `stopped`.
 
         Raises:
             UserError: the run folder cannot be created, the last checkpoint cannot be written, the data can no longer
@@ -288,7 +288,7 @@ class TrainingLoop:
         self._within_step = False
 
     def _run_step(self, clips: Clips | None) -> None:
-        seed = step_seed(self.config.training.seed, self.done)
+        seed = global_seed(self.config.training.seed, self.done)
         seed_everything((seed + self.parallel.rank) % 2**63, self.device)
         self.runner(self.done, clips)
 

@@ -8,8 +8,8 @@ from fastvgan.data.decoders import shards
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.presets import PRESETS
-from fastvgan.training.run.resume import find_start
 from fastvgan.training.loop import TrainingLoop
+from fastvgan.training.run.resume import find_start
 
 HELD = "shards held on the device"
 BY_DALI = pytest.param("clips", "dali", marks=pytest.mark.dali)

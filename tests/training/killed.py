@@ -13,10 +13,10 @@ from tiny import Unscored, tiny
 from toy import Toy
 
 import fastvgan.data.digits  # noqa: F401  which takes a second
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import checkpoint, output, samples
 from fastvgan.training.run.checkpoint import Record
 from fastvgan.training.run.resume import find_start
-from fastvgan.training.loop import TrainingLoop
 
 _CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}  # names of Python's audit events
 FINISHED, SAVED = 0, 1

@@ -9,10 +9,10 @@ from tiny import Unscored, tiny, weights
 
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training import determinism
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import Start
 from fastvgan.training.step.adversarial import AdversarialStep
-from fastvgan.training.loop import TrainingLoop
 
 
 @pytest.fixture(autouse=True)

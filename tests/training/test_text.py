@@ -26,11 +26,11 @@ from fastvgan.runs.config import RunConfig, read_config
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.caption_table import CaptionTable
 from fastvgan.training.conditions import Conditions, add_vocabulary
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run.resume import find_start
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 from fastvgan.training.step.tensors import tensors_of
-from fastvgan.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
 SEQUENCE = {"condition": ("text",), "text_model": "sequence"}

@@ -16,9 +16,9 @@ from tiny import tiny, weights
 from fastvgan.errors import UserError
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.training.batches import BatchMaker
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.resume import Start, find_start
-from fastvgan.training.loop import TrainingLoop
 
 STEPS = 24
 SETTINGS = {"steps": STEPS, "checkpoint_every": 4, "log_every": 2, "max_skipped": 3, "keep": 2}

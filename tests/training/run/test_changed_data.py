@@ -14,11 +14,11 @@ from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.runs.checkpoint import list_complete, read_record
 from fastvgan.training.batches import BatchMaker
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.report.collect import write_report
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import find_start
-from fastvgan.training.loop import TrainingLoop
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
 CAPTION = "a {} square"

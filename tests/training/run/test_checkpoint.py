@@ -17,6 +17,7 @@ import fastvgan
 from fastvgan.errors import UserError
 from fastvgan.runs.checkpoint import Record, find_newest_good, list_complete, read_averaged_weights, verify
 from fastvgan.runs.config import read_config
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import checkpoint, output, samples
 from fastvgan.training.run.checkpoint import restore, save
 from fastvgan.training.run.folder import RunFolder
@@ -24,7 +25,6 @@ from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.scoring import Scored
 from fastvgan.training.schedule import rate_share, share_passed
 from fastvgan.training.step.tensors import tensors_of
-from fastvgan.training.loop import TrainingLoop
 
 
 def train(folder, resume=None, model=None, **training):

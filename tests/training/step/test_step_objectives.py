@@ -14,6 +14,7 @@ from fastvgan.models import Condition
 from fastvgan.random_draws import Draws, Purpose, normals
 from fastvgan.training.batches import BatchMaker, Inputs
 from fastvgan.training.conditions import Conditions, add_vocabulary
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import Start
 from fastvgan.training.schedule import follow_schedules
@@ -21,7 +22,6 @@ from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 from fastvgan.training.step.results import StepResult
 from fastvgan.training.step.tensors import tensors_of
-from fastvgan.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
 EXACT = {"r1": 0.2, "r2": 0.1, "r1_every": 1}
