@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -24,6 +25,7 @@ def load_batches(batches: Dataset[Any], workers: int, numbers: Iterator[range] |
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer,
+        generator=torch.Generator(),  # else it draws the workers' seed from the global generator
     )
 
 

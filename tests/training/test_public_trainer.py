@@ -89,11 +89,12 @@ def files(folder):
 
 def test_it_leaves_what_the_command_leaves(tmp_path):
     flags = ["--preset", "clips", "--data", "digits", "--steps", "4", "--checkpoint-every", "2", "--sample-every", "2"]
+    flags += ["--frames", "4", "--evaluate-every", "4"]
     status, _, errors = command.call("fastvgan.train", [*FLAGS, *flags, "--run-dir", str(tmp_path / "command")])
     assert status == 0, errors
     logging.getLogger().setLevel(logging.WARNING)  # of an application that shows only warnings
     notes = Notes()
-    trainer = fastvgan.Trainer("clips", "digits", run_dir=tmp_path / "python", callbacks=[notes], **SMALL)
+    trainer = fastvgan.Trainer("clips", "digits", run_dir=tmp_path / "python", callbacks=[notes], **SMALL, frames=4, evaluate_every=4)
     result = trainer.train()
     (a, b) = (tmp_path / name for name in ("command", "python"))
     assert_same(state(a, 4), state(b, 4))
@@ -112,8 +113,8 @@ def test_it_leaves_what_the_command_leaves(tmp_path):
     assert torch.equal(clip, fastvgan.load(a).generate("a blue 5 moving left and right", seed=3))
 
     names = [name for name, *_ in notes.events]
-    of_step = ["step", "step", "evaluate", "checkpoint", "sample"]
-    assert names == ["start", *of_step, *of_step, "end"]
+    steps = ["step", "step", "checkpoint", "sample", "step", "step", "evaluate", "checkpoint", "sample"]
+    assert names == ["start", *steps, "end"]
     by_step = {step: metrics for name, step, *more in notes.events if name == "step" for metrics in more}
     written = {line["step"]: {k: v for k, v in line.items() if k != "step"} for line in lines(b, "metrics.jsonl")}
     assert by_step == {1: {}, 2: written[2], 3: {}, 4: written[4]}
