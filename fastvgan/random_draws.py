@@ -5,6 +5,7 @@ A number identifies a clip (step * batch size + position in the batch) or a step
 """
 
 import random
+import sys
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TypeVar
@@ -119,10 +120,9 @@ def seed_everything(seed: int, device: torch.device | None = None) -> None:
         seed: at least 0 and below 2**63.
         device: a GPU whose generator is seeded, too.
     """
-    import numpy as np  # lazily: generating clips does not need it
-
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    if (numpy := sys.modules.get("numpy")) is not None:  # what was not imported draws nothing
+        numpy.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(seed)
