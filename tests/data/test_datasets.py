@@ -20,7 +20,7 @@ def clip(index):
 
 
 class Random(torch.utils.data.Dataset):
-    """Clips that are told by their index, with noise by each of the three global generators."""
+    """Clips that depend on their index, with noise of each of the three global generators."""
 
     def __init__(self, size=7):
         self.size = size

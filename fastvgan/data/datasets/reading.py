@@ -42,7 +42,7 @@ def is_dataset(data: object) -> TypeGuard[AnyDataset]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_within(seed: int) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch's CPU within this context, and restore them after it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed_everything(seed)
@@ -56,7 +56,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def read_item(dataset: MapStyle, index: int, seed: int) -> Any:
     """Read an item of a map-style dataset, whose random changes are a function of the seed."""
-    with seeded(seed):
+    with seed_within(seed):
         return dataset[index]
 
 
@@ -71,11 +71,11 @@ def read_stream(dataset: Iterable[Any], seed: int) -> Generator[tuple[int, Any],
     number = 0
     while True:
         first = number
-        with seeded(global_seed(seed, number)):
+        with seed_within(global_seed(seed, number)):
             items = iter(dataset)
         while True:
             try:
-                with seeded(global_seed(seed, number)):
+                with seed_within(global_seed(seed, number)):
                     item = next(items)
             except StopIteration:
                 break
