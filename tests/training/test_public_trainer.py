@@ -94,7 +94,9 @@ def test_it_leaves_what_the_command_leaves(tmp_path):
     assert status == 0, errors
     logging.getLogger().setLevel(logging.WARNING)  # of an application that shows only warnings
     notes = Notes()
-    trainer = fastvgan.Trainer("clips", "digits", run_dir=tmp_path / "python", callbacks=[notes], **SMALL, frames=4, evaluate_every=4)
+    trainer = fastvgan.Trainer(
+        "clips", "digits", run_dir=tmp_path / "python", callbacks=[notes], **SMALL, frames=4, evaluate_every=4
+    )
     result = trainer.train()
     (a, b) = (tmp_path / name for name in ("command", "python"))
     assert_same(state(a, 4), state(b, 4))
