@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = Predictor(given.hidden).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     clips = DigitsSource(split="train").batches(given.batch_size, seed=0)
     for step in range(1, given.steps + 1):
         frames = to_frames(next(clips).video.to(device))

@@ -10,6 +10,7 @@ from command import ROOT
 from PIL import Image
 
 import fastvgan
+from fastvgan.training.run import output, samples
 
 EXAMPLES = ROOT / "examples"
 needs_models = pytest.mark.skipif(not hasattr(fastvgan, "from_pretrained"), reason="no shipped models in this version")
@@ -49,6 +50,8 @@ def test_a_dataset_of_one_s_own_is_trained_on(tmp_path, capsys, monkeypatch):
     colour = item["video"].amax((0, 1, 2))
     torch.testing.assert_close(colour, torch.tensor([0.2, 0.9, 0.3]))
     monkeypatch.setattr(module.Discs.__init__, "__defaults__", (48,))
+    monkeypatch.setattr(samples, "_POOL", 16)
+    monkeypatch.setattr(output, "write_report", lambda folder: None)  # it takes a second, and others test it
     module.main(["--steps", "2", "--small", "--run-dir", str(tmp_path / "r")])
     out = capsys.readouterr().out
     assert "step 2 of 2: coarse_frechet" in out and "48 clips; 2 steps of 4 clips" in out
@@ -88,7 +91,7 @@ def test_frames_are_predicted(tmp_path, capsys):
     module.main(["--steps", "12", "--hidden", "4", "--batch-size", "4", "--out", str(tmp_path / "p.gif")])
     out = capsys.readouterr().out
     losses = [float(loss) for loss in re.findall(r"step \d+: loss (\S+)", out)]
-    assert len(losses) == 12 and losses[-1] < 0.8 * losses[0]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.03
     assert frames_of(tmp_path / "p.gif") == 15
     # No frame may be predicted from itself or from later ones.
     network = module.Predictor(2)
