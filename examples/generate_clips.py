@@ -1,7 +1,7 @@
 """Generate clips from sentences, and save them as a GIF and as videos.
 
 python examples/generate_clips.py
-python examples/generate_clips.py "a red 7 moving up and down" "a green 0 standing still" --seed 4
+python examples/generate_clips.py "a red 7 moving up and down" "a green 0 moving in a circle" --seed 4
 python examples/generate_clips.py --model runs/NAME "…"        a run of your own
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fastvgan
 
-SENTENCES = ["a blue 5 moving left and right", "a red 3 moving up and down", "a green 8 standing still"]
+SENTENCES = ["a blue 5 moving left and right", "a red 3 moving up and down", "a green 8 moving in a circle"]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -113,7 +113,7 @@ def test_the_notebook_runs_and_shows_clips(tmp_path):
     assert sum("<img" in html or "<video" in html for html in shown) == 3
     assert frames_of(tmp_path / "between.gif") > 1
     errors = [output.text for cell in cells for output in cell.outputs if output.output_type == "stream"]
-    assert any("purple" in text for text in errors)
+    assert any("elephant" in text for text in errors)
 
 
 def test_the_list_names_every_example():
