@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastvgan.export import VideoGenerator, load
+    from fastvgan.training.run.callbacks import Callback
+    from fastvgan.training.trainer import Trainer
 
-__all__ = ["VideoGenerator", "load"]
+__all__ = ["Callback", "Trainer", "VideoGenerator", "load"]
 __version__ = "0.1.0"
 
 
@@ -63,6 +65,14 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     # Import lazily: `import fastvgan` alone must not import torch.
+    if name == "Trainer":
+        from fastvgan.training.trainer import Trainer
+
+        return Trainer
+    if name == "Callback":
+        from fastvgan.training.run.callbacks import Callback
+
+        return Callback
     if name in __all__:
         from fastvgan import export
 

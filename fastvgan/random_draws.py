@@ -4,6 +4,8 @@ A number identifies a clip (step * batch size + position in the batch) or a step
 4x32-10 (`fastvgan_kernels.philox`) with the seed as key and (block of four words, number, purpose) as counter.
 """
 
+import random
+import sys
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TypeVar
@@ -103,3 +105,24 @@ def normals(words: torch.Tensor) -> torch.Tensor:
 
 def _key(seed: int) -> tuple[int, int]:
     return seed & _MASK, seed >> 32 & _MASK
+
+
+def global_seed(seed: int, number: int) -> int:
+    """Return a 63-bit seed for the global generators in a step, or while a sample is read, of that number."""
+    # The multiplier is that of Knuth's 64-bit linear congruential generator.
+    return (seed * 6364136223846793005 + number) % 2**63
+
+
+def seed_everything(seed: int, device: torch.device | None = None) -> None:
+    """Seed the global generators of Python, NumPy and torch, of which user code and networks may draw.
+
+    Args:
+        seed: at least 0 and below 2**63.
+        device: a GPU whose generator is seeded, too.
+    """
+    random.seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:  # what was not imported draws nothing
+        numpy.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)

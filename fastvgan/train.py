@@ -1,7 +1,5 @@
 """Train a video GAN: `python -m fastvgan.train`. With no argument it trains on captioned moving digits."""
 
-import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,21 +9,16 @@ import tyro
 
 from fastvgan.command_line import Given, log_to_terminal, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
-from fastvgan.machine.threads import count_processors
-from fastvgan.runs.config import RunConfig, read_config
-from fastvgan.runs.presets import preset
+from fastvgan.runs.config import RunConfig
 from fastvgan.settings import Settings
-from fastvgan.training.run.resume import Start, find_start
+from fastvgan.training.run.request import Request, check_workers, connect, find_base, fit_to_clips, is_fitted
+from fastvgan.training.run.resume import Start
 
 if TYPE_CHECKING:
     from fastvgan.data.clips import Listing
     from fastvgan.training.parallel import Parallel
 
 T = TypeVar("T")
-
-_DIGITS, _STACKED, _CLIPS = "digits", "stacked-digits", "clips"  # default presets: of that data, and of other data
-
-_MOST_WORKERS = 64  # on a machine of 16 processors or fewer
 
 
 class Arguments(Settings):
@@ -54,7 +47,7 @@ class Arguments(Settings):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status; see `Arguments`."""
     given = read_flags(Arguments, arguments)
-    parallel = _connect(given.get("run", "training", "device"))
+    parallel = connect(given.get("run", "training", "device"))
     try:
         return _run(given, parallel)
     finally:
@@ -64,12 +57,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: Given, parallel: "Parallel | None") -> int:
     first = parallel.run_on_first if parallel else _call
-    base, start = first(lambda: _start_from(given))
+    request = _request(given)
+    base, start = first(lambda: find_base(request))
     parsed, listing = _parse(given, base), None
     if not parsed.print_config:
-        _check_workers(parsed.run.data.workers)
-    if _is_fitted(given, start):
-        base, listing = first(lambda: _fit(given, parsed.run))
+        check_workers(parsed.run.data.workers)
+    if is_fitted(request, start):
+        base, listing = first(lambda: fit_to_clips(parsed.run, {path[-1] for path in given.values}))
         parsed = _parse(given, base)
     if parsed.print_config:
         for remark in listing.remarks if listing else ():
@@ -90,66 +84,11 @@ def _parse(given: Given, base: RunConfig) -> Arguments:
     return settings_from(Arguments, given, Arguments(run=base), "python -m fastvgan.train")
 
 
-def _connect(device: str | None) -> "Parallel | None":
-    """Connect to the processes that torchrun started with this one; None if this is the only process."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return None
-    import torch
-
-    from fastvgan.machine.device import pick_device
-    from fastvgan.training.parallel import Parallel, local_rank, world
-
-    rank, size = world()
-    if rank:
-        logging.getLogger("fastvgan").setLevel(logging.ERROR)
-    chosen = pick_device(device or "auto", local_rank())
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    return Parallel(rank, size, chosen)
-
-
-def _start_from(given: Given) -> tuple[RunConfig, Start]:
-    """Return the settings that flags override, and the state that the run starts from."""
-    named, config, data = given.get("preset"), given.get("config"), given.get("run", "data", "data")
+def _request(given: Given) -> Request:
+    named, config = given.get("preset"), given.get("config")
     if named and config:
         raise UserError("--preset and --config exclude each other; pass one of them")
-    own_data = data not in (None, _DIGITS)
-    by_data = _STACKED if data == _STACKED else _CLIPS if own_data else _DIGITS
-    base = read_config(config) if config else preset(named or by_data)
-    if own_data and not config:  # presets hold out captions of the digits
-        base = base.model_copy(update={"data": base.data.model_copy(update={"hold_out": 0.0})})
-    name = config.stem if config else named or Path(data or "").name or _DIGITS
-    start = find_start(name, given.get("run_dir"), given.get("resume"))
-    if start.saved and not (named or config):
-        base = start.saved
-    return base, start
-
-
-def _is_fitted(given: Given, start: Start) -> bool:
-    """Return whether defaults depend on the clips: for own data without a preset, config file or resumed run."""
-    named = given.get("preset") or given.get("config") or start.saved
-    return given.get("run", "data", "data") not in (None, _DIGITS, _STACKED) and not named
-
-
-def _fit(given: Given, run: RunConfig) -> "tuple[RunConfig, Listing]":
-    """Return the settings that suit the clips, which flags override, and the listing of the clips."""
-    from fastvgan.data import list_clips
-    from fastvgan.machine.device import pick_device
-    from fastvgan.training.defaults import fit_settings
-
-    device = pick_device(run.training.device)  # fails before the folder is listed, which may take long
-    named = {path[-1] for path in given.values}
-    listing = list_clips(run.data, run.model.condition if "condition" in named else None)
-    base, remarks = fit_settings(listing, run, named, device.type == "cpu")
-    return base, listing._replace(remarks=[*remarks, *listing.remarks])
-
-
-def _check_workers(workers: int) -> None:
-    """Refuse many more workers than processors, which only take memory; saved settings may be a larger machine's."""
-    processors = count_processors()
-    most = max(_MOST_WORKERS, 4 * processors)
-    if workers > most:
-        raise UserError(f"--workers {workers}: must be at most {most} on this machine of {processors} processors")
+    return Request(named or config, given.get("run", "data", "data"), given.get("run_dir"), given.get("resume"))
 
 
 def _train(
@@ -157,17 +96,17 @@ def _train(
 ) -> int:
     # Heavy imports come late, so that --help and bad flags answer at once.
     from fastvgan.export import BEST, EXPORTED
+    from fastvgan.training.loop import TrainingLoop
     from fastvgan.training.run.scoring import describe
-    from fastvgan.training.trainer import Trainer
 
     log_to_terminal()
-    trainer = Trainer(config, start, parallel, listing)
+    loop = TrainingLoop(config, start, parallel, listing)
     if dry_run:
-        if trainer.parallel.is_first:
-            print("\n".join([trainer.describe(), *trainer.remarks]))
+        if loop.parallel.is_first:
+            print("\n".join([loop.describe(), *loop.remarks]))
         return 0
-    status = trainer.run()
-    if not trainer.parallel.is_first:
+    status = loop.run()
+    if not loop.parallel.is_first:
         return status
     newest = max((path.name for path in (start.folder / "samples").glob("*.png")), default="none")
     print(f"run folder: {start.folder}")
@@ -175,8 +114,8 @@ def _train(
     for what, where in left.items():
         if (path := start.folder / where).is_file():
             print(f"{what + ':':12}{path}")
-    if trainer.scores:
-        print(f"scores:     {describe(trainer.scores)}")
+    if loop.scores:
+        print(f"scores:     {describe(loop.scores)}")
     return status
 
 

@@ -307,7 +307,7 @@ def test_generating_imports_nothing_that_only_training_needs(run, tmp_path):
         f"for path in ({str(run)!r}, {str(checkpoint)!r}):\n"
         "    fastvgan.load(path)\n"
         f"    fastvgan.generate.main(['--run', path, '--text', 'a red', '--out', {str(out)!r}])\n"
-        "loaded = {'tensorboard', 'matplotlib', 'sklearn', 'jinja2', 'wandb', 'fastvgan.training.trainer'}\n"
+        "loaded = {'tensorboard', 'matplotlib', 'sklearn', 'jinja2', 'wandb', 'fastvgan.training.loop'}\n"
         "print(*sorted(loaded & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

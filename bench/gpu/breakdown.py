@@ -40,7 +40,7 @@ def make_runner(name: str):
     if name == "clips-64":
         mine = Ours(name, graphs=True)
         return mine.make_runner(problem(name).batch)
-    from fastvgan.training.trainer import Trainer
+    from fastvgan.training.loop import TrainingLoop
 
     config = preset(name)
     if TINY:
@@ -52,7 +52,7 @@ def make_runner(name: str):
                 "training": config.training.model_copy(update=batch),
             }
         )
-    trainer = Trainer(config, Start(Path(_folder().name) / name))
+    trainer = TrainingLoop(config, Start(Path(_folder().name) / name))
     run = functools.partial(trainer._train_on, None)
     for _ in range(2 if TINY else STEPS_TO_CAPTURE + 12):
         run()

@@ -13,19 +13,27 @@ if TYPE_CHECKING:
     import torch
 
     from fastvgan.data.clips import Item, Listing
-    from fastvgan.data.source import Source
+    from fastvgan.data.datasets import ClipShape, DatasetSource
+    from fastvgan.data.source import Clips, Source
     from fastvgan.models.config import ModelConfig
     from fastvgan.runs.config import DataConfig
 
-__all__ = ["Source", "list_clips", "open_source"]
+__all__ = ["ClipShape", "Clips", "DatasetSource", "Source", "list_clips", "open_source"]
+
+IN_PYTHON = "python:"
+"""Prefix of the name, in a configuration, of data that is an object in Python; the name of its class follows."""
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `prepare` parses its flags before torch is imported.
-    if name == "Source":
-        from fastvgan.data.source import Source
+    if name in ("Clips", "Source"):
+        from fastvgan.data import source
 
-        return Source
+        return getattr(source, name)
+    if name in ("ClipShape", "DatasetSource"):
+        from fastvgan.data import datasets
+
+        return getattr(datasets, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -95,6 +103,10 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
         UserError: The data is missing or empty, too much of it is unreadable, it lacks the condition, or the packages
             that decode it are not installed.
     """
+    if data.data.startswith(IN_PYTHON):
+        raise UserError(
+            f"the data {data.data!r} was an object in Python; pass it to fastvgan.Trainer, or other clips by --data"
+        )
     if data.hold_out:
         raise UserError(f"--hold-out applies only to the digits; with --data {data.data} use --hold-out 0")
     if data.captions != "fixed":

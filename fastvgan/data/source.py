@@ -1,7 +1,7 @@
 """The interface between sources of clips and the trainer."""
 
 from collections.abc import Generator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -21,6 +21,7 @@ class Clips(NamedTuple):
     label: torch.Tensor | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A training set of clips of one size, whose conditions are indices into tables."""
 

@@ -6,10 +6,13 @@ import torch
 
 from fastvgan.data.sampling import Shuffle
 from fastvgan.data.source import Clips, Source
+from fastvgan.errors import UserError
 from fastvgan.models import Condition
+from fastvgan.models.discriminators import frame_stride
 from fastvgan.models.noise import NoiseDriven
 from fastvgan.pixels import to_float
 from fastvgan.random_draws import Draws, Purpose, below, draw_below, normals, uniforms
+from fastvgan.runs.config import RunConfig
 from fastvgan.training.conditions import Conditions, condition_from, swap_neighbours
 
 
@@ -126,7 +129,23 @@ def with_wrong_images(inputs: Inputs) -> Inputs:
     return inputs._replace(wrong=wrong._replace(image=swap_neighbours(c.image)), is_image_wrong=True)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Return a 63-bit seed for the random generators that a network may draw from in a step."""
-    # The multiplier is that of Knuth's 64-bit linear congruential generator.
-    return (seed * 6364136223846793005 + step) % 2**63
+def share_of_a_batch(config: RunConfig, world_size: int) -> int:
+    """Return the number of clips of a batch per process.
+
+    Raises:
+        UserError: the batch cannot be divided evenly.
+    """
+    size, parts = config.training.batch_size, world_size * config.training.accumulate
+    if size % parts or size // parts < 2:
+        raise UserError(
+            f"--batch-size {size} cannot be shared by {world_size} processes in {config.training.accumulate} parts "
+            f"each: use a multiple of {parts}, at least {2 * parts}"
+        )
+    every = frame_stride(config.model)
+    if size // parts < every or (parts > 1 and size // parts % every):
+        raise UserError(
+            f"--frame-every {config.model.frame_every}: the frames shown differ from clip to clip, and parts of "
+            f"{size // parts} clips show other frames than the whole batch; use a --batch-size that is a "
+            f"multiple of {parts * every}, or another --frame-every"
+        )
+    return size // world_size

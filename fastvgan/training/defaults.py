@@ -1,6 +1,6 @@
 """Settings that follow from the clips unless the user gives them: size, frames, channels, condition, preset."""
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from typing import TYPE_CHECKING, Any
 
 from fastvgan.data.fitting import fit_frames, fit_size, fit_size_of_shards, median_size
@@ -9,6 +9,7 @@ from fastvgan.runs.presets import PRESETS
 
 if TYPE_CHECKING:
     from fastvgan.data.clips import Listing
+    from fastvgan.data.datasets import Examined
 
 _SMALL, _LARGE = "clips", "clips-64"
 _MOST_SMALL = 32  # longer side in pixels
@@ -57,6 +58,18 @@ def fit_settings(
     base = PRESETS[name]
     training = base.training.model_copy(update=_more_training(name, run.training, len(found), named))
     return RunConfig(model=base.model.model_copy(update=size), training=training), remarks
+
+
+def fit_settings_to_shape(found: "Examined", run: RunConfig, named: Collection[str]) -> RunConfig:
+    """Like `fit_settings`, for a set of clips of one size, which stays theirs."""
+    from fastvgan.data.clips import Item, Listing
+    from fastvgan.data.media.types import Media, Probe
+
+    frames, height, width, _ = found.shape
+    item = Item("", Media("frames", ""), Probe(frames, height, width, ""), (), None)
+    sized = run.model_copy(update={"model": run.model.model_copy(update=found.shape._asdict())})
+    listing = Listing([item] * found.size, [], found.condition)
+    return fit_settings(listing, sized, {"height", "width", "frames", "channels"} | set(named), False)[0]
 
 
 def _more_training(name: str, given: TrainingConfig, clips: int, named: Container[str]) -> dict[str, Any]:

@@ -1,420 +1,254 @@
-"""The training loop: steps on batches, with metrics, samples and checkpoints as outputs."""
+"""`fastvgan.Trainer`: a training run from Python."""
 
-import logging
-import random
-import signal
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+from torch.utils.data import DataLoader
 
-from fastvgan.data import open_source
-from fastvgan.data.clips import Listing
-from fastvgan.data.source import Clips, Source
+import fastvgan
+from fastvgan.data import IN_PYTHON
+from fastvgan.data.datasets import AnyDataset, ClipShape, DatasetSource, examine, examine_source, is_dataset
+from fastvgan.data.source import Source
 from fastvgan.errors import UserError
-from fastvgan.machine.device import pick_device, pick_implementations, pick_precision, time_algorithms, use_precision
-from fastvgan.machine.neighbours import fit_threads
-from fastvgan.machine.threads import describe_threads
-from fastvgan.models.discriminators import frame_stride
-from fastvgan.runs.checkpoint import find_newest_good
-from fastvgan.runs.config import RunConfig
-from fastvgan.training import determinism
-from fastvgan.training.batches import BatchMaker, step_seed
-from fastvgan.training.conditions import Conditions, fit_to_source
-from fastvgan.training.feed import feed
-from fastvgan.training.footprint import check_step
-from fastvgan.training.parallel import Parallel, local_rank
-from fastvgan.training.profiling import StepProfile
-from fastvgan.training.run import checkpoint
-from fastvgan.training.run.checkpoint import Record
-from fastvgan.training.run.meter import Meter
-from fastvgan.training.run.output import Due, Output
-from fastvgan.training.run.resume import Start, fit_to_checkpoint
-from fastvgan.training.run.watchdog import DATA, STEP, Watchdog
-from fastvgan.training.schedule import follow_schedules
-from fastvgan.training.step.adversarial import AdversarialStep
-from fastvgan.training.step.graphs import StepRunner
-from fastvgan.training.step.tensors import tensors_of
+from fastvgan.runs.config import DataConfig, RunConfig
+from fastvgan.training.defaults import fit_settings_to_shape
+from fastvgan.training.loop import TrainingLoop
+from fastvgan.training.parallel import Parallel
+from fastvgan.training.run.callbacks import Callback, Callbacks
+from fastvgan.training.run.request import (
+    Request,
+    check_workers,
+    connect,
+    find_base,
+    fit_to_clips,
+    is_fitted,
+    override,
+)
+from fastvgan.training.run.resume import Start
 
-logger = logging.getLogger("fastvgan")
+if TYPE_CHECKING:
+    from fastvgan import VideoGenerator
+    from fastvgan.data.clips import Listing
 
-_REMEDY = "lower --lr-generator and --lr-discriminator, use --precision fp32, or check the data"
-_SLOWER = 0.5  # factor of the learning rates at each rollback
+_YAML = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The result of `Trainer.train`.
+
+    Attributes:
+        run_dir: the run folder, with checkpoints, samples, metrics and report.html.
+        scores: the last evaluation's scores, by name; empty in all but the first of several processes.
+        step: number of steps done.
+        stopped: what ended the run early, "SIGINT", "SIGTERM" or "a callback"; None if it ended with its last step.
+    """
+
+    run_dir: Path
+    scores: dict[str, float]
+    step: int
+    stopped: str | None = None
+
+    @cached_property
+    def generator(self) -> "VideoGenerator":
+        """The generator of the checkpoint with the best score, else of the last one, on the CPU.
+
+        Raises:
+            UserError: the run folder holds no generator.
+        """
+        return fastvgan.load(self.run_dir)
 
 
 class Trainer:
-    """One run, from its configuration to its last checkpoint.
+    """A training run: what the command `fastvgan train` does, with the same run folder and the same results.
 
-    All random numbers of step k, and batch k of the data, are functions of (seed, k) only, so that a run resumed from
-    any checkpoint, by any number of processes, computes the same as an uninterrupted one.
+    With `torchrun`, each process creates the same Trainer. A run in the main thread ends after SIGINT, such as Ctrl+C
+    or a notebook's stop button, and SIGTERM, with its state saved.
 
     Args:
-        config: the run's settings.
-        start: the folder to write, and the checkpoint to resume from.
-        parallel: the processes that train together.
-        listing: the clips, if they have been listed already.
+        config: settings to start from: the name of a preset, the path of a YAML file as in a run folder, or a
+            `RunConfig`. None takes those of the resumed run, else those that suit the data: for clips of your own, the
+            size, number of frames, condition and preset that fit them, as the command does.
+        data: the clips: a folder or manifest, "digits" or "stacked-digits", a torch Dataset (see
+            `fastvgan.data.DatasetSource` for its items), or a `fastvgan.data.Source`. None takes that of the settings.
+        run_dir: the folder to write; None for a new one under runs/.
+        resume: "auto" resumes from the last complete checkpoint of the run folder (without `run_dir`, of the newest run
+            under runs/), or starts a new run without a checkpoint; a path names a checkpoint or a run folder.
+        changed_data: resume even if the data differ from those that the checkpoint was trained on.
+        callbacks: instances of `fastvgan.Callback`, called in this order.
+        **settings: further settings, by the names of the command's flags: batch_size=16 for --batch-size 16. A dataset
+            is read in this process unless `workers` sets a number of worker processes.
+
+    Attributes:
+        config: the run's `RunConfig`.
+        run_dir: the run folder.
+        steps: number of steps at the end of the run.
 
     Raises:
-        UserError: the data, the device, the folder or the checkpoint cannot be used; nothing has been written then.
+        UserError: the settings, data, device, folder or checkpoint cannot be used; nothing has been written then.
+
+    Example:
+        ```python
+        class Print(fastvgan.Callback):
+            def on_evaluate(self, trainer, scores):
+                print(trainer.step, scores)
+
+        trainer = fastvgan.Trainer("digits", run_dir="runs/five", steps=500, callbacks=[Print()])
+        result = trainer.train()
+        clips = result.generator.generate("a blue 5 moving left and right", n=4)
+        ```
     """
 
     def __init__(
-        self, config: RunConfig, start: Start, parallel: Parallel | None = None, listing: Listing | None = None
+        self,
+        config: "RunConfig | str | Path | None" = None,
+        data: "str | Path | AnyDataset | Source | None" = None,
+        *,
+        run_dir: str | Path | None = None,
+        resume: str | Path | None = None,
+        changed_data: bool = False,
+        callbacks: Sequence[Callback] = (),
+        **settings: Any,
     ):
-        self.folder, self.parallel = start.folder, parallel or Parallel()
-        pick_implementations()
-        self.device = pick_device(config.training.device, local_rank())
-        self.precision = pick_precision(config.training.precision, self.device)
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        time_algorithms(self.device)
-        self._fits_threads = self.device.type == "cpu" and not config.training.deterministic
-        threads = self._fit_threads()
-        self.source: Source = open_source(config.data, config.model, self.device, listing=listing)
-        self.config = fit_to_source(config, self.source)
-        self.config, changes = self.parallel.run_on_first(
-            lambda: fit_to_checkpoint(start, self.config, self.source.fingerprint)
+        if changed_data and resume is None:
+            raise UserError("changed_data needs a run to resume; pass resume='auto', or leave changed_data out")
+        called = Callbacks(self, callbacks) if callbacks else None
+        request = Request(
+            Path(config) if isinstance(config, str) and config.endswith(_YAML) else config,
+            _name(data),
+            None if run_dir is None else Path(run_dir),
+            None if resume is None else str(resume),
         )
-        self.remarks = (*threads, *start.remarks, *changes, *self.source.remarks)
-        training = self.config.training
-        self._share = _share_of_a_batch(self.config, self.parallel.world_size)
-        self.steps = training.count_steps(self.source.size)
-        dtype = use_precision(self.precision)
-        check_step(self.config, self.source, self._share // training.accumulate, self.device, dtype)
-        if training.deterministic:
-            determinism.ask_for_determinism()
-        self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
-        self.conditions = Conditions(self.config.model, self.source, self.device, self.folder)
-        self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
-        self._record = self._restore(start.checkpoint)
-        self.done = self._record.step
-        self._signal: signal.Signals | None = None
-        self._output: Output | None = None
-        self._within_step = False
-
-    def describe(self) -> str:
-        """Describe the run in a few lines."""
-        model, training = self.config.model, self.config.training
-        count = [sum(p.numel() for p in net.parameters()) for net in (self.step.generator, self.step.discriminator)]
-        after = f", resuming after {self.done}" if self.done else ""
-        together = f" in {self.parallel.world_size} processes" if self.parallel.world_size > 1 else ""
-        threads = f"\ncpu: {describe_threads()}" if self.device.type == "cpu" else ""
-        return (
-            f"{model.family} model, {model.frames} frames of {model.height}x{model.width}x{model.channels}, "
-            f"condition: {' '.join(model.condition) or 'none'}; G {count[0] / 1e6:.2f} M, D {count[1] / 1e6:.2f} M "
-            f"parameters\n{self.config.data.data}: {self.source.size} clips; {self.steps} steps{after} of "
-            f"{training.batch_size} clips on {self.device}{together}, {self.precision}\n"
-            f"decoder: {self.source.decoder}{threads}"
-        )
-
-    def run(self) -> int:
-        """Train to the last step.
-
-        Returns:
-            0, or 128 + signal number if a signal ended the run early, with its state saved.
-
-        Raises:
-            UserError: the run folder cannot be created, the last checkpoint cannot be written, the data can no longer
-                be read, the device is out of memory, or losses stay non-finite. In all cases but the first the last
-                good state is saved.
-        """
-        if self.parallel.is_first:
-            self._output = Output(
-                self.folder, self.config, self.step, self.source, self.conditions, self.done, self.steps
-            )
-            self._log_start()
-        watchdog = Watchdog(self.config.training.watchdog, self.folder, self._rescue)
+        self._parallel = connect(settings.get("device"))
         try:
-            with self._handle_signals(), watchdog:
-                if self._output:
-                    self._output.begin()
-                stopped = self._train(watchdog)
-                if self._output:
-                    self._output.finish(self._record, save=not (stopped and self._is_in_trouble()))
-            if stopped:
-                logger.warning("stopped by %s after step %d; resume with --resume auto", stopped.name, self.done)
-            else:
-                logger.info("trained to the last step, %d", self.done)
-        finally:
-            if self._output:
-                self._output.close()
-        return 128 + stopped if stopped else 0
+            plan = _plan(request, data, settings, self._parallel)
+            start = plan.start._replace(changed_data=changed_data)
+            self._loop = TrainingLoop(plan.config, start, self._parallel, plan.data, called)
+        except BaseException:
+            self._disconnect()
+            raise
+        self.config: RunConfig = self._loop.config
+        self.run_dir: Path = self._loop.folder
+        self.steps: int = self._loop.steps
+        self._has_trained = False
+
+    @property
+    def step(self) -> int:
+        """Number of steps done."""
+        return self._loop.done
 
     @property
     def scores(self) -> dict[str, float]:
-        """Scores of the last evaluation, in the first process; see `fastvgan.metrics.evaluation`."""
-        return self._output.scores if self._output else {}
+        """The last evaluation's scores, by name; empty before the first one."""
+        return self._loop.scores
 
-    def _log_start(self) -> None:
-        for line in self.describe().splitlines():
-            logger.info(line)
-        for remark in self.remarks:
-            logger.warning(remark)
-        if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
-            logger.warning("no matching-aware term: the data has only one condition, so no wrong ones")
+    def describe(self) -> str:
+        """Describe the run in a few lines."""
+        return "\n".join([self._loop.describe(), *self._loop.remarks])
 
-    def _train(self, watchdog: Watchdog) -> signal.Signals | None:
-        """Run the loop, again after each rollback; return the signal that ended it early."""
-        training = self.config.training
-        meter = Meter(training.batch_size, self.step, self.parallel)
-        # Log messages move to the line above the progress bar.
-        bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, mininterval=1, disable=not self.parallel.is_first)
-        skip = 3 if self.device.type == "cpu" else 20  # on a GPU the first steps are not replayed graphs
-        recorded = training.profile if self.parallel.is_first else 0
-        profile = StepProfile(self.folder / "profile", recorded, self.device, skip)
-        with bar, logging_redirect_tqdm(), profile:
-            while True:
-                bar.n = bar.initial = self.done
-                clips = self._clips()
-                try:
-                    stopped = self._loop(clips, meter, bar, watchdog, profile)
-                except Exception:
-                    if not self._within_step:
-                        self._rescue()
-                    raise
-                finally:
-                    clips.close()
-                if stopped:
-                    return stopped
-                if self.done >= self.steps and meter.in_a_row < self._most_in_a_row():
-                    self._check_share(meter.left_out)
-                    return None
-                self._go_back(meter.in_a_row)
-                meter.left_out = 0  # those steps are trained again
-                meter.reset()
+    def stop(self) -> None:
+        """End the run early, from a callback, with its outputs written and its state saved as at the last step.
 
-    def _loop(
-        self,
-        clips: Generator[Clips | None, None, None],
-        meter: Meter,
-        bar: Any,
-        watchdog: Watchdog,
-        profile: StepProfile,
-    ) -> signal.Signals | None:
-        """Train until the last step, a signal, or too many steps in a row that are not finite."""
-        training = self.config.training
-        while self.done < self.steps:
-            self.parallel.begin_vote(self._signal or 0)
-            with meter.wait(), watchdog.watch(DATA):
-                batch = _next(clips)
-            with watchdog.watch(STEP):
-                self._train_on(batch)
-                stop = self.parallel.vote()
-            meter.count()
-            profile.step()
-            bar.update()
-            if self.done % training.log_every == 0 or self.done == self.steps:
-                with watchdog.watch(STEP):
-                    self._log(meter.values(), bar)
-                for sentence in self._fit_threads():
-                    logger.warning(sentence)
-                if meter.in_a_row >= self._most_in_a_row():
-                    return None
-            if stop:
-                return signal.Signals(stop)
-            if self.done < self.steps and self._output:
-                evaluate_every = training.evaluate_every or training.checkpoint_every
-                due = Due(
-                    sample=self.done % training.sample_every == 0,
-                    save=self.done % training.checkpoint_every == 0 and not self._is_in_trouble(),
-                    evaluate=self.done % evaluate_every == 0,
-                )
-                self._output.write_due(self._record, due)
-                meter.pause()
-        return None
-
-    def _fit_threads(self) -> list[str]:
-        """Fit the number of threads to the processors that other processes leave; return sentences for the log."""
-        sentence = fit_threads() if self._fits_threads else None
-        return [sentence] if sentence else []
-
-    def _train_on(self, clips: Clips | None) -> None:
-        training = self.config.training
-        follow_schedules(self.step, training, self.done, self.steps, self._record.rate)
-        self._within_step = True
-        try:
-            if training.deterministic and determinism.is_compared(self.done, training):
-                found = determinism.compare_two_runs(self.step, lambda: self._run_step(clips))
-                determinism.log_comparison(self.done, self.device, *found)
-            else:
-                self._run_step(clips)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); use a "
-                "smaller --batch-size, or --accumulate 2 to process the same one in two parts"
-            ) from error
-        self.done += 1
-        self._record = self._record._replace(step=self.done, score=None)
-        self._within_step = False
-
-    def _run_step(self, clips: Clips | None) -> None:
-        seed = step_seed(self.config.training.seed, self.done)
-        seed_everything((seed + self.parallel.rank) % 2**63, self.device)
-        self.runner(self.done, clips)
-
-    def _log(self, values: dict[str, float], bar: tqdm) -> None:
-        if not self._output:
-            return
-        self._output.write_metrics({"step": self.done, **values})
-        shown = {"D": "d_loss", "G": "g_loss", "|gD|": "d_grad_norm", "|gG|": "g_grad_norm", "wait": "data_wait"}
-        shown |= {"videos/s": "videos_per_second", "skipped": "skipped"}
-        postfix = {name: f"{values[key]:.3g}" for name, key in shown.items() if values.get(key) is not None}
-        if not values["skipped"]:
-            del postfix["skipped"]
-        if "memory_bytes" in values:
-            postfix["GB"] = f"{values['memory_bytes'] / 1e9:.2g}"
-        bar.set_postfix(postfix, refresh=False)
-
-    def _maker(self) -> BatchMaker:
-        training = self.config.training
-        return BatchMaker(
-            *(self.conditions, self.step.generator, self.source, training.seed),
-            training.wrong_conditions if training.matching_aware else 0,
-            self.parallel.rows(training.batch_size),
-            training.batch_size,
-            self.device,
-        )
-
-    def _clips(self) -> Generator[Clips | None, None, None]:
-        """Yield the clips of the next step and all later ones, on the device; None if the step draws its own."""
-        if self.source.draws:
-            while True:
-                yield None
-        ranks = self.parallel.rank, self.parallel.world_size
-        clips = self.source.batches(self._share, self.config.training.seed, self.done, *ranks)
-        yield from feed(clips, self.device)
-
-    def _is_in_trouble(self) -> bool:
-        """Whether the last step skipped an update that no smaller loss scale fixes; no state is saved then."""
-        return bool(torch.stack([self.step.d_update.in_a_row, self.step.g_update.in_a_row]).any())
-
-    def _most_in_a_row(self) -> int:
-        """Return the number of non-finite steps in a row at which the run is rolled back.
-
-        At the last step half of the run is enough: a short run may never reach --max-skipped.
+        It ends at once if `on_step_end` asks for it; other callbacks, and several processes, train one more step.
         """
-        most = self.config.training.max_skipped
-        return min(most, (self.steps + 1) // 2) if self.done >= self.steps else most
+        self._loop.stop()
 
-    def _check_share(self, left_out: int) -> None:
-        """Check how many steps of a run were skipped, though not in a row.
-
-        Raises:
-            UserError: at least half of the steps changed nothing.
-        """
-        # A loss scale that adapts skips updates in a good run, too.
-        if not left_out or self.step.g_update.is_scaled:
-            return
-        if 2 * left_out >= self.steps:
-            raise UserError(
-                f"{left_out} of {self.steps} steps had losses or gradients that are not finite and changed nothing; "
-                f"{_REMEDY}"
-            )
-        logger.warning("%d of %d steps were not finite and changed nothing", left_out, self.steps)
-
-    def _go_back(self, in_a_row: int) -> None:
-        """Roll back to the last good checkpoint, with lower learning rates.
-
-        Raises:
-            UserError: the run has been rolled back --max-setbacks times.
-        """
-        before, limit = self._record, self.config.training.max_setbacks
-        if before.setbacks >= limit:
-            raise UserError(
-                f"losses or gradients are not finite, in {in_a_row} steps in a row up to step {self.done}"
-                + (f", and lower learning rates did not help {limit} times" if limit else "")
-                + f"; {_REMEDY}"
-            )
-        good, remarks = self.parallel.run_on_first(lambda: find_newest_good(self.folder / "checkpoints"))
-        if good is None:
-            self.step.reset()
-        record = self._restore(good)
-        self._record = record._replace(setbacks=before.setbacks + 1, rate=before.rate * _SLOWER)
-        self.done = record.step
-        for update in (self.step.d_update, self.step.g_update):
-            update.in_a_row.zero_()
-        for remark in remarks:
-            logger.warning(remark)
-        logger.warning(
-            "%d steps in a row were not finite: back to step %d, with %g of the learning rates",
-            *(in_a_row, self.done, self._record.rate),
-        )
-        if self._output:
-            self._output.rewind(self.done)
-
-    def _restore(self, path: Path | None) -> Record:
-        """Restore the step of all processes from a checkpoint, if any, that the first process reads.
+    def train(self) -> TrainingResult:
+        """Train to the last step, or until a callback or a signal ends the run.
 
         Returns:
-            The record of the next checkpoint, with the fingerprint of the current data.
+            The run folder, scores and generator.
+
+        Raises:
+            UserError: the run folder or the last checkpoint cannot be written, the data can no longer be read, memory
+                runs out, or losses stay non-finite; or this Trainer has trained before. The last good state is saved.
         """
-        record = Record(0)
-        if path is not None:
-            record = self.parallel.run_on_first(lambda: checkpoint.restore(path, self.step))
-            self.parallel.broadcast_tensors(tensors_of(self.step).values())
-        return record._replace(data=self.source.fingerprint)
-
-    def _rescue(self) -> None:
-        """Save the state, which is consistent between steps, before the process ends for an unrelated reason."""
-        if self._output and not self._is_in_trouble():
-            self._output.save_last(self._record)
-
-    @contextmanager
-    def _handle_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM finish and save the step; a second one ends the process as by default."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self._signal = signal.Signals(number)
-            signal.signal(number, before[signal.Signals(number)])
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self._has_trained:
+            raise UserError(
+                f"this Trainer has trained {self.run_dir} already; create another one, with resume='auto' to continue"
+            )
+        self._has_trained = True
         try:
-            yield
+            self._loop.run()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._disconnect()
+        return TrainingResult(self.run_dir, self._loop.scores, self._loop.done, self._loop.stopped)
+
+    def _disconnect(self) -> None:
+        if self._parallel is not None:
+            self._parallel.close()
+            self._parallel = None
 
 
-def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed all random generators that a network may draw from, so that checkpoints need not save them."""
-    random.seed(seed)
-    if (numpy := sys.modules.get("numpy")) is not None:  # what was not imported draws nothing
-        numpy.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index].manual_seed(seed)
+class _Plan(NamedTuple):
+    """What a run is made of; `data` is None for data that the configuration names."""
+
+    config: RunConfig
+    start: Start
+    data: "Listing | Source | None"
 
 
-def _share_of_a_batch(config: RunConfig, world_size: int) -> int:
-    """Return the number of clips of a batch per process.
+def _plan(request: Request, data: Any, settings: dict[str, Any], parallel: Parallel | None) -> _Plan:
+    first = (parallel or Parallel()).run_on_first
+    base, start = first(lambda: find_base(request))
+    if data is not None and not isinstance(data, str | Path):
+        return _plan_python(request, data, settings, base, start)
+    if data is not None:
+        settings = {**settings, "data": str(data)}
+    run = override(base, settings)
+    check_workers(run.data.workers)
+    if not is_fitted(request, start):
+        return _Plan(run, start, None)
+    base, listing = first(lambda: fit_to_clips(run, settings.keys()))
+    return _Plan(override(base, settings), start, listing)
+
+
+def _plan_python(
+    request: Request, data: "AnyDataset | Source", settings: dict[str, Any], base: RunConfig, start: Start
+) -> _Plan:
+    """Plan a run on a dataset or a source, which are objects of this process."""
+    settings = {"workers": 0, **settings, "data": request.data}
+    override(base, settings)  # refuses bad settings before any item is read
+    found = examine_source(data) if isinstance(data, Source) else examine(data)
+    if is_fitted(request, start):
+        shape = found.shape._asdict()
+        fitted = fit_settings_to_shape(found, override(base, settings), settings.keys())
+        try:
+            base = override(fitted, {**shape, "condition": found.condition or "none"})
+        except UserError as error:
+            raise UserError(f"the dataset's clips have {found.shape}: {error}; resize them in the dataset") from error
+    run = override(base, settings)
+    check_workers(run.data.workers)
+    for name, field in DataConfig.model_fields.items():
+        value = getattr(run.data, name)
+        if name not in ("data", "workers") and value != field.default:
+            raise UserError(f"{name} {value!r} does not apply to {request.data}; leave it at {field.default!r}")
+    model = run.model
+    wanted = ClipShape(model.frames, model.height, model.width, model.channels)
+    if found.shape != wanted:
+        raise UserError(
+            f"the clips of {request.data} have {found.shape}, and the model takes {wanted}; pass "
+            f"{found.shape.as_settings}, or other clips"
+        )
+    if not isinstance(data, Source):
+        data = DatasetSource(data, wanted, model.condition, workers=run.data.workers)
+    return _Plan(run, start, data)
+
+
+def _name(data: Any) -> str | None:
+    """Return the data's name in the configuration.
 
     Raises:
-        UserError: the batch cannot be divided evenly.
+        UserError: this is no data.
     """
-    size, parts = config.training.batch_size, world_size * config.training.accumulate
-    if size % parts or size // parts < 2:
-        raise UserError(
-            f"--batch-size {size} cannot be shared by {world_size} processes in {config.training.accumulate} parts "
-            f"each: use a multiple of {parts}, at least {2 * parts}"
-        )
-    every = frame_stride(config.model)
-    if size // parts < every or (parts > 1 and size // parts % every):
-        raise UserError(
-            f"--frame-every {config.model.frame_every}: the frames shown differ from clip to clip, and parts of "
-            f"{size // parts} clips show other frames than the whole batch; use a --batch-size that is a "
-            f"multiple of {parts * every}, or another --frame-every"
-        )
-    return size // world_size
-
-
-def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
-    try:
-        return next(clips)
-    except OSError as error:
-        raise UserError(f"cannot read the data any more: {error}; fix that, then resume with --resume auto") from error
+    if data is None or isinstance(data, str | Path):
+        return None if data is None else str(data)
+    if is_dataset(data) or isinstance(data, Source):
+        return f"{IN_PYTHON}{type(data).__name__}"
+    hint = "; pass its dataset" if isinstance(data, DataLoader) else ""
+    raise UserError(
+        f"data: expected a path, a torch Dataset or a fastvgan.data.Source, not {type(data).__name__}{hint}"
+    )

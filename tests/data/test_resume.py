@@ -8,8 +8,8 @@ from fastvgan.data.decoders import shards
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.presets import PRESETS
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run.resume import find_start
-from fastvgan.training.trainer import Trainer
 
 HELD = "shards held on the device"
 BY_DALI = pytest.param("clips", "dali", marks=pytest.mark.dali)
@@ -34,13 +34,13 @@ def prepared_folder(tmp_path_factory):
 def test_a_run_goes_on_with_the_very_next_batch(prepared_folder, tmp_path, data, decoder, monkeypatch):
     config = _config(prepared_folder / ("shards" if data == HELD else data), decoder)
     if data == HELD:
-        mapped = Trainer(config, find_start("t", tmp_path / "mapped", None))
+        mapped = TrainingLoop(config, find_start("t", tmp_path / "mapped", None))
         assert mapped.run() == 0
         monkeypatch.setattr(shards, "_fits", lambda *_: True)
-    straight = Trainer(config, find_start("t", tmp_path / "straight", None))
+    straight = TrainingLoop(config, find_start("t", tmp_path / "straight", None))
     assert straight.run() == 0
     middle = find_start("t", tmp_path / "parts", str(tmp_path / "straight" / "checkpoints" / "step-3"))
-    resumed = Trainer(config, middle)
+    resumed = TrainingLoop(config, middle)
     assert resumed.done == 3 and resumed.run() == 0
     for part in ("generator", "discriminator", "ema"):
         expected, got = (getattr(trainer.step, part).state_dict() for trainer in (straight, resumed))

@@ -36,7 +36,11 @@ TIERS = (
     ),
 )
 # The package's own file loads its public names when a user first asks for them; nothing below it relies on them.
-ALLOWED = {("fastvgan", "fastvgan.export")}
+ALLOWED = {
+    ("fastvgan", "fastvgan.export"),
+    ("fastvgan", "fastvgan.training.run.callbacks"),
+    ("fastvgan", "fastvgan.training.trainer"),
+}
 
 
 class _Import:

@@ -139,7 +139,7 @@ def test_a_program_with_torch_loaded_is_left_alone(used, monkeypatch):
 def test_a_run_looks_at_its_start_and_at_each_line_of_metrics(monkeypatch, tmp_path, deterministic):
     monkeypatch.setitem(sys.modules, "torch", torch)
     said = ["cpu: first", None, "cpu: second", None]
-    monkeypatch.setattr("fastvgan.training.trainer.fit_threads", lambda: said.pop(0))
+    monkeypatch.setattr("fastvgan.training.loop.fit_threads", lambda: said.pop(0))
     flags = ["--steps", "4", "--log-every", "2", "--batch-size", "4", "--base-width", "2", "--latent", "4"]
     flags += ["--evaluate-clips", "16", "--device", "cpu", "--run-dir", str(tmp_path / "run")]
     assert train([*flags, *(["--deterministic"] if deterministic else [])]) == 0

@@ -13,10 +13,10 @@ from tiny import Unscored, tiny
 from toy import Toy
 
 import fastvgan.data.digits  # noqa: F401  which takes a second
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import checkpoint, output, samples
 from fastvgan.training.run.checkpoint import Record
 from fastvgan.training.run.resume import find_start
-from fastvgan.training.trainer import Trainer
 
 _CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}  # names of Python's audit events
 FINISHED, SAVED = 0, 1
@@ -59,7 +59,7 @@ def train(folder: Path, steps: int, progress, die_at: int | None = None) -> None
     output.Scoring, output.write_report = Unscored, lambda folder: None
     samples._POOL, samples._ROUNDS = 16, 1
     config = tiny(steps=steps, checkpoint_every=1, keep=2, sample_every=10**6)
-    sys.exit(Trainer(config, find_start("t", folder, "auto")).run())
+    sys.exit(TrainingLoop(config, find_start("t", folder, "auto")).run())
 
 
 def save_toy(folder: Path, number: int, trained: int, die_at: int | None) -> None:

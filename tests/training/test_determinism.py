@@ -9,10 +9,10 @@ from tiny import Unscored, tiny, weights
 
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training import determinism
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import Start
 from fastvgan.training.step.adversarial import AdversarialStep
-from fastvgan.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def as_before(monkeypatch):
 
 
 def train(folder, **settings):
-    return Trainer(tiny(steps=5, r1=0.1, r1_every=2, **settings), Start(folder))
+    return TrainingLoop(tiny(steps=5, r1=0.1, r1_every=2, **settings), Start(folder))
 
 
 def test_steps_that_are_run_twice_leave_what_one_run_leaves(tmp_path, caplog):

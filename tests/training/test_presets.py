@@ -8,8 +8,9 @@ from fastvgan.data import open_source
 from fastvgan.models import build
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.presets import PRESETS
-from fastvgan.train import Arguments, _start_from
+from fastvgan.train import Arguments, _request
 from fastvgan.training.conditions import add_vocabulary
+from fastvgan.training.run.request import find_base
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -39,6 +40,6 @@ def test_each_preset_can_be_built_and_read_back(name):
 )
 def test_the_data_decides_what_a_command_starts_from(flags, preset, held_out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config, _ = _start_from(read_flags(Arguments, flags))
+    config, _ = find_base(_request(read_flags(Arguments, flags)))
     assert config.model == PRESETS[preset].model and config.training == PRESETS[preset].training
     assert config.data.hold_out == held_out

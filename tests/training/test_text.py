@@ -26,11 +26,11 @@ from fastvgan.runs.config import RunConfig, read_config
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.caption_table import CaptionTable
 from fastvgan.training.conditions import Conditions, add_vocabulary
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run.resume import find_start
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 from fastvgan.training.step.tensors import tensors_of
-from fastvgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SEQUENCE = {"condition": ("text",), "text_model": "sequence"}
@@ -140,7 +140,7 @@ def test_deterministic_algorithms():
 
 def begin(folder, resume=None, steps=2, **model):
     config = tiny({"condition": ("text",), **model}, steps=steps, checkpoint_every=2)
-    return Trainer(config, find_start("x", folder, resume))
+    return TrainingLoop(config, find_start("x", folder, resume))
 
 
 @pytest.mark.slow

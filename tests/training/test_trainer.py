@@ -16,9 +16,9 @@ from tiny import tiny, weights
 from fastvgan.errors import UserError
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.training.batches import BatchMaker
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.resume import Start, find_start
-from fastvgan.training.trainer import Trainer
 
 STEPS = 24
 SETTINGS = {"steps": STEPS, "checkpoint_every": 4, "log_every": 2, "max_skipped": 3, "keep": 2}
@@ -27,7 +27,7 @@ SETTINGS = {"steps": STEPS, "checkpoint_every": 4, "log_every": 2, "max_skipped"
 def begin(folder, resume=None, model=None, before_step=lambda trainer, number: None, **settings):
     """A trainer that calls `before_step` before each step."""
     start = find_start("t", folder, resume) if resume else Start(folder)
-    trainer = Trainer(tiny(model, **{**SETTINGS, **settings}), start)
+    trainer = TrainingLoop(tiny(model, **{**SETTINGS, **settings}), start)
     runner = trainer.runner
 
     def run_hook(number, clips):
@@ -187,7 +187,7 @@ def test_stopped_many_times_at_random_it_computes_the_same(tmp_path, family, tim
 
 def test_algorithms_are_timed_where_training_runs(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("fastvgan.training.trainer.time_algorithms", asked.append)
+    monkeypatch.setattr("fastvgan.training.loop.time_algorithms", asked.append)
     trainer = begin(tmp_path / "r")
     assert asked == [trainer.device]
 
@@ -329,7 +329,7 @@ def test_a_clip_that_is_removed_is_named_and_another_takes_its_place(tmp_path, m
 
     config = tiny({"condition": ()}, **SETTINGS)
     config = config.model_copy(update={"data": config.data.model_copy(update={"data": str(clips), "workers": 0})})
-    trainer = Trainer(config, Start(tmp_path / "r"))
+    trainer = TrainingLoop(config, Start(tmp_path / "r"))
     runner = trainer.runner
     trainer.runner = lambda number, clips: (at(trainer, number), runner(number, clips))
     assert trainer.run() == 0 and trainer.done == STEPS

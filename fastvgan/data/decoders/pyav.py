@@ -1,12 +1,12 @@
 """Frame-exact decoding of every codec and every kind of clip by PyAV, in worker processes."""
 
-import signal
 from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from fastvgan.data.loading import load_batches
 from fastvgan.data.readers import ClipSet, decode_sample, stack_conditions, warn_once
 from fastvgan.data.source import Clips
 from fastvgan.machine.threads import count_processors
@@ -28,14 +28,7 @@ class PyAVDecoder:
 
     def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
         """Yield a batch per range of sample numbers; see `fastvgan.data.readers.Decoder.batches`."""
-        loader = DataLoader(
-            _Batches(self._clips, seed, self._threads),
-            batch_size=None,
-            sampler=numbers,
-            num_workers=self._workers,
-            prefetch_factor=2 if self._workers else None,
-            worker_init_fn=_leave_signals_to_the_trainer,
-        )
+        loader = load_batches(_Batches(self._clips, seed, self._threads), self._workers, numbers)
         for clips, unreadable in loader:
             for sentence in unreadable:
                 warn_once(sentence)
@@ -56,8 +49,3 @@ class _Batches(Dataset[tuple[Clips, list[str]]]):
         ]
         videos, draws = zip(*samples, strict=True)
         return Clips(torch.from_numpy(np.stack(videos)), *stack_conditions(draws)), unreadable
-
-
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -12,6 +12,8 @@ _LOGGERS = ("fastvgan", "fastvgan_kernels")
 class LogFile(logging.Handler):
     """Appends records of this package's loggers to a file until it is closed.
 
+    Until then loggers without a level of their own have the level INFO, whatever the application shows of them.
+
     If the file cannot be written, the other handlers get one warning, and the records are written once that works.
 
     Raises:
@@ -25,6 +27,9 @@ class LogFile(logging.Handler):
         self._lock: threading.RLock = self.lock
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.backlog = Backlog(_Lines(path))
+        self._raised = [name for name in _LOGGERS if logging.getLogger(name).level == logging.NOTSET]
+        for name in self._raised:
+            logging.getLogger(name).setLevel(logging.INFO)
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self)
 
@@ -49,6 +54,9 @@ class LogFile(logging.Handler):
         """Retry failed writes a last time, and detach from the loggers."""
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self)
+        for name in self._raised:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        self._raised = []
         with self._lock:
             if not self._closed:  # logging.shutdown closes it again
                 self._closed = True

@@ -7,7 +7,7 @@ import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
@@ -26,6 +26,7 @@ from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan_kernels.warn_once import WarnOnce
 
 logger = logging.getLogger("fastvgan")
+T = TypeVar("T")
 
 
 class Due(NamedTuple):
@@ -34,6 +35,20 @@ class Due(NamedTuple):
     sample: bool
     save: bool
     evaluate: bool
+
+
+class Written(NamedTuple):
+    """Outputs that were written after a step; None for those that were not due or could not be written.
+
+    Attributes:
+        scores: scores of an evaluation, by name.
+        checkpoint: folder of a checkpoint.
+        samples: animation of samples.
+    """
+
+    scores: dict[str, float] | None = None
+    checkpoint: Path | None = None
+    samples: Path | None = None
 
 
 class Output:
@@ -86,19 +101,21 @@ class Output:
         """Write a line of metrics; `values` includes "step"."""
         self._folder.add_metrics(values)
 
-    def write_due(self, record: Record, due: Due) -> None:
-        """Write the outputs that are due after the step of the record."""
+    def write_due(self, record: Record, due: Due) -> Written:
+        """Write the outputs that are due after the step of the record, and return those that were written."""
         if not any(due):
-            return
+            return Written()
         self._settle()
+        path = samples = None
         if due.evaluate:
             record = self._evaluate(record)
         if due.save:
-            self._try_to_write(f"the checkpoint of step {record.step}", lambda: self._save(record))
+            path = self._try_to_write(f"the checkpoint of step {record.step}", lambda: self._save(record))
         if due.sample:
-            self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
+            samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
+        return Written(self.scores if due.evaluate else None, path, samples)
 
-    def finish(self, record: Record, save: bool = True) -> None:
+    def finish(self, record: Record, save: bool = True) -> Written:
         """Write the outputs of a run that ends, early or not; the last checkpoint only if `save`.
 
         Raises:
@@ -106,20 +123,20 @@ class Output:
         """
         self._settle()
         record = self._evaluate(record)
-        self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
-        if save:
-            self.save_last(record)
+        samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
+        path = self.save_last(record) if save else None
         self._try_to_write("report.html", lambda: write_report(self.path))
+        return Written(self.scores, path, samples)
 
-    def save_last(self, record: Record) -> None:
-        """Save the run's last checkpoint.
+    def save_last(self, record: Record) -> Path:
+        """Save the run's last checkpoint, and return its folder.
 
         Raises:
             UserError: it cannot be written.
         """
         self._folder.ensure()
         try:
-            self._save(record)
+            return self._save(record)
         except (OSError, UserError) as error:
             raise UserError(
                 f"cannot write to {self.path}: {_describe(error)}, then resume from {self._newest()} with --resume auto"
@@ -152,11 +169,12 @@ class Output:
             self._warn_once(f"step {record.step}: {sentence}", kind=sentence.partition(":")[0])
         return record._replace(score=found.choice)
 
-    def _save(self, record: Record) -> None:
+    def _save(self, record: Record) -> Path:
         self._folder.ensure()
-        checkpoint.save(self.path / "checkpoints", self._step, record, self._config.training.keep)
+        path = checkpoint.save(self.path / "checkpoints", self._step, record, self._config.training.keep)
         export(self._step.ema.state_dict(), self._config.model, self.path / EXPORTED, {"step": str(record.step)})
         self._try_to_write(str(BEST), lambda: self._export_best(record.step))
+        return path
 
     def _export_best(self, now: int) -> None:
         """Export the best checkpoint to export/best.safetensors unless it is there; a rollback may change which it is.
@@ -176,16 +194,20 @@ class Output:
         weights = self._step.ema.state_dict() if is_new else read_averaged_weights(folder)
         export(weights, self._config.model, path, facts)
 
-    def _sample(self, number: int) -> None:
+    def _sample(self, number: int) -> Path | None:
         self._folder.ensure()
-        if self._samples is not None:
-            self._folder.add_samples(number, self._samples.save(self.path / "samples", number))
+        if self._samples is None:
+            return None
+        path = self._samples.save(self.path / "samples", number)
+        self._folder.add_samples(number, path)
+        return path
 
-    def _try_to_write(self, name: str, write: Callable[[], object]) -> None:
+    def _try_to_write(self, name: str, write: Callable[[], T]) -> T | None:
         try:
-            write()
+            return write()
         except (OSError, UserError) as error:
             logger.warning("cannot write %s: %s; training continues", name, _describe(error))
+            return None
 
     def _newest(self) -> str:
         found = list_complete(self.path / "checkpoints")

@@ -14,11 +14,11 @@ from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.runs.checkpoint import list_complete, read_record
 from fastvgan.training.batches import BatchMaker
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.report.collect import write_report
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import find_start
-from fastvgan.training.trainer import Trainer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
 CAPTION = "a {} square"
@@ -43,7 +43,7 @@ def _bare(monkeypatch):
 def begin(folder, data, resume=None, parallel=None, model=None, changed_data=False, **training):
     config = tiny(model, **{"steps": 4, "checkpoint_every": 2, "keep": 9, **training})
     config = config.model_copy(update={"data": config.data.model_copy(update={"data": str(data), "workers": 0})})
-    return Trainer(config, find_start("t", folder, resume)._replace(changed_data=changed_data), parallel)
+    return TrainingLoop(config, find_start("t", folder, resume)._replace(changed_data=changed_data), parallel)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import fastvgan
 from fastvgan.errors import UserError
 from fastvgan.runs.checkpoint import Record, find_newest_good, list_complete, read_averaged_weights, verify
 from fastvgan.runs.config import read_config
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import checkpoint, output, samples
 from fastvgan.training.run.checkpoint import restore, save
 from fastvgan.training.run.folder import RunFolder
@@ -24,12 +25,11 @@ from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.scoring import Scored
 from fastvgan.training.schedule import rate_share, share_passed
 from fastvgan.training.step.tensors import tensors_of
-from fastvgan.training.trainer import Trainer
 
 
 def train(folder, resume=None, model=None, **training):
     start = find_start("t", folder, resume) if resume else Start(folder)
-    trainer = Trainer(tiny(model, **training), start)
+    trainer = TrainingLoop(tiny(model, **training), start)
     assert trainer.run() == 0
     return trainer
 
@@ -67,7 +67,7 @@ def test_a_resumed_run_is_bit_identical(tmp_path, family):
     }
     whole = weights(train(tmp_path / "whole", **settings).step)
     from_the_middle = find_start("t", tmp_path / "parts", str(tmp_path / "whole" / "checkpoints" / "step-3"))
-    trainer = Trainer(tiny(**settings), from_the_middle)
+    trainer = TrainingLoop(tiny(**settings), from_the_middle)
     assert trainer.done == 3 and trainer.run() == 0
     parts = weights(trainer.step)
     assert whole.keys() == parts.keys() and any("exp_avg" in name for name in whole)
@@ -286,7 +286,7 @@ def test_a_run_whose_save_fails_goes_on_from_the_older_checkpoint(tmp_path, monk
         train(tmp_path / "r", resume="auto", steps=4)
     monkeypatch.undo()
     assert names(tmp_path / "r" / "checkpoints") == ["step-2"]
-    again = Trainer(tiny(), find_start("t", tmp_path / "r", "auto"))
+    again = TrainingLoop(tiny(), find_start("t", tmp_path / "r", "auto"))
     assert again.done == 2
     after = weights(again.step)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -341,7 +341,7 @@ def test_the_newest_good_one_is_gone_on_from(tmp_path, run, harm):
         (remark,) = start.remarks
         assert str(damaged) in remark and remark.endswith("; using step-4 instead")
     with pytest.raises(UserError, match=HARMS[harm][1]):
-        Trainer(tiny(), find_start("t", None, str(damaged)))
+        TrainingLoop(tiny(), find_start("t", None, str(damaged)))
 
 
 def test_damaged_checkpoints_are_not_met_again(tmp_path, run):
@@ -357,7 +357,7 @@ def test_damaged_checkpoints_are_not_met_again(tmp_path, run):
 def test_later_checkpoints_are_kept_under_another_name(tmp_path, run, caplog):
     shutil.copytree(run, tmp_path / "r")
     folder = tmp_path / "r" / "checkpoints"
-    Trainer(tiny(), find_start("t", None, str(folder / "step-2")))
+    TrainingLoop(tiny(), find_start("t", None, str(folder / "step-2")))
     assert names(folder) == ["step-2", "step-4", "step-6"]  # to look is not to write
     cut_short(folder / "step-6" / "state.safetensors")
     for _ in range(2):
@@ -367,7 +367,7 @@ def test_later_checkpoints_are_kept_under_another_name(tmp_path, run, caplog):
     assert names(folder) == ["abandoned-step-4", "abandoned-step-4-2", "damaged-step-6", "step-2", "step-4"]
     assert "abandoned-step-4: the run continues from step 2" in caplog.text
     abandoned = find_start("t", None, str(folder / "abandoned-step-4"))
-    assert abandoned.folder == tmp_path / "r" and Trainer(tiny(), abandoned).done == 4
+    assert abandoned.folder == tmp_path / "r" and TrainingLoop(tiny(), abandoned).done == 4
 
 
 def test_where_all_are_damaged_all_are_named(tmp_path, run):
@@ -455,10 +455,10 @@ def test_other_networks_and_optimisers_are_named(tmp_path):
 
 def test_another_configuration_is_named(tmp_path, run):
     with pytest.raises(UserError, match=r"another configuration \(model.base_width is 2 there and 3 here\)"):
-        Trainer(tiny({"base_width": 3}), find_start("t", run, "auto"))
+        TrainingLoop(tiny({"base_width": 3}), find_start("t", run, "auto"))
     with pytest.raises(UserError, match=r"training.seed is 0 there and 1 here"):
-        Trainer(tiny(seed=1), find_start("t", run, "auto"))
-    Trainer(tiny(steps=50, checkpoint_every=7, keep=1), find_start("t", run, "auto"))
+        TrainingLoop(tiny(seed=1), find_start("t", run, "auto"))
+    TrainingLoop(tiny(steps=50, checkpoint_every=7, keep=1), find_start("t", run, "auto"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path, run):
@@ -469,7 +469,7 @@ def test_weights_of_another_network_are_refused(tmp_path, run):
     shutil.copy(foreign, tmp_path / "r" / "checkpoints" / "step-6" / "state.safetensors")
     agree(tmp_path / "r" / "checkpoints" / "step-6")
     with pytest.raises(UserError, match="another configuration"):
-        Trainer(tiny(), find_start("t", tmp_path / "r", "auto"))
+        TrainingLoop(tiny(), find_start("t", tmp_path / "r", "auto"))
 
 
 def test_where_a_run_begins(tmp_path, run, monkeypatch):

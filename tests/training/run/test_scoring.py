@@ -16,12 +16,12 @@ from fastvgan.data.digits import DigitsSource
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.data.source import Clips
 from fastvgan.training.conditions import Conditions, add_vocabulary
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.samples import Samples
 from fastvgan.training.run.scoring import Scored, Scoring, choice, describe
 from fastvgan.training.step.adversarial import AdversarialStep
-from fastvgan.training.trainer import Trainer
 
 DIGITS = {"digit", "colour", "motion", "joint", "diversity", "copies", "same_digit", "frechet", "kernel"}
 ARTEFACTS = {"end_sharpness", "grid_pattern"}
@@ -56,7 +56,7 @@ def scoring_of(source, model=None, **training):
 
 
 def train(folder, resume=None, **training):
-    trainer = Trainer(tiny(**training), find_start("t", folder, resume) if resume else Start(folder))
+    trainer = TrainingLoop(tiny(**training), find_start("t", folder, resume) if resume else Start(folder))
     assert trainer.run() == 0
     return trainer
 

@@ -14,6 +14,7 @@ from fastvgan.models import Condition
 from fastvgan.random_draws import Draws, Purpose, normals
 from fastvgan.training.batches import BatchMaker, Inputs
 from fastvgan.training.conditions import Conditions, add_vocabulary
+from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import Start
 from fastvgan.training.schedule import follow_schedules
@@ -21,7 +22,6 @@ from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
 from fastvgan.training.step.results import StepResult
 from fastvgan.training.step.tensors import tensors_of
-from fastvgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 EXACT = {"r1": 0.2, "r2": 0.1, "r1_every": 1}
@@ -295,10 +295,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(recipe, tmp_path, monkeypatch):
     changes |= {"r1_final": 0.01} if "r1" in RECIPES[recipe] else {}
     training = {"objective": recipe.partition("+")[0], **RECIPES[recipe], **changes}
     config = tiny(SHORT, **training)
-    whole = Trainer(config, Start(tmp_path / "whole"))
+    whole = TrainingLoop(config, Start(tmp_path / "whole"))
     assert whole.run() == 0
     at_three = tmp_path / "whole" / "checkpoints" / "step-3"
-    rest = Trainer(config, Start(tmp_path / "rest", at_three))
+    rest = TrainingLoop(config, Start(tmp_path / "rest", at_three))
     assert rest.done == 3 and rest.run() == 0
     mine, theirs = weights(whole.step), weights(rest.step)
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
