@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import shutil
 from collections.abc import Iterator
 from functools import cache
@@ -34,13 +35,9 @@ PYTHON = (
     "fastvgan.errors",
 )
 # Headings of the groups of a command's flags, by the class that holds them.
-GROUPS = {
-    "Arguments": "Of the command",
-    "ModelConfig": "Of the model",
-    "DataConfig": "Of the data",
-    "TrainingConfig": "Of training",
-    "PrepareConfig": "Of the prepared data",
-}
+_OWN = "The command"
+GROUPS = {"ModelConfig": "Model", "DataConfig": "Data", "TrainingConfig": "Training", "PrepareConfig": "Preparation"}
+_BARE_FLAG = re.compile(r"(?<![\w`-])(--[a-z][a-z0-9-]+)(?![\w`-])")
 _KINDS = {int: "whole number", float: "number", Path: "path", str: "text"}
 _LIMITS = {"ge": "at least {:,g}", "gt": "more than {:,g}", "le": "at most {:,g}", "lt": "less than {:,g}"}
 
@@ -74,14 +71,11 @@ def _command_page(name: str, command: type[Settings]) -> str:
     lines += [f"`python -m fastvgan.{name}` is the same command. `--no-NAME` turns off a flag that takes no value."]
     groups: dict[str, list[Flag]] = {}
     for flag in flags_of(command):
-        groups.setdefault(_holder(command, flag).__name__, []).append(flag)
-    for holder, flags in groups.items():
-        title = GROUPS.get(holder, GROUPS["Arguments"])
-        if len(groups) > 1 and f"## {title}" not in lines:
+        groups.setdefault(GROUPS.get(_holder(command, flag).__name__, _OWN), []).append(flag)
+    for title in sorted(groups, key=lambda title: title != _OWN):
+        if len(groups) > 1:
             lines += ["", f"## {title}"]
-        if holder in GROUPS or len(groups) == 1 or lines[-1].startswith("##"):
-            lines += ["", "| flag | values | default | |", "| --- | --- | --- | --- |"]
-        lines += [_row(command, flag) for flag in flags]
+        lines += [line for flag in groups[title] for line in _entry(command, flag)]
     return "\n".join(lines) + "\n"
 
 
@@ -98,36 +92,39 @@ def _holder(command: type[Settings], flag: Flag) -> type[Settings]:
     return command
 
 
-def _row(command: type[Settings], flag: Flag) -> str:
+def _entry(command: type[Settings], flag: Flag) -> list[str]:
+    """Return a flag's entry in a definition list, with an anchor of its name."""
     holder = _holder(command, flag)
     described = holder.model_fields[flag.path[-1]]
-    cells = [f"`{flag.name}`", _values(flag, described), _default(command, flag, described), _help(holder, flag.path[-1])]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    anchor = flag.name.strip("-").lower()
+    facts = [fact for fact in (_values(flag, described), _default(command, flag, described)) if fact]
+    text = _BARE_FLAG.sub(r"`\1`", _help(holder, flag.path[-1]))
+    return ["", f"`{flag.name}`{{ #{anchor} }} <small>{' · '.join(facts)}</small>", f":   {text}"]
 
 
 def _values(flag: Flag, described: FieldInfo) -> str:
     if flag.kind is bool and not flag.choices:
         return ""
     if flag.choices:
-        return ", ".join(f"`{value}`" for value in flag.choices) + ("; one or more" if flag.is_tuple else "")
+        return " ".join(f"`{value}`" for value in flag.choices) + (", one or more" if flag.is_tuple else "")
     kind = _KINDS[flag.kind]
     if flag.is_tuple:
-        kind = f"{flag.count or 'one or more'} of: {kind}"
-    limits = [text.format(getattr(part, name)) for part in described.metadata for name, text in _LIMITS.items() if hasattr(part, name)]
-    return ", ".join([kind, *limits])
+        kind = f"{kind}, {flag.count or 'one or more'} of them"
+    limits = {name: getattr(part, name) for part in described.metadata for name in _LIMITS if hasattr(part, name)}
+    return ", ".join([kind, *(text.format(limits[name]) for name, text in _LIMITS.items() if name in limits)])
 
 
 def _default(command: type[Settings], flag: Flag, described: FieldInfo) -> str:
     if flag.is_positional:
-        return "required"
+        return "required argument"
     value: Any = _defaults(command)
     for name in flag.path:
         value = getattr(value, name) if isinstance(value, Settings) else value[name]
     if value is None or value == ():
         return ""
     if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
+        return f"default: {'on' if value else 'off'}"
+    return f"default: `{' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
 
 @cache
