@@ -162,7 +162,7 @@ def presets_table() -> str:
     for name, run in PRESETS.items():
         model, training = run.model, run.training
         clips = f"{model.frames} frames of {model.height}x{model.width}"
-        length = f"{training.epochs} epochs" if training.epochs else f"{training.steps:,} steps"
+        length = f"{training.steps:,} steps" if training.steps else f"{training.epochs} epochs"
         condition = ", ".join(model.condition) or "none"
         cells = [f"`{name}`", model.family, clips, condition, str(training.batch_size), length, _differences(run)]
         lines.append(f"| {' | '.join(cells)} |")
