@@ -20,7 +20,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # the checkout's own fastvgan, and the module beside this one
+sys.path[:0] = [
+    str(ROOT),
+    str(Path(__file__).resolve().parent),
+]  # the checkout's own fastvgan, and the module beside this one
 
 import reference  # noqa: E402
 
@@ -102,7 +105,12 @@ def source_of(page: str) -> str:
 
 def _targets(text: str, page: str) -> list[str]:
     """Paths in the repository that a page links to."""
-    return [target for part in _FENCE.split(text)[::2] for _, _, link in _LINK.findall(part) if (target := _path(link, page))]
+    return [
+        target
+        for part in _FENCE.split(text)[::2]
+        for _, _, link in _LINK.findall(part)
+        if (target := _path(link, page))
+    ]
 
 
 def _path(link: str, page: str) -> str | None:

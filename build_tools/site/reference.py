@@ -47,7 +47,9 @@ def commands() -> dict[str, type[Settings]]:
     """Return the settings class of each command, by the command's name: the modules of fastvgan/ with `Arguments`."""
     found = {}
     for path in sorted(PACKAGES["fastvgan"].glob("*.py")):
-        names = {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)}
+        names = {
+            node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+        }
         if "Arguments" in names:
             found[path.stem] = importlib.import_module(f"fastvgan.{path.stem}").Arguments
     return found
@@ -133,7 +135,9 @@ def _defaults(command: type[Settings]) -> dict[str, Any]:
     values = {}
     for name, described in command.model_fields.items():
         is_run = described.annotation is RunConfig
-        values[name] = preset("digits") if is_run else described.get_default(call_default_factory=True, validated_data={})
+        values[name] = (
+            preset("digits") if is_run else described.get_default(call_default_factory=True, validated_data={})
+        )
     return values
 
 
@@ -174,7 +178,11 @@ _SHOWN_APART = {"family", "frames", "height", "width", "condition", "batch_size"
 
 def _differences(run: RunConfig) -> str:
     found = []
-    for part, plain in ((run.model, RunConfig().model), (run.data, RunConfig().data), (run.training, RunConfig().training)):
+    for part, plain in (
+        (run.model, RunConfig().model),
+        (run.data, RunConfig().data),
+        (run.training, RunConfig().training),
+    ):
         for field in type(part).model_fields:
             value = getattr(part, field)
             if value != getattr(plain, field) and field not in _SHOWN_APART:

@@ -1,6 +1,6 @@
 """Make the README's picture, sentences above the clips that a model makes of them.
 
-    python build_tools/site/sentences.py docs/sentences.gif --run digits
+python build_tools/site/sentences.py docs/sentences.gif --run digits
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     milliseconds = round(1000 / given.fps)
     pictures[0].save(given.out, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
-    print(f"{given.out}: {frames[0].width}x{frames[0].height}, {len(pictures)} frames, {given.out.stat().st_size / 1000:.0f} kB")
+    print(f"{given.out}: {frames[0].width}x{frames[0].height}, {given.out.stat().st_size / 1000:.0f} kB")
 
 
 def draw_frame(frames: list[np.ndarray]) -> Image.Image:

@@ -61,6 +61,9 @@ def _serve(connection: socket.socket) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    # Streams of these files: those of the server know positions in its own.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")
     os.chdir(folder[0])
     os.environ.clear()
     os.environ.update(dict(variable.split("=", 1) for variable in variables))

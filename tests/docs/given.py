@@ -103,7 +103,7 @@ def frame(folder: Path) -> None:
 
 
 def detectors(folder: Path) -> None:
-    """Small networks with the signatures of published ones, and `models.py` of the authors of one; see evaluation.md."""
+    """Small networks with the signatures of published ones, and a `models.py` as the authors of one have it."""
     import torch
 
     class Classifier(torch.nn.Module):

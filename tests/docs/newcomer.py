@@ -95,11 +95,15 @@ def read_blocks(page: Path) -> list[Block]:
         given = tuple(found[2].split()) if found and found[1] != "not run" else None
         block = Block(page, line, language, body, reason, given)
         if language not in LANGUAGES and language not in SHOWN:
-            raise ValueError(f"{block.place}: a block of {language or 'no language'}; use {', '.join(LANGUAGES | dict.fromkeys(SHOWN))}")
+            raise ValueError(
+                f"{block.place}: a block of {language or 'no language'}; use {', '.join((*LANGUAGES, *sorted(SHOWN)))}"
+            )
         if before.startswith("<!--") and found is None and not before.startswith("<!-- generated"):
             raise ValueError(f"{block.place}: {before} is not understood")
         if found and found[1] == "not run" and not any(word in reason for word in REASONS):
-            raise ValueError(f"{block.place}: {reason!r} is no reason to skip a block; it names one of {', '.join(REASONS)}")
+            raise ValueError(
+                f"{block.place}: {reason!r} is no reason to skip a block; it names one of {', '.join(REASONS)}"
+            )
         blocks.append(block)
     return blocks
 

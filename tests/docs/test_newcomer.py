@@ -71,13 +71,22 @@ assert os.listdir() == ["frame.png"] and "x" not in globals()
 
 
 def test_a_command_that_fails_ends_its_block(machine, page):
-    for command in ("fastvgan generate --nonsense", "python -c 'raise SystemExit(3)'", "python -c 'import os; os.abort()'"):
+    for command in (
+        "fastvgan generate --nonsense",
+        "python -c 'raise SystemExit(3)'",
+        "python -c 'import os; os.abort()'",
+    ):
         with pytest.raises(Failed, match="page.md:2"):
             run_page(machine, page(f"'''sh\n{command}\n'''\n"))
 
 
 def test_nothing_is_skipped_unless_marked_with_a_reason(page):
-    for text in ("'''\nls\n'''\n", "'''fortran\n'''\n", "<!-- not run: boring -->\n'''sh\n'''\n", "<!-- skip -->\n'''sh\n'''\n"):
+    for text in (
+        "'''\nls\n'''\n",
+        "'''fortran\n'''\n",
+        "<!-- not run: boring -->\n'''sh\n'''\n",
+        "<!-- skip -->\n'''sh\n'''\n",
+    ):
         with pytest.raises(ValueError, match=r"page\.md:"):
             read_blocks(page(text))
     # And no fence is overlooked.
@@ -102,7 +111,7 @@ def test_the_blocks_are_those_that_markdown_finds():
 
     for path in newcomer.pages():
         html = markdown.markdown(path.read_text(encoding="utf-8"), extensions=["pymdownx.superfences", "tables"])
-        assert html.count("<div class=\"highlight\">") + html.count("<pre><code") == len(read_blocks(path)), path
+        assert html.count('<div class="highlight">') + html.count("<pre><code") == len(read_blocks(path)), path
 
 
 def test_the_runner_of_python_blocks_answers_each(tmp_path):

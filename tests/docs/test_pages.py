@@ -13,7 +13,20 @@ import reference  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Flags of other programs, by the word that begins their command.
-OTHERS = ("pip", "pytest", "torchrun", "srun", "docker", "git", "uv", "mkdocs", "pre-commit", "bench/", "tests/", "setup.py")
+OTHERS = (
+    "pip",
+    "pytest",
+    "torchrun",
+    "srun",
+    "docker",
+    "git",
+    "uv",
+    "mkdocs",
+    "pre-commit",
+    "bench/",
+    "tests/",
+    "setup.py",
+)
 OTHERS += ("build_tools/", "nvcc", "ruff", "export", "scontrol", "#SBATCH")
 
 
@@ -29,7 +42,9 @@ def test_readme_has_at_most_120_lines():
 
 def _ids(path):
     """Anchors of a page, as GitHub and mkdocs make them."""
-    html = markdown.markdown(path.read_text(encoding="utf-8"), extensions=["toc", "pymdownx.superfences", "tables", "attr_list"])
+    html = markdown.markdown(
+        path.read_text(encoding="utf-8"), extensions=["toc", "pymdownx.superfences", "tables", "attr_list"]
+    )
     return set(re.findall(r'id="([^"]+)"', html))
 
 
@@ -59,7 +74,9 @@ def _flags():
 def test_every_flag_exists(page):
     known = _flags() | {"--help", "--version"}
     text = page.read_text(encoding="utf-8")
-    code = [part for part in re.findall(r"`([^`\n]+)`", text) if part.startswith(("--", "fastvgan", "python -m fastvgan"))]
+    code = [
+        part for part in re.findall(r"`([^`\n]+)`", text) if part.startswith(("--", "fastvgan", "python -m fastvgan"))
+    ]
     blocks = read_blocks(page) if page.parent.name in ("tutorials", "how-to") or page.name == "README.md" else []
     code += [line for block in blocks for line in block.text.replace("\\\n", " ").splitlines()]
     unknown = set()
@@ -105,5 +122,7 @@ def test_presets_in_prose_are_those_of_the_code():
 
     text = (ROOT / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
     table = text.partition("## Presets")[2].partition("<!-- generated")[0]
-    named = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+    named = {
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
+    }
     assert named == set(PRESETS)
