@@ -90,6 +90,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in generated tables, and let links that leave docs/ lead to pages and copies of the site."""
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation"]  # it would list this page alone
     markdown = markdown.replace("<!-- generated: presets -->", reference.presets_table())
     return _rewrite(markdown, page.file.src_uri)
 
