@@ -110,7 +110,7 @@ def read_blocks(page: Path) -> list[Block]:
 
 def shorten_python(text: str) -> str:
     """Return a Python block with few steps."""
-    return re.sub(r"\bsteps( ?)=( ?)\d[\d_]*\b", rf"steps\1=\2{STEPS}", text)
+    return re.sub(r"\bsteps( ?)=( ?)\d[\d_]*\b", rf"steps\g<1>=\g<2>{STEPS}", text)
 
 
 class Machine:

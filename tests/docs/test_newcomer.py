@@ -89,14 +89,16 @@ def test_nothing_is_skipped_unless_marked_with_a_reason(page):
     ):
         with pytest.raises(ValueError, match=r"page\.md:"):
             read_blocks(page(text))
-    # And no fence is overlooked.
+
+
+def test_no_fence_is_overlooked():
     for path in newcomer.pages():
         fences = re.findall(r"^ *```", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) == 2 * len(read_blocks(path)), path
 
 
 def test_commands_are_shortened():
-    assert stand_in.line_of("fastvgan", ["train", "--steps", "800"])[-6:][:2] == ["--steps", "2"]
+    assert stand_in.line_of("fastvgan", ["train", "--steps", "800"])[3:7] == ["--steps", "800", "--steps", "2"]
     assert stand_in.line_of("python", ["-m", "fastvgan.evaluate"]) == ["-m", "fastvgan.evaluate", "--clips", "16"]
     assert stand_in.line_of("fastvgan", ["train", "--help"]) == ["-m", "fastvgan", "train", "--help"]
     assert stand_in.line_of("python", ["-m", "pytest"]) is None and stand_in.line_of("pip", ["install", "."]) is None
