@@ -11,6 +11,7 @@ def main() -> None:
     """Answer each block with one line of JSON: its traceback, or an empty text."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what blocks print is no answer
+    sys.path[0] = ""  # modules of the page's folder
     names = {"__name__": "__main__"}
     for line in sys.stdin:
         block = json.loads(line)

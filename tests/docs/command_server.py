@@ -33,12 +33,16 @@ def main() -> None:
 
 
 def _import_what_takes_long() -> None:
+    import torch
+    import torch.utils.tensorboard
+
     import fastvgan  # noqa: F401  binds the checkout's kernels/
     import fastvgan.metrics.evaluation
     import fastvgan.training.run.output
     import fastvgan.training.run.watchdog  # noqa: F401
     import fastvgan_kernels.triton.support  # noqa: F401
 
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # the first optimizer imports torch's compiler, for 3 s
     # Nothing is computed here: threads would not be in the copies.
 
 

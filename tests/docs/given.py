@@ -15,14 +15,14 @@ SIZE = 24, 32, 32  # frames, height, width
 LOOKS = [(colour, motion) for colour in COLOURS for motion in MOTIONS]
 
 
-def _clips() -> list[tuple[str, str, np.ndarray]]:
+def _clips(times: int = 1) -> list[tuple[str, str, np.ndarray]]:
     """Name, caption and frames of each clip."""
-    return [(f"clip{i}", f"a {c} square moving {m}", square(c, m, *SIZE)) for i, (c, m) in enumerate(LOOKS)]
+    return [(f"clip{i}", f"a {c} square moving {m}", square(c, m, *SIZE)) for i, (c, m) in enumerate(LOOKS * times)]
 
 
 def my_clips(folder: Path) -> None:
-    """Videos with captions beside them."""
-    for name, caption, frames in _clips():
+    """Videos with captions beside them, as many as an evaluation needs."""
+    for name, caption, frames in _clips(2):
         encode(folder / f"{name}.mp4", frames)
         (folder / f"{name}.txt").write_text(f"{caption}\n")
 
