@@ -127,7 +127,7 @@ def _is_copied(target: str) -> bool:
 
 
 def _copy_name(target: str) -> str:
-    # mkdocs would render a .md file as a page of its own.
+    # mkdocs would render a .md file as a page.
     return f"{target}.txt" if target.endswith(".md") else target
 
 
@@ -135,7 +135,7 @@ def _rewrite(text: str, page: str) -> str:
     def replace(match: re.Match[str]) -> str:
         mark, words, link = match.groups()
         target = _path(link, page)
-        # The text of a link may be a picture, which is a link of its own.
+        # The text of a link may be a picture, which is a link too.
         words = _LINK.sub(replace, words)
         if target is None:
             return f"{mark}[{words}]({link})"

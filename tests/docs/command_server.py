@@ -71,7 +71,7 @@ def _serve(connection: socket.socket) -> None:
     os.chdir(folder[0])
     os.environ.clear()
     os.environ.update(dict(variable.split("=", 1) for variable in variables))
-    # A child of its own, so that a crash closes the connection without an answer.
+    # This process is a child, so that a crash closes the connection without an answer.
     status = _run(line)
     connection.sendall(bytes([status & 255]))
     os._exit(0)

@@ -34,7 +34,7 @@ def shortened(command: str, arguments: list[str]) -> list[str]:
 
 
 def line_of(name: str, arguments: list[str]) -> list[str] | None:
-    """Return the arguments of the Python that takes a command's place, or None where nothing is to be done.
+    """Return the arguments of the Python that takes a command's place, or None to do nothing.
 
     Args:
         name: of the command.
