@@ -163,7 +163,7 @@ def as_text(facts: dict[str, Any], rows: list[Row]) -> list[str]:
 
 
 def as_markdown(facts: dict[str, Any], rows: list[Row]) -> list[str]:
-    """Format the table for docs/fuse.md."""
+    """Format the table for docs/reference/fuse.md."""
     lines = table(rows)
     first, *others = (f"| {' | '.join(line)} |" for line in lines)
     return [*describe_run(facts), "", first, f"| --- {'| ---: ' * (len(lines[0]) - 1)}|", *others, "", *means(rows)]

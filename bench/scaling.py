@@ -1,8 +1,8 @@
 """A model of a training step's cost: seconds on N devices, memory, exchanged bytes, and storage for clips.
 
-docs/scaling.md explains the model and its errors. `python bench/scaling.py` prints its tables; `--fit FILE…` fits a
-device's rates to sweeps that bench/gpu/scale.py or bench/test_scale.py measured, and prints the error of each step when
-it is left out of the fit.
+docs/explanation/scaling.md explains the model and its errors. `python bench/scaling.py` prints its tables; `--fit
+FILE…` fits a device's rates to sweeps that bench/gpu/scale.py or bench/test_scale.py measured, and prints the error of
+each step when it is left out of the fit.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Network:
     hidden: float = 0.0
 
 
-# We have measured none of these figures; docs/scaling.md lists them as assumptions.
+# We have measured none of these figures; docs/explanation/scaling.md lists them as assumptions.
 NVLINK = Network("NVLink within a machine", 300e9, 20e-6)
 BETWEEN = Network("400 Gb/s for each GPU between machines", 40e9, 40e-6)
 

@@ -1,7 +1,7 @@
 """Cost of a training step by frames, height and width, feature maps, batch and processes, each varied separately.
 
-docs/scaling.md describes a model of it; `python bench/scaling.py --fit FILE` fits the model's rates to the file of
---benchmark-json.
+docs/explanation/scaling.md describes a model of it; `python bench/scaling.py --fit FILE` fits the model's rates to the
+file of --benchmark-json.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Compare docs/scaling.md's prediction with `python -m fastvgan.train`, alone and by torchrun, in turns.
+"""Compare docs/explanation/scaling.md's prediction with `python -m fastvgan.train`, alone and by torchrun, in turns.
 
 One process runs batches of B clips, N processes run batches of N B. The prediction is the step of one process plus the
 model's time for collectives, from all-reduce rates that are measured here too.

@@ -13,7 +13,7 @@ Sizes = int | Sequence[int]  # one integer, or one per spatial dimension
 class Geometry(NamedTuple):
     """The geometry of a convolution or of a transposed one, with one integer per spatial dimension.
 
-    Args:
+    Attributes:
         transposed: True for conv_up, False for conv_down.
         stride: of the convolution.
         padding: of the large side, on both ends of each dimension.

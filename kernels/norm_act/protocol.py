@@ -12,7 +12,7 @@ from torch import Tensor
 class Norm(NamedTuple):
     """Batch normalisation and an activation: activation((x - mean) / √(var + eps) · weight + bias).
 
-    Args:
+    Attributes:
         mean: (C,), or None to compute the mean of x itself.
         var: (C,) biased variance, None where mean is.
         weight: (C,), or None for 1.

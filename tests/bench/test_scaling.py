@@ -175,9 +175,9 @@ def test_flops_of_measured_passes_are_those_of_torchs_counter(scaling):
 
 
 def test_the_h100_is_off_by_no_more_than_the_page_says(scaling):
-    """Rates come from single passes, and steps are predicted; see docs/scaling.md."""
+    """Rates come from single passes, and steps are predicted; see docs/explanation/scaling.md."""
     measured = {"reference": 1.8512, "clips-64": 7.1019}  # breakdown-h100.json, by auto, commit 9960e60
-    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8")
     for name, milliseconds in measured.items():
         config = PRESETS[name]
         cost = scaling.count_cost(config, config.training.batch_size)

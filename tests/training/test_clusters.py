@@ -8,7 +8,7 @@ from command import ROOT
 
 from fastvgan.runs.config import DataConfig, TrainingConfig
 
-TEXT = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "how-to" / "several-gpus.md").read_text(encoding="utf-8")
 OWN = {"run_dir", "resume"} | set(TrainingConfig.model_fields) | set(DataConfig.model_fields)
 TORCHRUN = {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_endpoint", "rdzv_id"}
 
