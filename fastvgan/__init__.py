@@ -1,5 +1,6 @@
 """Video-generating GANs, from noise or from a sentence, and the fast layers they are made of."""
 
+import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -9,9 +10,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastvgan.export import VideoGenerator, load
+    from fastvgan.generation.generator import VideoGenerator
+    from fastvgan.generation.loading import load
 
 __all__ = ["VideoGenerator", "load"]
+# The module of each public name, imported when the name is first asked for: `import fastvgan` must not import torch.
+_MODULES = {
+    "VideoGenerator": "fastvgan.generation.generator",
+    "load": "fastvgan.generation.loading",
+}
 __version__ = "0.1.0"
 
 
@@ -59,9 +66,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Import lazily: `import fastvgan` alone must not import torch.
-    if name in __all__:
-        from fastvgan import export
-
-        return getattr(export, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,9 +6,9 @@ import torch
 
 from fastvgan.data.sampling import Shuffle
 from fastvgan.data.source import Clips, Source
+from fastvgan.files.pixels import to_float
 from fastvgan.models import Condition
 from fastvgan.models.noise import NoiseDriven
-from fastvgan.pixels import to_float
 from fastvgan.random_draws import Draws, Purpose, below, draw_below, normals, uniforms
 from fastvgan.training.conditions import Conditions, condition_from, swap_neighbours
 
