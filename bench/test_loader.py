@@ -17,7 +17,7 @@ from fastvgan.data.folders.layouts import Layout
 from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
-from fastvgan.files.video import encode
+from fastvgan.files.encoding import encode
 
 # Frames per clip, its height and width, clips per batch, batches per round.
 FRAMES, SIZE, BATCH, BATCHES = (8, 112, 4, 2) if TINY else (16, 112, 16, 4)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from fastvgan.random_draws import Draws, Purpose, below
@@ -295,7 +294,7 @@ def _epochs_at_once(size: int) -> int:
 
 
 @functools.lru_cache(4)  # training and an evaluation, each at the border of two blocks
-def _orders(size: int, seed: int, block: int) -> np.ndarray:
+def _orders(size: int, seed: int, block: int) -> torch.Tensor:
     """Orders of a block of epochs, int64 (epochs, size), on the host."""
     count = _epochs_at_once(size)
-    return shuffle_epochs(size, seed, torch.arange(block * count, (block + 1) * count, device="cpu")).numpy()
+    return shuffle_epochs(size, seed, torch.arange(block * count, (block + 1) * count, device="cpu"))

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize
+from safetensors.torch import load
 
 from fastvgan.errors import UserError
 
@@ -21,7 +21,19 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
 
 def tensor_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """Return the content of the file that `save_tensors` writes, from tensors of any shape."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    # safetensors.torch.save writes the same, but imports numpy, which the plain install lacks.
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return bytes(serialize({name: _spec(tensor) for name, tensor in held.items()}, metadata))
+
+
+def _spec(tensor: torch.Tensor) -> TensorSpec:
+    """Describe a tensor on the CPU, which must outlive the result."""
+    return TensorSpec(
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        shape=list(tensor.shape),
+        data_ptr=tensor.data_ptr(),
+        data_len=tensor.numel() * tensor.element_size(),
+    )
 
 
 def parse_tensors(data: bytes) -> dict[str, torch.Tensor]:

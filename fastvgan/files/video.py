@@ -3,32 +3,23 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
-import av
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fastvgan.files.atomic import whole
+from fastvgan.files.pictures import to_picture, to_pixels, to_tensor
 from fastvgan.files.video_formats import check_format, check_sides
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _LEAST = 96  # pixels a side that a clip in a grid is enlarged to
 _LEAST_STILL, _SHOWN = 64, 16  # the same in a picture of frames, and how many frames it shows
 _BACKGROUND, _INK = 24, (230, 230, 230)
 _LINE, _GAP = 12, 4
-_ENCODERS = {
-    "h264": ("libx264", {"crf": "16"}),
-    "vp9": ("libvpx-vp9", {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4", "lag-in-frames": "0"}),
-}
-# Key frames at even distances only, and no frame that waits for one behind the next key frame.
-_CLOSED = {
-    "libx264": {"sc_threshold": "0", "bf": "0", "flags": "+cgop"},
-    "libvpx-vp9": {"auto-alt-ref": "0"},
-}
 
 
 def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8) -> None:
@@ -40,31 +31,33 @@ def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8)
         fps: frames per second.
 
     Raises:
-        UserError: the format does not support the suffix, rate or size, or the file cannot be written.
+        UserError: the format does not support the suffix, rate or size, PyAV, which writes .mp4, is not installed, or
+            the file cannot be written.
     """
     check_format(path, fps)
     frames = _rgb(frames)
     if path.suffix.lower() == ".png":
-        write_still(path, np.concatenate(list(frames), axis=1))
+        write_still(path, torch.cat(list(frames), 1))
         return
-    check_sides(path, *frames.shape[:3])
+    length, height, width, _ = frames.shape
+    check_sides(path, length, height, width)
     with whole(path) as temporary:
         {".mp4": _write_mp4, ".gif": _write_gif}[path.suffix.lower()](temporary, frames, fps)
 
 
-def write_still(path: Path, picture: np.ndarray) -> None:
+def write_still(path: Path, picture: "np.ndarray | torch.Tensor") -> None:
     """Write an image, uint8 (H, W, 3), atomically.
 
     Raises:
         UserError: the file cannot be written.
     """
     with whole(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+        to_picture(to_tensor(picture)).save(temporary)
 
 
 def grid(
     videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, columns: int | None = None, scale: int = 0
-) -> np.ndarray:
+) -> torch.Tensor:
     """Arrange clips in a grid, row by row.
 
     Args:
@@ -86,7 +79,7 @@ def grid(
     places = [(_GAP + i // columns * cell[0], _GAP + i % columns * cell[1]) for i in range(n)]
     for (top, left), text in zip(places, texts, strict=False):
         _draw(canvas, text, left - _GAP // 2, top + height + 1)
-    result = np.repeat(np.array(canvas)[None], frames, 0)
+    result = to_pixels(canvas).repeat(frames, 1, 1, 1)
     for (top, left), video in zip(places, videos, strict=True):
         result[:, top : top + height, left : left + width] = video
     return result
@@ -112,7 +105,7 @@ def _columns(n: int) -> int:
     return math.ceil(math.sqrt(n))
 
 
-def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, scale: int = 0) -> np.ndarray:
+def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = None, scale: int = 0) -> torch.Tensor:
     """Arrange the frames of clips in one image: one row per clip, with its label on the left.
 
     At most 16 frames per clip are shown, evenly spaced.
@@ -126,14 +119,14 @@ def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = N
         uint8 (H', W', 3).
     """
     videos = _rgb(videos)
-    shown = np.unique(np.linspace(0, videos.shape[1] - 1, _SHOWN).round().astype(int))
+    shown = sorted({round(i * (videos.shape[1] - 1) / (_SHOWN - 1)) for i in range(_SHOWN)})
     videos = enlarge(videos[:, shown], scale or math.ceil(_LEAST_STILL / min(videos.shape[2:4])))
     n, frames, height, width, _ = videos.shape
     margin = 120 if labels else 0
     canvas = Image.new("RGB", (margin + frames * (width + 1), n * (height + 1)), (_BACKGROUND,) * 3)
     for i, label in enumerate(labels or ()):
         _draw(canvas, _wrap(label, margin), _GAP, i * (height + 1) + _GAP)
-    result = np.array(canvas)
+    result = to_pixels(canvas)
     for i, video in enumerate(videos):
         for t, frame in enumerate(video):
             top, left = i * (height + 1), margin + t * (width + 1)
@@ -141,16 +134,16 @@ def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = N
     return result
 
 
-def _rgb(videos: "np.ndarray | torch.Tensor") -> np.ndarray:
-    videos = np.asarray(videos)
-    return np.repeat(videos, 3, -1) if videos.shape[-1] == 1 else videos
+def _rgb(videos: "np.ndarray | torch.Tensor") -> torch.Tensor:
+    videos = to_tensor(videos)
+    return videos.repeat_interleave(3, -1) if videos.shape[-1] == 1 else videos
 
 
-def enlarge(videos: "np.ndarray | torch.Tensor", scale: int = 0) -> np.ndarray:
+def enlarge(videos: "np.ndarray | torch.Tensor", scale: int = 0) -> torch.Tensor:
     """Repeat pixels of clips, shape (..., H, W, C), scale x scale times; 0 makes the shorter side 96 pixels or more."""
-    videos = np.asarray(videos)
+    videos = to_tensor(videos)
     scale = scale or math.ceil(_LEAST / min(videos.shape[-3:-1]))
-    return videos.repeat(scale, -3).repeat(scale, -2)
+    return videos.repeat_interleave(scale, -3).repeat_interleave(scale, -2)
 
 
 def _wrap(label: str, width: int) -> list[str]:
@@ -164,53 +157,16 @@ def _draw(canvas: Image.Image, text: list[str], left: int, top: int) -> None:
         ImageDraw.Draw(canvas).text((left, top + i * _LINE), line, _INK, font)
 
 
-def encode(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "h264", gop: int | None = None) -> int:
-    """Encode frames in yuv420p at a constant rate, and return their number.
+def _write_mp4(path: Path, frames: torch.Tensor, fps: float) -> None:
+    from fastvgan.files.encoding import encode  # imports PyAV, which only .mp4 needs
 
-    Odd sizes, which yuv420p does not support, are padded by repeating the last row or column.
-
-    Args:
-        path: .mp4 for "h264", .webm for "vp9".
-        frames: uint8 (H, W, 3) each, of one size.
-        fps: frames per second.
-        codec: "h264" or "vp9".
-        gop: frames per closed group of pictures, each of which starts with a key frame; by default the encoder decides.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    name, options = _ENCODERS[codec]
-    if name == "libx264" and name not in av.codecs_available:
-        name, options = "mpeg4", {"q:v": "3"}
-    if gop is not None:
-        options = {**options, "g": str(gop), **_CLOSED.get(name, {})}
-    count, stream = 0, None
-    # Without dates and random numbers: equal frames make equal files.
-    muxer = {"fflags": "+bitexact", **({"movflags": "faststart"} if path.suffix == ".mp4" else {})}
-    with av.open(str(path), "w", options=muxer) as container:
-        for frame in frames:
-            count += 1
-            height, width, _ = frame.shape
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if stream is None:
-                added = container.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=options)
-                stream = cast(av.VideoStream, added)  # PyAV derives the type from a literal name only
-                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
-        if stream is not None:
-            container.mux(stream.encode())
-    return count
+    encode(path, frames.numpy(), fps)
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    encode(path, frames, fps)
-
-
-def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
+def _write_gif(path: Path, frames: torch.Tensor, fps: float) -> None:
     # One palette for all frames, so that a still background does not flicker.
-    palette = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(255, dither=Image.Dither.NONE)
-    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    palette = to_picture(frames.flatten(0, 1)).quantize(255, dither=Image.Dither.NONE)
+    pictures = [to_picture(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     # Times are whole 1/100 s; rounding each start, not each duration, keeps errors from adding up.
     begins = [round(100 * i / fps) for i in range(len(pictures) + 1)]
     durations = [10 * (end - begin) for begin, end in itertools.pairwise(begins)]

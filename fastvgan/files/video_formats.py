@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvgan.errors import UserError
+from fastvgan.machine.optional import check_installed
 
 
 class Format(NamedTuple):
@@ -27,7 +28,8 @@ def check_format(path: Path, fps: float) -> None:
     """Check the suffix and the frame rate of a video file.
 
     Raises:
-        UserError: the suffix is not .mp4, .gif or .png, or the format does not support the frame rate.
+        UserError: the suffix is not .mp4, .gif or .png, the format does not support the frame rate, or PyAV, which
+            writes .mp4, is not installed.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
@@ -36,6 +38,8 @@ def check_format(path: Path, fps: float) -> None:
         raise UserError(
             f"{path}: {fps:g} frames per second; {path.suffix} supports {LEAST_FPS} to {form.most_fps}{form.why}"
         )
+    if path.suffix.lower() == ".mp4":
+        check_installed("av", "video", f"{path}: .mp4", "write a .gif file")
 
 
 def check_sides(path: Path, frames: int, height: int, width: int) -> None:

@@ -122,4 +122,4 @@ class VideoGenerator:
     def _image(self, image: ImageInput) -> torch.Tensor:
         """Return an image as a frame (1, C, H, W) in [-1, 1] of the model's size."""
         frame = fit_image(read_image(image), self.config.height, self.config.width, self.config.channels)
-        return to_float(torch.from_numpy(frame)[None, None], torch.device("cpu"))[:, :, 0]
+        return to_float(frame[None, None], torch.device("cpu"))[:, :, 0]

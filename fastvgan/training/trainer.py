@@ -3,13 +3,13 @@
 import logging
 import random
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -384,7 +384,8 @@ class Trainer:
 def seed_everything(seed: int, device: torch.device) -> None:
     """Seed all random generators that a network may draw from, so that checkpoints need not save them."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    if (numpy := sys.modules.get("numpy")) is not None:  # what was not imported draws nothing
+        numpy.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(seed)

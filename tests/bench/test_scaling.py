@@ -96,7 +96,7 @@ def test_bytes_of_clips_are_those_of_real_ones(scaling):
 
 
 def test_bytes_of_h264_are_those_of_the_bits_of_a_file(scaling, tmp_path):
-    from fastvgan.files.video import encode
+    from fastvgan.files.encoding import encode
 
     model = PRESETS["clips-64"].model
     frames = np.random.default_rng(0).integers(0, 256, (model.frames, 64, 64, 3), dtype=np.uint8)

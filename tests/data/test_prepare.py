@@ -39,7 +39,7 @@ from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import UNFINISHED
-from fastvgan.files.video import encode as encode_video
+from fastvgan.files.encoding import encode as encode_video
 from fastvgan.prepare import main
 
 

@@ -1,6 +1,6 @@
 """Captioned moving digits: the data set that ships with the package.
 
-Handwritten 8x8 digits (the UCI optical digits of scikit-learn) move over a black frame in one colour. A caption names
+Handwritten 8x8 digits (the UCI optical digits, see handwriting.md) move over a black frame in one colour. A caption names
 the digit, its colour and its motion: "a red 7 moving up and down". The idea is that of the single-digit captioned
 videos of Mittal et al. 2017 (Sync-DRAW); these digits are small enough to train on with two cores. In frames larger
 than 16x16 they are drawn with sharp outlines (`fastvgan.data.digits.shapes`).
@@ -10,12 +10,11 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 
 from fastvgan.data.digits.drawn import DrawnSource
 from fastvgan.data.digits.phrases import phrase_table
@@ -24,6 +23,8 @@ from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.share import choose_share
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
+from fastvgan.files.tensor_file import read_tensors
+from fastvgan.machine.optional import require
 from fastvgan.random_draws import uniforms
 
 COLOURS = {
@@ -36,8 +37,8 @@ COLOURS = {
 }
 MOTIONS = ("up and down", "left and right", "diagonally", "in a circle")
 
-# scikit-learn stores the samples writer by writer. This is the first sample of a writer, so that no writer is in both
-# splits.
+_HANDWRITING = Path(__file__).with_name("handwriting.safetensors")
+# The samples are stored writer by writer. This is the first sample of a writer, so that no writer is in both splits.
 _WRITER_SPLIT = 1287
 
 _VERSION = 1  # raise it when the same random words draw other clips
@@ -122,13 +123,14 @@ class DigitsSource(DrawnSource):
         images, digits = images[chosen], digits[chosen]
         self.size = len(images)
         self.phrasings = phrase_table(self._table, channels == 3) if variant.is_free else ()
-        facts = ["digits", _VERSION, self.captions, digits.tolist(), (16 * images).byte().numpy().tobytes().hex()]
+        grey = bytes((16 * images).byte().flatten().tolist()).hex()
+        facts = ["digits", _VERSION, self.captions, digits.tolist(), grey]
         facts += [self.phrasings] if variant.is_free else []
         self.fingerprint = compute_fingerprint(facts, self.size, self.captions, self.classes)
         self._is_sharp = height > 16 or width > 16
         if self._is_sharp:
             images = distance_pictures(_bitmaps(split)[chosen], height // 2, width // 2)
-        self._sorted_digits, order = torch.from_numpy(digits).sort(stable=True)
+        self._sorted_digits, order = digits.sort(stable=True)
         self._pictures = images[order]
         self._tables: dict[torch.device, _Tables] = {}
 
@@ -259,15 +261,19 @@ def _choose_held_out(table: Sequence[tuple[int, str, str]], share: float, seed: 
     """Choose indices of a share of the rows so that all digits, colours and motions lose about equally many.
 
     Raises:
-        UserError: Some word would be left in no row, or the share is less than half a row.
+        UserError: Some word would be left in no row, the share is less than half a row, or numpy is not installed.
     """
+    if not share:
+        return set()
+    # Only numpy's generator chooses the captions that runs have held out so far.
+    np = require("numpy", "train", "--hold-out")
     rng = np.random.default_rng(seed)
     # Three indices per row: those of the digit, the colour and the motion.
     words = np.stack([np.unique(column, return_inverse=True)[1] for column in zip(*table, strict=True)])  # (3, rows)
     lost = np.zeros((len(words), words.max() + 1))
     chosen: set[int] = set()
     count = round(share * len(table))
-    if share and not count:
+    if not count:
         raise UserError(
             f"--hold-out {share} is less than one of the digits' {len(table)} captions; use 0, or at least "
             f"{1 / len(table):.3f}"
@@ -323,15 +329,14 @@ def _paths(
     return torch.addcmul(torch.addcmul(begin, span, where)[:, None], size[:, None], angle.sin_())
 
 
-def _handwriting(split: str) -> tuple[torch.Tensor, np.ndarray]:
+def _handwriting(split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The digits of a split: grey values, float32 (N, 8, 8) in [0, 1], and the digit that each shows, int64 (N,)."""
-    data: Any = load_digits()  # scikit-learn's annotations do not know its fields
-    images, digits = data.data, data.target
+    tensors, _ = read_tensors(_HANDWRITING)
     part = slice(None, _WRITER_SPLIT) if split == "train" else slice(_WRITER_SPLIT, None)
-    return torch.from_numpy(images[part].astype(np.float32) / 16).view(-1, 8, 8), digits[part]
+    return tensors["images"][part].float() / 16, tensors["digits"][part].long()
 
 
-def _choose_pictures(digits: np.ndarray, variant: Variant) -> list[int]:
+def _choose_pictures(digits: torch.Tensor, variant: Variant) -> list[int]:
     """Indices of the pictures to draw clips from, given the digit that each shows.
 
     Raises:

@@ -5,14 +5,16 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fastvgan.data.media.pictures import check_size, pixels, plain, turn_upright
 from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.media.zips import check_weight, read_member
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # The exception that follows reports the damage in one line, with the file's name.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
@@ -80,8 +82,10 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
 
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
-) -> np.ndarray:
+) -> "np.ndarray":
     """Read frames, uint8 (N, H, W, C); see `frames.read_frames`. All frames up to the last one are decoded."""
+    import numpy as np  # late: first frames are read without it
+
     wanted, scaled = frozenset(indices), {}
     for number, page in enumerate(_pages(_open(media))):
         if (found.height, found.width) != (page.image.height, page.image.width):
@@ -106,7 +110,7 @@ def read_first(path: Path) -> Image.Image:
 
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
-) -> Iterator[tuple[float | None, np.ndarray]]:
+) -> "Iterator[tuple[float | None, np.ndarray]]":
     """Yield times and frames, uint8 (H, W, C); see `fastvgan.data.media.frames.walk`."""
     time = 0.0
     for page in _pages(_open(media)):

@@ -1,12 +1,14 @@
 """One interface to the frames of video files, sequences of pictures and animated pictures."""
 
 from collections.abc import Iterator
-from typing import Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
 from fastvgan.data.media import animations, pictures
 from fastvgan.data.media.types import Media, Probe
+from fastvgan.machine.optional import check_installed
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class FrameReader(Protocol):
@@ -25,13 +27,13 @@ class FrameReader(Protocol):
         width: int,
         channels: int,
         threads: int = 1,
-    ) -> np.ndarray:
+    ) -> "np.ndarray":
         """Read frames by their indices, uint8 (N, H, W, C); see `read_frames` below."""
         ...
 
     def walk(
         self, media: Media, height: int, width: int, channels: int, found: Probe | None = None
-    ) -> Iterator[tuple[float | None, np.ndarray]]:
+    ) -> "Iterator[tuple[float | None, np.ndarray]]":
         """Yield times and frames, uint8 (H, W, C); see `walk` below."""
         ...
 
@@ -52,7 +54,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
 
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
-) -> np.ndarray:
+) -> "np.ndarray":
     """Read frames by their indices, scaled to just cover height x width.
 
     Args:
@@ -76,7 +78,7 @@ def read_frames(
 
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
-) -> Iterator[tuple[float | None, np.ndarray]]:
+) -> "Iterator[tuple[float | None, np.ndarray]]":
     """Yield all frames in order, uint8 (H, W, C), each with its time in seconds or None if it is unknown.
 
     Args:
@@ -94,6 +96,7 @@ def walk(
 
 def _reader_of(media: Media) -> FrameReader:
     if media.kind in ("video", "tar"):
+        check_installed("av", "video", f"{media.path}: a video file")
         from fastvgan.data.media import video_files  # imports FFmpeg, which folders of pictures do not need
 
         return video_files

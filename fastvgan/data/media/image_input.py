@@ -1,28 +1,31 @@
 """Reading a caller's pictures, such as a first frame, as training reads them: files, PIL images, arrays and tensors.
 
-torch and PyAV are imported only for a picture that needs them, so that a command can refuse a bad one at once.
+torch and PyAV are imported only for a picture that needs them, so that a command can refuse a bad one at once; numpy is
+needed for no picture but a caller's array.
 """
 
 import logging
+import math
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
-import numpy as np
 from PIL import Image
 
 from fastvgan.data.folders.annotations import SUFFIXES as _VIDEO_SUFFIXES
 from fastvgan.data.media import animations
 from fastvgan.data.media.frames import probe, read_frames
-from fastvgan.data.media.pictures import check_size, pixels, plain, read_picture, turn_upright
+from fastvgan.data.media.pictures import check_size, plain, read_picture, scale, turn_upright
 from fastvgan.data.media.types import BadVideo, Media, cover
 from fastvgan.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-ImageInput: TypeAlias = Union[str, os.PathLike, Image.Image, np.ndarray, "torch.Tensor"]
+ImageInput: TypeAlias = Union[str, os.PathLike, Image.Image, "np.ndarray", "torch.Tensor"]
 """A caller's picture; see `read_image`."""
 
 logger = logging.getLogger("fastvgan")
@@ -31,7 +34,7 @@ _CHANNELS = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGB and alpha"}
 _FILES = "a PNG, JPEG, BMP, WebP, TIFF, PPM or GIF file"
 
 
-def read_image(image: ImageInput) -> np.ndarray:
+def read_image(image: ImageInput) -> Image.Image:
     """Read a picture at full size as training sees it: upright, in 8 bits, with transparent pixels black.
 
     Args:
@@ -45,7 +48,7 @@ def read_image(image: ImageInput) -> np.ndarray:
             dimension may be the channels.
 
     Returns:
-        uint8 (H, W, 3). `read_image` returns such an array unchanged.
+        A picture of mode RGB, which `read_image` returns unchanged.
 
     Raises:
         UserError: The picture is of none of these kinds, cannot be read, is damaged, empty or too large, or has values
@@ -58,22 +61,22 @@ def read_image(image: ImageInput) -> np.ndarray:
         name, opened, remedy = f"the {image.mode} image", lambda: _open_pil(image), "convert it to RGB"
     else:
         array = _array_of(image)
-        name, opened = f"the image of shape {array.shape}", lambda: _from_array(array)
+        name, opened = f"the image of shape {tuple(array.shape)}", lambda: _from_array(array)
         remedy = "pass a picture of another size"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # becomes the error below
-            return np.array(plain(opened(), 3))
+            return plain(opened(), 3)
     except (BadVideo, OSError, MemoryError) as error:
         reason = "memory ran out" if isinstance(error, MemoryError) else getattr(error, "strerror", None) or error
         raise UserError(f"{name} cannot be used ({reason}); {remedy}") from error
 
 
-def fit_image(image: np.ndarray, height: int, width: int, channels: int) -> np.ndarray:
+def fit_image(image: Image.Image, height: int, width: int, channels: int) -> "torch.Tensor":
     """Scale and crop a picture at its centre, as training does with `--crop center`.
 
     Args:
-        image: uint8 (H, W, 3), a result of `read_image`.
+        image: Of mode RGB, a result of `read_image`.
         height: Height of the result.
         width: Width of the result.
         channels: 1 for grey, 3 for RGB.
@@ -82,10 +85,11 @@ def fit_image(image: np.ndarray, height: int, width: int, channels: int) -> np.n
         uint8 (height, width, channels).
     """
     from fastvgan.data.sampling import centre_offsets  # imports torch
+    from fastvgan.files.pictures import to_pixels
 
-    scaled = pixels(plain(Image.fromarray(image), channels), height, width)
-    top, left = centre_offsets(scaled.shape[:2], height, width)
-    return scaled[top : top + height, left : left + width].copy()
+    scaled = scale(plain(image, channels), height, width)
+    top, left = centre_offsets((scaled.height, scaled.width), height, width)
+    return to_pixels(scaled.crop((left, top, left + width, top + height)))
 
 
 def _open_file(path: Path) -> Image.Image:
@@ -141,9 +145,9 @@ def _open_pil(image: Image.Image) -> Image.Image:
     return upright
 
 
-def _array_of(image: Union[np.ndarray, "torch.Tensor"]) -> np.ndarray:
-    """Return an array unchanged, and a tensor as an array with its channels last."""
-    if isinstance(image, np.ndarray):
+def _array_of(image: Union["np.ndarray", "torch.Tensor"]) -> Union["np.ndarray", "torch.Tensor"]:
+    """Return an array unchanged, and a tensor with its channels last."""
+    if _is_array(image):
         return image
     import torch
 
@@ -160,50 +164,83 @@ def _array_of(image: Union[np.ndarray, "torch.Tensor"]) -> np.ndarray:
                 "array, which is (H, W, C)"
             )
         image = image.permute(1, 2, 0)
-    if image.is_floating_point() and image.dtype != torch.float64:
-        image = image.float()  # NumPy has no bfloat16
-    return image.numpy(force=True)
+    return image
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    """Convert an array to the picture that Pillow reads from a PNG file of these values."""
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in _CHANNELS:
+def _is_array(image: object) -> bool:
+    numpy = sys.modules.get("numpy")  # a caller with an array has imported it
+    return numpy is not None and isinstance(image, numpy.ndarray)
+
+
+def _from_array(array: Union["np.ndarray", "torch.Tensor"]) -> Image.Image:
+    """Convert an array or a tensor to the picture that Pillow reads from a PNG file of these values."""
+    from fastvgan.files.pictures import to_picture
+
+    shape = tuple(array.shape) + (1,) * (array.ndim == 2)
+    if len(shape) != 3 or shape[2] not in _CHANNELS:
         kinds = ", ".join(f"{count} ({what})" for count, what in _CHANNELS.items())
         raise UserError(
-            f"the image has the shape {array.shape}; pass one picture, an array (H, W) or (H, W, C), or a tensor "
+            f"the image has the shape {shape}; pass one picture, an array (H, W) or (H, W, C), or a tensor "
             f"(H, W), (C, H, W) or (H, W, C), where C is one of {kinds}"
         )
-    height, width, channels = array.shape
+    height, width, _ = shape
     if not height * width:
-        raise UserError(f"the image of shape {array.shape} has no pixels; pass one that has some")
+        raise UserError(f"the image of shape {shape} has no pixels; pass one that has some")
     check_size((height, width))
     cover((height, width), height, width)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        # Pillow, which reads the files, rounds 16 bits of grey (see `plain`) and takes the upper 8 of colours.
-        array = array.astype(np.uint16) if channels == 1 else (array >> 8).astype(np.uint8)
-    elif array.dtype == bool:
-        array = array * np.uint8(255)
-    elif array.dtype.kind == "f":
-        array = _floats_to_bytes(array)
-    elif array.dtype != np.uint8:
-        raise UserError(f"the image is of {array.dtype}; pass uint8, uint16, bool, or floats in [0, 1]")
-    return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 else array))
+    return to_picture(_to_bytes(_to_tensor(array).reshape(shape)))
 
 
-def _floats_to_bytes(array: np.ndarray) -> np.ndarray:
+def _to_tensor(array: Union["np.ndarray", "torch.Tensor"]) -> "torch.Tensor":
+    """Convert an array of a supported dtype to a tensor, and move a tensor to the CPU."""
+    import torch
+
+    if isinstance(array, torch.Tensor):
+        return array.detach().cpu()
+    dtype = array.dtype
+    if dtype.kind == "f":
+        dtype = dtype.newbyteorder("=") if dtype.itemsize <= 8 else "float64"  # torch has no longer floats
+    elif (dtype.kind, dtype.itemsize) not in (("u", 1), ("u", 2), ("b", 1)):
+        raise _unsupported(dtype)
+    else:
+        dtype = dtype.newbyteorder("=")
+    return torch.from_numpy(array.astype(dtype, order="C"))
+
+
+def _to_bytes(values: "torch.Tensor") -> "torch.Tensor":
+    """Convert values (H, W, C) of a supported dtype to uint8."""
+    import torch
+
+    if values.dtype == torch.uint8:
+        return values
+    if values.dtype == torch.uint16:
+        # As Pillow reads files, rounding 16 bits of grey (see `plain`) and taking the upper 8 of colours.
+        wide = values.int()
+        return ((wide + 128) // 257 if values.shape[2] == 1 else wide >> 8).to(torch.uint8)
+    if values.dtype == torch.bool:
+        return values.to(torch.uint8) * 255
+    if values.is_floating_point():
+        return _floats_to_bytes(values)
+    raise _unsupported(values.dtype)
+
+
+def _unsupported(dtype: object) -> UserError:
+    name = str(dtype).removeprefix("torch.")
+    return UserError(f"the image is of {name}; pass uint8, uint16, bool, or floats in [0, 1]")
+
+
+def _floats_to_bytes(values: "torch.Tensor") -> "torch.Tensor":
     """Round floats in [0, 1] to uint8; values outside the range are allowed if they round to 0 or 255."""
-    array = array if array.dtype.itemsize > 2 else array.astype(np.float32)
-    low, high = float(array.min()), float(array.max())
-    if not np.isfinite([low, high]).all():
+    values = values if values.element_size() > 2 else values.float()
+    low, high = (value.item() for value in values.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError("the image holds NaN or infinite values; pass floats in [0, 1]")
     if round(low * 255) < 0 or round(high * 255) > 255:
         raise UserError(
             f"the image holds floats from {low:.4g} to {high:.4g}; pass floats in [0, 1]: (x + 1) / 2 of frames in "
             "[-1, 1], x / 255 of values up to 255"
         )
-    return np.rint(array * 255).clip(0, 255).astype(np.uint8)
+    return (values * 255).round().clamp(0, 255).byte()
 
 
 def _check_image(image: Image.Image) -> Image.Image:

@@ -4,15 +4,17 @@ import os
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastvgan.data.folders.names import in_order, is_picture
 from fastvgan.data.media import zips
 from fastvgan.data.media.types import LARGEST_SIDE, BadVideo, Damaged, Media, Probe, cover
 from fastvgan.data.paths import as_text, stays_within, unusable_name
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Pillow would hand other files to the handlers of any format it knows, Ghostscript among them.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
@@ -33,8 +35,10 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
 
 def read_frames(
     media: Media, found: Probe, indices: list[int], height: int, width: int, channels: int, threads: int = 1
-) -> np.ndarray:
+) -> "np.ndarray":
     """Read frames, uint8 (N, H, W, C); see `fastvgan.data.media.frames.read_frames`."""
+    import numpy as np  # late: first frames are read without it
+
     scaled = {}
     if media.kind == "strip":
         strip = _strip(media)
@@ -53,7 +57,7 @@ def read_frames(
 
 def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
-) -> Iterator[tuple[float | None, np.ndarray]]:
+) -> "Iterator[tuple[float | None, np.ndarray]]":
     """Yield None and frames, uint8 (H, W, C); see `fastvgan.data.media.frames.walk`."""
     if media.kind == "strip":
         strip = _strip(media)
@@ -317,18 +321,26 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Convert a grey picture from 16 to 8 bits per pixel; Pillow itself would clamp values at 255."""
-    values = np.asarray(image.convert("I")).clip(0, 65535)
-    made = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    wide, levels = image.convert("I"), range(2**16)  # a table of these levels clips other values
+    made = wide.point([(level + 128) // 257 for level in levels], "L")
     if "transparency" in image.info:  # the value of transparent pixels
-        made.paste(0, mask=Image.fromarray(values == image.info["transparency"]))
+        made.paste(0, mask=wide.point([255 * (level == image.info["transparency"]) for level in levels], "L"))
     return made
 
 
-def pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """Scale a result of `plain` to just cover height x width, as uint8 (H, W, C)."""
+def scale(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Scale a result of `plain` to just cover height x width."""
     height, width = cover(_size(image), height, width)
     if (height, width) != _size(image):
         # BOX averages over areas, but repeats pixels when it enlarges.
         shrinks = height < image.height or width < image.width
         image = image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(height, width, -1)
+    return image
+
+
+def pixels(image: Image.Image, height: int, width: int) -> "np.ndarray":
+    """Scale a result of `plain` to just cover height x width, as uint8 (H, W, C)."""
+    import numpy as np  # late: first frames are read without it
+
+    scaled = scale(image, height, width)
+    return np.asarray(scaled).reshape(scaled.height, scaled.width, -1)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 KINDS = ("video", "tar", "frames", "zip", "strip", "animation")
 MOST_FRAMES = 10**7  # largest number of frames per clip; it bounds memory
@@ -63,7 +64,7 @@ class Probe(NamedTuple):
     fps: float | None = None
     steady: bool = True
     rotation: int = 0
-    pts: np.ndarray | None = None
+    pts: "np.ndarray | None" = None
     keys: tuple[int, ...] = ()
     colours: str = ""
     stream: int = 0

@@ -20,7 +20,7 @@ from fastvgan.data.preparation.resample import limit_resampled, resample
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import whole
-from fastvgan.files.video import encode
+from fastvgan.files.encoding import encode
 
 SUFFIXES = {"vp9": ".webm", "h264": ".mp4"}
 _DEFAULT_RATE = 25.0  # frames per second of clips without a known rate
