@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastvgan.generation.generator import VideoGenerator
-    from fastvgan.generation.loading import load
+    from fastvgan.generation.loading import from_pretrained, load
+    from fastvgan.generation.videos import Video, Videos, write_video
 
-__all__ = ["VideoGenerator", "load"]
+__all__ = ["Video", "VideoGenerator", "Videos", "from_pretrained", "load", "write_video"]
+__version__ = "0.1.0"
 # The module of each public name, imported when the name is first asked for: `import fastvgan` must not import torch.
 _MODULES = {
+    "Video": "fastvgan.generation.videos",
     "VideoGenerator": "fastvgan.generation.generator",
+    "Videos": "fastvgan.generation.videos",
+    "from_pretrained": "fastvgan.generation.loading",
     "load": "fastvgan.generation.loading",
+    "write_video": "fastvgan.generation.videos",
 }
-__version__ = "0.1.0"
 
 
 class _CheckoutKernels:
