@@ -9,6 +9,7 @@ from fastvgan.models import ModelConfig
 _TASKS = {"image": "image-to-video", "text": "text-to-video"}
 _FAMILIES = {"conv3d": "3D convolutions", "recurrent": "a ConvLSTM over frames"}
 _MOST_WORDS = 60
+_DIGITS = "a green 3 moving left and right"
 
 
 class CardFacts(NamedTuple):
@@ -63,7 +64,9 @@ def _summary(config: ModelConfig, facts: CardFacts) -> str:
 def _use(config: ModelConfig, facts: CardFacts) -> str:
     arguments = []
     if "text" in config.condition:
-        arguments.append(json.dumps(" ".join(config.vocabulary[:3]) or "a sentence", ensure_ascii=False))
+        # Which words make a sentence is known for the digits alone.
+        is_of_digits = set(_DIGITS.split()) <= set(config.vocabulary)
+        arguments.append(json.dumps(_DIGITS if is_of_digits else "a sentence", ensure_ascii=False))
     arguments.append("seed=range(4)")
     if "image" in config.condition:
         arguments.append('image="first.png"')

@@ -110,8 +110,8 @@ def _read_export(path: Path) -> StoredGenerator:
         found = [path / name for name in (BEST, EXPORTED) if (path / name).is_file()]
         if not found:
             raise UserError(
-                f"{path} holds no generator ({EXPORTED} is missing); pass a run folder with an export, or a folder that "
-                "save_pretrained wrote"
+                f"{path} holds no generator ({EXPORTED} is missing); pass a run folder with an export, or a folder "
+                "that save_pretrained wrote"
             )
         path = found[0]
     weights, metadata = read_tensors(path)

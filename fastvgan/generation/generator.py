@@ -137,8 +137,9 @@ class VideoGenerator:
         if n < 1:
             raise UserError(f"n {n}: the number of clips must be at least 1")
         frames = self._check_length(frames)
-        single = [None if value is None else [value] for value in (text, image, label)]
-        condition = encode_conditions(self.config, Inputs(*single), self.device)
+        texts = None if text is None else [text]
+        single = Inputs(texts, None if image is None else [image], None if label is None else [label])
+        condition = encode_conditions(self.config, single, self.device)
         self._check_memory(n, frames, _CHUNK)
         return self._passes.run(self.network.noise(n, seed, frames), condition, n, _CHUNK)
 
@@ -154,7 +155,7 @@ class VideoGenerator:
         label: str | int | tuple[str | int, str | int] | None = None,
         frames: int | None = None,
     ) -> Videos:
-        """Make clips between two sentences, two seeds, or both: noise along a great circle, encoded conditions linearly.
+        """Make clips between two sentences, two seeds, or both: noise on a great circle, encoded conditions linearly.
 
         `interpolate("a red 3", "a blue 5", seed=(1, 2))` changes both, `interpolate(1, 2, text="a red 3")` the noise
         alone. The first and the last clip equal `generator(a, …)` and `generator(b, …)` bit for bit.

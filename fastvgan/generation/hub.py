@@ -31,8 +31,8 @@ def download(name: str, **options: Any) -> Path:
         return Path(hub.hf_hub_download(name, WEIGHTS, **options)).parent
     except _failures(hub) as error:
         raise UserError(
-            f"cannot download {name} from the Hugging Face Hub ({_reason(error)}); check the name, the network and, for "
-            "a private model, the token, or pass a folder"
+            f"cannot download {name} from the Hugging Face Hub ({_reason(error)}); check the name, the network and, for"
+            " a private model, the token, or pass a folder"
         ) from error
 
 

@@ -22,8 +22,8 @@ def load(
 
     Args:
         path: a run folder, a checkpoint folder such as run/checkpoints/step-200, a folder that `save_pretrained` wrote,
-            or an exported .safetensors file. In a run folder, export/best.safetensors (the checkpoint with the best score) is read if it exists, else
-            export/generator.safetensors (the last checkpoint).
+            or an exported .safetensors file. In a run folder, export/best.safetensors (the checkpoint with the best
+            score) is read if it exists, else export/generator.safetensors (the last checkpoint).
         device: device of the generator.
         text_encoder: folder of the pretrained text model, for a generator that was trained with one; by default where
             it was then.

@@ -92,7 +92,8 @@ class Passes:
     ) -> Condition | EncodedCondition | None:
         if condition is None:
             return None
-        return type(condition)(*(None if part is None else self._take(part, rows) for part in condition))
+        parts = {name: self._take(part, rows) for name, part in condition._asdict().items() if part is not None}
+        return type(condition)(**parts)
 
     def _take(self, part: torch.Tensor, rows: slice) -> torch.Tensor:
         count = rows.stop - rows.start

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastvgan.errors import UserError
-from fastvgan.generation.shipped import shipped_name
+from fastvgan.generation.shipped import find_shipped_name
 
 _EVALUATIONS = "evaluation.jsonl"
 _STEP = re.compile(r"step-(\d+)")
@@ -44,7 +44,7 @@ def find_provenance(path: Path | None, facts: Mapping[str, str]) -> Provenance:
         facts: the file's metadata.
     """
     training, scores = _parse(facts.get("training")), _parse(facts.get("scores"))
-    is_ours = path is not None and shipped_name(path) is not None
+    is_ours = path is not None and find_shipped_name(path) is not None
     license = facts.get("license") or ("mit" if is_ours else None)
     if training or scores or path is None:
         return Provenance(training, scores, license)
