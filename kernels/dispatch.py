@@ -4,7 +4,7 @@ torch.library.custom_op does the same in one decorator, but it checks and wraps 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -95,11 +95,14 @@ def wants_stock() -> bool:
 
     torch.jit.trace, ONNX export and `stock_operations` want that.
     """
-    return _tracing_state() is not None or torch.onnx.is_in_onnx_export() or _wants_stock.get()
+    if _tracing_state() is not None or torch.onnx.is_in_onnx_export():
+        return True
+    # Dynamo cannot trace a context variable.
+    return not torch.compiler.is_dynamo_compiling() and _wants_stock.get()
 
 
 @contextlib.contextmanager
-def stock_operations() -> Iterator[None]:
+def stock_operations() -> Generator[None]:
     """Let torch.export (strict=False) record stock PyTorch's operations only, so that its programs run without us."""
     before = _wants_stock.set(True)
     try:

@@ -102,7 +102,8 @@ class ConditionEncoder(nn.Module):
             return c.vector
         parts = [encode(getattr(c, name)) for name, encode in self.parts.items()]
         # (N, D), or (N, K, D) if a text or label has K values per clip; a first frame has one.
-        several = max(parts, key=torch.Tensor.dim)
+        most = max([part.dim() for part in parts])
+        several = next(part for part in parts if part.dim() == most)
         parts = [part if part.dim() == several.dim() else part[:, None].expand_as(several) for part in parts]
         return torch.cat(parts, -1)
 
