@@ -39,10 +39,10 @@ class Inputs:
     """
 
     def __init__(self, text: Texts | None, image: Images | None, label: Labels | None, seed: Seeds = 0):
-        self.texts = None if text is None else _listed("text", text, isinstance(text, str))
-        self.labels = None if label is None else _listed("label", label, isinstance(label, str | SupportsIndex))
-        self.images = None if image is None else _listed("image", image, _is_one_picture(image))
-        self.seeds = [_integer(one) for one in _listed("seed", seed, isinstance(seed, SupportsIndex))]
+        self.texts = None if text is None else _as_list("text", text, isinstance(text, str))
+        self.labels = None if label is None else _as_list("label", label, isinstance(label, str | SupportsIndex))
+        self.images = None if image is None else _as_list("image", image, _is_one_picture(image))
+        self.seeds = [_integer(one) for one in _as_list("seed", seed, isinstance(seed, SupportsIndex))]
         lists = {"text": self.texts, "image": self.images, "label": self.labels, "seed": self.seeds}
         lengths = {name: len(values) for name, values in lists.items() if values is not None and len(values) != 1}
         if len(set(lengths.values())) > 1:
@@ -90,7 +90,7 @@ def encode_conditions(
     )
 
 
-def _listed(name: str, value: Any, is_one: bool) -> list:
+def _as_list(name: str, value: Any, is_one: bool) -> list:
     if is_one:
         return [value]
     if not isinstance(value, Iterable):

@@ -37,7 +37,7 @@ class Video:
     """
 
     def __init__(self, frames: torch.Tensor, fps: float = FPS, caption: str = ""):
-        self.frames = _checked(frames, 4, "(T, H, W, C)")
+        self.frames = _check_frames(frames, 4, "(T, H, W, C)")
         self.fps = fps
         self.caption = caption
 
@@ -101,7 +101,7 @@ class Videos(Sequence[Video]):
     """
 
     def __init__(self, frames: torch.Tensor, fps: float = FPS, captions: Sequence[str] = ()):
-        self.frames = _checked(frames, 5, "(N, T, H, W, C)")
+        self.frames = _check_frames(frames, 5, "(N, T, H, W, C)")
         self.fps = fps
         self.captions = list(captions) or [""] * len(frames)
         if len(self.captions) != len(frames):
@@ -226,7 +226,7 @@ def _frames_of(frames: Frames) -> torch.Tensor:
     return torch.stack(pictures)
 
 
-def _checked(frames: torch.Tensor, dimensions: int, what: str) -> torch.Tensor:
+def _check_frames(frames: torch.Tensor, dimensions: int, what: str) -> torch.Tensor:
     if frames.dtype != torch.uint8 or frames.dim() != dimensions or frames.shape[-1] not in (1, 3):
         raise UserError(
             f"frames of {frames.dtype} and the shape {tuple(frames.shape)}; pass uint8 {what} with C = 1 or 3"

@@ -35,9 +35,8 @@ def test_equal_noise_and_none_stay():
 
 def test_vectors_move_straight():
     a, b = torch.randn(2, 9)
-    torch.testing.assert_close(
-        interpolate_vectors(a, b, torch.tensor([0, 0.25, 1])), torch.stack([a, 0.75 * a + 0.25 * b, b])
-    )
+    expected = torch.stack([a, 0.75 * a + 0.25 * b, b])
+    torch.testing.assert_close(interpolate_vectors(a, b, torch.tensor([0, 0.25, 1])), expected)
 
 
 @pytest.mark.parametrize("values", [{}, {"family": "recurrent", "frames": 4, "clock": True, "warp": True}])

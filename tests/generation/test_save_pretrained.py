@@ -52,9 +52,8 @@ def test_a_round_trip_keeps_every_bit(tmp_path, values):
     loaded.save_pretrained(tmp_path / "again")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "a" / "b" / name).read_bytes()
-    assert torch.equal(
-        fastvgan.load(tmp_path / "again" / "model.safetensors")(**ARGUMENTS).frames, loaded(**ARGUMENTS).frames
-    )
+    file = fastvgan.load(tmp_path / "again" / "model.safetensors")
+    assert torch.equal(file(**ARGUMENTS).frames, loaded(**ARGUMENTS).frames)
 
 
 def test_half_precision_makes_the_same_clips_after_a_round_trip(tmp_path):
@@ -135,9 +134,8 @@ def test_a_model_of_the_hub(folder, hub, tmp_path):
     assert torch.equal(loaded(**ARGUMENTS).frames, make_generator()(**ARGUMENTS).frames)
     options = {"revision": "v1", "token": "t", "cache_dir": tmp_path, "local_files_only": True}
     assert hub == [("user/model", "config.json", options), ("user/model", "model.safetensors", options)]
-    with pytest.raises(
-        UserError, match=r"cannot download user/other .*\(LocalEntryNotFoundError: cannot find user/other\)"
-    ):
+    sentence = r"cannot download user/other .*\(LocalEntryNotFoundError: cannot find user/other\)"
+    with pytest.raises(UserError, match=sentence):
         fastvgan.from_pretrained("user/other")
 
 

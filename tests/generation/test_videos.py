@@ -90,9 +90,8 @@ def test_unusable_files(videos, tmp_path, name, arguments, sentence):
 
 
 def test_clips_that_are_none(tmp_path):
-    with pytest.raises(
-        UserError, match=r"frames of torch\.float32 and the shape \(2, 3\); pass uint8 \(N, T, H, W, C\)"
-    ):
+    sentence = r"frames of torch\.float32 and the shape \(2, 3\); pass uint8 \(N, T, H, W, C\)"
+    with pytest.raises(UserError, match=sentence):
         Videos(torch.zeros(2, 3))
     with pytest.raises(UserError, match="1 clips have 2 captions"):
         Videos(torch.zeros(1, 2, 4, 4, 3, dtype=torch.uint8), captions=["a", "b"])
