@@ -134,7 +134,7 @@ def test_half_precision_is_close_to_float32(values, dtype, mean):
     kinds = {one.dtype for one in generator.network.parameters()}
     assert kinds == {dtype, torch.float32}
     difference = (generator(**arguments).frames.int() - expected).abs().float()
-    assert 0 < difference.mean() < mean and (difference > 16).float().mean() < 0.01
+    assert 0 < difference.mean() < mean and (difference > 16).float().mean() < 0.02
     assert expected.float().std() > 20
     rounded = generator.float()(**arguments).frames.int()
     assert {one.dtype for one in generator.network.parameters()} == {torch.float32}
