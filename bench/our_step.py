@@ -10,8 +10,8 @@ from stock_loop import StockLoop
 from variants import DTYPES, TINY, device, load_in_order
 
 from fastvgan.data.source import Clips
+from fastvgan.files.pixels import to_float
 from fastvgan.models.config import ModelConfig
-from fastvgan.pixels import to_float
 from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import Inputs
 from fastvgan.training.step.adversarial import AdversarialStep, StepResult

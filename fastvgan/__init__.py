@@ -1,5 +1,6 @@
 """Video-generating GANs, from noise or from a sentence, and the fast layers they are made of."""
 
+import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -10,12 +11,25 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastvgan.export import VideoGenerator, load
+    from fastvgan.generation.generator import VideoGenerator
+    from fastvgan.generation.loading import from_pretrained, load
+    from fastvgan.generation.videos import Video, Videos, write_video
     from fastvgan.training.run.callbacks import Callback
     from fastvgan.training.trainer import Trainer
 
-__all__ = ["Callback", "Trainer", "VideoGenerator", "load"]
+__all__ = ["Callback", "Trainer", "Video", "VideoGenerator", "Videos", "from_pretrained", "load", "write_video"]
 __version__ = "0.1.0"
+# The module of each public name, imported when the name is first asked for: `import fastvgan` must not import torch.
+_MODULES = {
+    "Callback": "fastvgan.training.run.callbacks",
+    "Trainer": "fastvgan.training.trainer",
+    "Video": "fastvgan.generation.videos",
+    "VideoGenerator": "fastvgan.generation.generator",
+    "Videos": "fastvgan.generation.videos",
+    "from_pretrained": "fastvgan.generation.loading",
+    "load": "fastvgan.generation.loading",
+    "write_video": "fastvgan.generation.videos",
+}
 
 
 class _CheckoutKernels:
@@ -64,17 +78,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Import lazily: `import fastvgan` alone must not import torch.
-    if name == "Trainer":
-        from fastvgan.training.trainer import Trainer
-
-        return Trainer
-    if name == "Callback":
-        from fastvgan.training.run.callbacks import Callback
-
-        return Callback
-    if name in __all__:
-        from fastvgan import export
-
-        return getattr(export, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

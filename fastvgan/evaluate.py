@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastvgan.data.source import Source
-    from fastvgan.export import VideoGenerator
+    from fastvgan.generation.generator import VideoGenerator
     from fastvgan.metrics.detectors.flags import View
     from fastvgan.metrics.evaluation import Evaluation, Generate
     from fastvgan.metrics.prompts import TrainingDraws
@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     parsed = parse(Arguments, "python -m fastvgan.evaluate", arguments)
     check_installed("numpy", "evaluate", "an evaluation")
     views, classifier = detector_views(parsed), classifier_view(parsed)  # checks them before torch is imported
-    from fastvgan.export import load
     from fastvgan.files.atomic import check_writable, whole
+    from fastvgan.generation.loading import load
     from fastvgan.machine.device import pick_device, pick_implementations
     from fastvgan.metrics.table import json_values
     from fastvgan.runs.names import find_run
@@ -287,8 +287,8 @@ def _generate_by(generator: "VideoGenerator") -> "Generate":
     """Return the function that generates clips, uint8 (n, T, H, W, C) on the CPU."""
     import torch
 
+    from fastvgan.files.pixels import to_uint8
     from fastvgan.models import Condition
-    from fastvgan.pixels import to_uint8
 
     device = next(generator.network.parameters()).device
 

@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
 
         image = read_image(parsed.image)
 
-    from fastvgan.export import load
     from fastvgan.files.video import enlarge, grid, strip_grid, write_still, write_video
+    from fastvgan.generation.loading import load
     from fastvgan.machine.device import pick_device, pick_implementations
 
     pick_implementations()

@@ -95,7 +95,7 @@ def _train(
     config: RunConfig, start: Start, dry_run: bool, parallel: "Parallel | None", listing: "Listing | None"
 ) -> int:
     # Heavy imports come late, so that --help and bad flags answer at once.
-    from fastvgan.export import BEST, EXPORTED
+    from fastvgan.generation.files import BEST, EXPORTED
     from fastvgan.training.loop import TrainingLoop
     from fastvgan.training.run.scoring import describe
 

@@ -3,12 +3,16 @@
 torch.library.custom_op does the same in one decorator, but it checks and wraps every call, which costs more.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from . import _torch
+
+_wants_stock: ContextVar[bool] = ContextVar("fastvgan_wants_stock", default=False)
 
 # build_tools/hub.py gives copies another one, since torch allows one definition of a name per process.
 NAMESPACE = "fastvgan"
@@ -89,8 +93,24 @@ def is_transformed() -> bool:
 
 
 def wants_stock() -> bool:
-    """Whether torch.jit.trace or ONNX export records a graph, which should hold stock PyTorch's operations only."""
-    return _tracing_state() is not None or torch.onnx.is_in_onnx_export()
+    """Whether a graph is recorded that should hold stock PyTorch's operations only.
+
+    torch.jit.trace, ONNX export and `stock_operations` want that.
+    """
+    if _tracing_state() is not None or torch.onnx.is_in_onnx_export():
+        return True
+    # Dynamo cannot trace a context variable.
+    return not torch.compiler.is_dynamo_compiling() and _wants_stock.get()
+
+
+@contextlib.contextmanager
+def stock_operations() -> Generator[None]:
+    """Let torch.export (strict=False) record stock PyTorch's operations only, so that its programs run without us."""
+    before = _wants_stock.set(True)
+    try:
+        yield
+    finally:
+        _wants_stock.reset(before)
 
 
 def define(schema: str, kernel: Callable, fake: Callable) -> Operation:

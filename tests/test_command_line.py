@@ -18,8 +18,9 @@ from PIL import Image
 import fastvgan.machine.memory as memory
 from fastvgan.command_line import one_line, parse, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
-from fastvgan.export import export, load
 from fastvgan.files.video import write_video
+from fastvgan.generation.files import export
+from fastvgan.generation.loading import load
 from fastvgan.models import ModelConfig, build, build_generator
 from fastvgan.models.sizes import count_min_weights
 from fastvgan.runs.config import RunConfig, read_config

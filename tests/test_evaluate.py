@@ -14,8 +14,9 @@ from fastvgan.data.digits import DigitsSource
 from fastvgan.data.folders import layouts
 from fastvgan.errors import UserError
 from fastvgan.evaluate import main
-from fastvgan.export import export, load
 from fastvgan.files.video import write_video
+from fastvgan.generation.files import export
+from fastvgan.generation.loading import load
 from fastvgan.metrics import readers
 from fastvgan.metrics.oracle import ORACLE
 from fastvgan.models import ModelConfig, build_generator

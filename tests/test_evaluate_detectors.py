@@ -12,13 +12,13 @@ from command import run as command_run
 from test_evaluate import FILE, evaluate, expect_refusal, make, write_clips
 
 from fastvgan.data.digits import DigitsSource
-from fastvgan.export import load
+from fastvgan.files.pixels import to_uint8
+from fastvgan.generation.loading import load
 from fastvgan.metrics.detectors import comparison
 from fastvgan.metrics.detectors.detector import Detector
 from fastvgan.metrics.kernel import kernel_distance
 from fastvgan.models import Condition
 from fastvgan.models.vocabulary import Vocabulary
-from fastvgan.pixels import to_uint8
 from fastvgan.runs.config import DataConfig
 
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import fastvgan
 from fastvgan.errors import UserError
-from fastvgan.export import export
 from fastvgan.files.tensor_file import tensor_bytes
 from fastvgan.generate import main
+from fastvgan.generation.files import export
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.runs.config import RunConfig
 

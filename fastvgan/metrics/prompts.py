@@ -10,11 +10,11 @@ from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, caption
 from fastvgan.data.digits.phrases import phrasings
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
+from fastvgan.files.pixels import to_float
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.text.inputs import to_text_inputs, vocabulary_of
 from fastvgan.models.vocabulary import split_words
-from fastvgan.pixels import to_float
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,6 +34,17 @@ class Condition(NamedTuple):
         return torch.stack([(part[:, None] == part).all(2) for part in parts]).all(0)
 
 
+class EncodedCondition(NamedTuple):
+    """A batch of conditions that were encoded before, such as points between two sentences.
+
+    vector: what `ConditionEncoder` returns, float (N, D).
+    image: first frames as in `Condition`, which networks also read as pictures.
+    """
+
+    vector: torch.Tensor
+    image: torch.Tensor | None = None
+
+
 class TextEncoder(nn.Module):
     """Encodes a sentence as a vector: word embeddings, concatenated in order, then two linear layers.
 
@@ -85,11 +96,14 @@ class ConditionEncoder(nn.Module):
             self.parts["image"] = ImageEncoder(config.channels, config.height, config.width, dim)
         self.out_dim = dim * len(self.parts)
 
-    def forward(self, c: Condition) -> torch.Tensor:
+    def forward(self, c: Condition | EncodedCondition) -> torch.Tensor:
         """Encode conditions as (N, D), or (N, K, D) for K conditions per clip, with D = `out_dim`."""
+        if isinstance(c, EncodedCondition):
+            return c.vector
         parts = [encode(getattr(c, name)) for name, encode in self.parts.items()]
         # (N, D), or (N, K, D) if a text or label has K values per clip; a first frame has one.
-        several = max(parts, key=torch.Tensor.dim)
+        most = max([part.dim() for part in parts])
+        several = next(part for part in parts if part.dim() == most)
         parts = [part if part.dim() == several.dim() else part[:, None].expand_as(several) for part in parts]
         return torch.cat(parts, -1)
 

@@ -8,7 +8,7 @@ import torch
 from fastvgan.layers import ConvTransposeNormAct3d
 from fastvgan.layers.deferred import chain
 from fastvgan.models.clock import FREQUENCIES, SCALE, clock_features
-from fastvgan.models.conditions import Condition, ConditionEncoder
+from fastvgan.models.conditions import Condition, ConditionEncoder, EncodedCondition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.noise import NoiseDriven
@@ -40,11 +40,11 @@ class Generator(NoiseDriven):
         """Return numbers (N, latent) unchanged; `frames` is ignored."""
         return numbers
 
-    def forward(self, z: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, c: Condition | EncodedCondition | None = None) -> torch.Tensor:
         """Generate clips (N, C, T, H, W) in [-1, 1] from noise (N, latent) and a condition."""
         return self.draw(z, c).clips
 
-    def draw(self, z: torch.Tensor, c: Condition | None = None) -> GeneratorOutput:
+    def draw(self, z: torch.Tensor, c: Condition | EncodedCondition | None = None) -> GeneratorOutput:
         """Generate clips as `forward` does; with `warp`, also return their moved picture and redrawn share.
 
         Args:

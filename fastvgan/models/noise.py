@@ -5,11 +5,18 @@ import abc
 import torch
 from torch import nn
 
+from fastvgan.models.conditions import ConditionEncoder
 from fastvgan.random_draws import Draws, Purpose, normals
 
 
 class NoiseDriven(nn.Module, abc.ABC):
-    """A generator whose noise consists of standard normal numbers, arranged as its family needs them."""
+    """A generator whose noise consists of standard normal numbers, arranged as its family needs them.
+
+    Attributes:
+        condition: encodes the condition; None in a model without one.
+    """
+
+    condition: ConditionEncoder | None
 
     @abc.abstractmethod
     def noise_size(self, frames: int | None = None) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastvgan.layers import ConvLSTM
 from fastvgan.models.clock import FREQUENCIES, SCALE, clock_features
-from fastvgan.models.conditions import Condition, ConditionEncoder
+from fastvgan.models.conditions import Condition, ConditionEncoder, EncodedCondition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.noise import NoiseDriven
@@ -53,11 +53,11 @@ class Generator(NoiseDriven):
         motion = motion.unflatten(1, (frames, self.motion))  # (N, T, motion)
         return torch.cat([content[:, None].expand(-1, frames, -1), motion], 2)
 
-    def forward(self, z: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, c: Condition | EncodedCondition | None = None) -> torch.Tensor:
         """Generate clips (N, C, T, H, W) in [-1, 1] from noise (N, T, latent), as `noise` draws it, and a condition."""
         return self.draw(z, c).clips
 
-    def draw(self, z: torch.Tensor, c: Condition | None = None) -> GeneratorOutput:
+    def draw(self, z: torch.Tensor, c: Condition | EncodedCondition | None = None) -> GeneratorOutput:
         """Generate clips as `forward` does; with `warp`, also return their moved picture and redrawn share.
 
         Args:

@@ -89,7 +89,7 @@ class MotionPath(nn.Module):
                 # Normalised to the scale of noise: an encoded condition starts small, and would push paths out of sight
                 # as it grows.
                 known = torch.cat([known, F.layer_norm(condition.to(known), condition.shape[1:])], 1)
-            start_noise = known.new_zeros(len(known)) if start_noise is None else start_noise
+            start_noise = known.new_zeros(known.shape[0]) if start_noise is None else start_noise
             waves = clock_features(start_noise, torch.arange(frames, device=known.device), self.period, frequencies=2)
             waves = waves[:, :, 1::2] if self.returns else waves  # (N, T, S)
             series = _LARGEST * torch.tanh(self.layers(known) / _LARGEST).unflatten(1, (2, -1))

@@ -7,10 +7,10 @@ import torch
 from fastvgan.data.sampling import Shuffle
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
+from fastvgan.files.pixels import to_float
 from fastvgan.models import Condition
 from fastvgan.models.discriminators import frame_stride
 from fastvgan.models.noise import NoiseDriven
-from fastvgan.pixels import to_float
 from fastvgan.random_draws import Draws, Purpose, below, draw_below, normals, uniforms
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.conditions import Conditions, condition_from, swap_neighbours

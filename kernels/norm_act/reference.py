@@ -22,6 +22,8 @@ def norm_act(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     is_batch = norm.mean is None
     if mean is None or var is None:
         mean, var = x.new_zeros(channels, dtype=dtype), x.new_zeros(channels, dtype=dtype)
+    else:
+        mean, var = mean.to(dtype), var.to(dtype)  # a module in half precision has its running statistics in it, too
     count = x.numel() // max(channels, 1)
     if count == 0:
         y = torch.empty_like(x)

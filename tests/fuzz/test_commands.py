@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastvgan.command_line import read_flags
-from fastvgan.export import export
+from fastvgan.generation.files import export
 from fastvgan.models import ModelConfig, build_generator
 
 COMMANDS = ("train", "generate", "evaluate", "prepare", "info", "report", "metrics.train_oracle")

@@ -23,7 +23,7 @@ from fastvgan.data.folders.annotations import read_captions
 from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.folders.tables import read_tables
 from fastvgan.errors import UserError
-from fastvgan.export import export
+from fastvgan.generation.files import export
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.runs.checkpoint import find_best, find_newest_good, read_averaged_weights, verify
 from fastvgan.runs.config import read_config

@@ -17,6 +17,8 @@ from fastvgan.layers import (
     ConvTransposeNormAct3d,
 )
 from fastvgan_kernels import extension
+from fastvgan_kernels.norm_act import norm_act_with
+from fastvgan_kernels.norm_act.protocol import Norm
 
 CONV = [
     {"kernel_size": 3},
@@ -228,3 +230,16 @@ def test_the_output_may_be_changed_in_place(kind, options, shape, channels, last
         function(layer(x)).sum().backward()
         results.append([p.grad for p in layer.parameters()])
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_running_statistics_may_be_in_half_precision(dtype):
+    ours, stock = BatchNormAct3d(3, activation="none").eval(), nn.BatchNorm3d(3).eval()
+    for layer in (ours, stock):
+        layer.running_mean.copy_(torch.tensor([0.5, -1.0, 2.0]))
+        layer.running_var.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    x = torch.randn(2, 3, 2, 4, 4).to(dtype)
+    expected = stock.to(dtype)(x)
+    torch.testing.assert_close(ours.to(dtype)(x), expected)
+    norm = Norm(ours.running_mean, ours.running_var, ours.weight, ours.bias, False, ours.eps, "none", 0.0)
+    torch.testing.assert_close(norm_act_with(x, norm), expected)  # as generators call it

@@ -6,10 +6,10 @@ import torch
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
+from fastvgan.files.pixels import to_float, to_uint8
 from fastvgan.machine.device import pick_device, pick_precision, time_algorithms, use_precision
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.noise import NoiseDriven
-from fastvgan.pixels import to_float, to_uint8
 from fastvgan.training.batches import BatchMaker, with_wrong_images
 from fastvgan.training.conditions import Conditions, add_vocabulary, condition_from, swap_neighbours
 

@@ -14,13 +14,14 @@ import fastvgan
 from fastvgan.data.digits import COLOURS, MOTIONS, DigitsSource, Variant
 from fastvgan.data.digits.phrases import phrasings
 from fastvgan.errors import UserError
-from fastvgan.export import _newer_text_encoder, export
+from fastvgan.files.pixels import to_uint8
+from fastvgan.generation.files import export
+from fastvgan.generation.loading import _newer_text_encoder
 from fastvgan.metrics.evaluation import Evaluator
 from fastvgan.models import Condition, build
 from fastvgan.models.text.folder import fingerprint
 from fastvgan.models.text.pretrained import PretrainedText, open_text_encoder
 from fastvgan.models.vocabulary import Vocabulary, split_words
-from fastvgan.pixels import to_uint8
 from fastvgan.random_draws import Purpose
 from fastvgan.runs.config import RunConfig, read_config
 from fastvgan.training.batches import BatchMaker

@@ -37,7 +37,7 @@ class SequenceEncoder(nn.Module):
         words = text.flatten(0, -2)  # (B, L)
         # A first place that is never padding, so that a sentence without words has one, too.
         is_word = F.pad(words != PADDING, (1, 0), value=True)  # (B, S) with S = 1 + L
-        start = self.start.expand(len(words), 1, -1)
+        start = self.start.expand(words.shape[0], 1, -1)
         x = torch.cat([start, self.embed(words)], 1)  # (B, S, E)
         for layer in self.layers:
             x = layer(x, is_word)

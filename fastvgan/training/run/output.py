@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar
 
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
-from fastvgan.export import BEST, EXPORTED, export
 from fastvgan.files.tensor_file import read_tensors
+from fastvgan.generation.files import BEST, EXPORTED, export
 from fastvgan.runs.checkpoint import find_best, list_complete, read_averaged_weights
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.conditions import Conditions

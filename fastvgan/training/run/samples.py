@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from fastvgan.data.source import Clips, Source
+from fastvgan.files.pixels import to_float, to_uint8
 from fastvgan.files.video import grid, strip_grid, write_still, write_video
 from fastvgan.metrics.frechet import CoarseScore
-from fastvgan.pixels import to_float, to_uint8
 from fastvgan.training.conditions import Conditions, condition_from
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.passes import settle_statistics

@@ -10,11 +10,11 @@ from fastvgan.data import open_source
 from fastvgan.data.clips import ClipSource
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips, Source
+from fastvgan.files.pixels import to_uint8
 from fastvgan.machine.optional import install_command, is_installed
 from fastvgan.metrics.evaluation import Evaluator, warnings
 from fastvgan.metrics.prompts import FEWEST, TrainingDraws, first_clips
 from fastvgan.models import Condition
-from fastvgan.pixels import to_uint8
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.report.curves import score_text
 from fastvgan.training.run.samples import Samples

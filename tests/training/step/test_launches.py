@@ -6,7 +6,7 @@ from launches import Launches, launches_of
 from tiny import weights
 
 from fastvgan.data.source import Clips
-from fastvgan.pixels import to_float
+from fastvgan.files.pixels import to_float
 from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import Inputs
 from fastvgan.training.step import adversarial as step_module

@@ -10,4 +10,9 @@ def to_float(video: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def to_uint8(video: torch.Tensor) -> torch.Tensor:
     """Convert floating (N, C, T, H, W) in [-1, 1] to uint8 (N, T, H, W, C) on the CPU."""
-    return video.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).cpu()
+    return quantise(video).cpu()
+
+
+def quantise(video: torch.Tensor) -> torch.Tensor:
+    """Convert floating (N, C, T, H, W) in [-1, 1] to uint8 (N, T, H, W, C) on its device."""
+    return video.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)

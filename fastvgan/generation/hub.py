@@ -1,0 +1,88 @@
+"""Downloads from the Hugging Face Hub and uploads to it; huggingface_hub is imported only here, when it is needed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from fastvgan.errors import UserError
+from fastvgan.generation.files import CONFIG, WEIGHTS
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form of a model on the Hub, "user/model"."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def download(name: str, **options: Any) -> Path:
+    """Download a generator, unless it is in the Hub's local cache; return the folder with its files.
+
+    Args:
+        name: "user/model".
+        options: revision, token, cache_dir and local_files_only of `huggingface_hub.hf_hub_download`.
+
+    Raises:
+        UserError: huggingface_hub is not installed, the Hub cannot be reached, or the model or a file of it is missing.
+    """
+    hub = _import_hub(f"{name} is not a file or folder; to download it from the Hugging Face Hub, fastvgan")
+    try:
+        hub.hf_hub_download(name, CONFIG, **options)
+        return Path(hub.hf_hub_download(name, WEIGHTS, **options)).parent
+    except _failures(hub) as error:
+        raise UserError(
+            f"cannot download {name} from the Hugging Face Hub ({_reason(error)}); check the name, the network and, for"
+            " a private model, the token, or pass a folder"
+        ) from error
+
+
+def upload(folder: Path, name: str, private: bool | None, message: str, token: str | None) -> str:
+    """Upload a folder to a model repository on the Hub, which is created if it does not exist; return its address.
+
+    Raises:
+        UserError: huggingface_hub is not installed, or the Hub refuses the upload.
+    """
+    hub = _import_hub("push_to_hub")
+    try:
+        api = hub.HfApi(token=token)
+        address = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=message)
+        return str(address)
+    except _failures(hub) as error:
+        raise UserError(
+            f"cannot upload to {name} on the Hugging Face Hub ({_reason(error)}); check the name, the network and the "
+            "token (`hf auth login` stores one)"
+        ) from error
+
+
+def check_hub(what: str) -> None:
+    """Check that huggingface_hub is installed, before anything is written.
+
+    Raises:
+        UserError: it is not.
+    """
+    _import_hub(what)
+
+
+def _import_hub(what: str) -> Any:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what} needs the package huggingface_hub: pip install huggingface_hub") from error
+    return huggingface_hub
+
+
+def _failures(hub: Any) -> tuple[type[Exception], ...]:
+    # ValueError: a malformed name. The HTTP library's own errors are OSErrors for requests, but not for httpx, which
+    # newer versions use.
+    failures: list[type[Exception]] = [OSError, ValueError, hub.errors.EntryNotFoundError]
+    try:
+        import httpx
+    except ModuleNotFoundError:
+        return tuple(failures)
+    return (*failures, httpx.HTTPError)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no reason given'}"[:300]
