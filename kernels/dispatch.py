@@ -3,6 +3,7 @@
 torch.library.custom_op does the same in one decorator, but it checks and wraps every call, which costs more.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,7 +89,10 @@ def is_transformed() -> bool:
 
 def wants_stock() -> bool:
     """Whether torch.jit.trace or ONNX export records a graph, which should hold stock PyTorch's operations only."""
-    return _tracing_state() is not None or torch.onnx.is_in_onnx_export()
+    if _tracing_state() is not None:
+        return True
+    # torch.compile cannot trace the second condition. Without it, a first call would import torch.onnx: 0.2 s.
+    return (_is_compiling() or "torch.onnx" in sys.modules) and torch.onnx.is_in_onnx_export()
 
 
 def define(schema: str, kernel: Callable, fake: Callable) -> Operation:

@@ -23,17 +23,19 @@ TIERS = (
     ("fastvgan.layers",),
     ("fastvgan.data", "fastvgan.losses", "fastvgan.metrics", "fastvgan.models"),
     ("fastvgan.runs",),
-    ("fastvgan.export",),
+    ("fastvgan.export", "fastvgan.generation"),
     ("fastvgan.training",),
     (
         "fastvgan.evaluate",
         "fastvgan.generate",
+        "fastvgan.generation.make_shipped",
         "fastvgan.info",
         "fastvgan.metrics.train_oracle",
         "fastvgan.prepare",
         "fastvgan.report",
         "fastvgan.train",
     ),
+    ("fastvgan.__main__",),
 )
 # The package's own file loads its public names when a user first asks for them; nothing below it relies on them.
 ALLOWED = {("fastvgan", "fastvgan.export")}

@@ -1,0 +1,43 @@
+"""Trained generators that ship with fastvgan, by name.
+
+Each is three files in the folder shipped/: NAME.safetensors, the generator; NAME.yaml, the settings of its run; and
+NAME.md, its model card. `python -m fastvgan.generation.make_shipped` writes them.
+"""
+
+from pathlib import Path
+
+from fastvgan.errors import UserError
+from fastvgan.runs.names import newest_run
+
+FOLDER = Path(__file__).with_name("shipped")
+DEFAULT = "digits"
+SHIPPED = {DEFAULT: FOLDER / "digits.safetensors"}
+"""The file of each generator, by its name."""
+
+
+def find_generator(named: Path | None) -> Path:
+    """Return the generator named by --run: a path, or the name of a shipped generator.
+
+    A path that exists comes before a shipped generator of the same name.
+
+    Args:
+        named: what the user passed; None for the newest run under ./runs, or the shipped generator without a run.
+
+    Raises:
+        UserError: there is neither a path nor a shipped generator of this name.
+    """
+    if named is None:
+        return newest_run() or SHIPPED[DEFAULT]
+    if named.exists():
+        return named
+    if str(named) not in SHIPPED:
+        raise UserError(
+            f"--run {named} does not exist; pass a run folder, a checkpoint folder, an exported .safetensors file, or "
+            f"the name of a generator that ships with fastvgan ({', '.join(SHIPPED)})"
+        )
+    return SHIPPED[str(named)]
+
+
+def shipped_name(path: Path) -> str | None:
+    """Return the name of the shipped generator in this file, or None."""
+    return next((name for name, file in SHIPPED.items() if file == path), None)
