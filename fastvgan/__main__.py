@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"fastvgan {__version__}")
         sys.exit(0)
     # Imported late, so that the lines above answer at once.
-    from fastvgan.command_line import run_command, started_by
+    from fastvgan.command_line import run_command, spell_commands_by
 
-    with started_by(program):
+    with spell_commands_by(program):
         run_command(lambda: _run(program, given[0], given[1:]))
 
 

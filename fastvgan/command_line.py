@@ -194,7 +194,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 @contextmanager
-def started_by(program: str) -> Iterator[None]:
+def spell_commands_by(program: str) -> Iterator[None]:
     """Spell commands in help and messages as subcommands of a program, `fastvgan` or `python -m fastvgan`."""
     token = _umbrella.set(program)
     try:

@@ -198,10 +198,10 @@ def _model(generator: "VideoGenerator", parsed: Arguments) -> "ModelConfig":
 
 def _config(run: Path) -> "RunConfig | None":
     """Return the configuration of the run that a path belongs to, or None without a config.yaml."""
-    from fastvgan.generation.shipped import shipped_name
+    from fastvgan.generation.shipped import find_shipped_name
     from fastvgan.runs.config import read_config
 
-    if shipped_name(run):
+    if find_shipped_name(run):
         path = run.with_suffix(".yaml")
     else:
         run = run.resolve()

@@ -10,7 +10,7 @@ from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import check_writable
 from fastvgan.files.video_formats import check_format, check_sides
-from fastvgan.generation.shipped import find_generator, shipped_name
+from fastvgan.generation.shipped import find_generator, find_shipped_name
 from fastvgan.machine.memory import check_memory
 from fastvgan.settings import MOST_CLIPS, Settings, expand_seeds
 
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     from fastvgan.machine.device import check_preference, pick_device
 
     check_preference()
-    shipped = shipped_name(run)
+    shipped = find_shipped_name(run)
     if parsed.run is None and shipped is not None:
         print(f"runs/ holds no run; using `{shipped}`, which ships with fastvgan", file=sys.stderr)
     generator = load(run, pick_device(parsed.device), parsed.text_encoder)
@@ -130,7 +130,7 @@ def _check_text(parsed: Arguments, model: "ModelConfig") -> None:
             check_caption(model, caption)
     except UserError as error:
         if len(parsed.text) > 1 and not any(" " in caption for caption in parsed.text):
-            raise UserError(f"{error}; put quotes around a caption of several words: --text \"…\"") from error
+            raise UserError(f'{error}; put quotes around a caption of several words: --text "…"') from error
         raise
 
 

@@ -117,9 +117,7 @@ def _file_of(generator: "VideoGenerator", half: bool) -> bytes:
     return data
 
 
-def _check_evaluated(
-    parsed: Arguments, evaluation: dict[str, Any], generator: "VideoGenerator", data: bytes
-) -> str:
+def _check_evaluated(parsed: Arguments, evaluation: dict[str, Any], generator: "VideoGenerator", data: bytes) -> str:
     """Return which weights were evaluated: those to be written, or those before rounding to half precision."""
     assert generator.path is not None  # `load` sets it
     hashed = str(evaluation.get("protocol", {}).get("sha256"))

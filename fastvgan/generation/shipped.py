@@ -38,6 +38,6 @@ def find_generator(named: Path | None) -> Path:
     return SHIPPED[str(named)]
 
 
-def shipped_name(path: Path) -> str | None:
+def find_shipped_name(path: Path) -> str | None:
     """Return the name of the shipped generator in this file, or None."""
     return next((name for name, file in SHIPPED.items() if file == path), None)

@@ -26,6 +26,7 @@ TIERS = (
     ("fastvgan.export", "fastvgan.generation"),
     ("fastvgan.training",),
     (
+        "fastvgan.__main__",  # imports each command by its name
         "fastvgan.evaluate",
         "fastvgan.generate",
         "fastvgan.generation.make_shipped",
@@ -35,7 +36,6 @@ TIERS = (
         "fastvgan.report",
         "fastvgan.train",
     ),
-    ("fastvgan.__main__",),
 )
 # The package's own file loads its public names when a user first asks for them; nothing below it relies on them.
 ALLOWED = {("fastvgan", "fastvgan.export")}
