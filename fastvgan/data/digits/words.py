@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable
+from functools import cache
 
 from fastvgan.data.digits.phrases import NUMBERS, TRAINING
 
@@ -60,6 +61,7 @@ def _is_of_digits(vocabulary: Collection[str]) -> bool:
     return needed <= set(vocabulary) <= _known_words()
 
 
+@cache
 def _known_words() -> set[str]:
     texts: list[str] = [text for template in TRAINING.templates for text in template]
     texts += [text for descriptions in TRAINING.motions.values() for text in descriptions]
@@ -67,6 +69,7 @@ def _known_words() -> set[str]:
     return {*_split(" ".join(texts)), *_DIGITS, *COLOURS, "an"}
 
 
+@cache
 def _motion_words() -> set[str]:
     """Return the words that say which motion a clip shows."""
     of_motions = [set(_split(" ".join(texts))) for texts in TRAINING.motions.values()]
