@@ -11,8 +11,8 @@ from pydantic import Field
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import check_writable, whole
-from fastvgan.generation.card import Facts, model_card
 from fastvgan.generation.shipped import DEFAULT, SHIPPED
+from fastvgan.generation.shipped_card import Facts, model_card
 from fastvgan.runs.config import RunConfig, read_config
 from fastvgan.settings import Settings
 
