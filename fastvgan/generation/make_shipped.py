@@ -1,4 +1,4 @@
-"""Copy a run's generator into the package, with its card: `python -m fastvgan.generation.make_shipped RUN EVALUATION`."""
+"""Ship a run's generator with the package: `python -m fastvgan.generation.make_shipped RUN EVALUATION`."""
 
 import hashlib
 import json
