@@ -45,7 +45,8 @@ class Arguments(Settings):
     label: str | None = None
     """Class, for a model that follows classes."""
     n: int | None = Field(None, ge=1, le=MOST_CLIPS)
-    """How many videos of each caption and seed, laid side by side in the file; by default 4, or 1 with several seeds."""
+    """How many videos of each caption and seed, laid side by side in the file; by default 4, or 1 for
+    several seeds."""
     seed: tuple[str, ...] = ("0",)
     """Seeds of the noise, as numbers or ranges such as 0-7; the same seed makes the same videos."""
     frames: int | None = Field(None, ge=1, le=10_000)
@@ -135,7 +136,7 @@ def _check_text(parsed: Arguments, model: "ModelConfig") -> None:
 
 
 def _generate(parsed: Arguments, generator: "VideoGenerator", image: "ImageInput | None") -> "torch.Tensor":
-    """Return the clips, uint8 (N, T, H, W, C): those of the first caption and seed, those of its next seed, and so on."""
+    """Return the clips, uint8 (N, T, H, W, C): of the first caption and seed, of its next seed, and so on."""
     import torch
 
     seeds = parsed.seeds

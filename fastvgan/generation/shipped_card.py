@@ -38,7 +38,7 @@ def model_card(facts: Facts, data: bytes, evaluation: dict[str, Any]) -> str:
     """
     model, training = facts.config.model, facts.config.training
     words = describe_captions(model.vocabulary)
-    protocol = {name: value for name, value in evaluation["protocol"].items() if name != "averaged weights of"}
+    protocol = [f"{name} {value}" for name, value in evaluation["protocol"].items() if name != "averaged weights of"]
     rows = {
         "command": f"`{_command(facts.environment)}`",
         "seed": training.seed,
@@ -74,7 +74,7 @@ handwriting of some writers; the scores compare with clips of the handwriting of
 
 ## Scores
 
-By `fastvgan evaluate`, of {facts.evaluated} ({", ".join(f"{name} {value}" for name, value in protocol.items())}):
+By `fastvgan evaluate`, of {facts.evaluated} ({", ".join(protocol)}):
 
 ```
 {_table(evaluation["table"])}
@@ -84,7 +84,7 @@ By `fastvgan evaluate`, of {facts.evaluated} ({", ".join(f"{name} {value}" for n
 
 - A sentence has to {words}. Other words are refused.
 - The model knows one digit per clip, on a black background. {_length(facts.config)}
-- Held-out captions are combinations of words that training never showed; paraphrases have phrasings that it never showed.
+- Held-out captions are combinations of words that training never showed; paraphrases have other phrasings.
 
 ## Licence
 
@@ -113,7 +113,7 @@ def _machine(environment: dict[str, Any]) -> str:
 def _length(config: RunConfig) -> str:
     frames = config.model.frames
     if config.model.family == "recurrent":
-        return f"`--frames` makes clips of other lengths than the {frames} frames of training, which the scores do not cover."
+        return f"`--frames` makes clips of other lengths than the {frames} frames of training, without a score."
     return f"Clips have {frames} frames."
 
 
