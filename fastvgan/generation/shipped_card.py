@@ -88,8 +88,8 @@ By `fastvgan evaluate`, of {facts.evaluated} ({", ".join(protocol)}):
 
 ## Licence
 
-MIT, as fastvgan. The handwriting is that of the Optical Recognition of Handwritten Digits data set (Alpaydin and Kaynak,
-UCI Machine Learning Repository, 1998, CC BY 4.0).
+MIT, as fastvgan. The handwriting is that of the Optical Recognition of Handwritten Digits data set (Alpaydin and
+Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0).
 """
 
 
