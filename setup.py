@@ -225,7 +225,9 @@ def _api_version() -> int:
 
 
 def _packages() -> list[str]:
-    ours = find_namespace_packages(str(ROOT), include=["fastvgan", "fastvgan.*"], exclude=["*__pycache__*"])
+    # generation/shipped/ holds data only, beside the module of that name.
+    no_packages = ["*__pycache__*", "fastvgan.generation.shipped"]
+    ours = find_namespace_packages(str(ROOT), include=["fastvgan", "fastvgan.*"], exclude=no_packages)
     kernels = find_namespace_packages(str(ROOT / "kernels"), exclude=["*__pycache__*"])
     return [*ours, "fastvgan_kernels", *(f"fastvgan_kernels.{name}" for name in kernels)]
 

@@ -16,6 +16,8 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
@@ -37,6 +39,8 @@ _LOOKS_LIKE_FLAG = re.compile(r"--?[^\W\d]|--[^-]")
 _NUMBER = re.compile(r"-(inf|nan|infinity)$", re.IGNORECASE)
 _SHOWN, _LONGEST = 60, 2000  # characters shown of a value, and of a whole message
 _MOST_DIGITS = 40
+_MODULES = "python -m fastvgan."  # starts each command by itself
+_umbrella: ContextVar[str | None] = ContextVar("umbrella", default=None)
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,24 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             raise
         status = _fail(f"out of memory{f' ({str(error).splitlines()[0]})' if str(error) else ''}")
     sys.exit(status)
+
+
+@contextmanager
+def spell_commands_by(program: str) -> Iterator[None]:
+    """Spell commands in help and messages as subcommands of a program, `fastvgan` or `python -m fastvgan`."""
+    token = _umbrella.set(program)
+    try:
+        yield
+    finally:
+        _umbrella.reset(token)
+
+
+def as_typed(command: str) -> str:
+    """Return a command, such as `python -m fastvgan.train --steps 5`, in the way in which this one was started."""
+    program = _umbrella.get()
+    if program is None or not command.startswith(_MODULES):
+        return command
+    return f"{program} {command.removeprefix(_MODULES)}"
 
 
 def log_to_terminal() -> None:
@@ -391,5 +413,5 @@ def _print_help(command: type[Settings], base: Settings | None, prog: str) -> No
     options = {} if base is None else {"default": base}
     pairs = () if base is not None else (tyro.conf.FlagCreatePairsOff,)
     show = cast(Callable[..., Any], tyro.cli)  # its overloads do not cover a default that may be absent
-    show(command, prog=prog, description=inspect.getdoc(command), args=["--help"], config=pairs, **options)
+    show(command, prog=as_typed(prog), description=inspect.getdoc(command), args=["--help"], config=pairs, **options)
     sys.exit(0)

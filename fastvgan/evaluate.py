@@ -41,7 +41,8 @@ class _OwnFlags(Settings):
     """Flags of every evaluation."""
 
     run: Path | None = None
-    """Run folder, checkpoint folder or exported .safetensors file; by default the newest run under runs/."""
+    """Run folder, checkpoint folder, exported .safetensors file, or `digits`, which ships with fastvgan; by default the
+    newest run under runs/."""
     data: str | None = None
     """Data to compare with, as `train` takes it; by default what the run was trained on."""
     split: str = "auto"
@@ -72,12 +73,13 @@ def main(arguments: list[str] | None = None) -> None:
     views, classifier = detector_views(parsed), classifier_view(parsed)  # checks them before torch is imported
     from fastvgan.files.atomic import check_writable, whole
     from fastvgan.generation.loading import load
+    from fastvgan.generation.shipped import find_generator
     from fastvgan.machine.device import pick_device, pick_implementations
     from fastvgan.metrics.table import json_values
     from fastvgan.runs.names import find_run
 
     pick_implementations()
-    run = find_run(parsed.run)
+    run = find_run(None) if parsed.run is None else find_generator(parsed.run)
     device = pick_device(parsed.device)
     generator = load(run, device, parsed.text_encoder)
     if parsed.json_path is not None:
@@ -198,11 +200,15 @@ def _model(generator: "VideoGenerator", parsed: Arguments) -> "ModelConfig":
 
 def _config(run: Path) -> "RunConfig | None":
     """Return the configuration of the run that a path belongs to, or None without a config.yaml."""
+    from fastvgan.generation.shipped import find_shipped_name
     from fastvgan.runs.config import read_config
 
-    run = run.resolve()
-    inside = run.parent.name in ("export", "checkpoints")  # export/best.safetensors, checkpoints/step-N
-    path = (run.parent.parent if inside else run) / "config.yaml"
+    if find_shipped_name(run):
+        path = run.with_suffix(".yaml")
+    else:
+        run = run.resolve()
+        inside = run.parent.name in ("export", "checkpoints")  # export/best.safetensors, checkpoints/step-N
+        path = (run.parent.parent if inside else run) / "config.yaml"
     return read_config(path) if path.is_file() else None
 
 

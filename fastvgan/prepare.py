@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from fastvgan.command_line import log_to_terminal, parse, run_command
+from fastvgan.command_line import as_typed, log_to_terminal, parse, run_command
 from fastvgan.data.fitting import fit_size_of_shards
 from fastvgan.data.folders.manifest import MANIFEST, REJECTS
 from fastvgan.data.preparation.settings import PrepareConfig
@@ -98,7 +98,7 @@ def _command(out: Path, made: "Prepared", settings: PrepareConfig) -> str:
     flags = ["--data", f"./{where}" if where.startswith("-") else where]
     flags += [] if made.root == "." else ["--root", made.root]
     flags += ["--follow-links"] if settings.follow_links and settings.to == "manifest" else []
-    return f"python -m fastvgan.train {shlex.join([*flags, *size])}"
+    return as_typed(f"python -m fastvgan.train {shlex.join([*flags, *size])}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The base class of all configuration classes."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -22,6 +23,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 """A number of steps or passes; its product with the batch size fits into 64 bits."""
 
+MOST_CLIPS = 100_000
+"""The most clips that one command makes."""
+
+_SEEDS = re.compile(r"(\d{1,40})(?:-(\d{1,40}))?")
 _LARGEST = 3.4e38  # the largest float32
 _FIRST = 3  # messages that are shown of many
 
@@ -63,6 +68,28 @@ class Settings(BaseModel):
             if not isinstance(values, dict | cls):
                 raise  # nested settings: the outer settings know the name
             raise FaultySettings([_fault(item, cls.model_fields) for item in error.errors()]) from error
+
+
+def expand_seeds(texts: Sequence[str]) -> list[int]:
+    """Return the seeds that texts such as "3" and "0-7" name, in their order; a range includes its last seed.
+
+    Raises:
+        ValueError: a text names no seeds, or they are more than `MOST_CLIPS`.
+    """
+    seeds: list[int] = []
+    for text in texts:
+        found = _SEEDS.fullmatch(text)
+        if found is None:
+            raise ValueError("expected whole numbers of at least 0, or ranges such as 0-7")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if max(first, last) >= 2**63:
+            raise ValueError(f"must be less than {2**63}")
+        if first > last:
+            raise ValueError(f"the range {text} ends before it begins; pass {last}-{first}")
+        if len(seeds) + last - first >= MOST_CLIPS:
+            raise ValueError(f"expected at most {MOST_CLIPS:,} seeds")
+        seeds += range(first, last + 1)
+    return seeds
 
 
 def join_sentences(sentences: Iterable[str]) -> str:

@@ -122,7 +122,7 @@ def pick(operation: str, impl: str, x: torch.Tensor, *rest: Any) -> Any:
     """
     if impl != "auto":
         return _get_named(operation, impl, x)
-    preferred = _preference()
+    preferred = preference()
     if preferred != "auto":
         refusal = _refusal(operation, preferred, x)
         if refusal is None:
@@ -166,7 +166,12 @@ def has_preference() -> bool:
     return bool(value) and value != _AUTO
 
 
-def _preference() -> str:
+def preference() -> str:
+    """Return the implementation that FASTVGAN_IMPL names, or "auto".
+
+    Raises:
+        ValueError: it names no implementation.
+    """
     if not has_preference():
         return "auto"
     name = os.environ[ENVIRONMENT]
@@ -234,7 +239,7 @@ def _availability(operation: str, name: str, probes: dict[str, torch.Tensor]) ->
 
 
 def _explain(operation: str, x: torch.Tensor) -> dict[str, str]:
-    preferred = _preference()
+    preferred = preference()
     if preferred != "auto" and _refusal(operation, preferred, x) is None:
         return {"impl": preferred, "why": f"{ENVIRONMENT}={preferred}"}
     passed_over, chosen, rules = [], "reference", None

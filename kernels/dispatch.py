@@ -4,6 +4,7 @@ torch.library.custom_op does the same in one decorator, but it checks and wraps 
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -97,7 +98,10 @@ def wants_stock() -> bool:
 
     torch.jit.trace, ONNX export and `stock_operations` want that.
     """
-    if _tracing_state() is not None or torch.onnx.is_in_onnx_export():
+    if _tracing_state() is not None:
+        return True
+    # torch.compile cannot trace the second condition. Without it, a first call would import torch.onnx: 0.2 s.
+    if (_is_compiling() or "torch.onnx" in sys.modules) and torch.onnx.is_in_onnx_export():
         return True
     # Dynamo cannot trace a context variable.
     return not torch.compiler.is_dynamo_compiling() and _wants_stock.get()

@@ -59,13 +59,16 @@ TRAIN = [
     ("--height 17", "--height 17: must be a power of two from 16 to 128"),
 ]
 OTHERS = [
-    ("generate", "--text a red 7", "--text a red: expected a string only; quote a value that contains spaces"),
+    ("generate", "--image a b", "--image a b: expected a path only; quote a value that contains spaces"),
+    ("generate", "--text", "--text: expected one or more strings, got nothing"),
+    ("generate", "--seed -1", "--seed -1: expected whole numbers of at least 0, or ranges such as 0-7"),
+    ("generate", "--seed 0-7-9", "--seed 0-7-9: expected whole numbers of at least 0, or ranges such as 0-7"),
     ("generate", "--fps inf", "--fps inf: expected a finite number"),
     ("generate", "--scale 2000", "--scale 2000: must be at most 64"),
     ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
     ("generate", "--fps 60", "generated.gif: 60 frames per second; .gif supports 0.01 to 50, since viewers"),
     ("generate", "--out x.avi", "x.avi: unsupported video format; pass a .mp4, .gif or .png file"),
-    ("generate", "", "runs/ holds no run; train one with `python -m fastvgan.train`, or pass one with --run"),
+    ("evaluate", "", "runs/ holds no run; train one with `python -m fastvgan.train`, or pass one with --run"),
     ("evaluate", "--clips x", "--clips x: expected a whole number"),
     ("evaluate", "--json", "--json: expected a path, got nothing"),
     ("prepare", "digits out", "SOURCE digits does not exist; the digits need no preparation"),
@@ -76,6 +79,7 @@ OTHERS = [
     ("info", "--jsno", "unknown flag --jsno (did you mean --json?); --help lists all flags"),
     ("report", "--run missing", "missing is not a folder; pass a run folder with --run"),
     ("metrics.train_oracle", "--steps -3", "--steps -3: must be at least 1"),
+    ("generation.make_shipped", "run", "EVALUATION missing; pass RUN EVALUATION, in this order"),
 ]
 
 
@@ -138,7 +142,7 @@ def test_right_flags_mean_what_tyro_says(line):
 @pytest.mark.parametrize("command", ["generate", "evaluate", "prepare", "report", "info"])
 def test_right_flags_of_other_commands_mean_what_tyro_says(command):
     lines = {
-        "generate": "--run x --text=-- --n 3 --fps 2.5 --out ü.mp4 --frames None",
+        "generate": "--run x --text=-- b --seed 0-7 9 --n 3 --fps 2.5 --out ü.mp4 --frames None",
         "evaluate": "--run x --clips 16 --json y.json --split test",
         "prepare": "a b --to shards --height 8 --width 9 --tolerant --keep-free 0.5",
         "report": "--run x",
@@ -351,14 +355,15 @@ def test_no_refusal_imports_what_takes_seconds():
     root = Path(__file__).resolve().parents[1]
     program = (
         "import importlib, sys\n"
-        "for name in ('train', 'generate', 'evaluate', 'prepare', 'info', 'report', 'metrics.train_oracle'):\n"
+        "for name in ('train', 'generate', 'evaluate', 'prepare', 'info', 'report', 'metrics.train_oracle',\n"
+        "             'generation.make_shipped'):\n"
         "    module = importlib.import_module('fastvgan.' + name)\n"
         "    try: module.main(['--nonsense'])\n"
         "    except Exception as error: print(type(error).__name__)\n"
         "print(*sorted({'torch', 'av', 'tensorboard', 'matplotlib', 'sklearn'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines() == ["UserError"] * 7 + [""], done.stderr
+    assert done.stdout.splitlines() == ["UserError"] * 8 + [""], done.stderr
 
 
 def test_names_are_separated_by_blanks_or_commas():

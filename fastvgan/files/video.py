@@ -85,13 +85,15 @@ def grid(
     return result
 
 
-def grid_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> tuple[int, int]:
+def grid_size(
+    n: int, frames: int, height: int, width: int, columns: int | None = None, scale: int = 0
+) -> tuple[int, int]:
     """Return height and width in pixels of the `grid` of n clips, or of the clip itself if n is 1."""
     scale = scale or math.ceil(_LEAST / min(height, width))
     height, width = height * scale, width * scale
     if n == 1:
         return height, width
-    columns = _columns(n)
+    columns = columns or _columns(n)
     return math.ceil(n / columns) * (height + _GAP) + _GAP, columns * (width + 2 * _GAP)
 
 

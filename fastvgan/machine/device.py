@@ -6,6 +6,7 @@ import torch
 
 import fastvgan_kernels
 from fastvgan.errors import UserError
+from fastvgan_kernels import choice
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -76,5 +77,17 @@ def pick_implementations() -> dict[str, Any]:
     """
     try:
         return fastvgan_kernels.implementations()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def check_preference() -> None:
+    """Check the environment variable FASTVGAN_IMPL, faster than `pick_implementations`, which imports Triton.
+
+    Raises:
+        UserError: it names no implementation.
+    """
+    try:
+        choice.preference()
     except ValueError as error:
         raise UserError(str(error)) from None

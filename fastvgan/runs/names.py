@@ -21,7 +21,10 @@ def find_run(named: Path | None) -> Path:
     """
     run = named or newest_run()
     if run is None:
-        raise UserError("runs/ holds no run; train one with `python -m fastvgan.train`, or pass one with --run")
+        from fastvgan.command_line import as_typed  # lazily: it imports tyro, which only commands need
+
+        train = as_typed("python -m fastvgan.train")
+        raise UserError(f"runs/ holds no run; train one with `{train}`, or pass one with --run")
     return run
 
 

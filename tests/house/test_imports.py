@@ -25,8 +25,10 @@ TIERS = (
     ("fastvgan.generation",),
     ("fastvgan.training",),
     (
+        "fastvgan.__main__",  # imports each command by its name
         "fastvgan.evaluate",
         "fastvgan.generate",
+        "fastvgan.generation.make_shipped",
         "fastvgan.info",
         "fastvgan.metrics.train_oracle",
         "fastvgan.prepare",

@@ -63,6 +63,9 @@ def test_no_compiler_gives_pure_python_that_says_why(checkout, tmp_path):
     modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "fastvgan").rglob("*.py")}
     modules |= {"fastvgan/metrics/oracle/oracle.safetensors", "fastvgan/py.typed", "fastvgan_kernels/py.typed"}
     modules |= {"fastvgan/training/report/page.html", "fastvgan/data/digits/handwriting.safetensors"}
+    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "fastvgan/generation/shipped").iterdir()}
+    assert shipped
+    modules |= shipped
     assert modules <= set(names)
     site = tmp_path / "site"
     wheel.extractall(site)

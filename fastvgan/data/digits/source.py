@@ -21,22 +21,13 @@ from fastvgan.data.digits.drawn import DrawnSource
 from fastvgan.data.digits.pcg64 import uniforms as uniforms_of_numpy
 from fastvgan.data.digits.phrases import phrase_table
 from fastvgan.data.digits.shapes import REACH, coverage, distance_pictures, reconstruct_bitmaps
+from fastvgan.data.digits.words import COLOURS, MOTIONS
 from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.share import choose_share
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import read_tensors
 from fastvgan.random_draws import uniforms
-
-COLOURS = {
-    "red": (255, 0, 0),
-    "green": (0, 255, 0),
-    "blue": (0, 0, 255),
-    "yellow": (255, 255, 0),
-    "purple": (255, 0, 255),
-    "white": (255, 255, 255),
-}
-MOTIONS = ("up and down", "left and right", "diagonally", "in a circle")
 
 _HANDWRITING = Path(__file__).with_name("handwriting.safetensors")
 # The samples are stored writer by writer. This is the first sample of a writer, so that no writer is in both splits.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from fastvgan.data.digits.words import explain_unsuitable
 from fastvgan.errors import UserError
 from fastvgan.models.config import MOST_WORDS, ModelConfig
 from fastvgan.models.text.pretrained import PretrainedText, open_text_encoder
@@ -43,7 +44,18 @@ def to_text_input(model: ModelConfig, caption: str, device: torch.device | str =
     """Return a caption to generate from, in the form of `to_text_inputs`, (1, L) or (1, E).
 
     Raises:
-        UserError: the caption has unknown words or is too long, or the text encoder cannot be used.
+        UserError: as `check_caption`.
+    """
+    check_caption(model, caption)
+    return to_text_inputs(model, [caption], device)
+
+
+def check_caption(model: ModelConfig, caption: str) -> None:
+    """Check that a model can generate from a caption.
+
+    Raises:
+        UserError: the caption has unknown words, is too long or describes no clip of the model's captioned digits, or
+            the text encoder cannot be used.
     """
     if model.text_encoder is not None:
         encoder = _open(model)
@@ -52,7 +64,9 @@ def to_text_input(model: ModelConfig, caption: str, device: torch.device | str =
                 f"the caption {_shorten(caption)} has {count} tokens, and the text model takes {encoder.longest}; "
                 "shorten it"
             )
-        return encoder.encode([caption], device)
+        return
+    if reason := explain_unsuitable(caption, model.vocabulary):
+        raise UserError(reason)
     vocabulary, words = vocabulary_of(model), split_words(caption)
     if missing := vocabulary.unknown_words(caption):
         names = ", ".join(repr(word) for word in dict.fromkeys(missing))
@@ -67,7 +81,6 @@ def to_text_input(model: ModelConfig, caption: str, device: torch.device | str =
             f"the caption {_shorten(caption)} has {len(words)} words, and this model takes {vocabulary.length}; leave "
             f"out the words from {words[vocabulary.length]!r} on"
         )
-    return vocabulary.encode([caption])
 
 
 def describe_cut_captions(model: ModelConfig, captions: Sequence[str]) -> str | None:
