@@ -45,7 +45,7 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_modifyitems(config, items):
-    from variants import clock, device
+    from support.variants import clock, device
 
     ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
     for item in ours:
@@ -64,8 +64,8 @@ def compile_afresh():
 @pytest.fixture(autouse=True)
 def at_its_best(monkeypatch, request):
     """Enable cuDNN's autotuner for stock PyTorch and, on a GPU, select Triton for ours."""
-    from on_gpu import choose_implementation
-    from variants import device
+    from support.on_gpu import choose_implementation
+    from support.variants import device
 
     if choose_implementation() != "auto" and not request.config.stash[_CHECKS]:
         monkeypatch.setenv("FASTVGAN_IMPL", choose_implementation())
@@ -78,7 +78,7 @@ def at_its_best(monkeypatch, request):
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     """Record the hardware and the versions; remove the machine's name."""
-    from variants import TINY, device
+    from support.variants import TINY, device
 
     machine_info.pop("node", None)
     cpu = machine_info.get("cpu", {})

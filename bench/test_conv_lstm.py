@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from networks import BATCH, conv_flops, share_inside
+from support.networks import BATCH, conv_flops, share_inside
 from torch import nn
-from variants import (
+from support.variants import (
     DTYPES,
     FORMATS,
     STOCK,

@@ -7,9 +7,9 @@ import copy
 
 import pytest
 import torch
-from networks import BATCH, layer_flops
+from support.networks import BATCH, layer_flops
 from torch import nn
-from variants import (
+from support.variants import (
     DTYPES,
     FORMATS,
     STOCK,

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
-from networks import conv_flops, layer_flops
-from on_gpu import (
+from support.networks import conv_flops, layer_flops
+from support.on_gpu import (
     AUTOTUNE,
     DTYPE,
     EAGER,
@@ -17,7 +17,7 @@ from on_gpu import (
     split_variant,
 )
 from torch import nn
-from variants import (
+from support.variants import (
     DTYPES,
     TINY,
     assert_as_accurate,

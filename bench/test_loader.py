@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
-from variants import TINY, describe, device, time_call
+from support.variants import TINY, describe, device, time_call
 
 from fastvgan.data.clips import ClipSource, items_from_folder, items_from_manifest
 from fastvgan.data.folders.layouts import Layout

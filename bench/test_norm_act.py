@@ -6,7 +6,7 @@ Also with a residual added before ReLU, as in residual networks.
 import pytest
 import torch
 from torch import nn
-from variants import (
+from support.variants import (
     DTYPES,
     FORMATS,
     STOCK,

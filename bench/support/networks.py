@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import nn
-from variants import TINY
+from support.variants import TINY
 
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features, stages

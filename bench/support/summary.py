@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import whole_steps
-from roofline import floor, peaks
-from targets import is_ours, overall, verdicts
-from text_table import format_table
+from support import whole_steps
+from support.roofline import floor, peaks
+from support.targets import is_ours, overall, verdicts
+from support.text_table import format_table
 
 CEILINGS = "ceilings"
 # Facts about a variant that the summary keeps.
