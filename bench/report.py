@@ -58,7 +58,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(target: Path, only: str | None) -> bool:
     """Run the benchmarks; return whether any failed."""
-    command = [sys.executable, "-m", "pytest", "-q", "bench", "--benchmark-only", f"--benchmark-json={target}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "bench",
+        "--benchmark-only",
+        "--full",
+        f"--benchmark-json={target}",
+    ]
     command += ["--benchmark-columns=median,iqr,rounds"]
     if only:
         command += ["-k", f"({only}) or test_ceilings"]

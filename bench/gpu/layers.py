@@ -11,7 +11,17 @@ import torch
 from support.on_gpu import DTYPE
 from part import OURS, Unit, check, milliseconds, stock_milliseconds, strict, use_implementation
 from torch import nn
-from support.variants import DTYPES, FORMATS, TINY, autocast, away_from_kink, device, forward_backward, in_float64, in_layout
+from support.variants import (
+    DTYPES,
+    FORMATS,
+    TINY,
+    autocast,
+    away_from_kink,
+    device,
+    forward_backward,
+    in_float64,
+    in_layout,
+)
 
 from bench.test_fused_layers import down, output_shape, up
 from bench.test_fused_layers import ours as fused
