@@ -3,7 +3,6 @@
 import pytest
 import torch
 from support.networks import BATCH, conv_flops, share_inside
-from torch import nn
 from support.variants import (
     DTYPES,
     FORMATS,
@@ -19,6 +18,7 @@ from support.variants import (
     stock,
     time_call,
 )
+from torch import nn
 
 from fastvgan.layers import ConvLSTM
 

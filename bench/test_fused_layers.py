@@ -8,7 +8,6 @@ import copy
 import pytest
 import torch
 from support.networks import BATCH, layer_flops
-from torch import nn
 from support.variants import (
     DTYPES,
     FORMATS,
@@ -23,6 +22,7 @@ from support.variants import (
     stock,
     time_call,
 )
+from torch import nn
 
 from fastvgan.layers import ConvNormAct3d, ConvTransposeNormAct3d
 

@@ -16,7 +16,6 @@ from support.on_gpu import (
     prepare_call,
     split_variant,
 )
-from torch import nn
 from support.variants import (
     DTYPES,
     TINY,
@@ -31,6 +30,7 @@ from support.variants import (
     in_layout,
     time_call,
 )
+from torch import nn
 
 from bench.test_conv import LAST
 from bench.test_fused_layers import ours as fused

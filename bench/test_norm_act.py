@@ -5,7 +5,6 @@ Also with a residual added before ReLU, as in residual networks.
 
 import pytest
 import torch
-from torch import nn
 from support.variants import (
     DTYPES,
     FORMATS,
@@ -21,6 +20,7 @@ from support.variants import (
     stock,
     time_call,
 )
+from torch import nn
 
 from fastvgan.layers import BatchNormAct3d
 

@@ -4,9 +4,9 @@ import statistics
 from typing import NamedTuple
 
 from support.our_step import Ours
+from support.variants import TINY, clock, describe, device, time_call
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
-from support.variants import TINY, clock, describe, device, time_call
 
 from fastvgan.machine.device import pick_precision
 from fastvgan.training.profiling import measure_coverage, span

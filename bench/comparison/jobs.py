@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import torch
-from comparison.rows import Check, Opened, Row, compiled, without_result
+from comparison.rows import Check, Opened, Row, compile_once, without_result
 from comparison.training import model
 from support import videos
 from support.networks import BATCH, generator
@@ -77,7 +77,7 @@ def open_generation() -> Iterator[Opened]:
     ours, stock = make_generators()
     other = generator(model()).to(device())
     other.load_state_dict(stock.state_dict())
-    eager, fast = PlainGenerator(stock), PlainGenerator(compiled(other.eval().requires_grad_(False)))
+    eager, fast = PlainGenerator(stock), PlainGenerator(compile_once(other.eval().requires_grad_(False)))
     z = ours.network.noise(_CLIPS, 5).to(device())
     mine = ours.generate(n=_CLIPS, seed=5).int()
     off = max((mine - side.generate(z).int()).abs().max().item() for side in (eager, fast))

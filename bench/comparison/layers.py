@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from architectures.recurrent import ConvLSTMCell
-from comparison.rows import Check, Opened, Row, compiled, largest_relative_error, without_result
+from comparison.rows import Check, Opened, Row, compile_once, largest_relative_error, without_result
 from support.variants import DTYPES, TINY, device, forward_backward
 from torch import nn
 
@@ -72,7 +72,7 @@ def open_conv_lstm(dtype: str) -> Iterator[Opened]:
     again.load_state_dict(loop.state_dict())
     sides: dict[str, Callable[[], object]] = {
         "the usual loop over a cell": forward_backward(loop, x, dy, dtype),
-        "torch.compile of the loop": forward_backward(compiled(again), x, dy, dtype),
+        "torch.compile of the loop": forward_backward(compile_once(again), x, dy, dtype),
         "fastvgan.layers.ConvLSTM": mine,
     }
     off = max(off, largest_relative_error(sides["torch.compile of the loop"](), expected))

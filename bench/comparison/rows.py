@@ -145,7 +145,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def compiled(module: torch.nn.Module) -> torch.nn.Module:
+def compile_once(module: torch.nn.Module) -> torch.nn.Module:
     """Compile a module in place for one shape, as users do; with --quick, by a backend that generates no code."""
     module.compile(dynamic=False, **({"backend": "aot_eager"} if TINY else {}))
     return module

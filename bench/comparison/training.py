@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from comparison import lightning_gan
-from comparison.rows import Check, Opened, Row, compiled, largest_relative_error, without_result
+from comparison.rows import Check, Opened, Row, compile_once, largest_relative_error, without_result
 from support.networks import BATCH, clips_of
 from support.stock_loop import StockLoop
 from support.variants import DTYPES, TINY, device, load_in_order
@@ -64,7 +64,7 @@ class TheirStep:
         self.loop = StockLoop(variant, model())
         if compile:
             for network in (self.loop.generator, self.loop.discriminator):
-                compiled(network)
+                compile_once(network)
         real, z = inputs(self.loop.layout)
         self.inputs = real, z[:, :, None, None, None]
 
@@ -128,8 +128,8 @@ def time_our_command() -> list[float]:
 
 def rows() -> list[Row]:
     """Return the rows, most important first."""
-    size = len(inputs()[0])
-    step = f"training step of a 3D DCGAN, {size} clips of 16x16x16"
+    size, frames, height, width = len(inputs()[0]), model().frames, model().height, model().width
+    step = f"training step of a 3D DCGAN, {size} clips of {frames}x{height}x{width}"
     return [
         Row("step-fp32", f"{step}, float32", lambda: open_step("fp32"), 45),
         Row("step-bf16", f"{step}, bfloat16", lambda: open_step("bf16"), 35),

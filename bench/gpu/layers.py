@@ -8,9 +8,8 @@ import sys
 
 import part
 import torch
-from support.on_gpu import DTYPE
 from part import OURS, Unit, check, milliseconds, stock_milliseconds, strict, use_implementation
-from torch import nn
+from support.on_gpu import DTYPE
 from support.variants import (
     DTYPES,
     FORMATS,
@@ -22,6 +21,7 @@ from support.variants import (
     in_float64,
     in_layout,
 )
+from torch import nn
 
 from bench.test_fused_layers import down, output_shape, up
 from bench.test_fused_layers import ours as fused

@@ -8,9 +8,9 @@ import sys
 from dataclasses import asdict
 
 import part
+from part import ON_GPU, Unit
 from support.memory import peak_bytes
 from support.on_gpu import DTYPE
-from part import ON_GPU, Unit
 from support.peers import start_peers
 from support.sweep import Point, points, runner_of
 from support.variants import TINY, clock

@@ -10,10 +10,10 @@ import sys
 
 import part
 import torch
+from part import ON_GPU, OURS, Unit, use_implementation
 from support.networks import step_flops
 from support.on_gpu import DTYPE, capture_graph
 from support.our_step import CHECKED, Ours, batch_of, problem, stock_inputs
-from part import ON_GPU, OURS, Unit, use_implementation
 from support.stock_loop import StockLoop
 from support.variants import TINY, clock
 

@@ -93,7 +93,7 @@ class Progress:
         """Add the seconds of a part of a case: its setup, its call or its teardown."""
         self.seconds[node] = self.seconds.get(node, 0.0) + seconds
 
-    def left(self) -> float:
+    def estimate_rest(self) -> float:
         """Estimate the seconds that remain."""
         ended = self.seconds.keys() & self.expected.keys()
         recorded, spent = sum(self.expected[n] for n in ended), sum(self.seconds[n] for n in ended)
@@ -107,7 +107,7 @@ class Progress:
             return None
         self._last = now
         ended, total = len(self.seconds.keys() & self.expected.keys()), len(self.expected)
-        rest = f"about {in_words(self.left())} left" if ended < total else "done"
+        rest = f"about {in_words(self.estimate_rest())} left" if ended < total else "done"
         return f"  {ended} of {total} benchmarks after {in_words(now - self.begin)}; {rest}"
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from architectures import ARCHITECTURES
 from support.memory import level_allocator
-from torch import Tensor, nn
 from support.variants import DTYPES, FORMATS, TINY, autocast, in_float64, in_layout
+from torch import Tensor, nn
 
 from fastvgan.layers import fuse
 

@@ -3,8 +3,8 @@
 import math
 
 import torch
-from torch import nn
 from support.variants import TINY
+from torch import nn
 
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features, stages

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from support.on_gpu import DTYPE, ON_GPU
 from step_cost import make_runner
+from support.on_gpu import DTYPE, ON_GPU
 from support.variants import DTYPES, TINY, device
 
 from fastvgan.runs.config import RunConfig

@@ -25,7 +25,7 @@ class Watch:
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """Say how many benchmarks will run, and how long that may take."""
-        seconds = self.progress.left()
+        seconds = self.progress.estimate_rest()
         lines = [f"{len(self.progress.expected)} benchmarks, about {in_words(seconds)}: an estimate from"]
         lines[0] += f" {self.record.how} on {self.record.machine}; a busy machine takes longer"
         if self.limit < seconds:

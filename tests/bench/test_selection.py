@@ -125,10 +125,10 @@ def test_a_case_without_a_record_takes_the_median_of_its_function(case_seconds, 
 
 def test_the_rest_is_estimated_at_the_speed_of_the_run(case_seconds):
     progress = case_seconds.Progress({"a": 30.0, "b": 60.0, "c": 30.0}, begin=0.0, _last=0.0)
-    assert progress.left() == 120 and progress.line(9.0) is None
+    assert progress.estimate_rest() == 120 and progress.line(9.0) is None
     for seconds in (1.0, 43.0, 1.0):  # setup, call, teardown: half as fast again as recorded
         progress.add("a", seconds)
-    assert progress.left() == 135
+    assert progress.estimate_rest() == 135
     assert progress.line(45.0) == "  1 of 3 benchmarks after 45 s; about 2 min 20 s left"
     assert progress.line(50.0) is None  # too soon after the last line
     progress.add("b", 90.0)
@@ -139,7 +139,7 @@ def test_the_rest_is_estimated_at_the_speed_of_the_run(case_seconds):
 def test_little_of_a_run_says_little_about_its_speed(case_seconds):
     progress = case_seconds.Progress({"a": 1.0, "b": 60.0})
     progress.add("a", 5.0)  # the first case imports and compiles
-    assert progress.left() == 60
+    assert progress.estimate_rest() == 60
 
 
 @pytest.mark.parametrize(
