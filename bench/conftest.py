@@ -42,7 +42,7 @@ def pytest_configure(config):
     if config.stash[_CHECKS]:
         os.environ["FASTVGAN_BENCH_TINY"] = "1"
         options.benchmark_disable = True
-    elif selection.is_directory_run(config) and not options.full:
+    elif selection.is_directory_run(config) and not config.getoption("full", False):
         options.benchmark_quiet = True  # the table of ratios at the end is shorter than those of all variants; see -v
 
 

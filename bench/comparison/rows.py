@@ -1,5 +1,6 @@
 """One row of the comparison: sides that do the same work, the check that they do, and their times in turns."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -152,9 +153,13 @@ def compile_once(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def largest_relative_error(found: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> float:
-    """Return the largest difference of two lists of tensors, each relative to its tensor's largest value."""
+    """Return the largest difference of two lists of tensors, each relative to its tensor's largest value.
+
+    It is infinite if a value is not finite, since NaN would be lost in a maximum.
+    """
     worst = 0.0
     for mine, theirs in zip(found, expected, strict=True):
         size = theirs.double().abs().max().clamp_min(1e-30)
-        worst = max(worst, ((mine.double() - theirs.double()).abs().max() / size).item())
+        error = ((mine.double() - theirs.double()).abs().max() / size).item()
+        worst = max(worst, error if math.isfinite(error) else math.inf)
     return worst

@@ -1,5 +1,6 @@
 """The comparison as a table in Markdown, and as a plot."""
 
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def describe_run(found: dict[str, Any]) -> str:
     """Name the machine, the versions, the commit and the date."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
     device = found["cpu"] if found["device"] == "cpu" else found["device"]
-    line = f"{device}, {found['threads']} threads, load {found['load_at_start']:.1f} at the start, {versions}, "
+    line = f"{device}, threads: {found['threads']}, load {found['load_at_start']:.1f} at the start, {versions}, "
     line += f"commit {found['commit']}, {found['date']}"
     return line + ("\n\nSMALL PROBLEMS (--quick): the times mean nothing" if found["tiny"] else "")
 
@@ -83,16 +84,18 @@ def plot(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     bars = [(row["work"], pair) for row in found["rows"] for pair in pairs(row)]
-    figure, axes = plt.subplots(figsize=(9.5, 1.1 + 0.5 * len(bars)), dpi=130, layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.5, 1.1 + 0.55 * len(bars)), dpi=130, layout="constrained")
     for y, (_, pair) in enumerate(bars):
-        error = [[pair.ratio * pair.their_iqr / pair.their_ms / 2]] * 2
-        axes.barh(y, pair.ratio, 0.6, color=COLOURS["theirs"], xerr=error, ecolor="#555", capsize=2)
-        axes.annotate(f"{pair.ratio:.2f}", (pair.ratio, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+        error = pair.ratio * pair.their_iqr / pair.their_ms / 2
+        style = {"color": COLOURS["theirs"], "ecolor": "#555", "capsize": 2}
+        axes.barh(y, pair.ratio - 1, 0.6, left=1, xerr=error, **style)  # to the left of 1 where ours is slower
+        place = max(1, pair.ratio + error), y
+        axes.annotate(f"{pair.ratio:.2f}", place, (5, 0), textcoords="offset points", va="center", fontsize=8)
     axes.axvline(1, color=COLOURS["ours"], linewidth=2, label="fastvgan")
-    labels = [f"{_shorten(work)}\n{pair.theirs} / {pair.ours}" for work, pair in bars]
+    labels = [f"{textwrap.fill(work, 74)}\n{pair.theirs} / {pair.ours}" for work, pair in bars]
     axes.set_yticks(range(len(bars)), labels, fontsize=7)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.8, 0.9 * min(pair.ratio for _, pair in bars)), 1.6 * max(pair.ratio for _, pair in bars))
+    axes.set_xlim(min(0.8, 0.8 * min(pair.ratio for _, pair in bars)), 1.8 * max(1, *(pair.ratio for _, pair in bars)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,8 +107,4 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def describe_device(found: dict[str, Any]) -> str:
-    return f"{found['threads']} threads of {found['cpu']}" if found["device"] == "cpu" else found["device"]
-
-
-def _shorten(work: str) -> str:
-    return work if len(work) <= 70 else work[:67].rsplit(" ", 1)[0] + " …"
+    return f"{found['cpu']}, threads: {found['threads']}" if found["device"] == "cpu" else found["device"]

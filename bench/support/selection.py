@@ -41,7 +41,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> tuple[list[pytest
     What the command line names explicitly (a file, a node id, an expression of -k) runs in any case.
     """
     explicit = {_file_of(config, argument) for argument in config.args} - {None}
-    everything = config.option.full or config.option.keyword
+    everything = config.getoption("full", False) or config.option.keyword
     kept, dropped = [], []
     for item in items:
         is_kept = everything or item.path in explicit or is_default(item.path.name, item.name)

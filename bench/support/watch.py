@@ -32,7 +32,7 @@ class Watch:
             lines.append(
                 f"FASTVGAN_BENCH_SECONDS: benchmarks that have not begun after {in_words(self.limit)} are skipped"
             )
-        if not self.config.option.full and selection.is_directory_run(self.config):
+        if not self.config.getoption("full", False) and selection.is_directory_run(self.config):
             lines.append("--full runs all benchmarks; a file, a node id or -k runs those that it names")
         return lines
 

@@ -75,7 +75,8 @@ def test_by_default_each_layer_and_job_runs_once_within_ten_minutes(case_seconds
 
 def config(*arguments, full=False, keyword=""):
     given = SimpleNamespace(full=full, keyword=keyword)
-    return SimpleNamespace(args=list(arguments), option=given, invocation_params=SimpleNamespace(dir=ROOT))
+    options = {"option": given, "getoption": lambda name, default: getattr(given, name, default)}
+    return SimpleNamespace(args=list(arguments), **options, invocation_params=SimpleNamespace(dir=ROOT))
 
 
 def item(file, name):
