@@ -61,6 +61,7 @@ def _limit() -> float:
     return float(os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf")
 
 
+@pytest.hookimpl(trylast=True)  # after -k
 def pytest_collection_modifyitems(config, items):
     from support.variants import TINY, clock, device
 

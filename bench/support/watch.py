@@ -26,8 +26,8 @@ class Watch:
     def pytest_report_collectionfinish(self) -> list[str]:
         """Say how many benchmarks will run, and how long that may take."""
         seconds = self.progress.estimate_rest()
-        lines = [f"{len(self.progress.expected)} benchmarks, about {in_words(seconds)}: an estimate from"]
-        lines[0] += f" {self.record.how} on {self.record.machine}; a busy machine takes longer"
+        lines = [f"{len(self.progress.expected)} benchmarks, about {in_words(seconds)}"]
+        lines.append(f"estimated from {self.record.how} on {self.record.machine}; a busy machine takes longer")
         if self.limit < seconds:
             lines.append(
                 f"FASTVGAN_BENCH_SECONDS: benchmarks that have not begun after {in_words(self.limit)} are skipped"

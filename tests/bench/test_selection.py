@@ -69,7 +69,7 @@ def test_by_default_each_layer_and_job_runs_once_within_ten_minutes(case_seconds
     assert set(here) <= set(record.seconds), "renew bench/results/case-seconds.json"
     expected = sum(record.estimate(here).values())
     assert 120 < expected < 600
-    assert f"{len(here)} benchmarks, about {case_seconds.in_words(expected)}: an estimate from {record.how}" in text
+    assert f"{len(here)} benchmarks, about {case_seconds.in_words(expected)}\nestimated from {record.how} on " in text
     assert "--full runs all benchmarks" in text and " deselected" in text
 
 
@@ -182,15 +182,16 @@ def test_records_are_renewed_by_runs_on_one_machine(renew_seconds, case_seconds)
 @pytest.mark.slow
 def test_a_run_says_what_it_does_and_ends_with_the_ratios(tmp_path, renew_seconds, case_seconds):
     file = tmp_path / "found.json"
-    text = run_pytest("bench/test_dispatch.py", "--benchmark-only", f"--benchmark-json={file}", tiny="1")
-    assert "3 benchmarks, about " in text and "--full" not in text
+    options = "--benchmark-only", f"--benchmark-json={file}", "-k", "not triton"
+    text = run_pytest("bench/test_dispatch.py", *options, tiny="1")
+    assert "2 benchmarks, about " in text and "--full" not in text
     table = text[text.index("our times against the best stock variant's") :]
     (row,) = [line for line in table.splitlines() if line.startswith("dispatch of an operation, 1000 calls")]
     found = json.loads(file.read_text(encoding="utf-8"))
     medians = {b["extra_info"]["variant"]: b["stats"]["median"] for b in found["benchmarks"]}
-    ratio = min(medians["triton-op"], medians["custom-op"]) / medians["ours"]
+    ratio = medians["custom-op"] / medians["ours"]
     assert float(row.rstrip(" ~").split()[-1]) == pytest.approx(ratio, abs=0.006)
     seconds = found[case_seconds.KEY]
-    assert len(seconds) == 3 and all(value > 0 for value in seconds.values())
+    assert len(seconds) == 2 and all(value > 0 for value in seconds.values())
     with pytest.raises(renew_seconds.UserError, match="small problems"):
         renew_seconds.renew(case_seconds.read_record(), [found])
