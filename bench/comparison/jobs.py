@@ -47,7 +47,7 @@ def _draw(source: ClipSource, seeds: Iterator[int]) -> Iterator:
 
 
 def time_batches(begin: Callable[[], Iterator]) -> list[float]:
-    """Return the seconds of some batches after the first one, with workers of their own.
+    """Return the seconds of some batches after the first one, by workers that start in this call.
 
     Workers that lived on would load batches in advance while another side is timed.
     """

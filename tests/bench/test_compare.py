@@ -42,9 +42,9 @@ def rows(bench):
 
 @pytest.mark.slow
 def test_every_row_is_checked_timed_and_written(tmp_path):
-    """All rows but Lightning's, which this project does not install."""
+    """One row of each kind; Lightning is not installed by this project."""
     file = tmp_path / "found.json"
-    names = ["step-fp32", "step-bf16", "loading", "conv-lstm-fp32", "conv-lstm-bf16", "generation"]
+    names = ["step-fp32", "loading", "conv-lstm-bf16", "generation"]
     text = run("--quick", "--out", file, "--only", *names)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert [row["name"] for row in found["rows"]] == names and not found["failed"] and found["tiny"]
@@ -54,7 +54,7 @@ def test_every_row_is_checked_timed_and_written(tmp_path):
         assert all(side["q1_ms"] <= side["median_ms"] <= side["q3_ms"] for side in row["sides"].values())
     assert len(found["rows"][0]["sides"]) == 4
     table = file.with_suffix(".md").read_text(encoding="utf-8")
-    assert table in text and "SMALL PROBLEMS" in table and table.count("\n| ") == 2 + 3 * 2 + 2 + 2 * 2 + 2
+    assert table in text and "SMALL PROBLEMS" in table and table.count("\n| ") == 2 + 3 + 2 + 2 + 2
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
