@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import selection
+from support.case_seconds import read_record
+from support.watch import Watch
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
 from fastvgan.machine.versions import find_version
@@ -16,6 +19,14 @@ from fastvgan.machine.versions import find_version
 _START = time.monotonic()
 _CHECKS = pytest.StashKey[bool]()
 _SLOW_TO_CHECK = re.compile(r"test_scale\.py|test_gpu_|compile|2threads")  # tests/bench runs small parts of them
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="with --benchmark-only: run every benchmark, not only one shape per layer and the whole jobs",
+    )
 
 
 def pytest_configure(config):
@@ -31,6 +42,8 @@ def pytest_configure(config):
     if config.stash[_CHECKS]:
         os.environ["FASTVGAN_BENCH_TINY"] = "1"
         options.benchmark_disable = True
+    elif selection.is_directory_run(config) and not config.getoption("full", False):
+        options.benchmark_quiet = True  # the table of ratios at the end is shorter than those of all variants; see -v
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -40,19 +53,34 @@ def pytest_configure_node(node):
 
 def pytest_runtest_setup(item):
     """Skip the remaining benchmarks after FASTVGAN_BENCH_SECONDS, so that pytest writes the results so far."""
-    if time.monotonic() - _START > float(os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf"):
+    if time.monotonic() - _START > _limit():
         pytest.skip("FASTVGAN_BENCH_SECONDS have passed")
 
 
-def pytest_collection_modifyitems(config, items):
-    from variants import clock, device
+def _limit() -> float:
+    return float(os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf")
 
+
+@pytest.hookimpl(trylast=True)  # after -k
+def pytest_collection_modifyitems(config, items):
+    from support.variants import TINY, clock, device
+
+    on_gpu = device().type == "cuda"
     ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
     for item in ours:
-        if device().type == "cuda":
+        if on_gpu:
             item.add_marker(pytest.mark.benchmark(timer=clock))
         if config.stash[_CHECKS] and _SLOW_TO_CHECK.search(f"{item.path.name}::{item.name}"):
             item.add_marker(pytest.mark.skip(reason="runs only with --benchmark-only"))
+    if config.stash[_CHECKS]:
+        return
+    kept, dropped = selection.select(config, ours)
+    if dropped:
+        unwanted = set(dropped)
+        items[:] = [item for item in items if item not in unwanted]
+        config.hook.pytest_deselected(items=dropped)
+    measured = [item.nodeid for item in kept if selection.runs_here(item, on_gpu, TINY)]
+    config.pluginmanager.register(Watch(config, measured, read_record(), _limit()), "fastvgan-watch")
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +92,8 @@ def compile_afresh():
 @pytest.fixture(autouse=True)
 def at_its_best(monkeypatch, request):
     """Enable cuDNN's autotuner for stock PyTorch and, on a GPU, select Triton for ours."""
-    from on_gpu import choose_implementation
-    from variants import device
+    from support.on_gpu import choose_implementation
+    from support.variants import device
 
     if choose_implementation() != "auto" and not request.config.stash[_CHECKS]:
         monkeypatch.setenv("FASTVGAN_IMPL", choose_implementation())
@@ -78,7 +106,7 @@ def at_its_best(monkeypatch, request):
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     """Record the hardware and the versions; remove the machine's name."""
-    from variants import TINY, device
+    from support.variants import TINY, device
 
     machine_info.pop("node", None)
     cpu = machine_info.get("cpu", {})

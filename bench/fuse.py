@@ -24,10 +24,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "bench" / "gpu")]
 import cpuinfo  # noqa: E402  (py-cpuinfo, which pytest-benchmark needs)
 import torch  # noqa: E402
 from architectures import ARCHITECTURES  # noqa: E402
-from fuse_cells import DIRECTIONS, SIDES, THREADS, Cell, cells, profile_cell, row_of, time_cell  # noqa: E402
 from part import Results, origin  # noqa: E402
-from text_table import format_table  # noqa: E402
-from variants import DTYPES  # noqa: E402
+from support.fuse_cells import DIRECTIONS, SIDES, THREADS, Cell, cells, profile_cell, row_of, time_cell  # noqa: E402
+from support.text_table import format_table  # noqa: E402
+from support.variants import DTYPES  # noqa: E402
 
 from fastvgan.command_line import run_command  # noqa: E402
 from fastvgan.errors import UserError  # noqa: E402

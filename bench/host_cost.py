@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 os.environ["TRITON_INTERPRET"] = "0"
 
 import torch  # noqa: E402
+from support.variants import load_in_order  # noqa: E402
 from torch import nn  # noqa: E402
-from variants import load_in_order  # noqa: E402
 
 from fastvgan import layers  # noqa: E402
 from fastvgan_kernels import choice  # noqa: E402

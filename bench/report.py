@@ -13,8 +13,8 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # import the checkout's package, as `python -m` does
 
-from plot import COLOURS, plot  # noqa: E402
-from summary import as_text, merge_runs, summarise  # noqa: E402
+from support.plot import COLOURS, plot  # noqa: E402
+from support.summary import as_text, merge_runs, summarise  # noqa: E402
 
 from fastvgan.command_line import parse, run_command  # noqa: E402
 from fastvgan.errors import UserError  # noqa: E402
@@ -58,7 +58,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(target: Path, only: str | None) -> bool:
     """Run the benchmarks; return whether any failed."""
-    command = [sys.executable, "-m", "pytest", "-q", "bench", "--benchmark-only", f"--benchmark-json={target}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "bench",
+        "--benchmark-only",
+        "--full",
+        f"--benchmark-json={target}",
+    ]
     command += ["--benchmark-columns=median,iqr,rounds"]
     if only:
         command += ["-k", f"({only}) or test_ceilings"]

@@ -22,9 +22,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import numpy as np  # noqa: E402
 from scipy.optimize import nnls  # noqa: E402
 from step_cost import StepCost, Work, count_cost  # noqa: E402
-from sweep import Sizes, config_of  # noqa: E402
-from text_table import format_table  # noqa: E402
-from variants import DTYPES  # noqa: E402
+from support.sweep import Sizes, config_of  # noqa: E402
+from support.text_table import format_table  # noqa: E402
+from support.variants import DTYPES  # noqa: E402
 
 from fastvgan.models.config import ModelConfig  # noqa: E402
 from fastvgan.runs.presets import PRESETS  # noqa: E402

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from support.variants import use_implementation
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from variants import use_implementation
 
 from fastvgan.data import open_source
 from fastvgan.models.discriminators import frame_stride

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from variants import DTYPES, TINY, bytes_of, describe, device, time_call
+from support.variants import DTYPES, TINY, bytes_of, describe, device, time_call
 
 # Only sizes that take a CPU seconds occupy a GPU fully.
 SIZES = [1024] if TINY else [1024, 2048, 4096] + [8192] * (device().type == "cuda")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from networks import BATCH, conv_flops, share_inside
-from variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, time_call
+from support.networks import BATCH, conv_flops, share_inside
+from support.variants import DTYPES, FORMATS, STOCK, assert_as_accurate, bytes_of, describe, device, in_mode, time_call
 
 from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, fused_conv
 from fastvgan_kernels.fused_conv import Geometry

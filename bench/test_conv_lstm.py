@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from networks import BATCH, conv_flops, share_inside
-from torch import nn
-from variants import (
+from support.networks import BATCH, conv_flops, share_inside
+from support.variants import (
     DTYPES,
     FORMATS,
     STOCK,
@@ -19,6 +18,7 @@ from variants import (
     stock,
     time_call,
 )
+from torch import nn
 
 from fastvgan.layers import ConvLSTM
 

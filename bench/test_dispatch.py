@@ -6,7 +6,7 @@ call is timed.
 
 import pytest
 import torch
-from variants import describe, time_call
+from support.variants import describe, time_call
 
 from fastvgan_kernels import dispatch
 

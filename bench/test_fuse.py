@@ -7,8 +7,8 @@ affects all of them equally.
 import functools
 
 import pytest
-from fuse_cells import Cell, cells, time_cell
-from variants import FORMATS, TINY, describe, device
+from support.fuse_cells import Cell, cells, time_cell
+from support.variants import FORMATS, TINY, describe, device
 
 
 class Replay:

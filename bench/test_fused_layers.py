@@ -7,9 +7,8 @@ import copy
 
 import pytest
 import torch
-from networks import BATCH, layer_flops
-from torch import nn
-from variants import (
+from support.networks import BATCH, layer_flops
+from support.variants import (
     DTYPES,
     FORMATS,
     STOCK,
@@ -23,6 +22,7 @@ from variants import (
     stock,
     time_call,
 )
+from torch import nn
 
 from fastvgan.layers import ConvNormAct3d, ConvTransposeNormAct3d
 

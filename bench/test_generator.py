@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from networks import BATCH, generator, layer_flops
-from variants import (
+from support.networks import BATCH, generator, layer_flops
+from support.variants import (
     DTYPES,
     STOCK_OF_ALL_DTYPES,
     assert_as_accurate,

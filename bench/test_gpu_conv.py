@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from on_gpu import (
+from support.on_gpu import (
     AUTOTUNE,
     DTYPE,
     EAGER,
@@ -21,7 +21,7 @@ from on_gpu import (
     prepare_call,
     split_variant,
 )
-from variants import DTYPES, FORMATS, TINY, assert_as_accurate, assert_plausible, bytes_of, describe, time_call
+from support.variants import DTYPES, FORMATS, TINY, assert_as_accurate, assert_plausible, bytes_of, describe, time_call
 
 from bench.test_conv import Layer, our_pass, problem, stock_pass
 

@@ -4,9 +4,9 @@ import functools
 
 import pytest
 import torch
-from networks import conv_flops, share_inside
-from on_gpu import DTYPE, EAGER, OURS, assert_supported, compile_variant, only_here, prepare_call, split_variant
-from variants import DTYPES, TINY, describe, device, forward_backward, in_layout, relative_error, time_call
+from support.networks import conv_flops, share_inside
+from support.on_gpu import DTYPE, EAGER, OURS, assert_supported, compile_variant, only_here, prepare_call, split_variant
+from support.variants import DTYPES, TINY, describe, device, forward_backward, in_layout, relative_error, time_call
 
 from bench.test_conv_lstm import KERNEL, LOOSE, OutputOnly, PlainConvLSTM, check
 from bench.test_gpu_layers import forward_alone

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
-from networks import conv_flops, layer_flops
-from on_gpu import (
+from support.networks import conv_flops, layer_flops
+from support.on_gpu import (
     AUTOTUNE,
     DTYPE,
     EAGER,
@@ -16,8 +16,7 @@ from on_gpu import (
     prepare_call,
     split_variant,
 )
-from torch import nn
-from variants import (
+from support.variants import (
     DTYPES,
     TINY,
     assert_as_accurate,
@@ -31,6 +30,7 @@ from variants import (
     in_layout,
     time_call,
 )
+from torch import nn
 
 from bench.test_conv import LAST
 from bench.test_fused_layers import ours as fused

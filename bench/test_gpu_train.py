@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from memory import graphs_bytes, peak_bytes
-from networks import step_flops
-from on_gpu import DTYPE, ON_GPU, assert_supported, capture_graph, only_here, split_variant
-from our_step import CHECKED, Ours, batch_of, problem, stock_inputs
-from stock_loop import StockLoop
-from variants import DTYPES, TINY, describe, device, time_call
+from support.memory import graphs_bytes, peak_bytes
+from support.networks import step_flops
+from support.on_gpu import DTYPE, ON_GPU, assert_supported, capture_graph, only_here, split_variant
+from support.our_step import CHECKED, Ours, batch_of, problem, stock_inputs
+from support.stock_loop import StockLoop
+from support.variants import DTYPES, TINY, describe, device, time_call
 
 from fastvgan.runs.presets import PRESETS
 from fastvgan_kernels import choice

@@ -5,8 +5,7 @@ Also with a residual added before ReLU, as in residual networks.
 
 import pytest
 import torch
-from torch import nn
-from variants import (
+from support.variants import (
     DTYPES,
     FORMATS,
     STOCK,
@@ -21,6 +20,7 @@ from variants import (
     stock,
     time_call,
 )
+from torch import nn
 
 from fastvgan.layers import BatchNormAct3d
 

@@ -10,11 +10,11 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from memory import peak_bytes
-from on_gpu import DTYPE
-from peers import start_peers
-from sweep import points, runner_of
-from variants import TINY, describe, device, time_call
+from support.memory import peak_bytes
+from support.on_gpu import DTYPE
+from support.peers import start_peers
+from support.sweep import points, runner_of
+from support.variants import TINY, describe, device, time_call
 
 
 def least_cpu_seconds(run) -> float:

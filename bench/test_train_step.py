@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from memory import peak_bytes
-from networks import BATCH, step_flops
-from stock_loop import StockLoop
-from variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, time_call
+from support.memory import peak_bytes
+from support.networks import BATCH, step_flops
+from support.stock_loop import StockLoop
+from support.variants import DTYPES, STOCK_OF_ALL_DTYPES, describe, device, load_in_order, time_call
 
 from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import Inputs

@@ -3,10 +3,10 @@
 import statistics
 from typing import NamedTuple
 
-from our_step import Ours
+from support.our_step import Ours
+from support.variants import TINY, clock, describe, device, time_call
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
-from variants import TINY, clock, describe, device, time_call
 
 from fastvgan.machine.device import pick_precision
 from fastvgan.training.profiling import measure_coverage, span

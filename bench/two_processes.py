@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "bench" / "gpu")]
 
 from part import Results, origin  # noqa: E402
-from peers import measure_exchange  # noqa: E402
 from scaling import Network, count_exchanged_bytes, exchange_seconds  # noqa: E402
 from step_cost import count_cost  # noqa: E402
-from sweep import FAMILIES, Sizes, config_of  # noqa: E402
-from variants import DTYPES  # noqa: E402
+from support.peers import measure_exchange  # noqa: E402
+from support.sweep import FAMILIES, Sizes, config_of  # noqa: E402
+from support.variants import DTYPES  # noqa: E402
 
 CASES = [
     ("conv3d", Sizes(16, 16, 32, 8)),

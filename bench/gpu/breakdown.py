@@ -15,12 +15,12 @@ from pathlib import Path
 
 import part
 import torch
-from on_gpu import ON_GPU
-from our_step import STEPS_TO_CAPTURE, Ours, problem
 from part import OURS, Unit, use_implementation
+from support.on_gpu import ON_GPU
+from support.our_step import STEPS_TO_CAPTURE, Ours, problem
+from support.variants import TINY, clock
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
-from variants import TINY, clock
 
 from fastvgan.runs.presets import preset
 from fastvgan.training.run.resume import Start

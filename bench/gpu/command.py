@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import part
 from part import ON_GPU, ROOT, Unit
-from variants import TINY
+from support.variants import TINY
 
 CLIPS, FRAMES = (8, 16) if TINY else (512, 32)
 SIZE = 16 if TINY else 64  # of clips-64

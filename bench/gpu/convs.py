@@ -13,9 +13,9 @@ from typing import Any
 import part
 import torch
 from gpu_rules import CONVS, problem_of
-from on_gpu import DTYPE
 from part import OURS, Unit, check, milliseconds, strict, use_implementation
-from variants import DTYPES, FORMATS, TINY, device
+from support.on_gpu import DTYPE
+from support.variants import DTYPES, FORMATS, TINY, device
 
 from fastvgan_kernels import choice, conv_down, conv_up, conv_weight_grad
 

@@ -17,10 +17,10 @@ import convs
 import part
 import torch
 from gpu_rules import CONVS
-from on_gpu import DTYPE
 from part import ON_GPU, OURS, Unit, check, milliseconds, strict, use_implementation
+from support.on_gpu import DTYPE
+from support.variants import DTYPES, FORMATS
 from triton.runtime.errors import OutOfResources
-from variants import DTYPES, FORMATS
 
 from fastvgan_kernels.conv import triton_few
 from fastvgan_kernels.triton import configs as triton_configs

@@ -8,10 +8,20 @@ import sys
 
 import part
 import torch
-from on_gpu import DTYPE
 from part import OURS, Unit, check, milliseconds, stock_milliseconds, strict, use_implementation
+from support.on_gpu import DTYPE
+from support.variants import (
+    DTYPES,
+    FORMATS,
+    TINY,
+    autocast,
+    away_from_kink,
+    device,
+    forward_backward,
+    in_float64,
+    in_layout,
+)
 from torch import nn
-from variants import DTYPES, FORMATS, TINY, autocast, away_from_kink, device, forward_backward, in_float64, in_layout
 
 from bench.test_fused_layers import down, output_shape, up
 from bench.test_fused_layers import ours as fused

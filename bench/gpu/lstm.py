@@ -8,9 +8,9 @@ import sys
 
 import part
 import torch
-from on_gpu import DTYPE
 from part import OURS, Unit, check, milliseconds, stock_milliseconds, strict, use_implementation
-from variants import DTYPES, FORMATS, TINY, device, forward_backward, in_layout
+from support.on_gpu import DTYPE
+from support.variants import DTYPES, FORMATS, TINY, device, forward_backward, in_layout
 
 from bench.test_conv_lstm import KERNEL, OutputOnly, PlainConvLSTM, join_weight_grads
 

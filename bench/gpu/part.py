@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
-from on_gpu import capture_graph  # noqa: E402
-from variants import FORMATS, TINY, clock, device, forward_backward, in_layout, relative_error  # noqa: E402
-from variants import use_implementation as use_implementation  # noqa: E402
+from support.on_gpu import capture_graph  # noqa: E402
+from support.variants import FORMATS, TINY, clock, device, forward_backward, in_layout, relative_error  # noqa: E402
+from support.variants import use_implementation as use_implementation  # noqa: E402
 
 from fastvgan.files.atomic import whole  # noqa: E402
 from fastvgan.machine.versions import find_version  # noqa: E402

@@ -8,12 +8,12 @@ import sys
 from dataclasses import asdict
 
 import part
-from memory import peak_bytes
-from on_gpu import DTYPE
 from part import ON_GPU, Unit
-from peers import start_peers
-from sweep import Point, points, runner_of
-from variants import TINY, clock
+from support.memory import peak_bytes
+from support.on_gpu import DTYPE
+from support.peers import start_peers
+from support.sweep import Point, points, runner_of
+from support.variants import TINY, clock
 
 _BLOCKS, _BLOCK = (1, 0.0) if TINY else (5, 0.1)  # number of blocks, and seconds per block
 

@@ -10,12 +10,12 @@ import sys
 
 import part
 import torch
-from networks import step_flops
-from on_gpu import DTYPE, capture_graph
-from our_step import CHECKED, Ours, batch_of, problem, stock_inputs
 from part import ON_GPU, OURS, Unit, use_implementation
-from stock_loop import StockLoop
-from variants import TINY, clock
+from support.networks import step_flops
+from support.on_gpu import DTYPE, capture_graph
+from support.our_step import CHECKED, Ours, batch_of, problem, stock_inputs
+from support.stock_loop import StockLoop
+from support.variants import TINY, clock
 
 # Most important first: ours by each implementation and the stock loop, captured; then both without CUDA graphs, and
 # torch.compile, which takes a minute.

@@ -17,7 +17,7 @@ TRAINING = "forward + backward"
 @pytest.fixture
 def fuse_cells(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "bench")
-    import fuse_cells
+    from support import fuse_cells
 
     monkeypatch.setattr(fuse_cells, "TINY", True)
     fuse_cells._make_network.cache_clear()

@@ -47,8 +47,8 @@ def cost_of(scaling, *work, gradients=0, batch=4):
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 def test_two_processes_exchange_what_the_model_counts(scaling, one_thread, family):
     """Every all-reduce of a step of two real processes, as the profiler sees them in one."""
-    from peers import start_peers
-    from sweep import Point, Sizes, config_of
+    from support.peers import start_peers
+    from support.sweep import Point, Sizes, config_of
 
     sizes = Sizes(4, 16, 8, 4, processes=2)
     with start_peers(Point(family, "processes", sizes)) as (run, _):
@@ -188,7 +188,7 @@ def test_the_h100_is_off_by_no_more_than_the_page_says(scaling):
 
 def test_rates_are_fitted_to_sweeps_by_the_command(scaling, tmp_path):
     """On steps that known rates made: they come out again, whichever of the two files has them."""
-    from sweep import BASE
+    from support.sweep import BASE
 
     rates = scaling.Rates(1e-11, 1e-9, 1e-5)
     steps = []
@@ -256,7 +256,7 @@ def test_the_sweep_runs_at_tiny_sizes(tmp_path):
 
 
 def test_a_peer_that_fails_is_an_error_here(scaling, one_thread):
-    from peers import _start_processes
+    from support.peers import _start_processes
 
     with pytest.raises(RuntimeError, match="another process"):
         with _start_processes(2, '{"family": "none", "dimension": "base", "sizes": {}}'):

@@ -43,7 +43,7 @@ def stock_flops(run) -> int:
 
 def test_flops_of_stock_networks_are_those_of_torchs_counter(step_cost):
     """Forward and backward of the textbook's networks, in the layers of torch.nn and in ours."""
-    import networks
+    from support import networks
 
     from fastvgan.models import build
 
@@ -106,7 +106,7 @@ def test_flops_of_a_conv_lstm_are_those_of_its_convolutions_in_a_loop(step_cost,
 @pytest.mark.parametrize("name", ["reference", "clips-64"])
 def test_flops_of_a_step_are_those_of_its_passes(step_cost, name):
     """The count by layers, of what no loop can leave out, is of another file and by another way."""
-    import networks
+    from support import networks
 
     config = small(name)
     batch = config.training.batch_size

@@ -11,7 +11,7 @@ NAMES = [f"GPU: Conv3d 64→64 from {size}³, kernel 3, stride 1, batch 4, forwa
 @pytest.fixture
 def summary(monkeypatch):
     monkeypatch.syspath_prepend(BENCH)
-    import summary
+    from support import summary
 
     return summary
 

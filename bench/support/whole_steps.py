@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from text_table import format_table
+from support.text_table import format_table
 
 _HEAD = ("whole steps", "variant", "ms", "videos/s", "TFLOP/s", "of GEMM", "peak GB")
 

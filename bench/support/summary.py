@@ -2,12 +2,13 @@
 
 from typing import Any
 
-import whole_steps
-from roofline import floor, peaks
-from targets import is_ours, overall, verdicts
-from text_table import format_table
+from support import whole_steps
+from support.roofline import floor, peaks
+from support.targets import is_ours, overall, verdicts
+from support.text_table import format_table
 
 CEILINGS = "ceilings"
+_TINY = "SMALL PROBLEMS (FASTVGAN_BENCH_TINY): the times mean nothing"
 # Facts about a variant that the summary keeps.
 _KEPT = ("peak_bytes", "cudnn_fp32_precision")
 _KEPT += ("overhead", "overhead_unrecorded", "outside_ms", "kernels_ms", "unrecorded_ms")
@@ -111,13 +112,31 @@ def _rates(facts: dict, seconds: float, ceilings: dict[str, float]) -> dict[str,
     return rates
 
 
+def ratios_as_text(summary: dict[str, Any]) -> str:
+    """Format the ratios alone, one line per group that has both ours and a stock variant."""
+    groups = {name: group for name, group in summary["groups"].items() if "ratio" in group}
+    rows = [("", "best stock", "ms", "ours", "ms", "ratio")]
+    rows += [(*_row(name, group)[:5], _row(name, group)[6]) for name, group in groups.items()]
+    notes = [
+        "ratio: the best stock variant's median divided by ours.",
+        "~: noisy (interquartile range above 5% of the median)." if any(g["noisy"] for g in groups.values()) else "",
+        _TINY if summary["machine"].get("tiny") else "",
+    ]
+    return "\n".join([_head(summary), "", *format_table(rows, (2, 4, 5)), "", " ".join(filter(None, notes))])
+
+
+def _head(summary: dict[str, Any]) -> str:
+    machine = summary["machine"]
+    return (
+        f"{machine['device']}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
+        f"CUDA {machine['cuda']}, Triton {machine.get('triton')}, commit {summary['commit']}"
+    )
+
+
 def as_text(summary: dict[str, Any]) -> str:
     """Format the table for a terminal, one line per group."""
     machine = summary["machine"]
-    head = f"{machine['device']}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
-    head += f"CUDA {machine['cuda']}, Triton {machine.get('triton')}, commit {summary['commit']}"
-    if machine.get("tiny"):
-        head += "\nSMALL PROBLEMS (FASTVGAN_BENCH_TINY): the times mean nothing"
+    head = _head(summary) + (f"\n{_TINY}" if machine.get("tiny") else "")
     ceilings = ", ".join(
         f"{name} {rate:g} {'GFLOP/s' if name.startswith('gemm') else 'GB/s'}"
         for name, rate in summary["ceilings"].items()

@@ -1,6 +1,6 @@
 """Run steps in several processes in lockstep, for timing in the first one, and measure their all-reduce.
 
-The other processes run `python bench/peers.py` with torchrun's environment variables.
+The other processes run `python bench/support/peers.py` with torchrun's environment variables.
 """
 
 import json
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from on_gpu import ON_GPU  # noqa: E402
-from sweep import Point, Sizes, runner_of  # noqa: E402
+from support.on_gpu import ON_GPU  # noqa: E402
+from support.sweep import Point, Sizes, runner_of  # noqa: E402
 
 from fastvgan.training.parallel import Parallel  # noqa: E402
 

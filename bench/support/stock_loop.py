@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from networks import REFERENCE, discriminator, generator
-from variants import COMPILED, FORMATS, autocast, device, in_layout
+from support.networks import REFERENCE, discriminator, generator
+from support.variants import COMPILED, FORMATS, autocast, device, in_layout
 
 from fastvgan.models.config import ModelConfig
 

@@ -3,8 +3,8 @@
 import math
 
 import torch
+from support.variants import TINY
 from torch import nn
-from variants import TINY
 
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.sizes import Stage, features, stages

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from architectures import ARCHITECTURES
-from memory import level_allocator
+from support.memory import level_allocator
+from support.variants import DTYPES, FORMATS, TINY, autocast, in_float64, in_layout
 from torch import Tensor, nn
-from variants import DTYPES, FORMATS, TINY, autocast, in_float64, in_layout
 
 from fastvgan.layers import fuse
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from on_gpu import DTYPE, ON_GPU
 from step_cost import make_runner
-from variants import DTYPES, TINY, device
+from support.on_gpu import DTYPE, ON_GPU
+from support.variants import DTYPES, TINY, device
 
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.presets import PRESETS

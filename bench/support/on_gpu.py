@@ -9,7 +9,7 @@ import os
 
 import pytest
 import torch
-from variants import FORMATS, TINY, device, in_mode, relative_error
+from support.variants import FORMATS, TINY, device, in_mode, relative_error
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
 from fastvgan_kernels import choice

@@ -5,9 +5,9 @@ import itertools
 from typing import NamedTuple
 
 import torch
-from on_gpu import DTYPE, ON_GPU
-from stock_loop import StockLoop
-from variants import DTYPES, TINY, device, load_in_order
+from support.on_gpu import DTYPE, ON_GPU
+from support.stock_loop import StockLoop
+from support.variants import DTYPES, TINY, device, load_in_order
 
 from fastvgan.data.source import Clips
 from fastvgan.files.pixels import to_float

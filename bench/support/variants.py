@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 
 import torch
-from memory import level_allocator
+from support.memory import level_allocator
 from torch import nn
 
 import fastvgan  # noqa: F401  (binds a checkout's kernels/ as fastvgan_kernels)
