@@ -37,7 +37,7 @@ def build(models: Models, making: Making, runs: LiveRuns) -> gr.Blocks:
     """
     names = models.names()
     settings = _settings(models.form(names[0]))
-    with gr.Blocks(analytics_enabled=False, title="fastvgan") as page:
+    with gr.Blocks(analytics_enabled=False, title="fastvgan", fill_width=True) as page:
         gr.HTML(_INTRODUCTION)
         with gr.Row(elem_classes="fv-model"):
             model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model", filterable=False, min_width=240)
@@ -45,12 +45,13 @@ def build(models: Models, making: Making, runs: LiveRuns) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Generate") as generate_tab:
                 parts = {"facts": facts, **_lay_out_generate(settings, model, making)}
-            with gr.Tab("Between two sentences") as between_tab:
+            with gr.Tab("Interpolate") as between_tab:
                 parts |= _lay_out_between(settings, model, making)
-            with gr.Tab("Watch training") as watch_tab:
+            with gr.Tab("Watch training", elem_id="watch") as watch_tab:
                 timer = _lay_out_watch(runs, watch_tab)
 
         def show_form(name: str) -> dict[Any, Any]:
+            chosen: dict[str, dict[str, Any]]
             try:
                 chosen = _settings(models.form(name))
             except UserError as error:

@@ -92,7 +92,7 @@ def _state(stamp: Stamp) -> str:
     if REPORT in times and times[REPORT] >= max(times.get(name, 0) for name in ("config.yaml", METRICS, EVALUATION)):
         return render("state.html", kind="ended", word="ended", rest=_ago(ago))
     if ago > _QUIET:
-        return render("state.html", kind="stopped", word="not written", rest=f"the last change was {_ago(ago)}")
+        return render("state.html", kind="stopped", word="stopped", rest=f"or stuck; the last change was {_ago(ago)}")
     return render("state.html", kind="training", word="training", rest=f"last change {_ago(ago)}")
 
 

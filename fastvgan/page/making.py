@@ -126,10 +126,10 @@ class Making:
         if count < 2:
             raise UserError(f"the number of clips is {count}; choose 2 or more")
         start = time.perf_counter()
-        videos = self._models.open(name).interpolate(
+        made = self._models.open(name).interpolate(
             first, second, steps=count, seed=seed, frames=frames if form.is_any_length else None
         )
-        videos = videos if isinstance(videos, torch.Tensor) else videos.to_tensor()
+        videos = made.to_tensor()
         return clips.show(
             self._files,
             videos,

@@ -76,7 +76,7 @@ class Models:
         return list(dict.fromkeys([*named, *runs, SHIPPED]))
 
     def open(self, name: str | None) -> "fastvgan.VideoGenerator":
-        """Return a model, loaded anew if its file has changed since.
+        """Return a model, which is loaded again if its file has changed.
 
         Raises:
             UserError: there is no such model, or it cannot be loaded.

@@ -70,6 +70,7 @@ def serve(named: str | None, device: str, address: Address, opens_browser: bool)
         from fastvgan.page.models import Models
 
         files, models = Files(Path(folder)), Models(named, device)
+        models.open(models.names()[0])  # before Gradio is imported, which takes seconds
         runs = LiveRuns(Path(named) if named is not None and Path(named).is_dir() else None)
         page = _launch(models, Making(models, files), runs, files.folder, address)
         stopped = threading.Event()

@@ -25,7 +25,9 @@ TIERS = (
     ("fastvgan.runs",),
     ("fastvgan.export",),
     ("fastvgan.training",),
+    ("fastvgan.page",),
     (
+        "fastvgan.demo",
         "fastvgan.evaluate",
         "fastvgan.generate",
         "fastvgan.info",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_clips_between_two_sentences_are_shown_in_order(place, making, monkeypat
 
     def interpolate(self, first, second, **options):
         calls.append((first, second, options))
-        return videos
+        return SimpleNamespace(to_tensor=lambda: videos)
 
     monkeypatch.setattr(fastvgan.VideoGenerator, "interpolate", interpolate, raising=False)
     html = making.between("runs/text-1", " a red 1 ", "a blue 2", 5, 3, 16)
