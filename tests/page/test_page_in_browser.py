@@ -140,22 +140,27 @@ def download(page, link):
 
 
 def test_a_visitor_makes_clips_and_watches_training(page, server, runs, tmp_path):
-    _makes_clips(page, server, runs, tmp_path)
+    _makes_clips(page, runs, tmp_path)
+    _interpolates(page, runs, tmp_path)
     _reads_a_message(page, tmp_path)
     _sees_the_form_of_another_model(page, runs, tmp_path)
     _watches_runs(page, runs, tmp_path)
     _reaches_nothing_else(server, runs)
 
 
-def _makes_clips(page, server, runs, tmp_path):
+def pictures(page, place, frames=16):
+    """The clips that the page shows in one place, uint8 (N, T, H, W, 3)."""
+    addresses = page.locator(f"{place} .fv-clip img").evaluate_all("found => found.map(one => one.src)")
+    return np.stack([frames_of(page.request.get(address).body(), frames) for address in addresses])
+
+
+def _makes_clips(page, runs, tmp_path):
     page.fill("#text textarea", "a red 7 moving up")
     page.fill("#seed input", "3")
     page.click("#make")
     page.locator("#result .fv-clip img").nth(3).wait_for()
-    addresses = page.locator("#result .fv-clip img").evaluate_all("found => found.map(one => one.src)")
-    made = np.stack([frames_of(page.request.get(address).body(), 16) for address in addresses])
     expected = fastvgan.load(runs / "words-1").generate(text="a red 7 moving up", n=4, seed=3)
-    assert np.array_equal(made, expected)
+    assert np.array_equal(pictures(page, "#result"), expected)
     # Drawn without smoothing, at several times its size.
     first = page.locator("#result .fv-clip img").first
     first.evaluate("one => one.decode()")
@@ -170,6 +175,21 @@ def _makes_clips(page, server, runs, tmp_path):
     with Image.open(io.BytesIO(gif)) as picture:
         assert picture.n_frames == 16
     keep(page, "clips", tmp_path)
+
+
+def _interpolates(page, runs, tmp_path):
+    page.get_by_role("tab", name="Interpolate").click()
+    page.fill("#first textarea", "a red 7 moving up")
+    page.fill("#second textarea", "a blue 5 moving down")
+    page.fill("#between-seed input", "3")
+    page.click("#make-between")
+    page.locator("#between .fv-clip img").nth(5).wait_for()
+    made, generator = pictures(page, "#between"), fastvgan.load(runs / "words-1")
+    for clip, text in ((made[0], "a red 7 moving up"), (made[5], "a blue 5 moving down")):
+        assert np.array_equal(clip, generator.generate(text=text, seed=3)[0])
+    assert len({clip.tobytes() for clip in made}) == 6
+    keep(page, "interpolation", tmp_path)
+    page.get_by_role("tab", name="Generate").click()
 
 
 def _reads_a_message(page, tmp_path):
@@ -199,10 +219,8 @@ def _sees_the_form_of_another_model(page, runs, tmp_path):
     page.locator("#image img").wait_for()
     page.click("#make")
     page.locator("#result h3", has_text="the first frame, continued").wait_for()
-    address = page.locator("#result .fv-clip img").first.get_attribute("src")
-    made = frames_of(page.request.get(page.url + address).body(), 16)
-    expected = fastvgan.load(runs / "image-1").generate(image=picture, n=4, seed=3)[0]
-    assert np.array_equal(made, expected)
+    expected = fastvgan.load(runs / "image-1").generate(image=picture, n=4, seed=3)
+    assert np.array_equal(pictures(page, "#result"), expected)
 
 
 def _watches_runs(page, runs, tmp_path):

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import torch
 from PIL import Image, ImageSequence
+from safetensors.torch import save_file
 
-from fastvgan.export import export
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.runs.config import RunConfig
 
@@ -29,7 +29,7 @@ def make_run(folder, **values):
         parameter.data.mul_(3)
     path = folder / "export" / "generator.safetensors"
     path.parent.mkdir(parents=True)
-    export(network.state_dict(), model, path)
+    save_file(network.state_dict(), path, {"fastvgan": model.model_dump_json()})
     (folder / "config.yaml").write_text(RunConfig(model=model).to_yaml())
     return folder
 
