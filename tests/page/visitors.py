@@ -29,7 +29,8 @@ def make_run(folder, **values):
         parameter.data.mul_(3)
     path = folder / "export" / "generator.safetensors"
     path.parent.mkdir(parents=True)
-    save_file(network.state_dict(), path, {"fastvgan": model.model_dump_json()})
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, path, {"fastvgan": model.model_dump_json()})
     (folder / "config.yaml").write_text(RunConfig(model=model).to_yaml())
     return folder
 
