@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -60,6 +61,7 @@ def serve(named: str | None, device: str, address: Address, opens_browser: bool)
     Raises:
         UserError: the model cannot be loaded, or the address is not available.
     """
+    _check_address(address)
     signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="fastvgan-demo-", ignore_cleanup_errors=True) as folder:
         _shut_off(Path(folder))
@@ -106,6 +108,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _check_address(address: Address) -> None:
+    """Check that the address is free, before anything that takes seconds."""
+    host = address.host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, address.port or 0))
+    except OSError as error:
+        where = f"{address.host} at port {address.port}" if address.port else address.host
+        reason = error.strerror or error
+        raise UserError(f"cannot listen on {where} ({reason}); pass another --port or --host") from error
+
+
 def _launch(models: "Models", making: "Making", runs: "LiveRuns", folder: Path, address: Address) -> "gr.Blocks":
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -140,11 +155,8 @@ def _launch(models: "Models", making: "Making", runs: "LiveRuns", folder: Path, 
         )
     except OSError as error:
         last = _FIRST_PORT + _TRIED_PORTS - 1
-        ports = f"port {address.port} is" if address.port else f"ports {_FIRST_PORT} to {last} are"
-        raise UserError(
-            f"cannot listen on {address.host}: its {ports} not free, or it is not an address of this machine; pass "
-            "another --port or --host"
-        ) from error
+        ports = f"port {address.port}" if address.port else f"the ports {_FIRST_PORT} to {last}"
+        raise UserError(f"cannot listen on {address.host} at {ports}; pass another --port or --host") from error
     return page
 
 

@@ -9,7 +9,6 @@ import tempfile
 
 import pytest
 from command import ROOT, call
-from visitors import make_run
 
 from fastvgan.page import server
 
@@ -50,15 +49,19 @@ def test_bad_input_is_one_sentence(place, arguments, sentence):
     assert demo(*arguments).startswith(sentence)
 
 
-def test_a_taken_port_and_a_foreign_address_are_refused(place):
-    pytest.importorskip("gradio")
-    make_run(place / "runs" / "digits-1")
+def test_a_taken_port_is_refused_at_once(place):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        error = demo("--port", port)
-    assert f"cannot listen on 127.0.0.1: its port {port} is not free" in error and "pass another --port" in error
+        error = demo("--port", port, "--run", "no such run")
+    assert error == (
+        f"error: cannot listen on 127.0.0.1 at port {port} (Address already in use); pass another --port or --host\n"
+    )
+
+
+def test_an_address_of_another_machine_is_refused(place):
+    assert demo("--host", "192.0.2.1").startswith("error: cannot listen on 192.0.2.1 (Cannot assign requested address)")
 
 
 @pytest.mark.parametrize("version", [None, "5.49.1"])

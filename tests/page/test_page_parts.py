@@ -237,3 +237,25 @@ def test_the_guard_bounds_bodies_and_refuses_files_of_other_sites(tmp_path):
         assert ask(tmp_path, path, "POST", b"x", [(b"content-length", str(most).encode())]) == 200
         assert ask(tmp_path, path, "POST", b"x", [(b"content-length", str(most + 1).encode())]) == 413
         assert ask(tmp_path, path, "POST", b"x", [(b"transfer-encoding", b"chunked")]) == 413
+
+
+def test_a_run_is_shown_without_its_unfinished_line_and_with_its_state(place):
+    run = place / "runs" / "digits-1"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    (run / "metrics.jsonl").write_text('{"step": 1, "d_loss": 1}\n{"step": 2, "d_')
+    runs = LiveRuns()
+    first = runs.view("runs/digits-1")
+    assert "fv-training" in first.state and "<dd>1</dd>" in first.body and "amaged" not in first.body
+    assert runs.view("runs/digits-1").stamp == first.stamp
+    (run / "metrics.jsonl").write_text('{"step": 1, "d_loss": 1}\n{"step": 2, "d_loss": 1}\n')
+    second = runs.view("runs/digits-1")
+    assert "<dd>2</dd>" in second.body and second.stamp != first.stamp
+    for path in run.iterdir():
+        age(path, 7300)
+    assert "fv-stopped" in runs.view("runs/digits-1").state and "2 hours ago" in runs.view("runs/digits-1").state
+    (run / "report.html").touch()
+    assert "fv-ended" in runs.view("runs/digits-1").state
+    (run / "config.yaml").touch()  # resumed
+    age(run / "report.html", 5)
+    assert "fv-training" in runs.view("runs/digits-1").state
