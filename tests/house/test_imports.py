@@ -24,8 +24,10 @@ TIERS = (
     ("fastvgan.runs",),
     ("fastvgan.generation",),
     ("fastvgan.training",),
+    ("fastvgan.page",),
     (
         "fastvgan.__main__",  # imports each command by its name
+        "fastvgan.demo",
         "fastvgan.evaluate",
         "fastvgan.generate",
         "fastvgan.generation.make_shipped",

@@ -73,27 +73,44 @@ def write_report(folder: Path) -> Path:
         UserError: the page cannot be written.
     """
     config, environment = _yaml(folder / "config.yaml"), _yaml(folder / "env.json")
-    records = _records(folder / METRICS)
-    evaluation, log = _part(_evaluation, folder / EVALUATION), _part(_log, folder / "log.txt")
     template = files("fastvgan.training.report").joinpath(_PAGE).read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
     text = page.render(
-        name=folder.resolve().name,
-        summary=_summary(config.content),
-        facts=_facts(config.content, records.content, evaluation.content, log.content),
+        collect_progress(folder),
         config=_tables(config),
         environment=_tables(environment),
-        samples=_part(_samples, folder / "samples"),
-        evaluation=evaluation,
-        metrics=_part(_metrics, records),
         profile=_profile(folder / "profile" / "table.txt"),
-        log=log,
     )
     path = folder / REPORT
     with whole(path) as temporary:
         # HTML allows no control characters and no halves of surrogate pairs.
         temporary.write_text(text.translate(_NOT_IN_HTML), encoding="utf-8", errors="replace")
     return path
+
+
+def collect_progress(folder: Path, is_live: bool = False) -> dict[str, Any]:
+    """Collect what changes in a run folder while the run trains: curves, scores, samples, warnings.
+
+    Args:
+        folder: the run folder.
+        is_live: whether the run may be writing: an unfinished last line of a file is no damage, and only the last
+            samples are read.
+
+    Returns:
+        Values of a page's template: the texts `name` and `summary`, the pairs `facts`, and the parts `samples`,
+        `evaluation`, `metrics` and `log`, each with its `content` or, if that is None, the sentence `gap`.
+    """
+    config, records = _yaml(folder / "config.yaml"), _records(folder / METRICS, is_live)
+    evaluation, log = _part(_evaluation, folder / EVALUATION, is_live), _part(_log, folder / "log.txt")
+    return {
+        "name": folder.resolve().name,
+        "summary": _summary(config.content),
+        "facts": _facts(config.content, records.content, evaluation.content, log.content),
+        "samples": _part(_samples, folder / "samples", 1 if is_live else _STILLS),
+        "evaluation": evaluation,
+        "metrics": _part(_metrics, records),
+        "log": log,
+    }
 
 
 def _part(make: Callable[..., T], *arguments: Any) -> _Part[T]:
@@ -201,12 +218,15 @@ def _facts(
     return facts
 
 
-def _records(path: Path) -> _Part[tuple[list[dict[str, Any]], int]]:
+def _records(path: Path, is_live: bool = False) -> _Part[tuple[list[dict[str, Any]], int]]:
     """Read the lines of a .jsonl file as dictionaries, and count damaged ones."""
 
     def load() -> tuple[list[dict[str, Any]], int]:
         records, damaged = [], 0
-        for line in _read(path).splitlines():
+        text = _read(path)
+        if is_live:  # up to the end of the last whole line
+            text = text[: text.rfind("\n") + 1]
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):  # usually the last line, truncated when the run ended
@@ -222,24 +242,28 @@ def _records(path: Path) -> _Part[tuple[list[dict[str, Any]], int]]:
     return _part(load)
 
 
-def _metrics(records: _Part[tuple[list[dict[str, Any]], int]], name: str = METRICS) -> _Shown:
+def _series(records: _Part[tuple[list[dict[str, Any]], int]], name: str) -> tuple[dict[str, Series], list[str]]:
+    """Return the metrics of a file's lines, and a remark on damaged ones."""
     if records.content is None:
         raise _Gap(records.gap or "")
     lines, damaged = records.content
     found = series(lines)
     if not found:
         raise _Gap(f"{name} has no numbers by step.")
-    remarks = [f"Damaged lines of {name}, skipped: {damaged}."] if damaged else []
+    return found, [f"Damaged lines of {name}, skipped: {damaged}."] if damaged else []
+
+
+def _metrics(records: _Part[tuple[list[dict[str, Any]], int]]) -> _Shown:
+    found, remarks = _series(records, METRICS)
     return _Shown([make_panel(group, found) for group in groups(found)], remarks)
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
+def _evaluation(path: Path, is_live: bool) -> dict[str, Any]:
     """Make panels, a table and the best values of the scores in evaluation.jsonl."""
-    records = _records(path)
+    records = _records(path, is_live)
     if records.gap and not path.exists():
         raise _Gap(f"The run was not evaluated: {path.name} is missing.")
-    shown = _metrics(records, path.name)
-    found = series(records.content[0] if records.content else ())
+    found, remarks = _series(records, path.name)
     best = {name: _best(name, one) for name, one in found.items() if _sign(name) and one.values}
     by_step = {name: dict(zip(one.steps, one.values, strict=True)) for name, one in found.items()}
     steps = sorted({step for one in found.values() for step in (*one.steps, *one.broken)})
@@ -257,7 +281,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
         for step in steps
     ]
     panels = [make_panel(Group(name, (name,), score_unit(name)), found) for name in found]
-    return {"panels": panels, "names": list(found), "rows": rows, "best": best, "remarks": shown.remarks}
+    return {"panels": panels, "names": list(found), "rows": rows, "best": best, "remarks": remarks}
 
 
 def _sign(name: str) -> int:
@@ -271,13 +295,14 @@ def _best(name: str, one: Series) -> tuple[float, float]:
     return max(zip(one.steps, one.values, strict=True), key=lambda item: sign * item[1])
 
 
-def _samples(folder: Path) -> dict[str, Any]:
-    """Collect the stills with their steps, the last animation, and remarks on pictures that cannot be shown."""
+def _samples(folder: Path, count: int) -> dict[str, Any]:
+    """Collect `count` stills with their steps, the last animation, and remarks on pictures that cannot be shown."""
     numbered = {int(match[1]): path for path in folder.glob("step-*.png") if (match := _step(path))}
     if not numbered:
         raise _Gap("The run has no samples yet.")
     steps = sorted(numbered)
-    places = sorted({round((len(steps) - 1) * i / (_STILLS - 1)) for i in range(_STILLS)})
+    last = len(steps) - 1
+    places = sorted({last - round(last * i / max(1, count - 1)) for i in range(count)})
     stills, remarks = [], []
     for step in (steps[place] for place in places):
         still = _part(_still, numbered[step])

@@ -1,0 +1,1 @@
+"""The page of `fastvgan demo`: clips from sentences, and training runs watched live."""
