@@ -212,7 +212,7 @@ def test_command_writes_each_format(tmp_path, run):
 def test_command_takes_the_newest_run(tmp_path, run):
     (tmp_path / "runs").mkdir()
     (run / "config.yaml").write_text("{}")
-    run.rename(tmp_path / "runs" / "digits-1")
+    run.rename(tmp_path / "runs" / "mine")
     done = command("--text", "a red", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "generated.gif").is_file(), done.stderr
 

@@ -9,7 +9,7 @@ RUNS = Path("runs")
 
 def newest_run() -> Path | None:
     """Return the run folder under ./runs that was started or resumed last, or None."""
-    runs = [path.parent for path in RUNS.glob("*-*/config.yaml")]
+    runs = [path.parent for path in RUNS.glob("*/config.yaml")]
     return max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime, default=None)
 
 
