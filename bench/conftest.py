@@ -43,7 +43,7 @@ def pytest_configure(config):
         os.environ["FASTVGAN_BENCH_TINY"] = "1"
         options.benchmark_disable = True
     elif selection.is_directory_run(config) and not config.getoption("full", False):
-        options.benchmark_quiet = True  # the table of ratios at the end is shorter than those of all variants; see -v
+        options.benchmark_quiet = True  # only the table of ratios at the end; --benchmark-verbose prints all variants
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "build_tools" / "site"))
 import reference  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Flags of other programs that pages name alone: torchrun's, Slurm's, pytest-benchmark's, pip's.
+# Flags of other programs that pages name alone: torchrun's, Slurm's, pytest-benchmark's, bench/'s, pip's.
 FOREIGN = {
     "--standalone",
     "--nproc-per-node",
@@ -20,6 +20,9 @@ FOREIGN = {
     "--max-restarts",
     "--signal",
     "--benchmark-only",
+    "--benchmark-json",
+    "--benchmark-verbose",
+    "--full",
     "--index-url",
 }
 _COMMAND = re.compile(r"(?:^|\s)(?:python3? -m |-m )?fastvgan[ .]([a-z]+)\b([^|;&#\n]*)")
