@@ -17,11 +17,11 @@ import fastvgan  # noqa: E402
 
 SENTENCES = (
     "a blue 5 moving left and right",
-    "a red 7 moving up and down",
+    "the number seven, in red, rising, then falling",
     "a green 3 moving in a circle",
     "a yellow 8 moving left and right",
-    "a purple 2 moving diagonally",
-    "a red 9 moving in a circle",
+    "the digit 2 moving diagonally, drawn in purple",
+    "in red, the digit nine is circling around",
     "a white 6 moving left and right",
     "a blue 4 moving in a circle",
 )
