@@ -23,6 +23,7 @@ PACKAGES = {"fastvgan": ROOT / "fastvgan", "fastvgan_kernels": ROOT / "kernels"}
 # Modules whose public objects users call, in the order of the navigation.
 PYTHON = (
     "fastvgan",
+    "fastvgan.data",
     "fastvgan.layers",
     "fastvgan_kernels",
     "fastvgan.models",

@@ -22,7 +22,8 @@ def test_page_has_each_flag_that_the_parser_takes_with_its_sentence(command, mon
     flags = [line for line in text.splitlines() if line.startswith("`") and "{ #" in line]
     for line in flags:
         name = line.partition("`")[2].partition("`")[0]
-        assert name in shown or not name.startswith("--"), name  # the help names positional arguments by their kind
+        # The help names positional arguments by their kind, and some flags by their opposite alone.
+        assert name in shown or f"--no-{name[2:]}" in shown or not name.startswith("--"), name
     entries = text.split("\n:   ")[1:]
     assert len(entries) == len(flags) == len(reference.flags_of(reference.commands()[command]))
     for entry in entries:
