@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-REASONS = ("GPU", "torchrun", "cluster", "network", "until it is stopped", "compiles")
+REASONS = ("GPU", "torchrun", "cluster", "network", "until it is stopped", "compiles", "takes half a minute")
 LANGUAGES = {"sh": "sh", "bash": "sh", "python": "python"}
 SHOWN = {"text", "yaml", "json", "jsonl", "csv", "html", "toml", "dockerfile"}
 STEPS = 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
+from fastvgan.data import IN_PYTHON
 from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 from fastvgan.runs.config import RunConfig, read_config
@@ -60,7 +61,8 @@ def find_base(request: Request) -> tuple[RunConfig, Start]:
         if request.has_own_data:  # presets hold out captions of the digits
             base = base.model_copy(update={"data": base.data.model_copy(update={"hold_out": 0.0})})
     name = named.stem if isinstance(named, Path) else named if isinstance(named, str) else None
-    start = find_start(name or Path(data or base.data.data).name or _DIGITS, request.run_dir, request.resume)
+    name = name or Path(data or base.data.data).name.removeprefix(IN_PYTHON) or _DIGITS
+    start = find_start(name, request.run_dir, request.resume)
     return start.saved if start.saved and named is None else base, start
 
 
