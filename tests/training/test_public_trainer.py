@@ -249,7 +249,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, arguments, se
     assert not (tmp_path / "r").exists()
 
 
-def test_settings_that_suit_a_dataset_are_found(tmp_path):
+def test_settings_that_suit_a_dataset_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     grey = [(torch.zeros(1, 8, 32, 64, dtype=torch.uint8), i % 3) for i in range(6)]  # (C, T, H, W), and a class
     settings = {"base_width": 2, "batch_size": 4, "latent": 4, "precision": "fp32"}
     trainer = fastvgan.Trainer(data=grey, run_dir=tmp_path / "r", **settings)
@@ -258,6 +259,7 @@ def test_settings_that_suit_a_dataset_are_found(tmp_path):
     assert (model.condition, model.class_names) == (("class",), ("0", "1", "2"))
     assert trainer.config.data.data == "python:list" and trainer.config.data.workers == 0
     assert "6 clips" in trainer.describe() and not (tmp_path / "r").exists()
+    assert str(fastvgan.Trainer(data=grey, **settings).run_dir) == "runs/list-1"
     source = DatasetSource(grey, ClipShape(8, 32, 64, 1))
     again = fastvgan.Trainer(data=source, run_dir=tmp_path / "r", **settings)
     assert again.config.model.condition == () and again.config.model.height == 32
