@@ -131,7 +131,7 @@ def test_clips_between_two_sentences_are_shown_in_order(place, making, monkeypat
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"text": "zebra"}, "no word of the caption &#39;zebra&#39;"),
+        ({"text": "zebra"}, "the caption &#39;zebra&#39; has words that were not in the training captions"),
         ({"text": "  "}, "type a sentence first"),
         ({"text": "a" * 501}, "the sentence has 501 letters; shorten it to 500"),
         ({"count": 17}, "the number of clips is 17; choose a whole number from 1 to 16"),
