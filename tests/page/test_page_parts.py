@@ -38,6 +38,7 @@ def test_models_are_listed_with_the_newest_run_first(place):
     (place / "runs" / "bare-1" / "config.yaml").touch()  # has no generator yet
     assert Models().names() == ["runs/digits-1", "runs/digits-2", "digits"]
     assert Models("runs/digits-2").names() == ["runs/digits-2", "runs/digits-1", "digits"]
+    assert Models("runs/digits-2/").names() == ["runs/digits-2", "runs/digits-1", "digits"]
     assert LiveRuns().names() == ["runs/bare-1", "runs/digits-1", "runs/digits-2"]
 
 
