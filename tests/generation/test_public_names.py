@@ -51,7 +51,7 @@ def test_importing_the_package_does_not_import_torch():
 
 
 def test_training_on_a_dataset_needs_neither_numpy_nor_pyav(tmp_path):
-    # Not HIDE: torch asks whether numpy can be found, which None in its place answers with no.
+    # Not HIDE: torch asks whether numpy can be found, and None as a module stands for no.
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules |= {'numpy': None, 'av': None}")
     program = """
 import torch, fastvgan
