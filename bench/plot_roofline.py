@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # import the checkout's package, as `python -m` does
 
-from plot import COLOURS  # noqa: E402
+from support.plot import COLOURS  # noqa: E402
 
 from fastvgan.command_line import parse, run_command  # noqa: E402
 from fastvgan.settings import Settings  # noqa: E402

@@ -13,8 +13,9 @@ class Arguments(Settings):
     `demo`: pip install 'fastvgan[demo]'."""
 
     run: str | None = None
-    """Model to show first: a run folder, an exported .safetensors file, or digits, which comes with the package; by
-    default the newest run under runs/, or digits. The page offers all runs under runs/."""
+    """Model to show first: a run folder, an exported .safetensors file, digits, which comes with the package, or
+    USER/MODEL of the Hugging Face Hub; by default the newest run under runs/ with a generator, or digits. The page
+    offers all runs under runs/."""
     host: str = "127.0.0.1"
     """Address to listen on. The default is reached from this machine only; 0.0.0.0 is open to everyone who reaches this
     machine, without a password."""

@@ -9,16 +9,14 @@ from pydantic import Field, field_validator
 from fastvgan.command_line import parse, run_command
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import check_writable
-from fastvgan.files.video_formats import check_format, check_sides
+from fastvgan.files.video_formats import check_format
 from fastvgan.generation.shipped import find_generator, find_shipped_name
-from fastvgan.machine.memory import check_memory
 from fastvgan.settings import MOST_CLIPS, Settings, expand_seeds
 
 if TYPE_CHECKING:
-    import torch
-
     from fastvgan.data.media.image_input import ImageInput
     from fastvgan.generation.generator import VideoGenerator
+    from fastvgan.generation.videos import Videos
     from fastvgan.models import ModelConfig
 
 _COUNT = 4  # clips of one sentence and seed
@@ -104,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     _check_text(parsed, generator.config)
     _check_size(parsed, generator.config)
     videos = _generate(parsed, generator, image)
-    _write(parsed, videos)
+    videos.save(parsed.out, parsed.fps, parsed.scale, _columns(parsed))
     print(f"{parsed.out}: {len(videos)} of {shipped or generator.path}")
 
 
@@ -134,9 +132,11 @@ def _check_text(parsed: Arguments, model: "ModelConfig") -> None:
         raise
 
 
-def _generate(parsed: Arguments, generator: "VideoGenerator", image: "ImageInput | None") -> "torch.Tensor":
-    """Return the clips, uint8 (N, T, H, W, C): of the first caption and seed, of its next seed, and so on."""
+def _generate(parsed: Arguments, generator: "VideoGenerator", image: "ImageInput | None") -> "Videos":
+    """Return the clips: of the first caption and seed, of its next seed, and so on."""
     import torch
+
+    from fastvgan.generation.videos import Videos
 
     seeds = parsed.seeds
     made = [
@@ -151,7 +151,7 @@ def _generate(parsed: Arguments, generator: "VideoGenerator", image: "ImageInput
         for caption in parsed.text or [None]
         for seed in seeds
     ]
-    return torch.cat(made)
+    return Videos(torch.cat(made))
 
 
 def _columns(parsed: Arguments) -> int | None:
@@ -159,36 +159,12 @@ def _columns(parsed: Arguments) -> int | None:
     return parsed.per_caption if parsed.text is not None and len(parsed.text) > 1 else None
 
 
-def _write(parsed: Arguments, videos: "torch.Tensor") -> None:
-    from fastvgan.files.video import enlarge, grid, strip_grid, write_still, write_video
-
-    if parsed.out.suffix.lower() == ".png":
-        write_still(parsed.out, strip_grid(videos, scale=parsed.scale))
-        return
-    if len(videos) == 1:
-        frames = enlarge(videos[0], parsed.scale)
-    else:
-        frames = grid(videos, columns=_columns(parsed), scale=parsed.scale)
-    write_video(parsed.out, frames, parsed.fps)
-
-
 def _check_size(parsed: Arguments, model: "ModelConfig") -> None:
     """Refuse pictures too large for the file or for memory, before clips are made."""
-    from fastvgan.files.video import grid_size, strip_size
+    from fastvgan.files.video import check_written_size
 
-    frames = parsed.frames or model.frames
-    shape = parsed.per_caption * len(parsed.text or [None]), frames, model.height, model.width
-    if parsed.out.suffix.lower() == ".png":
-        frames, (height, width) = 1, strip_size(*shape, scale=parsed.scale)
-    else:
-        height, width = grid_size(*shape, columns=_columns(parsed), scale=parsed.scale)
-    check_sides(parsed.out, frames, height, width)
-    # The enlarged clips and the grid of them, with three bytes per pixel.
-    check_memory(
-        2 * 3 * frames * height * width,
-        f"{parsed.out} of {frames} frames of {height}x{width} pixels",
-        "use a smaller --n, --frames or --scale",
-    )
+    count, frames = parsed.per_caption * len(parsed.text or [None]), parsed.frames or model.frames
+    check_written_size(parsed.out, (count, frames, model.height, model.width), _columns(parsed), parsed.scale)
 
 
 if __name__ == "__main__":

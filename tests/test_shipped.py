@@ -97,6 +97,12 @@ def test_it_is_used_by_name_and_a_run_or_a_path_comes_first(shipped):
     assert generate("--text", SENTENCE, "--run", "digits")[1] == expected
 
 
+def test_a_run_of_any_name_comes_first(shipped):
+    other = write_generator(Path("runs/five/export/generator.safetensors"))
+    Path("runs/five/config.yaml").write_text("{}")
+    assert generate("--text", SENTENCE)[1:] == (f"generated.gif: 4 of {other}\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

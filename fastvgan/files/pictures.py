@@ -20,9 +20,14 @@ def to_picture(pixels: torch.Tensor) -> Image.Image:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.dtype != torch.uint8 or pixels.ndim not in (2, 3) or channels not in modes or not pixels.numel():
         raise ValueError(f"a tensor {pixels.dtype} {tuple(pixels.shape)} is no picture")
+    height, width = pixels.shape[:2]
+    return Image.frombytes(modes[channels], (width, height), to_bytes(pixels))
+
+
+def to_bytes(pixels: torch.Tensor) -> bytes:
+    """Return the values of pixels, uint8 of any shape on any device, in the order of the dimensions."""
     held = pixels.detach().cpu().contiguous()
-    height, width = held.shape[:2]
-    return Image.frombytes(modes[channels], (width, height), ctypes.string_at(held.data_ptr(), held.numel()))
+    return ctypes.string_at(held.data_ptr(), held.numel())
 
 
 def to_pixels(picture: Image.Image) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Read and write safetensors files."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -20,10 +21,21 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
 
 
 def tensor_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Return the content of the file that `save_tensors` writes, from tensors of any shape."""
+    """Return the content of the file that `save_tensors` writes, the same for the same tensors of any shape."""
     # safetensors.torch.save writes the same, but imports numpy, which the plain install lacks.
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return bytes(serialize({name: _spec(tensor) for name, tensor in held.items()}, metadata))
+    data = bytes(serialize({name: _spec(tensor) for name, tensor in held.items()}, metadata))
+    return _sort_metadata(data) if metadata and len(metadata) > 1 else data
+
+
+def _sort_metadata(data: bytes) -> bytes:
+    """Sort the metadata of a file's content, which safetensors writes in a random order."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # as the format aligns the tensors behind it
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + length :]))
 
 
 def _spec(tensor: torch.Tensor) -> TensorSpec:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fastvgan.files.atomic import whole
 from fastvgan.files.pictures import to_picture, to_pixels, to_tensor
 from fastvgan.files.video_formats import check_format, check_sides
+from fastvgan.machine.memory import check_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +103,32 @@ def strip_size(n: int, frames: int, height: int, width: int, scale: int = 0) -> 
     """Return height and width in pixels of the image that `strip_grid` makes of n clips."""
     scale = scale or math.ceil(_LEAST_STILL / min(height, width))
     return n * (height * scale + 1), min(frames, _SHOWN) * (width * scale + 1)
+
+
+def check_written_size(path: Path, shape: Sequence[int], columns: int | None = None, scale: int = 0) -> None:
+    """Check that clips fit into a file of this format, as `grid` or `strip_grid` lays them out, and into memory.
+
+    Args:
+        path: the file, of a format that `check_format` accepts.
+        shape: number of clips, frames, height and width.
+        columns: as `grid` takes it.
+        scale: as they take it.
+
+    Raises:
+        UserError: the picture is too large.
+    """
+    frames = shape[1]
+    if path.suffix.lower() == ".png":
+        frames, (height, width) = 1, strip_size(*shape, scale=scale)
+    else:
+        height, width = grid_size(*shape, columns=columns, scale=scale)
+    check_sides(path, frames, height, width)
+    # The enlarged clips and the grid of them, with three bytes per pixel.
+    check_memory(
+        2 * 3 * frames * height * width,
+        f"{path} of {frames} frames of {height}x{width} pixels",
+        "use fewer clips, fewer frames or a smaller scale",
+    )
 
 
 def _columns(n: int) -> int:

@@ -1,10 +1,11 @@
 """Trained generators, and how to make clips with them."""
 
+import operator
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import torch
 
@@ -14,12 +15,13 @@ from fastvgan.errors import UserError
 from fastvgan.generation.card import CardFacts, model_card
 from fastvgan.generation.files import CARD, StoredGenerator, write_pretrained
 from fastvgan.generation.hub import check_hub, upload
-from fastvgan.generation.inputs import Images, Inputs, Labels, Seeds, Texts, encode_conditions
+from fastvgan.generation.inputs import Images, Inputs, Labels, Seeds, Texts, encode_conditions, whole_number
 from fastvgan.generation.interpolation import interpolate_noise
 from fastvgan.generation.passes import DTYPES, Passes
 from fastvgan.generation.programs import check_onnx, export_program, write_onnx
 from fastvgan.generation.provenance import find_provenance
 from fastvgan.generation.videos import Videos
+from fastvgan.machine.device import parse_device
 from fastvgan.machine.memory import check_memory
 from fastvgan.models import ModelConfig
 from fastvgan.models.noise import NoiseDriven
@@ -97,8 +99,7 @@ class VideoGenerator:
             UserError: lists differ in length, or a condition is missing, not supported by the model, or invalid.
         """
         inputs = Inputs(text, image, label, seed)
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size}: must be at least 1")
+        batch_size = whole_number("batch_size", batch_size)
         frames = self._check_length(frames)
         condition = encode_conditions(self.config, inputs, self.device)
         self._check_memory(inputs.count, frames, batch_size)
@@ -134,20 +135,19 @@ class VideoGenerator:
         Raises:
             UserError: a condition is missing, not supported by the model, or invalid.
         """
-        if n < 1:
-            raise UserError(f"n {n}: the number of clips must be at least 1")
+        n = whole_number("n", n, "the number of clips ")
         frames = self._check_length(frames)
         texts = None if text is None else [text]
-        single = Inputs(texts, None if image is None else [image], None if label is None else [label])
+        single = Inputs(texts, None if image is None else [image], None if label is None else [label], [seed])
         condition = encode_conditions(self.config, single, self.device)
         self._check_memory(n, frames, _CHUNK)
-        return self._passes.run(self.network.noise(n, seed, frames), condition, n, _CHUNK)
+        return self._passes.run(self.network.noise(n, single.seeds[0], frames), condition, n, _CHUNK)
 
     @torch.no_grad()
     def interpolate(
         self,
-        a: str | int | None = None,
-        b: str | int | None = None,
+        a: str | SupportsIndex | None = None,
+        b: str | SupportsIndex | None = None,
         steps: int = 8,
         seed: int | tuple[int, int] = 0,
         text: str | None = None,
@@ -177,7 +177,7 @@ class VideoGenerator:
             UserError: fewer than two steps; `a` and `b` differ in kind; or a condition is missing, not supported by the
                 model, or invalid.
         """
-        if steps < 2:
+        if (steps := whole_number("steps", steps)) < 2:
             raise UserError(f"steps {steps}: must be at least 2, the first and the last clip")
         texts, seeds = _ends(a, b, text, seed)
         labels = list(label) if isinstance(label, tuple) else label
@@ -213,7 +213,7 @@ class VideoGenerator:
         """
         for place in places:
             if not isinstance(place, torch.dtype):
-                self.network.to(_parse_device(place))
+                self.network.to(parse_device(place))
             elif place in DTYPES:
                 self._passes.convert(place)
             else:
@@ -371,8 +371,7 @@ class VideoGenerator:
         return self.config.model_copy(update={"text_encoder": Path(self.config.text_encoder).name})
 
     def _check_length(self, frames: int | None) -> int:
-        if frames is not None and frames < 1:
-            raise UserError(f"frames {frames}: the length of a clip must be at least 1")
+        frames = None if frames is None else whole_number("frames", frames, "the length of a clip ")
         if frames not in (None, self.config.frames) and self.config.family != "recurrent":
             raise UserError(
                 f"a {self.config.family} model makes clips of {self.config.frames} frames only, not {frames}; "
@@ -391,7 +390,7 @@ class VideoGenerator:
 
 
 def _ends(
-    a: str | int | None, b: str | int | None, text: str | None, seed: int | tuple[int, int]
+    a: str | SupportsIndex | None, b: str | SupportsIndex | None, text: str | None, seed: int | tuple[int, int]
 ) -> tuple[list[str] | str | None, list[int] | int]:
     """Return the sentences and the seeds of the two ends of an interpolation, or a single one for both."""
     seeds = list(seed) if isinstance(seed, tuple) else seed
@@ -401,18 +400,8 @@ def _ends(
         if text is not None:
             raise UserError(f"text {text!r} was given beside two sentences; leave it out")
         return [a, b], seeds
-    if isinstance(a, int) and isinstance(b, int):
+    if isinstance(a, SupportsIndex) and isinstance(b, SupportsIndex):
         if seeds != 0:
             raise UserError(f"seed {seed!r} was given beside two seeds; leave it out")
-        return text, [a, b]
+        return text, [operator.index(a), operator.index(b)]
     raise UserError(f"cannot interpolate between {a!r} and {b!r}; pass two sentences, or two seeds")
-
-
-def _parse_device(name: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{name!r} is no device; pass cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{device}: torch sees no CUDA device; use cpu, or install torch with CUDA")
-    return device

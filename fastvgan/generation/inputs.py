@@ -42,7 +42,7 @@ class Inputs:
         self.texts = None if text is None else _as_list("text", text, isinstance(text, str))
         self.labels = None if label is None else _as_list("label", label, isinstance(label, str | SupportsIndex))
         self.images = None if image is None else _as_list("image", image, _is_one_picture(image))
-        self.seeds = [_integer(one) for one in _as_list("seed", seed, isinstance(seed, SupportsIndex))]
+        self.seeds = [_seed(one) for one in _as_list("seed", seed, _is_one_seed(seed))]
         lists = {"text": self.texts, "image": self.images, "label": self.labels, "seed": self.seeds}
         lengths = {name: len(values) for name, values in lists.items() if values is not None and len(values) != 1}
         if len(set(lengths.values())) > 1:
@@ -105,11 +105,36 @@ def _is_one_picture(image: Images) -> bool:
     return not isinstance(image, list | tuple) and getattr(image, "ndim", 3) != 4
 
 
-def _integer(seed: Any) -> int:
+def _is_one_seed(seed: Seeds) -> bool:
+    # Arrays and tensors have __index__, whatever their number of values.
+    return isinstance(seed, SupportsIndex) and getattr(seed, "ndim", 0) == 0
+
+
+def _seed(seed: Any) -> int:
     try:
         return operator.index(seed)
     except TypeError as error:
         raise UserError(f"seed {seed!r} is no whole number; pass one, or a list or range of them") from error
+
+
+def whole_number(name: str, value: Any, remark: str = "") -> int:
+    """Return a parameter that must be a whole number of at least 1.
+
+    Args:
+        name: the parameter's name.
+        value: what the user passed.
+        remark: what it is, for the message.
+
+    Raises:
+        UserError: it is no whole number, or less than 1.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise UserError(f"{name} {value!r} is no whole number; pass one of at least 1") from error
+    if number < 1:
+        raise UserError(f"{name} {number}: {remark}must be at least 1")
+    return number
 
 
 def _encode_texts(config: ModelConfig, texts: Sequence[str], device: torch.device) -> torch.Tensor:

@@ -10,6 +10,7 @@ from fastvgan.generation.files import read_generator
 from fastvgan.generation.generator import VideoGenerator
 from fastvgan.generation.hub import download, is_hub_id
 from fastvgan.generation.shipped import SHIPPED
+from fastvgan.machine.device import parse_device
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.models.sizes import count_min_weights
 from fastvgan.models.text.inputs import move_text_encoder
@@ -29,9 +30,10 @@ def load(
             it was then.
 
     Raises:
-        UserError: the file is missing, truncated, or not a generator of this library; or `text_encoder` is not the
-            text model that the generator was trained with.
+        UserError: the file is missing, truncated, or not a generator of this library; torch cannot use the device; or
+            `text_encoder` is not the text model that the generator was trained with.
     """
+    device = parse_device(device)
     weights, config, path, facts = read_generator(Path(path))
     config = move_text_encoder(config, text_encoder or _newer_text_encoder(config, path))
     try:
@@ -69,7 +71,7 @@ def from_pretrained(
 
     Raises:
         UserError: nothing has this name, it cannot be downloaded (huggingface_hub is missing, or there is no network),
-            or it is not a generator of this library.
+            it is not a generator of this library, or torch cannot use the device.
     """
     path = Path(name)
     if not path.exists():

@@ -107,7 +107,6 @@ def _file_of(generator: "VideoGenerator", half: bool) -> bytes:
         tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
         if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
             raise UserError(f"--half: {bad[0]} has values beyond half precision; leave --half out")
-    # One entry only: safetensors writes several in a random order.
     data = tensor_bytes(tensors, {"fastvgan": generator.config.model_dump_json()})
     if len(data) > _MOST_BYTES:
         raise UserError(

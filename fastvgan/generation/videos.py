@@ -20,7 +20,7 @@ from fastvgan.files.pictures import to_picture, to_pixels, to_tensor
 if TYPE_CHECKING:
     import numpy as np
 
-FPS = 8.0  # as of `python -m fastvgan.generate`
+FPS = 8.0  # as of `fastvgan generate`
 _MOST_SHOWN = 16  # clips in a notebook
 
 
@@ -28,7 +28,7 @@ class Video:
     """One clip.
 
     Args:
-        frames: uint8 (T, H, W, C) with C = 1 or 3.
+        frames: a tensor or an array, uint8 (T, H, W, C) with C = 1 or 3.
         fps: frames per second of files that are written.
         caption: what the clip shows, for a notebook.
 
@@ -36,7 +36,7 @@ class Video:
         frames: the frames, uint8 (T, H, W, C) on the CPU.
     """
 
-    def __init__(self, frames: torch.Tensor, fps: float = FPS, caption: str = ""):
+    def __init__(self, frames: "torch.Tensor | np.ndarray", fps: float = FPS, caption: str = ""):
         self.frames = _check_frames(frames, 4, "(T, H, W, C)")
         self.fps = fps
         self.caption = caption
@@ -92,7 +92,7 @@ class Videos(Sequence[Video]):
     """Several clips of one size. `videos[i]` is a `Video`, `videos[i:j]` are `Videos`.
 
     Args:
-        frames: uint8 (N, T, H, W, C) with C = 1 or 3.
+        frames: a tensor or an array, uint8 (N, T, H, W, C) with C = 1 or 3.
         fps: frames per second of files that are written.
         captions: what each clip shows, for a notebook; N sentences, or none.
 
@@ -100,7 +100,7 @@ class Videos(Sequence[Video]):
         frames: the frames, uint8 (N, T, H, W, C) on the CPU.
     """
 
-    def __init__(self, frames: torch.Tensor, fps: float = FPS, captions: Sequence[str] = ()):
+    def __init__(self, frames: "torch.Tensor | np.ndarray", fps: float = FPS, captions: Sequence[str] = ()):
         self.frames = _check_frames(frames, 5, "(N, T, H, W, C)")
         self.fps = fps
         self.captions = list(captions) or [""] * len(frames)
@@ -135,30 +135,36 @@ class Videos(Sequence[Video]):
         """The shape (N, T, H, W, C)."""
         return self.frames.shape
 
-    def save(self, path: str | os.PathLike, fps: float | None = None, scale: int = 0) -> None:
+    def save(
+        self, path: str | os.PathLike, fps: float | None = None, scale: int = 0, columns: int | None = None
+    ) -> None:
         """Write the clips to one file: one clip as it is, several side by side.
 
         Args:
             path: .mp4, .gif, or .png for the frames side by side, one row per clip.
             fps: frames per second, by default `fps` of the clips.
             scale: factor by which pixels are enlarged; 0 enlarges small clips so that they are easy to see.
+            columns: clips per row of .mp4 and .gif; by default about as many as rows.
 
         Raises:
-            UserError: there are no clips, the format does not support the suffix, rate or size, or the file cannot be
-                written.
+            UserError: there are no clips, the format does not support the suffix, rate or size, memory does not
+                suffice, or the file cannot be written.
         """
         path, fps = Path(path), self.fps if fps is None else fps
         if not len(self):
             raise UserError(f"{path}: there are no clips to write; make at least one")
-        if scale < 0:
-            raise UserError(f"scale {scale}: pass 0 or the factor by which pixels are enlarged")
+        if not isinstance(scale, int) or scale < 0:
+            raise UserError(f"scale {scale}: pass 0 or the factor by which pixels are enlarged, a whole number")
+        if columns is not None and columns < 1:
+            raise UserError(f"columns {columns}: must be at least 1")
         video_formats.check_format(path, fps)
+        video_files.check_written_size(path, self.shape[:4], columns, scale)
         if path.suffix.lower() == ".png":
             video_files.write_still(path, video_files.strip_grid(self.frames, scale=scale))
         elif len(self) == 1:
             video_files.write_video(path, video_files.enlarge(self.frames[0], scale), fps)
         else:
-            video_files.write_video(path, video_files.grid(self.frames, scale=scale), fps)
+            video_files.write_video(path, video_files.grid(self.frames, columns=columns, scale=scale), fps)
 
     def to_pil(self) -> list[list[Image.Image]]:
         """Return the frames of each clip as images of mode L or RGB: N lists of T."""
@@ -210,11 +216,16 @@ def write_video(path: str | os.PathLike, frames: Frames, fps: float = FPS) -> No
 def _frames_of(frames: Frames) -> torch.Tensor:
     if isinstance(frames, Video):
         return frames.frames
-    if not isinstance(frames, Sequence) and not hasattr(frames, "ndim"):
+    dimensions = getattr(frames, "ndim", 4)
+    if isinstance(frames, Videos) or dimensions == 5:
+        raise UserError(
+            "the frames are those of several clips; pass one of them, such as videos[0], or use videos.save"
+        )
+    if isinstance(frames, str) or not isinstance(frames, Sequence) and not hasattr(frames, "ndim") or not dimensions:
         raise UserError(f"the frames are a {type(frames).__name__}; pass a tensor, an array or a list of pictures")
-    if not len(frames):
-        raise UserError("there are no frames to write; pass at least one")
     shape: Any = getattr(frames, "shape", ())
+    if not len(frames) or 0 in shape:
+        raise UserError("there are no frames to write; pass at least one")
     if len(shape) == 4 and shape[3] in (1, 3) and str(getattr(frames, "dtype", "")).endswith("uint8"):
         array: Any = frames
         return to_tensor(array)
@@ -226,12 +237,17 @@ def _frames_of(frames: Frames) -> torch.Tensor:
     return torch.stack(pictures)
 
 
-def _check_frames(frames: torch.Tensor, dimensions: int, what: str) -> torch.Tensor:
-    if frames.dtype != torch.uint8 or frames.dim() != dimensions or frames.shape[-1] not in (1, 3):
+def _check_frames(frames: "torch.Tensor | np.ndarray", dimensions: int, what: str) -> torch.Tensor:
+    if not hasattr(frames, "ndim"):
+        raise UserError(f"the frames are a {type(frames).__name__}; pass a tensor or an array, uint8 {what}")
+    # Of the size of a clip; there may be no clip.
+    is_empty = not all(frames.shape[dimensions - 4 :])
+    is_bytes = str(frames.dtype).removeprefix("torch.") == "uint8"
+    if not is_bytes or frames.ndim != dimensions or frames.shape[-1] not in (1, 3) or is_empty:
         raise UserError(
             f"frames of {frames.dtype} and the shape {tuple(frames.shape)}; pass uint8 {what} with C = 1 or 3"
         )
-    return frames.detach().cpu()
+    return to_tensor(frames)
 
 
 def _describe(frames: torch.Tensor, fps: float) -> str:

@@ -29,6 +29,26 @@ def pick_device(name: str, index: int = 0) -> torch.device:
     return torch.device("cuda", index)
 
 
+def parse_device(name: str | torch.device) -> torch.device:
+    """Return the device of this name, such as "cuda:1".
+
+    Raises:
+        UserError: torch does not know the device or cannot use it.
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{name!r} is no device; pass cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{device}: torch sees no CUDA device; use cpu, or install torch with CUDA")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # which one depends on the kind of device
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise UserError(f"{device}: torch cannot use this device ({reason}); use cpu, or another one") from error
+    return device
+
+
 def pick_precision(name: str, device: torch.device) -> str:
     """Return the precision, with `auto` resolved to bf16 if the device has instructions for it, else to fp32.
 

@@ -54,9 +54,11 @@ class Files:
 
     def _remove_empty_folders(self, oldest: float) -> None:
         for path, folders, names in os.walk(self.folder, topdown=False):
-            # A new folder is empty until its request has made the first file.
-            if not folders and not names and Path(path) != self.folder and os.stat(path).st_mtime < oldest:
-                with contextlib.suppress(OSError):  # the server has just saved an upload there
+            if folders or names or Path(path) == self.folder:
+                continue
+            with contextlib.suppress(OSError):  # the server has just saved an upload there, or removed the folder
+                # A new folder is empty until its request has made the first file.
+                if os.stat(path).st_mtime < oldest:
                     os.rmdir(path)
 
 

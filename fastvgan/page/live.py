@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fastvgan.errors import UserError
 from fastvgan.page.clips import render
-from fastvgan.page.models import runs_by_age
+from fastvgan.runs.names import runs_by_age
 from fastvgan.training.report.collect import EVALUATION, METRICS, REPORT, collect_progress
 
 PERIOD = 2

@@ -101,7 +101,7 @@ class Making:
             clips.command_line(name, options),
         )
 
-    def between(self, name: str, first: str, second: str, seed: int, count: int, frames: int) -> str:
+    def between(self, name: str, first: str | None, second: str | None, seed: int, count: int, frames: int) -> str:
         """Make clips on the way from one sentence to another, all from the same noise.
 
         Args:
@@ -120,7 +120,7 @@ class Making:
         if form.follows != ("text",):
             follows = " and ".join(form.follows) or "no condition"
             raise UserError(f"{name} follows {follows}; choose a model that follows text only")
-        first, second = first.strip(), second.strip()
+        first, second = (first or "").strip(), (second or "").strip()
         if not first or not second:
             raise UserError("type two sentences first")
         if count < 2:

@@ -9,13 +9,13 @@ import torch
 
 import fastvgan
 from fastvgan.errors import UserError
+from fastvgan.generation.files import BEST, EXPORTED
+from fastvgan.generation.shipped import SHIPPED
 from fastvgan.machine.device import pick_device
 from fastvgan.models.vocabulary import split_words
-from fastvgan.runs.names import RUNS
+from fastvgan.runs.names import runs_by_age
 
-SHIPPED = "digits"
-"""Name of the model that comes with the package."""
-_EXPORTS = tuple(Path("export") / name for name in ("best.safetensors", "generator.safetensors"))
+_EXPORTS = (BEST, EXPORTED)
 _MOST_LOADED = 3
 _MOST_BYTES = 2 * 2**30  # of the weights of all loaded models; the newest one is kept in any case
 _FAMILIES = {"recurrent": "Recurrent", "conv3d": "3D-convolutional"}
@@ -64,16 +64,16 @@ class Models:
     """
 
     def __init__(self, named: str | None = None, device: str = "auto"):
-        self._named = named
+        self._named = str(Path(named)) if named is not None and Path(named).exists() else named  # not runs/a-1/
         self._device = pick_device(device)
         self._loaded: OrderedDict[str, tuple[fastvgan.VideoGenerator, object]] = OrderedDict()
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """Return the names of all models, the default first: the named one, runs with the newest first, the shipped."""
+        """Return the names of all models, the default first: the named one, runs from the newest on, shipped ones."""
         named = [self._named] if self._named is not None else []
         runs = [str(run) for run in runs_by_age() if any((run / export).is_file() for export in _EXPORTS)]
-        return list(dict.fromkeys([*named, *runs, SHIPPED]))
+        return list(dict.fromkeys([*named, *runs, *SHIPPED]))
 
     def open(self, name: str | None) -> "fastvgan.VideoGenerator":
         """Return a model, which is loaded again if its file has changed.
@@ -123,12 +123,6 @@ class Models:
     def _bytes(self) -> int:
         networks = (generator.network for generator, _ in self._loaded.values())
         return sum(_size(tensor) for network in networks for tensor in network.state_dict().values())
-
-
-def runs_by_age() -> list[Path]:
-    """Return the run folders under ./runs, the one that was started or resumed last first."""
-    found = {path.parent: path.stat().st_mtime for path in RUNS.glob("*/config.yaml")}
-    return sorted(found, key=lambda run: (-found[run], run))
 
 
 def _size(tensor: torch.Tensor) -> int:

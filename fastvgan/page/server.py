@@ -73,7 +73,8 @@ def serve(named: str | None, device: str, address: Address, opens_browser: bool)
 
         files, models = Files(Path(folder)), Models(named, device)
         models.open(models.names()[0])  # before Gradio is imported, which takes seconds
-        runs = LiveRuns(Path(named) if named is not None and Path(named).is_dir() else None)
+        # Other folders than a run's hold a generator only.
+        runs = LiveRuns(Path(named) if named is not None and (Path(named) / "config.yaml").is_file() else None)
         page = _launch(models, Making(models, files), runs, files.folder, address)
         stopped = threading.Event()
         threading.Thread(target=files.sweep_forever, args=(stopped,), daemon=True).start()

@@ -7,10 +7,15 @@ from fastvgan.errors import UserError
 RUNS = Path("runs")
 
 
+def runs_by_age() -> list[Path]:
+    """Return the run folders under ./runs, the one that was started or resumed last first."""
+    started = {path.parent: path.stat().st_mtime for path in RUNS.glob("*/config.yaml")}
+    return sorted(started, key=lambda run: (-started[run], run))
+
+
 def newest_run() -> Path | None:
     """Return the run folder under ./runs that was started or resumed last, or None."""
-    runs = [path.parent for path in RUNS.glob("*/config.yaml")]
-    return max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime, default=None)
+    return next(iter(runs_by_age()), None)
 
 
 def find_run(named: Path | None) -> Path:

@@ -115,6 +115,9 @@ class Trainer:
     ):
         if changed_data and resume is None:
             raise UserError("changed_data needs a run to resume; pass resume='auto', or leave changed_data out")
+        if not (config is None or isinstance(config, RunConfig | str | Path)):
+            kind = type(config).__name__
+            raise UserError(f"config: expected the name of a preset, a YAML file or a RunConfig, not {kind}")
         called = Callbacks(self, callbacks) if callbacks else None
         request = Request(
             Path(config) if isinstance(config, str) and config.endswith(_YAML) else config,

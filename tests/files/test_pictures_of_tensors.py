@@ -1,10 +1,12 @@
 """Tensors to images and back against numpy and Pillow, and safetensors files against the safetensors package."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from fastvgan.files.pictures import to_picture, to_pixels, to_tensor
 from fastvgan.files.tensor_file import parse_tensors, tensor_bytes
@@ -43,3 +45,18 @@ def test_tensor_files_are_those_of_safetensors():
     content = tensor_bytes(tensors, metadata)
     assert content == save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
     assert all(tensor.equal(tensors[name]) for name, tensor in parse_tensors(content).items())
+
+
+def test_equal_tensors_and_metadata_make_equal_files():
+    tensors = {"a": torch.arange(6).view(2, 3), "ä": torch.ones(3, dtype=torch.float16)}
+    metadata = {name: f'{name} "é"\n\x07' for name in ("one", "two", "three", "four")}
+    made = {tensor_bytes(tensors, dict(sorted(metadata.items(), reverse=turn))) for turn in (True, False) * 4}
+    assert len(made) == 1
+    data = made.pop()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0 and list(header.pop("__metadata__").items()) == sorted(metadata.items())
+    expected = save(tensors, metadata)
+    assert len(data) == len(expected) and header.keys() == tensors.keys()
+    found = load(data)
+    assert all(torch.equal(found[name], one) and found[name].dtype == one.dtype for name, one in tensors.items())

@@ -78,6 +78,13 @@ def test_lists_of_classes_and_other_lengths(with_every_condition):
         assert torch.equal(frames, alone)
 
 
+@pytest.mark.parametrize("make", [np.array, torch.tensor])
+def test_seeds_may_be_an_array(generator, make):
+    expected = generator("a red", seed=[5, 6])
+    assert torch.equal(generator("a red", seed=make([5, 6])).frames, expected.frames)
+    assert torch.equal(generator("a red", seed=make(6)).frames, generator("a red", seed=6).frames)
+
+
 def test_a_seed_may_be_any_integer(generator):
     clips = generator("red", seed=[-1, 2**64 - 1, 10**30, np.int64(3)], batch_size=1).frames
     assert torch.equal(clips[0], clips[1])  # seeds are taken modulo 2**64
@@ -106,12 +113,22 @@ def test_without_a_condition():
         ({"text": "a", "label": [0]}, "label was given, but this model follows text; leave it out"),
         ({"text": "a", "frames": 8}, "makes clips of 16 frames only, not 8"),
         ({"text": "a", "batch_size": 0}, "batch_size 0: must be at least 1"),
+        ({"text": "a", "batch_size": 2.0}, "batch_size 2.0 is no whole number; pass one of at least 1"),
+        ({"text": "a", "frames": "16"}, "frames '16' is no whole number; pass one of at least 1"),
+        ({"text": "a", "frames": 0}, "frames 0: the length of a clip must be at least 1"),
     ],
 )
 def test_unusable_arguments(generator, arguments, sentence):
     with pytest.raises(UserError) as raised:
         generator(**arguments)
     assert sentence in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_unusable_arguments_of_generate(generator):
+    with pytest.raises(UserError, match="n 1.5 is no whole number"):
+        generator.generate("a", n=1.5)
+    with pytest.raises(UserError, match="seed '1' is no whole number"):
+        generator.generate("a", seed="1")
 
 
 def test_too_many_clips_for_the_memory(generator, monkeypatch):
@@ -155,6 +172,12 @@ def test_half_and_bfloat16_and_device(generator):
 def test_a_missing_gpu(generator):
     with pytest.raises(UserError, match="cuda: torch sees no CUDA device; use cpu"):
         generator.to("cuda")
+
+
+@pytest.mark.parametrize("name", [name for name in ("mps", "xpu") if not getattr(torch, name).is_available()])
+def test_a_device_that_this_torch_cannot_use(generator, name):
+    with pytest.raises(UserError, match=f"{name}: torch cannot use this device .*; use cpu, or another one"):
+        generator.to(name)
 
 
 def test_a_compiled_generator_makes_the_same_clips():

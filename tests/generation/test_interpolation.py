@@ -64,6 +64,8 @@ def test_sentences_seeds_and_classes_alone():
     videos = generator.interpolate(5, 6, 3, text="a red", **same)
     assert torch.equal(videos.frames[2:], generator("a red", seed=6, **same).frames)
     assert videos.captions == ["a red", "50%", "a red"]
+    array = np.array([5, 6])
+    assert torch.equal(generator.interpolate(array[0], array[1], 3, text="a red", **same).frames, videos.frames)
     videos = generator.interpolate(text="a red", label=("cat", "dog"), image=image, steps=2)
     assert torch.equal(videos.frames[1:], generator("a red", **same).frames)
     assert torch.equal(videos.frames[:1], generator("a red", image=image, label=0).frames)

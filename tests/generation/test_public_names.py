@@ -50,6 +50,18 @@ def test_importing_the_package_does_not_import_torch():
     ]
 
 
+def test_training_on_a_dataset_needs_neither_numpy_nor_pyav(tmp_path):
+    # Not HIDE: torch asks whether numpy can be found, and None as a module stands for no.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules |= {'numpy': None, 'av': None}")
+    program = """
+import torch, fastvgan
+data = [{"video": torch.rand(4, 16, 16, 3), "caption": "a"} for _ in range(3)]
+trainer = fastvgan.Trainer(data=data, device="cpu", base_width=2, run_dir="never-written")
+print(trainer.config.model.condition[0])
+"""
+    assert python(program, PYTHONPATH=str(tmp_path)) == ["text"]
+
+
 def test_clips_pictures_and_gifs_need_neither_numpy_nor_pyav(tmp_path):
     """From a first frame as well; and the sentence that names numpy where a user asks for an array."""
     make_generator(condition=("text", "image")).save_pretrained(tmp_path / "model")

@@ -19,6 +19,10 @@ huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub
 ARGUMENTS = {"text": "a red", "seed": 3}
 
 
+def is_usable(name):
+    return name != "nonsense" and getattr(torch, name).is_available()
+
+
 @pytest.fixture
 def folder(tmp_path):
     make_generator().save_pretrained(tmp_path / "saved")
@@ -38,6 +42,13 @@ def hub(folder, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
     return requests
+
+
+@pytest.mark.parametrize("name", [n for n in ("cuda", "mps", "nonsense") if not is_usable(n)])
+def test_a_device_that_cannot_be_used(folder, name):
+    for load in (fastvgan.load, fastvgan.from_pretrained):
+        with pytest.raises(UserError, match=f"{name}.*(cannot use this device|no CUDA device|is no device)"):
+            load(folder, name)
 
 
 @pytest.mark.parametrize("values", [{}, {"family": "recurrent", "frames": 4, "upsampling": "resize"}])

@@ -13,6 +13,7 @@ from PIL import Image
 import fastvgan
 from fastvgan import Video, Videos
 from fastvgan.errors import UserError
+from fastvgan.machine import memory
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 24, 3), np.uint8)
 
@@ -67,6 +68,9 @@ def test_saving_one_clip_and_several(videos, tmp_path):
     videos.save(str(tmp_path / "all.gif"))
     frames = gif_frames(tmp_path / "all.gif")
     assert len(frames) == 4 and frames[0].width > 2 * 144 and frames[0].height > 2 * 96
+    videos.save(tmp_path / "row.gif", scale=1, columns=3)
+    with Image.open(tmp_path / "row.gif") as row:
+        assert row.width > 3 * 24 and row.height < 2 * 16
     videos.save(tmp_path / "all.png", scale=1)
     with Image.open(tmp_path / "all.png") as still:
         assert (still.width, still.height) == (4 * 25, 3 * 17)
@@ -79,6 +83,9 @@ def test_saving_one_clip_and_several(videos, tmp_path):
         ("x.txt", {}, "unsupported video format; pass a .mp4, .gif or .png file"),
         ("x.gif", {"fps": 60}, "60 frames per second"),
         ("x.gif", {"scale": -1}, "scale -1: pass 0 or the factor"),
+        ("x.gif", {"scale": 1.5}, "scale 1.5: pass 0 or the factor"),
+        ("x.gif", {"scale": 10_000}, ".gif is limited to 65535 pixels per side"),
+        ("x.png", {"scale": 10_000}, ".png is limited to 65535 pixels per side"),
         ("no/x.gif", {}, "the folder .*no does not exist"),
     ],
 )
@@ -87,6 +94,27 @@ def test_unusable_files(videos, tmp_path, name, arguments, sentence):
         with pytest.raises(UserError, match=sentence):
             one.save(tmp_path / name, **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_for_a_file(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)
+    with pytest.raises(UserError, match=r"all\.gif of 4 frames .* needs at least 2 MiB of memory.* a smaller scale"):
+        videos.save(tmp_path / "all.gif", scale=8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (2, 0, 4, 3), (2, 4, 0, 3)])
+def test_a_clip_has_pixels(shape, tmp_path):
+    with pytest.raises(UserError, match=r"pass uint8 \(T, H, W, C\)"):
+        Video(torch.zeros(shape, dtype=torch.uint8))
+    with pytest.raises(UserError, match="there are no frames to write"):
+        fastvgan.write_video(tmp_path / "x.gif", np.zeros(shape, np.uint8))
+
+
+def test_clips_of_an_array(videos):
+    assert torch.equal(Videos(PIXELS).frames, videos.frames) and torch.equal(Video(PIXELS[0]).frames, videos[0].frames)
+    with pytest.raises(UserError, match="the frames are a list; pass a tensor or an array"):
+        Videos([1])
 
 
 def test_clips_that_are_none(tmp_path):
@@ -131,6 +159,10 @@ def test_write_video_takes_clips_of_each_kind(tmp_path):
     [
         ([], "there are no frames to write"),
         (3, "the frames are a int"),
+        ("x.png", "the frames are a str"),
+        (torch.tensor(3), "the frames are a Tensor"),
+        (Videos(PIXELS), r"several clips; pass one of them, such as videos\[0\], or use videos.save"),
+        (PIXELS, "several clips; pass one of them, "),
         (PIXELS[0] / 25.5, "the image holds floats from 0 to 10"),
         ([np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)], "frames of 4x4 and 4x5 pixels; pass frames of one"),
         (np.zeros((2, 4, 4, 7), np.uint8), r"the image has the shape \(4, 4, 7\)"),

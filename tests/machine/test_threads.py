@@ -18,8 +18,8 @@ NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUN
 OURS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(threads.SPIN_COUNT)}
 COMMANDS = {  # those that compute by torch
     "train": ["--dry-run"],
-    "generate": ["--run", "missing"],
-    "evaluate": ["--run", "missing"],
+    "generate": ["--text", "a red 7 moving up and down"],
+    "evaluate": ["--run", "digits"],
     "info": [],
     "metrics.train_oracle": [],
 }

@@ -38,6 +38,7 @@ def test_models_are_listed_with_the_newest_run_first(place):
     (place / "runs" / "bare-1" / "config.yaml").touch()  # has no generator yet
     assert Models().names() == ["runs/digits-1", "runs/digits-2", "digits"]
     assert Models("runs/digits-2").names() == ["runs/digits-2", "runs/digits-1", "digits"]
+    assert Models("runs/digits-2/").names() == ["runs/digits-2", "runs/digits-1", "digits"]
     assert LiveRuns().names() == ["runs/bare-1", "runs/digits-1", "runs/digits-2"]
 
 
@@ -131,7 +132,7 @@ def test_clips_between_two_sentences_are_shown_in_order(place, making, monkeypat
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"text": "zebra"}, "no word of the caption &#39;zebra&#39;"),
+        ({"text": "zebra"}, "the caption &#39;zebra&#39; has words that were not in the training captions"),
         ({"text": "  "}, "type a sentence first"),
         ({"text": "a" * 501}, "the sentence has 501 letters; shorten it to 500"),
         ({"count": 17}, "the number of clips is 17; choose a whole number from 1 to 16"),

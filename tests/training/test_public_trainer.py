@@ -5,6 +5,7 @@ import logging
 import threading
 
 import command
+import numpy as np
 import pytest
 import torch
 from recorded import _READS
@@ -233,6 +234,9 @@ def test_callbacks_read_nothing_between_lines_of_metrics(tmp_path, unscored):
         (("clips",), {"steps": 0}, "steps 0: must be at least 1"),
         (("clips",), {"changed_data": True}, "changed_data needs a run to resume"),
         (("clips",), {"callbacks": [Notes]}, r"expected instances of fastvgan.Callback, not Notes; .* Notes\(\)"),
+        (("clips",), {"callbacks": Notes()}, r"expected a list of callbacks, not a single one; pass \[callback\]"),
+        (({"steps": 5},), {}, "config: expected the name of a preset, a YAML file or a RunConfig, not dict"),
+        ((None, [np.zeros((4, 16, 16, 3), "U1")]), {}, "item 0 of the dataset is an array of <U1; return uint8"),
         (("clips",), {"resume": "nowhere"}, "nowhere: this folder does not exist"),
         (("clips", 3), {}, "expected a path, a torch Dataset or a fastvgan.data.Source, not int"),
         (("clips", torch.utils.data.DataLoader(Clips())), {}, "not DataLoader; pass its dataset"),

@@ -1,12 +1,13 @@
 """Items of a dataset: their clip, caption and class, checked and brought into one form."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from fastvgan.errors import UserError
+from fastvgan.files.pictures import to_tensor
 
 _KEYS = ("video", "caption", "label")
 _FORMS = "a clip, a tuple of a clip, a caption and a class, or a dict with the keys video, caption and label"
@@ -75,8 +76,8 @@ def split_item(item: Any, name: str) -> Item:
         caption, label = next(iter(captions), None), next(iter(labels), None)
     else:
         video, caption, label = item, None, None
-    if isinstance(video, np.ndarray):
-        video = torch.from_numpy(np.ascontiguousarray(video))
+    if _is_of_numpy(video, "ndarray"):
+        video = _from_array(video, name)
     if not isinstance(video, torch.Tensor):
         raise UserError(f"{name} holds {_kind(video)} instead of a clip (a tensor or an array); return {_FORMS}")
     if caption is not None and not isinstance(caption, str):
@@ -148,10 +149,24 @@ def _check_dimensions(video: torch.Tensor, name: str) -> None:
 
 
 def _is_whole(value: Any) -> bool:
-    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-        kind = value.dtype.kind in "iu" if not isinstance(value, torch.Tensor) else not value.is_floating_point()
-        return value.ndim == 0 and kind and value.dtype != torch.bool
+    if isinstance(value, torch.Tensor):
+        return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
+    if _is_of_numpy(value, "ndarray", "generic"):
+        return value.ndim == 0 and value.dtype.kind in "iu"
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_of_numpy(value: Any, *names: str) -> bool:
+    """Return whether a value is of one of numpy's classes; the plain install has no numpy."""
+    numpy = sys.modules.get("numpy")  # a dataset with arrays has imported it
+    return numpy is not None and isinstance(value, tuple(getattr(numpy, name) for name in names))
+
+
+def _from_array(array: Any, name: str) -> torch.Tensor:
+    try:
+        return to_tensor(array)
+    except TypeError as error:
+        raise UserError(f"{name} is an array of {array.dtype}; return uint8, or floats from 0 to 1") from error
 
 
 def _kind(value: Any) -> str:

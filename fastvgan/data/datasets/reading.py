@@ -1,16 +1,17 @@
 """Reading of a dataset's items by the number of the sample, with the same random numbers in every process and run."""
 
+import importlib
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from fastvgan.data.sampling import Sampler
 from fastvgan.errors import UserError
+from fastvgan.machine.optional import is_installed
 from fastvgan.random_draws import global_seed, seed_everything
 
 Convert = Callable[[Any, int], Any]
@@ -44,13 +45,16 @@ def is_dataset(data: object) -> TypeGuard[AnyDataset]:
 @contextmanager
 def seed_within(seed: int) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch's CPU within this context, and restore them after it."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # Imported here where it is installed: else the first item that imports it would draw unseeded numbers.
+    numpy = importlib.import_module("numpy") if is_installed("numpy") else None
+    before = random.getstate(), numpy and numpy.random.get_state(), torch.get_rng_state()
     seed_everything(seed)
     try:
         yield
     finally:
         random.setstate(before[0])
-        np.random.set_state(before[1])
+        if numpy is not None:
+            numpy.random.set_state(before[1])
         torch.set_rng_state(before[2])
 
 

@@ -26,6 +26,7 @@ from fastvgan.data.loading import load_batches
 from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
+from fastvgan.files.pictures import to_bytes
 
 _PROBED = 16  # items that are read at the start if the dataset need not be read as a whole
 
@@ -198,12 +199,12 @@ class _Survey:
     def __call__(self, item: Any, number: int) -> _Fact:
         name = name_of(number)
         video, caption, label = split_item(item, name)
-        clip = to_clip(video, self._shape, name).contiguous()
+        clip = to_clip(video, self._shape, name)
         if self._needs.caption and caption is None:
             raise UserError(f"{name} has no caption, but the model is conditioned on text; {_remedy('caption')}")
         if self._needs.label and label is None:
             raise UserError(f"{name} has no label, but the model is conditioned on the class; {_remedy('label')}")
-        checksum = hashlib.sha256(clip.numpy().tobytes()).hexdigest()
+        checksum = hashlib.sha256(to_bytes(clip)).hexdigest()
         return _Fact(number, checksum, caption if self._needs.caption else None, label if self._needs.label else None)
 
 

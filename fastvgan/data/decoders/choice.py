@@ -26,7 +26,7 @@ def choose_decoder(name: str, clips: ClipSet, device: torch.device, workers: int
     if is_decoded or name == "shards":
         if not is_decoded:
             raise UserError(
-                "--decoder shards needs decoded frames: make them with python -m fastvgan.prepare SRC OUT --to shards"
+                "--decoder shards needs decoded frames: make them with `fastvgan prepare SRC OUT --to shards`"
             )
         if name not in ("auto", "shards"):
             raise UserError(

@@ -259,7 +259,7 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
     if not isinstance(header, dict) or header.get(_MAGIC) != _FORMAT:
         raise UserError(
             f"{location} is not a manifest of this version: its first line must be {json.dumps({_MAGIC: _FORMAT})}; "
-            "write one with python -m fastvgan.prepare"
+            "write one with `fastvgan prepare`"
         )
     records = tuple(_record(location, i, line) for i, line in enumerate(lines[1:], 2) if line.strip())
     if not records:

@@ -143,7 +143,7 @@ def make_panel(group: Group, found: dict[str, Series]) -> Panel:
     if not any(one.values for one in shown):
         return Panel(group.title, None, "No finite value to show.", lines, remarks)
     if not is_installed("matplotlib"):
-        missing = f"No curve: matplotlib is not installed ({install_command('train')}, then python -m fastvgan.report)."
+        missing = f"No curve: matplotlib is not installed ({install_command('train')})."
         return Panel(group.title, None, missing, lines, remarks)
     return Panel(group.title, data_uri("image/svg+xml", _draw(group, shown)), "", lines, remarks)
 

@@ -89,6 +89,8 @@ class Callbacks:
     """
 
     def __init__(self, trainer: "Trainer", callbacks: Sequence[Callback]):
+        if isinstance(callbacks, Callback):
+            raise UserError("callbacks: expected a list of callbacks, not a single one; pass [callback]")
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 kind = callback.__name__ if isinstance(callback, type) else type(callback).__name__
