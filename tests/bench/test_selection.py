@@ -192,6 +192,6 @@ def test_a_run_says_what_it_does_and_ends_with_the_ratios(tmp_path, renew_second
     ratio = medians["custom-op"] / medians["ours"]
     assert float(row.rstrip(" ~").split()[-1]) == pytest.approx(ratio, abs=0.006)
     seconds = found[case_seconds.KEY]
-    assert len(seconds) == 2 and all(value > 0 for value in seconds.values())
+    assert len(seconds) == 2 and max(seconds.values()) > 0 <= min(seconds.values())  # rounded; a tiny case may have 0
     with pytest.raises(renew_seconds.UserError, match="small problems"):
         renew_seconds.renew(case_seconds.read_record(), [found])
