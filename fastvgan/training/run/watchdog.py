@@ -20,7 +20,8 @@ class Watchdog:
     """A thread that ends the process with status 75 when training makes no progress for too long.
 
     It logs the activity that hangs and writes the stack of every thread to stall.txt. While training waits for a batch,
-    which is between two steps, the state is consistent and is saved first.
+    which is between two steps, the state is consistent and is saved first. Time during which the whole process is
+    stopped (Ctrl-Z, SIGSTOP, a suspended machine) does not count.
 
     Args:
         seconds: time limit of an activity; 0 for none.
@@ -33,6 +34,8 @@ class Watchdog:
         self, seconds: float, folder: Path, rescue: Callable[[], None], leave: Callable[[int], None] = os._exit
     ):
         self._seconds, self._folder, self._rescue, self._leave = seconds, folder, rescue, leave
+        self._pause = min(1.0, seconds / 4)
+        self._clock = 0.0  # seconds that this thread has seen pass
         self._ended = threading.Event()
         self._at: tuple[str, float] | None = None
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -50,16 +53,20 @@ class Watchdog:
     @contextlib.contextmanager
     def watch(self, activity: str) -> Iterator[None]:
         """Limit the time within this context to `seconds`."""
-        self._at = activity, time.monotonic()
+        self._at = activity, self._clock
         try:
             yield
         finally:
             self._at = None
 
     def _run(self) -> None:
-        while not self._ended.wait(min(1.0, self._seconds / 4)):
+        last = time.monotonic()
+        while not self._ended.wait(self._pause):
+            now = time.monotonic()
+            # A wait that took far longer means that the process was stopped.
+            self._clock, last = self._clock + min(now - last, 2 * self._pause), now
             at = self._at
-            if at is not None and time.monotonic() - at[1] > self._seconds:
+            if at is not None and self._clock - at[1] > self._seconds:
                 self._end(at[0])
                 return
 

@@ -1,6 +1,7 @@
 """A run that stands still is ended, with its state saved where it is whole."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -50,6 +51,33 @@ def test_without_seconds_there_is_none(tmp_path):
     with Watchdog(0, tmp_path, lambda: None, lambda status: pytest.fail("ended")) as watchdog:
         with watchdog.watch(DATA):
             time.sleep(0.3)
+
+
+_WAITS = """
+from pathlib import Path
+from fastvgan.training.run.watchdog import STEP, Watchdog
+
+with Watchdog(1, Path("."), lambda: None) as watchdog, watchdog.watch(STEP):
+    print("watched", flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize(("stopped", "waits", "status"), [(3, 0, 0), (0, 20, STATUS)])
+def test_time_while_the_process_is_stopped_does_not_count(tmp_path, stopped, waits, status):
+    line = [sys.executable, "-c", _WAITS]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(line, env=env, cwd=tmp_path, text=True, **pipes) as process:
+        assert process.stdout.readline() == "watched\n"
+        if stopped:
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(stopped)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.1)
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert process.wait(20 if stopped else waits) == status
 
 
 # A loader that stops giving batches after ten.
