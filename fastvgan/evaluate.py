@@ -48,8 +48,8 @@ class _OwnFlags(Settings):
     split: str = "auto"
     """Part of the data that real clips come from: `train`, `test`, or `auto` (test if the data has that split)."""
     clips: int | None = Field(None, ge=16, le=10**6)
-    """How many generated clips are compared with as many real ones; by default 960, and 2,048 with a detector or
-    classifier."""
+    """How many generated clips are compared with as many real ones; by default 960, or all of data with fewer, and 2,048
+    with a detector or classifier."""
     frames: int | None = Field(None, ge=4, le=10_000)
     """Length in frames (recurrent family; by default the training length, and 16 with a detector or classifier)."""
     seed: Seed = 0
@@ -104,6 +104,7 @@ def _own_scores(
     from fastvgan.machine.memory import check_memory
     from fastvgan.metrics.evaluation import evaluation_bytes
     from fastvgan.metrics.oracle import ORACLE
+    from fastvgan.metrics.prompts import fit_count
     from fastvgan.metrics.table import text_table
 
     clips = parsed.clips or _CLIPS
@@ -113,6 +114,7 @@ def _own_scores(
         "use fewer or shorter clips",
     )
     data, split, source, reference = _open(parsed, generator, model, config)
+    clips = parsed.clips or fit_count(reference, clips)
     evaluation = _evaluate(generator, model, source, reference, _seen(config, source), clips, parsed.seed)
     protocol = _protocol(parsed.seed, clips, model, generator, data, split)
     protocol["oracle"] = _hash(ORACLE) if data.data == "digits" else "none"

@@ -151,6 +151,17 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
     )
 
 
+def fit_count(source: Source, clips: int) -> int:
+    """Return `clips`, or the number of real clips if the data has fewer; digits are drawn, as many as needed.
+
+    Raises:
+        UserError: the data has too few clips for an evaluation.
+    """
+    fitting = clips if source.draws and not source.shuffles else min(clips, source.size)
+    check_count(source, fitting)
+    return fitting
+
+
 def check_count(source: Source, clips: int, is_published: bool = False) -> None:
     """Check that the data has enough real clips; digits are drawn, as many as needed.
 
