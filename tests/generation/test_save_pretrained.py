@@ -194,7 +194,7 @@ def test_without_huggingface_hub(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert fastvgan.from_pretrained(folder).config == make_generator().config
     for call in (lambda: fastvgan.from_pretrained("user/model"), lambda: make_generator().push_to_hub("user/model")):
-        with pytest.raises(UserError, match="needs the package huggingface_hub: pip install huggingface_hub"):
+        with pytest.raises(UserError, match=r'needs the package huggingface_hub: pip install "fastvgan\[hub\]"'):
             call()
 
 
