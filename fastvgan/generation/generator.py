@@ -163,7 +163,7 @@ class VideoGenerator:
 
         Args:
             a: a sentence, or a seed. None where `seed` or `label` is a pair.
-            b: of the same kind as `a`.
+            b: a sentence or a seed, like `a`.
             steps: number of clips, with the first and the last one.
             seed: the seed of all clips, or that of the first and that of the last one.
             text: the sentence of all clips, where `a` and `b` are no sentences.
