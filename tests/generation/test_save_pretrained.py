@@ -111,6 +111,7 @@ def test_the_hub_reads_the_model_card(tmp_path):
         "`cc-by-4.0`",
     ):
         assert part in card.text, part
+    assert "| height |" not in card.text  # it is the default
     # What was known stays known without the run, and an edited card is kept.
     fastvgan.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "again")
     again = (tmp_path / "again" / "README.md").read_text()
