@@ -204,13 +204,9 @@ def _config(run: Path) -> "RunConfig | None":
     """Return the configuration of the run that a path belongs to, or None without a config.yaml."""
     from fastvgan.generation.shipped import find_shipped_name
     from fastvgan.runs.config import read_config
+    from fastvgan.runs.names import run_of
 
-    if find_shipped_name(run):
-        path = run.with_suffix(".yaml")
-    else:
-        run = run.resolve()
-        inside = run.parent.name in ("export", "checkpoints")  # export/best.safetensors, checkpoints/step-N
-        path = (run.parent.parent if inside else run) / "config.yaml"
+    path = run.with_suffix(".yaml") if find_shipped_name(run) else run_of(run) / "config.yaml"
     return read_config(path) if path.is_file() else None
 
 

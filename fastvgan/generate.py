@@ -76,6 +76,11 @@ class Arguments(Settings):
         count = self.n or (_COUNT if len(self.seeds) == 1 else 1)
         return count * len(self.seeds)
 
+    @property
+    def count(self) -> int:
+        """The number of videos."""
+        return self.per_caption * len(self.text or [None])
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; see `Arguments`."""
@@ -107,9 +112,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _check_count(parsed: Arguments) -> None:
-    count = parsed.per_caption * len(parsed.text or [None])
-    if count > MOST_CLIPS:
-        raise UserError(f"{count:,} videos: at most {MOST_CLIPS:,} can be made at once; pass fewer captions or seeds")
+    if parsed.count > MOST_CLIPS:
+        raise UserError(
+            f"{parsed.count:,} videos: at most {MOST_CLIPS:,} can be made at once; pass fewer captions or seeds"
+        )
 
 
 def _check_text(parsed: Arguments, model: "ModelConfig") -> None:
@@ -163,8 +169,8 @@ def _check_size(parsed: Arguments, model: "ModelConfig") -> None:
     """Refuse pictures too large for the file or for memory, before clips are made."""
     from fastvgan.files.video import check_written_size
 
-    count, frames = parsed.per_caption * len(parsed.text or [None]), parsed.frames or model.frames
-    check_written_size(parsed.out, (count, frames, model.height, model.width), _columns(parsed), parsed.scale)
+    shape = (parsed.count, parsed.frames or model.frames, model.height, model.width)
+    check_written_size(parsed.out, shape, _columns(parsed), parsed.scale)
 
 
 if __name__ == "__main__":

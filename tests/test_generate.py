@@ -14,33 +14,21 @@ from command import run as command_run
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_generators import make_generator
 
 import fastvgan
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import tensor_bytes
 from fastvgan.generate import main
 from fastvgan.generation.files import export
-from fastvgan.models import ModelConfig, build_generator
+from fastvgan.models import ModelConfig
 from fastvgan.runs.config import RunConfig
-
-KNOWN = {
-    "vocabulary": ("a", "green", "moving", "red"),
-    "caption_length": 4,
-    "class_names": ("cat", "dog"),
-    "base_width": 2,
-    "latent": 4,
-}
 
 
 def make(path, **values):
-    model = ModelConfig(**{**KNOWN, "condition": ("text",), **values})
-    torch.manual_seed(0)
+    generator = make_generator(**values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    network = build_generator(model)
-    # Large weights, so that conditions show in eight bits.
-    for parameter in network.parameters():
-        parameter.data.mul_(3)
-    export(network.state_dict(), model, path)
+    export(generator.network.state_dict(), generator.config, path)
     return path
 
 
@@ -176,7 +164,7 @@ def test_files_that_are_no_generator(tmp_path, run):
     good = (run / "export" / "generator.safetensors").read_bytes()
     (tmp_path / "cut").write_bytes(good[:-9])
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign")
-    save_file({"x": torch.zeros(1)}, tmp_path / "other", {"fastvgan": ModelConfig(**KNOWN).model_dump_json()})
+    save_file({"x": torch.zeros(1)}, tmp_path / "other", {"fastvgan": ModelConfig().model_dump_json()})
     save_file({"x": torch.zeros(1)}, tmp_path / "newer", {"fastvgan": '{"new_setting": 1}'})
     (tmp_path / "empty").mkdir()
     for name, sentence in {

@@ -14,19 +14,20 @@ import torch
 from command import ROOT, call
 from PIL import Image
 from safetensors.torch import load_file
+from small_generators import make_generator
 
 import fastvgan
 from fastvgan.data.digits import COLOURS, MOTIONS
 from fastvgan.data.digits.phrases import phrasings
-from fastvgan.files.tensor_file import save_tensors
 from fastvgan.files.video import grid, write_video
+from fastvgan.generation.files import export
 from fastvgan.generation.shipped import DEFAULT, SHIPPED
 from fastvgan.metrics.caption_match import match, read_words
 from fastvgan.metrics.evaluation import Evaluation, Row
 from fastvgan.metrics.intervals import Interval
 from fastvgan.metrics.oracle import load_oracle
 from fastvgan.metrics.table import json_values, text_table
-from fastvgan.models import ModelConfig, build_generator
+from fastvgan.models import ModelConfig
 from fastvgan.models.vocabulary import Vocabulary
 from fastvgan.runs.config import RunConfig, read_config
 from fastvgan.runs.presets import preset
@@ -53,13 +54,9 @@ MODEL = ModelConfig(
 
 
 def write_generator(path: Path) -> Path:
-    """A generator of the shipped one's form, with random weights that are large enough to show in eight bits."""
-    torch.manual_seed(0)
-    network = build_generator(MODEL)
-    for parameter in network.parameters():
-        parameter.data.mul_(3)
+    """A generator of the shipped one's form, with random weights."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(network.state_dict(), path, {"fastvgan": MODEL.model_dump_json()})
+    export(make_generator(**MODEL.model_dump()).network.state_dict(), MODEL, path)
     return path
 
 
@@ -294,6 +291,8 @@ def test_scores_of_other_weights_or_with_a_warning_are_refused(run, tmp_path):
     (tmp_path / "e.json").write_text(good)
     (run / "metrics.jsonl").write_text("{}\n")
     refuse(run, tmp_path / "e.json", tmp_path, "metrics.jsonl does not say how fast the steps were")
+    (run / "env.json").write_text("[]")
+    refuse(run, tmp_path / "e.json", tmp_path, "env.json is not a JSON object; pass a whole run folder")
 
 
 def test_the_card_has_the_table_of_evaluate(run, tmp_path):

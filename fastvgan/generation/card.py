@@ -101,12 +101,11 @@ def _use(config: ModelConfig, facts: CardFacts) -> str:
 
 def _configuration(config: ModelConfig) -> str:
     hidden = {"vocabulary", "class_names", "text_fingerprint"}
-    defaults = ModelConfig()
+    defaults = ModelConfig().model_dump(mode="json")
     rows = [
         f"| {name} | {_cell(value)} |"
         for name, value in config.model_dump(mode="json").items()
-        if name not in hidden
-        and (value != defaults.model_dump(mode="json")[name] or name in ("family", "condition", "frames"))
+        if name not in hidden and (value != defaults[name] or name in ("family", "condition", "frames"))
     ]
     return "\n".join(
         ["## Configuration", "", "Settings that differ from fastvgan's defaults; `config.json` has all.", ""]

@@ -12,6 +12,7 @@ from fastvgan.files.atomic import replace_atomically
 from fastvgan.files.tensor_file import read_tensors, save_tensors
 from fastvgan.models import ModelConfig
 from fastvgan.runs.checkpoint import is_checkpoint, read_averaged_weights
+from fastvgan.runs.names import run_of
 
 EXPORTED = Path("export") / "generator.safetensors"
 """Path, in a run folder, of the averaged generator of the last checkpoint."""
@@ -71,6 +72,11 @@ def read_generator(path: Path) -> StoredGenerator:
     return _read_export(path)
 
 
+def misfit(path: Path, reason: Exception | str) -> UserError:
+    """Return the error for a generator of another version."""
+    return UserError(f"{path} does not fit this version of fastvgan ({reason}); export it again")
+
+
 def write_pretrained(stored: StoredGenerator, version: str) -> None:
     """Write model.safetensors and config.json into the existing folder `stored.path`, each whole or not at all.
 
@@ -87,7 +93,7 @@ def write_pretrained(stored: StoredGenerator, version: str) -> None:
 def _read_checkpoint(path: Path) -> StoredGenerator:
     from fastvgan.runs.config import read_config  # lazily: it imports PyYAML
 
-    config = read_config(path.resolve().parents[1] / "config.yaml").model
+    config = read_config(run_of(path) / "config.yaml").model
     return StoredGenerator(read_averaged_weights(path), config, path, {})
 
 
@@ -122,7 +128,7 @@ def _read_export(path: Path) -> StoredGenerator:
         if not isinstance(settings, dict):
             raise ValueError("the configuration in its header is not a JSON object")
     except (ValueError, RecursionError) as error:
-        raise _misfit(path, error) from error
+        raise misfit(path, error) from error
     return StoredGenerator(weights, _parse_config(settings, path), path, _facts(metadata))
 
 
@@ -130,11 +136,7 @@ def _parse_config(settings: Mapping[str, Any], path: Path) -> ModelConfig:
     try:
         return ModelConfig.model_validate(settings)
     except (UserError, ValueError, RecursionError) as error:
-        raise _misfit(path, error) from error
-
-
-def _misfit(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} does not fit this version of fastvgan ({error}); export it again")
+        raise misfit(path, error) from error
 
 
 def _facts(metadata: Mapping[str, str]) -> dict[str, str]:

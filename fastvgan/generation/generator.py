@@ -12,9 +12,10 @@ import torch
 import fastvgan
 from fastvgan.data.media.image_input import ImageInput
 from fastvgan.errors import UserError
+from fastvgan.files.atomic import replace_atomically
 from fastvgan.generation.card import CardFacts, model_card
 from fastvgan.generation.files import CARD, StoredGenerator, write_pretrained
-from fastvgan.generation.hub import check_hub, upload
+from fastvgan.generation.hub import import_hub, upload
 from fastvgan.generation.inputs import Images, Inputs, Labels, Seeds, Texts, encode_conditions, whole_number
 from fastvgan.generation.interpolation import interpolate_noise
 from fastvgan.generation.passes import DTYPES, Passes
@@ -162,7 +163,7 @@ class VideoGenerator:
 
         Args:
             a: a sentence, or a seed. None where `seed` or `label` is a pair.
-            b: of the same kind as `a`.
+            b: a sentence or a seed, like `a`.
             steps: number of clips, with the first and the last one.
             seed: the seed of all clips, or that of the first and that of the last one.
             text: the sentence of all clips, where `a` and `b` are no sentences.
@@ -335,7 +336,8 @@ class VideoGenerator:
             folder.mkdir(parents=True, exist_ok=True)
             write_pretrained(StoredGenerator(weights, config, folder, provenance.to_metadata()), fastvgan.__version__)
             if not (folder / CARD).exists():
-                (folder / CARD).write_text(model_card(config, facts), encoding="utf-8")
+                with replace_atomically(folder / CARD) as temporary:
+                    temporary.write_text(model_card(config, facts), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror or error}; pass another folder") from error
 
@@ -359,7 +361,7 @@ class VideoGenerator:
         Raises:
             UserError: huggingface_hub is not installed, or the Hub refuses the upload.
         """
-        check_hub("push_to_hub")
+        import_hub("push_to_hub")  # before anything is written
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, name, license)
             return upload(Path(folder), name, private, message, token)

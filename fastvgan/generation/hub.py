@@ -6,6 +6,7 @@ from typing import Any
 
 from fastvgan.errors import UserError
 from fastvgan.generation.files import CONFIG, WEIGHTS
+from fastvgan.machine.optional import require
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -25,7 +26,7 @@ def download(name: str, **options: Any) -> Path:
     Raises:
         UserError: huggingface_hub is not installed, the Hub cannot be reached, or the model or a file of it is missing.
     """
-    hub = _import_hub(f"{name} is not a file or folder; to download it from the Hugging Face Hub, fastvgan")
+    hub = import_hub(f"{name} is not a file or folder; to download it from the Hugging Face Hub, fastvgan")
     try:
         hub.hf_hub_download(name, CONFIG, **options)
         return Path(hub.hf_hub_download(name, WEIGHTS, **options)).parent
@@ -42,7 +43,7 @@ def upload(folder: Path, name: str, private: bool | None, message: str, token: s
     Raises:
         UserError: huggingface_hub is not installed, or the Hub refuses the upload.
     """
-    hub = _import_hub("push_to_hub")
+    hub = import_hub("push_to_hub")
     try:
         api = hub.HfApi(token=token)
         address = api.create_repo(name, private=private, exist_ok=True)
@@ -55,21 +56,13 @@ def upload(folder: Path, name: str, private: bool | None, message: str, token: s
         ) from error
 
 
-def check_hub(what: str) -> None:
-    """Check that huggingface_hub is installed, before anything is written.
+def import_hub(what: str) -> Any:
+    """Import huggingface_hub.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not installed.
     """
-    _import_hub(what)
-
-
-def _import_hub(what: str) -> Any:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError as error:
-        raise UserError(f"{what} needs the package huggingface_hub: pip install huggingface_hub") from error
-    return huggingface_hub
+    return require("huggingface_hub", "hub", what)
 
 
 def _failures(hub: Any) -> tuple[type[Exception], ...]:

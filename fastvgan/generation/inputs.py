@@ -1,7 +1,7 @@
 """Inputs of generated clips: lists brought to one length, and the conditions that they describe."""
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeAlias
 
 import torch
@@ -58,29 +58,25 @@ class Inputs:
         return values * self.count if len(values) == 1 else values
 
 
-def encode_conditions(
-    config: ModelConfig, inputs: Inputs, device: torch.device, names: Mapping[str, str] | None = None
-) -> Condition | None:
+def encode_conditions(config: ModelConfig, inputs: Inputs, device: torch.device) -> Condition | None:
     """Return the conditions of clips, each part (N, ...) or, if all clips share it, (1, ...); None without conditions.
 
     Args:
         config: the model's configuration.
         inputs: the clips' inputs.
         device: where a pretrained text encoder runs.
-        names: other names of text, image and label in messages.
 
     Raises:
         UserError: a condition is missing, not supported by the model, or invalid.
     """
     given = {"text": inputs.texts, "image": inputs.images, "class": inputs.labels}
     for name, value in given.items():
-        flag = {"class": "label"}.get(name, name)
-        flag = (names or {}).get(flag, flag)
+        parameter = "label" if name == "class" else name
         if value is None and name in config.condition:
-            raise UserError(f"this model follows {name}: pass {flag}")
+            raise UserError(f"this model follows {name}: pass {parameter}")
         if value is not None and name not in config.condition:
             follows = " and ".join(config.condition) or "no condition"
-            raise UserError(f"{flag} was given, but this model follows {follows}; leave it out")
+            raise UserError(f"{parameter} was given, but this model follows {follows}; leave it out")
     if not config.condition:
         return None
     return Condition(

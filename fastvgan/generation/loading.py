@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fastvgan.errors import UserError
-from fastvgan.generation.files import read_generator
+from fastvgan.generation.files import misfit, read_generator
 from fastvgan.generation.generator import VideoGenerator
 from fastvgan.generation.hub import download, is_hub_id
 from fastvgan.generation.shipped import SHIPPED
@@ -14,6 +14,7 @@ from fastvgan.machine.device import parse_device
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.models.sizes import count_min_weights
 from fastvgan.models.text.inputs import move_text_encoder
+from fastvgan.runs.names import run_of
 
 
 def load(
@@ -41,8 +42,7 @@ def load(
         network = build_generator(config)
         network.load_state_dict(weights)
     except (UserError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} does not fit this version of fastvgan ({reason}); export it again") from error
+        raise misfit(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
     return VideoGenerator(network.to(device).eval().requires_grad_(False), config, path, facts)
 
 
@@ -94,7 +94,7 @@ def _newer_text_encoder(config: ModelConfig, path: Path) -> str | None:
     """Return the folder that a run's config.yaml names if the text model has moved since a file of it was written."""
     if config.text_encoder is None or Path(config.text_encoder).is_dir():
         return None
-    settings = path.resolve().parent.parent / "config.yaml"  # the run's, of export/best.safetensors
+    settings = run_of(path) / "config.yaml"
     if not settings.is_file():
         return None
     from fastvgan.runs.config import read_config  # lazily: it imports PyYAML
@@ -102,7 +102,7 @@ def _newer_text_encoder(config: ModelConfig, path: Path) -> str | None:
     try:
         newer = read_config(settings).model
     except UserError:
-        return None  # of something else: the file was copied out of its run
+        return None  # of another program or version
     folder = newer.text_encoder if newer.text_fingerprint == config.text_fingerprint else None
     return folder if folder is not None and Path(folder).is_dir() else None
 

@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = read_config(parsed.run / "config.yaml")
     if config.data.data != DEFAULT:
         raise UserError(f"{parsed.run} was trained on {config.data.data}; pass a run of the digits")
-    evaluation, environment = _read_json(parsed.evaluation), _read_json(parsed.run / "env.json")
+    evaluation = _read_json(parsed.evaluation, "what `evaluate --json` wrote")
+    environment = _read_json(parsed.run / "env.json", "a whole run folder")
     _check_scores(parsed, evaluation)
     target = parsed.out / SHIPPED[DEFAULT].name
     check_writable(target)
@@ -72,15 +73,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{target}: {len(data) / 1e6:.1f} MB")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, wanted: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"{path} is not a JSON file ({error}); pass what `evaluate --json` wrote") from error
+        raise UserError(f"{path} is not a JSON file ({error}); pass {wanted}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} is not a JSON object; pass what `evaluate --json` wrote")
+        raise UserError(f"{path} is not a JSON object; pass {wanted}")
     return found
 
 

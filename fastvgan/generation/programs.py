@@ -14,11 +14,11 @@ from fastvgan.models import Condition, ModelConfig
 from fastvgan.models.noise import NoiseDriven
 from fastvgan_kernels.dispatch import stock_operations
 
-_OPSET = 20  # the first one whose GridSample has the names of today; torch's own default is older
+_OPSET = 20  # the first one with GridSample's current names of modes; torch's default is older
 
 
 class _Program(nn.Module):
-    """What is exported: clips, uint8 (N, T, H, W, C), from noise and the parts of the condition."""
+    """The exported module: makes clips, uint8 (N, T, H, W, C), from noise and the parts of the condition."""
 
     def __init__(self, network: NoiseDriven):
         super().__init__()
@@ -46,7 +46,7 @@ def export_program(network: NoiseDriven, config: ModelConfig, frames: int) -> to
 
 
 def _examples(network: NoiseDriven, config: ModelConfig, frames: int) -> dict[str, torch.Tensor]:
-    """Inputs of two clips: of one, torch.export would take the number for a constant."""
+    """Return inputs of two clips; with one clip, torch.export would take the number of clips for a constant."""
     examples = {"noise": network.noise(2, 0, frames)}
     if "text" in config.condition and config.text_encoder is not None:
         examples["text"] = torch.zeros(2, config.text_width)

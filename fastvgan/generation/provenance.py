@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fastvgan.errors import UserError
 from fastvgan.generation.shipped import find_shipped_name
+from fastvgan.runs.names import run_of
 
 _EVALUATIONS = "evaluation.jsonl"
 _STEP = re.compile(r"step-(\d+)")
@@ -51,7 +52,7 @@ def find_provenance(path: Path | None, facts: Mapping[str, str]) -> Provenance:
     step = facts.get("step")
     if step is None and (checkpoint := _STEP.fullmatch(path.name)) is not None:
         step = checkpoint[1]
-    run = path.resolve().parent.parent  # of export/best.safetensors and of checkpoints/step-200
+    run = run_of(path)
     settings = next((one for one in (run / "config.yaml", path.with_suffix(".yaml")) if one.is_file()), None)
     known: dict[str, Any] = {} if step is None else {"step": int(step) if step.isdecimal() else step}
     if "score" in facts:
@@ -75,7 +76,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         run = read_config(path)
     except UserError:
-        return {}  # of something else: the file was copied out of its run
+        return {}  # of another program or version
     training = run.training
     return {
         "data": Path(run.data.data).name,  # the folders above it are nobody's business

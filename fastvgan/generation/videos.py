@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union, overload
 
 import torch
 from PIL import Image
@@ -16,15 +16,51 @@ from fastvgan.errors import UserError
 from fastvgan.files import video as video_files
 from fastvgan.files import video_formats
 from fastvgan.files.pictures import to_picture, to_pixels, to_tensor
+from fastvgan.machine.optional import check_installed
 
 if TYPE_CHECKING:
     import numpy as np
 
-FPS = 8.0  # as of `fastvgan generate`
+FPS = 8.0  # the default of `fastvgan generate`
 _MOST_SHOWN = 16  # clips in a notebook
 
 
-class Video:
+class _Frames:
+    """The frames of one clip or of several, and their conversions."""
+
+    _dimensions: ClassVar[str]  # such as "(T, H, W, C)"
+
+    def __init__(self, frames: "torch.Tensor | np.ndarray", fps: float):
+        self.frames = _check_frames(frames, self._dimensions)
+        self.fps = fps
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of `frames`."""
+        return self.frames.shape
+
+    def to_tensor(self) -> torch.Tensor:
+        """Return `frames`."""
+        return self.frames
+
+    def to_numpy(self) -> "np.ndarray":
+        """Return `frames` as an array.
+
+        Raises:
+            UserError: numpy is not installed.
+        """
+        check_installed("numpy", "video", "to_numpy", "use to_tensor")
+        return self.frames.numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "np.ndarray":
+        array = self.to_numpy()
+        return array.astype(dtype or array.dtype, copy=bool(copy))
+
+
+class Video(_Frames):
     """One clip.
 
     Args:
@@ -36,21 +72,14 @@ class Video:
         frames: the frames, uint8 (T, H, W, C) on the CPU.
     """
 
-    def __init__(self, frames: "torch.Tensor | np.ndarray", fps: float = FPS, caption: str = ""):
-        self.frames = _check_frames(frames, 4, "(T, H, W, C)")
-        self.fps = fps
-        self.caption = caption
+    _dimensions = "(T, H, W, C)"
 
-    def __len__(self) -> int:
-        return len(self.frames)
+    def __init__(self, frames: "torch.Tensor | np.ndarray", fps: float = FPS, caption: str = ""):
+        super().__init__(frames, fps)
+        self.caption = caption
 
     def __repr__(self) -> str:
         return f"Video({_describe(self.frames, self.fps)})"
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape (T, H, W, C)."""
-        return self.frames.shape
 
     def save(self, path: str | os.PathLike, fps: float | None = None, scale: int = 0) -> None:
         """Write the clip to a file.
@@ -69,26 +98,11 @@ class Video:
         """Return the frames as T images of mode L or RGB."""
         return [to_picture(frame) for frame in self.frames]
 
-    def to_tensor(self) -> torch.Tensor:
-        """Return the frames, uint8 (T, H, W, C) on the CPU."""
-        return self.frames
-
-    def to_numpy(self) -> "np.ndarray":
-        """Return the frames as an array, uint8 (T, H, W, C).
-
-        Raises:
-            UserError: numpy is not installed.
-        """
-        return _to_numpy(self.frames)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "np.ndarray":
-        return _as_array(self.frames, dtype, copy)
-
     def _repr_html_(self) -> str:
         return Videos(self.frames[None], self.fps, [self.caption])._repr_html_()
 
 
-class Videos(Sequence[Video]):
+class Videos(_Frames, Sequence[Video]):
     """Several clips of one size. `videos[i]` is a `Video`, `videos[i:j]` are `Videos`.
 
     Args:
@@ -100,15 +114,13 @@ class Videos(Sequence[Video]):
         frames: the frames, uint8 (N, T, H, W, C) on the CPU.
     """
 
+    _dimensions = "(N, T, H, W, C)"
+
     def __init__(self, frames: "torch.Tensor | np.ndarray", fps: float = FPS, captions: Sequence[str] = ()):
-        self.frames = _check_frames(frames, 5, "(N, T, H, W, C)")
-        self.fps = fps
+        super().__init__(frames, fps)
         self.captions = list(captions) or [""] * len(frames)
         if len(self.captions) != len(frames):
             raise UserError(f"{len(frames)} clips have {len(self.captions)} captions; pass one for each clip, or none")
-
-    def __len__(self) -> int:
-        return len(self.frames)
 
     @overload
     def __getitem__(self, index: int) -> Video: ...
@@ -129,11 +141,6 @@ class Videos(Sequence[Video]):
     def __repr__(self) -> str:
         clips = f"{len(self)} clip{'s' * (len(self) != 1)}"
         return f"Videos({clips} of {_describe(self.frames[0], self.fps)})" if len(self) else "Videos(0 clips)"
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape (N, T, H, W, C)."""
-        return self.frames.shape
 
     def save(
         self, path: str | os.PathLike, fps: float | None = None, scale: int = 0, columns: int | None = None
@@ -169,21 +176,6 @@ class Videos(Sequence[Video]):
     def to_pil(self) -> list[list[Image.Image]]:
         """Return the frames of each clip as images of mode L or RGB: N lists of T."""
         return [video.to_pil() for video in self]
-
-    def to_tensor(self) -> torch.Tensor:
-        """Return the frames, uint8 (N, T, H, W, C) on the CPU."""
-        return self.frames
-
-    def to_numpy(self) -> "np.ndarray":
-        """Return the frames as an array, uint8 (N, T, H, W, C).
-
-        Raises:
-            UserError: numpy is not installed.
-        """
-        return _to_numpy(self.frames)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "np.ndarray":
-        return _as_array(self.frames, dtype, copy)
 
     def _repr_html_(self) -> str:
         """Show the clips in a notebook, as animations with their captions."""
@@ -237,15 +229,15 @@ def _frames_of(frames: Frames) -> torch.Tensor:
     return torch.stack(pictures)
 
 
-def _check_frames(frames: "torch.Tensor | np.ndarray", dimensions: int, what: str) -> torch.Tensor:
+def _check_frames(frames: "torch.Tensor | np.ndarray", dimensions: str) -> torch.Tensor:
     if not hasattr(frames, "ndim"):
-        raise UserError(f"the frames are a {type(frames).__name__}; pass a tensor or an array, uint8 {what}")
-    # Of the size of a clip; there may be no clip.
-    is_empty = not all(frames.shape[dimensions - 4 :])
+        raise UserError(f"the frames are a {type(frames).__name__}; pass a tensor or an array, uint8 {dimensions}")
     is_bytes = str(frames.dtype).removeprefix("torch.") == "uint8"
-    if not is_bytes or frames.ndim != dimensions or frames.shape[-1] not in (1, 3) or is_empty:
+    has_dimensions = frames.ndim == len(dimensions.split(",")) and frames.shape[-1] in (1, 3)
+    # Without the number of clips, which may be 0.
+    if not is_bytes or not has_dimensions or not all(frames.shape[-4:]):
         raise UserError(
-            f"frames of {frames.dtype} and the shape {tuple(frames.shape)}; pass uint8 {what} with C = 1 or 3"
+            f"frames of {frames.dtype} and the shape {tuple(frames.shape)}; pass uint8 {dimensions} with C = 1 or 3"
         )
     return to_tensor(frames)
 
@@ -253,18 +245,6 @@ def _check_frames(frames: "torch.Tensor | np.ndarray", dimensions: int, what: st
 def _describe(frames: torch.Tensor, fps: float) -> str:
     count, height, width, channels = frames.shape
     return f"{count} frames of {height}x{width} pixels, {'grey' if channels == 1 else 'RGB'}, {fps:g} fps"
-
-
-def _to_numpy(frames: torch.Tensor) -> "np.ndarray":
-    try:
-        return frames.numpy()
-    except RuntimeError as error:
-        raise UserError("to_numpy needs the package numpy: pip install numpy, or use to_tensor") from error
-
-
-def _as_array(frames: torch.Tensor, dtype: Any, copy: bool | None) -> "np.ndarray":
-    array = _to_numpy(frames)
-    return array.astype(dtype or array.dtype, copy=bool(copy))
 
 
 def _figure(video: Video) -> str:

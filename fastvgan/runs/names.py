@@ -18,6 +18,12 @@ def newest_run() -> Path | None:
     return next(iter(runs_by_age()), None)
 
 
+def run_of(path: Path) -> Path:
+    """Return the run folder that a checkpoint or an exported generator lies in; other paths as they are, resolved."""
+    path = path.resolve()
+    return path.parent.parent if path.parent.name in ("checkpoints", "export") else path
+
+
 def find_run(named: Path | None) -> Path:
     """Return the run folder named by --run, or the newest one under ./runs.
 

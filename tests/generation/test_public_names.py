@@ -83,5 +83,5 @@ except fastvgan.errors.UserError as error:
     print(str(error).replace(" ", "-"), "numpy" in sys.modules)
 """
     found = python("import fastvgan.errors\n" + program, PYTHONPATH=str(tmp_path))
-    assert found == ["to_numpy-needs-the-package-numpy:-pip-install-numpy,-or-use-to_tensor", "False"]
+    assert found == ['to_numpy-needs-the-package-numpy:-pip-install-"fastvgan[video]",-or-use-to_tensor', "False"]
     assert {"x.gif", "x.png", "y.gif", "z.gif"} <= {path.name for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""What the sources have in common that draw every clip by random words."""
+"""The base class of the sources that draw every clip from random words."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator

@@ -26,6 +26,7 @@ from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.share import choose_share
 from fastvgan.data.source import Clips
 from fastvgan.errors import UserError
+from fastvgan.files.pictures import to_bytes
 from fastvgan.files.tensor_file import read_tensors
 from fastvgan.random_draws import uniforms
 
@@ -115,8 +116,7 @@ class DigitsSource(DrawnSource):
         images, digits = images[chosen], digits[chosen]
         self.size = len(images)
         self.phrasings = phrase_table(self._table, channels == 3) if variant.is_free else ()
-        grey = bytes((16 * images).byte().flatten().tolist()).hex()
-        facts = ["digits", _VERSION, self.captions, digits.tolist(), grey]
+        facts = ["digits", _VERSION, self.captions, digits.tolist(), to_bytes((16 * images).byte()).hex()]
         facts += [self.phrasings] if variant.is_free else []
         self.fingerprint = compute_fingerprint(facts, self.size, self.captions, self.classes)
         self._is_sharp = height > 16 or width > 16

@@ -1,7 +1,7 @@
 """The words of the digits' captions, and the sentences that describe no clip of the digits. Imports no torch."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from functools import cache
 
 from fastvgan.data.digits.phrases import NUMBERS, TRAINING
@@ -78,9 +78,8 @@ def _motion_words() -> set[str]:
     return once - of_templates - _NOT_A_MOTION
 
 
-def _explain_count(words: Iterable[str], has_colours: bool) -> str | None:
+def _explain_count(words: Sequence[str], has_colours: bool) -> str | None:
     """Return a reason if the words name no colour, digit or motion, or several colours or digits."""
-    words = list(words)
     colours = list(dict.fromkeys(word for word in words if word in COLOURS))
     digits = list(dict.fromkeys(str(_DIGITS[word]) for word in words if word in _DIGITS))
     counts = {"colour": len(colours)} if has_colours else {}

@@ -195,16 +195,15 @@ def _to_tensor(array: Union["np.ndarray", "torch.Tensor"]) -> "torch.Tensor":
     """Convert an array of a supported dtype to a tensor, and move a tensor to the CPU."""
     import torch
 
-    if isinstance(array, torch.Tensor):
-        return array.detach().cpu()
-    dtype = array.dtype
-    if dtype.kind == "f":
-        dtype = dtype.newbyteorder("=") if dtype.itemsize <= 8 else "float64"  # torch has no longer floats
-    elif (dtype.kind, dtype.itemsize) not in (("u", 1), ("u", 2), ("b", 1)):
-        raise _refuse_dtype(dtype)
-    else:
-        dtype = dtype.newbyteorder("=")
-    return torch.from_numpy(array.astype(dtype, order="C"))
+    from fastvgan.files.pictures import to_tensor
+
+    if not isinstance(array, torch.Tensor):
+        kind, size = array.dtype.kind, array.dtype.itemsize
+        if kind == "f" and size > 8:
+            array = array.astype("float64")  # torch has no longer floats
+        elif kind != "f" and (kind, size) not in (("u", 1), ("u", 2), ("b", 1)):
+            raise _refuse_dtype(array.dtype)
+    return to_tensor(array)
 
 
 def _to_bytes(values: "torch.Tensor") -> "torch.Tensor":

@@ -5,7 +5,7 @@ import torch
 from fastvgan.generation.generator import VideoGenerator
 from fastvgan.models import ModelConfig, build_generator
 
-KNOWN = {
+_KNOWN = {
     "vocabulary": ("a", "green", "moving", "red"),
     "caption_length": 4,
     "class_names": ("cat", "dog"),
@@ -16,7 +16,7 @@ KNOWN = {
 
 def make_generator(**values):
     """Return a generator whose clips have contrast, and show the noise and the condition, as those of trained ones."""
-    config = ModelConfig(**{**KNOWN, "condition": ("text",), **values})
+    config = ModelConfig(**{**_KNOWN, "condition": ("text",), **values})
     torch.manual_seed(0)
     network = build_generator(config).eval().requires_grad_(False)
     for parameter in network.parameters():
