@@ -1,4 +1,4 @@
-"""Every block of the README, the tutorials and the how-to pages runs, as newcomer.py describes."""
+"""Every block of the README and of docs/ runs, as newcomer.py describes."""
 
 import json
 import re

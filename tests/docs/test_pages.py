@@ -1,8 +1,9 @@
-"""The README is short, links lead somewhere, flags and files exist, and every page is in the navigation."""
+"""The README is short, links lead somewhere, flags, extras and files exist, and every page is in the navigation."""
 
 import functools
 import re
 import sys
+import tomllib
 
 import markdown
 import pytest
@@ -89,6 +90,13 @@ def test_every_flag_exists(page):
     for command, line in _COMMAND.findall(text.replace("`", " | ")):
         unknown |= set(_FLAG.findall(line)) - _flags().get(command, set())
     assert not unknown, sorted(unknown)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_names)
+def test_extras_exist(page):
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = re.findall(r"(?:[\"' ]\.|fastvgan)\[([a-z,-]+)\]", page.read_text(encoding="utf-8"))
+    assert not {extra for part in named for extra in part.split(",")} - set(known)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_names)
