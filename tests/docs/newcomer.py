@@ -171,7 +171,10 @@ class Machine:
 
     def _run_shell(self, block: Block) -> None:
         state = self.scratch / "state"
-        script = f"set -euo pipefail\n{block.text}\npwd > {state}; env -0 >> {state}\n"
+        # At the end by a trap, so that a last line like `cmp a b && echo same` can fail.
+        script = (
+            f"set -euo pipefail\ntrap 'status=$?; pwd > {state}; env -0 >> {state}; exit $status' EXIT\n{block.text}"
+        )
         done = self._run(["bash", "-c", script])
         if done.returncode:
             raise Failed(f"{block.place} ended with status {done.returncode}:\n{block.text}\n{done.stdout[-4000:]}")
