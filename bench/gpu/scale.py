@@ -1,6 +1,6 @@
 """Cost of a training step on GPUs by frames, size, feature maps, batch and processes, each varied separately.
 
-`python bench/scaling.py --fit FILE` fits the rates of docs/scaling.md's model to this part's file.
+`python bench/scaling.py --fit FILE` fits the rates of docs/explanation/scaling.md's model to this part's file.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Run every block of README.md, docs/tutorials/ and docs/how-to/ in order, as a newcomer does.
+"""Run every block of README.md and docs/ in order, as a newcomer does.
 
     python tests/docs/newcomer.py                        # shortened, with this Python's packages
     python tests/docs/newcomer.py --full                 # as written, on a fresh machine
@@ -35,7 +35,16 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-REASONS = ("GPU", "torchrun", "cluster", "network", "until it is stopped", "compiles", "takes half a minute")
+REASONS = (
+    "GPU",
+    "torchrun",
+    "cluster",
+    "network",
+    "until it is stopped",
+    "compiles",
+    "takes half a minute",
+    "takes minutes",
+)
 LANGUAGES = {"sh": "sh", "bash": "sh", "python": "python"}
 SHOWN = {"text", "yaml", "json", "jsonl", "csv", "html", "toml", "dockerfile"}
 STEPS = 2
@@ -74,8 +83,7 @@ class Failed(Exception):
 
 def pages() -> list[Path]:
     """Return the pages whose blocks run."""
-    folders = (ROOT / "docs" / "tutorials", ROOT / "docs" / "how-to")
-    return [ROOT / "README.md", *(page for folder in folders for page in sorted(folder.glob("*.md")))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def read_blocks(page: Path) -> list[Block]:
@@ -163,7 +171,10 @@ class Machine:
 
     def _run_shell(self, block: Block) -> None:
         state = self.scratch / "state"
-        script = f"set -euo pipefail\n{block.text}\npwd > {state}; env -0 >> {state}\n"
+        # At the end by a trap, so that a last line like `cmp a b && echo same` can fail.
+        script = (
+            f"set -euo pipefail\ntrap 'status=$?; pwd > {state}; env -0 >> {state}; exit $status' EXIT\n{block.text}"
+        )
         done = self._run(["bash", "-c", script])
         if done.returncode:
             raise Failed(f"{block.place} ended with status {done.returncode}:\n{block.text}\n{done.stdout[-4000:]}")

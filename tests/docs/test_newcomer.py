@@ -1,4 +1,4 @@
-"""Every block of the README, the tutorials and the how-to pages runs, as newcomer.py describes."""
+"""Every block of the README and of docs/ runs, as newcomer.py describes."""
 
 import json
 import re
@@ -37,7 +37,11 @@ def page(tmp_path, monkeypatch):
 
 
 def test_a_block_that_fails_is_named(machine, page):
-    for text in ("'''sh\necho one\nfalse | cat\necho two\n'''\n", "'''python\nx = 1\n1 / (x - 1)\n'''\n"):
+    for text in (
+        "'''sh\necho one\nfalse | cat\necho two\n'''\n",
+        "'''sh\nfalse && echo two\n'''\n",
+        "'''python\nx = 1\n1 / (x - 1)\n'''\n",
+    ):
         with pytest.raises(Failed, match=r"page\.md:2"):
             run_page(machine, page(text))
 

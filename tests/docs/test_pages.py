@@ -1,7 +1,9 @@
-"""The README is short, links lead somewhere, flags exist, and every page is in the navigation."""
+"""The README is short, links lead somewhere, flags, extras and files exist, and every page is in the navigation."""
 
+import functools
 import re
 import sys
+import tomllib
 
 import markdown
 import pytest
@@ -11,7 +13,8 @@ from newcomer import ROOT
 sys.path.insert(0, str(ROOT / "build_tools" / "site"))
 import reference  # noqa: E402
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FOLDERS = ("bench", "build_tools", "csrc", "docs", "examples", "fastvgan", "kernels", "tests")
+PAGES = [*sorted(ROOT.glob("*.md")), *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md")))]
 # Flags of other programs that pages name alone: torchrun's, Slurm's, pytest-benchmark's, bench/'s, pip's.
 FOREIGN = {
     "--standalone",
@@ -23,9 +26,14 @@ FOREIGN = {
     "--benchmark-json",
     "--benchmark-verbose",
     "--full",
+    "--from",
+    "--markdown",
+    "--norms",
+    "--objectives",
     "--index-url",
 }
 _COMMAND = re.compile(r"(?:^|\s)(?:python3? -m |-m )?fastvgan[ .]([a-z]+)\b([^|;&#\n]*)")
+_PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./*-]+")
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 
 
@@ -63,21 +71,40 @@ def test_relative_links_lead_to_files_and_anchors(page):
     assert not broken, broken
 
 
+@functools.cache
 def _flags():
-    """Every flag of every command, with the opposites of those without a value."""
-    flags = [flag for command in reference.commands().values() for flag in reference.flags_of(command)]
-    return {flag.name for flag in flags} | {f"--no-{flag.name[2:]}" for flag in flags if flag.kind is bool}
+    """The flags of each command, with the opposites of those without a value."""
+    known = {}
+    for name, arguments in reference.commands().items():
+        flags = reference.flags_of(arguments)
+        opposites = {f"--no-{flag.name[2:]}" for flag in flags if flag.kind is bool}
+        known[name] = {flag.name for flag in flags} | opposites | {"--help"}
+    return known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_names)
 def test_every_flag_exists(page):
-    known = _flags() | {"--help", "--version"}
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    alone = re.findall(r"`(--[^`\n]+)`", text)
-    commands = [match[2] for match in _COMMAND.finditer(text.replace("`", " | "))]
-    named = {flag for part in alone for flag in _FLAG.findall(part)} - FOREIGN
-    named |= {flag for part in commands for flag in _FLAG.findall(part)}
-    assert not named - known, sorted(named - known)
+    alone = {flag for part in re.findall(r"`(--[^`\n]+)`", text) for flag in _FLAG.findall(part)}
+    unknown = alone - FOREIGN - {"--version"} - set().union(*_flags().values())
+    for command, line in _COMMAND.findall(text.replace("`", " | ")):
+        unknown |= set(_FLAG.findall(line)) - _flags().get(command, set())
+    assert not unknown, sorted(unknown)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_names)
+def test_extras_exist(page):
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = re.findall(r"(?:[\"' ]\.|fastvgan)\[([a-z,-]+)\]", page.read_text(encoding="utf-8"))
+    assert not {extra for part in named for extra in part.split(",")} - set(known)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_names)
+def test_files_of_the_repository_exist(page):
+    spans = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    paths = [path.rstrip(".") for span in spans for path in _PATH.findall(span) if "NAME" not in path]
+    missing = [path for path in paths if not any(ROOT.glob(path))]
+    assert not missing, missing
 
 
 def test_a_flag_that_does_not_exist_is_found(tmp_path):
@@ -86,6 +113,7 @@ def test_a_flag_that_does_not_exist_is_found(tmp_path):
         ("`--bathc-size 3`", "--bathc-size"),
         ("```sh\nfastvgan info --json\nfastvgan train --steps 3 \\\n --stpes 4\n```", "--stpes"),
         ("use `python -m fastvgan.generate --seeds 3`", "--seeds"),
+        ("`fastvgan info --steps 3`", "--steps"),  # a flag of another command
     ):
         page.write_text(text)
         with pytest.raises(AssertionError, match=flag):

@@ -8,7 +8,8 @@ from command import ROOT
 
 from fastvgan.runs.config import DataConfig, TrainingConfig
 
-TEXT = (ROOT / "docs" / "how-to" / "several-gpus.md").read_text(encoding="utf-8")
+HOW_TO = ROOT / "docs" / "how-to"
+TEXT = (HOW_TO / "several-gpus.md").read_text(encoding="utf-8")
 OWN = {"run_dir", "resume"} | set(TrainingConfig.model_fields) | set(DataConfig.model_fields)
 TORCHRUN = {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_endpoint", "rdzv_id"}
 
@@ -55,5 +56,6 @@ def test_flags_exist():
 def test_statuses_are_those_of_the_code():
     from fastvgan.training.run.watchdog import STATUS
 
-    assert f"| {STATUS} |" in TEXT and "| 130, 143 |" in TEXT and "`--watchdog` seconds (600)" in TEXT
+    text = (HOW_TO / "resume.md").read_text(encoding="utf-8")
+    assert f"| {STATUS} |" in text and "| 130, 143 |" in text and "`--watchdog` seconds (600)" in text
     assert TrainingConfig().watchdog == 600
