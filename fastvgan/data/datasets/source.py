@@ -119,7 +119,7 @@ class DatasetSource:
         yield from _raise_errors(loader)
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Raise a ValueError, since `draws` is 0; see `fastvgan.data.source.Source.draw`."""
+        """Raise a ValueError for words (N, 0), since `draws` is 0; see `fastvgan.data.source.Source.draw`."""
         raise ValueError("a dataset's clips cannot be drawn by random words; use batches")
 
     def _survey(self, survey: "_Survey", most: int) -> "list[_Fact]":

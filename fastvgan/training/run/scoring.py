@@ -137,7 +137,7 @@ class _InMemory:
             start += 1
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Raise a ValueError, since `draws` is 0; see `fastvgan.data.source.Source.draw`."""
+        """Raise a ValueError for words (N, 0), since `draws` is 0; see `fastvgan.data.source.Source.draw`."""
         raise ValueError("clips in memory cannot be drawn by random words; use batches")
 
 
