@@ -30,7 +30,7 @@ class Discs(Dataset):
     def __getitem__(self, index: int) -> dict:
         colour = list(COLOURS)[index % 3]
         size = list(SIZES)[index // 3 % 2]
-        # Of the global generators: fastvgan seeds them for each sample, so that a resumed run sees the same clips.
+        # fastvgan seeds the global generators for each sample, so that a resumed run sees the same clips.
         start = 2 * math.pi * torch.rand(())
         angle = start + 2 * math.pi * torch.arange(8).view(8, 1, 1) / 8
         y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings: dict = {"steps": given.steps, "batch_size": 16, "base_width": 16, "checkpoint_every": 100}
     if given.small:
         settings |= {"batch_size": 4, "base_width": 2, "latent": 8, "evaluate_clips": 16}
-    # Size, length and condition are those of the dataset's clips.
+    # The model takes its size, length and condition from the dataset's clips.
     trainer = fastvgan.Trainer(data=Discs(), run_dir=given.run_dir, callbacks=[StopWithoutProgress()], **settings)
     print(trainer.describe())
     result = trainer.train()

@@ -114,7 +114,7 @@ def global_seed(seed: int, number: int) -> int:
 
 
 def seed_everything(seed: int, device: torch.device | None = None) -> None:
-    """Seed the global generators of Python, NumPy and torch, of which user code and networks may draw.
+    """Seed the global generators of Python, NumPy and torch, from which user code and networks may draw.
 
     Args:
         seed: at least 0 and below 2**63.

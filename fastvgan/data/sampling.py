@@ -130,7 +130,7 @@ class Sampler:
 
     def clips(self, seed: int, numbers: Sequence[int]) -> list[int]:
         """Return the index of the clip that each of these samples of a run shows."""
-        return [self._clip(seed, number) for number in numbers]
+        return [clip_of(self.size, seed, number) for number in numbers]
 
     def candidates(self, seed: int, number: int, first: Draw | None = None) -> Iterator[Draw]:
         """Yield a sample of a run, then the samples that replace it, in turn, if its clip is unreadable.
@@ -142,7 +142,7 @@ class Sampler:
         """
         yield first or self.draw(seed, number)
         for offset in range(1, self.size):
-            yield self._draw(seed, [number], [self._clip(seed, number, offset)])[0]
+            yield self._draw(seed, [number], [clip_of(self.size, seed, number, offset)])[0]
 
     def words(self, seed: int, numbers: torch.Tensor) -> torch.Tensor:
         """Draw the random words, int64 (N, WORDS), of samples with numbers int64 (N,), on their device."""
@@ -168,11 +168,6 @@ class Sampler:
         caption = tables.captions[first_caption + caption]
         reverse = below(words[:, 6], 2 if cut.reverse else 1)
         return Picks(torch.minimum(indices, last[:, None]), crop, mirror, caption, label, reverse)
-
-    def _clip(self, seed: int, number: int, offset: int = 0) -> int:
-        epoch, place = divmod(number, self.size)
-        block, row = divmod(epoch, _epochs_at_once(self.size))
-        return int(_orders(self.size, seed, block)[row, (place + offset) % self.size])
 
     def _draw(self, seed: int, numbers: Sequence[int], clips: Sequence[int]) -> list[Draw]:
         words = self.words(seed, torch.tensor(numbers, dtype=torch.int64, device="cpu"))
@@ -280,6 +275,13 @@ def shuffle_epochs(size: int, seed: int, epochs: torch.Tensor) -> torch.Tensor:
     words = Draws(seed, {Purpose.SHUFFLE: 2 * size}, epochs.device)(epochs)[Purpose.SHUFFLE]
     high, low = words.unflatten(1, (size, 2)).unbind(2)
     return torch.add(low, high - _HALF, alpha=2**32).sort(dim=1, stable=True).indices
+
+
+def clip_of(size: int, seed: int, number: int, offset: int = 0) -> int:
+    """Return the clip, of `size`, that a sample of a run shows, or the one `offset` places later in its epoch."""
+    epoch, place = divmod(number, size)
+    block, row = divmod(epoch, _epochs_at_once(size))
+    return int(_orders(size, seed, block)[row, (place + offset) % size])
 
 
 def sample_numbers(batch_size: int, start: int, rank: int, world_size: int) -> Iterator[range]:

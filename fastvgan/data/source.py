@@ -73,5 +73,8 @@ class Source(Protocol):
         Args:
             words: int64 (N, `draws`) in [0, 2**32), see `fastvgan.random_draws`.
             clips: int64 (N,), indices of the clips, on the same device; needed if the source `shuffles`.
+
+        Raises:
+            ValueError: `draws` is 0, or `clips` is missing.
         """
         ...

@@ -38,7 +38,7 @@ def parse_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise UserError(f"{name!r} is no device; pass cpu, cuda or cuda:N") from error
+        raise UserError(f"{name!r} is not a device; pass cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{device}: torch sees no CUDA device; use cpu, or install torch with CUDA")
     try:

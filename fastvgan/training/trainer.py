@@ -245,7 +245,7 @@ def _name(data: Any) -> str | None:
     """Return the data's name in the configuration.
 
     Raises:
-        UserError: this is no data.
+        UserError: it is neither a path, a dataset nor a source.
     """
     if data is None or isinstance(data, str | Path):
         return None if data is None else str(data)

@@ -150,6 +150,11 @@ def test_known_captions_and_classes_spare_reading_the_dataset():
     assert batch.caption.tolist() == [2 - i % 3 for i in index] and batch.label.tolist() == [1 - i % 2 for i in index]
     with pytest.raises(UserError, match="item 0 of the dataset has the caption 'clip 0', which is none of the 1 known"):
         DatasetSource(Random(), SHAPE, ("text",), captions=["clip 1"])
+    with pytest.raises(UserError, match="item 1 of the dataset has the label 'b', which is none of the 1 known"):
+        DatasetSource(Random(), SHAPE, ("text", "class"), classes=["a"])
+    assert source.draws == 0
+    with pytest.raises(ValueError, match="use batches"):
+        source.draw(torch.zeros(1, 0, dtype=torch.int64))
 
 
 class Endless(IterableDataset):

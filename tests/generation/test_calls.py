@@ -162,7 +162,7 @@ def test_half_and_bfloat16_and_device(generator):
     other = make_generator()
     assert other.half().dtype == torch.float16 and other.bfloat16().dtype == torch.bfloat16
     assert other.to("cpu", torch.float32).device == torch.device("cpu") and other.dtype == torch.float32
-    with pytest.raises(UserError, match="'nonsense' is no device; pass cpu, cuda"):
+    with pytest.raises(UserError, match="'nonsense' is not a device; pass cpu, cuda"):
         other.to("nonsense")
     with pytest.raises(UserError, match=r"torch\.int8: a generator computes in torch\.float32, torch\.float16"):
         other.to(torch.int8)

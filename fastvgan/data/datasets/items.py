@@ -46,7 +46,7 @@ class Item(NamedTuple):
 
 
 def name_of(number: int) -> str:
-    """Return an item's name in messages: of a map-style dataset its index, else its place in the order."""
+    """Return an item's name in messages, by its index in a map-style dataset or its place in an iterable one."""
     return f"item {number} of the dataset"
 
 
@@ -55,7 +55,7 @@ def split_item(item: Any, name: str) -> Item:
 
     Args:
         item: A tensor or an array; a dict with "video" and optionally "caption" and "label"; or a tuple or list whose
-            first entry is the clip. Of its other entries a string is the caption and a whole number the class; None and
+            first entry is the clip. A string among the other entries is the caption, a whole number the class; None and
             tensors with dimensions, such as the sound of torchvision's datasets, are skipped.
         name: Name of the item in messages, "item 7 of the dataset".
 
@@ -90,7 +90,7 @@ def split_item(item: Any, name: str) -> Item:
 
 
 def find_shape(item: Any) -> ClipShape:
-    """Find the size of a dataset's first item, by which the channels are the dimension of 1 or 3.
+    """Find the size of a dataset's first item; the channels are the dimension of 1 or 3.
 
     Raises:
         UserError: The item has another form, or not four dimensions, or none that can be channels.

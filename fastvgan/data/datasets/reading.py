@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from fastvgan.data.sampling import Sampler
+from fastvgan.data.sampling import clip_of
 from fastvgan.errors import UserError
 from fastvgan.machine.optional import is_installed
 from fastvgan.random_draws import global_seed, seed_everything
@@ -22,7 +22,7 @@ Collate = Callable[[list[Any]], Any]
 
 @runtime_checkable
 class MapStyle(Protocol):
-    """A dataset whose items are found by an index: a torch Dataset, or anything else of this form, such as a list."""
+    """A dataset with items by index: a torch Dataset, or anything else of this form, such as a list."""
 
     def __getitem__(self, index: int, /) -> Any:
         """Return an item."""
@@ -59,7 +59,7 @@ def seed_within(seed: int) -> Iterator[None]:
 
 
 def read_item(dataset: MapStyle, index: int, seed: int) -> Any:
-    """Read an item of a map-style dataset, whose random changes are a function of the seed."""
+    """Read an item of a map-style dataset; its random changes are a function of the seed."""
     with seed_within(seed):
         return dataset[index]
 
@@ -95,32 +95,26 @@ class MappedBatches(Dataset[Any]):
     Errors are returned, since a DataLoader would put its worker's traceback into their sentence.
 
     Args:
-        dataset: A map-style dataset.
-        sampler: Chooses the item of each sample.
+        dataset: A map-style dataset, shuffled in every epoch.
+        size: Number of its items.
         seed: Seed of the run.
         convert: Converts items.
         collate: Makes batches.
     """
 
-    def __init__(self, dataset: MapStyle, sampler: Sampler, seed: int, convert: Convert, collate: Collate):
-        self._dataset, self._sampler, self._seed, self._convert, self._collate = (
-            dataset,
-            sampler,
-            seed,
-            convert,
-            collate,
-        )
+    def __init__(self, dataset: MapStyle, size: int, seed: int, convert: Convert, collate: Collate):
+        self._dataset, self._size, self._seed = dataset, size, seed
+        self._convert, self._collate = convert, collate
 
     def __getitem__(self, index: range) -> Any:
         try:
-            return self._collate(
-                [
-                    self._convert(read_item(self._dataset, clip, global_seed(self._seed, number)), clip)
-                    for number, clip in zip(index, self._sampler.clips(self._seed, index), strict=True)
-                ]
-            )
+            return self._collate([self._make(number) for number in index])
         except UserError as error:
             return error
+
+    def _make(self, number: int) -> Any:
+        clip = clip_of(self._size, self._seed, number)
+        return self._convert(read_item(self._dataset, clip, global_seed(self._seed, number)), clip)
 
 
 class StreamedBatches(IterableDataset[Any]):
@@ -142,13 +136,8 @@ class StreamedBatches(IterableDataset[Any]):
         convert: Convert,
         collate: Collate,
     ):
-        self._dataset, self._numbers, self._seed, self._convert, self._collate = (
-            dataset,
-            numbers,
-            seed,
-            convert,
-            collate,
-        )
+        self._dataset, self._numbers, self._seed = dataset, numbers, seed
+        self._convert, self._collate = convert, collate
 
     def __iter__(self) -> Iterator[Any]:
         stream = read_stream(self._dataset, self._seed)

@@ -23,7 +23,7 @@ from fastvgan.data.datasets.reading import (
 )
 from fastvgan.data.fingerprint import compute_fingerprint
 from fastvgan.data.loading import load_batches
-from fastvgan.data.sampling import Cut, Member, Sampler, sample_numbers
+from fastvgan.data.sampling import sample_numbers
 from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.files.pictures import to_bytes
@@ -38,7 +38,7 @@ class DatasetSource:
     dicts of such a "video" and optionally a "caption" (a string) and a "label" (a whole number or a name); or tuples of
     them in this order. They have the size that the model takes: the dataset cuts and resizes.
 
-    Of a map-style dataset every epoch is a new shuffle. An IterableDataset is read in its own order, again from its
+    A map-style dataset is shuffled in every epoch. An IterableDataset is read in its own order, again from its
     beginning when it ends; a resumed run reads and skips the items before its batch. While an item is read, the global
     generators of Python, NumPy and torch are seeded by the seed of the run and the number of the sample, so that random
     changes to it, such as torchvision's, are the same in a resumed run and with any number of worker processes.
@@ -53,7 +53,7 @@ class DatasetSource:
         captions: The distinct captions, if they are known; else the dataset is read once to find them.
         classes: The names of the classes, in the order of their indices, if they are known; else it is read once.
         size: Number of clips per epoch; needed for an IterableDataset without a length.
-        workers: Worker processes that read items; 0 reads them in this process. Of an IterableDataset at most 1.
+        workers: Worker processes that read items; 0 reads them in this process. At most 1 reads an IterableDataset.
 
     Raises:
         UserError: The dataset is empty or has no length, or an item lacks what is needed or has another size or form.
@@ -98,9 +98,8 @@ class DatasetSource:
         self.classes, indices = _name_classes([fact.label for fact in facts], classes) if needs.label else ((), {})
         self.fingerprint = compute_fingerprint([self.size, shape, *facts], self.size, self.captions, self.classes)
         self._convert = _Conversion(shape, {text: i for i, text in enumerate(self.captions)}, indices)
-        for fact in facts if is_known else ():
+        for fact in facts:
             self._convert.find(fact.caption, fact.label, fact.number)
-        self._sampler = Sampler([Member(shape.frames, (), -1)] * self.size, Cut(*shape))
 
     def batches(
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
@@ -115,13 +114,13 @@ class DatasetSource:
             stream = StreamedBatches(self._dataset, numbers, seed, self._convert, _collate)
             loader = load_batches(stream, self._workers)
         else:
-            mapped = MappedBatches(self._dataset, self._sampler, seed, self._convert, _collate)
+            mapped = MappedBatches(self._dataset, self.size, seed, self._convert, _collate)
             loader = load_batches(mapped, self._workers, numbers())
         yield from _raise_errors(loader)
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Raise an error: `draws` is 0, so nothing may call this with words (N, 0)."""
-        raise NotImplementedError("clips of a dataset come from batches()")
+        """Raise a ValueError for words (N, 0), since `draws` is 0; see `fastvgan.data.source.Source.draw`."""
+        raise ValueError("a dataset's clips cannot be drawn by random words; use batches")
 
     def _survey(self, survey: "_Survey", most: int) -> "list[_Fact]":
         """Read at most `most` items, and return facts about each."""
@@ -222,9 +221,8 @@ class _Conversion:
         """Return the indices of a caption and a class; None for those that the model does not need."""
         for what, value, known in (("caption", caption, self._captions), ("label", label, self._classes)):
             if known and value not in known:
-                raise UserError(
-                    f"{name_of(number)} has the {what} {value!r}, which is none of the {len(known)} known ones"
-                )
+                count = len(set(known.values()))  # a class is known by its name and its index
+                raise UserError(f"{name_of(number)} has the {what} {value!r}, which is none of the {count} known ones")
         return (
             self._captions[caption] if self._captions and caption is not None else None,
             self._classes[label] if self._classes and label is not None else None,

@@ -93,8 +93,8 @@ def collect_progress(folder: Path, is_live: bool = False) -> dict[str, Any]:
 
     Args:
         folder: the run folder.
-        is_live: whether the run may be writing: an unfinished last line of a file is no damage, and only the last
-            samples are read.
+        is_live: whether the run may be writing: an unfinished last line of a file is not counted as damaged, and
+            only the last samples are read.
 
     Returns:
         Values of a page's template: the texts `name` and `summary`, the pairs `facts`, and the parts `samples`,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Callback:
     """The base class of callbacks. Each method does nothing; override those that you need.
 
-    Of several processes only the first one, which writes the run folder, calls them. If a method raises an exception,
+    Only the first of several processes, which writes the run folder, calls them. If a method raises an exception,
     the run saves its state, as after any error, and the exception reaches the caller of `Trainer.train`. Random numbers
     that a method draws do not change the training.
 
@@ -50,7 +50,7 @@ class Callback:
 
         Args:
             trainer: the trainer.
-            scores: scores by name, as in evaluation.jsonl; empty if the data has too few clips for scores.
+            scores: scores by name, as in evaluation.jsonl; empty if none could be computed.
         """
 
     def on_checkpoint(self, trainer: "Trainer", path: Path) -> None:

@@ -137,8 +137,8 @@ class _InMemory:
             start += 1
 
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:
-        """Raise an error: `draws` is 0, so nothing may call this with words (N, 0)."""
-        raise NotImplementedError("clips in memory come from batches()")
+        """Raise a ValueError for words (N, 0), since `draws` is 0; see `fastvgan.data.source.Source.draw`."""
+        raise ValueError("clips in memory cannot be drawn by random words; use batches")
 
 
 def _skip(reason: str) -> Scored:

@@ -66,7 +66,8 @@ class Watchdog:
             # A wait that took far longer means that the process was stopped.
             self._clock, last = self._clock + min(now - last, 2 * self._pause), now
             at = self._at
-            if at is not None and self._clock - at[1] > self._seconds:
+            # The activity began up to one pause after the time that it noted.
+            if at is not None and self._clock - at[1] > self._seconds + self._pause:
                 self._end(at[0])
                 return
 

@@ -47,6 +47,21 @@ def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
     assert "cannot save the state" in caplog.text
 
 
+def test_an_activity_is_not_ended_before_its_limit(tmp_path):
+    ended, left = [], threading.Event()
+
+    def leave(status):
+        ended.append(time.monotonic())
+        left.set()
+
+    with Watchdog(0.4, tmp_path, lambda: None, leave) as watchdog:
+        time.sleep(0.08)  # most of the time between two looks at the clock
+        begun = time.monotonic()
+        with watchdog.watch(STEP):
+            assert left.wait(10)
+    assert ended[0] - begun >= 0.4
+
+
 def test_without_seconds_there_is_none(tmp_path):
     with Watchdog(0, tmp_path, lambda: None, lambda status: pytest.fail("ended")) as watchdog:
         with watchdog.watch(DATA):

@@ -1,17 +1,12 @@
-"""Preparing a folder: what is written is what is there, whatever stops it, and whatever is broken."""
+"""Preparing a folder: manifests, clips, shards and tars hold what the sources show."""
 
-import functools
 import hashlib
-import importlib
 import io
 import json
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import tarfile
-import time
 import zipfile
 
 import av
@@ -22,48 +17,19 @@ import torch
 import webdataset
 from broken import corrupt_in_the_middle, variable_rate
 from command import run
-from make_videos import encode, make_folder, make_numbered, number_of
+from make_videos import encode, make_numbered, number_of
 from PIL import Image
 from safetensors.torch import load_file
 
-from fastvgan.data import preparation
 from fastvgan.data.clips import ClipSource, items_from_manifest
-from fastvgan.data.folders.entry import Entry, Rejected
+from fastvgan.data.folders.entry import Rejected
 from fastvgan.data.folders.manifest import Record, find_manifest, read_manifest
-from fastvgan.data.folders.survey import Found
 from fastvgan.data.media.frames import probe, read_frames
-from fastvgan.data.media.types import BadVideo, Media
+from fastvgan.data.media.types import Media
 from fastvgan.data.preparation import PrepareConfig, prepare
-from fastvgan.data.preparation.clip_files import write_clips
-from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
-from fastvgan.files.atomic import UNFINISHED
 from fastvgan.files.encoding import encode as encode_video
-from fastvgan.prepare import main
-
-
-@pytest.fixture(scope="module")
-def forty(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "forty clips"
-    return folder, make_folder(folder, 42)
-
-
-@pytest.fixture
-def few(tmp_path):
-    folder = tmp_path / "src"
-    for i, (name, codec) in enumerate([("cat/a b.mp4", "h264"), ("cat/c.webm", "vp9"), ("dog/ä.avi", "mjpeg")]):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encode(path, make_numbered(12 * i + 30)[12 * i :], codec, 10)
-        path.with_suffix(".txt").write_text(f"number {i}\nclip {i}\n")
-    return folder
-
-
-def contents(folder):
-    """Bytes of every file of the result by name, journals left out."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".prepare" not in path.parts]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_manifest_says_what_is_there(forty, tmp_path):
@@ -83,40 +49,6 @@ def test_a_manifest_says_what_is_there(forty, tmp_path):
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert {item["path"] for item in rejects} == {name for name, kind in odd.items() if kind == "corrupt"}
     assert all(item["reason"] for item in rejects)
-
-
-@pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
-def test_the_same_again_does_nothing_and_gives_the_same(few, tmp_path, monkeypatch, to):
-    sized = {} if to == "manifest" else {"height": 24, "width": 32}
-    settings = PrepareConfig(to=to, **sized)
-    prepare(few, tmp_path / "out", settings)
-    before = contents(tmp_path / "out")
-    assert len(before) == {"manifest": 2, "clips": 5, "shards": 3, "tars": 3}[to]
-
-    def never(*arguments):
-        raise AssertionError("a file was looked through, or written, again")
-
-    for name in ("folders.survey.probe", "preparation.clip_files.encode", "preparation.shard_files.save_tensors"):
-        monkeypatch.setattr(f"fastvgan.data.{name}", never)
-    prepare(few, tmp_path / "out", settings)
-    assert contents(tmp_path / "out") == before
-
-
-def test_what_changed_is_looked_at_again(few, tmp_path):
-    settings = PrepareConfig(to="clips")
-    prepare(few, tmp_path / "out", settings)
-    untouched = (tmp_path / "out" / "clips" / "cat" / "c.webm").stat().st_mtime_ns
-    encode(few / "cat" / "a b.mp4", make_numbered(17), "h264", 10)
-    (few / "dog" / "ä.avi").write_bytes(b"broken now")
-    (few / "cat" / "c.txt").write_text("another caption")
-    made = prepare(few, tmp_path / "out", settings)
-    assert [(r.source, r.frames, r.captions) for r in made.records] == [
-        ("cat/a b.mp4", 17, ("number 0", "clip 0")),
-        ("cat/c.webm", 30, ("another caption",)),
-    ]
-    assert [item.name for item in made.rejected] == ["dog/ä.avi"]
-    assert not (tmp_path / "out" / "clips" / "dog").exists()
-    assert (tmp_path / "out" / "clips" / "cat" / "c.webm").stat().st_mtime_ns == untouched
 
 
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
@@ -218,42 +150,6 @@ def test_a_folder_of_tars_can_be_prepared_again(few, tmp_path):
     assert all(record.span == spans[record.member] for record in made.records)
 
 
-@pytest.mark.parametrize(
-    ("to", "step"),
-    [
-        ("manifest", "folders.survey.probe"),
-        ("manifest", "folders.survey.checksum_of"),
-        *((to, "preparation.clip_files.walk") for to in ("clips", "shards", "tars")),
-    ],
-)
-def test_what_could_not_be_read_is_tried_again(few, tmp_path, monkeypatch, to, step):
-    """Errors of a disk or a network pass; what is damaged stays so, and is not looked at again."""
-    (few / "x.mp4").write_text("no video")
-    settings = PrepareConfig(to=to, **({} if to == "manifest" else {"height": 16, "width": 16}))
-    function = getattr(importlib.import_module(f"fastvgan.data.{step.rsplit('.', 1)[0]}"), step.rsplit(".", 1)[1])
-
-    def fails(given, *arguments):
-        if "c.webm" in str(given):
-            error = OSError(5, "Input/output error")
-            raise error if step.endswith("checksum_of") else BadVideo("damaged: Input/output error") from error
-        return function(given, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(f"fastvgan.data.{step}", fails)
-        made = prepare(few, tmp_path / "out", settings)
-    assert [record.source or record.path for record in made.records] == ["cat/a b.mp4", "dog/ä.avi"]
-    reasons = {item.name: item.reason for item in made.rejected}
-    assert set(reasons) == {"cat/c.webm", "x.mp4"} and reasons["cat/c.webm"].endswith(": Input/output error")
-    looked_at = []
-    examine = preparation.examine
-    monkeypatch.setattr(
-        preparation, "examine", lambda entry, *rest: looked_at.append(entry.name) or examine(entry, *rest)
-    )
-    made = prepare(few, tmp_path / "out", settings)
-    assert len(made.records) == 3 and [item.name for item in made.rejected] == ["x.mp4"]
-    assert looked_at == (["cat/c.webm"] if step.startswith("folders.survey") else [])
-
-
 def test_halves_of_characters_in_captions_and_classes_are_written_as_question_marks(few, tmp_path):
     facts = {"caption": "a \ud83d cat", "class": "c\udc00"}
     lines = [{"file": "cat/c.webm", **facts}, {"file": "none \ud83d.mp4", "caption": "x"}]
@@ -266,59 +162,6 @@ def test_halves_of_characters_in_captions_and_classes_are_written_as_question_ma
     said = {(record.captions, record.label) for record in made.records if record.name.endswith(("c.webm", "0.avi"))}
     assert said == {(("a ? cat",), "c?")}
     assert [item.name for item in made.rejected] == ["none \\ud83d.mp4"]
-
-
-def test_too_little_room_is_said_before_anything_is_written(few, tmp_path):
-    for to in ("shards", "clips", "tars"):
-        settings = PrepareConfig(to=to, height=16, width=16, keep_free=10**9)
-        with pytest.raises(UserError, match=r"would take .*--keep-free.*another disk"):
-            prepare(few, tmp_path / to, settings)
-        assert not (tmp_path / to / "manifest.jsonl").exists()
-        assert not [path for path in (tmp_path / to).rglob("*.*") if path.suffix in (".safetensors", ".tar", ".webm")]
-
-
-@pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
-def test_stopped_at_any_moment_it_goes_on_and_the_result_is_the_same(forty, tmp_path, to):
-    source, _ = forty
-    flags = ["--to", to] + ([] if to == "manifest" else ["--height", "32", "--width", "32", "--shard-size", "1"])
-    command = [sys.executable, "-m", "fastvgan.prepare", str(source)]
-    subprocess.run([*command, str(tmp_path / "straight"), *flags], check=True, capture_output=True)
-    for wait in (0.9, 1.1, 1.3):
-        process = subprocess.Popen([*command, str(tmp_path / "out"), *flags], stderr=subprocess.DEVNULL)
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, str(tmp_path / "out"), *flags], check=True, capture_output=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-
-
-def test_ctrl_c_ends_it_in_one_sentence(forty, tmp_path):
-    source, _ = forty
-    command = [sys.executable, "-m", "fastvgan.prepare", str(source), str(tmp_path / "out"), "--to", "clips"]
-    # Clips this large take many seconds, so that the signal finds the command at work.
-    command += ["--height", "1080", "--width", "1920"]
-    # Tests that are started in the background of a shell inherit that Ctrl-C is ignored.
-    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
-    said = ""
-    while "writing clips" not in said:
-        said += process.stderr.read(1)
-    process.send_signal(signal.SIGINT)
-    said += process.communicate()[1]
-    assert process.returncode == 130 and "stopped; finished work is kept" in said and "Traceback" not in said
-    assert not (tmp_path / "out" / "manifest.jsonl").exists()
-
-
-def test_a_disk_that_is_full_is_one_sentence(few, tmp_path, monkeypatch):
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("fastvgan.data.preparation.shard_files.save_tensors", full)
-    with pytest.raises(UserError, match=r"cannot write .*00000.safetensors: No space left on device"):
-        prepare(few, tmp_path / "out", PrepareConfig(to="shards", height=16, width=16))
-    monkeypatch.setattr("fastvgan.data.preparation.journal.Journal.add", full)
-    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; .* run the same command again"):
-        main([str(few), str(tmp_path / "other")])
 
 
 def test_the_command_says_what_came_of_it(few, tmp_path):
@@ -336,110 +179,6 @@ def test_the_command_says_what_came_of_it(few, tmp_path):
     without = [flag for flag in flags if flag not in ("--root", str(few))]
     refused = run("fastvgan.train", *without, *tiny, "--run-dir", tmp_path / "s", cwd=tmp_path)
     assert refused.returncode == 2 and f"--root {few}" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["--to", "shards"], "pass --height and --width"),
-        (["--to", "clips", "--height", "16"], "pass --height and --width together"),
-        (["--fps", "3"], "pass --to clips"),
-        (["--to", "clips", "--fps", "0"], "--fps 0: must be at least 0.001"),
-        (["--speed", "3"], "unknown flag --speed"),
-    ],
-)
-def test_wrong_settings_are_one_sentence(tmp_path, flags, sentence):
-    done = run("fastvgan.prepare", tmp_path, tmp_path / "out", *flags, cwd=tmp_path)
-    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_folder_itself_takes_a_manifest_and_nothing_else(few, tmp_path):
-    with pytest.raises(UserError, match="choose another folder"):
-        prepare(few, few, PrepareConfig(to="clips"))
-    prepare(few, few, PrepareConfig())
-    assert len(items_from_manifest(read_manifest(str(few / "manifest.jsonl")))[0]) == 3
-
-
-@pytest.mark.parametrize("where", ["src/out", "src/link/out", "."])
-def test_a_folder_to_write_to_is_no_part_of_the_clips(few, tmp_path, where):
-    """Neither its clips nor its folders, from which classes and the common folder of a split file come."""
-    shutil.copytree(few, tmp_path / "set")
-    shutil.move(tmp_path / "set", few / "set")
-    for folder in ("cat", "dog"):
-        shutil.rmtree(few / folder)
-    (few / "link").symlink_to(few)
-    (tmp_path / "split.txt").write_text("cat/c.webm\ndog/ä.avi 1\n")
-    settings = PrepareConfig(to="clips", split_file=tmp_path / "split.txt", follow_links=True)
-    for _ in range(2):
-        made = prepare(few, tmp_path / where, settings)
-        assert [(r.source, r.label) for r in made.records] == [("set/cat/c.webm", "cat"), ("set/dog/ä.avi", "dog")]
-        assert not made.rejected
-    with pytest.raises(UserError, match=r"dog holds no clip outside .*/dog/out: "):
-        shutil.move(few / "set" / "dog", tmp_path / "dog" / "out")
-        prepare(tmp_path / "dog", tmp_path / "dog" / "out", PrepareConfig(to="clips"))
-
-
-def test_nothing_that_is_not_ours_is_touched(few, tmp_path):
-    """Not even where the folder to write to holds the clips, or is somebody's own."""
-    mine = tmp_path / "mine"
-    shutil.copytree(few, mine / "clips")
-    before = contents(mine)
-    with pytest.raises(UserError, match="which contains .*; choose another folder"):
-        prepare(mine / "clips", mine, PrepareConfig(to="clips"))
-    with pytest.raises(UserError, match="which contains .*; choose another folder"):
-        prepare(mine / "clips" / "cat", mine, PrepareConfig(to="clips"))
-    with pytest.raises(UserError, match="not written by prepare"):
-        prepare(few, mine, PrepareConfig(to="clips"))
-    assert contents(mine) == before
-    (mine / "manifest.jsonl").write_text('{"my": "own"}\n')
-    with pytest.raises(UserError, match="was not written by prepare; move it"):
-        prepare(few, mine, PrepareConfig())
-    assert (mine / "manifest.jsonl").read_text() == '{"my": "own"}\n'
-    # Notes that somebody puts among what was written stay, clips of earlier settings do not.
-    prepare(few, tmp_path / "out", PrepareConfig(to="clips"))
-    (tmp_path / "out" / "clips" / "notes.txt").write_text("x")
-    prepare(few, tmp_path / "out", PrepareConfig(to="clips", codec="h264"))
-    names = {path.name for path in (tmp_path / "out" / "clips").rglob("*.*")}
-    assert names == {"notes.txt", "a b.mp4", "c.mp4", "ä.mp4"}
-
-
-def test_archives_write_nothing_outside_of_the_folder(few, tmp_path):
-    picture = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(picture, "PNG")
-    with tarfile.open(few / "t.tar", "w") as tar:
-        tar.add(few / "cat" / "a b.mp4", "../../../../tar.mp4")
-    with zipfile.ZipFile(few / "z.zip", "w") as file:
-        for t in range(2):
-            file.writestr(f"../../../../zip/{t}.png", picture.getvalue())
-    out = tmp_path / "a" / "b" / "out"
-    made = prepare(few, out, PrepareConfig(to="clips"))
-    assert len(made.records) == 3 and len(made.rejected) == 2
-    written = [path for path in tmp_path.rglob("*.webm") if not path.is_relative_to(few)]
-    assert len(written) == 3 and all(path.is_relative_to(out / "clips") for path in written)
-
-
-def test_names_that_lead_out_are_written_nowhere(few, tmp_path):
-    clip = Found(
-        Entry(Media("video", few / "cat" / "c.webm"), "../../c.webm"), probe(Media("video", few / "cat" / "c.webm"))
-    )
-    with pytest.raises(UserError, match="leads out"):
-        write_clips(tmp_path / "out", [clip], {}, PrepareConfig(to="clips"), Journal(tmp_path / "journal"))
-
-
-def test_stopped_in_its_first_file_it_goes_on(few, tmp_path, monkeypatch):
-    def stop(temporary, *arguments):
-        temporary.write_bytes(b"x")
-        (temporary.parent / f".left{UNFINISHED}").write_bytes(b"x")  # as after a SIGKILL
-        raise KeyboardInterrupt
-
-    for to in ("clips", "tars"):
-        with monkeypatch.context() as patched:
-            patched.setattr("fastvgan.data.preparation.clip_files.encode", stop)
-            with pytest.raises(KeyboardInterrupt):
-                prepare(few, tmp_path / to, PrepareConfig(to=to))
-        assert len(prepare(few, tmp_path / to, PrepareConfig(to=to)).records) == 3
-        assert not [path for path in (tmp_path / to).rglob("*") if UNFINISHED in path.name]
 
 
 @pytest.mark.parametrize("to", ["clips", "shards", "tars"])
