@@ -8,7 +8,6 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
     from fastvgan.page.models import Models
 
 _FIRST_PORT, _TRIED_PORTS = 7860, 100
-_OLDEST = 6  # of Gradio
 _MOST_SESSIONS = 200
 _MOST_THREADS = 8
-_REMEDY = "pip install 'fastvgan[demo]'"
 
 
 class Address(NamedTuple):
@@ -33,20 +30,6 @@ class Address(NamedTuple):
 
     host: str
     port: int | None
-
-
-def check_gradio() -> None:
-    """Check that Gradio is installed, without importing it.
-
-    Raises:
-        UserError: it is missing or too old.
-    """
-    try:
-        version = metadata.version("gradio")
-    except metadata.PackageNotFoundError as error:
-        raise UserError(f"the page needs Gradio, which is not installed; run {_REMEDY}") from error
-    if int(version.partition(".")[0]) < _OLDEST:
-        raise UserError(f"the page needs Gradio {_OLDEST} or newer, and {version} is installed; run {_REMEDY}")
 
 
 def serve(named: str | None, device: str, address: Address, opens_browser: bool) -> None:

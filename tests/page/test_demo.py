@@ -10,6 +10,7 @@ import tempfile
 import pytest
 from command import ROOT, call
 
+from fastvgan.machine import optional
 from fastvgan.page import server
 
 
@@ -66,14 +67,10 @@ def test_an_address_of_another_machine_is_refused(place):
 
 @pytest.mark.parametrize("version", [None, "5.49.1"])
 def test_a_missing_or_old_gradio_is_one_sentence_with_the_extra(place, monkeypatch, version):
-    def find(name):
-        if name == "gradio" and version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version
-
-    monkeypatch.setattr(importlib.metadata, "version", find)
-    what = "Gradio, which is not installed" if version is None else "Gradio 6 or newer, and 5.49.1 is installed"
-    assert demo() == f"error: the page needs {what}; run pip install 'fastvgan[demo]'\n"
+    monkeypatch.setattr(optional, "is_installed", lambda name: name != "gradio" or version is not None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    what = "gradio" if version is None else "gradio 6 or newer, and 5.49.1 is installed"
+    assert demo() == f'error: the page needs the package {what}: pip install "fastvgan[demo]"\n'
 
 
 @pytest.mark.parametrize(
