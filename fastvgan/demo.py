@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     from fastvgan.page.server import Address, serve
 
     pick_implementations()
-    serve(parsed.run, parsed.device, Address(parsed.host, parsed.port), parsed.browser)
+    serve(parsed.run, parsed.device, Address(parsed.host.strip("[]"), parsed.port), parsed.browser)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """The command `fastvgan demo` before it serves: bad input is one sentence, and nothing is left behind."""
 
+import contextlib
+import http.client
 import importlib.metadata
+import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 
 import pytest
-from command import ROOT, call
+from command import ROOT, call, start
 
 from fastvgan.machine import optional
 from fastvgan.page import server
@@ -63,6 +67,31 @@ def test_a_taken_port_is_refused_at_once(place):
 
 def test_an_address_of_another_machine_is_refused(place):
     assert demo("--host", "192.0.2.1").startswith("error: cannot listen on 192.0.2.1 (Cannot assign requested address)")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.9", "[::1]"])
+def test_other_loopback_addresses_are_served_too(place, monkeypatch, host):
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed (pip install 'fastvgan[test]')")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        try:
+            free.bind((host.strip("[]"), 0))
+        except OSError as error:
+            pytest.skip(f"this machine does not have {host}: {error}")
+        port = free.getsockname()[1]
+    monkeypatch.setenv("TMPDIR", str(place / "tmp"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing answers there
+    flags = ("--run", "digits", "--port", port, "--no-browser", "--device", "cpu")
+    process = start("fastvgan.demo", "--host", host, *flags, cwd=place)
+    try:
+        line = process.stdout.readline()
+        assert line == f"the page is at http://{host}:{port}/; Ctrl-C stops it\n", line + process.stdout.read()
+        with contextlib.closing(http.client.HTTPConnection(host.strip("[]"), port, timeout=30)) as connection:
+            connection.request("GET", "/", headers={"Host": f"{host}:{port}"})
+            assert connection.getresponse().status == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
 
 
 @pytest.mark.parametrize("version", [None, "5.49.1"])
