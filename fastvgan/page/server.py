@@ -117,7 +117,7 @@ def _launch(models: "Models", making: "Making", runs: "LiveRuns", files: "Files"
     from fastvgan.page import layout
     from fastvgan.page.guard import MOST_UPLOAD, Guard
 
-    host = _bracketed(address.host)
+    host = _with_brackets(address.host)
     guards = [Middleware(Guard, files=files)]
     if is_loopback(address.host):  # another site's name that resolves to this machine is refused
         allowed = ["localhost", "127.0.0.1", "[::1]", host]
@@ -163,10 +163,10 @@ def _shut_off(folder: Path, host: str) -> None:
 
 
 def _in_url(host: str) -> str:
-    return "localhost" if host in ("0.0.0.0", "::") else _bracketed(host)
+    return "localhost" if host in ("0.0.0.0", "::") else _with_brackets(host)
 
 
-def _bracketed(host: str) -> str:
+def _with_brackets(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
