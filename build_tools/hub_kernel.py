@@ -28,8 +28,8 @@ def write_repository(folder: Path) -> None:
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; pass a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("build.toml", "README.md"):
-        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "build_tools" / "hub" / name, folder / name)
     shutil.copy(ROOT / "LICENSE", folder / "LICENSE")
     sources = _sources()

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fastvgan.command_line import parse, run_command
+from fastvgan.machine.optional import check_installed
 from fastvgan.settings import Settings
 
 
@@ -31,14 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; see `Arguments`."""
     parsed = parse(Arguments, "python -m fastvgan.demo", arguments)
 
-    from fastvgan.page.server import Address, check_gradio, serve
-
-    check_gradio()
+    check_installed("gradio", "demo", "the page", oldest=6)
 
     from fastvgan.machine.device import pick_implementations
+    from fastvgan.page.server import Address, serve
 
     pick_implementations()
-    serve(parsed.run, parsed.device, Address(parsed.host, parsed.port), parsed.browser)
+    serve(parsed.run, parsed.device, Address(parsed.host.strip("[]"), parsed.port), parsed.browser)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from importlib import metadata
 from types import ModuleType
 
 from fastvgan.errors import UserError
@@ -22,7 +23,7 @@ def install_command(extra: str) -> str:
     return f'pip install "fastvgan[{extra}]"'
 
 
-def check_installed(module: str, extra: str, purpose: str, instead: str = "") -> None:
+def check_installed(module: str, extra: str, purpose: str, instead: str = "", oldest: int = 0) -> None:
     """Check that a module is installed, without importing it.
 
     Args:
@@ -30,16 +31,19 @@ def check_installed(module: str, extra: str, purpose: str, instead: str = "") ->
         extra: extra of pyproject.toml that installs it.
         purpose: what needs it, the subject of the sentence, such as "--wandb".
         instead: another remedy than to install it, such as "omit the flag".
+        oldest: first number of the oldest version that works.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or too old.
     """
     if not is_installed(module):
         raise _missing(module, extra, purpose, instead)
+    if oldest and int((version := metadata.version(module)).partition(".")[0]) < oldest:
+        raise _missing(f"{module} {oldest} or newer, and {version} is installed", extra, purpose, instead)
 
 
 def require(module: str, extra: str, purpose: str, instead: str = "") -> ModuleType:
-    """Import a module that may not be installed; the arguments are those of `check_installed`.
+    """Import a module that may not be installed; the arguments are the first ones of `check_installed`.
 
     Errors of an installed module that fails to import are raised as they are.
 

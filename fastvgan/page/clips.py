@@ -4,14 +4,13 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from fastvgan.errors import UserError
@@ -113,8 +112,7 @@ def command_line(name: str, options: dict[str, str | int | None]) -> str:
 
 def render(template: str, **values: object) -> str:
     """Return HTML from a Jinja template of this folder, with values escaped."""
-    text = files("fastvgan.page").joinpath(template).read_text(encoding="utf-8")
-    return _ENVIRONMENT.from_string(text).render(values)
+    return _ENVIRONMENT.get_template(template).render(values)
 
 
 def message(sentence: str) -> str:
@@ -132,7 +130,13 @@ def duration(since: float) -> str:
     return f"{time.perf_counter() - since:.2g} s"
 
 
-_ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("fastvgan.page", ""),  # keeps compiled templates
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def _address(path: Path) -> str:

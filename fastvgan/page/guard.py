@@ -4,10 +4,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fastvgan.page.files import Files
 
 MOST_UPLOAD = 10 * 2**20
 """Bytes of an uploaded picture."""
@@ -27,12 +29,13 @@ class Guard:
 
     Args:
         app: the application.
-        folder: the folder of the files that are served.
+        files: the files that are served.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path):
+    def __init__(self, app: ASGIApp, files: Files):
         self._app = app
-        self._folder = os.path.realpath(folder)
+        self._files = files
+        self._folder = os.path.realpath(files.folder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, as ASGI defines it."""
@@ -51,7 +54,9 @@ class Guard:
             if size is None or size > most:
                 await _refuse(413, f"send at most {most:,} bytes, with their number", scope, receive, send)
                 return
-            if path != _UPLOAD:
+            if path == _UPLOAD:
+                await run_in_threadpool(self._files.sweep)  # the size of all uploads has a limit, too
+            else:
                 body = await _read(receive)
                 if _names_url(body):
                     await _refuse(403, "not allowed: a file of another site", scope, receive, send)

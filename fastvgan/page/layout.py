@@ -156,7 +156,7 @@ def _lay_out_watch(runs: LiveRuns, tab: gr.Tab) -> gr.Timer:
     run = gr.Dropdown(names, value=next(iter(names), None), label="Run", elem_id="run", filterable=False)
     state, body, shown = gr.HTML(elem_id="state"), gr.HTML(elem_id="live"), gr.State("")
     timer = gr.Timer(PERIOD, active=False)
-    view: Callable[[str | None, str], tuple[Any, Any, Any]] = _viewer(runs)
+    view = _viewer(runs)
     inputs, outputs = [run, shown], [state, body, shown]
 
     def open_tab(name: str | None) -> tuple[Any, Any]:

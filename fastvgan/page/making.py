@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fastvgan.command_line import is_out_of_memory, one_line
+from fastvgan.data.media.image_input import read_image
 from fastvgan.errors import UserError
 from fastvgan.page import clips
 from fastvgan.page.files import Files
@@ -147,8 +148,6 @@ def _facts(videos: torch.Tensor) -> str:
 
 def _read(image: str) -> Any:
     """Read an uploaded picture; messages call it by that, not by the path of its copy."""
-    from fastvgan.data.media.image_input import read_image
-
     try:
         return read_image(image)
     except UserError as error:

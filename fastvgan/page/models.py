@@ -88,7 +88,7 @@ class Models:
             stamp = _stamp(Path(name))
             found = self._loaded.pop(name, None)
             if found is None or found[1] != stamp:
-                found = self._load(name), stamp
+                found = fastvgan.from_pretrained(name, device=self._device), stamp
             self._loaded[name] = found
             while len(self._loaded) > 1 and (len(self._loaded) > _MOST_LOADED or self._bytes() > _MOST_BYTES):
                 self._loaded.popitem(last=False)
@@ -114,11 +114,6 @@ class Models:
             f"{_FAMILIES[config.family]} model for clips of {config.frames} frames of {config.height}x{config.width} "
             f"pixels; follows {' and '.join(follows) or 'no condition'}.",
         )
-
-    def _load(self, name: str) -> "fastvgan.VideoGenerator":
-        if Path(name).exists():
-            return fastvgan.load(name, self._device)
-        return fastvgan.from_pretrained(name, device=self._device)
 
     def _bytes(self) -> int:
         networks = (generator.network for generator, _ in self._loaded.values())

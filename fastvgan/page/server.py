@@ -8,7 +8,6 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -17,36 +16,26 @@ from fastvgan.errors import UserError
 if TYPE_CHECKING:
     import gradio as gr
 
+    from fastvgan.page.files import Files
     from fastvgan.page.live import LiveRuns
     from fastvgan.page.making import Making
     from fastvgan.page.models import Models
 
 _FIRST_PORT, _TRIED_PORTS = 7860, 100
-_OLDEST = 6  # of Gradio
 _MOST_SESSIONS = 200
 _MOST_THREADS = 8
-_REMEDY = "pip install 'fastvgan[demo]'"
 
 
 class Address(NamedTuple):
-    """Where the page listens; port None stands for the first free one from 7860."""
+    """Where the page listens.
+
+    Attributes:
+        host: name or address, an IPv6 address without brackets.
+        port: None for the first free one from 7860.
+    """
 
     host: str
     port: int | None
-
-
-def check_gradio() -> None:
-    """Check that Gradio is installed, without importing it.
-
-    Raises:
-        UserError: it is missing or too old.
-    """
-    try:
-        version = metadata.version("gradio")
-    except metadata.PackageNotFoundError as error:
-        raise UserError(f"the page needs Gradio, which is not installed; run {_REMEDY}") from error
-    if int(version.partition(".")[0]) < _OLDEST:
-        raise UserError(f"the page needs Gradio {_OLDEST} or newer, and {version} is installed; run {_REMEDY}")
 
 
 def serve(named: str | None, device: str, address: Address, opens_browser: bool) -> None:
@@ -64,7 +53,7 @@ def serve(named: str | None, device: str, address: Address, opens_browser: bool)
     _check_address(address)
     signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="fastvgan-demo-", ignore_cleanup_errors=True) as folder:
-        _shut_off(Path(folder))
+        _shut_off(Path(folder), address.host)
 
         from fastvgan.page.files import Files
         from fastvgan.page.live import LiveRuns
@@ -75,7 +64,7 @@ def serve(named: str | None, device: str, address: Address, opens_browser: bool)
         models.open(models.names()[0])  # before Gradio is imported, which takes seconds
         # Other folders than a run's hold a generator only.
         runs = LiveRuns(Path(named) if named is not None and (Path(named) / "config.yaml").is_file() else None)
-        page = _launch(models, Making(models, files), runs, files.folder, address)
+        page = _launch(models, Making(models, files), runs, files, address)
         stopped = threading.Event()
         threading.Thread(target=files.sweep_forever, args=(stopped,), daemon=True).start()
         try:
@@ -111,31 +100,32 @@ def is_loopback(host: str) -> bool:
 
 def _check_address(address: Address) -> None:
     """Check that the address is free, before anything that takes seconds."""
-    host = address.host.strip("[]")
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, address.port or 0))
+            probe.bind((address.host, address.port or 0))
     except OSError as error:
         where = f"{address.host} at port {address.port}" if address.port else address.host
         reason = error.strerror or error
         raise UserError(f"cannot listen on {where} ({reason}); pass another --port or --host") from error
 
 
-def _launch(models: "Models", making: "Making", runs: "LiveRuns", folder: Path, address: Address) -> "gr.Blocks":
+def _launch(models: "Models", making: "Making", runs: "LiveRuns", files: "Files", address: Address) -> "gr.Blocks":
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from fastvgan.page import layout
     from fastvgan.page.guard import MOST_UPLOAD, Guard
 
-    guards = [Middleware(Guard, folder=folder)]
+    host = _with_brackets(address.host)
+    guards = [Middleware(Guard, files=files)]
     if is_loopback(address.host):  # another site's name that resolves to this machine is refused
-        guards.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "::1"]))
+        allowed = ["localhost", "127.0.0.1", "[::1]", host]
+        guards.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=allowed))
     page = layout.build(models, making, runs)
     try:
         page.launch(
-            server_name=address.host,
+            server_name=host,
             server_port=address.port,
             share=False,
             quiet=True,
@@ -161,7 +151,7 @@ def _launch(models: "Models", making: "Making", runs: "LiveRuns", folder: Path, 
     return page
 
 
-def _shut_off(folder: Path) -> None:
+def _shut_off(folder: Path, host: str) -> None:
     """Set up Gradio, before it is imported: files in a private folder, and no requests to elsewhere."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]  # such as GRADIO_SHARE, GRADIO_ALLOWED_PATHS and GRADIO_ROOT_PATH
@@ -169,12 +159,15 @@ def _shut_off(folder: Path) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # Gradio asks its own server whether it has started, for which no proxy is of use.
     for name in ("NO_PROXY", "no_proxy"):
-        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost,127.0.0.1,::1")))
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), f"localhost,127.0.0.1,::1,{host}")))
 
 
 def _in_url(host: str) -> str:
-    host = "localhost" if host in ("0.0.0.0", "::") else host
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return "localhost" if host in ("0.0.0.0", "::") else _with_brackets(host)
+
+
+def _with_brackets(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _open_browser(url: str) -> None:

@@ -1,15 +1,20 @@
 """The command `fastvgan demo` before it serves: bad input is one sentence, and nothing is left behind."""
 
+import contextlib
+import http.client
 import importlib.metadata
+import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 
 import pytest
-from command import ROOT, call
+from command import ROOT, call, start
 
+from fastvgan.machine import optional
 from fastvgan.page import server
 
 
@@ -64,16 +69,38 @@ def test_an_address_of_another_machine_is_refused(place):
     assert demo("--host", "192.0.2.1").startswith("error: cannot listen on 192.0.2.1 (Cannot assign requested address)")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("host", "in_url"), [("127.0.0.9", "127.0.0.9"), ("::1", "[::1]")])
+def test_other_loopback_addresses_are_served_too(place, monkeypatch, host, in_url):
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed (pip install 'fastvgan[test]')")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        try:
+            free.bind((host, 0))
+        except OSError as error:
+            pytest.skip(f"this machine does not have {host}: {error}")
+        port = free.getsockname()[1]
+    monkeypatch.setenv("TMPDIR", str(place / "tmp"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing answers there
+    flags = ("--run", "digits", "--port", port, "--no-browser", "--device", "cpu")
+    process = start("fastvgan.demo", "--host", host, *flags, cwd=place)
+    try:
+        line = process.stdout.readline()
+        assert line == f"the page is at http://{in_url}:{port}/; Ctrl-C stops it\n", line + process.stdout.read()
+        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+            connection.request("GET", "/", headers={"Host": f"{in_url}:{port}"})
+            assert connection.getresponse().status == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
 @pytest.mark.parametrize("version", [None, "5.49.1"])
 def test_a_missing_or_old_gradio_is_one_sentence_with_the_extra(place, monkeypatch, version):
-    def find(name):
-        if name == "gradio" and version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version
-
-    monkeypatch.setattr(importlib.metadata, "version", find)
-    what = "Gradio, which is not installed" if version is None else "Gradio 6 or newer, and 5.49.1 is installed"
-    assert demo() == f"error: the page needs {what}; run pip install 'fastvgan[demo]'\n"
+    monkeypatch.setattr(optional, "is_installed", lambda name: name != "gradio" or version is not None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    what = "gradio" if version is None else "gradio 6 or newer, and 5.49.1 is installed"
+    assert demo() == f'error: the page needs the package {what}: pip install "fastvgan[demo]"\n'
 
 
 @pytest.mark.parametrize(

@@ -196,8 +196,10 @@ def ask(folder, path, method="GET", body=b"", headers=()):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
     async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
+        return next(messages)  # a server gives a body once
 
     answers = []
 
@@ -206,7 +208,7 @@ def ask(folder, path, method="GET", body=b"", headers=()):
 
     length = [(b"content-length", str(len(body)).encode())] if not headers else list(headers)
     scope = {"type": "http", "method": method, "path": path, "headers": length}
-    asyncio.run(Guard(app, folder)(scope, receive, send))
+    asyncio.run(Guard(app, Files(folder, most_bytes=350))(scope, receive, send))
     assert seen == ([body if method == "POST" else b""] if answers[0]["status"] == 200 else [])
     return answers[0]["status"]
 
@@ -238,6 +240,14 @@ def test_the_guard_bounds_bodies_and_refuses_files_of_other_sites(tmp_path):
         assert ask(tmp_path, path, "POST", b"x", [(b"content-length", str(most).encode())]) == 200
         assert ask(tmp_path, path, "POST", b"x", [(b"content-length", str(most + 1).encode())]) == 413
         assert ask(tmp_path, path, "POST", b"x", [(b"transfer-encoding", b"chunked")]) == 413
+
+
+def test_an_upload_deletes_the_oldest_files_above_the_limit(tmp_path):
+    for seconds in (1, 2, 3, 4):
+        (tmp_path / str(seconds)).write_bytes(b"x" * 100)
+        age(tmp_path / str(seconds), seconds)
+    assert ask(tmp_path, "/gradio_api/upload", "POST", b"picture") == 200
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "3"}
 
 
 def test_a_run_is_shown_without_its_unfinished_line_and_with_its_state(place):
