@@ -1,7 +1,7 @@
 """Public architectures, stock and after fuse(), both memory formats in turns; `python bench/fuse.py` prints a table.
 
 pytest-benchmark receives the times of rounds in which all variants took turns, so that other load on the machine
-affects all of them equally.
+affects all of them equally. Stock PyTorch runs eagerly: torch.compile is not among the variants.
 """
 
 import functools

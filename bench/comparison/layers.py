@@ -1,12 +1,13 @@
 """Rows: a ConvLSTM over a sequence, forward and backward."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from architectures.recurrent import ConvLSTMCell
-from comparison.rows import Check, Opened, Row, compile_once, largest_relative_error, without_result
-from support.variants import DTYPES, TINY, device, forward_backward
+from comparison.rows import Check, Opened, Row, largest_relative_error, name_stock, without_result
+from support.variants import DTYPES, TINY, device, forward_backward, stock
 from torch import nn
 
 from fastvgan.layers import ConvLSTM
@@ -66,17 +67,13 @@ def open_conv_lstm(dtype: str) -> Iterator[Opened]:
     x = torch.randn(BATCH, CHANNELS, STEPS, SIZE, SIZE, device=device(), dtype=DTYPES[dtype])
     dy = torch.randn_like(x)
     mine = forward_backward(ours, x.contiguous(memory_format=torch.channels_last_3d), dy, dtype)
-    expected = forward_backward(loop, x, dy, dtype)()
-    off = largest_relative_error(ours.in_loops_order(mine()), expected)
-    again = LoopedConvLSTM(CHANNELS).to(device())
-    again.load_state_dict(loop.state_dict())
-    sides: dict[str, Callable[[], object]] = {
-        "the usual loop over a cell": forward_backward(loop, x, dy, dtype),
-        "torch.compile of the loop": forward_backward(compile_once(again), x, dy, dtype),
-        "fastvgan.layers.ConvLSTM": mine,
-    }
-    off = max(off, largest_relative_error(sides["torch.compile of the loop"](), expected))
+    found = ours.in_loops_order(mine())
+    sides: dict[str, Callable[[], tuple[torch.Tensor, ...]]] = {}
+    for name, variant in name_stock("the usual loop over a cell", "torch.compile of the loop").items():
+        sides[name] = forward_backward(*stock(copy.deepcopy(loop), variant, x), dy, dtype)
+    off = max(largest_relative_error(found, run()) for run in sides.values())
     check = Check("output and all gradients, relative to the largest value", off, TOLERANCE[dtype])
+    sides["fastvgan.layers.ConvLSTM"] = mine
     yield Opened({name: without_result(run) for name, run in sides.items()}, check)
 
 

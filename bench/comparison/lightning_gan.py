@@ -33,15 +33,23 @@ class Training:
         discriminator: clips to logits; trained in place.
         clips: one batch, float32 (N, C, T, H, W) in [-1, 1], on the CPU.
         latent: number of noise values per clip.
+        layout: memory format of the clips on the device.
 
     Raises:
         Missing: Lightning is not installed.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, clips: torch.Tensor, latent: int):
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        clips: torch.Tensor,
+        latent: int,
+        layout: torch.memory_format = torch.contiguous_format,
+    ):
         self.lightning, self.clips = _import_lightning(), clips
         self.noise: Callable[[int, torch.device], torch.Tensor] = lambda n, place: torch.randn(n, latent, device=place)
-        self.module = _make_module(self.lightning, generator, discriminator, lambda *given: self.noise(*given))
+        self.module = _make_module(self.lightning, generator, discriminator, lambda *given: self.noise(*given), layout)
 
     def losses(self, z: torch.Tensor, steps: int) -> list[torch.Tensor]:
         """Train some steps on the batch with the noise z (N, latent); return the losses of D and G per step."""
@@ -87,7 +95,9 @@ class Training:
         return seen
 
 
-def _make_module(lightning: Any, generator: nn.Module, discriminator: nn.Module, draw: Callable) -> Any:
+def _make_module(
+    lightning: Any, generator: nn.Module, discriminator: nn.Module, draw: Callable, layout: torch.memory_format
+) -> Any:
     class GAN(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -101,7 +111,7 @@ def _make_module(lightning: Any, generator: nn.Module, discriminator: nn.Module,
 
         def training_step(self, batch: list[torch.Tensor]) -> None:
             for_g, for_d = self.optimizers()
-            (real,) = batch
+            real = batch[0].contiguous(memory_format=layout)
             fake = self.generator(draw(len(real), real.device)[:, :, None, None, None])
             d_loss = self.score(real, 1.0) + self.score(fake.detach(), 0.0)
             for_d.zero_grad()

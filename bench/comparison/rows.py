@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from support.memory import level_allocator
-from support.variants import TINY, device
+from support.variants import STOCK, TINY, device
 
 Side = Callable[[], list[float] | None]
 """Does the work once. Returns seconds per unit of work if it measures itself, else None and its call is timed."""
@@ -146,10 +146,11 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def compile_once(module: torch.nn.Module) -> torch.nn.Module:
-    """Compile a module in place for one shape, as users do; with --quick, by a backend that generates no code."""
-    module.compile(dynamic=False, **({"backend": "aot_eager"} if TINY else {}))
-    return module
+def name_stock(eager: str = "plain PyTorch", compiled: str = "torch.compile") -> dict[str, str]:
+    """Name every variant of stock PyTorch for the table; return name → variant."""
+    modes, formats = {"eager": eager, "compile": compiled}, {"contiguous": "", "channels_last": ", channels_last_3d"}
+    parts = {variant: variant.split("-") for variant in STOCK}
+    return {modes[mode] + formats[layout]: variant for variant, (mode, layout) in parts.items()}
 
 
 def largest_relative_error(found: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> float:

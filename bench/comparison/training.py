@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from comparison import lightning_gan
-from comparison.rows import Check, Opened, Row, compile_once, largest_relative_error, without_result
+from comparison.rows import Check, Opened, Row, Side, largest_relative_error, name_stock, without_result
 from support.networks import BATCH, clips_of
 from support.stock_loop import StockLoop
-from support.variants import DTYPES, TINY, device, load_in_order
+from support.variants import DTYPES, FORMATS, TINY, device, load_in_order
 
 from fastvgan.models.config import ModelConfig
 from fastvgan.runs.presets import PRESETS
@@ -60,11 +60,8 @@ class OurStep:
 class TheirStep:
     """The textbook loop on the same clips and noise."""
 
-    def __init__(self, variant: str, compile: bool = False):
+    def __init__(self, variant: str):
         self.loop = StockLoop(variant, model())
-        if compile:
-            for network in (self.loop.generator, self.loop.discriminator):
-                compile_once(network)
         real, z = inputs(self.loop.layout)
         self.inputs = real, z[:, :, None, None, None]
 
@@ -75,12 +72,8 @@ class TheirStep:
 @contextmanager
 def open_step(dtype: str) -> Iterator[Opened]:
     """Open the training step in one dtype."""
-    sides = {
-        "plain PyTorch": TheirStep(f"{dtype}-eager-contiguous"),
-        "plain PyTorch, channels_last_3d": TheirStep(f"{dtype}-eager-channels_last"),
-        "torch.compile": TheirStep(f"{dtype}-eager-contiguous", compile=True),
-        "fastvgan": OurStep(dtype),
-    }
+    theirs = {name: TheirStep(f"{dtype}-{variant}") for name, variant in name_stock().items()}
+    sides = {**theirs, "fastvgan": OurStep(dtype)}
     losses = {name: [side() for _ in range(_CHECKED_STEPS)] for name, side in sides.items()}
     ours = losses.pop("fastvgan")
     off = max(largest_difference(ours, theirs) for theirs in losses.values())
@@ -101,14 +94,17 @@ def open_training() -> Iterator[Opened]:
     Lightning's clips are in memory; our command draws its digits while it trains, and averages G's weights.
     """
     real, z = inputs()
-    stock = StockLoop("fp32-eager-contiguous", model())
-    fit = lightning_gan.Training(stock.generator, stock.discriminator, real.cpu(), model().latent)
-    theirs = fit.losses(z, _CHECKED_STEPS)
-    ours = OurStep("fp32")
-    off = largest_difference([ours() for _ in range(_CHECKED_STEPS)], theirs)
+    step = OurStep("fp32")
+    ours, off = [step() for _ in range(_CHECKED_STEPS)], 0.0
+    sides: dict[str, Side] = {}
+    for layout in FORMATS:
+        stock = StockLoop(f"fp32-eager-{layout}", model())
+        fit = lightning_gan.Training(stock.generator, stock.discriminator, real.cpu(), model().latent, stock.layout)
+        off = max(off, largest_difference(ours, fit.losses(z, _CHECKED_STEPS)))
+        name = "Lightning" if layout == "contiguous" else "Lightning, channels_last_3d"
+        sides[name] = lambda fit=fit: fit.step_seconds(_STEPS)[_WARM:]
     check = Check(f"losses of D and G in {_CHECKED_STEPS} steps, relative", off, TOLERANCE["fp32"])
-    sides = {"Lightning": lambda: fit.step_seconds(_STEPS)[_WARM:], "fastvgan train": time_our_command}
-    yield Opened(sides, check)
+    yield Opened({**sides, "fastvgan train": time_our_command}, check)
 
 
 def time_our_command() -> list[float]:

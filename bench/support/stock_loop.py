@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from support.networks import REFERENCE, discriminator, generator
-from support.variants import COMPILED, FORMATS, autocast, device, in_layout
+from support.variants import COMPILED, FORMATS, autocast, compile_options, device, in_layout
 
 from fastvgan.models.config import ModelConfig
 
@@ -32,7 +32,7 @@ class StockLoop:
         if mode in COMPILED:
             mode = f"{mode}-graph" if mode == "autotune" and graph else mode
             for network in networks:
-                network.compile(dynamic=False, mode=COMPILED[mode])
+                network.compile(**compile_options(mode))
 
     def __call__(self, real: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Update D and G on clips (N, C, T, H, W) and noise (N, latent, 1, 1, 1); return the losses of D and G."""

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from support.memory import level_allocator
@@ -46,7 +47,14 @@ def in_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
 
 def in_mode(function, mode: str):
     """Return the function or module unchanged ("eager"), or compiled for one shape in a mode of COMPILED."""
-    return torch.compile(function, dynamic=False, mode=COMPILED[mode]) if mode in COMPILED else function
+    return torch.compile(function, **compile_options(mode)) if mode in COMPILED else function
+
+
+def compile_options(mode: str) -> dict[str, Any]:
+    """Return torch.compile's options for one shape; for tiny problems on a CPU, a backend that generates no code."""
+    if TINY and device().type == "cpu":
+        return {"dynamic": False, "backend": "aot_eager"}
+    return {"dynamic": False, "mode": COMPILED[mode]}
 
 
 @contextmanager

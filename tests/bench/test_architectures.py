@@ -1,29 +1,18 @@
 """The public architectures that bench/test_fuse.py measures: of the published sizes, and fused as accurate as stock."""
 
-from pathlib import Path
-
+import architectures
 import pytest
 import torch
 from torch import nn
 
 from fastvgan_kernels.conv.stock import faults
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
-
-
-@pytest.fixture
-def architectures(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    import architectures
-
-    return architectures
-
 
 def count(modules) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def test_networks_have_the_published_numbers_of_parameters(architectures):
+def test_networks_have_the_published_numbers_of_parameters():
     classifiers, unets, gans = architectures.classifiers, architectures.unets, architectures.gans
     with torch.device("meta"):
         assert count([classifiers.r3d_18()]) == 33_371_472  # torchvision's documentation
@@ -35,7 +24,7 @@ def test_networks_have_the_published_numbers_of_parameters(architectures):
         assert count([gans.ImageGenerator(latent=100)]) == 3_576_704
 
 
-def test_unet_has_the_parameters_that_its_paper_counts(architectures):
+def test_unet_has_the_parameters_that_its_paper_counts():
     """19,069,955 in all, without batch norm's and without biases of the up-convolutions."""
     with torch.device("meta"):
         network = architectures.unets.UNet3d()
@@ -61,13 +50,13 @@ def test_unet_has_the_parameters_that_its_paper_counts(architectures):
         (lambda a: a.recurrent.FramePredictor(), (2, 1, 4, 64, 64), (2, 1, 4, 64, 64)),
     ],
 )
-def test_networks_of_the_papers_sizes_give_their_shapes(architectures, make, shape, expected):
+def test_networks_of_the_papers_sizes_give_their_shapes(make, shape, expected):
     with torch.device("meta"):
         assert make(architectures)(torch.randn(shape)).shape == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_size_is_one_that_stock_gets_wrong(architectures, dtype):
+def test_no_size_is_one_that_stock_gets_wrong(dtype):
     """Of every convolution and both its gradients, at the sizes that are measured and at the tiny ones."""
     seen = []
 

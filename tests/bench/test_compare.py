@@ -2,71 +2,42 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
+import compare
 import pytest
 import torch
+from bench_command import run
+from comparison import lightning_gan, rows, tables
+from comparison.layers import LoopedConvLSTM, OurConvLSTM
+from support.variants import STOCK
 from torch import nn
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*command, status=0):
-    done = subprocess.run(
-        [sys.executable, "bench/compare.py", *map(str, command)],
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == status, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout + done.stderr
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
-
-
-@pytest.fixture
-def rows(bench):
-    import comparison.rows as rows
-
-    return rows
 
 
 @pytest.mark.slow
 def test_every_row_is_checked_timed_and_written(tmp_path):
     """One row of each kind; Lightning is not installed by this project."""
     file = tmp_path / "found.json"
-    names = ["step-fp32", "loading", "conv-lstm-bf16", "generation"]
-    text = run("--quick", "--out", file, "--only", *names)
+    names = ["step-fp32", "loading", "conv-lstm-bf16", "generation-bf16"]
+    text = run("bench/compare.py", "--quick", "--out", file, "--only", *names)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert [row["name"] for row in found["rows"]] == names and not found["failed"] and found["tiny"]
     assert {"cpu", "threads", "commit", "date", "load_at_start"} <= set(found) and found["versions"]["torch"]
     for row in found["rows"]:
         assert row["check"]["difference"] <= row["check"]["tolerance"]
         assert all(side["q1_ms"] <= side["median_ms"] <= side["q3_ms"] for side in row["sides"].values())
-    assert len(found["rows"][0]["sides"]) == 4
+    assert [len(row["sides"]) for row in found["rows"]] == [5, 3, 5, 5]
     table = file.with_suffix(".md").read_text(encoding="utf-8")
-    assert table in text and "SMALL PROBLEMS" in table and table.count("\n| ") == 2 + 3 + 2 + 2 + 2
+    assert table in text and "SMALL PROBLEMS" in table and table.count("\n| ") == 2 + 4 + 2 + 4 + 4
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_row_without_its_package_says_so_and_bad_arguments_are_refused(tmp_path, bench, rows, monkeypatch):
+def test_a_row_without_its_package_says_so_and_bad_arguments_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning", None)
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
-    from comparison import lightning_gan
-
     with pytest.raises(rows.Missing, match="pip install lightning"):
         lightning_gan.Training(nn.Identity(), nn.Identity(), torch.zeros(1), 1)
-    import compare
-
     for arguments, message in (
         (["--out", str(tmp_path / "x.txt")], "must end in .json"),
         ([], "pass either --out"),
@@ -80,7 +51,14 @@ def test_a_row_without_its_package_says_so_and_bad_arguments_are_refused(tmp_pat
         compare.read(tmp_path / "other.json")
 
 
-def test_sides_that_differ_are_not_timed(rows):
+def test_every_variant_of_stock_has_a_name():
+    names = rows.name_stock("a loop", "its compilation")
+    assert list(names.values()) == STOCK and len(names) == 4
+    assert names["a loop"] == "eager-contiguous"
+    assert names["its compilation, channels_last_3d"] == "compile-channels_last"
+
+
+def test_sides_that_differ_are_not_timed():
     calls = []
 
     @contextmanager
@@ -95,7 +73,7 @@ def test_sides_that_differ_are_not_timed(rows):
         rows.Check("losses", math.nan, 0.1).require()
 
 
-def test_every_side_begins_a_round_in_turn_and_sides_may_measure_themselves(rows):
+def test_every_side_begins_a_round_in_turn_and_sides_may_measure_themselves():
     calls = []
     sides = {name: lambda name=name: calls.append(name) for name in "abc"}
     sides["b"] = lambda: calls.append("b") or [1.0, 3.0]
@@ -105,7 +83,7 @@ def test_every_side_begins_a_round_in_turn_and_sides_may_measure_themselves(rows
     assert times.as_json()["b"] == {"median_ms": 2000, "q1_ms": 1000, "q3_ms": 3000, "samples": 6}
 
 
-def test_differences_are_relative_to_each_tensor(rows):
+def test_differences_are_relative_to_each_tensor():
     one, ten = torch.ones(2), torch.full((2,), 10.0)
     assert rows.largest_relative_error([one, ten + 1], [one, ten]) == pytest.approx(0.1)
     assert rows.largest_relative_error([one * 1.5, ten], [one, ten]) == pytest.approx(0.5)
@@ -114,10 +92,8 @@ def test_differences_are_relative_to_each_tensor(rows):
         assert rows.largest_relative_error([one, ten], [one * wrong, ten]) == math.inf
 
 
-def test_the_conv_lstm_of_public_code_is_that_of_its_equations(bench):
+def test_the_conv_lstm_of_public_code_is_that_of_its_equations():
     """In float64, written out by equation 3 of Shi et al. 2015, and ours with its weights."""
-    from comparison.layers import LoopedConvLSTM, OurConvLSTM
-
     torch.manual_seed(0)
     loop = LoopedConvLSTM(3).double()
     x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
@@ -159,9 +135,7 @@ def found():
     }
 
 
-def test_the_table_and_the_plot_are_of_the_medians(bench, found, tmp_path):
-    from comparison import tables
-
+def test_the_table_and_the_plot_are_of_the_medians(found, tmp_path):
     text = tables.as_markdown(found)
     assert text.startswith("A CPU, threads: 2, load 0.1 at the start, torch 2.13, commit c, 2026-11-28\n")
     assert "| a step | plain | 300 (10) | fastvgan | 10.0 (0.5) | 30.00 |" in text

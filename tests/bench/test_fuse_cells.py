@@ -1,24 +1,20 @@
 """The benchmark of fuse(): it refuses what is wrong, its variants take turns, and ratios are of the best formats."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import fuse
 import pytest
+import support.fuse_cells
 import torch
+from bench_command import run
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAINING = "forward + backward"
 
 
 @pytest.fixture
 def fuse_cells(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    from support import fuse_cells
-
+    fuse_cells = support.fuse_cells
     monkeypatch.setattr(fuse_cells, "TINY", True)
     fuse_cells._make_network.cache_clear()
     fuse_cells._compute_exact.cache_clear()
@@ -112,26 +108,11 @@ def test_a_ratio_is_of_the_medians_in_the_better_formats(fuse_cells):
     assert (row["ratio"], row["rounds"], row["network"], row["threads"]) == (1.5, 3, "vnet", 2)
 
 
-def run(*command, status=0):
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        # As one of xdist's workers pytest-benchmark would refuse to measure.
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
-            **{"FASTVGAN_BENCH_TINY": "1", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0"},
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == status, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout + done.stderr
-
-
-def test_the_command_writes_rows_and_prints_tables(tmp_path, monkeypatch):
+def test_the_command_writes_rows_and_prints_tables(tmp_path):
     file, part = tmp_path / "all.json", tmp_path / "part.json"
-    text = run("bench/fuse.py", "--out", file, "--only", "dcgan", "mocogan-image", "--threads", 1)
+    text = run(
+        "bench/fuse.py", "--out", file, "--only", "dcgan", "mocogan-image", "--threads", 1, FASTVGAN_BENCH_TINY="1"
+    )
     assert "mocogan-image, forward + backward, bf16, 1 thread: " in text and "geometric mean of 8: " in text
     found = json.loads(file.read_text(encoding="utf-8"))
     assert {"cpu", "amx", "commit", "date", "versions"} <= set(found) and not found["failed"]
@@ -139,9 +120,6 @@ def test_the_command_writes_rows_and_prints_tables(tmp_path, monkeypatch):
         *(("forward", dtype) for dtype in ("fp32", "bf16")),
         *((TRAINING, dtype) for dtype in ("fp32", "bf16")),
     ]
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    import fuse
-
     part.write_text(json.dumps({**found, "rows": [{**found["rows"][0], "ratio": 3.0}]}), encoding="utf-8")
     lines = fuse.as_markdown(*fuse.read([file, part]))  # of a cell measured twice the last row
     table = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "---" not in line]
@@ -155,10 +133,7 @@ def test_the_command_writes_rows_and_prints_tables(tmp_path, monkeypatch):
     assert "nowhere.json: No such file" in run("bench/fuse.py", "--from", tmp_path / "nowhere.json", status=2)
 
 
-def test_means_and_the_worst(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    import fuse
-
+def test_means_and_the_worst():
     ms = {"stock_ms": {"contiguous": 2.0, "channels_last": 1.0}, "fused_ms": {"contiguous": 2.0, "channels_last": 4.0}}
     rows = [
         {"network": "vnet", "direction": "forward", "dtype": dtype, "threads": 1, "ratio": ratio, **ms}

@@ -1,16 +1,13 @@
 """The benchmarks for a GPU, tried at tiny sizes on the CPU, so that what is wrong with them is not found on a GPU."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from bench_command import ROOT, run
 
 from fastvgan_kernels import implementations
 
-ROOT = Path(__file__).resolve().parents[2]
+TINY = {"FASTVGAN_BENCH_TINY": "1"}
 # Of each kind of problem the smallest one, by one stock variant and ours, and one as a CUDA graph, which is none here.
 PROBLEMS = "up-128-64-from-32 or same-64-64-at-16 or 128-64-from-32-e or 128-64-from-32-o or last_layer"
 PROBLEMS += " or (norm_act and -relu-) or (conv_lstm and 2-forward) or test_copy"
@@ -18,23 +15,6 @@ PICKED = f"({PROBLEMS}) and not autotune and not compile and not eager-contiguou
 PICKED += " and (not graph or (same-64-64-at-16 and forward))"
 # Interpreted, a whole step takes minutes: here the step is that of auto, as a runner replays it too.
 PICKED += " or (gpu_train and reference and (bf16-eager or ours_auto)) or (test_gemm and fp32-1024)"
-
-
-def run(*command, **environment):
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        # As one of xdist's workers pytest-benchmark would refuse to measure.
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
-            **{"CUDA_VISIBLE_DEVICES": "", "FASTVGAN_BENCH_TINY": "1", **environment},
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout
 
 
 @pytest.mark.slow
@@ -45,8 +25,8 @@ def test_all_kinds_run_and_are_reported(tmp_path):
     files = [*sorted(ROOT.glob("bench/test_gpu_*.py")), ROOT / "bench/test_ceilings.py"]
     found = tmp_path / "found.json"
     options = "-q", "--benchmark-only", f"--benchmark-json={found}", "-k", PICKED, "-p", "no:cacheprovider"
-    run("-m", "pytest", *files, *options, TRITON_INTERPRET="1", FASTVGAN_COMMIT="", FASTVGAN_IMPL="")
-    text = run("bench/report.py", "--from", found, found, "--out", tmp_path)
+    run("-m", "pytest", *files, *options, TRITON_INTERPRET="1", **TINY)
+    text = run("bench/report.py", "--from", found, found, "--out", tmp_path, **TINY)
     assert "SMALL PROBLEMS" in text and "in the geometric mean" in text and "videos/s" in text
     (report,) = tmp_path.glob("cpu-*.json")
     summary = json.loads(report.read_text(encoding="utf-8"))
@@ -61,7 +41,7 @@ def test_all_kinds_run_and_are_reported(tmp_path):
     ("environment", "reason"),
     [
         ({"FASTVGAN_BENCH_TINY": ""}, "no CUDA device"),
-        ({"FASTVGAN_BENCH_SECONDS": "0"}, "FASTVGAN_BENCH_SECONDS have passed"),
+        ({**TINY, "FASTVGAN_BENCH_SECONDS": "0"}, "FASTVGAN_BENCH_SECONDS have passed"),
     ],
 )
 def test_skips_say_why(environment, reason):

@@ -3,32 +3,18 @@
 import json
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
+import bench_command
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def run(*command, status=0, **environment):
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "FASTVGAN_BENCH_TINY": "1", "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FASTVGAN_"))}
-    done = subprocess.run(
-        [*map(str, command)],
-        cwd=ROOT,
-        env={**kept, **hidden, **environment},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == status, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout + done.stderr
+def run(*arguments, **options):
+    return bench_command.run(*arguments, **{"FASTVGAN_BENCH_TINY": "1", **options})
 
 
 def part(name, out, *options, **environment):
-    run(sys.executable, f"bench/gpu/{name}.py", "--out", out, *options, **environment)
+    run(f"bench/gpu/{name}.py", "--out", out, *options, **environment)
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -72,7 +58,7 @@ def test_passes_are_what_the_rules_are_made_from(tmp_path):
     found = part("convs", tmp_path / "convs.json", "--only", "ref-")
     (tmp_path / "convs.json").write_text(json.dumps({**found, "tiny": False}), encoding="utf-8")
     files = "--convs", tmp_path / "convs.json", "--more", "--out", tmp_path / "rules.py"
-    run(sys.executable, "bench/gpu_rules.py", *files)
+    run("bench/gpu_rules.py", *files)
     made = {}
     exec((tmp_path / "rules.py").read_text(encoding="utf-8"), made)
     assert made["ORIGIN"]["passes"] == len(found["passes"]) == 15
@@ -80,16 +66,16 @@ def test_passes_are_what_the_rules_are_made_from(tmp_path):
 
 
 def test_what_no_longer_fits_or_fails_is_named(tmp_path):
-    run(sys.executable, "bench/gpu/convs.py", "--out", tmp_path / "none.json", "--seconds", "0", status=1)
+    run("bench/gpu/convs.py", "--out", tmp_path / "none.json", "--seconds", "0", status=1)
     none = json.loads((tmp_path / "none.json").read_text(encoding="utf-8"))
     assert not none["passes"] and len(none["left_out"]) == 84
-    text = run(sys.executable, "bench/gpu/convs.py", status=2, FASTVGAN_BENCH_TINY="")
+    text = run("bench/gpu/convs.py", status=2, FASTVGAN_BENCH_TINY="")
     assert "no CUDA device" in text
     wrong = {"FASTVGAN_DISABLE_EXTENSION": "1", "PATH": os.environ["PATH"]}
     program = "import sys; sys.path.insert(0, 'bench/gpu'); import part; sys.argv = ['x', '--out', sys.argv[1]]\n"
     program += "units = lambda: [part.Unit('bad', lambda: 1 / 0), part.Unit('good', lambda: {'a_ms': 1.0})]\n"
     program += "sys.exit(part.main('x', 'rows', units))"
-    run(sys.executable, "-c", program, tmp_path / "some.json", status=1, **wrong)
+    run("-c", program, tmp_path / "some.json", status=1, **wrong)
     some = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
     assert some["rows"] == [{"a_ms": 1.0}] and "ZeroDivisionError" in some["failed"]["bad"]
 
@@ -97,7 +83,7 @@ def test_what_no_longer_fits_or_fails_is_named(tmp_path):
 def test_every_unit_is_compiled_by_one_process(tmp_path):
     """What `warm` starts, without Triton: it runs, and times nothing."""
     for index in range(2):
-        text = run(sys.executable, "bench/gpu/train.py", "--only", "reference", "--compile", f"{index}/2")
+        text = run("bench/gpu/train.py", "--only", "reference", "--compile", f"{index}/2")
         assert "_ms" not in text
 
 
@@ -114,22 +100,22 @@ def test_the_script_shares_its_budget_and_names_what_it_skips(tmp_path):
     python.write_text(INTERPRETER)
     python.chmod(0o755)
     setting = {"OUT": str(out), "PYTHON": str(python), "BUDGET": "40"}
-    text = run("bash", "bench/gpu.sh", "train", "lstm", "convs", "nonsense", status=1, **setting)
+    text = run("bench/gpu.sh", "train", "lstm", "convs", "nonsense", status=1, **setting, program="bash")
     assert re.search(r"train: ran out of its 1[5-8] s", text)  # 20 of 43 shares of 40 s, less what comes first
     assert "lstm: skipped" in text and "convs: FAILED with exit status 3" in text
     assert "unknown part nonsense" in text
-    text = run("bash", "bench/gpu.sh", "lstm", "tests", **setting)
+    text = run("bench/gpu.sh", "lstm", "tests", **setting, program="bash")
     assert "lstm: passed" in text and "tests: passed" in text
     assert re.search(rf"called: bench/gpu/lstm.py --out {out}/lstm.json --seconds \d\n", text)
     assert "-m pytest -v -m gpu" in (out / "log.txt").read_text(encoding="utf-8")
-    text = run("bash", "bench/gpu.sh", "scale", **setting)
+    text = run("bench/gpu.sh", "scale", **setting, program="bash")
     assert re.search(r"called: bench/gpu/warm.py --parts scale --seconds 1?\d\n", text)
     assert re.search(rf"called: bench/gpu/scale.py --out {out}/scale.json --seconds \d\d\n", text)
     assert "scale-warm: passed" in text and "scale: passed" in text
 
 
 def test_the_script_runs_a_part(tmp_path):
-    text = run("bash", "bench/gpu.sh", "lstm", OUT=str(tmp_path), PYTHON=sys.executable, BUDGET="350")
+    text = run("bench/gpu.sh", "lstm", OUT=str(tmp_path), PYTHON=sys.executable, BUDGET="350", program="bash")
     assert "lstm: passed" in text
     assert {path.name for path in tmp_path.iterdir()} == {"lstm.json", "log.txt"}
     assert "ConvLSTMs by auto on an H100" in (tmp_path / "log.txt").read_text(encoding="utf-8")

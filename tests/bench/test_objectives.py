@@ -3,21 +3,16 @@
 import json
 from pathlib import Path
 
+import objectives
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
 
-
-@pytest.fixture
-def objectives(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    import objectives
-
+@pytest.fixture(autouse=True)
+def no_head(monkeypatch):
     monkeypatch.setattr(objectives, "head", dict)
-    return objectives
 
 
-def bench(objectives, monkeypatch, tmp_path, *flags, fails=()):
+def bench(monkeypatch, tmp_path, *flags, fails=()):
     """A bench whose commands write the files that fastvgan's would, and note what they were given."""
     calls = []
 
@@ -42,18 +37,18 @@ def bench(objectives, monkeypatch, tmp_path, *flags, fails=()):
     return objectives.Bench(options, shared), calls
 
 
-def test_modes_are_counted_instead_of_scores(objectives, monkeypatch, tmp_path):
+def test_modes_are_counted_instead_of_scores(monkeypatch, tmp_path):
     flags = ["--steps", "7", "--objectives", "hinge", "--norms", "none", "--seeds", "0", "1", "--modes"]
-    counted, calls = bench(objectives, monkeypatch, tmp_path, *flags, "--", "--preset", "stacked-digits")
+    counted, calls = bench(monkeypatch, tmp_path, *flags, "--", "--preset", "stacked-digits")
     counted.run()
     assert {name for name, _, _ in calls} == {"train", "modes"}
     lines = list(objectives.table(counted.rows()))
     assert lines[0].endswith("| modes | divergence |") and "| 7 | 2 | 990 ± 0 | 0.25 ± 0 |" in lines[2]
 
 
-def test_cells_are_run_once_and_resumed(objectives, monkeypatch, tmp_path):
+def test_cells_are_run_once_and_resumed(monkeypatch, tmp_path):
     flags = ["--steps", "7", "--objectives", "hinge", "nonsaturating", "--norms", "none", "--seeds", "0", "1"]
-    first, calls = bench(objectives, monkeypatch, tmp_path, *flags, "--", "--base-width", "4", fails=("hinge",))
+    first, calls = bench(monkeypatch, tmp_path, *flags, "--", "--base-width", "4", fails=("hinge",))
     first.run()
     trained = [arguments for name, cell, arguments in calls if name == "train" and cell.objective != "hinge"]
     assert len(trained) == 2 and all(" ".join(each).startswith("--base-width 4 --objective") for each in trained)
@@ -61,29 +56,29 @@ def test_cells_are_run_once_and_resumed(objectives, monkeypatch, tmp_path):
     lines = list(objectives.table(first.rows()))
     assert len(lines) == 4 and "| hinge | clip | none | - | 0, 2 failed | - |" in lines[2]
     assert "| nonsaturating | clip | none | 7 | 2 | 0.55 ± 0.0707 | - | - | 3 ± 0 | - |" in lines[3]
-    again, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    again, calls = bench(monkeypatch, tmp_path, *flags)
     again.run()
     assert calls == []
-    retried, calls = bench(objectives, monkeypatch, tmp_path, *flags, "--retry")
+    retried, calls = bench(monkeypatch, tmp_path, *flags, "--retry")
     retried.run()
     assert {cell.objective for _, cell, _ in calls} == {"hinge"} and len(retried.rows()) == 4
     assert all(row["failure"] is None for row in retried.rows())
 
 
-def test_an_interrupted_run_is_resumed_and_a_row_without_an_end_is_not_one(objectives, monkeypatch, tmp_path):
+def test_an_interrupted_run_is_resumed_and_a_row_without_an_end_is_not_one(monkeypatch, tmp_path):
     flags = ["--steps", "7", "--objectives", "nonsaturating", "--norms", "batch", "--seeds", "0"]
-    one, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    one, calls = bench(monkeypatch, tmp_path, *flags)
     one.run()
     text = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(text[:-10])
-    other, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    other, calls = bench(monkeypatch, tmp_path, *flags)
     other.run()
     assert calls[0][2][-2:] == ["--resume", "auto"] and len(other.rows()) == 1
 
 
-def test_equal_time_determines_the_steps(objectives, monkeypatch, tmp_path):
+def test_equal_time_determines_the_steps(monkeypatch, tmp_path):
     flags = ["--minutes", "3", "--objectives", "relativistic", "--norms", "group", "--seeds", "0"]
-    one, calls = bench(objectives, monkeypatch, tmp_path, *flags)
+    one, calls = bench(monkeypatch, tmp_path, *flags)
     one.run()
     assert [name for name, _, _ in calls] == ["train", "train", "evaluate"]
     (row,) = one.rows()

@@ -2,30 +2,17 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import scaling
 import torch
+from bench_command import ROOT, run
 from torch.profiler import ProfilerActivity, profile
 
 from fastvgan.data import open_source
 from fastvgan.runs.presets import PRESETS
-
-ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "bench"
-
-
-@pytest.fixture
-def scaling(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    import scaling
-
-    return scaling
 
 
 @pytest.fixture
@@ -37,7 +24,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def cost_of(scaling, *work, gradients=0, batch=4):
+def cost_of(*work, gradients=0, batch=4):
     from step_cost import Fixed
 
     fixed = Fixed((gradients // 8, gradients // 8), 3 * gradients, gradients, 0)
@@ -45,7 +32,7 @@ def cost_of(scaling, *work, gradients=0, batch=4):
 
 
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
-def test_two_processes_exchange_what_the_model_counts(scaling, one_thread, family):
+def test_two_processes_exchange_what_the_model_counts(one_thread, family):
     """Every all-reduce of a step of two real processes, as the profiler sees them in one."""
     from support.peers import start_peers
     from support.sweep import Point, Sizes, config_of
@@ -68,7 +55,7 @@ def test_two_processes_exchange_what_the_model_counts(scaling, one_thread, famil
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_bytes_of_a_ring(scaling, processes):
+def test_bytes_of_a_ring(processes):
     """Sent one by one: every process passes on sums of parts until one has each, then passes these on."""
     numbers = 24 * processes
     rng = np.random.default_rng(0)
@@ -84,10 +71,10 @@ def test_bytes_of_a_ring(scaling, processes):
                 there[part] = there[part] + message if adds else message
     for each in held:
         np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-5)
-    assert set(sent) == {scaling.count_exchanged_bytes(cost_of(scaling, gradients=4 * numbers), processes)}
+    assert set(sent) == {scaling.count_exchanged_bytes(cost_of(gradients=4 * numbers), processes)}
 
 
-def test_bytes_of_clips_are_those_of_real_ones(scaling):
+def test_bytes_of_clips_are_those_of_real_ones():
     model = PRESETS["digits"].model.model_copy(update={"frames": 5, "width": 32})
     source = open_source(PRESETS["digits"].data, model)
     clips = source.draw(torch.zeros(3, source.draws, dtype=torch.int64))
@@ -95,7 +82,7 @@ def test_bytes_of_clips_are_those_of_real_ones(scaling):
     assert scaling.count_decoded_bytes(model, frames=10) == 2 * clips.video[0].nbytes
 
 
-def test_bytes_of_h264_are_those_of_the_bits_of_a_file(scaling, tmp_path):
+def test_bytes_of_h264_are_those_of_the_bits_of_a_file(tmp_path):
     from fastvgan.files.encoding import encode
 
     model = PRESETS["clips-64"].model
@@ -105,7 +92,7 @@ def test_bytes_of_h264_are_those_of_the_bits_of_a_file(scaling, tmp_path):
     assert scaling.count_encoded_bytes(model, 8 * size / (model.frames * 64 * 64)) == size
 
 
-def test_rates_that_made_samples_are_found(scaling):
+def test_rates_that_made_samples_are_found():
     rng = np.random.default_rng(0)
     true = np.array([1 / 5e14, 1 / 3e12, 2e-6])
     table = np.exp(rng.uniform(np.log([1e9, 1e6, 1]), np.log([1e12, 1e9, 500]), (30, 3)))
@@ -115,7 +102,7 @@ def test_rates_that_made_samples_are_found(scaling):
     assert max(map(abs, scaling.cross_validate(samples))) < 1e-6
 
 
-def test_no_rate_is_negative(scaling):
+def test_no_rate_is_negative():
     """Where a plain least-squares fit has a negative one, as numpy's shows."""
     table = np.array([[1, 1, 1], [2, 5, 1], [4, 9, 1], [8, 20, 1]], dtype=float)
     seconds = table @ [3.0, -1.0, 2.0]
@@ -129,12 +116,12 @@ def test_no_rate_is_negative(scaling):
             scaling.fit(samples)
 
 
-def test_a_step_is_the_sum_of_its_operations_and_of_its_collectives(scaling):
+def test_a_step_is_the_sum_of_its_operations_and_of_its_collectives():
     """By hand: 3 and 64 channels in tiles of 64, one other operation, a view; two processes that send one gradient."""
     products = scaling.Work("fastvgan::conv_up", 3 * 64 * 1000, 2000, (3, 64), 0)
     other, view = scaling.Work("aten::add", 0, 4000, (), 0), scaling.Work("aten::view", 0, 0, (), 0)
     norm = scaling.Work("fastvgan::norm_act", 0, 1000, (), 7)
-    cost = cost_of(scaling, products, other, view, norm, gradients=8000)
+    cost = cost_of(products, other, view, norm, gradients=8000)
     rates = scaling.Rates(1e-9, 1e-6, 1e-3, tile=64)
     device = scaling.Device("d", rates, scaling.Rates(0.0, 1e-6, 1e-3), input_gb_per_s=1.0)
     alone = 64 * 64 * 1000 * 1e-9 + 7000e-6 + 3e-3
@@ -149,15 +136,15 @@ def test_a_step_is_the_sum_of_its_operations_and_of_its_collectives(scaling):
     assert scaling.memory_bytes(cost, on_gpu=False) == 3 * 8000 + 8000 + 7
 
 
-def test_data_that_comes_too_slowly_sets_the_step(scaling):
+def test_data_that_comes_too_slowly_sets_the_step():
     model = PRESETS["clips-64"].model
-    cost = cost_of(scaling, scaling.Work("aten::add", 0, 4000, (), 0), batch=32)
+    cost = cost_of(scaling.Work("aten::add", 0, 4000, (), 0), batch=32)
     device = scaling.Device("d", scaling.Rates(0, 0, 1e-6), scaling.Rates(0, 0, 1e-6), input_gb_per_s=1e-3)
     predicted = scaling.predict(cost, model, device, scaling.NVLINK, 1)
     assert predicted["first"] == "data" and predicted["step_s"] == pytest.approx(32 * 16 * 64 * 64 * 3 / 1e6)
 
 
-def test_flops_of_measured_passes_are_those_of_torchs_counter(scaling):
+def test_flops_of_measured_passes_are_those_of_torchs_counter():
     from torch.utils.flop_counter import FlopCounterMode
 
     rows = [row for row in json.loads(scaling.PASSES.read_text(encoding="utf-8"))["passes"] if row["pass"] == "forward"]
@@ -174,7 +161,7 @@ def test_flops_of_measured_passes_are_those_of_torchs_counter(scaling):
         assert work.bytes == x.nbytes + y.nbytes + layer.weight.nbytes
 
 
-def test_the_h100_is_off_by_no_more_than_the_page_says(scaling):
+def test_the_h100_is_off_by_no_more_than_the_page_says():
     """Rates come from single passes, and steps are predicted; see docs/explanation/scaling.md."""
     measured = {"reference": 1.8512, "clips-64": 7.1019}  # breakdown-h100.json, by auto, commit 9960e60
     page = (ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8")
@@ -186,7 +173,7 @@ def test_the_h100_is_off_by_no_more_than_the_page_says(scaling):
         assert f"{name} {milliseconds:.2f} ms, predicted {predicted:.1f} ms ({error:+.0%})" in page
 
 
-def test_rates_are_fitted_to_sweeps_by_the_command(scaling, tmp_path):
+def test_rates_are_fitted_to_sweeps_by_the_command(tmp_path):
     """On steps that known rates made: they come out again, whichever of the two files has them."""
     from support.sweep import BASE
 
@@ -215,13 +202,9 @@ def test_rates_are_fitted_to_sweeps_by_the_command(scaling, tmp_path):
     assert len(lines) == 1 + len(steps) + 2
 
 
-def test_the_command_prints_each_preset(tmp_path):
-    command = [sys.executable, "bench/scaling.py", "--presets", "reference", "--gpus", "1", "8", "64"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    head, *rows = done.stdout.splitlines()
+def test_the_command_prints_each_preset():
+    text = run("bench/scaling.py", "--presets", "reference", "--gpus", "1", "8", "64")
+    head, *rows = text.splitlines()
     assert head.split()[:2] == ["preset", "GPUs"] and [row.split()[:2] for row in rows] == [
         ["reference", n] for n in ("1", "8", "64")
     ]
@@ -233,20 +216,8 @@ def test_the_command_prints_each_preset(tmp_path):
 def test_the_sweep_runs_at_tiny_sizes(tmp_path):
     """Every point that pytest-benchmark would time, two processes among them."""
     target = tmp_path / "scale.json"
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "FASTVGAN_BENCH_TINY": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    hidden["TRITON_INTERPRET"] = "0"  # of a whole step it would take minutes
-    # In a worker of xdist pytest-benchmark would time nothing.
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-q", "bench/test_scale.py", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    done = subprocess.run(
-        [*command, f"--benchmark-json={target}", "-k", "recurrent"],
-        cwd=ROOT,
-        env={**alone, **hidden},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
+    options = "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--benchmark-json={target}", "-k", "recurrent"
+    run("-m", "pytest", "bench/test_scale.py", *options, FASTVGAN_BENCH_TINY="1")
     rows = [b["extra_info"] for b in json.loads(target.read_text(encoding="utf-8"))["benchmarks"]]
     assert {row["dimension"] for row in rows} == {"base", "frames", "size", "width", "batch", "processes"}
     base = next(row["sizes"] for row in rows if row["dimension"] == "base")
@@ -255,7 +226,7 @@ def test_the_sweep_runs_at_tiny_sizes(tmp_path):
         assert changed == set() if row["dimension"] == "base" else changed == {row["dimension"]}
 
 
-def test_a_peer_that_fails_is_an_error_here(scaling, one_thread):
+def test_a_peer_that_fails_is_an_error_here(one_thread):
     from support.peers import _start_processes
 
     with pytest.raises(RuntimeError, match="another process"):

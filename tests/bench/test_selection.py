@@ -1,62 +1,30 @@
 """Which benchmarks run by default, how long that is said to take, and what a run prints."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import re
 from types import SimpleNamespace
 
 import pytest
+import renew_seconds
+from bench_command import ROOT, run
+from support import case_seconds, selection
 
-ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 
 
-@pytest.fixture
-def selection(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    from support import selection
-
-    return selection
-
-
-@pytest.fixture
-def case_seconds(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    from support import case_seconds
-
-    return case_seconds
-
-
-@pytest.fixture
-def renew_seconds(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    import renew_seconds
-
-    return renew_seconds
-
-
-def run_pytest(*arguments, tiny=""):
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
-        cwd=ROOT,
-        # As one of xdist's workers pytest-benchmark would refuse to measure.
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FASTVGAN_"))},
-            **{"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0", "FASTVGAN_BENCH_TINY": tiny},
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout
+def test_no_variant_of_a_problem_is_left_out():
+    """The best stock variant may be another one on each machine; recorded are the names of all cases."""
+    chosen = {}
+    for node in case_seconds.read_record().seconds:
+        file, _, name = node.removeprefix("bench/").partition("::")
+        problem = re.sub(r"(stock-)?(eager|compile|ours)-(contiguous|channels_last)(-pure)?|(stock|ours)-", "", name)
+        chosen.setdefault((file, problem), set()).add(selection.is_default(file, name))
+    assert all(len(answers) == 1 for answers in chosen.values()), chosen
 
 
 @pytest.mark.slow
-def test_by_default_each_layer_and_job_runs_once_within_ten_minutes(case_seconds):
-    text = run_pytest("bench", "--benchmark-only", "--collect-only", "-q")
+def test_by_default_each_layer_and_job_runs_once_within_ten_minutes():
+    text = run("-m", "pytest", "bench", "--benchmark-only", "--collect-only", "-q")
     nodes = [line for line in text.splitlines() if "::" in line]
     assert {node.partition("::")[0].removeprefix("bench/test_") for node in nodes if "test_gpu_" not in node} == {
         *("conv.py", "conv_lstm.py", "fuse.py", "fused_layers.py", "generator.py", "loader.py", "norm_act.py"),
@@ -83,7 +51,7 @@ def item(file, name):
     return SimpleNamespace(path=BENCH / file, name=name, nodeid=f"bench/{file}::{name}")
 
 
-def test_what_the_command_line_names_runs(selection):
+def test_what_the_command_line_names_runs():
     usual, rare = item("test_train_step.py", "test_train[ours]"), item("test_ceilings.py", "test_copy[copy]")
     other = item("test_conv.py", "test_conv[up-256-128-forward-fp32-ours]")
     both = [usual, rare, other]
@@ -101,14 +69,14 @@ def test_what_the_command_line_names_runs(selection):
     assert not selection.is_directory_run(config("bench", keyword="copy"))
 
 
-def test_cases_that_would_be_skipped_do_not_count(selection):
+def test_cases_that_would_be_skipped_do_not_count():
     gpu, fuse = item("test_gpu_conv.py", "test"), item("test_fuse.py", "test")
     assert [selection.runs_here(case, on_gpu=False) for case in (gpu, fuse)] == [False, True]
     assert [selection.runs_here(case, on_gpu=True) for case in (gpu, fuse)] == [True, False]
     assert selection.runs_here(gpu, on_gpu=False, tiny=True)
 
 
-def test_a_case_without_a_record_takes_the_median_of_its_function(case_seconds, tmp_path):
+def test_a_case_without_a_record_takes_the_median_of_its_function(tmp_path):
     record = case_seconds.Record(
         "a CPU, 2 cores", "measured", {"f::a[x]": 1.0, "f::a[y]": 2.0, "f::a[z]": 9.0, "f::b": 4.0}
     )
@@ -124,7 +92,7 @@ def test_a_case_without_a_record_takes_the_median_of_its_function(case_seconds, 
         case_seconds.read_record(file)
 
 
-def test_the_rest_is_estimated_at_the_speed_of_the_run(case_seconds):
+def test_the_rest_is_estimated_at_the_speed_of_the_run():
     progress = case_seconds.Progress({"a": 30.0, "b": 60.0, "c": 30.0}, begin=0.0, _last=0.0)
     assert progress.estimate_rest() == 120 and progress.line(9.0) is None
     for seconds in (1.0, 43.0, 1.0):  # setup, call, teardown: half as fast again as recorded
@@ -137,7 +105,7 @@ def test_the_rest_is_estimated_at_the_speed_of_the_run(case_seconds):
     assert progress.line(180.0) == "  3 of 3 benchmarks after 3 min; done"
 
 
-def test_little_of_a_run_says_little_about_its_speed(case_seconds):
+def test_little_of_a_run_says_little_about_its_speed():
     progress = case_seconds.Progress({"a": 1.0, "b": 60.0})
     progress.add("a", 5.0)  # the first case imports and compiles
     assert progress.estimate_rest() == 60
@@ -155,7 +123,7 @@ def test_little_of_a_run_says_little_about_its_speed(case_seconds):
         (4000, "1 h 7 min"),
     ],
 )
-def test_times_in_words(case_seconds, seconds, words):
+def test_times_in_words(seconds, words):
     assert case_seconds.in_words(seconds) == words
 
 
@@ -164,7 +132,7 @@ def run_of(cpu, day="2026-11-28", **seconds):
     return {"machine_info": {"fastvgan": facts}, "datetime": f"{day}T10", "seconds_per_case": seconds}
 
 
-def test_records_are_renewed_by_runs_on_one_machine(renew_seconds, case_seconds):
+def test_records_are_renewed_by_runs_on_one_machine():
     old = case_seconds.Record("x, 2 cores", "guesses", {"a": 1.0, "b": 2.0})
     new = renew_seconds.renew(old, [run_of("x", a=5.0)])
     assert new.seconds == {"a": 5.0, "b": 2.0}
@@ -180,10 +148,10 @@ def test_records_are_renewed_by_runs_on_one_machine(renew_seconds, case_seconds)
 
 
 @pytest.mark.slow
-def test_a_run_says_what_it_does_and_ends_with_the_ratios(tmp_path, renew_seconds, case_seconds):
+def test_a_run_says_what_it_does_and_ends_with_the_ratios(tmp_path):
     file = tmp_path / "found.json"
     options = "--benchmark-only", f"--benchmark-json={file}", "-k", "not triton"
-    text = run_pytest("bench/test_dispatch.py", *options, tiny="1")
+    text = run("-m", "pytest", "bench/test_dispatch.py", *options, FASTVGAN_BENCH_TINY="1")
     assert "2 benchmarks, about " in text and "--full" not in text
     table = text[text.index("our times against the best stock variant's") :]
     (row,) = [line for line in table.splitlines() if line.startswith("dispatch of an operation, 1000 calls")]

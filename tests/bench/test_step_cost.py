@@ -1,8 +1,7 @@
 """What a step is said to cost, against torch's own counts, other counts of the same networks, and real tensors."""
 
-from pathlib import Path
-
 import pytest
+import step_cost
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,16 +10,6 @@ from fastvgan.layers import ConvLSTM
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.presets import PRESETS
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
-
-
-@pytest.fixture
-def step_cost(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    import step_cost
-
-    return step_cost
-
 
 def small(name: str, **model) -> RunConfig:
     """A preset of few features."""
@@ -28,7 +17,7 @@ def small(name: str, **model) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"base_width": 4, **model})})
 
 
-def trace(step_cost, run):
+def trace(run):
     with step_cost.Tracer() as tracer:
         run()
     return tracer
@@ -41,7 +30,7 @@ def stock_flops(run) -> int:
     return counter.get_total_flops()
 
 
-def test_flops_of_stock_networks_are_those_of_torchs_counter(step_cost):
+def test_flops_of_stock_networks_are_those_of_torchs_counter():
     """Forward and backward of the textbook's networks, in the layers of torch.nn and in ours."""
     from support import networks
 
@@ -57,12 +46,12 @@ def test_flops_of_stock_networks_are_those_of_torchs_counter(step_cost):
     for stock, mine in pairs:
         expected = stock_flops(stock)
         assert expected > 1e9
-        assert sum(work.flops for work in trace(step_cost, stock).work) == expected
-        assert sum(work.flops for work in trace(step_cost, mine).work) == expected
+        assert sum(work.flops for work in trace(stock).work) == expected
+        assert sum(work.flops for work in trace(mine).work) == expected
 
 
 @pytest.mark.parametrize(("stride", "groups", "transposed"), [(1, 1, False), (2, 2, False), (2, 1, True), (3, 2, True)])
-def test_flops_of_one_convolution(step_cost, stride, groups, transposed):
+def test_flops_of_one_convolution(stride, groups, transposed):
     """Odd sizes, groups, a single clip, non-contiguous input.
 
     Each of three passes has the forward pass's products; torch's formula of the weight gradient forgets groups.
@@ -74,12 +63,12 @@ def test_flops_of_one_convolution(step_cost, stride, groups, transposed):
     x = torch.randn(1, 5, 7, 9, 4).permute(0, 4, 1, 2, 3).requires_grad_()
     expected = 3 * stock_flops(lambda: stock(x))
     assert groups > 1 or expected == stock_flops(lambda: stock(x).sum().backward())
-    found = trace(step_cost, lambda: mine(x).sum().backward())
+    found = trace(lambda: mine(x).sum().backward())
     assert sum(work.flops for work in found.work) == expected
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_flops_of_a_conv_lstm_are_those_of_its_convolutions_in_a_loop(step_cost, wanted):
+def test_flops_of_a_conv_lstm_are_those_of_its_convolutions_in_a_loop(wanted):
     """The loop in stock PyTorch, over one state after the other."""
     n, cells, frames, size = 2, 3, 4, 5
     layer = ConvLSTM(2, cells, kernel_size=3)
@@ -99,12 +88,12 @@ def test_flops_of_a_conv_lstm_are_those_of_its_convolutions_in_a_loop(step_cost,
         total.backward()
 
     expected = stock_flops(loop)
-    found = trace(step_cost, lambda: layer(x)[0].sum().backward())
+    found = trace(lambda: layer(x)[0].sum().backward())
     assert sum(work.flops for work in found.work) == expected
 
 
 @pytest.mark.parametrize("name", ["reference", "clips-64"])
-def test_flops_of_a_step_are_those_of_its_passes(step_cost, name):
+def test_flops_of_a_step_are_those_of_its_passes(name):
     """The count by layers, of what no loop can leave out, is of another file and by another way."""
     from support import networks
 
@@ -114,7 +103,7 @@ def test_flops_of_a_step_are_those_of_its_passes(step_cost, name):
 
 
 @pytest.mark.parametrize("name", ["reference", "digits", "digits-conv3d", "digits-image", "clips"])
-def test_costs_of_a_larger_batch_follow_from_two_small_ones(step_cost, name):
+def test_costs_of_a_larger_batch_follow_from_two_small_ones(name):
     config = small(name)
     counted, measured = step_cost.count_cost(config, 12), step_cost.trace_cost(config, 12)
     assert [work.name for work in counted.work] == [work.name for work in measured.work]
@@ -123,17 +112,17 @@ def test_costs_of_a_larger_batch_follow_from_two_small_ones(step_cost, name):
     assert counted.peak == pytest.approx(measured.peak, rel=1e-3)
 
 
-def test_bytes_are_those_of_real_tensors(step_cost):
+def test_bytes_are_those_of_real_tensors():
     x, y = torch.randn(3, 5), torch.randn(3, 5).to(torch.bfloat16)
-    (add,) = trace(step_cost, lambda: x + y).work
+    (add,) = trace(lambda: x + y).work
     assert add.bytes == x.nbytes + y.nbytes + (x + y).nbytes
-    free = trace(step_cost, lambda: (x.view(5, 3), x[:, 1:], x.detach(), torch.empty(9))).work
+    free = trace(lambda: (x.view(5, 3), x[:, 1:], x.detach(), torch.empty(9))).work
     assert free and not any(work.bytes for work in free)
-    filled = trace(step_cost, lambda: x.add_(1)).work
+    filled = trace(lambda: x.add_(1)).work
     assert sum(work.bytes for work in filled) == 2 * x.nbytes  # read and written
 
 
-def test_memory_is_that_of_tensors_that_are_alive(step_cost):
+def test_memory_is_that_of_tensors_that_are_alive():
     """As torch's own tracker has it, on a network in stock PyTorch; and what is freed no longer counts."""
     tracking = pytest.importorskip("torch.distributed._tools.mem_tracker", reason="this torch has no MemTracker")
     network = nn.Sequential(nn.Conv3d(2, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 3), nn.Tanh())
@@ -143,7 +132,7 @@ def test_memory_is_that_of_tensors_that_are_alive(step_cost):
         network(x).sum().backward()
         network.zero_grad()
 
-    found = trace(step_cost, run)
+    found = trace(run)
     tracker = tracking.MemTracker()
     tracker.track_external(network, x)
     held = sum(t.nbytes for t in (*network.parameters(), x))
@@ -155,7 +144,7 @@ def test_memory_is_that_of_tensors_that_are_alive(step_cost):
 
 
 @pytest.mark.parametrize("name", ["reference", "digits"])
-def test_what_is_held_is_what_a_checkpoint_holds(step_cost, name):
+def test_what_is_held_is_what_a_checkpoint_holds(name):
     from fastvgan.training.step.adversarial import networks, optimizers
 
     config = small(name)

@@ -1,19 +1,9 @@
 """What the report makes of measurements."""
 
-from pathlib import Path
-
 import pytest
+from support import summary
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
 NAMES = [f"GPU: Conv3d 64→64 from {size}³, kernel 3, stride 1, batch 4, forward, bf16" for size in (8, 16)]
-
-
-@pytest.fixture
-def summary(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    from support import summary
-
-    return summary
 
 
 def entry(group, variant, seconds, **facts):
@@ -40,7 +30,7 @@ def both(name, stock, ours):
 GEMM = entry("ceilings", "gemm 4096 bf16", 1e-3, ceiling="gemm", flops=4e11)  # 400 TFLOP/s
 
 
-def test_means_floors_and_targets_of_each(summary):
+def test_means_floors_and_targets_of_each():
     found = summary.summarise(data(GEMM, *both(NAMES[0], 2e-3, 1e-3), *both(NAMES[1], 1e-3, 2e-3)))
     (mean,) = found["overall"]
     assert (mean["what"], mean["value"], mean["groups"]) == ("x best stock in the geometric mean", 1, 2)
@@ -54,7 +44,7 @@ def test_means_floors_and_targets_of_each(summary):
     assert "CUDA 13.0, Triton 3.6, commit c" in text and "over 2 groups" in text and "1 of 5 targets met" in text
 
 
-def test_data_sheets_fill_in_what_was_not_measured(summary):
+def test_data_sheets_fill_in_what_was_not_measured():
     found = summary.summarise(data(*both(NAMES[0], 2e-3, 1e-3)))
     assert found["ceilings"] == {} and found["groups"][NAMES[0]]["floor_ms"] == pytest.approx(
         1.6e11 / 989e12 * 1e3, 1e-3
@@ -63,7 +53,7 @@ def test_data_sheets_fill_in_what_was_not_measured(summary):
     assert "floor_ms" not in unknown["groups"][NAMES[0]]
 
 
-def test_files_of_one_run_are_one_report_and_others_are_refused(summary):
+def test_files_of_one_run_are_one_report_and_others_are_refused():
     halves = [data(GEMM, *both(name, 2e-3, 1e-3)) for name in NAMES]
     assert list(summary.summarise(summary.merge_runs(halves))["groups"]) == NAMES
     with pytest.raises(ValueError, match="different runs"):
@@ -76,7 +66,7 @@ def step(variant, seconds, name="reference", **facts):
     return entry(f"GPU: train step, preset {name}, batch 64", variant, seconds, **facts)
 
 
-def test_whole_steps_of_every_variant_and_their_targets(summary):
+def test_whole_steps_of_every_variant_and_their_targets():
     steps = [
         step("fp32-eager-contiguous", 20e-3, cudnn_fp32_precision="tf32"),
         step("bf16-compile-channels_last", 4e-3, peak_bytes=3e9),
@@ -104,7 +94,7 @@ def test_whole_steps_of_every_variant_and_their_targets(summary):
     assert lines[head + 6].split()[:4] == ["fp32-eager-contiguous", "20.00", "3200", "10"]
 
 
-def test_graphs_are_no_target_of_the_larger_preset_nor_where_there_are_none(summary):
+def test_graphs_are_no_target_of_the_larger_preset_nor_where_there_are_none():
     def targets(*steps):
         (group,) = summary.summarise(data(*steps))["groups"].values()
         return {target["what"]: target["met"] for target in group["targets"]}
@@ -115,7 +105,7 @@ def test_graphs_are_no_target_of_the_larger_preset_nor_where_there_are_none(summ
     assert targets(step("ours_auto-channels_last", 3e-3)) == {}
 
 
-def test_overhead_of_the_trainer_is_to_stay_below_its_bound(summary):
+def test_overhead_of_the_trainer_is_to_stay_below_its_bound():
     name = "trainer: a step's time without kernels, preset reference, batch 64"
     found = summary.summarise(data(entry(name, "ours", 0.1, overhead=0.021, overhead_unrecorded=0.01)))
     (target,) = found["groups"][name]["targets"]
