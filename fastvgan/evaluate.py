@@ -48,8 +48,8 @@ class _OwnFlags(Settings):
     split: str = "auto"
     """Part of the data that real clips come from: `train`, `test`, or `auto` (test if the data has that split)."""
     clips: int | None = Field(None, ge=16, le=10**6)
-    """How many generated clips are compared with as many real ones; by default 960, or all of data with fewer, and 2,048
-    with a detector or classifier."""
+    """How many generated clips are compared with as many real ones; by default 960, or all clips of smaller data,
+    and 2,048 with a detector or classifier."""
     frames: int | None = Field(None, ge=4, le=10_000)
     """Length in frames (recurrent family; by default the training length, and 16 with a detector or classifier)."""
     seed: Seed = 0
