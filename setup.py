@@ -21,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from setuptools import Extension, find_namespace_packages, setup
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))
 
 import toolchain  # noqa: E402
+from objects import make_object  # noqa: E402
 from toolchain import NotBuildable  # noqa: E402
 
 SOURCES = sorted([*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")])
@@ -90,8 +92,7 @@ class BuildExtension(build_ext):
         if not (torch.include / "torch/csrc/stable/library.h").is_file():
             raise NotBuildable(f"the installed torch {torch.version} lacks its C++ headers")
         compiler = toolchain.find_compiler()
-        # pybind11 first: older versions of torch bundle one that conflicts with the stable ABI.
-        includes = [toolchain.pybind11_include(), str(torch.include), sysconfig.get_paths()["include"]]
+        includes = [str(torch.include), sysconfig.get_paths()["include"]]
         temporary = Path(self.build_temp).resolve()
         temporary.mkdir(parents=True, exist_ok=True)
         cuda = _CudaPart(torch, temporary)
@@ -100,8 +101,9 @@ class BuildExtension(build_ext):
             _macro("TORCH_VERSION", torch.version),
         ]
         flags = [*macros, *cuda.macros, *(f"-I{folder}" for folder in includes)]
+        compilation = _Compilation(compiler, flags, temporary)
         with ThreadPoolExecutor(_jobs()) as pool:
-            objects = list(pool.map(lambda source: _compile(compiler, flags, source, temporary), SOURCES))
+            objects = list(pool.map(compilation.compile, SOURCES))
         _link(compiler, [*objects, *cuda.objects], [*cuda.link, f"-L{torch.lib}", "-ltorch_cpu"], target)
         return {"torch": torch.version, "cuda": cuda.version, "cuda_archs": cuda.archs, "no_cuda": cuda.reason}
 
@@ -140,9 +142,9 @@ class _CudaPart:
         self.link = [str(nvcc.static_runtime()), "-ldl", "-lrt", "-lpthread"]
         for source in CUDA_SOURCES:
             target = temporary / f"{source.stem}.cu.o"
-            _run(
-                toolchain.nvcc_command(nvcc, torch.include, options, source, target), f"{source.name} does not compile"
-            )
+            command = toolchain.nvcc_command(nvcc, torch.include, options, source, target)
+            make = partial(_run_compiler, command, source)
+            make_object(target, source, [[nvcc.path], toolchain.find_compiler()], [*command, torch.version], make)
             self.objects.append(target)
         self.version, self.archs = nvcc.version, toolchain.arch_names(options)
         self.macros = [
@@ -164,27 +166,52 @@ def _reason_without_cuda(torch: toolchain.Torch) -> str | None:
     return None
 
 
-def _compile(compiler: list[str], flags: list[str], source: Path, temporary: Path) -> Path:
-    target = temporary / f"{source.parent.name}-{source.stem}.o"
-    special = next((options for suffix, options in INSTRUCTION_SETS.items() if source.stem.endswith(suffix)), [])
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        special = []
-    user = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("CXXFLAGS", ""))
-    debug = ["-g", "-fno-omit-frame-pointer"] if _debug() else []
-    common = ["-O3", *debug, "-fPIC", "-fvisibility=hidden", "-fno-math-errno", *flags, *user]
-    # The compiler's default C++ standard first, because a newer torch may need a newer one than C++20. The last attempt
-    # is for a compiler that does not support the instruction set; the file then compiles to nothing.
-    attempts = [special, [*special, "-std=c++20"], *([[]] if special else [])]
-    errors = []
-    for options in attempts:
-        try:
-            _run(
-                [*compiler, *common, *options, "-c", str(source), "-o", str(target)], f"{source.name} does not compile"
-            )
-            return target
-        except NotBuildable as error:
-            errors.append(error)
-    raise errors[0]
+class _Compilation:
+    """How the .cpp files are compiled.
+
+    Args:
+        compiler: the compiler's command.
+        flags: macros and folders of headers.
+        temporary: the folder of the objects.
+    """
+
+    def __init__(self, compiler: list[str], flags: list[str], temporary: Path):
+        user = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("CXXFLAGS", ""))
+        debug = ["-g", "-fno-omit-frame-pointer"] if _debug() else []
+        options = ["-O3", *debug, "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
+        self._compiler, self._options = compiler, [*options, *flags, *user]
+        # Before the other folders: older versions of torch bundle a pybind11 that conflicts with the stable ABI. pip's
+        # isolated build has it in another folder each time.
+        self._pybind11, version = toolchain.pybind11()
+        self._facts = [*self._options, version, platform.machine()]
+        self._temporary = temporary
+
+    def compile(self, source: Path) -> Path:
+        """Compile one file unless an earlier build did, and return its object."""
+        target = self._temporary / f"{source.parent.name}-{source.stem}.o"
+        special = next((options for suffix, options in INSTRUCTION_SETS.items() if source.stem.endswith(suffix)), [])
+        if platform.machine().lower() not in ("x86_64", "amd64"):
+            special = []
+        make = partial(self._try_standards, source, target, special)
+        make_object(target, source, [self._compiler], [*self._facts, *special], make)
+        return target
+
+    def _try_standards(self, source: Path, target: Path, special: list[str]) -> None:
+        # The compiler's default C++ standard first, because a newer torch may need a newer one than C++20. The last
+        # attempt is for a compiler that does not support the instruction set; the file then compiles to nothing.
+        attempts = [special, [*special, "-std=c++20"], *([[]] if special else [])]
+        errors = []
+        for attempt in attempts:
+            flags = [f"-I{self._pybind11}", *self._options, *attempt]
+            try:
+                return _run_compiler([*self._compiler, *flags, "-c", str(source), "-o", str(target)], source)
+            except NotBuildable as error:
+                errors.append(error)
+        raise errors[0]
+
+
+def _run_compiler(command: list[str], source: Path) -> None:
+    _run(command, f"{source.name} does not compile")
 
 
 def _link(compiler: list[str], objects: list[Path], libraries: list[str], target: Path) -> None:

@@ -2,11 +2,12 @@
 
     python bench/objectives.py --out FILE.jsonl --minutes 20 [-- flags of every run, such as --preset digits-conv3d]
 
-Each cell is `python -m fastvgan.train` in its own folder and on one thread, then `python -m fastvgan.evaluate`, or
-bench/modes.py with --modes; two cells run at a time. With --minutes a cell first trains 20 steps, and their median time
-determines its number of steps; with --steps every cell has the same number. A row is appended to FILE as soon as its
-cell is done. The same command skips the rows that are already there (failed ones too, unless --retry is given) and
-resumes interrupted runs. Ends by printing a Markdown table of mean ± standard deviation over seeds.
+Each cell is `python -m fastvgan.train` in its own folder, then `python -m fastvgan.evaluate`, or bench/modes.py with
+--modes; two cells run at a time (--jobs), on one thread each (--threads). With --minutes a cell first trains 20 steps,
+and their median time determines its number of steps; with --steps every cell has the same number. A row is appended to
+FILE as soon as its cell is done. The same command skips the rows that are already there (failed ones too, unless
+--retry is given) and resumes interrupted runs. Ends by printing a Markdown table of mean ± standard deviation over
+seeds.
 """
 
 import argparse
@@ -165,14 +166,14 @@ class Bench:
         return max(1, round(60 * self.options.minutes / seconds)), seconds
 
     def _command(self, name: str, cell: Cell, *arguments: object) -> None:
-        """Run a command of fastvgan, or bench/modes.py, on one thread.
+        """Run a command of fastvgan, or bench/modes.py, on the threads of one cell.
 
         Raises:
             Failure: it ended with another status than 0; the message is its last line.
         """
         program = [str(ROOT / "bench" / "modes.py")] if name == "modes" else ["-m", f"fastvgan.{name}"]
         command = [sys.executable, *program, *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.options.threads), "PYTHONPATH": str(ROOT)}
         log = self.work / f"{cell.name}.log"
         with self._lock:
             if self._is_stopping:
@@ -252,6 +253,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--clips", type=int, default=960, help="clips of an evaluation")
     parser.add_argument("--modes", action="store_true", help="count modes (with -- --preset stacked-digits)")
     parser.add_argument("--jobs", type=int, default=2, help="cells that run at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each cell")
     parser.add_argument("--retry", action="store_true", help="run failed cells again")
     parser.add_argument("--flags", nargs="+", default=[], metavar="OBJECTIVE=FLAGS", help="such as hinge='--r1 1'")
     return parser.parse_args(own), shared

@@ -195,8 +195,8 @@ def nvcc_command(nvcc: Nvcc, torch_include: Path, archs: list[str], source: Path
     ]
 
 
-def pybind11_include() -> str:
-    """Return the folder of pybind11's headers.
+def pybind11() -> tuple[str, str]:
+    """Return the folder of pybind11's headers, and its version.
 
     Raises:
         NotBuildable: pybind11 or Python's own headers are not installed.
@@ -207,4 +207,4 @@ def pybind11_include() -> str:
         raise NotBuildable("Python's headers (Python.h) are not installed")
     import pybind11
 
-    return pybind11.get_include()
+    return pybind11.get_include(), pybind11.__version__

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 import yaml
-from command import call
+from commands import call
 from PIL import Image
 
 import fastvgan.machine.memory as memory

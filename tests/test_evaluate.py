@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from command import run as command_run
+from commands import run as command_run
 
 from fastvgan import evaluate as evaluate_module
 from fastvgan.data import open_source

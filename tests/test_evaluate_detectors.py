@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 import scripted
 import torch
-from command import run as command_run
+from commands import run as command_run
 from test_evaluate import FILE, evaluate, expect_refusal, make, write_clips
 
 from fastvgan.data.digits import DigitsSource

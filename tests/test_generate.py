@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from command import ROOT, call
-from command import run as command_run
+from commands import ROOT, call
+from commands import run as command_run
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

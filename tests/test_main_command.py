@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from command import ROOT, call
-from command import run as run_module
+from commands import ROOT, call
+from commands import run as run_module
 
 import fastvgan
 from fastvgan.__main__ import COMMANDS

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import ROOT, call
+from commands import ROOT, call
 from PIL import Image
 from safetensors.torch import load_file
 from small_generators import make_generator

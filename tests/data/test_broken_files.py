@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from broken import BROKEN, no_permission, variable_rate, without_root_rights
-from command import ROOT
+from commands import ROOT
 from make_videos import make_folder
 
 TINY = "--height 16 --width 16 --frames 8 --base-width 2 --batch-size 8 --steps 30 --log-every 5".split()

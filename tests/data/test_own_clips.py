@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from command import ROOT, call
+from commands import ROOT, call
 from make_videos import encode, make_numbered
 from PIL import Image
 

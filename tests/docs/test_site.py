@@ -4,7 +4,7 @@ import importlib
 import sys
 
 import pytest
-from command import call
+from commands import call
 from newcomer import ROOT
 
 sys.path.insert(0, str(ROOT / "build_tools" / "site"))

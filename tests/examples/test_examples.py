@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from command import ROOT
+from commands import ROOT
 from PIL import Image
 
 import fastvgan

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import call
+from commands import call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

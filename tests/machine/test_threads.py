@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-import command
+import commands
 import pytest
 import torch
 
@@ -95,7 +95,7 @@ def environment(**more):
 def read_environment(module, arguments, tmp_path, **more):
     """The variables of threads as `python -m fastvgan.MODULE ARGUMENTS` has them when it imports torch."""
     line = [sys.executable, "-c", UP_TO_TORCH, f"fastvgan.{module}", *arguments]
-    env = environment(PYTHONPATH=str(command.ROOT), **more)
+    env = environment(PYTHONPATH=str(commands.ROOT), **more)
     ended = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ended.stdout, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
@@ -165,7 +165,7 @@ def test_a_program_that_imports_the_package_keeps_its_environment():
         assert {name: os.environ.get(name) for name in names} == before
     """
     line = [sys.executable, "-c", code % (NAMES,)]
-    subprocess.run(line, env=environment(PYTHONPATH=str(command.ROOT)), check=True, timeout=120)
+    subprocess.run(line, env=environment(PYTHONPATH=str(commands.ROOT)), check=True, timeout=120)
 
 
 def test_where_torch_is_loaded_nothing_is_set(monkeypatch):
@@ -181,7 +181,7 @@ def test_where_torch_is_loaded_nothing_is_set(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has libgomp on Linux only")
 def test_libgomp_takes_them_and_info_says_so():
     """OMP_DISPLAY_ENV has libgomp print what it goes by when it is loaded."""
-    env = environment(PYTHONPATH=str(command.ROOT), OMP_DISPLAY_ENV="verbose", OMP_NUM_THREADS="2")
+    env = environment(PYTHONPATH=str(commands.ROOT), OMP_DISPLAY_ENV="verbose", OMP_NUM_THREADS="2")
     line = [sys.executable, "-m", "fastvgan.info", "--json"]
     ended = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120, check=True)
     shown = dict(re.findall(r"(\w+) = '(.*)'", ended.stderr))

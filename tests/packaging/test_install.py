@@ -105,6 +105,42 @@ def test_extension_can_be_left_out(checkout, tmp_path):
     assert not any(name.endswith((".so", "gone.py")) for name in names)
 
 
+# Called as a compiler is, it compiles nothing, and writes which file it was given.
+COMPILER = """#!/bin/sh
+case " $* " in
+*" -c "*)
+    while [ "$1" != -c ]; do shift; done
+    echo "${2##*/csrc/}" >> "$COMPILED"
+    exec c++ -x c++ -fPIC -c /dev/null -o "$4" ;;
+*) exec c++ "$@" ;;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_a_second_install_compiles_only_what_changed(checkout, tmp_path):
+    compiler, log = tmp_path / "compiler", tmp_path / "compiled"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+
+    def install(name, **environment):
+        log.write_text("")
+        environment |= {"CXX": str(compiler), "COMPILED": str(log)}
+        environment |= {"FASTVGAN_REQUIRE_EXTENSION": "1", "FASTVGAN_BUILD_CUDA": "0"}
+        result = build_wheel(checkout, tmp_path / name, **environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        _, names, info = contents(tmp_path / name)
+        assert info["built"] and any(name.endswith(".so") for name in names)
+        return sorted(log.read_text().split())
+
+    sources = sorted(str(path.relative_to(checkout / "csrc")) for path in checkout.glob("csrc/**/*.cpp"))
+    assert install("first") == sources
+    with (checkout / "csrc" / "norm_act.cpp").open("a") as file:
+        file.write("// changed\n")
+    assert install("second") == ["norm_act.cpp"]
+    assert install("third", CXXFLAGS="-g0") == sources
+
+
 BACKEND = """
 import json, sys
 sys.path.insert(0, "build_tools")

@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 import pytest
-from command import ROOT, call, start
+from commands import ROOT, call, start
 
 from fastvgan.machine import optional
 from fastvgan.page import server

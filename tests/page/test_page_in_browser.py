@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import av
 import numpy as np
 import pytest
-from command import start
+from commands import start
 from PIL import Image
 from visitors import frames_of, make_run
 

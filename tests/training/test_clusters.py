@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import yaml
-from command import ROOT
+from commands import ROOT
 
 from fastvgan.runs.config import DataConfig, TrainingConfig
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from command import ROOT
+from commands import ROOT
 from safetensors.torch import load_file
 from tiny import FLAGS
 from together import PARTS, compare_two_processes

@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 
-import command
+import commands
 import numpy as np
 import pytest
 import torch
@@ -91,7 +91,7 @@ def files(folder):
 def test_it_leaves_what_the_command_leaves(tmp_path):
     flags = ["--preset", "clips", "--data", "digits", "--steps", "4", "--checkpoint-every", "2", "--sample-every", "2"]
     flags += ["--frames", "4", "--evaluate-every", "4"]
-    status, _, errors = command.call("fastvgan.train", [*FLAGS, *flags, "--run-dir", str(tmp_path / "command")])
+    status, _, errors = commands.call("fastvgan.train", [*FLAGS, *flags, "--run-dir", str(tmp_path / "command")])
     assert status == 0, errors
     logging.getLogger().setLevel(logging.WARNING)  # of an application that shows only warnings
     notes = Notes()
@@ -149,7 +149,7 @@ def test_a_dataset_resumes_with_the_next_batch(tmp_path, unscored, is_stream):
     other = torch.rand(9, 4, 16, 16, 3).numpy()
     with pytest.raises(UserError, match="9 clips now; pass --changed-data|no caption"):
         fastvgan.Trainer(data=other, run_dir=tmp_path / "parts", resume="auto")
-    status, _, errors = command.call("fastvgan.train", ["--run-dir", str(tmp_path / "parts"), "--resume", "auto"])
+    status, _, errors = commands.call("fastvgan.train", ["--run-dir", str(tmp_path / "parts"), "--resume", "auto"])
     assert status == 2 and "was an object in Python; pass it to fastvgan.Trainer" in errors
 
 

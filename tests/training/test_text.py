@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from command import call
+from commands import call
 from recorded import Recorder
 from tiny import FLAGS, tiny
 from together import compare_two_processes

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-import command
+import commands
 import pytest
 import yaml
 from PIL import Image
@@ -18,16 +18,16 @@ from fastvgan.runs.checkpoint import list_complete
 
 
 def run(*flags, **options):
-    return command.run("fastvgan.train", *FLAGS, *flags, **options)
+    return commands.run("fastvgan.train", *FLAGS, *flags, **options)
 
 
 def call(*flags):
     """The same in this process: status, stdout and stderr."""
-    return command.call("fastvgan.train", [*FLAGS, *flags])
+    return commands.call("fastvgan.train", [*FLAGS, *flags])
 
 
 def start(*flags):
-    return command.start("fastvgan.train", *FLAGS, *flags)
+    return commands.start("fastvgan.train", *FLAGS, *flags)
 
 
 def wait_for(condition, process, seconds=120):
@@ -183,7 +183,7 @@ def test_print_config_can_be_read_back_and_dry_run_writes_nothing(tmp_path):
 @pytest.mark.parametrize("preset", ["digits", "digits-conv3d"])
 @pytest.mark.parametrize(("flag", "value"), [("--warp", True), ("--no-warp", False)])
 def test_a_switch_takes_both_spellings_whatever_the_preset_says(preset, flag, value):
-    status, printed, errors = command.call("fastvgan.train", ["--preset", preset, flag, "--print-config"])
+    status, printed, errors = commands.call("fastvgan.train", ["--preset", preset, flag, "--print-config"])
     assert not status, errors
     assert yaml.safe_load(printed)["model"]["warp"] is value
 

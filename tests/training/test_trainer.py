@@ -10,7 +10,7 @@ import statistics
 
 import pytest
 import torch
-from command import ROOT
+from commands import ROOT
 from tiny import tiny, weights
 
 from fastvgan.errors import UserError

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from command import run
+from commands import run
 from make_videos import encode, make_folder, make_numbered, number_of
 from safetensors import safe_open
 

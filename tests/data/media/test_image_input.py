@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from command import ROOT
+from commands import ROOT
 from make_videos import encode, make_numbered
 from PIL import Image
 

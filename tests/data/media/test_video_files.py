@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 from broken import BROKEN, at_times, corrupt_in_the_middle, no_permission, one_frame, variable_rate, variable_size
-from command import ROOT
+from commands import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_videos import CODECS, encode, make_numbered, number_of

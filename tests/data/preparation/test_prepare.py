@@ -16,7 +16,7 @@ import pytest
 import torch
 import webdataset
 from broken import corrupt_in_the_middle, variable_rate
-from command import run
+from commands import run
 from make_videos import encode, make_numbered, number_of
 from PIL import Image
 from safetensors.torch import load_file

@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 
 import pytest
-from command import run
+from commands import run
 from PIL import Image
 from prepared import contents
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
-from command import run as command_run
+from commands import run as command_run
 from PIL import Image
 
 from fastvgan.errors import UserError

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 
-import command
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -238,21 +238,21 @@ def test_the_first_process_decides(run_copy):
 def test_the_command_says_so_without_training_too(run_copy):
     flags = [*FLAGS, "--run-dir", run_copy / "r", "--resume", "auto", "--data", run_copy / "clips", "--dry-run"]
     flags = list(map(str, flags))
-    status, out, _ = command.call("fastvgan.train", flags)
+    status, out, _ = commands.call("fastvgan.train", flags)
     assert status == 0 and "5 clips" in out and "trained on" not in out
     add(run_copy / "clips", "x")
-    status, _, err = command.call("fastvgan.train", flags)
+    status, _, err = commands.call("fastvgan.train", flags)
     assert status == 2 and err.count("error: ") == 1 and "holds 6 clips with 2 captions now; pass --changed-data" in err
-    status, out, _ = command.call("fastvgan.train", [*flags, "--changed-data"])
+    status, out, _ = commands.call("fastvgan.train", [*flags, "--changed-data"])
     assert status == 0 and "holds 6 clips with 2 captions now; continuing with them" in out
     assert "changed" not in (run_copy / "r" / "config.yaml").read_text()
 
 
 def test_the_flag_belongs_to_a_run_that_is_resumed(tmp_path):
-    status, _, err = command.call("fastvgan.train", ["--changed-data", "--run-dir", str(tmp_path / "r"), "--dry-run"])
+    status, _, err = commands.call("fastvgan.train", ["--changed-data", "--run-dir", str(tmp_path / "r"), "--dry-run"])
     assert status == 2 and "--changed-data needs --resume; pass --resume auto" in err
     more = ["--changed-data", "--resume", "auto", "--run-dir", str(tmp_path / "r"), "--dry-run"]
-    assert command.call("fastvgan.train", [*FLAGS, *more])[0] == 0  # as a scheduler's command that begins it, too
+    assert commands.call("fastvgan.train", [*FLAGS, *more])[0] == 0  # as a scheduler's command that begins it, too
 
 
 def test_the_environment_and_the_report_name_the_data(run_copy):

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from command import ROOT
+from commands import ROOT
 
 from fastvgan.runs.checkpoint import list_complete
 from fastvgan.training.run.watchdog import DATA, STATUS, STEP, Watchdog
