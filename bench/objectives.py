@@ -133,7 +133,8 @@ class Bench:
             scores = self._score(cell, folder)
         except Failure as failure:
             return row | {"failure": str(failure), "scores": {}}
-        return row | {"failure": None, "steps": steps, "seconds_per_step": seconds, "scores": scores}
+        row |= {"failure": None, "steps": steps, "seconds_per_step": seconds}
+        return row | {"not_finite": round(sum(_values(folder, "skipped"))), "scores": scores}
 
     def _score(self, cell: Cell, folder: Path) -> dict[str, Any]:
         path = folder / "scores.json"
@@ -159,8 +160,7 @@ class Bench:
             resume = ["--resume", "auto"] if (folder / "config.yaml").exists() else []
             few = ["--steps", _TIMED_STEPS, "--log-every", 1, "--evaluate-clips", 16]
             self._command("train", cell, *self._training(cell), "--run-dir", folder, *few, *resume)
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rates = [json.loads(line)["videos_per_second"] for line in lines][_WARM_STEPS:]
+        rates = _values(folder, "videos_per_second")[_WARM_STEPS:]
         batch = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["training"]["batch_size"]
         seconds = batch / statistics.median(rates)
         return max(1, round(60 * self.options.minutes / seconds)), seconds
@@ -197,6 +197,12 @@ def head() -> dict[str, Any]:
     return {"cpu": cpuinfo.get_cpu_info().get("brand_raw", "unknown"), **facts}
 
 
+def _values(folder: Path, name: str) -> list[float]:
+    """Return a number of all lines of a run's metrics."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)[name] for line in lines]
+
+
 def _drop_partial_line(path: Path) -> None:
     """Remove a last line without an end, whose writing was interrupted."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -211,15 +217,16 @@ def _cell(row: dict[str, Any]) -> Cell:
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a Markdown table: a line per objective, discriminators and norm, over all seeds."""
     shown = MODES if any("modes" in row["scores"] for row in rows) else SCORES
-    yield "| objective | discriminators | norm of D | steps | seeds | " + " | ".join(shown) + " |"
-    yield "| --- " * (5 + len(shown)) + "|"
+    yield "| objective | discriminators | norm of D | steps | not finite | seeds | " + " | ".join(shown) + " |"
+    yield "| --- " * (6 + len(shown)) + "|"
     rows = sorted(rows, key=_cell)
     for (objective, discriminators, norm), group in itertools.groupby(rows, lambda row: _cell(row)[:3]):
         members = list(group)
         good = [row for row in members if not row["failure"]]
         steps = round(statistics.mean(row["steps"] for row in good)) if good else "-"
         failed = f", {len(members) - len(good)} failed" if len(good) < len(members) else ""
-        cells = [objective, discriminators, norm, steps, f"{len(good)}{failed}"]
+        counted = [row["not_finite"] for row in good if "not_finite" in row]
+        cells = [objective, discriminators, norm, steps, sum(counted) if counted else "-", f"{len(good)}{failed}"]
         cells += [_spread([row["scores"][name] for row in good if name in row["scores"]]) for name in shown]
         yield "| " + " | ".join(map(str, cells)) + " |"
 

@@ -30,7 +30,9 @@ def bench(monkeypatch, tmp_path, *flags, fails=()):
         folder = Path(arguments[arguments.index("--run-dir") + 1])
         folder.mkdir(exist_ok=True)
         (folder / "config.yaml").write_text("training: {batch_size: 8}")
-        (folder / "metrics.jsonl").write_text('{"videos_per_second": 1}\n' * 5 + '{"videos_per_second": 4}\n' * 15)
+        lines = [{"videos_per_second": 1, "skipped": 0}] * 5 + [{"videos_per_second": 4, "skipped": 1}] * 2
+        lines += [{"videos_per_second": 4, "skipped": 0}] * 13
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     monkeypatch.setattr(objectives.Bench, "_command", command)
     options, shared = objectives.parse(["--out", str(tmp_path / "rows.jsonl"), "--discriminators", "clip", *flags])
@@ -43,7 +45,7 @@ def test_modes_are_counted_instead_of_scores(monkeypatch, tmp_path):
     counted.run()
     assert {name for name, _, _ in calls} == {"train", "modes"}
     lines = list(objectives.table(counted.rows()))
-    assert lines[0].endswith("| modes | divergence |") and "| 7 | 2 | 990 ± 0 | 0.25 ± 0 |" in lines[2]
+    assert lines[0].endswith("| modes | divergence |") and "| 7 | 4 | 2 | 990 ± 0 | 0.25 ± 0 |" in lines[2]
 
 
 def test_cells_are_run_once_and_resumed(monkeypatch, tmp_path):
@@ -54,8 +56,8 @@ def test_cells_are_run_once_and_resumed(monkeypatch, tmp_path):
     assert len(trained) == 2 and all(" ".join(each).startswith("--base-width 4 --objective") for each in trained)
     assert all("--d-norm none" in " ".join(each) and each[each.index("--steps") + 1] == "7" for each in trained)
     lines = list(objectives.table(first.rows()))
-    assert len(lines) == 4 and "| hinge | clip | none | - | 0, 2 failed | - |" in lines[2]
-    assert "| nonsaturating | clip | none | 7 | 2 | 0.55 ± 0.0707 | - | - | 3 ± 0 | - |" in lines[3]
+    assert len(lines) == 4 and "| hinge | clip | none | - | - | 0, 2 failed | - |" in lines[2]
+    assert "| nonsaturating | clip | none | 7 | 4 | 2 | 0.55 ± 0.0707 | - | - | 3 ± 0 | - |" in lines[3]
     again, calls = bench(monkeypatch, tmp_path, *flags)
     again.run()
     assert calls == []
@@ -83,4 +85,5 @@ def test_equal_time_determines_the_steps(monkeypatch, tmp_path):
     assert [name for name, _, _ in calls] == ["train", "train", "evaluate"]
     (row,) = one.rows()
     assert (row["steps"], row["seconds_per_step"]) == (90, 2.0)  # 180 s at 8 clips per step and 4 per second
+    assert row["not_finite"] == 2
     assert row["flags"].endswith("--r1 1 --r2 1 --r1-every 1")
