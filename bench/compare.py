@@ -1,6 +1,6 @@
 """Compare this library with what a user would pick instead, on the same work, side by side in one run.
 
-    python bench/compare.py --out bench/results/compare-NAME.json     # some 8 minutes on two quiet cores
+    python bench/compare.py --out bench/results/compare-NAME.json     # some 7 minutes on two quiet cores
     python bench/compare.py --from FILE.json                          # print the table again, and draw the plot
     python bench/compare.py --quick --out FILE.json                   # try the code; the times then mean nothing
 

@@ -1,6 +1,5 @@
 """The comparison as a table in Markdown, and as a plot."""
 
-import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,27 +82,41 @@ def plot(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    bars = [(row["work"], pair) for row in found["rows"] for pair in pairs(row)]
-    figure, axes = plt.subplots(figsize=(9.5, 1.1 + 0.55 * len(bars)), dpi=130, layout="constrained")
-    for y, (_, pair) in enumerate(bars):
-        error = pair.ratio * pair.their_iqr / pair.their_ms / 2
-        style = {"color": COLOURS["theirs"], "ecolor": "#555", "capsize": 2}
-        axes.barh(y, pair.ratio - 1, 0.6, left=1, xerr=error, **style)  # to the left of 1 where ours is slower
-        place = max(1, pair.ratio + error), y
-        axes.annotate(f"{pair.ratio:.2f}", place, (5, 0), textcoords="offset points", va="center", fontsize=8)
+    groups = [(row["work"], pairs(row)) for row in found["rows"]]
+    groups = [(work, group) for work, group in groups if group]
+    ratios = [pair.ratio for _, group in groups for pair in group]
+    lines = len(ratios) + len(groups)  # each group has a title
+    figure, axes = plt.subplots(figsize=(9.5, 1.1 + 0.26 * lines), dpi=130, layout="constrained")
+    labels, y = {}, 0
+    for work, group in groups:
+        # In the labels' column and to the right of it: titles are long, and no bar is on their line.
+        title = axes.annotate(work, (0, y), (-170, 0), axes.get_yaxis_transform(), "offset points", va="center")
+        title.set(fontsize=8, fontweight="bold", bbox={"facecolor": "white", "edgecolor": "none", "pad": 2})
+        for pair in group:
+            y += 1
+            labels[y] = pair.theirs if len({each.ours for each in group}) == 1 else f"{pair.theirs} / {pair.ours}"
+            _draw_bar(axes, y, pair)
+        y += 1
     axes.axvline(1, color=COLOURS["ours"], linewidth=2, label="fastvgan")
-    labels = [f"{textwrap.fill(work, 74)}\n{pair.theirs} / {pair.ours}" for work, pair in bars]
-    axes.set_yticks(range(len(bars)), labels, fontsize=7)
+    axes.set_yticks(list(labels), list(labels.values()), fontsize=7)
+    axes.set_ylim(lines - 0.2, -0.8)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.8, 0.8 * min(pair.ratio for _, pair in bars)), 1.8 * max(1, *(pair.ratio for _, pair in bars)))
+    axes.set_xlim(min(0.8, 0.8 * min(ratios, default=1)), 1.8 * max(1, *ratios))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(f"time relative to fastvgan, logarithmic ({describe_device(found)})", fontsize=8)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
     plt.close(figure)
+
+
+def _draw_bar(axes: Any, y: int, pair: Pair) -> None:
+    error = pair.ratio * pair.their_iqr / pair.their_ms / 2
+    style = {"color": COLOURS["theirs"], "ecolor": "#555", "capsize": 2}
+    axes.barh(y, pair.ratio - 1, 0.6, left=1, xerr=error, **style)  # to the left of 1 where ours is slower
+    place = max(1, pair.ratio + error), y
+    axes.annotate(f"{pair.ratio:.2f}", place, (5, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def describe_device(found: dict[str, Any]) -> str:
