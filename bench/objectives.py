@@ -113,7 +113,7 @@ class Bench:
         with self.options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         scores = ", ".join(
-            f"{name} {_spread([value])}" for name, value in row["scores"].items() if name in SCORES + MODES
+            f"{name} {spread([value])}" for name, value in row["scores"].items() if name in SCORES + MODES
         )
         print(f"{_cell(row).name}: {row['failure'] or scores}", flush=True)
 
@@ -227,11 +227,12 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         failed = f", {len(members) - len(good)} failed" if len(good) < len(members) else ""
         counted = [row["not_finite"] for row in good if "not_finite" in row]
         cells = [objective, discriminators, norm, steps, sum(counted) if counted else "-", f"{len(good)}{failed}"]
-        cells += [_spread([row["scores"][name] for row in good if name in row["scores"]]) for name in shown]
+        cells += [spread([row["scores"][name] for row in good if name in row["scores"]]) for name in shown]
         yield "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _spread(values: list[Any]) -> str:
+def spread(values: list[Any]) -> str:
+    """Return the mean of scores and, of several, their standard deviation, as text."""
     # A score with an interval is {"value", "low", "high"}; one that is not finite is None.
     numbers = [value["value"] if isinstance(value, dict) else value for value in values]
     numbers = [number for number in numbers if number is not None]
