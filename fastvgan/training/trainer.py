@@ -218,7 +218,8 @@ def _plan_python(
     found = examine_source(data) if isinstance(data, Source) else examine(data)
     if is_fitted(request, start):
         shape = found.shape._asdict()
-        fitted = fit_settings_to_shape(found, override(base, settings), settings.keys())
+        fitted, remarks = fit_settings_to_shape(found, override(base, settings), settings.keys())
+        start = start._replace(remarks=(*start.remarks, *remarks))
         try:
             base = override(fitted, {**shape, "condition": found.condition or "none"})
         except UserError as error:

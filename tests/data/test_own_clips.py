@@ -11,6 +11,10 @@ from commands import ROOT, call
 from make_videos import encode, make_numbered
 from PIL import Image
 
+from fastvgan.data.datasets import ClipShape, Examined
+from fastvgan.runs.config import RunConfig
+from fastvgan.training.defaults import fit_settings_to_shape
+
 TINY = "--base-width 2 --batch-size 4 --latent 4 --precision fp32 --evaluate-clips 16".split()
 
 
@@ -83,6 +87,35 @@ def test_the_clips_decide_the_condition(tmp_path, names, captions, expected, say
     config, said = settings("--data", videos(tmp_path / "v", 64, 64, names=names, captions=captions))
     assert config["model"]["condition"] == expected and says in said
     assert config["training"]["matching_aware"]  # captions are learnt by wrong ones at 64x64, too
+
+
+def test_few_clips_are_augmented_unless_the_user_decides(tmp_path):
+    folder = videos(tmp_path / "v")
+    config, said = settings("--data", folder)
+    assert sorted(config["training"]["augment"]) == ["color", "cutout", "translation"]
+    assert "2 clips are few: training with --augment color translation cutout; --augment none turns it off" in said
+    for given, expected in (("none", []), ("cutout", ["cutout"])):
+        config, said = settings("--data", folder, "--augment", given)
+        assert config["training"]["augment"] == expected and "few" not in said
+    config, said = settings("--data", folder, "--preset", "clips")
+    assert config["training"]["augment"] == [] and "few" not in said
+
+
+def test_few_clips_with_captions_are_augmented_only_if_these_are_not_used(tmp_path):
+    folder = videos(tmp_path / "v", captions=["one", "two"])
+    config, said = settings("--data", folder)
+    assert config["training"]["augment"] == [] and "few" not in said
+    config, said = settings("--data", folder, "--condition", "none")
+    assert config["training"]["augment"] and "2 clips are few" in said
+
+
+@pytest.mark.parametrize(
+    ("count", "condition", "is_augmented"), [(1, (), True), (1999, (), True), (2000, (), False), (9, ("class",), False)]
+)
+def test_many_clips_are_not_augmented(count, condition, is_augmented):
+    found = Examined(ClipShape(16, 16, 16, 3), condition, count)
+    run, remarks = fit_settings_to_shape(found, RunConfig(), ())
+    assert bool(run.training.augment) == is_augmented == any("few" in remark for remark in remarks)
 
 
 def test_short_clips_are_trained_on_as_they_are(tmp_path):

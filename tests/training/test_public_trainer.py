@@ -267,3 +267,4 @@ def test_settings_that_suit_a_dataset_are_found(tmp_path, monkeypatch):
     source = DatasetSource(grey, ClipShape(8, 32, 64, 1))
     again = fastvgan.Trainer(data=source, run_dir=tmp_path / "r", **settings)
     assert again.config.model.condition == () and again.config.model.height == 32
+    assert "6 clips are few: training with --augment" in again.describe() and "few" not in trainer.describe()

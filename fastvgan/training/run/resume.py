@@ -18,7 +18,7 @@ class Start(NamedTuple):
         folder: the run folder to write.
         checkpoint: the checkpoint to resume from, or None.
         saved: the configuration of the checkpoint's run, or None.
-        remarks: one sentence for the user for each newer checkpoint that is damaged and skipped.
+        remarks: sentences for the user, one for each newer checkpoint that is damaged and skipped among them.
         changed_data: whether to resume even if the data differ from those that the checkpoint was trained on.
     """
 
