@@ -92,6 +92,7 @@ class BuildExtension(build_ext):
         if not (torch.include / "torch/csrc/stable/library.h").is_file():
             raise NotBuildable(f"the installed torch {torch.version} lacks its C++ headers")
         compiler = toolchain.find_compiler()
+        pybind11 = toolchain.pybind11()  # fails before anything is compiled
         includes = [str(torch.include), sysconfig.get_paths()["include"]]
         temporary = Path(self.build_temp).resolve()
         temporary.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ class BuildExtension(build_ext):
             _macro("TORCH_VERSION", torch.version),
         ]
         flags = [*macros, *cuda.macros, *(f"-I{folder}" for folder in includes)]
-        compilation = _Compilation(compiler, flags, temporary)
+        compilation = _Compilation(compiler, flags, pybind11, temporary)
         with ThreadPoolExecutor(_jobs()) as pool:
             objects = list(pool.map(compilation.compile, SOURCES))
         _link(compiler, [*objects, *cuda.objects], [*cuda.link, f"-L{torch.lib}", "-ltorch_cpu"], target)
@@ -172,17 +173,18 @@ class _Compilation:
     Args:
         compiler: the compiler's command.
         flags: macros and folders of headers.
+        pybind11: the folder of its headers, and its version.
         temporary: the folder of the objects.
     """
 
-    def __init__(self, compiler: list[str], flags: list[str], temporary: Path):
+    def __init__(self, compiler: list[str], flags: list[str], pybind11: tuple[str, str], temporary: Path):
         user = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("CXXFLAGS", ""))
         debug = ["-g", "-fno-omit-frame-pointer"] if _debug() else []
         options = ["-O3", *debug, "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
         self._compiler, self._options = compiler, [*options, *flags, *user]
         # Before the other folders: older versions of torch bundle a pybind11 that conflicts with the stable ABI. pip's
         # isolated build has it in another folder each time.
-        self._pybind11, version = toolchain.pybind11()
+        self._pybind11, version = pybind11
         self._facts = [*self._options, version, platform.machine()]
         self._temporary = temporary
 

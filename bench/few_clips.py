@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
-from objectives import head, spread  # noqa: E402
+from objectives import drop_partial_line, head, read_rows, spread  # noqa: E402
 
 import fastvgan  # noqa: E402
 from fastvgan.data import open_source  # noqa: E402
@@ -58,11 +58,6 @@ def run(folder: Path, clips: int, augment: tuple[str, ...], seed: int, steps: in
     return json.loads(scores.read_text(encoding="utf-8"))["scores"]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file, none if it does not exist."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a Markdown table: one per number of clips and augmentation."""
     yield "| clips | augment | seeds | " + " | ".join(SCORES) + " |"
@@ -86,7 +81,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     given = parser.parse_args()
     work = given.out.with_suffix("")
-    done = {_key(row) for row in read(given.out)}
+    drop_partial_line(given.out)
+    done = {_key(row) for row in read_rows(given.out)}
     for seed, clips, augment in itertools.product(given.seeds, given.clips, ((), AUGMENT)):
         row = {"clips": clips, "augment": " ".join(augment), "seed": seed, "steps": given.steps}
         if _key(row) in done:
@@ -95,7 +91,7 @@ def main() -> None:
         row |= {**head(), "scores": run(folder, clips, augment, seed, given.steps)}
         with given.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-    print("\n".join(table(read(given.out))))
+    print("\n".join(table(read_rows(given.out))))
 
 
 if __name__ == "__main__":

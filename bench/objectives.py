@@ -88,14 +88,11 @@ class Bench:
 
     def rows(self) -> list[dict[str, Any]]:
         """Read the rows that are already in the file, the newest of each cell."""
-        if not self.options.out.exists():
-            return []
-        lines = self.options.out.read_text(encoding="utf-8").splitlines()
-        return list({_cell(row): row for row in map(json.loads, lines)}.values())
+        return list({_cell(row): row for row in read_rows(self.options.out)}.values())
 
     def run(self) -> None:
         """Run the cells without a row, and append their rows."""
-        _drop_partial_line(self.options.out)
+        drop_partial_line(self.options.out)
         done = {_cell(row) for row in self.rows() if not (self.options.retry and row["failure"])}
         missing = [cell for cell in self.cells() if cell not in done]
         print(f"{len(missing)} of {len(self.cells())} cells to run, {self.options.jobs} at a time", flush=True)
@@ -203,7 +200,12 @@ def _values(folder: Path, name: str) -> list[float]:
     return [json.loads(line)[name] for line in lines]
 
 
-def _drop_partial_line(path: Path) -> None:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file, none if it does not exist."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def drop_partial_line(path: Path) -> None:
     """Remove a last line without an end, whose writing was interrupted."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):

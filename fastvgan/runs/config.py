@@ -126,8 +126,8 @@ class TrainingConfig(Settings):
     that neither flicker nor standing still pays (0: none)."""
     augment: tuple[AugmentName, ...] = ()
     """Random changes of every clip that D sees, real or generated, the same in all of its frames, against overfitting
-    to few clips (DiffAugment): color, translation, cutout, several of these, or none. Without --preset, all three are
-    used on fewer than 2,000 clips of --data without captions or classes."""
+    to few clips (DiffAugment): color, translation, cutout, several of these, or none. Without --preset and --config,
+    all three are used on fewer than 2,000 clips of --data without captions or classes."""
     augment_strength: float = Field(1.0, ge=0, le=1)
     """Probability with which a clip gets each change of --augment; with --augment-target, the largest one."""
     augment_target: float | None = Field(None, gt=-1, lt=1)

@@ -59,8 +59,7 @@ def fit_settings(
     if channels == 1 and "channels" not in named:
         remarks.append("the shards are grey: training with --channels 1")
     size = {"height": height, "width": width, "frames": frames, "channels": channels, "condition": listing.condition}
-    is_conditional = bool(run.model.condition if "condition" in named else listing.condition)
-    augments = len(found) < _FEW and not is_conditional and "augment" not in named
+    augments = len(found) < _FEW and not listing.condition and "augment" not in named
     if augments:
         clips = "1 clip is" if len(found) == 1 else f"{len(found)} clips are"
         remarks.append(f"{clips} few: training with --augment {' '.join(_AUGMENT)}; --augment none turns it off")
@@ -78,7 +77,7 @@ def fit_settings_to_shape(found: "Examined", run: RunConfig, named: Collection[s
     frames, height, width, _ = found.shape
     item = Item("", Media("frames", ""), Probe(frames, height, width, ""), (), None)
     sized = run.model_copy(update={"model": run.model.model_copy(update=found.shape._asdict())})
-    listing = Listing([item] * found.size, [], found.condition)
+    listing = Listing([item] * found.size, [], run.model.condition if "condition" in named else found.condition)
     return fit_settings(listing, sized, {"height", "width", "frames", "channels"} | set(named), False)
 
 
