@@ -73,6 +73,5 @@ def test_an_interrupted_build_leaves_no_object_to_keep(build):
 
     with pytest.raises(KeyboardInterrupt):
         objects.make_object(build.target, build.source, [build.compiler], build.flags, stop)
-    assert build.is_made()
-    build.flags.pop()
+    build.flags.pop()  # as in the build before, whose object is gone
     assert build.is_made()

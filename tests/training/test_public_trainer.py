@@ -268,3 +268,5 @@ def test_settings_that_suit_a_dataset_are_found(tmp_path, monkeypatch):
     again = fastvgan.Trainer(data=source, run_dir=tmp_path / "r", **settings)
     assert again.config.model.condition == () and again.config.model.height == 32
     assert "6 clips are few: training with --augment" in again.describe() and "few" not in trainer.describe()
+    unlabelled = fastvgan.Trainer(data=grey, run_dir=tmp_path / "u", condition="none", **settings)
+    assert unlabelled.config.training.augment and "6 clips are few" in unlabelled.describe()
