@@ -3,11 +3,11 @@
     python bench/objectives.py --out FILE.jsonl --minutes 20 [-- flags of every run, such as --preset digits-conv3d]
 
 Each cell is `python -m fastvgan.train` in its own folder, then `python -m fastvgan.evaluate`, or bench/modes.py with
---modes; two cells run at a time (--jobs), on one thread each (--threads). With --minutes a cell first trains 20 steps,
-and their median time determines its number of steps; with --steps every cell has the same number. A row is appended to
-FILE as soon as its cell is done. The same command skips the rows that are already there (failed ones too, unless
---retry is given) and resumes interrupted runs. Ends by printing a Markdown table of mean ± standard deviation over
-seeds.
+--modes; two cells run at a time (--jobs), on one thread each (--threads). With --minutes every cell first trains 20
+steps, whose median time determines its number of steps, before the first of them is trained in full; with --steps every
+cell has the same number. A row is appended to FILE as soon as its cell is done. The same command skips the rows that
+are already there (failed ones too, unless --retry is given) and resumes interrupted runs. Ends by printing a Markdown
+table of mean ± standard deviation over seeds.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +98,10 @@ class Bench:
         print(f"{len(missing)} of {len(self.cells())} cells to run, {self.options.jobs} at a time", flush=True)
         self.work.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.options.jobs) as pool:
-            futures = [pool.submit(self._measure, cell) for cell in missing]
+            # All cells are timed before the first trains, so that nothing that happens to the machine later changes
+            # how many steps a cell gets.
+            steps = [pool.submit(self._count_steps, cell) for cell in missing]
+            futures = [pool.submit(self._measure, cell, count) for cell, count in zip(missing, steps, strict=True)]
             try:
                 for future in as_completed(futures):
                     self._append(future.result())
@@ -120,10 +123,10 @@ class Bench:
             for process in self._processes:
                 process.send_signal(signal.SIGTERM)  # training saves its state and ends
 
-    def _measure(self, cell: Cell) -> dict[str, Any]:
+    def _measure(self, cell: Cell, count: Future[tuple[int, float | None]]) -> dict[str, Any]:
         row: dict[str, Any] = {**cell._asdict(), "flags": " ".join(self._training(cell)), **head()}
         try:
-            steps, seconds = self._count_steps(cell)
+            steps, seconds = count.result()
             folder = self.work / cell.name
             resume = ["--resume", "auto"] if (folder / "config.yaml").exists() else []
             self._command("train", cell, *self._training(cell), "--run-dir", folder, "--steps", steps, *resume)
