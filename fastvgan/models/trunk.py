@@ -84,18 +84,21 @@ class _DiscriminatorEncoder(nn.Module):
     Args:
         config: its `base_width`, `channels`, `condition`, `d_norm` and `d_blocks` are used.
         layers: the convolutions, from the clip to the features.
+        sees_contrast: whether the first layer's bias is drawn at random; see `_draw_bias`.
     """
 
-    def __init__(self, config: ModelConfig, layers: list[ConvSizes]):
+    def __init__(self, config: ModelConfig, layers: list[ConvSizes], sees_contrast: bool):
         super().__init__()
         self.sees_image = "image" in config.condition
         self.out_channels = layers[-1].after
         self.per_clip = None
         if config.d_norm != "batch":
             self.per_clip = PerClipLayers(config, layers)
-            return
-        self.first = Conv3d(*layers[0], bias=False)
-        self.middle = nn.Sequential(*(ConvNormAct3d(*sizes, **_LEAKY) for sizes in layers[1:]))
+        else:
+            self.first = Conv3d(*layers[0], bias=sees_contrast)
+            self.middle = nn.Sequential(*(ConvNormAct3d(*sizes, **_LEAKY) for sizes in layers[1:]))
+        if sees_contrast:
+            _draw_bias(self.first if self.per_clip is None else self.per_clip.layers[0].conv)
 
     def encode(self, x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
@@ -117,7 +120,7 @@ class Encoder(_DiscriminatorEncoder):
     """
 
     def __init__(self, config: ModelConfig, plan: list[Stage]):
-        super().__init__(config, clip_layers(config, plan))
+        super().__init__(config, clip_layers(config, plan), sees_contrast=config.d_bias)
 
     def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W)."""
@@ -133,7 +136,9 @@ class FrameEncoder(_DiscriminatorEncoder):
     """
 
     def __init__(self, config: ModelConfig, plan: list[Stage]):
-        super().__init__(config, frame_layers(config, plan))
+        # One discriminator that sees contrast is enough, and two slowed the learning of digits.
+        sees_contrast = config.d_bias and "clip" not in config.discriminators
+        super().__init__(config, frame_layers(config, plan), sees_contrast)
 
     def forward(self, x: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:
         """Encode frames x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
@@ -220,6 +225,16 @@ def _convolution(sizes: ConvSizes, has_bias: bool) -> Conv3d:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+def _draw_bias(conv: Conv3d) -> None:
+    """Draw the bias of the convolution that reads clips, as large as its result for a white frame can be.
+
+    Convolutions without bias and leaky ReLUs pass on a factor, which the norm of the next layer removes. Without this
+    bias D's logits were the same for pale clips as for clear ones, so that G learnt contrast late or not at all.
+    """
+    assert conv.bias is not None
+    nn.init.uniform_(conv.bias, -1, 1)
 
 
 def _group_norm(channels: int) -> GroupNormAct:

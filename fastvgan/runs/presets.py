@@ -73,7 +73,8 @@ PRESETS: dict[str, RunConfig] = {
         training=TrainingConfig(matching_aware=False, steps=2000),
     ),
     "reference": RunConfig(
-        model=ModelConfig(condition=(), base_width=128), training=TrainingConfig(matching_aware=False, epochs=100)
+        model=ModelConfig(condition=(), base_width=128, d_bias=False),
+        training=TrainingConfig(matching_aware=False, epochs=100),
     ),
     "clips-64": RunConfig(
         model=ModelConfig(condition=(), height=64, width=64),

@@ -58,6 +58,20 @@ def test_frames_and_differences_are_scored_one_by_one(family):
     torch.testing.assert_close(sum_logits(logits), 3 * mean)
 
 
+@pytest.mark.parametrize("names", COMBINED, ids="+".join)
+@pytest.mark.parametrize("norm", ["batch", "none", "group", "spectral"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_discriminator_scores_pale_clips_otherwise(family, norm, names):
+    model = config(family=family, discriminators=names, frame_every=2, condition=(), d_norm=norm)
+    _, discriminator = build(model)
+    x = torch.tanh(torch.randn(4, 3, 16, 16, 16))
+    with torch.no_grad():
+        clear, pale = (discriminator.score(discriminator.features(clips))[0] for clips in (x, x / 2))
+    # What convolutions and leaky ReLUs without bias compute: norms remove the factor, and without norms it is passed on.
+    factor = 1.0 if norm in ("batch", "group") else 0.5
+    assert (pale - factor * clear).abs().mean() > 0.03 * clear.abs().mean()
+
+
 @pytest.mark.parametrize("parts", [("text",), ("class", "text"), ("class", "image", "text")], ids="+".join)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_several_conditions_at_once_are_each_of_them(family, parts):
