@@ -26,7 +26,8 @@ from fastvgan.training.step.tensors import copy_into, tensors_of
 
 CPU = torch.device("cpu")
 ALL = ("color", "translation", "cutout")
-ADAPTIVE = {"augment": ALL, "augment_target": 0.1, "augment_clips": 100}
+# With this target the probability rises unless an untrained D takes all real clips for generated ones.
+ADAPTIVE = {"augment": ALL, "augment_target": -0.9, "augment_clips": 100}
 
 
 def changed(use, samples, seed, clips, *images, probability=1.0):

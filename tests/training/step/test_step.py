@@ -223,8 +223,9 @@ def test_the_diversity_term_pairs_conditions_and_enters_g_s_update_alone():
 @pytest.mark.parametrize("family", ["conv3d", "recurrent"])
 @pytest.mark.parametrize("parts", [("text",), ("class",), ("text", "class")])
 def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
-    step, real, right = make(parts, family)
-    right = Condition(*(part if name in parts else None for name, part in zip(("text", "class"), right, strict=False)))
+    step, real, _ = make(parts, family)
+    right = {"text": torch.tensor([[1, 2], [2, 2]]), "class": torch.tensor([1, 0])}
+    right = Condition(*(right[name] if name in parts else None for name in ("text", "class")))
     right = right.rows([0, 0, 1, 0])  # real clips 0, 1 and 3 are of one condition
     step.feature_diversity = 2.0
     z = step.generator.noise(4)

@@ -256,8 +256,8 @@ def test_penalties_show_moved_clips_with_the_same_augmentations():
     torch.testing.assert_close(sum(each.mean(1) for each in again) / len(again), first)
     assert not torch.allclose(first, step.discriminator(inputs.real, inputs.c), rtol=0.1)
     exact = make("relativistic", model={"d_norm": "none", "frames": 8}, **augment)[0]
-    penalties = [float(each(0, inputs, True).r1) for each in (exact, step)]
-    # One draw of noise per clip and (e·g)² of mean |g|²: right to within a factor, wrong changes are orders off.
+    penalties = [sum(float(each(number, inputs, True).r1) for number in range(4)) for each in (exact, step)]
+    # Four draws of noise per clip and (e·g)² of mean |g|²: right to within a factor, wrong changes are orders off.
     assert 0.2 < penalties[1] / penalties[0] < 5
 
 
