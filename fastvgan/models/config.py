@@ -65,7 +65,7 @@ class ModelConfig(Settings):
     d_blocks: int = Field(0, ge=0, le=64)
     """Residual blocks of two 3x3(x3) convolutions after each strided layer of the discriminators; a block starts as the
     identity. Needs a --d-norm other than batch."""
-    d_bias: bool = True
+    d_bias: bool = False
     """A bias, random at first, in the first layer of the clip discriminator, or of the others if there is no such one.
     Without it discriminators with a batch or group norm do not see contrast, and G's colours can stay pale."""
     base_width: int = Field(64, ge=1, le=65536)

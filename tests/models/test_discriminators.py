@@ -61,8 +61,8 @@ def test_frames_and_differences_are_scored_one_by_one(family):
 @pytest.mark.parametrize("names", COMBINED, ids="+".join)
 @pytest.mark.parametrize("norm", ["batch", "none", "group", "spectral"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_first_discriminator_scores_pale_clips_otherwise(family, norm, names):
-    model = config(family=family, discriminators=names, frame_every=2, condition=(), d_norm=norm)
+def test_with_a_bias_the_first_discriminator_scores_pale_clips_otherwise(family, norm, names):
+    model = config(family=family, discriminators=names, frame_every=2, condition=(), d_norm=norm, d_bias=True)
     _, discriminator = build(model)
     x = torch.tanh(torch.randn(4, 3, 16, 16, 16))
     with torch.no_grad():
