@@ -228,13 +228,16 @@ def _convolution(sizes: ConvSizes, has_bias: bool) -> Conv3d:
 
 
 def _draw_bias(conv: Conv3d) -> None:
-    """Draw the bias of the convolution that reads clips, as large as its result for a white frame can be.
+    """Draw a quarter of the bias of the convolution that reads clips, and set the rest to 0.
 
     Convolutions without bias and leaky ReLUs pass on a factor, which the norm of the next layer removes. Without this
-    bias D's logits were the same for pale clips as for clear ones, so that G learnt contrast late or not at all.
+    bias D's logits were the same for pale clips as for clear ones, so that G learnt contrast late or not at all. A unit
+    whose bias is larger than what it sees is linear, and blind to the strength of a texture: if all units had one, G's
+    clips became noisy.
     """
     assert conv.bias is not None
-    nn.init.uniform_(conv.bias, -1, 1)
+    nn.init.zeros_(conv.bias)
+    nn.init.uniform_(conv.bias[: max(1, len(conv.bias) // 4)], -1, 1)  # a white frame gives about as much
 
 
 def _group_norm(channels: int) -> GroupNormAct:
