@@ -66,9 +66,9 @@ class ModelConfig(Settings):
     """Residual blocks of two 3x3(x3) convolutions after each strided layer of the discriminators; a block starts as the
     identity. Needs a --d-norm other than batch."""
     d_bias: bool = False
-    """A bias in the first layer of the clip discriminator, or of the others if there is no such one, at first random in
-    a quarter of the units. Without it a discriminator with batch or group norms does not see contrast, and G's colours
-    can stay pale."""
+    """A bias in the first layer of the clip discriminator, or of the others if there is no such one, which in a quarter
+    of the units starts at values from -1 to 1. Without it a discriminator with batch or group norms does not see
+    contrast, and G's colours can stay pale."""
     base_width: int = Field(64, ge=1, le=65536)
     """Feature maps of the layer next to the clip; they double each time the size is halved, up to 8 times this."""
     text_model: Literal["words", "sequence"] = "words"

@@ -84,7 +84,7 @@ class _DiscriminatorEncoder(nn.Module):
     Args:
         config: its `base_width`, `channels`, `condition`, `d_norm` and `d_blocks` are used.
         layers: the convolutions, from the clip to the features.
-        sees_contrast: whether the first layer's bias is drawn at random; see `_draw_bias`.
+        sees_contrast: whether the first layer has a bias that is not 0; see `_spread_bias`.
     """
 
     def __init__(self, config: ModelConfig, layers: list[ConvSizes], sees_contrast: bool):
@@ -98,7 +98,7 @@ class _DiscriminatorEncoder(nn.Module):
             self.first = Conv3d(*layers[0], bias=sees_contrast)
             self.middle = nn.Sequential(*(ConvNormAct3d(*sizes, **_LEAKY) for sizes in layers[1:]))
         if sees_contrast:
-            _draw_bias(self.first if self.per_clip is None else self.per_clip.layers[0].conv)
+            _spread_bias(self.first if self.per_clip is None else self.per_clip.layers[0].conv)
 
     def encode(self, x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
@@ -227,8 +227,8 @@ def _convolution(sizes: ConvSizes, has_bias: bool) -> Conv3d:
     return conv
 
 
-def _draw_bias(conv: Conv3d) -> None:
-    """Draw a quarter of the bias of the convolution that reads clips, and set the rest to 0.
+def _spread_bias(conv: Conv3d) -> None:
+    """Set a quarter of the bias of the convolution that reads clips to values from -1 to 1, and the rest to 0.
 
     Convolutions without bias and leaky ReLUs pass on a factor, which the norm of the next layer removes. Without this
     bias D's logits were the same for pale clips as for clear ones, so that G learnt contrast late or not at all. A unit
@@ -237,7 +237,9 @@ def _draw_bias(conv: Conv3d) -> None:
     """
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
-    nn.init.uniform_(conv.bias[: max(1, len(conv.bias) // 4)], -1, 1)  # a white frame gives about as much
+    seeing = conv.bias[: max(1, len(conv.bias) // 4)]
+    with torch.no_grad():
+        seeing.copy_(torch.linspace(-1, 1, len(seeing)))  # a white frame gives about as much
 
 
 def _group_norm(channels: int) -> GroupNormAct:
