@@ -92,13 +92,15 @@ class _DiscriminatorEncoder(nn.Module):
         self.sees_image = "image" in config.condition
         self.out_channels = layers[-1].after
         self.per_clip = None
+        first: Any
         if config.d_norm != "batch":
             self.per_clip = PerClipLayers(config, layers)
+            first = self.per_clip.layers[0].conv
         else:
-            self.first = Conv3d(*layers[0], bias=sees_contrast)
+            first = self.first = Conv3d(*layers[0], bias=sees_contrast)
             self.middle = nn.Sequential(*(ConvNormAct3d(*sizes, **_LEAKY) for sizes in layers[1:]))
         if sees_contrast:
-            _spread_bias(self.first if self.per_clip is None else self.per_clip.layers[0].conv)
+            _spread_bias(first.bias)
 
     def encode(self, x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
@@ -227,7 +229,7 @@ def _convolution(sizes: ConvSizes, has_bias: bool) -> Conv3d:
     return conv
 
 
-def _spread_bias(conv: Conv3d) -> None:
+def _spread_bias(bias: nn.Parameter) -> None:
     """Set a quarter of the bias of the convolution that reads clips to values from -1 to 1, and the rest to 0.
 
     Convolutions without bias and leaky ReLUs pass on a factor, which the norm of the next layer removes. Without this
@@ -235,11 +237,10 @@ def _spread_bias(conv: Conv3d) -> None:
     whose bias is larger than what it sees is linear, and blind to the strength of a texture: if all units had one, G's
     clips became noisy.
     """
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    seeing = conv.bias[: max(1, len(conv.bias) // 4)]
+    seeing = max(1, len(bias) // 4)
     with torch.no_grad():
-        seeing.copy_(torch.linspace(-1, 1, len(seeing)))  # a white frame gives about as much
+        bias.zero_()
+        bias[:seeing] = torch.linspace(-1, 1, seeing)  # a white frame gives about as much
 
 
 def _group_norm(channels: int) -> GroupNormAct:

@@ -67,7 +67,7 @@ def test_with_a_bias_the_first_discriminator_scores_pale_clips_otherwise(family,
     x = torch.tanh(torch.randn(4, 3, 16, 16, 16))
     with torch.no_grad():
         clear, pale = (discriminator.score(discriminator.features(clips))[0] for clips in (x, x / 2))
-    # What convolutions and leaky ReLUs without bias compute: norms remove the factor, and without norms it is passed on.
+    # What convolutions and leaky ReLUs without bias do: norms remove the factor, and without norms it is passed on.
     factor = 1.0 if norm in ("batch", "group") else 0.5
     assert (pale - factor * clear).abs().mean() > 0.03 * clear.abs().mean()
 
