@@ -92,15 +92,16 @@ class _DiscriminatorEncoder(nn.Module):
         self.sees_image = "image" in config.condition
         self.out_channels = layers[-1].after
         self.per_clip = None
-        first: Any
+        bias: Any
         if config.d_norm != "batch":
             self.per_clip = PerClipLayers(config, layers)
-            first = self.per_clip.layers[0].conv
+            bias = self.per_clip.first.bias
         else:
-            first = self.first = Conv3d(*layers[0], bias=sees_contrast)
+            self.first = Conv3d(*layers[0], bias=sees_contrast)
             self.middle = nn.Sequential(*(ConvNormAct3d(*sizes, **_LEAKY) for sizes in layers[1:]))
+            bias = self.first.bias
         if sees_contrast:
-            _spread_bias(first.bias)
+            _spread_bias(bias)
 
     def encode(self, x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
@@ -169,6 +170,12 @@ class PerClipLayers(nn.Module):
         for number, (layer, count) in enumerate(zip(layers, counts, strict=True)):
             blocks = [_ResidualBlock(layer.after, kernel, has_norm, gain) for _ in range(count)]
             self.layers.append(_Layer(layer, blocks, has_norm and number > 0))
+
+    @property
+    def first(self) -> Conv3d:
+        """The convolution that reads clips."""
+        layers: Any = self.layers
+        return layers[0].conv
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W) as features (N, F, t, h, w)."""
