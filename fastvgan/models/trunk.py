@@ -92,16 +92,13 @@ class _DiscriminatorEncoder(nn.Module):
         self.sees_image = "image" in config.condition
         self.out_channels = layers[-1].after
         self.per_clip = None
-        bias: Any
         if config.d_norm != "batch":
             self.per_clip = PerClipLayers(config, layers)
-            bias = self.per_clip.first.bias
         else:
             self.first = Conv3d(*layers[0], bias=sees_contrast)
             self.middle = nn.Sequential(*(ConvNormAct3d(*sizes, **_LEAKY) for sizes in layers[1:]))
-            bias = self.first.bias
         if sees_contrast:
-            _spread_bias(bias)
+            _spread_bias(self.first if self.per_clip is None else self.per_clip.first)
 
     def encode(self, x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
@@ -236,7 +233,7 @@ def _convolution(sizes: ConvSizes, has_bias: bool) -> Conv3d:
     return conv
 
 
-def _spread_bias(bias: nn.Parameter) -> None:
+def _spread_bias(conv: Conv3d) -> None:
     """Set a quarter of the bias of the convolution that reads clips to values from -1 to 1, and the rest to 0.
 
     Convolutions without bias and leaky ReLUs pass on a factor, which the norm of the next layer removes. Without this
@@ -244,10 +241,11 @@ def _spread_bias(bias: nn.Parameter) -> None:
     whose bias is larger than what it sees is linear, and blind to the strength of a texture: if all units had one, G's
     clips became noisy.
     """
-    seeing = max(1, len(bias) // 4)
+    assert conv.bias is not None
+    seeing = max(1, len(conv.bias) // 4)
     with torch.no_grad():
-        bias.zero_()
-        bias[:seeing] = torch.linspace(-1, 1, seeing)  # a white frame gives about as much
+        conv.bias.zero_()
+        conv.bias[:seeing] = torch.linspace(-1, 1, seeing)  # a white frame gives about as much
 
 
 def _group_norm(channels: int) -> GroupNormAct:
