@@ -56,7 +56,7 @@ EVERY_STEP = {"r1": 0.2, "r2": 0.1, "r1_every": 1}
 )
 def test_two_processes_are_one_with_every_objective(tmp_path, training):
     model = {"family": "recurrent", "condition": PARTS, **ALL}
-    compare_two_processes(tmp_path, SETTINGS | {"feature_diversity": 0.0, "model": model, **training}, 1e-4)
+    compare_two_processes(tmp_path, SETTINGS | {"feature_diversity": 0.0, "model": model, **training}, 2e-4)
 
 
 def train(folder, *more, processes=1, **options):
@@ -67,6 +67,7 @@ def train(folder, *more, processes=1, **options):
         *FLAGS,
         "--preset",
         "clips",  # that of the digits enlarges float32's rounding too much to compare; in float64 it is compared above
+        "--no-d-bias",  # whose gradient is a sum over all pixels that nearly cancel; in float64 it is compared above, too
         "--batch-size",
         "8",
         "--lr-decay",
