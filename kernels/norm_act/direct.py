@@ -115,6 +115,10 @@ def norm_act(
     Returns:
         y of the shape (N, C, *space), dtype and memory format of x.
     """
+    if training and running_mean is not None and running_var is not None:
+        # Autograd keeps them, although backward does not read them, and would refuse it if another call, by a kernel
+        # that is declared to change them, came in between.
+        running_mean, running_var = running_mean.data, running_var.data
     y = torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, _cudnn())
     if residual is not None:
         y = y + residual

@@ -388,3 +388,20 @@ def test_gradients_pass_a_single_channel(layer, last):
     x = (x.to(memory_format=LAST) if last else x).requires_grad_()
     layer(x).square().sum().backward()
     assert x.grad.abs().max() > 0 and all(p.grad.abs().max() > 0 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
+def test_a_norm_by_stock_goes_backward_after_another_call_has_changed_its_running_statistics(impl):
+    """As in a step that scores two batches before it goes backward, one of them by another implementation."""
+    x, other = (torch.randn(3, 4, 2, 5, 5, requires_grad=True) for _ in range(2))
+    norm = torch.nn.BatchNorm3d(4)
+    inputs = norm.weight, norm.bias, norm.running_mean, norm.running_var, True, 0.1, norm.eps
+    y = norm_direct.norm_act(x, *inputs, "relu", 0.0)
+    z = norm_act(other, *inputs, activation="relu", impl=impl)
+    found = torch.autograd.grad((y.square() + z.square()).sum(), [x, other, norm.weight])
+    stock = torch.nn.BatchNorm3d(4)
+    expected = sum(torch.relu(stock(part)).square().sum() for part in (x, other))
+    for mine, theirs in zip(found, torch.autograd.grad(expected, [x, other, stock.weight]), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm.running_mean, stock.running_mean)
+    torch.testing.assert_close(norm.running_var, stock.running_var)
