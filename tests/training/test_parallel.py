@@ -67,7 +67,7 @@ def train(folder, *more, processes=1, **options):
         *FLAGS,
         "--preset",
         "clips",  # that of the digits enlarges float32's rounding too much to compare; in float64 it is compared above
-        "--no-d-bias",  # whose gradient is a sum over all pixels that nearly cancel; in float64 it is compared above, too
+        "--no-d-bias",  # whose gradient sums up pixels that nearly cancel; in float64 it is compared above, too
         "--batch-size",
         "8",
         "--lr-decay",
