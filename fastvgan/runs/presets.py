@@ -58,8 +58,7 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "digits-64": _change(_RECURRENT_DIGITS, model={"height": 64, "width": 64}, training={"steps": 10000}),
     # Twice the usual learning rates, settling at the end, and an average of a shorter memory. The first and last frame
-    # get as much context as the others, and no checkerboard is left: docs/explanation/real-video.md. D sees contrast,
-    # which the digits have from the start: they learnt no faster with it.
+    # get as much context as the others, no checkerboard is left, and D sees contrast: docs/explanation/real-video.md.
     "clips": RunConfig(
         model=ModelConfig(upsampling="resize", time_margin=True, d_bias=True),
         training=TrainingConfig(

@@ -87,3 +87,11 @@ def test_equal_time_determines_the_steps(monkeypatch, tmp_path):
     assert (row["steps"], row["seconds_per_step"]) == (90, 2.0)  # 180 s at 8 clips per step and 4 per second
     assert row["not_finite"] == 2
     assert row["flags"].endswith("--r1 1 --r2 1 --r1-every 1")
+
+
+def test_all_cells_are_timed_before_the_first_is_trained(monkeypatch, tmp_path):
+    flags = ["--minutes", "3", "--objectives", "hinge", "minimax", "--norms", "none", "--seeds", "0", "--jobs", "1"]
+    one, calls = bench(monkeypatch, tmp_path, *flags)
+    one.run()
+    steps = [arguments[arguments.index("--steps") + 1] for name, _, arguments in calls if name == "train"]
+    assert steps == ["20", "20", "90", "90"]

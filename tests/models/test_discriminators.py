@@ -12,6 +12,7 @@ from fastvgan.errors import UserError
 from fastvgan.models import Condition, ModelConfig, build
 from fastvgan.models.discriminators import select_frames, sum_logits
 from fastvgan.models.head import Projection, ScoreHead
+from fastvgan.runs.presets import PRESETS
 
 NAMES = ("clip", "frame", "difference")
 COMBINED = [names for k in (1, 2, 3) for names in itertools.combinations(NAMES, k)]
@@ -70,6 +71,32 @@ def test_with_a_bias_the_first_discriminator_scores_pale_clips_otherwise(family,
     # What convolutions and leaky ReLUs without bias do: norms remove the factor, and without norms it is passed on.
     factor = 1.0 if norm in ("batch", "group") else 0.5
     assert (pale - factor * clear).abs().mean() > 0.03 * clear.abs().mean()
+
+
+@pytest.mark.parametrize("name", ["clips", "clips-64", "clips-128"])
+def test_the_presets_of_own_clips_score_pale_clips_otherwise(name):
+    model = PRESETS[name].model.model_copy(update={"base_width": 4, "condition": ()})
+    _, discriminator = build(model)
+    x = torch.tanh(torch.randn(2, 3, model.frames, model.height, model.width))
+    with torch.no_grad():
+        clear, pale = discriminator(x), discriminator(x / 2)
+    assert (pale - clear).abs().mean() > 0.03 * clear.abs().mean()
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+@pytest.mark.parametrize("names", COMBINED, ids="+".join)
+def test_a_bias_is_in_a_quarter_of_the_units_of_one_kind_of_discriminator(names, norm):
+    """All units with one made real clips noisy, and a second discriminator with one slowed the digits."""
+    _, discriminator = build(config(discriminators=names, condition=(), base_width=12, d_norm=norm, d_bias=True))
+    encoders = {name: each.encoder for name, each in discriminator.others.items()}
+    if "clip" in names:
+        encoders["clip"] = discriminator.trunk
+    for name, encoder in encoders.items():
+        bias = (encoder.first if encoder.per_clip is None else encoder.per_clip.first).bias
+        if "clip" in names and name != "clip":
+            assert bias is None or bias.count_nonzero() == 0
+        else:
+            torch.testing.assert_close(bias.detach(), torch.tensor([-1.0, 0.0, 1.0] + [0.0] * 9))
 
 
 @pytest.mark.parametrize("parts", [("text",), ("class", "text"), ("class", "image", "text")], ids="+".join)

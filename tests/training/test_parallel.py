@@ -56,7 +56,9 @@ EVERY_STEP = {"r1": 0.2, "r2": 0.1, "r1_every": 1}
 )
 def test_two_processes_are_one_with_every_objective(tmp_path, training):
     model = {"family": "recurrent", "condition": PARTS, **ALL}
-    compare_two_processes(tmp_path, SETTINGS | {"feature_diversity": 0.0, "model": model, **training}, 2e-4)
+    # Losses are rounded to float32, as above.
+    settings = SETTINGS | {"feature_diversity": 0.0, "lr_generator": 1e-4, "model": model, **training}
+    compare_two_processes(tmp_path, settings, 1e-4)
 
 
 def train(folder, *more, processes=1, **options):
@@ -67,11 +69,16 @@ def train(folder, *more, processes=1, **options):
         *FLAGS,
         "--preset",
         "clips",  # that of the digits enlarges float32's rounding too much to compare; in float64 it is compared above
-        "--no-d-bias",  # whose gradient sums up pixels that nearly cancel; in float64 it is compared above, too
         "--batch-size",
         "8",
         "--lr-decay",
         "0",
+        "--base-width",
+        "8",  # of fewer features, a single one whose sign differs changes the gradient
+        "--lr-generator",
+        "1e-4",
+        "--lr-discriminator",
+        "1e-4",
         "--checkpoint-every",
         "2",
         "--keep",
@@ -88,8 +95,8 @@ def assert_same(a, b, step):
     one, other = (load_file(folder / "checkpoints" / f"step-{step}" / "state.safetensors") for folder in (a, b))
     assert one.keys() == other.keys()
     for name, value in one.items():
-        # Adam enlarges the rounding of gradients near 0: by 1e-5 after two steps, where a weight moves by 4e-4 a step.
-        torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        # Adam enlarges the rounding of gradients near 0: by 1e-5 after two steps, where a weight moves by 1e-4 a step.
+        torch.testing.assert_close(other[name], value, rtol=1e-5, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.slow

@@ -297,17 +297,12 @@ def test_parts_that_show_all_frames_are_taken(tmp_path, size, accumulate):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", pytest.param("tf32", marks=pytest.mark.gpu)])
 def test_precisions_train_alike_over_200_steps(tmp_path, precision):
-    """Of a game no two runs stay together; what they reach in 200 steps is alike.
-
-    float16 skips some five steps until its loss scale fits, so the losses must not change much in as many. With the
-    preset's own upsampling and margin those of such small networks do.
-    """
-    model = {"condition": (), "base_width": 4, "upsampling": "transposed", "time_margin": False}
+    """No two runs of a GAN stay together, but what they reach in 200 steps is alike."""
     reached = []
     for name in ("fp32", precision):
         settings = {"steps": 200, "precision": name, "log_every": 50, "batch_size": 8, "checkpoint_every": 1000}
         settings["evaluate_clips"] = 128
-        trainer = begin(tmp_path / name, model=model, **settings)
+        trainer = begin(tmp_path / name, model={"condition": (), "base_width": 4}, **settings)
         assert trainer.run() == 0
         assert trainer._record.setbacks == 0
         assert all(p.dtype == torch.float32 for p in trainer.step.generator.parameters())
