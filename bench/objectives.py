@@ -3,11 +3,11 @@
     python bench/objectives.py --out FILE.jsonl --minutes 20 [-- flags of every run, such as --preset digits-conv3d]
 
 Each cell is `python -m fastvgan.train` in its own folder, then `python -m fastvgan.evaluate`, or bench/modes.py with
---modes; two cells run at a time (--jobs), on one thread each (--threads). With --minutes every cell first trains 20
-steps, whose median time determines its number of steps, before the first of them is trained in full; with --steps every
-cell has the same number. A row is appended to FILE as soon as its cell is done. The same command skips the rows that
-are already there (failed ones too, unless --retry is given) and resumes interrupted runs. Ends by printing a Markdown
-table of mean ± standard deviation over seeds.
+--modes; two cells run at a time (--jobs), on one thread each (--threads). With --minutes every row of the table first
+trains 20 steps, whose median time determines the number of steps of its cells, of every seed, before the first of them
+is trained in full; with --steps every cell has the same number. A row is appended to FILE as soon as its cell is done.
+The same command skips the rows that are already there (failed ones too, unless --retry is given) and resumes
+interrupted runs. Ends by printing a Markdown table of mean ± standard deviation over seeds.
 """
 
 import argparse
@@ -56,7 +56,12 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return "-".join((self.objective, self.discriminators, self.norm, str(self.seed)))
+        return f"{self.row}-{self.seed}"
+
+    @property
+    def row(self) -> str:
+        """What the seeds of a row have in common."""
+        return "-".join((self.objective, self.discriminators, self.norm))
 
 
 class Failure(Exception):
@@ -98,10 +103,13 @@ class Bench:
         print(f"{len(missing)} of {len(self.cells())} cells to run, {self.options.jobs} at a time", flush=True)
         self.work.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.options.jobs) as pool:
-            # All cells are timed before the first trains, so that nothing that happens to the machine later changes
+            # All rows are timed before the first cell trains, so that nothing that happens to the machine later changes
             # how many steps a cell gets.
-            steps = [pool.submit(self._count_steps, cell) for cell in missing]
-            futures = [pool.submit(self._measure, cell, count) for cell, count in zip(missing, steps, strict=True)]
+            steps: dict[str, Future[tuple[int, float | None]]] = {}
+            for cell in missing:
+                if cell.row not in steps:
+                    steps[cell.row] = pool.submit(self._count_steps, cell)
+            futures = [pool.submit(self._measure, cell, steps[cell.row]) for cell in missing]
             try:
                 for future in as_completed(futures):
                     self._append(future.result())
@@ -152,10 +160,10 @@ class Bench:
         return [*self.shared, *own, *self.flags[cell.objective].split()]
 
     def _count_steps(self, cell: Cell) -> tuple[int, float | None]:
-        """Return the number of steps of a cell, and the median seconds per step that it follows from."""
+        """Return the number of steps of a cell's row, and the median seconds per step that it follows from."""
         if self.options.steps:
             return self.options.steps, None
-        folder = self.work / f"{cell.name}-timed"
+        folder = self.work / f"{cell.row}-timed"
         if not (folder / "report.html").exists():
             resume = ["--resume", "auto"] if (folder / "config.yaml").exists() else []
             few = ["--steps", _TIMED_STEPS, "--log-every", 1, "--evaluate-clips", 16]

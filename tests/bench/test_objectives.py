@@ -89,9 +89,9 @@ def test_equal_time_determines_the_steps(monkeypatch, tmp_path):
     assert row["flags"].endswith("--r1 1 --r2 1 --r1-every 1")
 
 
-def test_all_cells_are_timed_before_the_first_is_trained(monkeypatch, tmp_path):
-    flags = ["--minutes", "3", "--objectives", "hinge", "minimax", "--norms", "none", "--seeds", "0", "--jobs", "1"]
-    one, calls = bench(monkeypatch, tmp_path, *flags)
+def test_each_row_is_timed_once_for_all_seeds_before_the_first_cell_is_trained(monkeypatch, tmp_path):
+    flags = ["--minutes", "3", "--objectives", "hinge", "minimax", "--norms", "none", "--seeds", "0", "1"]
+    one, calls = bench(monkeypatch, tmp_path, *flags, "--jobs", "1")
     one.run()
     steps = [arguments[arguments.index("--steps") + 1] for name, _, arguments in calls if name == "train"]
-    assert steps == ["20", "20", "90", "90"]
+    assert steps == ["20", "20", "90", "90", "90", "90"]
