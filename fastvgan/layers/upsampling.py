@@ -52,10 +52,11 @@ def project(kernels: Sequence[UpsamplingKernel], unless: torch.Tensor | None = N
         kernels: what `find_upsampling_kernels` found.
         unless: () above 0 if the kernels must stay as they are, to the bit.
     """
+    corrections: dict[tuple, torch.Tensor] = {}  # signs, or zeros if the kernels must stay, one for all of a shape
     for weight, signs in kernels:
         for dim, each in signs.items():
-            each = each.to(weight.dtype)
+            each, key = each.to(weight.dtype), (each.shape, weight.dtype)
+            if key not in corrections:
+                corrections[key] = each if unless is None else each * (unless == 0)
             excess = (weight * each).mean(dim, keepdim=True)
-            if unless is not None:
-                excess *= unless == 0
-            weight.addcmul_(excess, each, value=-1)
+            weight.addcmul_(excess, corrections[key], value=-1)

@@ -97,9 +97,13 @@ def _kernel_stride_padding(before: int, after: int) -> tuple[int, int, int]:
 
 def clip_stages(config: "ModelConfig") -> list[Stage]:
     """Plan the layers of a generator, and of the discriminator of clips; see `stages` and `add_time_margin`."""
-    is_3d = config.family == "conv3d"
-    plan = stages(config.frames, config.height, config.width, temporal=is_3d)
-    return add_time_margin(plan) if is_3d and config.time_margin else plan
+    plan = stages(config.frames, config.height, config.width, temporal=config.family == "conv3d")
+    return add_time_margin(plan) if has_time_margin(config) else plan
+
+
+def has_time_margin(config: "ModelConfig") -> bool:
+    """Whether feature maps have a margin in time; those of the recurrent family have none."""
+    return config.family == "conv3d" and config.time_margin
 
 
 def clip_layers(config: "ModelConfig", plan: list[Stage]) -> list[ConvSizes]:

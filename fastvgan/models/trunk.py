@@ -20,6 +20,7 @@ from fastvgan.models.sizes import (
     features,
     frame_layers,
     has_blocks,
+    has_time_margin,
     is_temporal,
 )
 from fastvgan.models.warp import CHANNELS, GeneratorOutput, compose
@@ -85,10 +86,12 @@ class _DiscriminatorEncoder(nn.Module):
         config: its `base_width`, `channels`, `condition`, `d_norm` and `d_blocks` are used.
         layers: the convolutions, from the clip to the features.
         sees_contrast: whether the first layer has a bias that is not 0; see `_spread_bias`.
+        end_copies: how often the first and the last frame are repeated before the first layer; see `repeat_ends`.
     """
 
-    def __init__(self, config: ModelConfig, layers: list[ConvSizes], sees_contrast: bool):
+    def __init__(self, config: ModelConfig, layers: list[ConvSizes], sees_contrast: bool, end_copies: int = 0):
         super().__init__()
+        self.end_copies = end_copies
         self.sees_image = "image" in config.condition
         self.out_channels = layers[-1].after
         self.per_clip = None
@@ -104,6 +107,7 @@ class _DiscriminatorEncoder(nn.Module):
         """Encode clips x (N, C, T, H, W); image (N, C, H, W) is the given first frame, if the model has one."""
         if self.sees_image:
             x = concat_image(x, image)  # (N, 2C, T, H, W)
+        x = repeat_ends(x, self.end_copies)
         if self.per_clip is not None:
             return self.per_clip(x)
         x = conv_act(self.first, x, **_LEAKY)  # (N, width, T or T/2, H/2, W/2)
@@ -120,7 +124,13 @@ class Encoder(_DiscriminatorEncoder):
     """
 
     def __init__(self, config: ModelConfig, plan: list[Stage]):
-        super().__init__(config, clip_layers(config, plan), sees_contrast=config.d_bias)
+        layers, end_copies = clip_layers(config, plan), 0
+        if has_time_margin(config):
+            # Zeros around a clip would make its ends look unlike its middle, and G then ends in frames that are too
+            # sharp and noisy.
+            end_copies, *padding = layers[0].padding
+            layers[0] = layers[0]._replace(padding=(0, *padding))
+        super().__init__(config, layers, config.d_bias, end_copies)
 
     def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
         """Encode clips x (N, C, T, H, W)."""
@@ -276,6 +286,15 @@ class FirstFrame(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Encode frames (N, C, H, W)."""
         return self.layers(image.unsqueeze(2)).squeeze(2)
+
+
+def repeat_ends(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Put copies of their ends around clips (N, C, T, H, W), `count` each: (N, C, T + 2 count, H, W).
+
+    Unlike torch's replication padding, its gradient is the same in every run on a GPU.
+    """
+    # Expanded ends instead of a list would lose channels last.
+    return torch.cat([*[x[:, :, :1]] * count, x, *[x[:, :, -1:]] * count], 2) if count else x
 
 
 def concat_image(x: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:

@@ -80,7 +80,7 @@ PRESETS: dict[str, RunConfig] = {
         model=ModelConfig(condition=(), base_width=128), training=TrainingConfig(matching_aware=False, epochs=100)
     ),
     "clips-64": RunConfig(
-        model=ModelConfig(condition=(), height=64, width=64, d_bias=True),
+        model=ModelConfig(condition=(), height=64, width=64, upsampling="resize", time_margin=True, d_bias=True),
         training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
 }

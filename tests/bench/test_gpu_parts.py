@@ -28,6 +28,7 @@ def part(name, out, *options, **environment):
         ("layers", "down-128-256-from-8", "problems", {"layer", "auto_ratio", "off"}),
         ("lstm", "128 channels at 8", "problems", {"operation", "positions", "triton_ms", "stock_ms"}),
         ("train", "reference auto", "steps", {"mode", "step_ms", "videos_per_s"}),
+        ("train", "clips-64 auto", "steps", {"mode", "step_ms", "videos_per_s"}),
         ("train", "clips-64 stock bf16 eager", "steps", {"mode", "step_ms", "videos_per_s"}),
         ("breakdown", "reference auto", "steps", {"step_ms", "host_ms", "kernels_ms", "launches", "kernels"}),
         ("scale", "conv3d base", "steps", {"family", "dimension", "sizes", "dtype", "step_ms", "videos_per_s"}),

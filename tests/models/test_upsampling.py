@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 
 from fastvgan.layers import ConvTranspose3d
 from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.models import ModelConfig, build, build_generator
 from fastvgan.models.sizes import add_time_margin, clip_stages, stages
+from fastvgan.models.trunk import repeat_ends
 
 
 def config(**values):
@@ -118,3 +120,35 @@ def test_with_a_margin_all_frames_have_as_many_terms(frames):
         assert generator(generator.noise(2)).shape == (2, 3, frames, 16, 16)
     least = {margin: (terms.min() / terms.max()).item() for margin, terms in counts.items()}
     assert least[False] <= 0.5 and least[True] >= {8: 0.8, 16: 1.0}[frames]
+
+
+@pytest.mark.parametrize("d_norm", ["batch", "none", "group", "spectral"])
+@pytest.mark.parametrize("condition", [(), ("image",)])
+@pytest.mark.parametrize("frames", [4, 7, 8])
+def test_with_a_margin_d_pads_clips_by_their_first_and_last_frame(d_norm, condition, frames):
+    model = config(frames=frames, time_margin=True, d_norm=d_norm, condition=condition)
+    plan = clip_stages(model)
+    encoder = build(model)[1].double().trunk
+    clip = torch.randn(2, 3, frames, 16, 16, dtype=torch.float64)
+    image = torch.randn(2, 3, 16, 16, dtype=torch.float64) if condition else None
+    count = plan[-1].padding[0]
+    with torch.no_grad(), parametrize.cached():  # spectral norm otherwise takes a step of its iteration each time
+        features = encoder.encode(clip, image)
+        encoder.end_copies = 0
+        expected = encoder.encode(F.pad(clip, (0, 0, 0, 0, count, count), mode="replicate"), image)
+    assert features.shape[2:] == plan[0].small
+    torch.testing.assert_close(features, expected)
+
+
+@given(count=st.integers(0, 4), frames=st.integers(1, 5), seed=st.integers(0, 99))
+def test_repeated_ends_equal_torchs_replication_padding_twice_differentiated(count, frames, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 3, frames, 2, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.randn(2, 3, frames + 2 * count, 2, 4, dtype=torch.float64, generator=generator)
+    found = []
+    for padded in (repeat_ends(x, count), F.pad(x, (0, 0, 0, 0, count, count), mode="replicate")):
+        (slope,) = torch.autograd.grad((weight * padded**3).sum(), x, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.square().sum(), x)
+        found.append((padded.detach(), slope.detach(), curvature))
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs)
