@@ -19,7 +19,8 @@ for a model without one). `noise(n, seed)` returns noise for n clips on the CPU.
                                     frames as conditions, since no two real clips share one
     varied_digit, varied_colour,    share of pairs of clips of one condition that differ in a word that is not part of
     varied_motion                   the condition, relative to real clips (digits only)
-    end_sharpness                   sharpness of the first or last frame relative to the middle ones', the worse of both
+    end_sharpness                   sharpness of the first or last frame relative to the middle ones', whichever is
+                                    further from 1: less if it is blurred, more if it is noisy
     grid_pattern                    strongest regular pattern of pixels above real clips, in dB; 0 or less without one
     copies                          share of clips that are copies of training clips
     frechet, kernel                 distances from real clips
@@ -222,10 +223,10 @@ class Evaluator:
             rows.append(Row(f"pairs of one condition that differ in {name}", found, real, unit="%"))
 
     def _add_artefacts(self, video: torch.Tensor, scores: dict[str, float], rows: list[Row]) -> None:
-        """Add the artefacts that generators leave: blurred first and last frames, and a grid over textures."""
+        """Add the artefacts that generators leave: blurred or noisy first and last frames, and a grid over textures."""
         first, last = end_sharpness(video)
         real_first, real_last = self._real_ends
-        scores["end_sharpness"] = min(first, last)
+        scores["end_sharpness"] = max(first, last, key=lambda ratio: abs(ratio - 1))
         rows.append(Row("sharpness of the first frame / middle ones", first, real_first))
         rows.append(Row("sharpness of the last frame / middle ones", last, real_last))
         scores["grid_pattern"] = pattern = grid_pattern(measure_grid(video), self._real_grid)

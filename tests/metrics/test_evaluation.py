@@ -121,6 +121,25 @@ def test_distances_grow_with_noise(digits):
         assert values == sorted(values) and values[1] > values[0] + 1
 
 
+@pytest.mark.parametrize("frame", [0, -1])
+def test_an_end_that_is_blurred_or_noisy_is_scored(digits, frame):
+    evaluator, stand_in = digits
+
+    def spoil(change):
+        def generate(z, condition):
+            clips = stand_in.real(z, condition).clone()
+            clips[:, frame] = change(clips[:, frame].float()).clamp(0, 255).to(torch.uint8)
+            return clips
+
+        return evaluator.quick(generate, noise)["end_sharpness"]
+
+    def blur(x):
+        return torch.nn.functional.avg_pool2d(x.movedim(-1, 1), 5, 1, 2).movedim(1, -1)
+
+    assert spoil(lambda x: x) == pytest.approx(1, abs=0.05)
+    assert spoil(blur) < 0.9 and spoil(lambda x: x + 40 * torch.randn(x.shape)) > 1.1
+
+
 def test_quick_scores_are_those_of_the_table(digits, real):
     evaluator, stand_in = digits
     quick = evaluator.quick(stand_in.real, noise)
