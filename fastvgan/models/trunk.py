@@ -128,8 +128,8 @@ class Encoder(_DiscriminatorEncoder):
         if has_time_margin(config):
             # Zeros around a clip would make its ends look unlike its middle, and G then ends in frames that are too
             # sharp and noisy.
-            end_copies, *padding = layers[0].padding
-            layers[0] = layers[0]._replace(padding=(0, *padding))
+            end_copies, height, width = layers[0].padding
+            layers[0] = layers[0]._replace(padding=(0, height, width))
         super().__init__(config, layers, config.d_bias, end_copies)
 
     def forward(self, x: torch.Tensor, c: Condition | None = None) -> torch.Tensor:
