@@ -75,12 +75,15 @@ def test_with_a_bias_the_first_discriminator_scores_pale_clips_otherwise(family,
 
 @pytest.mark.parametrize("name", ["clips", "clips-64", "clips-128"])
 def test_the_presets_of_own_clips_score_pale_clips_otherwise(name):
-    model = PRESETS[name].model.model_copy(update={"base_width": 4, "condition": ()})
-    _, discriminator = build(model)
-    x = torch.tanh(torch.randn(2, 3, model.frames, model.height, model.width))
-    with torch.no_grad():
-        clear, pale = discriminator(x), discriminator(x / 2)
-    assert (pale - clear).abs().mean() > 0.03 * clear.abs().mean()
+    model = PRESETS[name].model.model_copy(update={"base_width": 16, "condition": ()})
+    changes = []
+    for _ in range(3):  # one draw of weights in ten has a tenth of the mean
+        _, discriminator = build(model)
+        x = torch.tanh(torch.randn(2, 3, model.frames, model.height, model.width))
+        with torch.no_grad():
+            clear, pale = discriminator(x), discriminator(x / 2)
+        changes.append((pale - clear).abs().mean() / clear.abs().mean())
+    assert torch.stack(changes).mean() > 0.03
 
 
 @pytest.mark.parametrize("norm", ["batch", "spectral"])
