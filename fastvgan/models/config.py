@@ -47,7 +47,7 @@ class ModelConfig(Settings):
     nearest-neighbour upsampling and a convolution (`resize`), which leave no checkerboard and cost the same."""
     time_margin: bool = False
     """Feature maps have one more frame on each side, so that the first and last frame of a clip have as much context in
-    G, and as much influence on D, as the others; D sees copies of them there (3D family)."""
+    G, and as much influence on D, as the others. Around a clip D sees copies of these two frames (3D family)."""
     refine: int = Field(0, ge=0, le=64)
     """3x3 convolutions before G's first layer and after each of its layers but the last; they sharpen shapes."""
     warp: bool = False

@@ -48,7 +48,7 @@ def fit_settings(
     remarks = []
     if None in settled:
         remarks.append(f"{_describe_sizes(sizes)}: training at --height {height} --width {width} by the preset {name}")
-        # Counted by bench/step_cost.py: 5.6 times as much for 64x64 as for 32x32, 5.3 for 32x64 as for 16x32.
+        # Counted by bench/step_cost.py: 5.5 times as much for 64x64 as for 32x32, 5.2 for 32x64 as for 16x32.
         if on_cpu and name == _LARGE and min(height, width) >= _MOST_SMALL and not is_decoded:
             halves = f"--height {height // 2} --width {width // 2}"
             remarks.append(f"on a CPU this is slow; {halves} needs about a fifth of the arithmetic per clip")

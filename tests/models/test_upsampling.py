@@ -13,6 +13,7 @@ from fastvgan.layers.upsampling import find_upsampling_kernels, project
 from fastvgan.models import ModelConfig, build, build_generator
 from fastvgan.models.sizes import add_time_margin, clip_stages, stages
 from fastvgan.models.trunk import repeat_ends
+from fastvgan.runs.presets import PRESETS
 
 
 def config(**values):
@@ -138,6 +139,21 @@ def test_with_a_margin_d_pads_clips_by_their_first_and_last_frame(d_norm, condit
         expected = encoder.encode(F.pad(clip, (0, 0, 0, 0, count, count), mode="replicate"), image)
     assert features.shape[2:] == plan[0].small
     torch.testing.assert_close(features, expected)
+
+
+@pytest.mark.parametrize("name", ["clips", "clips-64", "clips-128"])
+def test_the_presets_of_own_clips_have_no_ends_and_no_checkerboard(name):
+    """D's first layer sees all frames of a still picture alike, and no kernel of G has an alternating sum."""
+    model = PRESETS[name].model.model_copy(update={"base_width": 4, "condition": ()})
+    generator, discriminator = build(model)
+    encoder = discriminator.trunk
+    still = torch.randn(2, 3, 1, model.height, model.width).expand(-1, -1, model.frames, -1, -1)
+    with torch.no_grad():
+        seen = encoder.first(repeat_ends(still, encoder.end_copies))
+    torch.testing.assert_close(seen, seen[:, :, :1].expand_as(seen), rtol=1e-4, atol=1e-4)
+    kernels = find_upsampling_kernels(generator)
+    sums = [(weight * signs).sum(dim).abs().max() for weight, by_dim in kernels for dim, signs in by_dim.items()]
+    assert sums and torch.stack(sums).max() < 1e-6
 
 
 @given(count=st.integers(0, 4), frames=st.integers(1, 5), seed=st.integers(0, 99))
