@@ -5,7 +5,8 @@
 Each cell is `python -m fastvgan.train` in its own folder, then `python -m fastvgan.evaluate`, or bench/modes.py with
 --modes; two cells run at a time (--jobs), on one thread each (--threads). With --minutes every row of the table first
 trains 20 steps, whose median time determines the number of steps of its cells, of every seed, before the first of them
-is trained in full; with --steps every cell has the same number. A row is appended to FILE as soon as its cell is done.
+is trained in full; a time that FILE has from another seed, with the same flags, holds. With --steps every cell has the
+same number. A row is appended to FILE as soon as its cell is done.
 The same command skips the rows that are already there (failed ones too, unless --retry is given) and resumes
 interrupted runs. Ends by printing a Markdown table of mean ± standard deviation over seeds.
 """
@@ -163,6 +164,19 @@ class Bench:
         """Return the number of steps of a cell's row, and the median seconds per step that it follows from."""
         if self.options.steps:
             return self.options.steps, None
+        seconds = self._known_seconds(cell) or self._time(cell)
+        return max(1, round(60 * self.options.minutes / seconds)), seconds
+
+    def _known_seconds(self, cell: Cell) -> float | None:
+        """Return the seconds per step that the file has of the cell's row with the same flags, if it has."""
+        for row in self.rows():
+            same = cell._replace(seed=row["seed"])
+            if _cell(row) == same and row["flags"] == " ".join(self._training(same)) and row.get("seconds_per_step"):
+                return row["seconds_per_step"]
+        return None
+
+    def _time(self, cell: Cell) -> float:
+        """Return the median seconds per step of a short training run."""
         folder = self.work / f"{cell.row}-timed"
         if not (folder / "report.html").exists():
             resume = ["--resume", "auto"] if (folder / "config.yaml").exists() else []
@@ -170,8 +184,7 @@ class Bench:
             self._command("train", cell, *self._training(cell), "--run-dir", folder, *few, *resume)
         rates = _values(folder, "videos_per_second")[_WARM_STEPS:]
         batch = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["training"]["batch_size"]
-        seconds = batch / statistics.median(rates)
-        return max(1, round(60 * self.options.minutes / seconds)), seconds
+        return batch / statistics.median(rates)
 
     def _command(self, name: str, cell: Cell, *arguments: object) -> None:
         """Run a command of fastvgan, or bench/modes.py, on the threads of one cell.

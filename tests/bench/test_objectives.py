@@ -95,3 +95,19 @@ def test_each_row_is_timed_once_for_all_seeds_before_the_first_cell_is_trained(m
     one.run()
     steps = [arguments[arguments.index("--steps") + 1] for name, _, arguments in calls if name == "train"]
     assert steps == ["20", "20", "90", "90", "90", "90"]
+
+
+def test_another_seed_takes_the_time_of_its_row_from_the_file(monkeypatch, tmp_path):
+    flags = ["--minutes", "3", "--objectives", "hinge", "--norms", "none"]
+    first, _ = bench(monkeypatch, tmp_path, *flags, "--seeds", "0")
+    first.run()
+    rows = [row | {"seconds_per_step": 4.0} for row in first.rows()]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other, calls = bench(monkeypatch, tmp_path, *flags, "--seeds", "0", "1", "--work", str(tmp_path / "elsewhere"))
+    other.run()
+    assert [(name, cell.seed) for name, cell, _ in calls] == [("train", 1), ("evaluate", 1)]
+    assert other.rows()[-1]["steps"] == 45
+    wide, calls = bench(monkeypatch, tmp_path, *flags, "--seeds", "2", "--", "--base-width", "64")
+    wide.run()
+    assert [name for name, _, _ in calls] == ["train", "train", "evaluate"]  # other flags: timed again
+    assert wide.rows()[-1]["steps"] == 90
