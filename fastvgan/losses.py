@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from fastvgan_kernels import diversity as kernel
 from fastvgan_kernels.logistic import logistic
 
 
@@ -148,16 +149,7 @@ def diversity(clips: torch.Tensor, noise: torch.Tensor, target: float) -> torch.
     Returns:
         The mean over the pairs, or 0 without a pair, a scalar in float32.
     """
-    even = len(clips) // 2 * 2
-
-    def sum_differences(x: torch.Tensor) -> torch.Tensor:  # one pass, whereas abs, float, flatten and mean are four
-        difference = x[:even:2] - x[1:even:2]
-        precise = torch.promote_types(x.dtype, torch.float32)
-        return torch.linalg.vector_norm(difference, 1, list(range(1, x.dim())), dtype=precise)
-
-    values = clips[:1].numel() / max(noise[:1].numel(), 1)  # pixels per noise value
-    ratios = (sum_differences(clips) / sum_differences(noise)).clamp(max=target * values)
-    return ratios.sum().float() / (values * max(len(ratios), 1))
+    return kernel.diversity(clips, noise, target)
 
 
 def feature_diversity(

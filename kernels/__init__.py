@@ -6,7 +6,7 @@ serves each operation, and why. The folder is `kernels/`, beside `fastvgan/`, as
 package is `fastvgan_kernels`, because a top-level package named "kernels" would collide with other distributions.
 """
 
-from . import finite, flops, logistic  # noqa: F401  (so that implementations() lists them)
+from . import diversity, finite, flops, lists, logistic, projection  # noqa: F401  (implementations() lists them)
 from .choice import implementations
 from .conv import conv_down, conv_up, conv_weight_grad
 from .conv_lstm import conv_lstm, conv_lstm_cell

@@ -221,6 +221,62 @@ foreach_norm: Callable = _take("torch", "_foreach_norm") or _each(torch.linalg.v
 foreach_sub: Callable = _take("torch", "_foreach_sub") or _each(torch.sub)
 
 
+@_each
+def _adam_(
+    parameter: torch.Tensor,
+    grad: torch.Tensor,
+    mean: torch.Tensor,
+    square: torch.Tensor,
+    step: torch.Tensor,
+    settings: tuple[torch.Tensor, float, float, float],
+    scale: torch.Tensor | None,
+    found: torch.Tensor,
+) -> None:
+    rate, beta1, beta2, eps = settings
+    grad = grad if scale is None else grad / scale
+    new_mean, new_square = mean.lerp(grad, 1 - beta1), square.lerp(grad * grad, 1 - beta2)
+    unbiased = new_mean / (1 - beta1**step), new_square / (1 - beta2**step)
+    new = parameter - rate * unbiased[0] / (unbiased[1].sqrt() + eps)
+    for old, value in ((parameter, new), (mean, new_mean), (square, new_square)):
+        old.copy_(torch.where(found > 0, old, value))
+
+
+_fused_adam_ = _take("torch", "_fused_adam_")
+
+
+@torch.no_grad()
+def adam_(
+    parameters: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    moments: tuple[list[torch.Tensor], list[torch.Tensor]],
+    steps: list[torch.Tensor],
+    settings: tuple[torch.Tensor, float, float, float],
+    scale: torch.Tensor | None,
+    found: torch.Tensor,
+) -> None:
+    """Take a step of Adam (Kingma and Ba 2015, algorithm 1) unless a flag is set, in a few launches.
+
+    torch.optim.Adam(fused=True) takes two launches more, to count the steps. Fallback: Adam, tensor by tensor.
+
+    Args:
+        parameters: of any shapes, changed.
+        grads: their gradients.
+        moments: running means of the gradients and of their squares, changed.
+        steps: () float32 each, the number of this step, from 1.
+        settings: the learning rate, () float32, both decay rates, and what is added to the root.
+        scale: () that the gradients are divided by first, or None.
+        found: () above 0 if nothing is to be changed.
+    """
+    if _fused_adam_ is None:
+        _adam_(parameters, grads, *moments, steps, [settings] * len(steps), scale, found)
+        return
+    rate, beta1, beta2, eps = settings
+    _fused_adam_(
+        parameters, grads, *moments, [], steps, lr=rate, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=eps,
+        amsgrad=False, maximize=False, grad_scale=scale, found_inf=found,
+    )  # fmt: skip
+
+
 # Modules of torch.nn.
 
 # Whether global module hooks are set. Fallback: True.

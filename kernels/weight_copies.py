@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import _torch
+from .lists import copy_into
 
 _FEW = 16  # input channels of a convolution; below, its kernels read the output channels innermost
 
@@ -61,18 +62,12 @@ class WeightCopies:
 
 @torch.no_grad()
 def refresh(*sets: WeightCopies) -> None:
-    """Update the copies of several sets from their weights, in one launch for all that share their weight's strides.
+    """Update the copies of several sets from their weights, in one launch on a GPU.
 
     Call it after every optimiser step: a fused optimiser does not increment the weight's version.
     """
     entries = [entry for one in sets for entry in one._entries]
-    pairs = [(entry.copy, entry.weight) for entry in entries]
-    same_strides = [(copy, weight) for copy, weight in pairs if copy.stride() == weight.stride()]
-    if same_strides:
-        _torch.foreach_copy_(*map(list, zip(*same_strides, strict=True)))
-    for copy, weight in pairs:
-        if copy.stride() != weight.stride():
-            copy.copy_(weight)
+    copy_into([entry.copy for entry in entries], [entry.weight for entry in entries])
     for entry in entries:
         entry.version = _torch.version_of(entry.weight)
 

@@ -17,6 +17,9 @@ OPERATIONS = {
     "conv_lstm",
     "logistic",
     "finite",
+    "lists",
+    "projection",
+    "diversity",
 }
 
 

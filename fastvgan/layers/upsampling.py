@@ -15,16 +15,14 @@ import torch
 from torch import nn
 
 from fastvgan.layers.modules import ConvTranspose3d
+from fastvgan_kernels import projection
 
 
 class UpsamplingKernel(NamedTuple):
-    """A weight (C_in, C_out, *kernel) of a transposed convolution.
-
-    signs: alternating 1 and -1 along each dimension in which the stride is 2, by that dimension, to be broadcast.
-    """
+    """A weight (C_in, C_out, *kernel) of a transposed convolution, and its dimensions in which the stride is 2."""
 
     weight: torch.Tensor
-    signs: dict[int, torch.Tensor]
+    dims: tuple[int, ...]
 
 
 def find_upsampling_kernels(network: nn.Module) -> list[UpsamplingKernel]:
@@ -32,19 +30,12 @@ def find_upsampling_kernels(network: nn.Module) -> list[UpsamplingKernel]:
     found = []
     for module in network.modules():
         if isinstance(module, ConvTranspose3d):
-            signs = {2 + i: _alternate(module.weight, 2 + i) for i, stride in enumerate(module.stride) if stride == 2}
-            if signs:
-                found.append(UpsamplingKernel(module.weight, signs))
+            dims = tuple(2 + i for i, stride in enumerate(module.stride) if stride == 2)
+            if dims:
+                found.append(UpsamplingKernel(module.weight, dims))
     return found
 
 
-def _alternate(weight: torch.Tensor, dim: int) -> torch.Tensor:
-    size = weight.shape[dim]
-    signs = 1.0 - 2.0 * (torch.arange(size, device=weight.device) % 2)
-    return signs.view([size if i == dim else 1 for i in range(weight.dim())])
-
-
-@torch.no_grad()
 def project(kernels: Sequence[UpsamplingKernel], unless: torch.Tensor | None = None) -> None:
     """Replace each kernel, in place, by the nearest one of a resize-convolution; nothing waits for the device.
 
@@ -52,11 +43,5 @@ def project(kernels: Sequence[UpsamplingKernel], unless: torch.Tensor | None = N
         kernels: what `find_upsampling_kernels` found.
         unless: () above 0 if the kernels must stay as they are, to the bit.
     """
-    corrections: dict[tuple, torch.Tensor] = {}  # signs, or zeros if the kernels must stay, one for all of a shape
-    for weight, signs in kernels:
-        for dim, each in signs.items():
-            each, key = each.to(weight.dtype), (each.shape, weight.dtype)
-            if key not in corrections:
-                corrections[key] = each if unless is None else each * (unless == 0)
-            excess = (weight * each).mean(dim, keepdim=True)
-            weight.addcmul_(excess, corrections[key], value=-1)
+    for weight, dims in kernels:
+        projection.project(weight, dims, unless)

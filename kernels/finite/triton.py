@@ -1,5 +1,7 @@
 """The guards against non-finite values in Triton, with one program each."""
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -10,8 +12,8 @@ from ..triton.support import on_its_device
 
 
 @jit
-def check_norms_kernel(norms, loss, found, in_a_row, norm, count, BLOCK: constexpr):
-    """The norm of `count` norms, and 1 if it or the loss is not finite, else 0."""
+def check_norms_kernel(norms, loss, found, in_a_row, steps, norm, count, step_count, BLOCK: constexpr):
+    """The norm of `count` norms, and 1 if it or the loss is not finite, else 0; and how often either came about."""
     i = tl.arange(0, BLOCK)
     each = tl.load(norms + i, i < count, 0.0)  # [BLOCK]
     total = tl.sqrt(tl.sum(each * each, 0))
@@ -20,29 +22,40 @@ def check_norms_kernel(norms, loss, found, in_a_row, norm, count, BLOCK: constex
     tl.store(found, tl.where(both == 0.0, 0.0, 1.0))
     if in_a_row is not None:
         tl.store(in_a_row, tl.where(both == 0.0, 0, tl.load(in_a_row) + 1))
+    if steps is not None:
+        done = tl.load(steps + i, i < step_count, 0.0)  # [BLOCK]
+        tl.store(steps + i, done + tl.where(both == 0.0, 1.0, 0.0), i < step_count)
 
 
 @jit
-def add_finite_kernel(values, totals, count, BLOCK: constexpr):
-    """Add finite values to their totals, and count them."""
+def add_finite_kernel(values, out, totals, BLOCK: constexpr):
+    """Store the scalars `values`, add the finite ones to their totals, and count them."""
     i = tl.arange(0, BLOCK)
-    ok = i < count
-    value = tl.load(values + i, ok, 0.0)  # [BLOCK]
+    ok = i < len(values)
+    value = tl.zeros((BLOCK,), tl.float32)
+    for k in tl.static_range(len(values)):
+        value = tl.where(i == k, tl.load(values[k]).to(tl.float32), value)
+    tl.store(out + i, value, ok)
     finite = value * 0.0 == 0.0
     tl.store(totals + i, tl.load(totals + i, ok, 0.0) + tl.where(finite, value, 0.0), ok)
-    tl.store(totals + count + i, tl.load(totals + count + i, ok, 0.0) + finite.to(tl.float32), ok)
+    at = totals + len(values) + i
+    tl.store(at, tl.load(at, ok, 0.0) + finite.to(tl.float32), ok)
 
 
 @on_its_device
-def check_norms(norms: Tensor, loss: Tensor, found: Tensor, in_a_row: Tensor | None) -> Tensor:
+def check_norms(norms: Tensor, loss: Tensor, found: Tensor, in_a_row: Tensor | None, steps: Tensor | None) -> Tensor:
     """Return the norm () of norms (K,); `found` () becomes 1 if it or the loss () is not finite, else 0."""
-    norm = torch.empty_like(found)
-    block = triton.next_power_of_2(max(norms.numel(), 1))
-    check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, norm, norms.numel(), BLOCK=block)
+    norm, count, step_count = torch.empty_like(found), norms.numel(), 0 if steps is None else steps.numel()
+    block = triton.next_power_of_2(max(count, step_count, 1))
+    check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, steps, norm, count, step_count, BLOCK=block)
     return norm
 
 
 @on_its_device
-def add_finite(values: Tensor, totals: Tensor) -> None:
-    """Add the finite ones of values (K,) to totals[0] (K,), and 1 for each of them to totals[1] (K,)."""
-    add_finite_kernel[(1,)](values, totals, values.numel(), BLOCK=triton.next_power_of_2(values.numel()))
+def _add_finite(out: Tensor, values: tuple[Tensor, ...], totals: Tensor) -> None:
+    add_finite_kernel[(1,)](values, out, totals, BLOCK=triton.next_power_of_2(len(values)))
+
+
+def add_finite(values: Sequence[Tensor], out: Tensor, totals: Tensor) -> None:
+    """Set out (n,) to the scalars (), add the finite ones to totals[0] and 1 for each to totals[1], (2, n)."""
+    _add_finite(out, tuple(values), totals)

@@ -144,7 +144,8 @@ def test_every_operation_is_listed():
     table = implementations()
     convolutions = {"conv_up", "conv_down", "conv_weight_grad"}
     norms = {"norm_act", "group_norm_act"}
-    assert set(table) == convolutions | norms | {"conv_lstm_cell", "conv_lstm", "logistic", "finite"}
+    training = {"logistic", "finite", "lists", "projection", "diversity"}
+    assert set(table) == convolutions | norms | training | {"conv_lstm_cell", "conv_lstm"}
     for entry in table.values():
         assert list(entry["implementations"]) == ["reference", "cpp", "cuda", "triton"]
         assert entry["implementations"]["reference"] == "available"

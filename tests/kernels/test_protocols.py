@@ -9,10 +9,13 @@ import fastvgan  # noqa: F401  binds a checkout's kernels/
 from fastvgan_kernels import choice
 from fastvgan_kernels.conv.protocol import Convolutions, ConvolutionsWithParts, FusedConvolutions
 from fastvgan_kernels.conv_lstm.protocol import ConvLSTM
+from fastvgan_kernels.diversity.protocol import Diversity
 from fastvgan_kernels.finite.protocol import Finite
 from fastvgan_kernels.group_norm_act.protocol import GroupNormAct
+from fastvgan_kernels.lists.protocol import Lists
 from fastvgan_kernels.logistic.protocol import Logistic
 from fastvgan_kernels.norm_act.protocol import NormAct, NormBackwardInHalves, NormStatistics
+from fastvgan_kernels.projection.protocol import Projection
 from fastvgan_kernels.triton import support as triton_support
 
 PROTOCOLS = {
@@ -21,10 +24,13 @@ PROTOCOLS = {
     "conv_lstm_cell": ConvLSTM,
     "conv_up": Convolutions,
     "conv_weight_grad": Convolutions,
+    "diversity": Diversity,
     "finite": Finite,
     "group_norm_act": GroupNormAct,
+    "lists": Lists,
     "logistic": Logistic,
     "norm_act": NormAct,
+    "projection": Projection,
 }
 # The functions that each declared capability promises, by operation.
 OPTIONAL = {

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fastvgan_kernels import choice, conv_down, conv_lstm, conv_up, conv_weight_grad, fused_conv, norm_act
+from fastvgan_kernels import choice, conv_down, conv_lstm, conv_up, conv_weight_grad, fused_conv, lists, norm_act
+from fastvgan_kernels.diversity import diversity
 from fastvgan_kernels.fused_conv import Geometry, Norm
+from fastvgan_kernels.projection import project
 from fastvgan_kernels.triton import tuning
 
 pytestmark = pytest.mark.gpu
@@ -234,3 +236,39 @@ def test_kernels_for_few_channels(monkeypatch, channels, kernel, stride, dtype):
         function, arguments = problems[name]
         exact = results(function, [t.double() for t in arguments], "reference")
         assert_as_accurate(results(function, arguments), results(function, arguments, "reference"), exact, dtype)
+
+
+def updates(device):
+    """What a step does with Triton's kernels for lists, weights and clips: all that comes of it, on the CPU."""
+    torch.manual_seed(0)
+    shapes = [(256, 128, 4, 4, 4), (64, 3, 4, 4, 4), (1,), (5000,), *[(7, 33)] * 70]
+    weights = [torch.randn(shape).to(device) for shape in shapes]
+    weights[1] = weights[1].contiguous(**LAST)
+    means = [torch.randn(shape).to(device) for shape in shapes]
+    means[1] = means[1].contiguous(**LAST)
+    copies = [torch.empty_like(x, dtype=torch.bfloat16) for x in weights]
+    copies[1] = copies[1].movedim(0, -1).contiguous().movedim(-1, 0)
+    lists.copy_into(copies, weights)
+    lists.average_into(means, weights, torch.tensor(0.25, device=device))
+    exact = torch.stack([x.double().square().sum() for x in weights]).sum().sqrt()
+    norm = torch.linalg.vector_norm(lists.norms(weights)) / exact
+    kept = [x.clone() for x in means]
+    buffers = means[2:]
+    before = lists.copy_bytes(buffers)
+    for flag in (0.0, 1.0):
+        lists.restore_where(torch.tensor(flag, device=device), [x.add_(1) for x in buffers], before)
+        kept += [x.clone() for x in buffers]
+    project(weights[0], (2, 3, 4), torch.tensor(0.0, device=device))
+    project(weights[1], (3, 4))
+    clips, noise = torch.randn(9, 3, 16, 32, 32).to(device), torch.randn(9, 120).to(device)
+    varied = diversity(clips.contiguous(**LAST), noise, 1.0)
+    sigmoids = lists.mean_sigmoids([[clips[0], noise], [noise, clips[1]]])
+    return [x.cpu() for x in (*copies, *kept, *weights[:2], norm, varied, sigmoids)]
+
+
+def test_what_a_step_does_to_lists_weights_and_clips(monkeypatch):
+    monkeypatch.setenv(choice.ENVIRONMENT, "triton")
+    found = updates("cuda")
+    monkeypatch.setenv(choice.ENVIRONMENT, "reference")
+    for ours, stock in zip(found, updates("cpu"), strict=True):
+        torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-4)

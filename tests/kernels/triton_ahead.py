@@ -30,12 +30,15 @@ from fastvgan_kernels.conv.triton import (
 )
 from fastvgan_kernels.conv_lstm import triton as lstm
 from fastvgan_kernels.conv_lstm.protocol import Inputs, NeedsGrad, Saved
+from fastvgan_kernels.diversity import triton as diversity
 from fastvgan_kernels.finite import triton as finite
+from fastvgan_kernels.lists import triton as lists
 from fastvgan_kernels.logistic import triton as logistic
 from fastvgan_kernels.norm_act import triton as norm
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.protocol import Norm
 from fastvgan_kernels.philox import triton as philox
+from fastvgan_kernels.projection import triton as projection
 from fastvgan_kernels.triton import configs as triton_configs
 from fastvgan_kernels.triton import tuning
 
@@ -103,6 +106,7 @@ def build_odd(architecture: int, dtype: str) -> list[str]:
     found = []
     for dims, (channels, size) in [*((3, each) for each in sizes), (1, sizes[1]), (2, sizes[1])]:
         found += compile_kernels(architecture, lambda c=channels, s=size, d=dims: _every_operation(dtype, *c, s[:d]))
+    found += compile_kernels(architecture, lambda: _weights(dtype))
     for key, blocks in (((0, 0), 1), ((1, 0), 29), ((7, 2**32 - 1), 16)):
         counters = torch.empty(blocks, 2, dtype=torch.int64)
         found += compile_kernels(architecture, lambda c=counters, k=key: philox.philox(torch.arange(3), c, k))
@@ -129,6 +133,8 @@ def _every_operation(dtype, inputs, outputs, size):
         geometry = Geometry(False, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
         conv_fused(large, down.to(dtype), None, geometry, Fusion())
         conv_weight_grad(large, small, [1] * dims, [1] * dims, [0] * dims, [1] * dims, groups)
+        diversity.diversity(large, torch.empty(3, inputs), 1)
+        diversity.diversity(small, torch.empty(3, 7), 0.5)
         vectors = [torch.empty(groups * inputs) for _ in range(4)]
         norm.norm_act(small, Norm(None, None, None, None, True, 1e-5, "relu", 0.0))
         norm.norm_act_backward(small, small, Norm(*vectors, False, 1e-5, "tanh", 0.0))
@@ -144,8 +150,22 @@ def _scalars(dtype, count):
         logistic.logistic(logits, positive)
         logistic.logistic_backward(scalar, logits, positive)
     for in_a_row in (None, torch.empty((), dtype=torch.int32)):
-        finite.check_norms(torch.empty(count), scalar, scalar, in_a_row)
-    finite.add_finite(torch.empty(count), torch.empty(2, count))
+        finite.check_norms(torch.empty(count), scalar, scalar, in_a_row, None if in_a_row is None else torch.empty(3))
+    finite.add_finite([scalar] * count, torch.empty(count), torch.empty(2, count))
+
+
+def _weights(dtype):
+    """What an update does to weights, in more than one launch, of sizes that Triton compiles specially."""
+    shapes = [(1,), (16,), (5000,), (32, 3, 4, 4, 4), *[(3, 32, 1, 4, 4)] * 61]
+    tensors = [torch.empty(shape) for shape in shapes]
+    projection.project(tensors[3], (2, 3, 4), torch.empty(()))
+    projection.project(torch.empty(1, 1, 1, 3, 2), (4,), None)
+    for some in tensors, tensors[:1]:
+        lists.norms(some)
+        lists.mean_sigmoids([[x.to(dtype) for x in some[:2]]] * 3)
+        lists.average_into(some, some, torch.empty(()))
+        lists.restore_where(torch.empty(()), *([x.view(-1).view(torch.uint8) for x in some] for _ in range(2)))
+        lists.copy_into([x.movedim(0, -1).to(dtype).contiguous().movedim(-1, 0) for x in some], some)
 
 
 def _whole_lstm(dtype, inputs, hidden, size):

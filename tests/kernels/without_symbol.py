@@ -197,22 +197,23 @@ def check_fuse() -> None:
 
 def check_lists() -> None:
     """What a training step does to lists of tensors, on the CPU's path and a GPU's."""
-    from fastvgan.training.step import tensor_lists, update
+    from fastvgan.training.step import update
+    from fastvgan_kernels import lists
 
     for fast in (False, True):
-        with mock.patch.object(tensor_lists, "lists_are_fast", lambda device, fast=fast: fast):
+        with mock.patch.object(lists.reference, "lists_are_fast", lambda device, fast=fast: fast):
             means, new = [torch.randn(3), torch.randn(2, 2)], [torch.randn(3), torch.randn(2, 2)]
             expected = [m.double().lerp(n.double(), 0.25) for m, n in zip(means, new, strict=True)]
-            tensor_lists.average_into(means, new, torch.tensor(0.25))
+            lists.average_into(means, new, torch.tensor(0.25))
             for one, other in zip(means, expected, strict=True):
                 same(one, other)
     for bad in (0, 1):
         tensors = [torch.randn(3), torch.tensor([float("nan"), 1.0])]
-        before, kept = [x.clone() for x in tensors], tensor_lists.copy_bytes(tensors)
+        before, kept = [x.clone() for x in tensors], lists.copy_bytes(tensors)
         for x in tensors:
             x.add_(1)
         after = [x.clone() for x in tensors]
-        tensor_lists.restore_where(torch.tensor(bad), tensors, kept)
+        lists.restore_where(torch.tensor(bad), tensors, kept)
         for x, y in zip(tensors, before if bad else after, strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
     network = nn.Linear(3, 2)

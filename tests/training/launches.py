@@ -167,4 +167,4 @@ def _on_an_h100(launch):
     # What is decided by the device's type, and what is left out where a mode looks on, as this one does.
     yield mock.patch("fastvgan.layers.deferred.count_dispatch_modes", lambda: 0)
     yield mock.patch("fastvgan.training.step.adversarial.reads_copies", lambda device: True)
-    yield mock.patch("fastvgan.training.step.tensor_lists.lists_are_fast", lambda device: True)
+    yield mock.patch("fastvgan_kernels.lists.reference.lists_are_fast", lambda device: True)

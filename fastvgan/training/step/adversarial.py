@@ -42,9 +42,9 @@ from fastvgan.training.step.passes import (
 from fastvgan.training.step.penalties import Penalties, Penalty
 from fastvgan.training.step.results import D_SCALARS, G_SCALARS, StepResult, StepStart
 from fastvgan.training.step.scalar import DeviceScalar
-from fastvgan.training.step.tensor_lists import average_into, copy_bytes, restore_where
 from fastvgan.training.step.update import Update
 from fastvgan_kernels.finite import add_finite
+from fastvgan_kernels.lists import average_into, copy_bytes, restore_where
 from fastvgan_kernels.weight_copies import WeightCopies, refresh
 
 if TYPE_CHECKING:
@@ -350,12 +350,14 @@ class AdversarialStep:
                 wrong = self._fake_conditions(part.wrong._replace(image=None))
                 wrong = wrong and wrong._replace(image=None if c is None else c.image)
                 fits = sum_losses(contrast, logits, d.score(features, wrong))
-            apart = varied = diversity(fake, part.z, self.diversity_target)
-            if self.diversity and part.c is not None and drawn.picture is not None:
+            is_varied = bool(self.diversity) and part.c is not None
+            with torch.set_grad_enabled(is_varied):
+                apart = varied = diversity(fake, part.z, self.diversity_target)
+            if is_varied and drawn.picture is not None:
                 # A different place is enough to make clips differ, so pictures need their own term. They overlap where
                 # clips do not, which halves the difference of two real ones.
                 varied = apart + diversity(drawn.picture, part.z, self.diversity_target / 2)
-        cost = loss - self.diversity * self._diversity_share.tensor * varied if part.c is not None else loss
+        cost = loss - self.diversity * self._diversity_share.tensor * varied if is_varied else loss
         if self.feature_diversity and part.c is not None:
             seen = feature_diversity([each.pool() for each in features], self._real_differences, self._parallel.mean)
             cost = cost - self.feature_diversity * self._diversity_share.tensor * seen
@@ -387,8 +389,7 @@ class AdversarialStep:
     def _add_to_totals(self, *g_scalars: torch.Tensor) -> None:
         """Store this step's scalars, and add finite ones and their counts to `totals`."""
         by_name = dict(zip((*D_SCALARS, *G_SCALARS), (*self._d_scalars.unbind(), *g_scalars), strict=True))
-        torch.stack([by_name[name] for name in StepResult._fields], out=self._scalars)
-        add_finite(self._scalars, self.totals)
+        add_finite([by_name[name] for name in StepResult._fields], self._scalars, self.totals)
 
 
 def _convolution_weights(network: nn.Module) -> list[nn.Parameter]:

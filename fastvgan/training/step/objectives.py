@@ -12,7 +12,8 @@ from fastvgan.losses import (
     loss_on_fake,
     loss_on_real,
 )
-from fastvgan.training.step.passes import RealScores, mean_probability, sum_losses
+from fastvgan.training.step.passes import RealScores, sum_losses
+from fastvgan_kernels.lists import mean_sigmoids
 
 
 def first_loss(objective: Objective | PairedObjective, real: RealScores) -> torch.Tensor | None:
@@ -62,4 +63,5 @@ def mean_probabilities(
     if isinstance(objective, PairedObjective):
         pairs = list(zip(on_real, on_fake, strict=True))
         on_real, on_fake = [differences(r, f) for r, f in pairs], [differences(f, r) for r, f in pairs]
-    return mean_probability(on_real), mean_probability(on_fake)
+    real, fake = mean_sigmoids([[each.detach() for each in logits] for logits in (on_real, on_fake)]).unbind()
+    return real, fake

@@ -14,7 +14,6 @@ from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.warp import GeneratorOutput
 from fastvgan.training.batches import Inputs
 from fastvgan_kernels._torch import BatchNorm
-from fastvgan_kernels.logistic import logistic
 
 if TYPE_CHECKING:
     from fastvgan.models import conv3d, recurrent
@@ -82,12 +81,6 @@ def score_constant(discriminator: Discriminators, x: torch.Tensor, c: Condition 
 def add(terms: Iterable[torch.Tensor | None]) -> torch.Tensor:
     """Add the scalars () that are not None; at least one must not be."""
     return functools.reduce(operator.add, (term for term in terms if term is not None))
-
-
-def mean_probability(logits: list[torch.Tensor]) -> torch.Tensor:
-    """Return the mean probability () of being real, over clips and discriminators; logits have any shape."""
-    means = [logistic(each.detach(), True)[1] for each in logits]
-    return means[0] if len(means) == 1 else torch.stack(means).mean()
 
 
 def mean_over_parts(parts: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

@@ -9,17 +9,11 @@ import torch
 from torch import nn
 
 from fastvgan.training.step.scalar import DeviceScalar
-from fastvgan_kernels._torch import foreach_add_, foreach_norm
+from fastvgan_kernels._torch import adam_, foreach_add_
 from fastvgan_kernels.finite import check_norms
+from fastvgan_kernels.lists import norms
 
 _INITIAL_SCALE, _GROWTH_INTERVAL = 2.0**16, 2000  # torch.amp.GradScaler's defaults
-
-
-class _CheckedAdam(torch.optim.Adam):
-    """Fused Adam with the attributes that torch.amp.GradScaler sets on it for one step."""
-
-    grad_scale: torch.Tensor | None
-    found_inf: torch.Tensor | None
 
 
 class Update:
@@ -61,17 +55,20 @@ class Update:
         self._full, self._any_rank, self.is_scaled = rate, any_rank, is_scaled
         self._rate = DeviceScalar(rate, device)
         self.rate = self._rate.tensor
-        # Fused Adam does not check that a parameter, its gradient and its moments share a memory layout; autograd and
-        # zeros_like ensure it.
         capturable = device.type == "cuda"
-        self.optimizer = _CheckedAdam(self.parameters, self.rate, betas, fused=True, capturable=capturable)
+        # What Adam.step() would do is done by `_step`; the optimiser holds settings and moments, as a checkpoint names
+        # them. Fused Adam does not check that a parameter, its gradient and its moments share a memory layout; autograd
+        # and zeros_like ensure it.
+        self.optimizer = torch.optim.Adam(self.parameters, self.rate, betas, fused=True, capturable=capturable)
 
         def zero(dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros((), dtype=dtype, device=device)
 
-        for parameter in self.parameters:  # as Adam would at its first step, so that their addresses never change
+        # One tensor, so that all steps are counted at once, of whose memory each parameter has a number.
+        self._steps = torch.zeros(len(self.parameters), device=device)
+        for parameter, step in zip(self.parameters, self._steps, strict=True):
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": zero(), **moments}
+            self.optimizer.state[parameter] = {"step": step, **moments}
         self.found = zero()
         self._one = zero() + 1
         self.scale = torch.full_like(self.found, _INITIAL_SCALE if is_scaled else 1.0)
@@ -129,21 +126,30 @@ class Update:
         loss = loss.detach().float()
         if self.is_scaled:
             return self._apply_scaled(loss)
-        counter = self.in_a_row if not self._is_shared else None
-        norm = check_norms(_norms(self.parameters), loss, self.found, counter)
+        counters = (self.in_a_row, self._steps) if not self._is_shared else (None, None)
+        norm = check_norms(_norms(self.parameters), loss, self.found, *counters)
         if self._is_shared:
             self._any_rank(self.found)
             self.in_a_row.add_(1).mul_(self.found > 0)
-        self.optimizer.grad_scale, self.optimizer.found_inf = None, self.found
-        self.optimizer.step()
+            self._steps.add_(1 - self.found)
+        self._step(None)
         return norm
+
+    def _step(self, scale: torch.Tensor | None) -> None:
+        """Take Adam's step unless `found` is set, with gradients that were multiplied by `scale`."""
+        group, state = self.optimizer.param_groups[0], self.optimizer.state
+        mine = [parameter for parameter in self.parameters if parameter.grad is not None]
+        grads = [parameter.grad for parameter in mine if parameter.grad is not None]
+        first, second, steps = ([state[p][name] for p in mine] for name in ("exp_avg", "exp_avg_sq", "step"))
+        settings = self.rate, *group["betas"], group["eps"]
+        adam_([*mine], grads, (first, second), steps, settings, scale, self.found)
 
     def _apply_scaled(self, loss: torch.Tensor) -> torch.Tensor:
         norm = gradient_norm(self.parameters) / self.scale
         flags = self._any_rank((~torch.isfinite(torch.stack([norm + loss, loss]))).float())
         self.found.copy_(flags[0])
-        self.optimizer.grad_scale, self.optimizer.found_inf = self.scale, self.found
-        self.optimizer.step()
+        self._steps.add_(1 - self.found)
+        self._step(self.scale)
         bad = self.found > 0
         is_hopeless = bad & ((self.scale <= 1) | (flags[1] > 0))
         self.in_a_row.copy_(torch.where(is_hopeless, self.in_a_row + 1, self.in_a_row * bad))
@@ -176,8 +182,6 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     return torch.linalg.vector_norm(_norms(parameters))
 
 
-@torch.no_grad()
 def _norms(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """Return the Euclidean norm of each gradient, float32 (number of gradients,)."""
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.stack([norm.float() for norm in foreach_norm(grads)])
+    """Return Euclidean norms of all parts of the gradients, float32 (P,)."""
+    return norms([parameter.grad for parameter in parameters if parameter.grad is not None])

@@ -1,0 +1,86 @@
+"""The projection of weights in Triton: one launch per weight, which is read and written once."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import triton.language as tl
+from torch import Tensor
+
+from ..triton.jit import constexpr, jit
+from ..triton.support import on_its_device
+
+_ELEMENTS = 2048  # of a program
+
+
+class Weight(NamedTuple):
+    """A weight (pairs of channels, *kernel) as the kernel sees it.
+
+    Args:
+        memory: its first element.
+        pairs: C_in · C_out.
+        outputs: C_out.
+        size: the three sizes of the kernel.
+        strides: of C_in, C_out and the three dimensions of the kernel.
+    """
+
+    memory: Tensor
+    pairs: int
+    outputs: int
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@jit
+def subtract_excess(x, taps, size, AXIS: constexpr):
+    """x less the part of it that alternates along an axis; taps are that axis' numbers, broadcast."""
+    signs = 1.0 - 2.0 * (taps % 2).to(tl.float32)
+    return x - signs * (tl.sum(x * signs, AXIS, keep_dims=True) / size)
+
+
+@jit
+def project_kernel(weight, unless, FIRST: constexpr, SECOND: constexpr, THIRD: constexpr, TILE: constexpr):
+    """Project a weight along the dimensions of the kernel whose flags are set. Programs: (block of pairs).
+
+    Args:
+        weight: a Weight.
+        unless: () above 0 if nothing is to be done, or None.
+        FIRST, SECOND, THIRD: whether to project along each dimension of the kernel.
+        TILE: (pairs, *kernel) of a program, powers of 2.
+    """
+    is_due = True
+    if unless is not None:
+        is_due = tl.load(unless) == 0
+    if is_due:
+        pair = tl.program_id(0) * TILE[0] + tl.arange(0, TILE[0])[:, None, None, None]
+        t = tl.arange(0, TILE[1])[None, :, None, None]
+        h = tl.arange(0, TILE[2])[None, None, :, None]
+        w = tl.arange(0, TILE[3])[None, None, None, :]
+        size, strides = weight.size, weight.strides
+        ok = (pair < weight.pairs) & (t < size[0]) & (h < size[1]) & (w < size[2])
+        at = (pair // weight.outputs).to(tl.int64) * strides[0] + (pair % weight.outputs) * strides[1]
+        at = weight.memory + at + t * strides[2] + h * strides[3] + w * strides[4]
+        x = tl.load(at, ok, 0.0).to(tl.float32)  # [pairs, *kernel]
+        if FIRST:
+            x = subtract_excess(x, t, size[0], 1)
+        if SECOND:
+            x = subtract_excess(x, h, size[1], 2)
+        if THIRD:
+            x = subtract_excess(x, w, size[2], 3)
+        tl.store(at, x.to(weight.memory.dtype.element_ty), ok)
+
+
+@on_its_device
+def project(weight: Tensor, dims: Collection[int], unless: Tensor | None) -> None:
+    """Replace weight (C_in, C_out, *kernel), in place, by the nearest whose alternating sums along `dims` are 0."""
+    inputs, outputs, *size = weight.shape
+    taps = [1 << (each - 1).bit_length() for each in size]
+    pairs = max(1, _ELEMENTS // (taps[0] * taps[1] * taps[2]))
+    grid = (-(-inputs * outputs // pairs),)
+    project_kernel[grid](
+        Weight(weight, inputs * outputs, outputs, tuple(size), weight.stride()),
+        unless,
+        FIRST=2 in dims,
+        SECOND=3 in dims,
+        THIRD=4 in dims,
+        TILE=(pairs, *taps),
+    )
