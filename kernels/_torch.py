@@ -265,7 +265,7 @@ def adam_(
         steps: () float32 each, the number of this step, from 1.
         settings: the learning rate, () float32, both decay rates, and what is added to the root.
         scale: () that the gradients are divided by first, or None.
-        found: () above 0 if nothing is to be changed.
+        found: () above 0 if nothing must change.
     """
     if _fused_adam_ is None:
         _adam_(parameters, grads, *moments, steps, [settings] * len(steps), scale, found)

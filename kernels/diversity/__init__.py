@@ -1,6 +1,6 @@
 """How much clips differ, relative to their noise: two launches on a GPU where no gradient is wanted.
 
-It is no registered operation: where a gradient is wanted, it is made of PyTorch's.
+It is no registered operation: where a gradient is wanted, plain PyTorch computes it.
 """
 
 import torch

@@ -36,7 +36,9 @@ def diversity_kernel(sums, noise, out, sizes, target, PAIRS: constexpr, PARTS: c
         out: () float32.
         sizes: the number of pairs, of parts and of noise values per clip, and pixels per noise value.
         target: the ratio above which more difference has no value.
-        PAIRS, PARTS, BLOCK: pairs, parts and noise values of a tile.
+        PAIRS: pairs of a tile.
+        PARTS: parts of a tile.
+        BLOCK: noise values of a tile.
     """
     pairs, parts, size, values = sizes
     part, k = tl.arange(0, PARTS)[None, :], tl.arange(0, BLOCK)[None, :]

@@ -12,8 +12,9 @@ from ..triton.support import on_its_device
 
 
 @jit
-def check_norms_kernel(norms, loss, found, in_a_row, steps, norm, count, step_count, BLOCK: constexpr):
-    """The norm of `count` norms, and 1 if it or the loss is not finite, else 0; and how often either came about."""
+def check_norms_kernel(norms, loss, found, in_a_row, steps, norm, sizes, BLOCK: constexpr):
+    """The norm of norms, and 1 if it or the loss is not finite, else 0, with counters; sizes: of norms and steps."""
+    count, step_count = sizes
     i = tl.arange(0, BLOCK)
     each = tl.load(norms + i, i < count, 0.0)  # [BLOCK]
     total = tl.sqrt(tl.sum(each * each, 0))
@@ -47,7 +48,7 @@ def check_norms(norms: Tensor, loss: Tensor, found: Tensor, in_a_row: Tensor | N
     """Return the norm () of norms (K,); `found` () becomes 1 if it or the loss () is not finite, else 0."""
     norm, count, step_count = torch.empty_like(found), norms.numel(), 0 if steps is None else steps.numel()
     block = triton.next_power_of_2(max(count, step_count, 1))
-    check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, steps, norm, count, step_count, BLOCK=block)
+    check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, steps, norm, (count, step_count), BLOCK=block)
     return norm
 
 

@@ -10,7 +10,7 @@ class Lists(Protocol):
     """The functions that every implementation has; arguments are those of the public functions of the same names."""
 
     def norms(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return Euclidean norms of parts (P,) float32 whose norm is that of all values."""
+        """Return Euclidean norms of parts (P,) float32 whose norm is that of all values of tensors of any shape."""
 
     def restore_where(self, bad: Tensor, tensors: Sequence[Tensor], before: Sequence[Tensor]) -> None:
         """Restore tensors, uint8 (number of bytes,), where `bad` () is not 0."""
@@ -22,4 +22,4 @@ class Lists(Protocol):
         """Copy tensors to others of their shapes, casting them."""
 
     def mean_sigmoids(self, groups: Sequence[Sequence[Tensor]]) -> Tensor:
-        """Return the mean over a group's tensors of their mean sigmoid, for each group, (number of groups,) float32."""
+        """Return the mean over a group's tensors, of any shape, of their mean sigmoid, (number of groups,) float32."""

@@ -9,7 +9,7 @@ from .._torch import foreach_add_, foreach_copy_, foreach_lerp_, foreach_mul_, f
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of each tensor, (number of tensors,) float32."""
+    """Return the Euclidean norm of each tensor, of any shape, (number of tensors,) float32."""
     return torch.stack([norm.float() for norm in foreach_norm(tensors)])
 
 
@@ -47,7 +47,7 @@ def copy_into(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 
 def mean_sigmoids(groups: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the mean over a group's tensors of their mean sigmoid, for each group, (number of groups,) float32."""
+    """Return the mean over a group's tensors, of any shape, of their mean sigmoid, (number of groups,) float32."""
     means = [[x.sigmoid().mean(dtype=torch.float32) for x in group] for group in groups]
     return torch.stack([group[0] if len(group) == 1 else torch.stack(group).mean() for group in means])
 

@@ -189,7 +189,7 @@ def _norms(first: Tensor, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of each program's share, (number of programs,) float32."""
+    """Return the Euclidean norm of each program's share of tensors of any shape, (number of programs,) float32."""
     return _norms(tensors[0], tensors) if _are_alike(tensors) else reference.norms(tensors)
 
 
@@ -251,7 +251,7 @@ def _mean_sigmoids(first: Tensor, tensors: tuple[Tensor, ...], groups: int) -> T
 
 
 def mean_sigmoids(groups: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the mean over a group's tensors of their mean sigmoid, for each group, (number of groups,) float32."""
+    """Return the mean over a group's tensors, of any shape, of their mean sigmoid, (number of groups,) float32."""
     tensors = tuple(x.contiguous() for group in groups for x in group)
     if len(tensors) > _TENSORS or not _are_alike(tensors):
         return reference.mean_sigmoids(groups)

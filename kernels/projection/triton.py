@@ -43,8 +43,10 @@ def project_kernel(weight, unless, FIRST: constexpr, SECOND: constexpr, THIRD: c
 
     Args:
         weight: a Weight.
-        unless: () above 0 if nothing is to be done, or None.
-        FIRST, SECOND, THIRD: whether to project along each dimension of the kernel.
+        unless: () above 0 if nothing must change, or None.
+        FIRST: whether to project along the first dimension of the kernel.
+        SECOND: whether to project along the second one.
+        THIRD: whether to project along the third one.
         TILE: (pairs, *kernel) of a program, powers of 2.
     """
     is_due = True
