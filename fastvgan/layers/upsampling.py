@@ -8,21 +8,11 @@ Using Convolutional Neural Networks Without Any Checkerboard Artifacts", section
 the pattern's frequency. Projecting the weights onto them after each update keeps the layers, their cost and the files.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
 from fastvgan.layers.modules import ConvTranspose3d
-from fastvgan_kernels import projection
-
-
-class UpsamplingKernel(NamedTuple):
-    """A weight (C_in, C_out, *kernel) of a transposed convolution, and its dimensions in which the stride is 2."""
-
-    weight: torch.Tensor
-    dims: tuple[int, ...]
+from fastvgan_kernels.projection import UpsamplingKernel
 
 
 def find_upsampling_kernels(network: nn.Module) -> list[UpsamplingKernel]:
@@ -30,18 +20,13 @@ def find_upsampling_kernels(network: nn.Module) -> list[UpsamplingKernel]:
     found = []
     for module in network.modules():
         if isinstance(module, ConvTranspose3d):
-            dims = tuple(2 + i for i, stride in enumerate(module.stride) if stride == 2)
-            if dims:
-                found.append(UpsamplingKernel(module.weight, dims))
+            signs = {2 + i: _alternate(module.weight, 2 + i) for i, stride in enumerate(module.stride) if stride == 2}
+            if signs:
+                found.append(UpsamplingKernel(module.weight, signs))
     return found
 
 
-def project(kernels: Sequence[UpsamplingKernel], unless: torch.Tensor | None = None) -> None:
-    """Replace each kernel, in place, by the nearest one of a resize-convolution; nothing waits for the device.
-
-    Args:
-        kernels: what `find_upsampling_kernels` found.
-        unless: () above 0 if the kernels must stay as they are, to the bit.
-    """
-    for weight, dims in kernels:
-        projection.project(weight, dims, unless)
+def _alternate(weight: torch.Tensor, dim: int) -> torch.Tensor:
+    size = weight.shape[dim]
+    signs = 1.0 - 2.0 * (torch.arange(size, device=weight.device) % 2)
+    return signs.view([size if i == dim else 1 for i in range(weight.dim())])

@@ -5,12 +5,13 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from fastvgan.layers.upsampling import find_upsampling_kernels, project
+from fastvgan.layers.upsampling import find_upsampling_kernels
 from fastvgan.models import conv3d, recurrent
 from fastvgan.models.conditions import Condition
 from fastvgan.models.config import ModelConfig
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.noise import NoiseDriven
+from fastvgan_kernels.projection import project
 
 __all__ = ["Condition", "ModelConfig", "build", "build_generator"]
 

@@ -48,7 +48,7 @@ def copy_into(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 def mean_sigmoids(groups: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return the mean over a group's tensors, of any shape, of their mean sigmoid, (number of groups,) float32."""
-    means = [[x.sigmoid().mean(dtype=torch.float32) for x in group] for group in groups]
+    means = [[x.float().sigmoid().mean() for x in group] for group in groups]
     return torch.stack([group[0] if len(group) == 1 else torch.stack(group).mean() for group in means])
 
 

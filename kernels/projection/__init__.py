@@ -1,40 +1,34 @@
-"""The projection of a transposed convolution's weight onto those without a checkerboard, one launch on a GPU.
+"""The projection of transposed convolutions' weights onto those without a checkerboard: a launch per weight on a GPU.
 
-A plain function that changes the weight in place, without gradients. It is no registered operation, because only a
+A plain function that changes weights in place, without gradients. It is no registered operation, because only a
 training loop calls it. fastvgan/layers/upsampling.py explains it.
 """
 
-import math
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .. import choice
 from . import reference
-from .protocol import Projection
+from .protocol import Projection, UpsamplingKernel
 
 choice.register(
     "projection",
-    # One launch, where PyTorch needs three or more per dimension: Triton is always faster.
+    # One launch, where PyTorch needs three per dimension: Triton is always faster.
     triton=choice.in_triton(__name__),
     reference=choice.Implementation(reference),
 )
 
-_MOST_TAPS = 1024  # that a program of Triton's kernel holds
-
 
 @torch.no_grad()
-def project(weight: Tensor, dims: Collection[int], unless: Tensor | None = None) -> None:
-    """Replace a weight by the nearest one whose alternating sums along some dimensions are 0, in place.
+def project(kernels: Sequence[UpsamplingKernel], unless: Tensor | None = None) -> None:
+    """Replace each weight, in place, by the nearest one whose alternating sums are 0; nothing waits for the device.
 
     Args:
-        weight: (C_in, C_out, *kernel), three dimensions of the kernel.
-        dims: those dimensions of the weight, from 2 to 4, of which none is twice there.
-        unless: () above 0 if the weight must stay as it is, to the bit; or None.
+        kernels: the weights, each with the dimensions along which it is summed.
+        unless: () above 0 if the weights must stay as they are, to the bit; or None.
     """
-    if not weight.numel():
-        return
-    fits = math.prod(1 << (size - 1).bit_length() for size in weight.shape[2:]) <= _MOST_TAPS
-    functions: Projection = choice.pick("projection", "auto", weight) if fits else reference
-    functions.project(weight, dims, unless)
+    if kernels:
+        functions: Projection = choice.pick("projection", "auto", kernels[0].weight)
+        functions.project(kernels, unless)

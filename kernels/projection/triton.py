@@ -1,13 +1,17 @@
 """The projection of weights in Triton: one launch per weight, which is read and written once."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import torch
 import triton.language as tl
 from torch import Tensor
 
 from ..triton.jit import constexpr, jit
 from ..triton.support import on_its_device
+from . import reference
+from .protocol import UpsamplingKernel
 
 _ELEMENTS = 2048  # of a program
 
@@ -72,17 +76,26 @@ def project_kernel(weight, unless, FIRST: constexpr, SECOND: constexpr, THIRD: c
 
 
 @on_its_device
-def project(weight: Tensor, dims: Collection[int], unless: Tensor | None) -> None:
-    """Replace weight (C_in, C_out, *kernel), in place, by the nearest whose alternating sums along `dims` are 0."""
+def _project(weight: Tensor, dims: Collection[int], tile: tuple[int, ...], unless: Tensor | None) -> None:
     inputs, outputs, *size = weight.shape
-    taps = [1 << (each - 1).bit_length() for each in size]
-    pairs = max(1, _ELEMENTS // (taps[0] * taps[1] * taps[2]))
-    grid = (-(-inputs * outputs // pairs),)
+    grid = (-(-inputs * outputs // tile[0]),)
     project_kernel[grid](
         Weight(weight, inputs * outputs, outputs, tuple(size), weight.stride()),
         unless,
         FIRST=2 in dims,
         SECOND=3 in dims,
         THIRD=4 in dims,
-        TILE=(pairs, *taps),
+        TILE=tile,
     )
+
+
+def project(kernels: Sequence[UpsamplingKernel], unless: Tensor | None) -> None:
+    """Replace each weight, in place, by the nearest whose alternating sums are 0, unless `unless` () is above 0."""
+    for kernel in kernels:
+        weight, signs = kernel
+        taps = [1 << max(size - 1, 0).bit_length() for size in weight.shape[2:]]
+        pairs = _ELEMENTS // math.prod(taps)
+        if not pairs or weight.dtype == torch.float64:
+            reference.project([kernel], unless)
+        elif weight.numel():
+            _project(weight, signs, (pairs, *taps), unless)

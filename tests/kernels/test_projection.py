@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastvgan_kernels import choice
-from fastvgan_kernels.projection import project
+from fastvgan_kernels.projection import UpsamplingKernel
+from fastvgan_kernels.projection import project as project_all
 from fastvgan_kernels.triton import support as triton_support
 
 SIZES = st.tuples(*[st.integers(1, 9)] * 2, *[st.integers(1, 5)] * 3)
@@ -21,11 +22,21 @@ def implementation(request, monkeypatch):
     monkeypatch.setenv(choice.ENVIRONMENT, request.param)
 
 
+def signs_of(weight, dim):
+    """1, -1, 1, ... along a dimension."""
+    signs = torch.tensor([(-1.0) ** i for i in range(weight.shape[dim])])
+    return signs.view([-1 if i == dim else 1 for i in range(weight.dim())])
+
+
+def project(weight, dims, unless=None):
+    project_all([UpsamplingKernel(weight, {dim: signs_of(weight, dim) for dim in dims})], unless)
+
+
 def onto(weight, dims):
     """The weight by matrices I - s s^T / k in float64."""
     for dim in dims:
         size = weight.shape[dim]
-        signs = torch.tensor([(-1.0) ** i for i in range(size)], dtype=torch.float64)
+        signs = signs_of(weight, dim).flatten().double()
         matrix = torch.eye(size, dtype=torch.float64) - torch.outer(signs, signs) / size
         weight = torch.tensordot(weight.double(), matrix, ([dim], [0])).movedim(-1, dim)
     return weight
@@ -61,9 +72,18 @@ def test_a_weight_stays_to_the_bit_where_the_flag_is_set(implementation):
     assert torch.equal(weight, before)
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 4, 4, 4), (2, 2, 1, 40, 40)])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4, 4), (2, 2, 1, 40, 40), (2, 2, 1, 70, 40)])
 def test_no_weight_and_a_kernel_too_large_for_a_program(implementation, shape):
     weight = torch.randn(shape)
     expected = onto(weight, [3, 4])
     project(weight, [3, 4])
     torch.testing.assert_close(weight.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_several_shapes_and_dtypes_at_once(implementation):
+    project_all([])
+    weights = [torch.randn(3, 2, 4, 4, 4), torch.randn(5, 3, 1, 4, 4), torch.randn(2, 2, 4, 4, 4).double()]
+    expected = [onto(weight, [3, 4]) for weight in weights]
+    project_all([UpsamplingKernel(weight, {dim: signs_of(weight, dim) for dim in (3, 4)}) for weight in weights])
+    for weight, right in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.double(), right, rtol=1e-5, atol=1e-6)

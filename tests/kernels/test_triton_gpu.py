@@ -10,7 +10,7 @@ from torch.nn import functional
 from fastvgan_kernels import choice, conv_down, conv_lstm, conv_up, conv_weight_grad, fused_conv, lists, norm_act
 from fastvgan_kernels.diversity import diversity
 from fastvgan_kernels.fused_conv import Geometry, Norm
-from fastvgan_kernels.projection import project
+from fastvgan_kernels.projection import UpsamplingKernel, project
 from fastvgan_kernels.triton import tuning
 
 pytestmark = pytest.mark.gpu
@@ -258,8 +258,9 @@ def updates(device):
     for flag in (0.0, 1.0):
         lists.restore_where(torch.tensor(flag, device=device), [x.add_(1) for x in buffers], before)
         kept += [x.clone() for x in buffers]
-    project(weights[0], (2, 3, 4), torch.tensor(0.0, device=device))
-    project(weights[1], (3, 4))
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0], device=device)
+    signs = {2: signs.view(-1, 1, 1), 3: signs.view(-1, 1), 4: signs}
+    project([UpsamplingKernel(weight, signs) for weight in weights[:2]], torch.tensor(0.0, device=device))
     clips, noise = torch.randn(9, 3, 16, 32, 32).to(device), torch.randn(9, 120).to(device)
     varied = diversity(clips.contiguous(**LAST), noise, 1.0)
     sigmoids = lists.mean_sigmoids([[clips[0], noise], [noise, clips[1]]])

@@ -38,6 +38,7 @@ from fastvgan_kernels.norm_act import triton as norm
 from fastvgan_kernels.norm_act.following import Following
 from fastvgan_kernels.norm_act.protocol import Norm
 from fastvgan_kernels.philox import triton as philox
+from fastvgan_kernels.projection import UpsamplingKernel
 from fastvgan_kernels.projection import triton as projection
 from fastvgan_kernels.triton import configs as triton_configs
 from fastvgan_kernels.triton import tuning
@@ -158,8 +159,9 @@ def _weights(dtype):
     """What an update does to weights, in more than one launch, of sizes that Triton compiles specially."""
     shapes = [(1,), (16,), (5000,), (32, 3, 4, 4, 4), *[(3, 32, 1, 4, 4)] * 61]
     tensors = [torch.empty(shape) for shape in shapes]
-    projection.project(tensors[3], (2, 3, 4), torch.empty(()))
-    projection.project(torch.empty(1, 1, 1, 3, 2), (4,), None)
+    one = torch.ones(1)
+    projection.project([UpsamplingKernel(tensors[3], {2: one, 3: one, 4: one})], torch.empty(()))
+    projection.project([UpsamplingKernel(torch.empty(1, 1, 1, 3, 2), {4: one})], None)
     for some in tensors, tensors[:1]:
         lists.norms(some)
         lists.mean_sigmoids([[x.to(dtype) for x in some[:2]]] * 3)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from fastvgan.layers import spectral
-from fastvgan.layers.upsampling import find_upsampling_kernels, project
+from fastvgan.layers.upsampling import find_upsampling_kernels
 from fastvgan.losses import OBJECTIVES, PairedObjective, contrast, diversity, feature_diversity, mean_differences
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
@@ -45,6 +45,7 @@ from fastvgan.training.step.scalar import DeviceScalar
 from fastvgan.training.step.update import Update
 from fastvgan_kernels.finite import add_finite
 from fastvgan_kernels.lists import average_into, copy_bytes, restore_where
+from fastvgan_kernels.projection import project
 from fastvgan_kernels.weight_copies import WeightCopies, refresh
 
 if TYPE_CHECKING:
