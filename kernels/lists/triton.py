@@ -16,6 +16,7 @@ from . import reference
 _TENSORS = 64  # of a launch
 _PROGRAMS = 2048  # about 16 per multiprocessor
 _BLOCK = 1024
+_LOGITS = 512  # of a tile of sigmoids; 1024 need more registers than sm_100 has
 _LARGEST = 2**30  # elements of a tensor, which are counted in int32
 
 
@@ -246,7 +247,7 @@ def copy_into(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 @on_its_device
 def _mean_sigmoids(first: Tensor, tensors: tuple[Tensor, ...], groups: int) -> Tensor:
     out, sizes = first.new_empty(groups, dtype=torch.float32), tuple(x.numel() for x in tensors)
-    list_sigmoids_kernel[(groups,)](tensors, sizes, out, len(tensors) // groups, BLOCK=_BLOCK)
+    list_sigmoids_kernel[(groups,)](tensors, sizes, out, len(tensors) // groups, BLOCK=_LOGITS)
     return out
 
 
