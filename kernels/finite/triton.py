@@ -10,22 +10,29 @@ from torch import Tensor
 from ..triton.jit import constexpr, jit
 from ..triton.support import on_its_device
 
+_BLOCK = 1024
+
 
 @jit
 def check_norms_kernel(norms, loss, found, in_a_row, steps, norm, sizes, BLOCK: constexpr):
     """The norm of norms, and 1 if it or the loss is not finite, else 0, with counters; sizes: of norms and steps."""
     count, step_count = sizes
-    i = tl.arange(0, BLOCK)
-    each = tl.load(norms + i, i < count, 0.0)  # [BLOCK]
-    total = tl.sqrt(tl.sum(each * each, 0))
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, count, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        each = tl.load(norms + i, i < count, 0.0)  # [BLOCK]
+        squares += each * each
+    total = tl.sqrt(tl.sum(squares, 0))
     tl.store(norm, total)
     both = (total + tl.load(loss)) * 0.0
     tl.store(found, tl.where(both == 0.0, 0.0, 1.0))
     if in_a_row is not None:
         tl.store(in_a_row, tl.where(both == 0.0, 0, tl.load(in_a_row) + 1))
     if steps is not None:
-        done = tl.load(steps + i, i < step_count, 0.0)  # [BLOCK]
-        tl.store(steps + i, done + tl.where(both == 0.0, 1.0, 0.0), i < step_count)
+        for first in range(0, step_count, BLOCK):
+            i = first + tl.arange(0, BLOCK)
+            done = tl.load(steps + i, i < step_count, 0.0)  # [BLOCK]
+            tl.store(steps + i, done + tl.where(both == 0.0, 1.0, 0.0), i < step_count)
 
 
 @jit
@@ -47,8 +54,8 @@ def add_finite_kernel(values, out, totals, BLOCK: constexpr):
 def check_norms(norms: Tensor, loss: Tensor, found: Tensor, in_a_row: Tensor | None, steps: Tensor | None) -> Tensor:
     """Return the norm () of norms (K,); `found` () becomes 1 if it or the loss () is not finite, else 0."""
     norm, count, step_count = torch.empty_like(found), norms.numel(), 0 if steps is None else steps.numel()
-    block = triton.next_power_of_2(max(count, step_count, 1))
-    check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, steps, norm, (count, step_count), BLOCK=block)
+    sizes = count, step_count
+    check_norms_kernel[(1,)](norms.contiguous(), loss, found, in_a_row, steps, norm, sizes, BLOCK=_BLOCK)
     return norm
 
 

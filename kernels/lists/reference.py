@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._torch import foreach_add_, foreach_copy_, foreach_lerp_, foreach_mul_, foreach_norm, foreach_sub
+from ..logistic import logistic
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -48,7 +49,7 @@ def copy_into(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 def mean_sigmoids(groups: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return the mean over a group's tensors, of any shape, of their mean sigmoid, (number of groups,) float32."""
-    means = [[x.float().sigmoid().mean() for x in group] for group in groups]
+    means = [[logistic(x, True)[1] for x in group] for group in groups]
     return torch.stack([group[0] if len(group) == 1 else torch.stack(group).mean() for group in means])
 
 

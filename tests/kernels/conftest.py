@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from fastvgan_kernels import choice
 from fastvgan_kernels.triton import support as triton_support
 from fastvgan_kernels.triton import tuning
 
@@ -25,6 +26,24 @@ def interpreted(request, monkeypatch):
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def prefer(request, monkeypatch):
+    """Sets FASTVGAN_IMPL to an implementation's name; Triton's is interpreted."""
+
+    def use(name):
+        if name == "triton":
+            request.getfixturevalue("interpreted")
+        monkeypatch.setenv(choice.ENVIRONMENT, name)
+
+    return use
+
+
+@pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
+def implementation(request, prefer):
+    """Runs the test with each implementation of the operations that only a training step calls."""
+    prefer(request.param)
 
 
 @pytest.fixture

@@ -3,17 +3,7 @@
 import pytest
 import torch
 
-from fastvgan_kernels import choice
 from fastvgan_kernels.finite import add_finite, check_norms
-from fastvgan_kernels.triton import support as triton_support
-
-
-@pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
-def implementation(request, monkeypatch):
-    if request.param == "triton":
-        request.getfixturevalue("interpreted")
-        assert triton_support.is_interpreting()
-    monkeypatch.setenv(choice.ENVIRONMENT, request.param)
 
 
 @pytest.mark.parametrize("bad", [None, torch.nan, torch.inf, -torch.inf])
@@ -34,6 +24,13 @@ def test_norms_are_checked(implementation, bad, where):
 def test_a_norm_without_a_counter(implementation):
     found = torch.tensor(1.0)
     assert check_norms(torch.tensor([3.0, 4.0]), torch.tensor(0.0), found) == 5 and found == 0
+
+
+def test_more_norms_and_steps_than_a_tile_has(implementation):
+    norms, found, steps = torch.rand(3001), torch.tensor(torch.nan), torch.zeros(2050)
+    norm = check_norms(norms, torch.tensor(0.0), found, None, steps)
+    torch.testing.assert_close(norm.double(), norms.double().square().sum().sqrt(), rtol=1e-6, atol=0)
+    assert found == 0 and (steps == 1).all()
 
 
 def test_finite_values_are_added_up(implementation):

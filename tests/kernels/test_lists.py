@@ -7,20 +7,16 @@ from hypothesis import strategies as st
 
 from fastvgan_kernels import choice, lists
 from fastvgan_kernels.measured.capture import launches_are_captured
-from fastvgan_kernels.triton import support as triton_support
 
 SHAPES = st.lists(st.lists(st.integers(0, 5), max_size=5).map(tuple), min_size=1, max_size=8)
 LONG = [(70, 33), (1,), (), (5000,), (0,), (2, 3, 4, 4, 4), (1024,)]
 
 
 @pytest.fixture(params=["reference", "lists of a GPU", pytest.param("triton", marks=pytest.mark.triton)])
-def implementation(request, monkeypatch):
-    if request.param == "triton":
-        request.getfixturevalue("interpreted")
-        assert triton_support.is_interpreting()
+def implementation(request, prefer, monkeypatch):
     if request.param == "lists of a GPU":
         monkeypatch.setattr(lists.reference, "lists_are_fast", lambda device: True)
-    monkeypatch.setenv(choice.ENVIRONMENT, "triton" if request.param == "triton" else "reference")
+    prefer("triton" if request.param == "triton" else "reference")
 
 
 def formats(x):
@@ -151,8 +147,13 @@ def test_a_launch_has_shares_of_all_tensors():
     assert many.each == 2048 and programs == 1465 + 1
 
 
-def test_auto_launches_triton_on_lists_only_where_launches_are_captured():
+def test_triton_is_for_lists_where_launches_are_captured():
     slower = choice._registry["lists"]["triton"].slower
     assert "outside a CUDA graph" in slower(torch.empty(1))
     with launches_are_captured():
         assert slower(torch.empty(1)) is None
+
+
+@pytest.mark.parametrize("operation", ["lists", "projection", "diversity"])
+def test_auto_leaves_to_pytorch_what_has_not_run_on_a_gpu(operation):
+    assert "has not been measured on a GPU" in choice._registry[operation]["triton"].held_back["cuda"]

@@ -5,19 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvgan_kernels import choice
 from fastvgan_kernels.diversity import diversity
-from fastvgan_kernels.triton import support as triton_support
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=4)
-
-
-@pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
-def implementation(request, monkeypatch):
-    if request.param == "triton":
-        request.getfixturevalue("interpreted")
-        assert triton_support.is_interpreting()
-    monkeypatch.setenv(choice.ENVIRONMENT, request.param)
 
 
 def formula(clips, noise, target):

@@ -5,21 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvgan_kernels import choice
 from fastvgan_kernels.projection import UpsamplingKernel
 from fastvgan_kernels.projection import project as project_all
-from fastvgan_kernels.triton import support as triton_support
 
 SIZES = st.tuples(*[st.integers(1, 9)] * 2, *[st.integers(1, 5)] * 3)
 DIMS = st.sets(st.sampled_from([2, 3, 4]))
-
-
-@pytest.fixture(params=["reference", pytest.param("triton", marks=pytest.mark.triton)])
-def implementation(request, monkeypatch):
-    if request.param == "triton":
-        request.getfixturevalue("interpreted")
-        assert triton_support.is_interpreting()
-    monkeypatch.setenv(choice.ENVIRONMENT, request.param)
 
 
 def signs_of(weight, dim):

@@ -56,15 +56,16 @@ class Update:
         self._rate = DeviceScalar(rate, device)
         self.rate = self._rate.tensor
         capturable = device.type == "cuda"
-        # What Adam.step() would do is done by `_step`; the optimiser holds settings and moments, as a checkpoint names
-        # them. Fused Adam does not check that a parameter, its gradient and its moments share a memory layout; autograd
-        # and zeros_like ensure it.
+        # It holds settings and moments, as a checkpoint names them; `_step` does what its step() would. Fused Adam does
+        # not check that a parameter, its gradient and its moments share a memory layout; autograd and zeros_like ensure
+        # it.
         self.optimizer = torch.optim.Adam(self.parameters, self.rate, betas, fused=True, capturable=capturable)
 
         def zero(dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros((), dtype=dtype, device=device)
 
-        # One tensor, so that all steps are counted at once, of whose memory each parameter has a number.
+        # Like Adam's first step, but before any graph is captured, so that no address changes. One tensor has the steps
+        # of all parameters, so that one operation counts them.
         self._steps = torch.zeros(len(self.parameters), device=device)
         for parameter, step in zip(self.parameters, self._steps, strict=True):
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -138,11 +139,10 @@ class Update:
     def _step(self, scale: torch.Tensor | None) -> None:
         """Take Adam's step unless `found` is set, with gradients that were multiplied by `scale`."""
         group, state = self.optimizer.param_groups[0], self.optimizer.state
-        mine = [parameter for parameter in self.parameters if parameter.grad is not None]
-        grads = [parameter.grad for parameter in mine if parameter.grad is not None]
-        first, second, steps = ([state[p][name] for p in mine] for name in ("exp_avg", "exp_avg_sq", "step"))
+        grads = {parameter: parameter.grad for parameter in self.parameters if parameter.grad is not None}
+        first, second, steps = ([state[p][name] for p in grads] for name in ("exp_avg", "exp_avg_sq", "step"))
         settings = self.rate, *group["betas"], group["eps"]
-        adam_([*mine], grads, (first, second), steps, settings, scale, self.found)
+        adam_([*grads], [*grads.values()], (first, second), steps, settings, scale, self.found)
 
     def _apply_scaled(self, loss: torch.Tensor) -> torch.Tensor:
         norm = gradient_norm(self.parameters) / self.scale

@@ -12,6 +12,7 @@ from fastvgan.training.batches import Inputs
 from fastvgan.training.step import adversarial as step_module
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.graphs import StepRunner
+from fastvgan_kernels import choice
 
 pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
@@ -69,6 +70,15 @@ def test_a_step_takes_few_launches(preset, most):
     assert min(few) > 0
     assert (launches.names["gather_kernel"] + few[0], launches.names["weight_grad_kernel"] + few[1]) == layers
     assert launches.count <= most, launches.names
+
+
+@pytest.mark.parametrize("preset, most", [("reference", 119), ("clips-64 plain", 186), ("clips-64", 241)])
+def test_a_step_takes_few_launches_by_what_has_run_on_a_gpu(monkeypatch, preset, most):
+    for operation, implementations in choice._registry.items():
+        if implementations.get("triton") and implementations["triton"].held_back:
+            others = {name: each for name, each in implementations.items() if name != "triton"}
+            monkeypatch.setitem(choice._registry, operation, others)
+    assert count(preset).count <= most
 
 
 def test_one_kernel_finishes_the_statistics_of_a_norm():
