@@ -195,6 +195,27 @@ def check_fuse() -> None:
         same(fused.eval()(x), wide.eval()(x.double()))
 
 
+def check_adam() -> None:
+    """Steps of Adam with scaled gradients, one of which a flag forbids, against torch's in float64."""
+    from fastvgan_kernels import _torch
+
+    parameters, steps = [torch.randn(3), torch.randn(2, 2)], [torch.tensor(0.0), torch.tensor(0.0)]
+    moments = [torch.zeros_like(x) for x in parameters], [torch.zeros_like(x) for x in parameters]
+    theirs = [nn.Parameter(x.double()) for x in parameters]
+    adam = torch.optim.Adam(theirs, 0.01, (0.5, 0.9))
+    for number in range(4):
+        grads, found = [torch.randn_like(x) for x in parameters], torch.tensor(float(number == 2))
+        for step in steps:
+            step += 1 - found
+        settings = torch.tensor(0.01), 0.5, 0.9, 1e-8
+        _torch.adam_(parameters, [8 * x for x in grads], moments, steps, settings, torch.tensor(8.0), found)
+        for parameter, grad in zip(theirs, grads, strict=True):
+            parameter.grad = None if found else grad.double()
+        adam.step()
+        for x, y in zip(parameters, theirs, strict=True):
+            torch.testing.assert_close(x.double(), y.detach(), rtol=1e-4, atol=1e-6)
+
+
 def check_lists() -> None:
     """What a training step does to lists of tensors, on the CPU's path and a GPU's."""
     from fastvgan.training.step import update
@@ -216,6 +237,7 @@ def check_lists() -> None:
         lists.restore_where(torch.tensor(bad), tensors, kept)
         for x, y in zip(tensors, before if bad else after, strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+    check_adam()
     network = nn.Linear(3, 2)
     change = update.Update(network, 1e-3, (0.0, 0.9), False)
     x, total = torch.randn(5, 3), [torch.zeros(2, 3).double(), torch.zeros(2).double()]
