@@ -29,6 +29,7 @@ EXCEPTIONS["fastvgan/layers/fusion.py"] = METHODS_IN_FUSION | {"_handle_no_batch
 # By the start of `owner.name`: what uses it.
 CHECKS = {
     "torch._foreach": "lists",
+    "torch._fused_adam": "adam",
     "torch.distributed": "groups",
     "torch.nn.modules.": "layers tracing fuse lists",
     "torch.nn.Module": "layers tracing fuse",
