@@ -135,7 +135,7 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     if condition is None:
         part, remark = fit_condition(clips)
         condition, choice = () if part == "none" else (part,), [remark]
-    require = next((part for part in ("text", "class") if part in condition), "none")
+    require = [part for part in ("text", "class") if part in condition]
     items, remarks = make_items(require=require)
     if data.share < 1:
         chosen = choose_share(len(items), data.share, data.share_seed)

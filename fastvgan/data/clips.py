@@ -131,12 +131,12 @@ class ClipSource:
         )
 
 
-def items_from_manifest(manifest: Manifest, require: str = "none") -> tuple[list[Item], list[str]]:
+def items_from_manifest(manifest: Manifest, require: Sequence[str] = ()) -> tuple[list[Item], list[str]]:
     """List the clips of a manifest, and a remark for each clip left out.
 
     Args:
         manifest: The manifest.
-        require: "text" leaves out clips without a caption, "class" those without a class; "none" takes all.
+        require: "text" leaves out clips without a caption, "class" those without a class.
 
     Raises:
         UserError: A path leads out of the manifest's root, or no clip has what is required.
@@ -150,7 +150,7 @@ def items_from_manifest(manifest: Manifest, require: str = "none") -> tuple[list
 
 
 def items_from_folder(
-    folder: Path, layout: Layout, require: str = "none", max_bad: float = 0.5, tolerant: bool = False
+    folder: Path, layout: Layout, require: Sequence[str] = (), max_bad: float = 0.5, tolerant: bool = False
 ) -> tuple[list[Item], list[str]]:
     """Decode each clip of a folder in full, and list the usable ones and remarks on the folder.
 
@@ -169,7 +169,7 @@ def items_from_folder(
 
 
 def items_from_scan(
-    folder: Path, scanned: Scan, require: str = "none", max_bad: float = 0.5, tolerant: bool = False
+    folder: Path, scanned: Scan, require: Sequence[str] = (), max_bad: float = 0.5, tolerant: bool = False
 ) -> tuple[list[Item], list[str]]:
     """Like `items_from_folder`, from the result of `scan`."""
     entries, rejected, remarks = scanned
@@ -186,16 +186,17 @@ def items_from_scan(
 _Annotated = TypeVar("_Annotated", Item, Entry)
 
 
-def _keep_annotated(items: list[_Annotated], require: str, where: str) -> tuple[list[_Annotated], list[str]]:
-    """Items that have the required caption or class, and a remark for each of the others."""
-    if require == "none":
-        return items, []
-    has = [bool(item.captions) if require == "text" else item.label is not None for item in items]
-    if not any(has):
-        raise UserError(_MISSING[require].format(where=where))
-    word = {"text": "caption", "class": "class"}[require]
-    remarks = [f"{item.name}: has no {word}; left out" for item, good in zip(items, has, strict=True) if not good]
-    return [item for item, good in zip(items, has, strict=True) if good], remarks
+def _keep_annotated(items: list[_Annotated], require: Sequence[str], where: str) -> tuple[list[_Annotated], list[str]]:
+    """Items that have the required caption and class, and a remark for each of the others."""
+    remarks: list[str] = []
+    for part in require:
+        has = [bool(item.captions) if part == "text" else item.label is not None for item in items]
+        if not any(has):
+            raise UserError(_MISSING[part].format(where=where))
+        word = {"text": "caption", "class": "class"}[part]
+        remarks += [f"{item.name}: has no {word}; left out" for item, good in zip(items, has, strict=True) if not good]
+        items = [item for item, good in zip(items, has, strict=True) if good]
+    return items, remarks
 
 
 _MISSING = {

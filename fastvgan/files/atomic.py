@@ -1,5 +1,6 @@
 """Write files atomically: they appear complete or not at all."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from pathlib import Path
 from fastvgan.errors import UserError
 
 UNFINISHED = ".unfinished"  # part of the names of temporary files
+_LONGEST_NAME = 255  # bytes, in most file systems
+_LONGEST_SUFFIX = 32  # bytes; what is longer names no format
 
 
 def check_writable(path: Path) -> None:
@@ -86,4 +89,8 @@ def flush_to_disk(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
+    name = f".{path.stem}{UNFINISHED}{path.suffix}"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}{UNFINISHED}{suffix}"
+    return path.with_name(name)

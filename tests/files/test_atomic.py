@@ -39,6 +39,18 @@ def test_what_fails_leaves_the_old_file_alone(path, way, error):
     assert path.read_text() == "old" and os.listdir(path.parent) == ["a.json"]
 
 
+@pytest.mark.parametrize("name", ["v" * 250 + ".json", "長" * 83 + ".webm", "a." + "b" * 253])
+@pytest.mark.parametrize("way", WAYS)
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path, way, name):
+    other = name[0] * 2 + name[2:].replace(name[2], "w", 1)
+    with way(tmp_path / name) as temporary, way(tmp_path / other) as second:
+        assert temporary != second and UNFINISHED in temporary.name
+        assert len(Path(name).suffix) > 9 or temporary.suffix == second.suffix == Path(name).suffix
+        temporary.write_text("new")
+        second.write_text("other")
+    assert (tmp_path / name).read_text() == "new" and sorted(os.listdir(tmp_path)) == sorted({name, other})
+
+
 def test_a_folder_in_the_way_leaves_nothing_behind(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError) as raised, replace_atomically(tmp_path / "a") as temporary:

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from fastvgan.data.loading import load_batches
 from fastvgan.data.readers import ClipSet, decode_sample, stack_conditions, warn_once
 from fastvgan.data.source import Clips
+from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 
 
@@ -29,23 +30,32 @@ class PyAVDecoder:
     def batches(self, seed: int, numbers: Iterator[range]) -> Generator[Clips, None, None]:
         """Yield a batch per range of sample numbers; see `fastvgan.data.readers.Decoder.batches`."""
         loader = load_batches(_Batches(self._clips, seed, self._threads), self._workers, numbers)
-        for clips, unreadable in loader:
+        for made in loader:
+            if isinstance(made, UserError):
+                raise made
+            clips, unreadable = made
             for sentence in unreadable:
                 warn_once(sentence)
             yield clips
 
 
-class _Batches(Dataset[tuple[Clips, list[str]]]):
-    """Maps a range of sample numbers to `Clips`, and a sentence for each unreadable clip, in a DataLoader's workers."""
+class _Batches(Dataset[tuple[Clips, list[str]] | UserError]):
+    """Maps a range of sample numbers to `Clips`, and a sentence for each unreadable clip, in a DataLoader's workers.
+
+    Errors are returned, since a DataLoader would put its worker's traceback into their sentence.
+    """
 
     def __init__(self, clips: ClipSet, seed: int, threads: int):
         self._clips, self._seed, self._threads = clips, seed, threads
 
-    def __getitem__(self, index: range) -> tuple[Clips, list[str]]:
+    def __getitem__(self, index: range) -> tuple[Clips, list[str]] | UserError:
         unreadable: list[str] = []
-        samples = [
-            decode_sample(self._clips, self._seed, number, unreadable, self._threads, draw)
-            for number, draw in zip(index, self._clips.sampler.draws(self._seed, index), strict=True)
-        ]
+        try:
+            samples = [
+                decode_sample(self._clips, self._seed, number, unreadable, self._threads, draw)
+                for number, draw in zip(index, self._clips.sampler.draws(self._seed, index), strict=True)
+            ]
+        except UserError as error:
+            return error
         videos, draws = zip(*samples, strict=True)
         return Clips(torch.from_numpy(np.stack(videos)), *stack_conditions(draws)), unreadable

@@ -117,6 +117,8 @@ class Record:
             _check_count(name, values.get(name, least), least)
         values["pts"] = _unpack_times(values.get("pts"), values["frames"])
         for name in ("captions", "keys"):
+            if isinstance(values.get(name), str):  # which has letters as its elements
+                raise ValueError(f"{name} must be a list, not {values[name]!r:.40}")
             values[name] = tuple(values.get(name, ()))
         if values.get("span") is not None:
             first, length = values["span"]

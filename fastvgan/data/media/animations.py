@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from PIL import Image, UnidentifiedImageError
 
-from fastvgan.data.media.pictures import check_size, pixels, plain, turn_upright
+from fastvgan.data.media.pictures import check_pixels, check_size, pixels, plain, turn_upright
 from fastvgan.data.media.types import BadVideo, Media, Probe
 from fastvgan.data.media.zips import check_weight, read_member
 
@@ -71,6 +71,7 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
                 was, now = f"{size[1]}x{size[0]}", f"{page.image.width}x{page.image.height}"
                 raise BadVideo(f"changes its size at frame {len(lasts)}, from {was} to {now}")
             size = page.image.height, page.image.width
+            check_pixels(page.image)
             lasts.append(page.lasts)
     except BadVideo:
         if not (tolerant and lasts):
@@ -112,10 +113,12 @@ def walk(
     media: Media, height: int, width: int, channels: int, found: Probe | None = None
 ) -> "Iterator[tuple[float | None, np.ndarray]]":
     """Yield times and frames, uint8 (H, W, C); see `fastvgan.data.media.frames.walk`."""
-    time = 0.0
-    for page in _pages(_open(media)):
-        yield (time / 1000 if page.lasts else None), pixels(plain(page.image, channels), height, width)
-        time += page.lasts
+    time: float | None = 0.0  # in milliseconds
+    for number, page in enumerate(_pages(_open(media))):
+        if number == 0 and not page.lasts:
+            time = None
+        yield (None if time is None else time / 1000), pixels(plain(page.image, channels), height, width)
+        time = time + page.lasts if time is not None and page.lasts else None
 
 
 def _png_moves(file: BinaryIO) -> bool:

@@ -24,12 +24,14 @@ def probe(media: Media, tolerant: bool = False) -> Probe:
     """Decode all pictures; see `fastvgan.data.media.frames.probe`. Pillow conceals no errors: `tolerant` is unused."""
     if media.kind == "strip":
         strip = _strip(media, thorough=True)
+        check_pixels(strip.image)
         return Probe(strip.frames, strip.height, strip.width, strip.codec)
     pictures = _pictures(media)
     image, codec = _picture(pictures, 0, None, thorough=True)
     size = _size(image)
+    check_pixels(image)
     for number in range(1, len(pictures.names)):
-        _picture(pictures, number, size, thorough=True)
+        check_pixels(_picture(pictures, number, size, thorough=True)[0])
     return Probe(len(pictures.names), size[0], size[1], codec)
 
 
@@ -312,6 +314,15 @@ def plain(image: Image.Image, channels: int) -> Image.Image:
         return image if image.mode == "L" and channels == 1 else _convert(image, channels)
     except ValueError as error:
         raise BadVideo(f"has pixels of a kind that cannot be shown ({image.mode}): {error}") from error
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Refuse a picture that `plain` could not convert when it is shown.
+
+    Raises:
+        BadVideo: The picture's mode has no defined range of values.
+    """
+    plain(image.crop((0, 0, 1, 1)), 3)
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fastvgan.data.folders import names
 from fastvgan.data.folders.annotations import SUFFIXES, clean_captions, clean_label
 from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.media.types import Media
@@ -37,11 +38,12 @@ def clips_in(path: Path, name: str) -> tuple[list[Entry], list[Rejected]]:
 
 
 def _samples(tar: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """Members by sample, then by suffix; links and special files are skipped."""
+    """Members by sample, then by suffix; links, special and hidden files are skipped."""
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in tar:
         found = split_name(member.name)
-        if member.isreg() and not member.issparse() and found is not None:
+        is_hidden = any(names.is_hidden(part) for part in member.name.split("/") if part not in (".", ".."))
+        if member.isreg() and not member.issparse() and not is_hidden and found is not None:
             key, suffix = found
             samples.setdefault(key, {})[suffix] = member
     return samples

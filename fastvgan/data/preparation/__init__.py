@@ -20,6 +20,7 @@ from fastvgan.data.folders.survey import (
     notes,
     size_of,
 )
+from fastvgan.data.preparation.groups import strip_facts
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
@@ -175,7 +176,7 @@ def _signature(entry: Entry, settings: PrepareConfig) -> list[Any]:
     media = [entry.media.member, entry.media.span, entry.media.strip_frames]
     stats = [path.stat() for path in list_files(entry)]
     facts = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-    return [_VERSION, settings.tolerant, settings.min_frames, media, facts]
+    return [_VERSION, settings.tolerant, settings.min_frames, [*media, *strip_facts(entry)[:1]], facts]
 
 
 def _check_entry(entry: Entry, source: Path, settings: PrepareConfig) -> dict[str, Any] | Rejected:

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 
 from fastvgan.data.folders.entry import Rejected
@@ -64,13 +65,16 @@ def write_clip(path: Path, clip: Found, settings: PrepareConfig) -> Probe:
         What decoding the file found.
 
     Raises:
-        BadVideo: The clip cannot be decoded or has too few frames, or the file has another number of frames.
+        BadVideo: The clip cannot be decoded or encoded or has too few frames, or the file has another number of frames.
         UserError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
         fps = output_rate(clip.probe, settings)
-        count = encode(temporary, output_frames(clip, settings), fps, settings.codec, settings.gop)
+        try:
+            count = encode(temporary, output_frames(clip, settings), fps, settings.codec, settings.gop)
+        except av.error.ExternalError as error:  # the encoder's own, such as for a clip that is too wide
+            raise BadVideo(f"cannot be encoded as {settings.codec} ({error.strerror}); try another --codec") from error
         check_length(count, settings.min_frames, settings.fps)
         found = probe(Media("video", temporary))
         if found.frames != count:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastvgan.data.folders.entry import Rejected
+from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.folders.manifest import Record
 from fastvgan.data.folders.survey import Found
 from fastvgan.data.media.types import Probe
@@ -15,7 +15,7 @@ from fastvgan.files.atomic import UNFINISHED
 
 MIB = 2**20
 Results = tuple[list[Record], list[Rejected]]
-# Settings that do not change the written files.
+# Settings that do not change the written files, or that signatures hold for each clip.
 _UNRELATED = {"max_bad", "keep_free", "workers", "layout", "split_file", "strip_frames", "follow_links", "to"}
 
 
@@ -98,8 +98,17 @@ def remove_stale(journal: Journal, out: Path, folder: Path, results: Results) ->
 
 def compute_signature(group: Sequence[Found], sums: dict[str, str], settings: PrepareConfig) -> list[Any]:
     """List everything that a file of these clips depends on; `sums` are the clips' checksums by name."""
-    names = [(clip.entry.name, sums[clip.entry.name], *_display_properties(clip.probe)) for clip in group]
+    names = [
+        (clip.entry.name, sums[clip.entry.name], *_display_properties(clip.probe), *strip_facts(clip.entry))
+        for clip in group
+    ]
     return [settings.model_dump(mode="json", exclude=_UNRELATED), names]
+
+
+def strip_facts(entry: Entry) -> tuple[str | int | None, ...]:
+    """Return what the frames of a strip depend on besides its file; empty for other clips."""
+    media = entry.media
+    return (media.kind, media.strip_frames) if media.kind == "strip" else ()
 
 
 def _display_properties(found: Probe) -> tuple[int | bool, ...]:

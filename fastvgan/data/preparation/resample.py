@@ -25,7 +25,8 @@ def resample(
     2.5 ms, so that 15 frames per second are every other frame of 30.
 
     Args:
-        frames: Pairs of a time in seconds and a frame (H, W, C). Frames without a time are passed through.
+        frames: Pairs of a time in seconds and a frame (H, W, C). Frames without a time are passed through, as are all
+            frames after one that follows a frame with a time.
         fps: Frames per second of the output; None passes all frames through.
         last_for: Duration of the last frame in seconds; 1 / fps by default.
         most: Largest number of output frames, see `limit_resampled`.
@@ -36,8 +37,12 @@ def resample(
     begin: float | None = None
     held: np.ndarray | None = None
     end, written = 0.0, 0
+    is_timed = fps is not None
     for time, frame in frames:
-        if fps is None or time is None:
+        if fps is None or time is None or not is_timed:
+            if held is not None:
+                yield held
+                held, is_timed = None, False
             yield frame
             continue
         begin = time if begin is None else begin

@@ -11,10 +11,13 @@ from commands import run
 from make_videos import encode, make_folder, make_numbered, number_of
 from safetensors import safe_open
 
+from fastvgan.data import list_clips
 from fastvgan.data.clips import ClipSource, items_from_folder
 from fastvgan.data.folders.layouts import Layout
+from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
+from fastvgan.runs.config import DataConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def forty(tmp_path_factory):
     return folder, make_folder(folder, 42)
 
 
-def source(folder, frames=8, height=16, width=16, stride=1, require="none", max_bad=0.5, workers=0):
+def source(folder, frames=8, height=16, width=16, stride=1, require=(), max_bad=0.5, workers=0):
     items, remarks = items_from_folder(folder, Layout(), require, max_bad)
     return ClipSource(items, Cut(frames, height, width, stride=stride), remarks, "pyav", workers=workers)
 
@@ -44,7 +47,7 @@ def few(folder, names=("a.mp4", "b.mp4", "c.mp4", "d.mp4"), frames=12):
 
 def test_the_odd_ones_are_named_with_reasons(forty):
     folder, odd = forty
-    data = source(folder, 16, require="text")
+    data = source(folder, 16, require=("text",))
     assert data.size == 40 and len(data.captions) == 8
     named = {name for name, _ in list_rejected(data)}
     assert named == {name for name, kind in odd.items() if kind == "corrupt"}
@@ -56,7 +59,7 @@ def test_the_odd_ones_are_named_with_reasons(forty):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_depends_on_seed_and_number_alone(forty, workers):
-    data = source(forty[0], require="text", workers=workers)
+    data = source(forty[0], require=("text",), workers=workers)
     straight = list(itertools.islice(data.batches(16, seed=3), 5))
     resumed = list(itertools.islice(data.batches(16, seed=3, start=3), 2))
     for late, again in zip(straight[3:], resumed, strict=True):
@@ -101,7 +104,7 @@ def test_captions_beside_clips(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeff one \r\n\r\n two  words \r\n".encode())
     (tmp_path / "b.txt").write_text("drei Wörter hier\n")
     (tmp_path / "c.txt").write_text("\n  \n")
-    data = source(tmp_path, require="text")
+    data = source(tmp_path, require=("text",))
     assert sorted(data.captions) == ["drei Wörter hier", "one", "two words"]
     assert list_rejected(data) == {("c.mp4", "has no caption"), ("d.mp4", "has no caption")}
     drawn = {data.captions[i] for batch in itertools.islice(data.batches(8, 0), 4) for i in batch.caption.tolist()}
@@ -125,7 +128,7 @@ def test_a_captions_file(tmp_path, kind):
     else:
         text = "\n".join(json.dumps({"file": f, "caption": [c, c + " again"], "class": k}) for f, c, k in rows) + "\n"
     (tmp_path / f"captions.{kind}").write_text(text, encoding="utf-8")
-    data = source(tmp_path, require="text")
+    data = source(tmp_path, require=("text",))
     expected = {'say "a, b"', "bé", "see"}
     assert set(data.captions) == (expected if kind == "csv" else expected | {c + " again" for c in expected})
     assert data.classes == ["cat", "dog"] and data.size == 3
@@ -137,7 +140,7 @@ def test_a_captions_file(tmp_path, kind):
 
 def test_class_folders(tmp_path):
     few(tmp_path, ["cat/1.mp4", "cat/deep/2.mp4", "dog/3.mp4"])
-    data = source(tmp_path, 4, 48, 64, require="class")
+    data = source(tmp_path, 4, 48, 64, require=("class",))
     assert data.classes == ["cat", "dog"] and not data.captions
     for batch in itertools.islice(data.batches(3, 0), 3):
         for video, label in zip(batch.video.numpy(), batch.label.tolist(), strict=True):
@@ -156,8 +159,8 @@ def write(name, text):
 @pytest.mark.parametrize(
     ("prepare", "options", "sentence"),
     [
-        (None, {"require": "text"}, "has no captions.*clip.txt.*--condition none"),
-        (None, {"require": "class"}, "has no classes.*--condition none"),
+        (None, {"require": ("text",)}, "has no captions.*clip.txt.*--condition none"),
+        (None, {"require": ("class",)}, "has no classes.*--condition none"),
         (
             lambda folder: write_broken(folder, 6),
             {},
@@ -225,3 +228,30 @@ def test_training_on_forty_real_files_runs_to_the_end_and_names_the_three(forty,
     assert made.returncode == 0, made.stderr
     untold = run("fastvgan.train", "--data", folder, "--condition", "class", cwd=tmp_path)
     assert untold.returncode == 2 and "has no classes" in untold.stderr
+
+
+def test_clips_that_lack_a_caption_or_a_class_are_left_out_where_a_model_takes_both(tmp_path):
+    folder = few(tmp_path / "src", ("cat/a.mp4", "dog/b.mp4", "c.mp4", "cat/d.mp4"))
+    for name in ("cat/a", "dog/b", "c"):
+        (folder / f"{name}.txt").write_text(f"clip {name[-1]}")
+    prepare(folder, tmp_path / "out", PrepareConfig(to="manifest"))
+    data = DataConfig(data=str(folder), workers=0)
+    for one in (data, DataConfig(data=str(tmp_path / "out"), root=str(folder), workers=0)):
+        listing = list_clips(one, ("class", "text"))
+        assert sorted(item.captions[0] for item in listing.items) == ["clip a", "clip b"]
+        said = " ".join(listing.remarks)
+        assert "c.mp4: has no class; left out" in said and "d.mp4: has no caption; left out" in said
+    for name in ("cat/a", "dog/b"):
+        (folder / f"{name}.txt").unlink()
+    with pytest.raises(UserError, match="has no classes"):
+        list_clips(data, ("class", "text"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_vanish_end_a_run_in_one_sentence(tmp_path, workers):
+    data = source(few(tmp_path / "clips"), workers=workers)
+    (tmp_path / "clips").rename(tmp_path / "moved")
+    with pytest.raises(UserError) as raised:
+        next(iter(data.batches(2, seed=0)))
+    said = str(raised.value)
+    assert said.startswith("not one clip of the data can be read any more (") and said.endswith("was it moved?")

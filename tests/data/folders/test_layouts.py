@@ -54,14 +54,16 @@ def test_all_layouts_side_by_side(tmp_path):
         for name in ("one/0.png", "one/1.png", "two/deep/0.png", "__MACOSX/one/._0.png", "readme.txt"):
             file.writestr(name, png())
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
-        tar.add(tmp_path / "videos" / "a.MP4", "000.mp4")
+        tar.add(tmp_path / "videos" / "a.MP4", "./000.mp4")
+        for name in ("._000.mp4", "set/._0.mp4", "set/.Trash/9.mp4", "__MACOSX/1.mp4"):
+            add(tar, name, b"x")
     for name in (".hidden.mp4", ".cache/x.mp4", "__MACOSX/y.mp4", "notes.txt", "strips/.DS_Store"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     entries, rejected, remarks = scan(tmp_path, Layout())
     assert kinds(entries) == {
         "frames/walk": "frames", "strips/0.jpg": "strip", "strips/1.jpg": "strip", "strips/2.jpg": "strip",
-        "t.tar/000.mp4": "tar", "upright/0.png": "strip", "upright/1.png": "strip", "upright/2.png": "strip",
+        "t.tar/./000.mp4": "tar", "upright/0.png": "strip", "upright/1.png": "strip", "upright/2.png": "strip",
         "videos/a.MP4": "video", "z.zip/one": "zip", "z.zip/two/deep": "zip",
     }  # fmt: skip
     assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)

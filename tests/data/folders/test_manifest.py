@@ -135,6 +135,7 @@ def test_links_among_frames_are_held_to_the_same(tmp_path):
         ([{**CLIP, "class": "\ud800"}], "line 2 is not a valid clip: .* surrogates not allowed"),
         ([{**CLIP, "class": 1}], "must be strings"),
         ([{**CLIP, "captions": [1]}], "must be strings"),
+        ([{**CLIP, "captions": "a dog"}], "captions must be a list, not 'a dog'"),
         ([[1]], "line 2 is not a valid clip"),
     ],
 )

@@ -6,12 +6,15 @@ import pytest
 from make_videos import make_numbered, number_of
 from PIL import Image
 
+from fastvgan.data.clips import ClipSource, items_from_manifest
 from fastvgan.data.folders.layouts import Layout, scan
+from fastvgan.data.folders.manifest import read_manifest
 from fastvgan.data.folders.survey import examine
 from fastvgan.data.media.animations import is_animation
 from fastvgan.data.media.frames import probe, read_frames, walk
 from fastvgan.data.media.types import BadVideo, Media
 from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.data.sampling import Cut
 
 KINDS = {
     "webp": {"lossless": True},
@@ -44,6 +47,23 @@ def test_frames_are_exact(tmp_path, suffix):
     assert np.array_equal(walked, frames)
     assert times == (None,) * 30 if codec == "tiff" else np.allclose(times, np.arange(30) / 10)
     assert read_frames(media, found, [4], 24, 32, 1).shape == (1, 24, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("lasts", "known"), [([100] * 5 + [0], 6), ([100, 100, 0, 100, 100, 100], 3), ([0] + [100] * 5, 0), ([0] * 6, 0)]
+)
+def test_a_frames_time_is_known_until_a_duration_is_missing(tmp_path, lasts, known):
+    frames = make_numbered(6)
+    media = animation(tmp_path / "x.webp", frames, lasts, lossless=True)
+    times, walked = zip(*walk(media, 48, 64, 3), strict=True)
+    assert np.array_equal(walked, frames)
+    assert times == tuple(i / 10 if i < known else None for i in range(6))
+    made = prepare(tmp_path, tmp_path / "out", PrepareConfig(to="shards", height=48, width=64, fps=20))
+    (record,) = made.records
+    items, _ = items_from_manifest(read_manifest(str(tmp_path / "out" / "manifest.jsonl")))
+    clips = ClipSource(items, Cut(record.frames, 48, 64), workers=0)
+    numbers = [number_of(frame) for frame in next(clips.batches(1, 0)).video[0].numpy()]
+    assert numbers == sorted(numbers) and set(numbers) == set(range(6))
 
 
 def test_partial_frames_and_transparency_are_drawn_as_ffmpeg_does(tmp_path):

@@ -235,3 +235,22 @@ def test_a_clip_that_has_changed_is_bad(tmp_path):
     os.unlink(tmp_path / "f" / "3.png")
     with pytest.raises(BadVideo, match="has changed"):
         read_frames(media, found, [0], 48, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["frames", "strip", "animation"])
+def test_pixels_that_cannot_be_shown_are_refused_when_a_clip_is_checked(tmp_path, kind):
+    """Floating-point pictures, of which only the last one is in the folder."""
+    grey = [Image.fromarray(np.full((16, 16), number, np.uint8)) for number in range(3)]
+    wide = Image.new("F", (64, 16), 0.5)
+    if kind == "frames":
+        media = save(tmp_path / "f", [np.zeros((16, 16, 3), np.uint8)] * 2, ["0.tif", "1.tif"])
+        wide.resize((16, 16)).save(tmp_path / "f" / "2.tif")
+    elif kind == "strip":
+        wide.save(tmp_path / "x.tif")
+        media = Media("strip", tmp_path / "x.tif")
+    else:
+        pages = [one.convert("F") for one in grey]
+        pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+        media = Media("animation", tmp_path / "x.tif")
+    with pytest.raises(BadVideo, match=r"has pixels of a kind that cannot be shown \(F\)"):
+        probe(media)

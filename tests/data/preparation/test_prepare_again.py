@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from make_videos import encode, make_numbered
+from PIL import Image
 from prepared import contents
 
 from fastvgan.data import preparation
@@ -32,6 +34,35 @@ def test_the_same_again_does_nothing_and_gives_the_same(few, tmp_path, monkeypat
         monkeypatch.setattr(f"fastvgan.data.{name}", never)
     prepare(few, tmp_path / "out", settings)
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
+def test_strips_of_another_number_of_frames_are_written_again(tmp_path, to):
+    (tmp_path / "src").mkdir()
+    frames = make_numbered(8)[:, :16, :16]
+    Image.fromarray(np.concatenate(frames, 1)).save(tmp_path / "src" / "x.png")
+    sized = {} if to == "manifest" else {"height": 16, "width": 16}
+
+    def lengths(out, **changed):
+        settings = PrepareConfig(to=to, layout="strips", min_frames=2, **sized, **changed)
+        return [record.frames for record in prepare(tmp_path / "src", tmp_path / out, settings).records]
+
+    assert lengths("out") == [8]
+    assert lengths("out", strip_frames=4) == lengths("fresh", strip_frames=4) == [4]
+    assert lengths("out") == [8]
+
+
+def test_an_animation_that_was_taken_for_a_strip_is_looked_at_again(tmp_path):
+    (tmp_path / "src").mkdir()
+    frames = [Image.fromarray(frame[:16, :64]) for frame in make_numbered(5)]
+    frames[0].save(tmp_path / "src" / "x.png", save_all=True, append_images=frames[1:], duration=100)
+
+    def kinds(out, layout):
+        made = prepare(tmp_path / "src", tmp_path / out, PrepareConfig(to="manifest", layout=layout, min_frames=2))
+        return [(record.kind, record.frames, record.width) for record in made.records]
+
+    assert kinds("out", "strips") == [("strip", 4, 16)]
+    assert kinds("out", "auto") == kinds("fresh", "auto") == [("animation", 5, 64)]
 
 
 def test_what_changed_is_looked_at_again(few, tmp_path):

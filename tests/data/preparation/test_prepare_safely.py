@@ -44,6 +44,17 @@ def test_a_disk_that_is_full_is_one_sentence(few, tmp_path, monkeypatch):
         main([str(few), str(tmp_path / "other")])
 
 
+@pytest.mark.parametrize("to", ["clips", "tars"])
+def test_a_clip_that_the_encoder_refuses_is_left_out(few, tmp_path, to):
+    for number in range(3):
+        (few / "slim").mkdir(exist_ok=True)
+        Image.new("RGB", (1000, 16), (number, 0, 0)).save(few / "slim" / f"{number}.png")
+    settings = PrepareConfig(to=to, codec="h264", height=300, width=300)  # scaled to 18750x300, too wide for libx264
+    made = prepare(few, tmp_path / "out", settings)
+    assert len(made.records) == 3 and [item.name for item in made.rejected] == ["slim"]
+    assert made.rejected[0].reason.startswith("cannot be encoded as h264 (")
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

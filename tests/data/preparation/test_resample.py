@@ -108,3 +108,21 @@ def test_frames_are_left_as_they_are_where_there_is_nothing_to_change(timed):
     frames = [(i * 0.07 if timed else None, i) for i in range(9)]
     assert list(resample(frames, None if timed else 12)) == list(range(9))
     assert list(resample([], 12)) == []
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(1, 300)), min_size=1, max_size=20),
+    st.sampled_from([5, 10, 24, 25, 30]),
+)
+@settings(deadline=None)
+def test_frames_stay_in_order_when_times_are_missing(lasts, fps):
+    """Each frame's time is the sum of the durations before it, and unknown after a frame without one."""
+    times, now = [], 0.0
+    for one in lasts:
+        times.append(now)
+        now = None if now is None or one is None else now + one / 1000
+    numbers = list(resample(zip(times, range(len(lasts)), strict=True), fps))
+    assert numbers == sorted(numbers)
+    first = next((i for i, time in enumerate(times) if time is None), len(times))
+    assert set(range(first, len(times))) <= set(numbers), "frames without a time are passed through"
+    assert first == len(times) or first - 1 in numbers
