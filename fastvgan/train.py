@@ -108,11 +108,11 @@ def _train(
     status = loop.run()
     if not loop.parallel.is_first:
         return status
-    newest = max((path.name for path in (start.folder / "samples").glob("*.png")), default="none")
-    print(f"run folder: {start.folder}")
+    newest = max((path.name for path in (loop.folder / "samples").glob("*.png")), default="none")
+    print(f"run folder: {loop.folder}")
     left = {"samples": f"samples/{newest}", "generator": EXPORTED, "best": BEST, "report": "report.html"}
     for what, where in left.items():
-        if (path := start.folder / where).is_file():
+        if (path := loop.folder / where).is_file():
             print(f"{what + ':':12}{path}")
     if loop.scores:
         print(f"scores:     {describe(loop.scores)}")

@@ -40,7 +40,7 @@ class CaptionTable:
         self.phrasings = len(phrasings[0]) if phrasings else 0
         captions = [*source.captions, *(text for row in phrasings for text in row)]
         self._remark: str | None = None
-        self._unsaved: tuple[Path, torch.Tensor] | None = None
+        self._unsaved: tuple[str, torch.Tensor] | None = None  # name of a file in _CACHE, and its content
         table = self._read(model, captions, device, run)
         fixed, free = table.to(device).tensor_split([len(source.captions)])
         self._fixed = fixed  # (M, L) or (M, E)
@@ -60,13 +60,14 @@ class CaptionTable:
             return self._fixed[captions]
         return self._free[captions, phrasing if captions.dim() == 1 else phrasing[:, None]]
 
-    def save(self) -> None:
-        """Write new embeddings to the run folder, and log which captions are cut; log a warning if writing fails."""
+    def save(self, run: Path) -> None:
+        """Write new embeddings to a run folder, and log which captions are cut; log a warning if writing fails."""
         if self._remark is not None:
             logger.warning(self._remark)
         if self._unsaved is None:
             return
-        path, embeddings = self._unsaved
+        name, embeddings = self._unsaved
+        path = run / _CACHE / name
         try:
             write_cache(path, embeddings)
         except OSError as error:
@@ -90,5 +91,5 @@ class CaptionTable:
         self._remark = describe_cut_captions(model, captions)
         found = to_text_inputs(model, captions, device)
         if path is not None:
-            self._unsaved = path, found
+            self._unsaved = path.name, found
         return found

@@ -55,12 +55,14 @@ class TrainingLoop:
 
     Args:
         config: the run's settings.
-        start: the folder to write, and the checkpoint to resume from.
+        start: the folder to write, or else the next one if a run begins there before `run`, and the checkpoint to
+            resume from.
         parallel: the processes that train together.
         data: the source of the clips, or the listing of `config.data`'s clips if they have been listed already.
         callbacks: called during the run.
 
     Attributes:
+        folder: the run folder.
         done: number of steps done.
         steps: number of steps at the end.
         stopped: the name of the signal that ended the run early, or "a callback"; else None.
@@ -77,7 +79,7 @@ class TrainingLoop:
         data: Listing | Source | None = None,
         callbacks: Callbacks | None = None,
     ):
-        self.folder, self.parallel = start.folder, parallel or Parallel()
+        self._start, self.folder, self.parallel = start, start.folder, parallel or Parallel()
         pick_implementations()
         self.device = pick_device(config.training.device, local_rank())
         self.precision = pick_precision(config.training.precision, self.device)
@@ -138,12 +140,12 @@ class TrainingLoop:
                 be read, the device is out of memory, or losses stay non-finite. In all cases but the first the last
                 good state is saved.
         """
+        self.folder = self.parallel.run_on_first(self._open)
         if self.parallel.is_first:
-            self._output = Output(
-                self.folder, self.config, self.step, self.source, self.conditions, self.done, self.steps
-            )
             self._log_start()
-        watchdog = Watchdog(self.config.training.watchdog, self.folder, self._rescue)
+        # The other processes are in a step while the first one writes outputs or runs callbacks.
+        watched = (DATA, STEP) if self.parallel.is_first else (DATA,)
+        watchdog = Watchdog(self.config.training.watchdog, self.folder, self._rescue, watched=watched)
         try:
             with handle_signals(self._note), watchdog:
                 if self._output:
@@ -163,6 +165,12 @@ class TrainingLoop:
             if self._output:
                 self._output.close()
         return 128 + number if number not in (0, _REQUESTED) else 0
+
+    def _open(self) -> Path:
+        """Open the run folder, which is another one if a run has begun there since, and return it."""
+        run = self._start, self.config, self.step, self.source, self.conditions
+        self._output = Output(*run, self.done, self.steps)
+        return self._output.path
 
     def stop(self) -> None:
         """Ask the run to end early; it saves its state and writes its outputs as at the last step."""
@@ -259,7 +267,8 @@ class TrainingLoop:
                     save=self.done % training.checkpoint_every == 0 and not self._is_in_trouble(),
                     evaluate=self.done % evaluate_every == 0,
                 )
-                self._call_about(self._output.write_due(self._record, due))
+                self._record, written = self._output.write_due(self._record, due)
+                self._call_about(written)
                 meter.pause()
         return 0
 
@@ -366,6 +375,7 @@ class TrainingLoop:
                 + f"; {_REMEDY}"
             )
         good, remarks = self.parallel.run_on_first(lambda: find_newest_good(self.folder / "checkpoints"))
+        good = good or (self._start.checkpoint if self._start.is_new else None)  # in another run's folder
         if good is None:
             self.step.reset()
         record = self._restore(good)

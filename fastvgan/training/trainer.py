@@ -134,9 +134,13 @@ class Trainer:
             self._disconnect()
             raise
         self.config: RunConfig = self._loop.config
-        self.run_dir: Path = self._loop.folder
         self.steps: int = self._loop.steps
         self._has_trained = False
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder; without `run_dir`, `train` writes the next one if another run has begun there since."""
+        return self._loop.folder
 
     @property
     def step(self) -> int:

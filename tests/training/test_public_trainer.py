@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastvgan
 from fastvgan.data import ClipShape, DatasetSource
 from fastvgan.errors import UserError
+from fastvgan.runs.checkpoint import find_best
 from fastvgan.training.run import output
+from fastvgan.training.run.scoring import Scored
 
 SMALL = {"base_width": 2, "batch_size": 4, "latent": 4, "log_every": 2, "precision": "fp32", "evaluate_clips": 16}
 SMALL |= {"steps": 4, "checkpoint_every": 2, "sample_every": 2}
@@ -179,6 +181,22 @@ def test_an_error_in_a_callback_ends_the_run_with_its_state_saved(tmp_path, unsc
     with pytest.raises(UserError, match="^no$"):
         late.train()
     assert len(state(tmp_path / "l", 4)) > 10
+
+
+@pytest.mark.parametrize("event", ["on_evaluate", "on_checkpoint"])
+def test_an_error_in_a_callback_leaves_the_score_of_its_checkpoint(tmp_path, monkeypatch, event):
+    monkeypatch.setattr(output, "Scoring", Unscored)
+    monkeypatch.setattr(Unscored, "measure", lambda self: Scored({}, 3.0, []))
+
+    def fail(*_):
+        raise RuntimeError("pruned")
+
+    callback = type("Fails", (fastvgan.Callback,), {event: fail})()
+    trainer = fastvgan.Trainer("clips", run_dir=tmp_path / "r", callbacks=[callback], **{**FAST, "checkpoint_every": 2})
+    with pytest.raises(RuntimeError, match="pruned"):
+        trainer.train()
+    assert "step-2" in str(find_best(tmp_path / "r" / "checkpoints"))
+    assert fastvgan.load(tmp_path / "r").path.name == "best.safetensors"
 
 
 def test_stopped_by_an_evaluation_it_trains_one_more_step(tmp_path, unscored):

@@ -218,12 +218,12 @@ def test_a_damaged_cache_is_replaced(tmp_path, text_model):
     model = add_vocabulary(tiny({"condition": ("text",), "text_encoder": str(text_model)}).model, source)
     first = Conditions(model, source, run=tmp_path)
     assert not (tmp_path / "text").exists()
-    first.table.save()
+    first.table.save(tmp_path)
     (file,) = (tmp_path / "text").iterdir()
     content = file.read_bytes()
     file.write_bytes(content[:100])
     again = Conditions(model, source, run=tmp_path)
-    again.table.save()
+    again.table.save(tmp_path)
     assert file.read_bytes() == content
     index = torch.arange(9)
     expected = open_text_encoder(text_model).encode(source.captions[:9])
@@ -237,7 +237,7 @@ def test_cut_captions_and_an_unwritable_cache_are_warned_of(kind, most, tmp_path
     source = SimpleNamespace(captions=["a cat " * 17, "a dog"], classes=())
     model = add_vocabulary(tiny({"condition": ("text",), **text}).model, source)
     (tmp_path / "text").write_text("a file where the folder should be")
-    CaptionTable(model, source, run=tmp_path).save()
+    CaptionTable(model, source, run=tmp_path).save(tmp_path)
     assert f"1 of 2 captions have more than {most}, and are cut after these, such as 'a cat" in caplog.text
     assert ("cannot write" in caplog.text and "training continues" in caplog.text) == (kind == "pretrained")
 

@@ -112,6 +112,20 @@ def test_without_a_checkpoint_it_begins_again(tmp_path, poison):
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
+def test_without_one_of_its_own_it_returns_to_the_checkpoint_that_it_continues(tmp_path, poison):
+    begin(tmp_path / "a", steps=4).run()
+    start = find_start("t", tmp_path / "b", str(tmp_path / "a" / "checkpoints" / "step-4"))
+    trainer, numbers = TrainingLoop(tiny(steps=12, max_skipped=3, checkpoint_every=100), start), []
+
+    def is_bad(number):
+        numbers.append(number)
+        return number >= 5 and trainer._record.rate == 1
+
+    poison(is_bad)
+    assert trainer.run() == 0 and (trainer.done, trainer._record.setbacks) == (12, 1)
+    assert min(numbers) == 4
+
+
 def test_losses_that_stay_so_end_the_run_and_keep_its_last_good_state(tmp_path, poison):
     poison(lambda number: number >= 10)
     trainer = begin(tmp_path / "r", max_setbacks=2)
@@ -278,6 +292,22 @@ def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, size, accumulate):
     with pytest.raises(UserError, match=f"--batch-size {size} cannot be shared by 1 processes in {accumulate} parts"):
         begin(tmp_path / "r", batch_size=size, accumulate=accumulate)
+
+
+PAIRED = [{"diversity": 1.0}, {"feature_diversity": 1.0, "diversity": 0.0}, {"matching_aware": True}]
+
+
+@pytest.mark.parametrize("training", PAIRED, ids=str)
+def test_parts_that_would_divide_pairs_of_clips_are_refused(tmp_path, training):
+    """In parts of three clips, the third has no partner, and the next part's pairs are others than the batch's."""
+    model = {"condition": ("image",) if "matching_aware" in training else ("class",)}
+    sentence = "--batch-size 6 leaves 3 clips to each of 2 parts, but clips are compared in pairs .* a multiple of 4$"
+    with pytest.raises(UserError, match=sentence):
+        begin(tmp_path / "r", model=model, batch_size=6, accumulate=2, **training)
+    other = {**training, "diversity": 0.0, "feature_diversity": 0.0, "matching_aware": False}
+    for settings in ({"batch_size": 8, "accumulate": 2, **training}, {"batch_size": 6, "accumulate": 2, **other}):
+        begin(tmp_path / "r", model=model, **settings)
+    begin(tmp_path / "r", model=model, batch_size=5, **training)  # one part has the pairs of the whole batch
 
 
 @pytest.mark.parametrize(("size", "accumulate", "multiple"), [(4, 2, 8), (12, 2, 8), (3, 1, 4)])

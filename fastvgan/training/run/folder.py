@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +40,31 @@ class RunFolder:
             `checkpoint.set_aside`).
         wandb: project at Weights & Biases to log metrics to, or None.
         data: fingerprint of the data, written to env.json.
+        next_folder: returns another folder, or raises UserError, if `path` holds a run; None if that run continues.
+
+    Attributes:
+        path: the folder that is written.
 
     Raises:
         UserError: the folder cannot be created or written, or W&B is not available.
     """
 
     def __init__(
-        self, path: Path, config: RunConfig, step: int, wandb: str | None = None, data: Fingerprint | None = None
+        self,
+        path: Path,
+        config: RunConfig,
+        step: int,
+        wandb: str | None = None,
+        data: Fingerprint | None = None,
+        next_folder: Callable[[], Path] | None = None,
     ):
         if wandb is not None:
             check_installed(*WandB.needs)
-        self.path = path
         facts = read_environment() | {"data": data and f"{data}, checksum {data.short}"}
         self._texts = {"config.yaml": config.to_yaml(), "env.json": json.dumps(facts, indent=2)}
         self._is_missing = False
         try:
+            self.path = path = path if next_folder is None else self._claim(path, next_folder)
             self._create()
             self._log = LogFile(path / "log.txt")
         except OSError as error:
@@ -144,6 +155,18 @@ class RunFolder:
     def _files(self) -> tuple[Backlog, ...]:
         tensorboard = () if self._tensorboard is None else (self._tensorboard,)
         return self._metrics, self._evaluation, *tensorboard
+
+    def _claim(self, path: Path, next_folder: Callable[[], Path]) -> Path:
+        """Create config.yaml in the first folder that has none; no other run can begin there since."""
+        while True:
+            path.mkdir(parents=True, exist_ok=True)
+            try:
+                with (path / "config.yaml").open("x", encoding="utf-8") as file:
+                    file.write(self._texts["config.yaml"])
+            except FileExistsError:
+                path = next_folder()
+            else:
+                return path
 
     def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from fastvgan.training.report.collect import write_report
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.checkpoint import Record
 from fastvgan.training.run.folder import RunFolder
+from fastvgan.training.run.resume import Start
 from fastvgan.training.run.samples import Samples
 from fastvgan.training.run.scoring import Scoring, describe
 from fastvgan.training.step.adversarial import AdversarialStep
@@ -41,6 +42,7 @@ class Written(NamedTuple):
     """Outputs that were written after a step; None for those that were not due or could not be written.
 
     Attributes:
+        path: the folder.
         scores: scores of an evaluation, by name.
         checkpoint: folder of a checkpoint.
         samples: animation of samples.
@@ -55,7 +57,7 @@ class Output:
     """The open run folder of a run, and its outputs.
 
     Args:
-        path: the folder.
+        start: where the run starts.
         config: the run's settings.
         step: the step that trains.
         source: the data.
@@ -64,6 +66,7 @@ class Output:
         steps: number of steps at the end of the run.
 
     Attributes:
+        path: the folder.
         scores: scores of the last evaluation, by name.
 
     Raises:
@@ -72,7 +75,7 @@ class Output:
 
     def __init__(
         self,
-        path: Path,
+        start: Start,
         config: RunConfig,
         step: AdversarialStep,
         source: Source,
@@ -80,10 +83,12 @@ class Output:
         done: int,
         steps: int,
     ):
-        self.path, self._config, self._step, self._steps = path, config, step, steps
+        self._config, self._step, self._steps = config, step, steps
         self.scores: dict[str, float] = {}
         self._warn_once = WarnOnce(logger)
-        self._folder = RunFolder(path, config, done, config.training.wandb, source.fingerprint)
+        next_folder = start.next_folder if start.is_new else None
+        self._folder = RunFolder(start.folder, config, done, config.training.wandb, source.fingerprint, next_folder)
+        self.path = self._folder.path
         self._captions = conditions.table
         self._make_samples = lambda: Samples(source, conditions, step, config.training.seed)
         self._make_scoring = lambda samples: Scoring(config, source, step, samples)
@@ -93,7 +98,7 @@ class Output:
     def begin(self) -> None:
         """Draw noise and conditions of samples, and clips to compare them with; this is slow on slow sources."""
         if self._captions is not None:
-            self._captions.save()
+            self._captions.save(self.path)
         self._samples = self._make_samples()
         self._scoring = self._make_scoring(self._samples)
 
@@ -101,10 +106,14 @@ class Output:
         """Write a line of metrics; `values` includes "step"."""
         self._folder.add_metrics(values)
 
-    def write_due(self, record: Record, due: Due) -> Written:
-        """Write the outputs that are due after the step of the record, and return those that were written."""
+    def write_due(self, record: Record, due: Due) -> tuple[Record, Written]:
+        """Write the outputs that are due after the step of the record.
+
+        Returns:
+            The record, with the score of an evaluation, and the outputs that were written.
+        """
         if not any(due):
-            return Written()
+            return record, Written()
         self._settle()
         path = samples = None
         if due.evaluate:
@@ -113,7 +122,7 @@ class Output:
             path = self._try_to_write(f"the checkpoint of step {record.step}", lambda: self._save(record))
         if due.sample:
             samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
-        return Written(self.scores if due.evaluate else None, path, samples)
+        return record, Written(self.scores if due.evaluate else None, path, samples)
 
     def finish(self, record: Record, save: bool = True) -> Written:
         """Write the outputs of a run that ends, early or not; the last checkpoint only if `save`.

@@ -20,6 +20,8 @@ class Start(NamedTuple):
         saved: the configuration of the checkpoint's run, or None.
         remarks: sentences for the user, one for each newer checkpoint that is damaged and skipped among them.
         changed_data: whether to resume even if the data differ from those that the checkpoint was trained on.
+        is_new: whether no run was in the folder; another may begin there before this one does.
+        name: stem of the folder's name, if it was chosen under runs/; None if the user named it.
     """
 
     folder: Path
@@ -27,6 +29,18 @@ class Start(NamedTuple):
     saved: RunConfig | None = None
     remarks: tuple[str, ...] = ()
     changed_data: bool = False
+    is_new: bool = False
+    name: str | None = None
+
+    def next_folder(self) -> Path:
+        """Return a folder in place of `folder`, which holds a run by now.
+
+        Raises:
+            UserError: the user named the folder.
+        """
+        if self.name is None:
+            raise _holds_run(self.folder)
+        return new_run(self.name)
 
 
 def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
@@ -43,14 +57,8 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
         UserError: the folder already holds a run that would be overwritten, `resume` names no checkpoint, or all
             checkpoints are damaged. A single checkpoint that `resume` names is not read here.
     """
-    if resume is None:
-        if run_dir is not None and (run_dir / "config.yaml").exists():
-            raise UserError(f"{run_dir} already holds a run; resume it with --resume auto, or use another --run-dir")
-        return Start(run_dir or new_run(name))
-    if resume == "auto":
-        folder = run_dir or newest_run() or new_run(name)
-        found, remarks = _newest_good(folder)
-        return Start(folder, found, read_config(folder / "config.yaml"), remarks) if found else Start(folder)
+    if resume is None or resume == "auto":
+        return _start_or_continue(name, run_dir or (None if resume is None else newest_run()), resume is not None)
     path = Path(resume)
     remarks = ()
     if (path / "config.yaml").is_file():
@@ -60,13 +68,36 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
         path = found
     elif not path.is_dir():
         raise UserError(f"--resume {resume}: this folder does not exist; pass `auto`, a run folder or a checkpoint")
-    old = path.resolve().parents[1]
+    old = path.resolve().parent.parent  # that of / is /
     if not (old / "config.yaml").is_file():
         raise UserError(
             f"--resume {resume}: this is neither a run folder (config.yaml is missing) nor a checkpoint of one; give "
             "`auto`, a run folder or a checkpoint"
         )
-    return Start(run_dir or old, path, read_config(old / "config.yaml"), remarks)
+    is_new = run_dir is not None and run_dir.resolve() != old
+    if is_new and (run_dir / "config.yaml").exists():
+        raise _holds_run(run_dir)
+    return Start(run_dir or old, path, read_config(old / "config.yaml"), remarks, is_new=is_new)
+
+
+def _start_or_continue(name: str, folder: Path | None, may_continue: bool) -> Start:
+    """Start in a folder, or in a new one for None; continue the run that the folder holds if that is allowed."""
+    if folder is None:
+        return Start(new_run(name), is_new=True, name=name)
+    if not (folder / "config.yaml").exists():
+        is_new = True
+    elif may_continue:
+        is_new = False
+    else:
+        raise _holds_run(folder)
+    found, remarks = _newest_good(folder) if may_continue else (None, ())
+    if found is None:
+        return Start(folder, is_new=is_new)
+    return Start(folder, found, read_config(folder / "config.yaml"), remarks)
+
+
+def _holds_run(folder: Path) -> UserError:
+    return UserError(f"{folder} already holds a run; resume it with --resume auto, or use another --run-dir")
 
 
 def fit_to_checkpoint(start: Start, config: RunConfig, data: Fingerprint) -> tuple[RunConfig, tuple[str, ...]]:

@@ -28,12 +28,19 @@ class Watchdog:
         folder: folder of stall.txt.
         rescue: saves the state.
         leave: ends the process.
+        watched: the activities that are limited; others take any time.
     """
 
     def __init__(
-        self, seconds: float, folder: Path, rescue: Callable[[], None], leave: Callable[[int], None] = os._exit
+        self,
+        seconds: float,
+        folder: Path,
+        rescue: Callable[[], None],
+        leave: Callable[[int], None] = os._exit,
+        watched: tuple[str, ...] = (DATA, STEP),
     ):
         self._seconds, self._folder, self._rescue, self._leave = seconds, folder, rescue, leave
+        self._watched = watched
         self._pause = min(1.0, seconds / 4)
         self._clock = 0.0  # seconds that this thread has seen pass
         self._ended = threading.Event()
@@ -52,8 +59,8 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watch(self, activity: str) -> Iterator[None]:
-        """Limit the time within this context to `seconds`."""
-        self._at = activity, self._clock
+        """Limit the time within this context to `seconds`, if the activity is watched."""
+        self._at = (activity, self._clock) if activity in self._watched else None
         try:
             yield
         finally:

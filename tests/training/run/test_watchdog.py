@@ -35,6 +35,17 @@ def test_what_takes_too_long_ends_the_process(tmp_path, what, saved, caplog):
     assert f"no progress for 0.2 s, {what}; ending with status 75" in caplog.text
 
 
+def test_what_is_not_watched_takes_any_time(tmp_path):
+    left = []
+    with Watchdog(0.1, tmp_path, lambda: None, left.append, (DATA,)) as watchdog:
+        with watchdog.watch(STEP):
+            time.sleep(0.6)
+        assert not left and not (tmp_path / "stall.txt").exists()
+        with watchdog.watch(DATA):
+            time.sleep(0.6)
+    assert left == [STATUS]
+
+
 def test_it_ends_the_process_even_if_nothing_can_be_saved(tmp_path, caplog):
     left = threading.Event()
 
