@@ -198,6 +198,22 @@ def mean_differences(seen: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
     return torch.einsum("ij,ijf->f", pairs, apart) / pairs.sum().clamp_min(1)
 
 
+def mean_over_pairs(means: Sequence[torch.Tensor], alike: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the mean of `mean_differences` of the parts of a batch, weighted by their numbers of pairs.
+
+    Args:
+        means: per part (F,).
+        alike: per part, as `mean_differences` takes it.
+
+    Returns:
+        (F,); zeros if no part has a pair.
+    """
+    if len(means) == 1:
+        return means[0]
+    pairs = torch.stack([part.triu(1).sum() for part in alike])
+    return (torch.stack([*means]) * pairs[:, None]).sum(0) / pairs.sum().clamp_min(1)
+
+
 def gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
     """Return E[‖∇logit‖²] / 2, a scalar in float32: R1 and R2 of Mescheder et al. 2018, equations 9 and 10.
 

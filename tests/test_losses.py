@@ -19,6 +19,7 @@ from fastvgan.losses import (
     finite_difference_penalty,
     gradient_penalty,
     mean_differences,
+    mean_over_pairs,
     unit_gradient_penalty,
 )
 
@@ -193,6 +194,20 @@ def test_real_clips_of_one_condition_differ_by_the_mean_over_their_pairs():
     wanted = sum((seen[i] - seen[j]).abs() for i, j in pairs) / 4
     torch.testing.assert_close(mean_differences(seen, kinds[:, None] == kinds), wanted)
     assert mean_differences(seen, torch.eye(6, dtype=torch.bool)).tolist() == [0] * 7
+
+
+@pytest.mark.parametrize("sizes", [(8,), (4, 4), (2, 2, 2, 2), (1, 5, 2)])
+def test_the_mean_over_parts_is_that_over_their_pairs(sizes):
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(8, 5, dtype=torch.float64, generator=generator)
+    kinds = torch.tensor([0, 1, 0, 0, 2, 3, 1, 1])
+    parts = list(zip(seen.split(sizes), kinds.split(sizes), strict=True))
+    alike = [labels[:, None] == labels for _, labels in parts]
+    apart = [
+        (x[i] - x[j]).abs() for x, labels in parts for i in range(len(x)) for j in range(i) if labels[i] == labels[j]
+    ]
+    found = mean_over_pairs([mean_differences(x, same) for (x, _), same in zip(parts, alike, strict=True)], alike)
+    torch.testing.assert_close(found, torch.stack(apart).mean(0) if apart else torch.zeros(5, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])

@@ -141,6 +141,13 @@ def share_of_a_batch(config: RunConfig, world_size: int) -> int:
             f"--batch-size {size} cannot be shared by {world_size} processes in {config.training.accumulate} parts "
             f"each: use a multiple of {parts}, at least {2 * parts}"
         )
+    training = config.training
+    swaps = "image" in config.model.condition and training.matching_aware
+    if parts > 1 and size // parts % 2 and (training.diversity or training.feature_diversity or swaps):
+        raise UserError(
+            f"--batch-size {size} leaves {size // parts} clips to each of {parts} parts, but clips are compared in "
+            f"pairs (--diversity, --feature-diversity, wrong first frames): use a multiple of {2 * parts}"
+        )
     every = frame_stride(config.model)
     if size // parts < every or (parts > 1 and size // parts % every):
         raise UserError(

@@ -38,6 +38,7 @@ from fastvgan.training.step.passes import (
     score_real,
     select_rows,
     sum_losses,
+    update_targets,
 )
 from fastvgan.training.step.penalties import Penalties, Penalty
 from fastvgan.training.step.results import D_SCALARS, G_SCALARS, StepResult, StepStart
@@ -165,9 +166,7 @@ class AdversarialStep:
                 found, apart = self._backward_discriminator(part, drawn.clips.detach(), regularise, is_last)
                 scalars.append(found)
                 differences += apart
-        for target, *parts in zip(self._real_differences, *differences, strict=True):
-            if parts:
-                target.copy_(torch.stack(parts).mean(0))
+        update_targets(self._real_differences, differences)
         mean = mean_over_parts(scalars)
         torch.stack([*mean, self.d_update.apply(mean[0])], out=self._d_scalars)
         refresh(*self._copies[1:])
@@ -261,12 +260,12 @@ class AdversarialStep:
 
     def _backward_discriminator(
         self, part: Inputs, fake: torch.Tensor, regularise: bool, is_last: bool
-    ) -> tuple[tuple[torch.Tensor, ...], list[list[torch.Tensor]]]:
+    ) -> tuple[tuple[torch.Tensor, ...], list[tuple[list[torch.Tensor], torch.Tensor]]]:
         """Add D's gradients on one part.
 
         Returns:
-            Scalars in the order of D_SCALARS without the norm, and how much real clips differ: nothing, or one list of
-            `mean_differences` for each discriminator.
+            Scalars in the order of D_SCALARS without the norm, and how much real clips differ: nothing, or one pair of
+            `mean_differences` for each discriminator and which clips are alike.
         """
         penalties, c = self.penalties, self._fake_conditions(part.c)
         has_r1, has_r2 = regularise and penalties.r1.is_on, regularise and penalties.r2.is_on
@@ -325,14 +324,14 @@ class AdversarialStep:
         needs_float32 = is_penalised and (self.d_update.is_scaled or not self.penalties.is_exact)
         return contextlib.nullcontext() if needs_float32 else self.autocast
 
-    def _differences(self, part: Inputs, features: "list[Projection]") -> list[list[torch.Tensor]]:
+    def _differences(self, part: Inputs, features: "list[Projection]") -> list[tuple[list[torch.Tensor], torch.Tensor]]:
         if not self.feature_diversity or part.c is None:
             return []
         gather = self._parallel.gather
         c = Condition(*(None if x is None else gather(x) for x in part.c))
         alike = c.alike()
         with torch.no_grad():
-            return [[mean_differences(gather(each.pool()), alike) for each in features]]
+            return [([mean_differences(gather(each.pool()), alike) for each in features], alike)]
 
     def _backward_generator(self, part: Inputs, drawn: GeneratorOutput, keep_graph: bool) -> tuple[torch.Tensor, ...]:
         """Add G's gradients on one part; return scalars in the order of G_SCALARS without norm and flag."""

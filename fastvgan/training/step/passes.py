@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
+from fastvgan.losses import mean_over_pairs
 from fastvgan.models import Condition
 from fastvgan.models.discriminators import Discriminators
 from fastvgan.models.warp import GeneratorOutput
@@ -88,6 +89,19 @@ def mean_over_parts(parts: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor
     if len(parts) == 1:
         return parts[0]
     return torch.stack([torch.stack(scalars) for scalars in parts]).mean(0).unbind()
+
+
+def update_targets(
+    targets: Sequence[torch.Tensor], parts: Sequence[tuple[Sequence[torch.Tensor], torch.Tensor]]
+) -> None:
+    """Set how much real clips of one condition differ in the features of each discriminator.
+
+    Args:
+        targets: per discriminator (F,); they do not change if there are no parts.
+        parts: of a batch; for each, `mean_differences` per discriminator (F,), and which clips are alike (N, N).
+    """
+    for number, target in enumerate(targets if parts else ()):
+        target.copy_(mean_over_pairs([means[number] for means, _ in parts], [alike for _, alike in parts]))
 
 
 def pair_conditions(c: Condition) -> Condition:
