@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _CLIPS = 960
+_DRAWN = ("digits", "stacked-digits")  # data that are no files
 
 
 class _OwnFlags(Settings):
@@ -114,6 +115,7 @@ def _own_scores(
         "use fewer or shorter clips",
     )
     data, split, source, reference = _open(parsed, generator, model, config)
+    source = _open_training_clips(config, data, model) or source
     clips = parsed.clips or fit_count(reference, clips)
     evaluation = _evaluate(generator, model, source, reference, _seen(config, source), clips, parsed.seed)
     protocol = _protocol(parsed.seed, clips, model, generator, data, split)
@@ -214,11 +216,37 @@ def _data(run: Path, config: "RunConfig | None", model: "ModelConfig", name: str
     """Return the data of that name, by default the training data of the run."""
     from fastvgan.runs.config import DataConfig
 
-    if config is not None and name in (None, config.data.data):
+    if config is not None and (name is None or _are_same(name, config.data.data)):
         return config.data
     if name is None and not _fits_digits(model):
         raise UserError(f"the training data of {run} are unknown without its config.yaml; pass them with --data")
-    return DataConfig(data=name or "digits")
+    if name is None or name in _DRAWN or config is None or config.data.data in _DRAWN:
+        return DataConfig(data=name or "digits")
+    # Other clips are cut as those of the run are, and all of their frames are compared with.
+    changes = {"data": name, "decoder": "auto", "root": None, "share": 1.0, "test_share": 0.0}
+    return config.data.model_copy(update=changes)
+
+
+def _are_same(one: str, other: str) -> bool:
+    """Return whether two values of --data name the same data, such as a folder with and without a slash at its end."""
+    return one == other or (not {one, other} & set(_DRAWN) and Path(one).resolve() == Path(other).resolve())
+
+
+def _open_training_clips(config: "RunConfig | None", data: "DataConfig", model: "ModelConfig") -> "Source | None":
+    """Open the run's training clips, if `data` are other clips; return None if they are unknown or cannot be read."""
+    from fastvgan.data import open_source
+
+    if config is None or config.data is data or {config.data.data, data.data} & set(_DRAWN):
+        return None
+    try:
+        return open_source(config.data, model)
+    except UserError as error:
+        print(
+            f"warning: copies are searched among the clips of {data.data}, since the run's training data cannot be "
+            f"used: {error}",
+            file=sys.stderr,
+        )
+        return None
 
 
 def _seen(config: "RunConfig | None", source: "Source") -> "TrainingDraws | None":
@@ -241,7 +269,7 @@ def _fits_digits(model: "ModelConfig") -> bool:
 
 def _split(name: str, data: "DataConfig") -> str:
     if name == "auto":
-        return "test" if data.data in ("digits", "stacked-digits") or data.test_share else "train"
+        return "test" if data.data in _DRAWN or data.test_share else "train"
     return name
 
 

@@ -51,10 +51,10 @@ def few_training_clips(monkeypatch):
     monkeypatch.setattr(readers, "_MOST_CELLS", 2**20)
 
 
-def write_clips(folder):
+def write_clips(folder, seed=0):
     """Write twenty clips of 18 frames without captions, in two folders, one per class; return the folder."""
-    for i, clip in enumerate(next(DigitsSource(frames=18, height=32, width=32).batches(20, seed=0)).video):
-        (folder / f"class-{i % 2}").mkdir(exist_ok=True)
+    for i, clip in enumerate(next(DigitsSource(frames=18, height=32, width=32).batches(20, seed)).video):
+        (folder / f"class-{i % 2}").mkdir(parents=True, exist_ok=True)
         write_video(folder / f"class-{i % 2}" / f"{i:02}.mp4", clip, 8)
     return folder
 
@@ -126,6 +126,46 @@ def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
     assert set(scores) == {own, "copies", "frame_similarity", "frechet", "kernel", "end_sharpness", "grid_pattern"}
     assert "Fréchet distance (real clips: two times 10)" in out
     assert scores["copies"] == 0
+
+
+@pytest.mark.parametrize("spelling", ["{}/", "{}/../{}", "{}"])
+def test_the_runs_own_folder_by_another_spelling_is_cut_as_the_runs(tmp_path, capsys, folder, spelling, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    data = DataConfig(data=folder.name, workers=0, test_share=0.4, stride=2)
+    run = make(tmp_path / "run", data, condition=(), frames=4)
+    spelt = spelling.format(*[folder.name] * spelling.count("{}"))
+    wanted = evaluate(capsys, "--run", run, "--clips", 16)
+    assert "split test" in wanted and evaluate(capsys, "--run", run, "--clips", 16, "--data", spelt) == wanted
+    assert evaluate(capsys, "--run", run, "--clips", 16, "--data", folder.resolve()) == wanted
+
+
+def test_copies_are_searched_among_the_training_clips_if_other_clips_are_compared_with(
+    tmp_path, capsys, folder, monkeypatch
+):
+    """A generator that shows a training clip, compared with clips that it never saw."""
+    other = write_clips(tmp_path / "other", seed=1)
+    data = DataConfig(data=str(folder), workers=0, stride=2, crop="center")
+    run = make(tmp_path / "run", data, condition=(), frames=4)
+    clips = next(open_source(data, ModelConfig(frames=4, condition=())).batches(16, 0)).video
+    monkeypatch.setattr(evaluate_module, "_generate_by", lambda generator: lambda z, c: clips[: len(z)])
+    evaluate(capsys, "--run", run, "--clips", 16, "--data", other, "--json", tmp_path / "x.json")
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["protocol"]["data"] == str(other) and found["scores"]["copies"] > 0.9
+    gone = make(tmp_path / "gone", DataConfig(data=str(tmp_path / "moved"), workers=0), condition=(), frames=4)
+    main(["--run", str(gone), "--clips", "16", "--data", str(other), "--json", str(tmp_path / "y.json")])
+    said = capsys.readouterr().err
+    assert f"copies are searched among the clips of {other}, since the run's training data cannot be used" in said
+    assert json.loads((tmp_path / "y.json").read_text())["scores"]["copies"] == 0
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "export"])
+def test_a_run_in_a_folder_of_such_a_name_is_a_run(tmp_path, capsys, folder, name):
+    data = DataConfig(data=str(folder), workers=0)
+    outs = [
+        evaluate(capsys, "--run", make(tmp_path / place / "mine", data, condition=(), frames=4), "--clips", 16)
+        for place in (name, "plain")
+    ]
+    assert outs[0].splitlines()[:-2] == outs[1].splitlines()[:-2] != []
 
 
 @pytest.mark.parametrize("split", ["test", "train"])

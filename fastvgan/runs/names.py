@@ -21,7 +21,9 @@ def newest_run() -> Path | None:
 def run_of(path: Path) -> Path:
     """Return the run folder that a checkpoint or an exported generator lies in; other paths as they are, resolved."""
     path = path.resolve()
-    return path.parent.parent if path.parent.name in ("checkpoints", "export") else path
+    # A run folder, too, may lie in a folder named "checkpoints".
+    is_part = path.parent.name in ("checkpoints", "export") and not (path / "config.yaml").is_file()
+    return path.parent.parent if is_part else path
 
 
 def find_run(named: Path | None) -> Path:
