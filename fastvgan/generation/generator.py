@@ -326,12 +326,11 @@ class VideoGenerator:
             UserError: the folder cannot be written.
         """
         folder = Path(folder)
-        provenance = find_provenance(self.path, self.facts)
+        known = find_provenance(self.path, self.facts)
+        provenance = known._replace(license=license or known.license)
         weights, config = self.network.state_dict(), self._public_config()
         count = sum(one.numel() for one in self.network.parameters())
-        facts = CardFacts(
-            name or folder.resolve().name, count, provenance.training, provenance.scores, license or provenance.license
-        )
+        facts = CardFacts(name or folder.resolve().name, count, *provenance)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_pretrained(StoredGenerator(weights, config, folder, provenance.to_metadata()), fastvgan.__version__)

@@ -40,9 +40,11 @@ class Inputs:
 
     def __init__(self, text: Texts | None, image: Images | None, label: Labels | None, seed: Seeds = 0):
         self.texts = None if text is None else _as_list("text", text, isinstance(text, str))
-        self.labels = None if label is None else _as_list("label", label, isinstance(label, str | SupportsIndex))
+        self.labels = (
+            None if label is None else _as_list("label", label, isinstance(label, str) or _is_one_number(label))
+        )
         self.images = None if image is None else _as_list("image", image, _is_one_picture(image))
-        self.seeds = [_seed(one) for one in _as_list("seed", seed, _is_one_seed(seed))]
+        self.seeds = [_seed(one) for one in _as_list("seed", seed, _is_one_number(seed))]
         lists = {"text": self.texts, "image": self.images, "label": self.labels, "seed": self.seeds}
         lengths = {name: len(values) for name, values in lists.items() if values is not None and len(values) != 1}
         if len(set(lengths.values())) > 1:
@@ -54,7 +56,8 @@ class Inputs:
 
     def captions(self) -> list[str]:
         """Return a caption for each clip: its sentence or its class."""
-        values = self.texts or [str(label) for label in self.labels or [""]]
+        labels = (label.item() if hasattr(label, "item") else label for label in self.labels or [""])
+        values = self.texts or [str(label) for label in labels]
         return values * self.count if len(values) == 1 else values
 
 
@@ -101,9 +104,16 @@ def _is_one_picture(image: Images) -> bool:
     return not isinstance(image, list | tuple) and getattr(image, "ndim", 3) != 4
 
 
-def _is_one_seed(seed: Seeds) -> bool:
+def _is_one_number(value: Seeds | Labels) -> bool:
     # Arrays and tensors have __index__, whatever their number of values.
-    return isinstance(seed, SupportsIndex) and getattr(seed, "ndim", 0) == 0
+    return isinstance(value, SupportsIndex) and getattr(value, "ndim", 0) == 0
+
+
+def _index(label: SupportsIndex) -> int:
+    try:
+        return operator.index(label)
+    except TypeError:  # such as a tensor of a float
+        return -1
 
 
 def _seed(seed: Any) -> int:
@@ -146,7 +156,7 @@ def _class(config: ModelConfig, label: str | SupportsIndex) -> int:
     if isinstance(label, str):
         if label in names:
             return names.index(label)
-    elif isinstance(label, SupportsIndex) and 0 <= (number := operator.index(label)) < len(names):
+    elif _is_one_number(label) and 0 <= (number := _index(label)) < len(names):
         return number
     raise UserError(f"unknown class {label!r}; the classes are {', '.join(names)}")
 

@@ -85,6 +85,19 @@ def test_seeds_may_be_an_array(generator, make):
     assert torch.equal(generator("a red", seed=make(6)).frames, generator("a red", seed=6).frames)
 
 
+@pytest.mark.parametrize("make", [np.array, torch.tensor, list, tuple])
+def test_labels_may_be_an_array(make):
+    generator = make_generator(condition=("class",))
+    expected = [generator.generate(label=number, seed=3) for number in (1, 0)]
+    assert torch.equal(generator(label=make([1, 0]), seed=3, batch_size=1).frames, torch.cat(expected))
+    if make in (np.array, torch.tensor):
+        assert torch.equal(generator(label=make(1), seed=3).frames, expected[0])
+        with pytest.raises(UserError, match="unknown class"):
+            generator(label=make([0.5]), seed=3)
+        with pytest.raises(UserError, match="unknown class"):
+            generator(label=make([[0, 1]]), seed=3)
+
+
 def test_a_seed_may_be_any_integer(generator):
     clips = generator("red", seed=[-1, 2**64 - 1, 10**30, np.int64(3)], batch_size=1).frames
     assert torch.equal(clips[0], clips[1])  # seeds are taken modulo 2**64

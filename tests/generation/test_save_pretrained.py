@@ -116,9 +116,16 @@ def test_the_hub_reads_the_model_card(tmp_path):
     fastvgan.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "again")
     again = (tmp_path / "again" / "README.md").read_text()
     assert "| digit | 0.75 |" in again and "| step | 40 |" in again and "# again" in again
+    assert huggingface_hub.ModelCard(again).data.license == "cc-by-4.0"
     (tmp_path / "again" / "README.md").write_text("mine")
     fastvgan.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "README.md").read_text() == "mine"
+
+
+def test_a_licence_of_a_model_made_from_the_shipped_one_is_kept(tmp_path):
+    fastvgan.from_pretrained("digits").save_pretrained(tmp_path / "a", license="cc-by-4.0")
+    fastvgan.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert huggingface_hub.ModelCard.load(tmp_path / "b" / "README.md").data.license == "cc-by-4.0"
 
 
 @pytest.mark.parametrize("condition", [(), ("class",), ("image",), ("text", "class", "image")])

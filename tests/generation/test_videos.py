@@ -39,6 +39,9 @@ def test_a_sequence_of_clips(videos):
     assert isinstance(videos[1], Video) and videos[1].caption == "b <i>" and len(videos[1]) == 4
     np.testing.assert_array_equal(videos[-1].to_numpy(), PIXELS[2])
     assert isinstance(videos[1:], Videos) and videos[1:].captions == ["b <i>", "c"]
+    for backwards in (slice(None, None, -1), slice(2, None, -2), slice(0, 2, -1)):
+        np.testing.assert_array_equal(videos[backwards].to_numpy(), PIXELS[backwards])
+        assert videos[backwards].captions == videos.captions[backwards]
     assert [one.caption for one in videos] == videos.captions
     with pytest.raises(IndexError, match="clip 3 of 3"):
         videos[3]
