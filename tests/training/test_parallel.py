@@ -133,6 +133,39 @@ def test_torchrun_trains_what_one_process_does_and_either_goes_on_for_the_other(
     assert refused.returncode != 0 and "error: " in refused.stderr and "already holds a run" in refused.stderr
 
 
+# A callback that takes longer than the watchdog allows a step.
+_SLOW = """
+import sys, time
+import fastvgan
+import fastvgan.training.run.output as output
+from tiny import Unscored, tiny
+
+class Slow(fastvgan.Callback):
+    def on_checkpoint(self, trainer, path):
+        time.sleep(4)
+
+output.Scoring = Unscored
+config = tiny({"condition": ()}, checkpoint_every=2, steps=4, matching_aware=False, watchdog=1.5)
+assert fastvgan.Trainer(config, data="digits", run_dir=sys.argv[1], callbacks=[Slow()]).train().step == 4
+"""
+
+
+@pytest.mark.slow
+def test_processes_wait_while_the_first_one_runs_a_callback(tmp_path):
+    (tmp_path / "slow.py").write_text(_SLOW)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    places = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "training")])
+    done = subprocess.run(
+        [*command, str(tmp_path / "slow.py"), str(tmp_path / "r")],
+        env={**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0 and "no progress" not in done.stderr, done.stderr
+    assert (tmp_path / "r" / "checkpoints" / "step-4").is_dir()
+
+
 def test_an_incomplete_environment_of_processes_is_an_error(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", "fastvgan.train", "--run-dir", str(tmp_path / "r")]

@@ -240,8 +240,9 @@ def test_feature_diversity_goes_by_real_clips_of_one_condition(parts, family):
     pairs = ((0, 1), (0, 3), (1, 3))
     with torch.no_grad():
         wanted = [sum((x[i] - x[j]).abs() for i, j in pairs) / 3 for x in compute_features(real, right)]
-    _, (found,) = copy.deepcopy(step)._backward_discriminator(Inputs(real, z, right, None), real, False, True)
+    _, ((found, alike),) = copy.deepcopy(step)._backward_discriminator(Inputs(real, z, right, None), real, False, True)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert [(i, j) for i in range(4) for j in range(i + 1, 4) if alike[i, j]] == [*pairs]
     for target, apart in zip(step._real_differences, wanted, strict=True):
         target.copy_(1e3 * apart)  # out of reach, so that all features count
     found = gradients_of_a_term(step, real, paired, z, "feature_diversity", 2.0)
