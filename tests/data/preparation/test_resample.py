@@ -126,3 +126,10 @@ def test_frames_stay_in_order_when_times_are_missing(lasts, fps):
     first = next((i for i, time in enumerate(times) if time is None), len(times))
     assert set(range(first, len(times))) <= set(numbers), "frames without a time are passed through"
     assert first == len(times) or first - 1 in numbers
+
+
+def test_all_frames_after_one_without_a_time_are_passed_through():
+    times = [0.0, 0.1, None, 0.3, 0.4]
+    assert list(resample(zip(times, range(5), strict=True), 10)) == [0, 1, 2, 3, 4]
+    assert list(resample(zip(times, range(5), strict=True), 20)) == [0, 0, 1, 2, 3, 4]
+    assert list(resample(zip([None, *times[3:]], range(3), strict=True), 20)) == [0, 1, 1, 2]
