@@ -1,5 +1,6 @@
 """Inputs of generated clips: lists brought to one length, and the conditions that they describe."""
 
+import contextlib
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeAlias
@@ -109,13 +110,6 @@ def _is_one_number(value: Seeds | Labels) -> bool:
     return isinstance(value, SupportsIndex) and getattr(value, "ndim", 0) == 0
 
 
-def _index(label: SupportsIndex) -> int:
-    try:
-        return operator.index(label)
-    except TypeError:  # such as a tensor of a float
-        return -1
-
-
 def _seed(seed: Any) -> int:
     try:
         return operator.index(seed)
@@ -156,8 +150,10 @@ def _class(config: ModelConfig, label: str | SupportsIndex) -> int:
     if isinstance(label, str):
         if label in names:
             return names.index(label)
-    elif _is_one_number(label) and 0 <= (number := _index(label)) < len(names):
-        return number
+    elif _is_one_number(label):
+        with contextlib.suppress(TypeError):  # a tensor of a float has __index__, too
+            if 0 <= (number := operator.index(label)) < len(names):
+                return number
     raise UserError(f"unknown class {label!r}; the classes are {', '.join(names)}")
 
 

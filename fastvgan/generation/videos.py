@@ -130,8 +130,9 @@ class Videos(_Frames, Sequence[Video]):
 
     def __getitem__(self, index: int | slice) -> "Video | Videos":
         if isinstance(index, slice):
-            chosen = list(range(len(self)))[index]  # torch's slices cannot go backwards
-            return Videos(self.frames[chosen if (index.step or 1) < 0 else index], self.fps, self.captions[index])
+            # torch's slices cannot go backwards, and its lists of indices copy.
+            rows = list(range(len(self)))[index] if (index.step or 1) < 0 else index
+            return Videos(self.frames[rows], self.fps, self.captions[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         return Video(self.frames[index], self.fps, self.captions[index])

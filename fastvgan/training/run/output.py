@@ -42,7 +42,6 @@ class Written(NamedTuple):
     """Outputs that were written after a step; None for those that were not due or could not be written.
 
     Attributes:
-        path: the folder.
         scores: scores of an evaluation, by name.
         checkpoint: folder of a checkpoint.
         samples: animation of samples.

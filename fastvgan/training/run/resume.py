@@ -84,11 +84,8 @@ def _start_or_continue(name: str, folder: Path | None, may_continue: bool) -> St
     """Start in a folder, or in a new one for None; continue the run that the folder holds if that is allowed."""
     if folder is None:
         return Start(new_run(name), is_new=True, name=name)
-    if not (folder / "config.yaml").exists():
-        is_new = True
-    elif may_continue:
-        is_new = False
-    else:
+    is_new = not (folder / "config.yaml").exists()
+    if not (is_new or may_continue):
         raise _holds_run(folder)
     found, remarks = _newest_good(folder) if may_continue else (None, ())
     if found is None:
