@@ -142,10 +142,10 @@ from tiny import Unscored, tiny
 
 class Slow(fastvgan.Callback):
     def on_checkpoint(self, trainer, path):
-        time.sleep(4)
+        time.sleep(6)
 
 output.Scoring = Unscored
-config = tiny({"condition": ()}, checkpoint_every=2, steps=4, matching_aware=False, watchdog=1.5)
+config = tiny({"condition": ()}, checkpoint_every=2, steps=4, matching_aware=False, watchdog=3)
 assert fastvgan.Trainer(config, data="digits", run_dir=sys.argv[1], callbacks=[Slow()]).train().step == 4
 """
 
