@@ -35,7 +35,7 @@ class Arguments(Settings):
     the newest run under runs/, or `digits` without one."""
     text: tuple[str, ...] | None = None
     """One or more captions, each in quotes, for a model that follows text; of words that were in the training captions,
-    unless the model was trained with --text-encoder. Several captions take one row each."""
+    unless the model was trained with --text-encoder. Several captions take one row each; --text may be repeated."""
     image: Path | None = None
     """First frame, for a model that follows one: an image file (PNG, JPEG, BMP, WebP, TIFF, PPM; the first frame of an
     animation), scaled and centre-cropped to the model's size."""

@@ -19,6 +19,7 @@ import fastvgan.machine.memory as memory
 from fastvgan.command_line import one_line, parse, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.files.video import write_video
+from fastvgan.generate import Arguments as GenerateArguments
 from fastvgan.generation.files import export
 from fastvgan.generation.loading import load
 from fastvgan.models import ModelConfig, build, build_generator
@@ -151,6 +152,30 @@ def test_right_flags_of_other_commands_mean_what_tyro_says(command):
     arguments = importlib.import_module(f"fastvgan.{command}").Arguments
     line = lines[command].split()
     assert parse(arguments, "x", line) == tyro.cli(arguments, args=line)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("--text A --text B C --fps 9 --text=D", "text", ("A", "B", "C", "D")),
+        ("--text A --text None --text B", "text", ("B",)),
+        ("--seed 1 --seed 4-6", "seed", ("1", "4-6")),
+        ("--fps 9 --fps 5", "fps", 5),
+    ],
+)
+def test_texts_and_seeds_are_collected_and_of_other_flags_the_last_one_counts(line, name, value):
+    run = ["--run", "r", "--out", "o.gif"]
+    assert getattr(parse(GenerateArguments, "", [*run, *line.split()]), name) == value
+
+
+def test_a_wrong_value_among_collected_ones_is_shown_with_them():
+    with pytest.raises(UserError, match="^--seed 1 x: "):
+        parse(GenerateArguments, "", "--run r --out o.gif --seed 1 --seed x".split())
+
+
+def test_the_last_of_several_names_counts():
+    line = "--discriminators clip frame --discriminators clip".split()
+    assert read_flags(TrainArguments, line).get("run", "model", "discriminators") == ("clip",)
 
 
 def test_help_is_printed_whatever_else_is_there():
