@@ -94,8 +94,7 @@ class Given:
 def read_flags(command: type[Settings], arguments: Sequence[str] | None = None) -> Given:
     """Parse a command line. `settings_from` checks the limits of the values.
 
-    The last of several equal flags counts, so that a script's flags can be overridden; but one that takes any number
-    of free values, such as --text, collects them all.
+    Of a flag that is repeated the last one counts; but one of any number of free values, such as --text, collects them.
 
     Args:
         command: settings class whose fields are the flags.
@@ -324,8 +323,7 @@ def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> N
     if not values:
         got = f"got the flag {_quote(tokens[0])}" if tokens else "got nothing"
         raise UserError(f"{flag.name}: expected {flag.expected}, {got}")
-    collects = flag.is_tuple and flag.count is None and not flag.choices
-    before = (given.values.get(flag.path) or ()) if collects else ()
+    before = given.values.get(flag.path) if flag.is_tuple and flag.count is None and not flag.choices else None
     given.typed[flag.path] = f"{given.typed[flag.path]} {typed}" if before else typed
     if flag.is_optional and values == [_NONE]:
         given.values[flag.path] = None
@@ -335,7 +333,7 @@ def _store(given: Given, flag: Flag, values: list[str], tokens: deque[str]) -> N
     if flag.is_tuple and flag.choices:  # names contain no comma, so `color,cutout` is two of them
         values = [name for value in values for name in value.split(",")]
     made = tuple(_convert(flag, value) for value in values)
-    given.values[flag.path] = (*before, *made) if flag.is_tuple else made[0]
+    given.values[flag.path] = (*(before or ()), *made) if flag.is_tuple else made[0]
 
 
 def _take_place(given: Given, places: deque[Flag], token: str, before: Flag | None) -> None:

@@ -14,6 +14,7 @@ import torch
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.files.atomic import replace_atomically
+from fastvgan.files.lock import FolderLock
 from fastvgan.machine.device import pick_implementations
 from fastvgan.machine.optional import check_installed, install_command, is_installed
 from fastvgan.machine.threads import thread_settings
@@ -46,7 +47,7 @@ class RunFolder:
         path: the folder that is written.
 
     Raises:
-        UserError: the folder cannot be created or written, or W&B is not available.
+        UserError: the folder cannot be created or written, another process writes it, or W&B is not available.
     """
 
     def __init__(
@@ -65,9 +66,15 @@ class RunFolder:
         self._is_missing = False
         try:
             self.path = path = path if next_folder is None else self._claim(path, next_folder)
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        try:
             self._create()
             self._log = LogFile(path / "log.txt")
         except OSError as error:
+            self._lock.release()
             raise _cannot_write(path, error) from error
         try:
             checkpoint.recover(path / "checkpoints")
@@ -81,10 +88,10 @@ class RunFolder:
             if wandb is not None:
                 self._curves.append(Backlog(WandB(path, wandb, config.model_dump(mode="json"))))
         except OSError as error:
-            self._log.close()
+            self._leave()
             raise _cannot_write(path, error) from error
         except UserError:
-            self._log.close()
+            self._leave()
             raise
 
     def add_metrics(self, values: dict[str, float]) -> None:
@@ -142,7 +149,11 @@ class RunFolder:
         """Retry failed writes a last time, and log what is lost."""
         for backlog in (self._metrics, self._evaluation, *self._curves):
             backlog.close()
+        self._leave()
+
+    def _leave(self) -> None:
         self._log.close()
+        self._lock.release()
 
     def _add(self, file: Backlog, values: dict[str, float], group: str = "") -> None:
         self.ensure()

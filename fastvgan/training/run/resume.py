@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
+from fastvgan.files.lock import wait_until_unlocked
 from fastvgan.models.config import ModelConfig
 from fastvgan.runs.config import RunConfig, find_differences, read_config
 from fastvgan.runs.names import new_run, newest_run
@@ -54,14 +55,16 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
             folder.
 
     Raises:
-        UserError: the folder already holds a run that would be overwritten, `resume` names no checkpoint, or all
-            checkpoints are damaged. A single checkpoint that `resume` names is not read here.
+        UserError: the folder already holds a run that would be overwritten, another process writes it, `resume` names
+            no checkpoint, or all checkpoints are damaged. A single checkpoint that `resume` names is not read here.
     """
     if resume is None or resume == "auto":
         return _start_or_continue(name, run_dir or (None if resume is None else newest_run()), resume is not None)
     path = Path(resume)
     remarks = ()
     if (path / "config.yaml").is_file():
+        if run_dir is None or run_dir.resolve() == path.resolve():
+            wait_until_unlocked(path)
         found, remarks = _newest_good(path)
         if found is None:
             raise UserError(f"{resume} has no complete checkpoint to resume from; train into another --run-dir")
@@ -87,6 +90,7 @@ def _start_or_continue(name: str, folder: Path | None, may_continue: bool) -> St
     is_new = not (folder / "config.yaml").exists()
     if not (is_new or may_continue):
         raise _holds_run(folder)
+    wait_until_unlocked(folder)
     found, remarks = _newest_good(folder) if may_continue else (None, ())
     if found is None:
         return Start(folder, is_new=is_new)

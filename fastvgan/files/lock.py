@@ -1,0 +1,90 @@
+"""A lock on a folder, so that two processes do not write it at once."""
+
+import fcntl
+import logging
+import os
+import platform
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from fastvgan.errors import UserError
+
+logger = logging.getLogger("fastvgan")
+
+PATIENCE = 60.0  # seconds; a run that ends saves its state first
+_FILE = ".lock"
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held by this process until `release`, or until the process ends in any way.
+
+    It is a POSIX record lock: forked processes do not inherit it, and none remains after a kill. On a file system
+    without locks it has no effect.
+
+    Args:
+        folder: the folder, which exists.
+
+    Raises:
+        UserError: another process holds the lock; the message names it.
+        OSError: the lock's file cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        path = folder / _FILE
+        self._file = path.open("ab", buffering=0)
+        try:
+            if _is_held(self._file):
+                raise _in_use(folder, path)
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {platform.node()}".encode())
+        except BaseException:
+            self._file.close()
+            raise
+
+    def release(self) -> None:
+        """Release the lock; its file remains, since another process may wait for it."""
+        self._file.close()
+
+
+def wait_until_unlocked(folder: Path) -> None:
+    """Wait until no other process holds the lock of a folder, for at most `PATIENCE` seconds.
+
+    Raises:
+        UserError: another process still holds it.
+    """
+    path, end = folder / _FILE, time.monotonic() + PATIENCE
+    if not path.is_file():
+        return
+    try:
+        file = path.open("r+b")
+    except OSError:  # who writes the folder reports that
+        return
+    with file:
+        if _is_held(file):
+            logger.warning("waiting for %s, which writes %s, to end", _holder(path), folder)
+        while _is_held(file):
+            if time.monotonic() > end:
+                raise _in_use(folder, path)
+            time.sleep(0.1)
+
+
+def _is_held(file: BinaryIO) -> bool:
+    """Return whether another process holds the lock; else this one does from now on."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # the file system has no locks
+        return False
+    return False
+
+
+def _holder(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") or "another process"
+
+
+def _in_use(folder: Path, path: Path) -> UserError:
+    return UserError(
+        f"{_holder(path)} is training into {folder}; wait until it has ended, or train into another --run-dir"
+    )
