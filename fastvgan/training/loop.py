@@ -153,7 +153,7 @@ class TrainingLoop:
                 self._call("on_train_start")
                 number = self._train(watchdog)
                 if self._output:
-                    written = self._output.finish(self._record, save=not (number and self._is_in_trouble()))
+                    written = self._output.finish(self._record, number, not (number and self._is_in_trouble()))
                     self._call_about(written)
             if number:
                 self.stopped = "a callback" if number == _REQUESTED else signal.Signals(number).name

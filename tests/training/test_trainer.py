@@ -199,6 +199,43 @@ def test_stopped_many_times_at_random_it_computes_the_same(tmp_path, family, tim
     assert steps == sorted(set(steps)) and steps[-1] == 60
 
 
+def stop_at(number, by):
+    def at(trainer, step):
+        if step == number:
+            trainer._signal = by
+
+    return at
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_signal_ends_is_saved_before_it_is_scored(tmp_path, monkeypatch, by):
+    """A second Ctrl-C, or a kill soon after SIGTERM, then costs no step."""
+    asked = []
+
+    def interrupt(scoring):
+        asked.append([path.name for path in (tmp_path / "r" / "checkpoints").iterdir()])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastvgan.training.run.scoring.Scoring.measure", interrupt)
+    trainer = begin(tmp_path / "r", before_step=stop_at(1, by), checkpoint_every=100, evaluate_every=100)
+    if by == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+        assert asked == [["step-2"]]
+    else:
+        assert trainer.run() == 128 + by and asked == []
+    assert find_newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-2"
+    assert not list((tmp_path / "r" / "samples").iterdir())
+
+
+def test_ctrl_c_scores_the_step_that_it_saves(tmp_path):
+    trainer = begin(tmp_path / "r", before_step=stop_at(1, signal.SIGINT), checkpoint_every=100, evaluate_every=100)
+    assert trainer.run() == 128 + signal.SIGINT
+    assert [line["step"] for line in lines(tmp_path / "r", "evaluation.jsonl")] == [2]
+    saved = json.loads((tmp_path / "r" / "checkpoints" / "step-2" / "state.json").read_text())
+    assert saved["score"] is not None and list((tmp_path / "r" / "samples").iterdir())
+
+
 def test_algorithms_are_timed_where_training_runs(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("fastvgan.training.loop.time_algorithms", asked.append)

@@ -7,6 +7,7 @@ import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import NamedTuple, TypeVar
 
 from fastvgan.data.source import Source
@@ -123,18 +124,32 @@ class Output:
             samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
         return record, Written(self.scores if due.evaluate else None, path, samples)
 
-    def finish(self, record: Record, save: bool = True) -> Written:
-        """Write the outputs of a run that ends, early or not; the last checkpoint only if `save`.
+    def finish(self, record: Record, signal: int = 0, save: bool = True) -> Written:
+        """Write the outputs of a run that ends, early or not.
+
+        After a signal the state is saved first. SIGTERM may leave only seconds, so scores and samples are left out then.
+
+        Args:
+            record: the record of the last step.
+            signal: number of the signal that ended the run; another number if none did.
+            save: whether to write the last checkpoint.
 
         Raises:
             UserError: the last checkpoint cannot be written.
         """
         self._settle()
-        record = self._evaluate(record)
-        samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
-        path = self.save_last(record) if save else None
+        path = samples = scores = None
+        if save and signal in (SIGINT, SIGTERM):
+            path = self.save_last(record)
+            if signal == SIGINT:
+                logger.info("saved step %d; scoring it, unless Ctrl-C ends that too", record.step)
+        if signal != SIGTERM:
+            record = self._evaluate(record)
+            scores = self.scores
+            samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
+            path = self.save_last(record) if save else None
         self._try_to_write("report.html", lambda: write_report(self.path))
-        return Written(self.scores, path, samples)
+        return Written(scores, path, samples)
 
     def save_last(self, record: Record) -> Path:
         """Save the run's last checkpoint, and return its folder.
