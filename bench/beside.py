@@ -25,6 +25,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "gpu")]
 import cpuinfo  # noqa: E402  (py-cpuinfo, which pytest-benchmark needs)
 from part import origin  # noqa: E402
 
+from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
+from fastvgan.files.atomic import check_writable  # noqa: E402
+
 BATCH = 32  # of the preset `digits`
 VARIANTS = {
     "default": {},
@@ -49,8 +53,10 @@ def observe(metrics: Path, seconds: float, least: int, most: float) -> list[floa
     while True:
         time.sleep(0.2)
         found, passed = read_step_times(metrics)[first:], time.monotonic() - begin
-        if (passed > seconds and len(found) >= least) or passed > most:
+        if (passed > seconds and len(found) >= least) or (passed > most and found):
             return found
+        if passed > 10 * most:
+            raise UserError(f"no step ended in {passed:.0f} s; this machine is too busy, or too slow, to measure on")
 
 
 def measure_variant(name: str, options: argparse.Namespace) -> dict:
@@ -103,6 +109,9 @@ def main() -> None:
     parser.add_argument("--warm", type=float, default=2.0, help="seconds of warm-up before timing")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: must be at least 1")
+    check_writable(options.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the `finally` above, which kills the child processes
     facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}
     head = {**facts, "device": "cpu", "cpu": cpuinfo.get_cpu_info().get("brand_raw", "unknown")}
@@ -121,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

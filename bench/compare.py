@@ -49,9 +49,9 @@ def measure(names: list[str], path: Path) -> dict[str, Any]:
         except Missing as error:
             found["missing"][name] = str(error)
             print(f"   not measured: {error}", flush=True)
-        except AssertionError as error:  # record the failure and measure the next row
+        except Exception as error:  # whatever a row lacks, a compiler for instance, the next one may do without
             traceback.print_exc()
-            found["failed"][name] = (str(error).splitlines() or ["AssertionError"])[0][:500]
+            found["failed"][name] = (str(error).splitlines() or [type(error).__name__])[0][:500]
         else:
             found["rows"].append(row)
             for pair in pairs(row):

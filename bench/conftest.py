@@ -58,7 +58,11 @@ def pytest_runtest_setup(item):
 
 
 def _limit() -> float:
-    return float(os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf")
+    text = os.environ.get("FASTVGAN_BENCH_SECONDS") or "inf"
+    try:
+        return float(text)
+    except ValueError:
+        raise pytest.UsageError(f"FASTVGAN_BENCH_SECONDS={text}: expected a number") from None
 
 
 @pytest.hookimpl(trylast=True)  # after -k

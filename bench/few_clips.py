@@ -22,10 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
-from objectives import drop_partial_line, head, read_rows, spread  # noqa: E402
+from objectives import check_file, drop_partial_line, head, read_rows, spread  # noqa: E402
 
 import fastvgan  # noqa: E402
+from fastvgan.command_line import run_command  # noqa: E402
 from fastvgan.data import open_source  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
 from fastvgan.models import ModelConfig  # noqa: E402
 from fastvgan.runs.config import DataConfig  # noqa: E402
 
@@ -80,9 +82,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)
     given = parser.parse_args()
+    if wrong := [clips for clips in given.clips if not 1 <= clips <= ALL]:
+        raise UserError(f"--clips {wrong[0]}: expected 1 to {ALL}, which are drawn")
+    check_file(given.out)
     work = given.out.with_suffix("")
     drop_partial_line(given.out)
     done = {_key(row) for row in read_rows(given.out)}
+    if others := {row["steps"] for row in read_rows(given.out)} - {given.steps}:
+        raise UserError(f"{given.out} has rows of {others.pop()} steps, not {given.steps}; pass another --out")
     for seed, clips, augment in itertools.product(given.seeds, given.clips, ((), AUGMENT)):
         row = {"clips": clips, "augment": " ".join(augment), "seed": seed, "steps": given.steps}
         if _key(row) in done:
@@ -95,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

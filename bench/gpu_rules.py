@@ -11,10 +11,15 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from fastvgan.command_line import run_command  # noqa: E402
+
 CONVS = ROOT / "bench" / "results" / "convs-h100.json"
 TILES = ROOT / "bench" / "results" / "triton-tiles-h100.json"
 MORE = [CONVS.with_name(name) for name in ("layers-h100.json", "lstm-h100.json")]
@@ -170,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -26,6 +26,8 @@ from support.variants import load_in_order  # noqa: E402
 from torch import nn  # noqa: E402
 
 from fastvgan import layers  # noqa: E402
+from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
 from fastvgan_kernels import choice  # noqa: E402
 from fastvgan_kernels.triton import support as triton_support  # noqa: E402
 from fastvgan_kernels.triton import tuning  # noqa: E402
@@ -122,6 +124,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200, help="calls per round")
     parser.add_argument("--json", help="write the times to this file")
     arguments = parser.parse_args()
+    if arguments.calls < 1:
+        raise UserError(f"--calls {arguments.calls}: must be at least 1")
     torch.set_num_threads(1)
     found = measure(arguments.calls)
     for name, row in found.items():
@@ -132,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

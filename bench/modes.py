@@ -12,6 +12,8 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from fastvgan import load  # noqa: E402
+from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.files.atomic import check_writable  # noqa: E402
 from fastvgan.metrics.modes import ModeCount, count_modes, read_modes  # noqa: E402
 
 _CLIPS = 25_600  # as in Metz et al. 2017
@@ -34,6 +36,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file to write the counts to")
     given = parser.parse_args()
+    if given.json:
+        check_writable(given.json)
     found = count_modes_of(given.run, given.clips, given.seed)
     print(f"{found.modes} of 1,000 modes in {given.clips} clips, divergence {found.divergence:.3f} nats")
     if given.json:
@@ -41,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

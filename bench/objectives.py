@@ -32,6 +32,10 @@ import cpuinfo  # noqa: E402  (py-cpuinfo, which pytest-benchmark needs)
 import yaml  # noqa: E402
 from part import origin  # noqa: E402
 
+from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
+from fastvgan.files.atomic import check_writable  # noqa: E402
+
 # The flags of each objective besides its name; --flags replaces them.
 OBJECTIVES = {
     "nonsaturating": "",
@@ -79,6 +83,9 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, shared: list[str]):
         self.options, self.shared = options, shared
+        if wrong := [each for each in options.flags if each.partition("=")[0] not in OBJECTIVES or "=" not in each]:
+            raise UserError(f"--flags {wrong[0]}: expected OBJECTIVE=FLAGS, with one of {', '.join(OBJECTIVES)}")
+        check_file(options.out)
         self.flags = OBJECTIVES | dict(each.split("=", 1) for each in options.flags)
         self.work = options.work or options.out.with_suffix("")
         self._lock = threading.Lock()
@@ -99,7 +106,9 @@ class Bench:
     def run(self) -> None:
         """Run the cells without a row, and append their rows."""
         drop_partial_line(self.options.out)
-        done = {_cell(row) for row in self.rows() if not (self.options.retry and row["failure"])}
+        known = [row for row in self.rows() if not (self.options.retry and row["failure"])]
+        self._check(known)
+        done = {_cell(row) for row in known}
         missing = [cell for cell in self.cells() if cell not in done]
         print(f"{len(missing)} of {len(self.cells())} cells to run, {self.options.jobs} at a time", flush=True)
         self.work.mkdir(parents=True, exist_ok=True)
@@ -117,6 +126,25 @@ class Bench:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._stop()
+
+    def _check(self, known: list[dict[str, Any]]) -> None:
+        """Check that the rows of the cells to run are of this command's flags and length.
+
+        Raises:
+            UserError: one is not.
+        """
+        for row in known:
+            cell = _cell(row)
+            if cell not in self.cells() or row["failure"]:
+                continue
+            steps, seconds = self.options.steps, row["seconds_per_step"]
+            if self.options.minutes:
+                steps = seconds and self._fit_steps(seconds)
+            if row["flags"] != " ".join(self._training(cell)) or row["steps"] != steps:
+                raise UserError(
+                    f"{self.options.out} has {cell.name} of {row['steps']} steps with the flags {row['flags']!r}, which "
+                    "is another run; pass another --out, or the same flags"
+                )
 
     def _append(self, row: dict[str, Any]) -> None:
         with self.options.out.open("a", encoding="utf-8") as file:
@@ -165,7 +193,10 @@ class Bench:
         if self.options.steps:
             return self.options.steps, None
         seconds = self._known_seconds(cell) or self._time(cell)
-        return max(1, round(60 * self.options.minutes / seconds)), seconds
+        return self._fit_steps(seconds), seconds
+
+    def _fit_steps(self, seconds: float) -> int:
+        return max(1, round(60 * self.options.minutes / seconds))
 
     def _known_seconds(self, cell: Cell) -> float | None:
         """Return the seconds per step that the file has of the cell's row with the same flags, if it has."""
@@ -227,6 +258,17 @@ def _values(folder: Path, name: str) -> list[float]:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file, none if it does not exist."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def check_file(path: Path) -> None:
+    """Check that rows can be appended to a file, whose name without its ending becomes a folder.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if not path.suffix:
+        raise UserError(f"--out {path}: expected a name with an ending, such as {path}.jsonl")
+    check_writable(path)
 
 
 def drop_partial_line(path: Path) -> None:
@@ -302,4 +344,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -24,7 +24,7 @@ from fastvgan.settings import Settings  # noqa: E402
 class Arguments(Settings):
     """Run the benchmarks, print a table, and write the results and a plot of the ratios.
 
-    A complete run writes to bench/results/ and docs/; a partial run (--only) writes only with --out.
+    A complete run writes to bench/results/ and docs/; a partial run (--only) and --from write only with --out.
     """
 
     source: Annotated[tuple[Path, ...], tyro.conf.arg(name="from", metavar="FILE.json")] = ()
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise UserError("pytest wrote no results; see its output above")
         summary = _read(sources)
     print(as_text(summary))
-    if parsed.out or not (parsed.only or failed or summary["machine"].get("tiny")):
+    if parsed.out or not (parsed.source or parsed.only or failed or summary["machine"].get("tiny")):
         _write(summary, parsed.out or ROOT / "bench" / "results", parsed.out or ROOT / "docs")
     if failed:
         print("some benchmarks failed and are missing from the table", file=sys.stderr)

@@ -26,6 +26,7 @@ from support.sweep import Sizes, config_of  # noqa: E402
 from support.text_table import format_table  # noqa: E402
 from support.variants import DTYPES  # noqa: E402
 
+from fastvgan.command_line import run_command  # noqa: E402
 from fastvgan.models.config import ModelConfig  # noqa: E402
 from fastvgan.runs.presets import PRESETS  # noqa: E402
 
@@ -349,4 +350,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

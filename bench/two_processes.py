@@ -119,6 +119,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lines", type=int, default=6, help="lines of metrics per run, one every 5 steps")
     parsed = parser.parse_args()
+    for name in ("processes", "rounds", "lines"):
+        if getattr(parsed, name) < 1:
+            parser.error(f"--{name} {getattr(parsed, name)}: must be at least 1")
     results = Results(parsed.out or Path("two-processes.json"), "commands", {**origin(), "cores": os.cpu_count()})
     for family, sizes in CASES:
         results.found.append(compare(family, sizes, parsed.processes, parsed.rounds, parsed.lines))

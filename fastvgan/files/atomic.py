@@ -21,6 +21,7 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; pass a file name")
+    _check_folder(path)
     temporary = _temporary(path)
     try:
         temporary.touch()
@@ -37,8 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
         UserError: the file cannot be written.
     """
     try:
-        if not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+        _check_folder(path)
         with replace_atomically(path) as temporary:
             yield temporary
     except OSError as error:
@@ -86,6 +86,11 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
 
 
 def _temporary(path: Path) -> Path:

@@ -6,6 +6,8 @@ import few_clips
 import pytest
 import torch
 
+from fastvgan.errors import UserError
+
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
@@ -36,6 +38,15 @@ def test_runs_are_done_once_and_shown_by_augmentation(command, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "| 64 | none | 2 | 600 ± 0 | - | - | 0 ± 0 |"
     assert lines[-1] == "| 64 | color translation cutout | 2 | 100.5 ± 0.707 | - | - | 0 ± 0 |"
+
+
+def test_a_file_of_other_runs_and_more_clips_than_there_are_are_refused(command):
+    command("--clips", "64", "--seeds", "0", "--steps", "7")
+    with pytest.raises(UserError, match="rows.jsonl has rows of 7 steps, not 8; pass another --out"):
+        command("--clips", "64", "--seeds", "0", "1", "--steps", "8")
+    with pytest.raises(UserError, match="--clips 1281: expected 1 to 1280"):
+        command("--clips", "64", "1281")
+    assert not command("--clips", "64", "--seeds", "0", "--steps", "7")
 
 
 def test_drawn_clips_stay_the_same(monkeypatch):

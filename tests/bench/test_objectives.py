@@ -6,6 +6,8 @@ from pathlib import Path
 import objectives
 import pytest
 
+from fastvgan.errors import UserError
+
 
 @pytest.fixture(autouse=True)
 def no_head(monkeypatch):
@@ -58,10 +60,10 @@ def test_cells_are_run_once_and_resumed(monkeypatch, tmp_path):
     lines = list(objectives.table(first.rows()))
     assert len(lines) == 4 and "| hinge | clip | none | - | - | 0, 2 failed | - |" in lines[2]
     assert "| nonsaturating | clip | none | 7 | 4 | 2 | 0.55 ± 0.0707 | - | - | 3 ± 0 | - |" in lines[3]
-    again, calls = bench(monkeypatch, tmp_path, *flags)
+    again, calls = bench(monkeypatch, tmp_path, *flags, "--", "--base-width", "4")
     again.run()
     assert calls == []
-    retried, calls = bench(monkeypatch, tmp_path, *flags, "--retry")
+    retried, calls = bench(monkeypatch, tmp_path, *flags, "--retry", "--", "--base-width", "4")
     retried.run()
     assert {cell.objective for _, cell, _ in calls} == {"hinge"} and len(retried.rows()) == 4
     assert all(row["failure"] is None for row in retried.rows())
@@ -101,7 +103,7 @@ def test_another_seed_takes_the_time_of_its_row_from_the_file(monkeypatch, tmp_p
     flags = ["--minutes", "3", "--objectives", "hinge", "--norms", "none"]
     first, _ = bench(monkeypatch, tmp_path, *flags, "--seeds", "0")
     first.run()
-    rows = [row | {"seconds_per_step": 4.0} for row in first.rows()]
+    rows = [row | {"seconds_per_step": 4.0, "steps": 45} for row in first.rows()]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     other, calls = bench(monkeypatch, tmp_path, *flags, "--seeds", "0", "1", "--work", str(tmp_path / "elsewhere"))
     other.run()
@@ -111,3 +113,33 @@ def test_another_seed_takes_the_time_of_its_row_from_the_file(monkeypatch, tmp_p
     wide.run()
     assert [name for name, _, _ in calls] == ["train", "train", "evaluate"]  # other flags: timed again
     assert wide.rows()[-1]["steps"] == 90
+
+
+def test_a_file_of_other_runs_is_refused_before_anything_runs(monkeypatch, tmp_path):
+    flags = ["--objectives", "hinge", "--norms", "none", "--seeds", "0"]
+    first, _ = bench(monkeypatch, tmp_path, "--minutes", "3", *flags)
+    first.run()
+    for others in (["--minutes", "6", *flags], ["--steps", "7", *flags], ["--minutes", "3", *flags, "--", "--warp"]):
+        other, calls = bench(monkeypatch, tmp_path, *others)
+        with pytest.raises(UserError, match="rows.jsonl has hinge-clip-none-0 of 90 steps with the flags '--objective"):
+            other.run()
+        assert calls == []
+    same, calls = bench(monkeypatch, tmp_path, "--steps", "90", *flags)
+    same.run()
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--out", "rows"], "--out rows: expected a name with an ending, such as rows.jsonl"),
+        (["--out", "missing/rows.jsonl"], "cannot write missing/rows.jsonl: the folder missing does not exist"),
+        (["--out", "rows.jsonl", "--flags", "hinge"], "--flags hinge: expected OBJECTIVE=FLAGS, with one of nonsatur"),
+        (["--out", "rows.jsonl", "--flags", "huge=--r1 1"], "--flags huge=--r1 1: expected OBJECTIVE=FLAGS, with one"),
+    ],
+)
+def test_wrong_options_are_refused(monkeypatch, tmp_path, flags, sentence):
+    monkeypatch.chdir(tmp_path)
+    options, shared = objectives.parse(["--steps", "7", *flags])
+    with pytest.raises(UserError, match=sentence):
+        objectives.Bench(options, shared)
