@@ -23,7 +23,11 @@ class Clips(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """A training set of clips of one size, whose conditions are indices into tables."""
+    """A training set of clips of one size, whose conditions are indices into tables.
+
+    A source whose clips have several captions each may also have `caption_sets`: those of each clip, as sequences of
+    indices. They are then no wrong captions of each other.
+    """
 
     captions: Sequence[str]
     """The distinct captions; empty if the source has no captions."""

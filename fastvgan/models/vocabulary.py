@@ -1,7 +1,8 @@
 """The word indices of sentences, and wrong sentences for clips."""
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -12,6 +13,8 @@ _WORD = re.compile(r"\w+")
 PADDING, _UNKNOWN = 0, 1
 _CANDIDATES = 4096
 _NEVER = 1024.0  # more words than a caption has
+_MOST_ENTRIES = 2**24
+_MOST_ALIKE = 256
 
 
 def split_words(caption: str) -> list[str]:
@@ -68,24 +71,31 @@ class WrongCaptions:
     A caption that is wrong in every word teaches a discriminator nothing about the hardest word. So one word of the
     true caption is drawn, weighted by its inverse document frequency (Spärck Jones 1972), so that rare words are more
     likely. Then one of the captions without that word that share most of the others is drawn. The matching-aware
-    objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random.
+    objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random. Captions of one clip, or of
+    the same words, are not wrong for each other: they are drawn only where there is no other one.
 
     Args:
         table: word indices of the distinct captions, int64 (M, L) as `Vocabulary.encode` returns them; M at least 2.
         vocabulary_size: the number of word indices.
         device: the device on which captions are drawn.
+        sets: the captions of each clip that has several, as indices.
     """
 
-    def __init__(self, table: torch.Tensor, vocabulary_size: int, device: "torch.device | str" = "cpu"):
+    def __init__(
+        self,
+        table: torch.Tensor,
+        vocabulary_size: int,
+        device: "torch.device | str" = "cpu",
+        sets: Iterable[Sequence[int]] = (),
+    ):
         size, length = table.shape
-        is_word = torch.zeros(size, vocabulary_size).scatter_(1, table, 1.0)
-        is_word[:, PADDING] = 0
         # A repeated word counts at its first position only.
         earlier = (table[:, :, None] == table[:, None]).tril(-1).any(-1)  # (M, L)
         once = (~earlier & (table != PADDING)).float()
         # A word in all captions distinguishes none and has weight log 1 = 0. If a caption has only such words, because
         # it differs from another one in word order alone, all its words get the same weight.
-        weights = once.double() * (size / is_word.sum(0).double().clamp(min=1)).log()[table]
+        frequency = table[once > 0].bincount(minlength=vocabulary_size)
+        weights = once.double() * (size / frequency.double().clamp(min=1)).log()[table]
         has_no_weight = weights.sum(1) == 0
         weights[has_no_weight] = 1
         reached = weights.cumsum(1)
@@ -93,13 +103,22 @@ class WrongCaptions:
         reached[:, -1] = 1
         self.searches_some = size > _CANDIDATES
         """Whether there are too many captions to search all, so that `draw` needs a start."""
+        alike = _pad_sets(size, [*sets, *_find_equal(table)])  # (M, P), P = 0 without any
+        self.exist = bool(((alike != torch.arange(size)[:, None]).sum(1) < size - 1).any())
+        """Whether a caption has a wrong one."""
+        self._alike = alike.to(device)
         # In all other cases some caption without the wrong word fits better than the caption itself.
-        self._may_find_itself = self.searches_some or bool(has_no_weight.any())
+        self._may_find_itself = self.searches_some or bool(has_no_weight.any()) or self._alike.shape[1] > 0
         # `draw` searches consecutive captions of this order, which is cyclic, from a random start.
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
         self._order = torch.cat([order, order[: _CANDIDATES - 1]]).to(device)
         self._size = size
-        self._has_word = is_word.T.contiguous().to(device)  # (V, M)
+        # (V, M), unless that is large; then each draw computes the rows that it needs.
+        self._has_word = None
+        if not self.searches_some and vocabulary_size * size <= _MOST_ENTRIES:
+            self._has_word = torch.zeros(vocabulary_size, size).scatter_(0, table.T, 1.0).to(device)
+            self._has_word[PADDING] = 0
+        self._vocabulary_size, self._table = vocabulary_size, table.to(device)
         self._words, self._weights = table.to(device), torch.stack([reached, once], 1).to(device)
         self._places = torch.arange(length, device=device)
         self._all = torch.arange(min(size, _CANDIDATES), device=device)
@@ -119,19 +138,71 @@ class WrongCaptions:
         Raises:
             ValueError: `searches_some` is true and `start` is None.
         """
-        has_word, candidates = self._has_word, self._all
+        candidates = self._all
         if self.searches_some:
             if start is None:
                 raise ValueError(f"with more than {_CANDIDATES} captions draw needs a start")
             candidates = self._order[(start * self._size).long() + self._all]
-            has_word = has_word[:, candidates]
         reached, once = self._weights[captions].unbind(1)  # (N, L) each
         words = self._words[captions]  # (N, L)
         wrong = (reached[:, None] <= chances[..., :1]).sum(-1, keepdim=True)  # (N, K, 1), a position in the caption
         weights = torch.add(once[:, None], self._places == wrong, alpha=-_NEVER)  # (N, K, L)
-        shared = weights @ has_word[words]  # (N, K, M); integers, which every device sums exactly
+        # (N, L, M); the matrix product sums integers, which is exact on every device.
+        has_word = self._has_word[words] if self._has_word is not None else self._find_words(words, candidates)
+        shared = weights @ has_word  # (N, K, M)
+        if self._alike.shape[1]:
+            is_alike = torch.zeros(len(captions), self._size, dtype=torch.bool, device=captions.device)
+            is_alike.scatter_(1, self._alike[captions], True)
+            shared = shared.masked_fill(is_alike[:, None, candidates], -2 * _NEVER)
         if self._may_find_itself:
-            shared = shared.masked_fill((candidates == captions[:, None])[:, None], -2 * _NEVER)
+            shared = shared.masked_fill((candidates == captions[:, None])[:, None], -4 * _NEVER)
         fits_best = (shared == shared.amax(-1, keepdim=True)).cumsum(-1)
         place = (fits_best <= fits_best[..., -1:] * chances[..., 1:]).sum(-1)  # (N, K)
         return candidates[place] if self.searches_some else place
+
+    def _find_words(self, words: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Return which candidates have which words of the true captions, float32 (N, L, M) of 0 and 1.
+
+        Args:
+            words: word indices, int64 (N, L).
+            candidates: indices of captions, int64 (M,).
+        """
+        # Each word gets a row; of equal words all get the same one, whichever that is.
+        count = words.numel()
+        row = torch.full((self._vocabulary_size,), count, device=words.device)
+        row[words.flatten()] = torch.arange(count, device=words.device)
+        row[PADDING] = count
+        found = torch.zeros(count + 1, len(candidates), device=words.device)
+        found.scatter_(0, row[self._table[candidates]].T, 1.0)
+        found[count] = 0
+        return found[row[words]]
+
+
+def _find_equal(table: torch.Tensor) -> list[list[int]]:
+    """Return the sets of captions of the same words in the same order."""
+    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, row in enumerate(table.tolist()):
+        found[tuple(row)].append(i)
+    return [members for members in found.values() if len(members) > 1]
+
+
+def _pad_sets(size: int, sets: Iterable[Sequence[int]]) -> torch.Tensor:
+    """Return for each of the captions those that share a set with it, and itself in the remaining places.
+
+    Args:
+        size: number of captions.
+        sets: sets of captions, as indices.
+
+    Returns:
+        int64 (size, P). A caption that stands with very many others says little of a clip, so P has a limit.
+    """
+    alike: dict[int, set[int]] = defaultdict(set)
+    for members in sets:
+        for member in members:
+            if len(alike[member]) <= _MOST_ALIKE:
+                alike[member].update(members)
+    rows = {i: sorted(found - {i})[:_MOST_ALIKE] for i, found in alike.items()}
+    padded = torch.arange(size)[:, None].repeat(1, max(map(len, rows.values()), default=0))
+    for i, found in rows.items():
+        padded[i, : len(found)] = torch.tensor(found, dtype=torch.int64)
+    return padded

@@ -89,7 +89,7 @@ class Conditions:
         table: the captions in the form that the model takes; None if its condition has no text.
         phrasings: number of phrasings of each caption; 0 if captions are fixed.
         parts: what the model's condition consists of.
-        can_be_wrong: the parts for which a wrong one can be drawn: "text" with two captions or more, "class" with two
+        can_be_wrong: the parts for which a wrong one can be drawn: "text" with captions of different clips, "class" with two
             classes or more, "image" always.
         draws: number of random words that a wrong condition takes.
         needs_start: whether `wrong` needs a start; see `WrongCaptions.draw`.
@@ -111,7 +111,8 @@ class Conditions:
             if len(source.captions) > 1:
                 vocabulary = Vocabulary.of(source.captions)  # a model with a text encoder has none
                 words = vocabulary.encode(source.captions)
-                self._wrong_captions = WrongCaptions(words, len(vocabulary), device)
+                wrong = WrongCaptions(words, len(vocabulary), device, getattr(source, "caption_sets", ()))
+                self._wrong_captions = wrong if wrong.exist else None
         self.phrasings = self.table.phrasings if self.table is not None else 0
         self.can_be_wrong = tuple(
             part

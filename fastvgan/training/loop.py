@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ class TrainingLoop:
                     stopped = self._loop(clips, meter, bar, watchdog, profile)
                 except Exception:
                     if not self._within_step:
-                        self._rescue()
+                        self._rescue(Output.rescue)
                     raise
                 finally:
                     clips.close()
@@ -404,10 +404,10 @@ class TrainingLoop:
             self.parallel.broadcast_tensors(tensors_of(self.step).values())
         return record._replace(data=self.source.fingerprint)
 
-    def _rescue(self) -> None:
+    def _rescue(self, save: Callable[[Output, Record], object] = Output.save_last) -> None:
         """Save the state, which is consistent between steps, before the process ends for an unrelated reason."""
         if self._output and not self._is_in_trouble():
-            self._output.save_last(self._record)
+            save(self._output, self._record)
 
     def _note(self, number: int) -> None:
         self._signal = number

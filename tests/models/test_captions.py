@@ -89,5 +89,48 @@ def test_a_table_too_large_to_search_is_sampled():
     assert len(torch.cat([draw(wrong, right, seed) for seed in range(40)]).unique()) > 1500
 
 
+@given(st.data())
+def test_captions_of_one_clip_and_of_equal_words_are_not_wrong_for_each_other(data):
+    """The judge is a search of all captions, clip by clip."""
+    count = data.draw(st.integers(3, 12))
+    captions = data.draw(st.lists(st.text("abc ", min_size=1, max_size=6), min_size=count, max_size=count, unique=True))
+    sets = data.draw(st.lists(st.lists(st.integers(0, count - 1), min_size=2, max_size=4, unique=True), max_size=4))
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary), sets=sets)
+    drawn = draw(wrong, torch.arange(count), data.draw(st.integers(0, 99)), 3).tolist()
+    rest = []
+    for i in range(count):
+        alike = {i, *(j for each in sets if i in each for j in each)}
+        alike |= {j for j in range(count) if split_words(captions[i]) == split_words(captions[j])}
+        rest.append(set(range(count)) - alike)
+        assert i not in drawn[i] and (not rest[i] or rest[i] >= set(drawn[i])), (i, sets, captions)
+    assert wrong.exist == any(rest)
+
+
+@pytest.mark.parametrize("limit", [1, 2**24])
+def test_a_search_of_many_words_finds_what_a_search_of_few_does(monkeypatch, limit):
+    """Where the table of words is too large, each draw makes the rows that it needs."""
+    monkeypatch.setattr("fastvgan.models.vocabulary._MOST_ENTRIES", limit)
+    source = DigitsSource()
+    vocabulary = Vocabulary.of(source.captions)
+    wrong = WrongCaptions(vocabulary.encode(source.captions), len(vocabulary), sets=[(0, 5, 9), (3, 9)])
+    assert (wrong._has_word is None) == (limit == 1)
+    drawn = draw(wrong, torch.arange(240), 3, 2)
+    monkeypatch.setattr("fastvgan.models.vocabulary._MOST_ENTRIES", 2**24)
+    whole = WrongCaptions(vocabulary.encode(source.captions), len(vocabulary), sets=[(0, 5, 9), (3, 9)])
+    assert torch.equal(drawn, draw(whole, torch.arange(240), 3, 2))
+
+
+def test_a_large_table_takes_little_memory():
+    """20,000 captions of 6,000 words: a dense table of words had 480 MB."""
+    letters = torch.randint(6000, (20000, 12), generator=torch.Generator().manual_seed(0)).tolist()
+    captions = [" ".join(f"w{i}" for i in row) for row in letters]
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
+    assert sum(x.numel() * x.element_size() for x in vars(wrong).values() if isinstance(x, torch.Tensor)) < 2**24
+    right = torch.arange(0, 20000, 1000)
+    assert not (draw(wrong, right, 3) == right[:, None]).any()
+
+
 def test_words():
     assert split_words("Don't stop: 3x!") == ["don", "t", "stop", "3x"]

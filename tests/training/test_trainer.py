@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import statistics
+import types
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from commands import ROOT
 from tiny import tiny, weights
 
 from fastvgan.errors import UserError
+from fastvgan.files.tensor_file import read_tensors
+from fastvgan.generation.files import EXPORTED
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.loop import TrainingLoop
@@ -323,6 +326,28 @@ def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the data any more: .*clip\.mp4.*--resume auto"):
         trainer.run()
     assert find_newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-13"
+    # The generator has the statistics of its weights, as after a run that ends as it should.
+    stopped = begin(tmp_path / "s", before_step=stop_at(12, signal.SIGTERM), checkpoint_every=100)
+    assert stopped.run() == 128 + signal.SIGTERM and stopped.done == 13
+    mine, theirs = (read_tensors(tmp_path / name / EXPORTED)[0] for name in "rs")
+    assert any("running" in name for name in mine) and all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_state_whose_statistics_cannot_be_computed_is_saved(tmp_path, monkeypatch, caplog):
+    trainer = begin(tmp_path / "r", checkpoint_every=100, sample_every=100, evaluate_every=100)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def stop(name, *_):
+        monkeypatch.setattr("fastvgan.training.run.samples.Samples.settle", fail)
+        raise ValueError("from a callback")
+
+    trainer._callbacks = types.SimpleNamespace(call=lambda name, *_: stop(name) if name == "on_step_end" else None)
+    with pytest.raises(ValueError, match="from a callback"):
+        trainer.run()
+    assert find_newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-1"
+    assert "keeps the statistics of its last use: CUDA out of memory" in caplog.text
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(6, 4), (4, 4), (5, 2)])

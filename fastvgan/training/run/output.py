@@ -90,7 +90,9 @@ class Output:
         self._folder = RunFolder(start.folder, config, done, config.training.wandb, source.fingerprint, next_folder)
         self.path = self._folder.path
         self._captions = conditions.table
-        self._make_samples = lambda: Samples(source, conditions, step, config.training.seed)
+        # Without gradients a pass of some more clips than a step trains takes less memory.
+        most = min(128, 4 * config.training.batch_size // config.training.accumulate)
+        self._make_samples = lambda: Samples(source, conditions, step, config.training.seed, most)
         self._make_scoring = lambda samples: Scoring(config, source, step, samples)
         self._samples: Samples | None = None
         self._scoring: Scoring | None = None
@@ -150,6 +152,18 @@ class Output:
             path = self.save_last(record) if save else None
         self._try_to_write("report.html", lambda: write_report(self.path))
         return Written(scores, path, samples)
+
+    def rescue(self, record: Record) -> None:
+        """Save the state of a run that an error ends between two steps.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self._settle()
+        except RuntimeError as error:  # the device may be what failed
+            logger.warning("the averaged generator keeps the statistics of its last use: %s", error)
+        self.save_last(record)
 
     def save_last(self, record: Record) -> Path:
         """Save the run's last checkpoint, and return its folder.

@@ -26,35 +26,43 @@ class Samples:
         conditions: conditions of the data.
         step: the step whose averaged generator makes the samples.
         seed: seed of the run.
+        most: number of clips that the generator makes at a time, as many as the device's memory takes.
     """
 
-    def __init__(self, source: Source, conditions: Conditions, step: AdversarialStep, seed: int):
+    def __init__(self, source: Source, conditions: Conditions, step: AdversarialStep, seed: int, most: int = _POOL):
         self._step = step
         device = step.totals.device
         batches = source.batches(_POOL, seed)
         clips = next(batches)
         batches.close()
         text, label = (None if part is None else part.to(device) for part in conditions.right(clips))
-        self._pool = condition_from(text, label, to_float(clips.video, device), conditions.parts)
-        noise = step.ema.noise(_ROUNDS * _POOL + _SHOWN, seed).to(device).split(_POOL)
-        self._pool_noise, self._noise = noise[:_ROUNDS], noise[_ROUNDS]
+        pool = condition_from(text, label, to_float(clips.video, device), conditions.parts)
+        noise = step.ema.noise(_ROUNDS * _POOL + _SHOWN, seed).to(device)
+        parts = [slice(first, first + most) for first in range(0, _POOL, most)]
+        self._pool = [
+            (of_round[part], pool and pool.rows(part)) for of_round in noise[:-_SHOWN].split(_POOL) for part in parts
+        ]
+        self._noise = noise[-_SHOWN:]
         self._coarse = CoarseScore(clips.video)
         shown = _distinct(clips)[:_SHOWN]
-        self._condition = self._pool and self._pool.rows(shown)
+        self._condition = pool and pool.rows(shown)
         self._labels = _labels(source, clips, conditions.parts, shown)
 
     def settle(self) -> None:
         """Update the averaged generator's batch norm statistics to its weights, before it is used or saved."""
         with self._step.autocast:
-            settle_statistics(self._step.ema, ((z, self._pool) for z in self._pool_noise))
+            settle_statistics(self._step.ema, self._pool)
 
     def score(self) -> float | None:
         """Return the `CoarseScore` of the averaged generator; None if its clips are not finite."""
+        made = []
         with torch.no_grad(), self._step.autocast:
-            batches = [self._step.ema(z, self._pool) for z in self._pool_noise]
-        if not all(torch.isfinite(clips).all() for clips in batches):
-            return None
-        return self._coarse.score(torch.cat([to_uint8(clips) for clips in batches]))
+            for z, condition in self._pool:
+                clips = self._step.ema(z, condition)
+                if not torch.isfinite(clips).all():
+                    return None
+                made.append(to_uint8(clips))
+        return self._coarse.score(torch.cat(made))
 
     def save(self, folder: Path, number: int) -> Path:
         """Write step-N.gif and step-N.png to a folder, and return the path of the former.
