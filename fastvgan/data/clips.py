@@ -95,7 +95,9 @@ class ClipSource:
             for item in items
         ]
         # The captions of one clip are no wrong ones of each other: see `fastvgan.models.vocabulary.WrongCaptions`.
-        self.caption_sets: Sequence[Sequence[int]] = sorted({member.captions for member in members if len(member.captions) > 1})
+        self.caption_sets: Sequence[Sequence[int]] = sorted(
+            {member.captions for member in members if len(member.captions) > 1}
+        )
         self.sampler = Sampler(members, cut)
         clips = ClipSet(
             [item.name for item in items], [item.media for item in items], [item.found for item in items], self.sampler

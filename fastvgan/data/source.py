@@ -23,11 +23,7 @@ class Clips(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """A training set of clips of one size, whose conditions are indices into tables.
-
-    A source whose clips have several captions each may also have `caption_sets`: those of each clip, as sequences of
-    indices. They are then no wrong captions of each other.
-    """
+    """A training set of clips of one size, whose conditions are indices into tables."""
 
     captions: Sequence[str]
     """The distinct captions; empty if the source has no captions."""
@@ -82,3 +78,11 @@ class Source(Protocol):
             ValueError: `draws` is 0, or `clips` is missing.
         """
         ...
+
+
+@runtime_checkable
+class HasCaptionSets(Protocol):
+    """A source whose clips may have several captions each, which are no wrong captions of each other."""
+
+    caption_sets: Sequence[Sequence[int]]
+    """The captions of each clip that has several, as indices into the source's `captions`."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fastvgan.data.directions import refuse_directions
-from fastvgan.data.source import Clips, Source
+from fastvgan.data.source import Clips, HasCaptionSets, Source
 from fastvgan.errors import UserError
 from fastvgan.models import Condition
 from fastvgan.models.config import ModelConfig
@@ -111,7 +111,8 @@ class Conditions:
             if len(source.captions) > 1:
                 vocabulary = Vocabulary.of(source.captions)  # a model with a text encoder has none
                 words = vocabulary.encode(source.captions)
-                wrong = WrongCaptions(words, len(vocabulary), device, getattr(source, "caption_sets", ()))
+                sets = source.caption_sets if isinstance(source, HasCaptionSets) else ()
+                wrong = WrongCaptions(words, len(vocabulary), device, sets)
                 self._wrong_captions = wrong if wrong.exist else None
         self.phrasings = self.table.phrasings if self.table is not None else 0
         self.can_be_wrong = tuple(
