@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from fastvgan.data import open_source
-from fastvgan.models.discriminators import frame_stride
+from fastvgan.models.discriminators import count_starts
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.conditions import Conditions, add_vocabulary
@@ -274,7 +274,7 @@ def count_cost(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat1
     Raises:
         ValueError: the steps on the two small batches run different operations.
     """
-    small = 2 * frame_stride(config.model)  # pairs of clips share a condition; all together they show every frame
+    small = 2 * count_starts(config.model)  # pairs of clips share a condition; all together they show every frame
     if batch <= 2 * small:
         return trace_cost(config, batch, dtype)
     first, second = (trace_cost(config, size, dtype) for size in (small, 2 * small))

@@ -90,9 +90,9 @@ def sum_logits(logits: list[torch.Tensor]) -> torch.Tensor:
 class FrameDiscriminator(nn.Module):
     """Scores single frames.
 
-    MoCoGAN (Tulyakov et al. 2018) scores one random frame of each clip. Here the choice is fixed: with k =
-    `frame_every`, it scores every k-th frame of clip i of a batch, starting at frame i modulo k, so that a batch covers
-    all frames. If G moves a picture (`warp`), the features of a condition may be anywhere in the frame.
+    MoCoGAN (Tulyakov et al. 2018) scores one random frame of each clip. Here the choice is fixed: it scores every k-th
+    frame of a clip, k = `frame_every`, starting at another frame in the next clip of the batch, so that a batch covers
+    all frames (see `select_frames`). If G moves a picture (`warp`), the features of a condition may be anywhere in the frame.
     """
 
     def __init__(self, config: ModelConfig):
@@ -125,8 +125,23 @@ def frame_stride(config: ModelConfig) -> int:
     return min(config.frame_every, config.frames // 2)
 
 
+def count_starts(config: ModelConfig) -> int:
+    """Return how many clips of a batch show all of their frames together; 1 for a model that scores no single ones."""
+    frames = {"frame": config.frames, "difference": config.frames - 1}
+    counts = [len(_starts(count, frame_stride(config))) for name, count in frames.items() if name in config.discriminators]
+    return max(counts, default=1)  # all of them divide the largest one
+
+
+def _starts(frames: int, every: int) -> list[int]:
+    """Return the first selected frame of each of consecutive clips, which together show all frames."""
+    left = frames % every
+    return [*range(every), *(range(left, left + every) if left else ())]
+
+
 def select_frames(x: torch.Tensor, every: int) -> torch.Tensor:
     """Select every n-th frame of clips (N, C, T, H, W), n = `every`, starting at frame i modulo n in clip i.
+
+    If T is no multiple of n, every other n clips leave out the first frames in place of the last ones.
 
     Returns:
         (N, C, T // `every`, H, W). T must be at least `every`.
@@ -135,9 +150,10 @@ def select_frames(x: torch.Tensor, every: int) -> torch.Tensor:
     if every == 1:
         return x
     x = x.permute(0, 2, 3, 4, 1)  # (N, T, H, W, C), as it lies in memory
-    missing = -n % every
+    starts = _starts(frames, every)
+    missing = -n % len(starts)
     if missing:
         x = torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
     # Slices rather than indices, whose gradient would be a scatter.
-    parts = [x[k::every, k::every][:, : frames // every] for k in range(every)]
+    parts = [x[k :: len(starts), start::every][:, : frames // every] for k, start in enumerate(starts)]
     return torch.stack(parts, 1).flatten(0, 1)[:n].permute(0, 4, 1, 2, 3)

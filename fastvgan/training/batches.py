@@ -9,7 +9,7 @@ from fastvgan.data.source import Clips, Source
 from fastvgan.errors import UserError
 from fastvgan.files.pixels import to_float
 from fastvgan.models import Condition
-from fastvgan.models.discriminators import frame_stride
+from fastvgan.models.discriminators import count_starts, frame_stride
 from fastvgan.models.noise import NoiseDriven
 from fastvgan.random_draws import Draws, Purpose, below, draw_below, normals, uniforms
 from fastvgan.runs.config import RunConfig
@@ -148,11 +148,11 @@ def share_of_a_batch(config: RunConfig, world_size: int) -> int:
             f"--batch-size {size} leaves {size // parts} clips to each of {parts} parts, but clips are compared in "
             f"pairs (--diversity, --feature-diversity, wrong first frames): use a multiple of {2 * parts}"
         )
-    every = frame_stride(config.model)
-    if size // parts < every or (parts > 1 and size // parts % every):
+    starts = count_starts(config.model)
+    if size // parts < frame_stride(config.model) or (parts > 1 and size // parts % starts):
         raise UserError(
             f"--frame-every {config.model.frame_every}: the frames shown differ from clip to clip, and parts of "
             f"{size // parts} clips show other frames than the whole batch; use a --batch-size that is a "
-            f"multiple of {parts * every}, or another --frame-every"
+            f"multiple of {parts * starts}, or another --frame-every"
         )
     return size // world_size
