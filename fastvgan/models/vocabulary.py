@@ -1,6 +1,8 @@
 """The word indices of sentences, and wrong sentences for clips."""
 
+import itertools
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +12,7 @@ from fastvgan.errors import UserError
 from fastvgan.models.config import MOST_WORDS
 
 _WORD = re.compile(r"\w+")
+_IDEOGRAPHS = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"), ("\U00020000", "\U0003ffff"))
 PADDING, _UNKNOWN = 0, 1
 _CANDIDATES = 4096
 _NEVER = 1024.0  # more words than a caption has
@@ -18,8 +21,30 @@ _MOST_ALIKE = 256
 
 
 def split_words(caption: str) -> list[str]:
-    """Split a sentence into words, in lower case and without punctuation."""
-    return _WORD.findall(caption.lower())
+    """Split a sentence into words, in lower case and without punctuation.
+
+    Words are Unicode's, in its form NFKC: a letter and its marks stay together, however they were typed. Each
+    ideograph is a word, since Chinese has no spaces, as in the tokenizer of Devlin et al. 2019 (BERT).
+    """
+    if caption.isascii():
+        return _WORD.findall(caption.lower())
+    spelled = "".join(map(_spell, unicodedata.normalize("NFKC", caption.lower())))
+    # A mark without a letter before it, such as the last code point of many emoji, is none of a word.
+    words = ("".join(itertools.dropwhile(_is_mark, word)) for word in spelled.split())
+    return [word for word in words if word]
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
+
+
+def _spell(character: str) -> str:
+    """Return a character of a word as it is, an ideograph between spaces, a space for others, "" for invisible ones."""
+    if any(first <= character <= last for first, last in _IDEOGRAPHS):
+        return f" {character} "
+    if unicodedata.category(character) == "Cf":  # such as the joiners within Persian and Indic words
+        return ""
+    return character if character.isalnum() or character == "_" or _is_mark(character) else " "
 
 
 class Vocabulary:
@@ -37,8 +62,8 @@ class Vocabulary:
     @classmethod
     def of(cls, captions: Sequence[str]) -> "Vocabulary":
         """Return the vocabulary of captions; its length is that of the longest one, at most 32 words."""
-        split = [split_words(caption) for caption in captions]
-        return cls(sorted(set().union(*split)), min(MOST_WORDS, max((len(words) for words in split), default=1)))
+        split = [split_words(caption)[:MOST_WORDS] for caption in captions]
+        return cls(sorted(set().union(*split)), max((len(words) for words in split), default=1))
 
     def __len__(self) -> int:
         return len(self.words) + 2
@@ -55,13 +80,14 @@ class Vocabulary:
         """Return the words of a caption that are not in the vocabulary.
 
         Raises:
-            UserError: no word of the caption is in the vocabulary.
+            UserError: the caption has no word, or none that is in the vocabulary.
         """
         words = split_words(text)
         missing = [word for word in words if word not in self._index]
         if len(missing) == len(words):
             some = ", ".join(self.words[:40])
-            raise UserError(f"no word of the caption {text!r} was in the training captions; known words: {some}")
+            reason = f"no word of the caption {text!r} was in the training captions" if words else "the caption is empty"
+            raise UserError(f"{reason}; known words: {some}")
         return missing
 
 

@@ -1,6 +1,8 @@
 """Vocabulary and wrong captions."""
 
 import math
+import re
+import unicodedata
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.errors import UserError
+from fastvgan.models.config import MOST_WORDS
 from fastvgan.models.vocabulary import Vocabulary, WrongCaptions, split_words
 from fastvgan.random_draws import Draws, Purpose, uniforms
 
@@ -36,8 +39,8 @@ def test_a_long_caption_is_cut_and_an_empty_one_is_padding():
 def test_a_caption_without_a_known_word_is_refused():
     vocabulary = Vocabulary.of(["a red 7"])
     assert vocabulary.unknown_words("a blue 7") == ["blue"]
-    for text in ("zebra", "", "…"):
-        with pytest.raises(UserError, match="known words: 7, a, red"):
+    for text, reason in (("zebra", "no word of the caption 'zebra' was"), ("", "the caption is empty"), ("…", "empty")):
+        with pytest.raises(UserError, match=f"{reason}.*; known words: 7, a, red"):
             vocabulary.unknown_words(text)
 
 
@@ -134,3 +137,41 @@ def test_a_large_table_takes_little_memory():
 
 def test_words():
     assert split_words("Don't stop: 3x!") == ["don", "t", "stop", "3x"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("लड़का चल रहा है।", ["लड़का", "चल", "रहा", "है"]),
+        ("Two cafe\u0301s, naïve", ["two", "cafés", "naïve"]),
+        ("ที่นี่", ["ที่นี่"]),
+        ("İstanbul", ["i̇stanbul"]),
+        ("５ ｃａｔｓ", ["5", "cats"]),
+        ("می\u200cرود و", ["میرود", "و"]),
+        ("一只猫。runs", ["一", "只", "猫", "runs"]),
+        ("snake_case – größer", ["snake_case", "größer"]),
+        ("I ❤\ufe0f cats ¨a", ["i", "cats", "a"]),
+    ],
+)
+def test_words_of_any_script(caption, words):
+    assert split_words(caption) == [unicodedata.normalize("NFKC", word) for word in words]
+
+
+@given(st.text(max_size=30))
+def test_how_a_letter_was_typed_does_not_matter(caption):
+    """The judge of what is the same text is Unicode's own normalisation."""
+    forms = [split_words(unicodedata.normalize(form, caption)) for form in ("NFC", "NFD")]
+    assert forms[0] == forms[1]
+    assert all(word == "".join(split_words(word)) for word in forms[0])
+
+
+@given(st.text(st.characters(codec="latin-1"), max_size=30))
+def test_words_of_western_letters_are_those_of_a_regular_expression(caption):
+    text = unicodedata.normalize("NFKC", caption.lower())
+    assert split_words(caption) == re.findall(r"\w+", text.replace("\xad", ""))
+
+
+def test_words_beyond_the_longest_caption_are_unknown():
+    vocabulary = Vocabulary.of(["a " + " ".join(f"w{i}" for i in range(40))])
+    assert vocabulary.length == MOST_WORDS == 32
+    assert vocabulary.unknown_words("a w30 w31 w38") == ["w31", "w38"]
