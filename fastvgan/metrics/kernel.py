@@ -26,9 +26,9 @@ class KernelDistance:
 
     The plain estimate is biased for clips that were not drawn independently. If captions were drawn evenly (strata),
     two clips of one set share a caption less often than two of different sets, and its mean is negative. If several
-    clips were generated for each of some random conditions (twins), two clips of one set share a condition more often.
-    Pairs of twins are therefore left out, and the other pairs within a stratum of s clips are weighted to a total of
-    s², which makes the estimate unbiased for such draws.
+    clips were generated for each of some random conditions (twins), two clips of one set share a condition more often,
+    and so does a generated clip with the real clip whose condition it has. These pairs are therefore left out, and the
+    other pairs within a stratum are weighted to the total of all, which makes the estimate unbiased for such draws.
 
     Args:
         real: features of the reference set, (N, D), N of 2 or more; any floating dtype.
@@ -43,6 +43,7 @@ class KernelDistance:
         self._real = _check(real)
         self._seed = seed
         self._within = _kernel(self._real, self._real)
+        self._strata = strata
         self._pairs = _pair_weights(len(real), strata, None)
 
     def distance(
@@ -53,13 +54,14 @@ class KernelDistance:
         Args:
             features: (M, D), M of 2 or more.
             strata: int64 (M,), as for the reference set.
-            twins: int64 (M,), equal for clips under one condition, if conditions were drawn at random.
+            twins: int64 (M,), the clips of the reference set whose conditions the clips have, if conditions were
+                drawn at random; equal for clips under one condition.
 
         Raises:
             ValueError: the features do not match the reference set's.
         """
         own, other = (torch.ones(1, len(part), dtype=torch.float64) for part in (features, self._real))
-        return self._resample(features, _pair_weights(len(features), strata, twins), own, other).item()
+        return self._resample(features, self._weigh(len(features), strata, twins), own, other).item()
 
     def interval(
         self,
@@ -81,21 +83,41 @@ class KernelDistance:
         """
         own = resample_counts(len(features), self._seed, resamples)
         other = resample_counts(len(self._real), self._seed + 1, resamples)
-        pairs = _pair_weights(len(features), strata, twins)
+        pairs = self._weigh(len(features), strata, twins)
         return percentile_interval(self.distance(features, strata, twins), self._resample(features, pairs, own, other))
 
+    def _weigh(
+        self, count: int, strata: torch.Tensor | None, twins: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weights of pairs within a set of clips, float64 (M, M), and with the reference set's, (M, N)."""
+        within = _pair_weights(count, strata, twins)
+        between = torch.ones(count, len(self._real), dtype=torch.float64)
+        if twins is None:
+            return within, between
+        between.scatter_(1, twins[:, None], 0.0)
+        if strata is not None and self._strata is not None:
+            same = (strata[:, None] == self._strata).double()
+            size, left = same.sum(1, keepdim=True), (same * between).sum(1, keepdim=True)
+            between = torch.where(same > 0, between * size / left.clamp_min(1), between)
+        return within, between
+
     def _resample(
-        self, features: torch.Tensor, pairs: torch.Tensor, own: torch.Tensor, other: torch.Tensor
+        self,
+        features: torch.Tensor,
+        weights: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
+        other: torch.Tensor,
     ) -> torch.Tensor:
-        """Return MMD², float64 (B,), for counts `own` (B, M) and `other` (B, N) of clips and pair weights (M, M)."""
+        """Return MMD², float64 (B,), for counts `own` (B, M) and `other` (B, N) of clips and weights as of `_weigh`."""
         features = _check(features)
         if features.shape[1] != self._real.shape[1]:
             raise ValueError(
                 f"features must have {self._real.shape[1]} values, as those of real clips, not {features.shape[1]}"
             )
-        between = ((own @ _kernel(features, self._real)) * other).sum(1) / (own.sum(1) * other.sum(1))
-        within = _mean_of_pairs(_kernel(features, features), pairs, own)
-        return within + _mean_of_pairs(self._within, self._pairs, other) - 2 * between
+        pairs, across = weights
+        between = _mean_of_pairs(_kernel(features, self._real), across, own, other)
+        within = _mean_of_pairs(_kernel(features, features), pairs, own, own)
+        return within + _mean_of_pairs(self._within, self._pairs, other, other) - 2 * between
 
 
 def _check(features: torch.Tensor) -> torch.Tensor:
@@ -122,6 +144,8 @@ def _pair_weights(n: int, strata: torch.Tensor | None, twins: torch.Tensor | Non
     return torch.where(same > 0, within, counts)
 
 
-def _mean_of_pairs(kernel: torch.Tensor, weights: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return the weighted mean of the kernel over pairs of different clips, (B,) for counts (B, N) of the clips."""
-    return ((counts @ (kernel * weights)) * counts).sum(1) / ((counts @ weights) * counts).sum(1)
+def _mean_of_pairs(
+    kernel: torch.Tensor, weights: torch.Tensor, first: torch.Tensor, second: torch.Tensor
+) -> torch.Tensor:
+    """Return the weighted mean of the kernel (M, N) over pairs, (B,) for counts (B, M) and (B, N) of the clips."""
+    return ((first @ (kernel * weights)) * second).sum(1) / ((first @ weights) * second).sum(1)

@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 
     features: floating (N, D).
     strata: int64 (N,), equal for clips of one stratum, such as a caption, if strata were drawn evenly; else None.
-    twins: int64 (N,), equal for clips under one condition, if conditions were drawn at random; else None.
+    twins: int64 (N,), the real clips whose conditions the clips have, if conditions were drawn at random; else None.
     """
 
     features: torch.Tensor

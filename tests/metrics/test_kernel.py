@@ -81,15 +81,40 @@ def test_two_clips_of_each_condition_that_was_drawn_stay_unbiased():
     assert np.mean(plain) > 8 * error
 
 
+@pytest.mark.parametrize("has_strata", [False, True])
+def test_clips_under_conditions_of_the_reference_set_stay_unbiased(has_strata):
+    """As with first frames: each generated clip resembles the real one whose condition it has, and no other one."""
+    generator = torch.Generator().manual_seed(0)
+    twins = torch.arange(16) // 2 * 2
+    strata = torch.arange(16) // 4 if has_strata else None
+    plain, paired = [], []
+    for _ in range(300):
+        conditions = torch.randn(16, 4, generator=generator)
+        if strata is not None:  # drawn evenly from four captions, which are far apart
+            conditions += 3 * torch.randn(4, 4, generator=torch.Generator().manual_seed(1))[strata]
+        real = conditions * 2 + 0.1 * torch.randn(16, 4, generator=generator)
+        made = conditions[twins] * 2 + 0.1 * torch.randn(16, 4, generator=generator)
+        plain.append(KernelDistance(real, strata).distance(made, strata))
+        paired.append(KernelDistance(real, strata).distance(made, strata, twins))
+    assert abs(np.mean(paired)) < 4 * np.std(paired) / 300**0.5
+    assert abs(np.mean(plain)) > 8 * np.std(plain) / 300**0.5
+
+
 def test_pairs_left_in_a_stratum_weigh_as_much_as_all_would():
-    """Strata of 4 clips under 2 conditions each: 8 of 12 ordered pairs are left, with a total weight of 16."""
+    """Strata of 4 clips under 2 conditions each: 8 of 12 ordered pairs are left, with a total weight of 16.
+
+    Of the pairs with the reference set each clip's own one is left out.
+    """
     x, y = torch.randn(8, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     strata, twins = torch.arange(8) // 4, torch.arange(8) // 2
     kernel = (x @ x.T / 3 + 1) ** 3
     within = sum(
         kernel[i, j] * (2 if strata[i] == strata[j] else 1) for i in range(8) for j in range(8) if twins[i] != twins[j]
     )
+    across = (x @ y.T / 3 + 1) ** 3
+    between = np.mean([across[i, j].item() for i in range(8) for j in range(5) if twins[i] != j])
     expected = compute_in_loops(x.numpy(), y.numpy()) - (kernel.sum() - kernel.trace()) / 56 + within / 64
+    expected += 2 * (across.mean() - between)
     assert KernelDistance(y).distance(x, strata, twins) == pytest.approx(expected.item(), rel=1e-10)
 
 
