@@ -10,6 +10,7 @@ import tyro
 from fastvgan.command_line import Given, log_to_terminal, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.runs.config import RunConfig
+from fastvgan.runs.effects import check_effects
 from fastvgan.settings import Settings
 from fastvgan.training.run.request import Request, check_workers, connect, find_base, fit_to_clips, is_fitted
 from fastvgan.training.run.resume import Start
@@ -65,6 +66,7 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
     if is_fitted(request, start):
         base, listing = first(lambda: fit_to_clips(parsed.run, {path[-1] for path in given.values}))
         parsed = _parse(given, base)
+    check_effects(parsed.run, {path[-1] for path in given.values})
     if parsed.print_config:
         for remark in listing.remarks if listing else ():
             print(remark, file=sys.stderr)

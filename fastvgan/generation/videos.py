@@ -16,6 +16,7 @@ from fastvgan.errors import UserError
 from fastvgan.files import video as video_files
 from fastvgan.files import video_formats
 from fastvgan.files.pictures import to_picture, to_pixels, to_tensor
+from fastvgan.generation.inputs import whole_number
 from fastvgan.machine.optional import check_installed
 
 if TYPE_CHECKING:
@@ -162,10 +163,9 @@ class Videos(_Frames, Sequence[Video]):
         path, fps = Path(path), self.fps if fps is None else fps
         if not len(self):
             raise UserError(f"{path}: there are no clips to write; make at least one")
-        if not isinstance(scale, int) or scale < 0:
+        if not isinstance(scale, int) or isinstance(scale, bool) or scale < 0:
             raise UserError(f"scale {scale}: pass 0 or the factor by which pixels are enlarged, a whole number")
-        if columns is not None and columns < 1:
-            raise UserError(f"columns {columns}: must be at least 1")
+        columns = None if columns is None else whole_number("columns", columns)
         video_formats.check_format(path, fps)
         video_files.check_written_size(path, self.shape[:4], columns, scale)
         if path.suffix.lower() == ".png":

@@ -128,7 +128,9 @@ def frame_stride(config: ModelConfig) -> int:
 def count_starts(config: ModelConfig) -> int:
     """Return how many clips of a batch show all of their frames together; 1 for a model that scores no single ones."""
     frames = {"frame": config.frames, "difference": config.frames - 1}
-    counts = [len(_starts(count, frame_stride(config))) for name, count in frames.items() if name in config.discriminators]
+    counts = [
+        len(_starts(count, frame_stride(config))) for name, count in frames.items() if name in config.discriminators
+    ]
     return max(counts, default=1)  # all of them divide the largest one
 
 

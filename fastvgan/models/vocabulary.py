@@ -86,7 +86,9 @@ class Vocabulary:
         missing = [word for word in words if word not in self._index]
         if len(missing) == len(words):
             some = ", ".join(self.words[:40])
-            reason = f"no word of the caption {text!r} was in the training captions" if words else "the caption is empty"
+            reason = (
+                f"no word of the caption {text!r} was in the training captions" if words else "the caption is empty"
+            )
             raise UserError(f"{reason}; known words: {some}")
         return missing
 

@@ -41,6 +41,11 @@ def _check_differences(training: "TrainingConfig") -> None:
             "--penalty finite-difference estimates the squared norms of --r1 and --r2, not the norm of --gp; use "
             "--penalty exact, or --gp 0"
         )
+    if training.precision == "tf32":
+        raise UserError(
+            "--penalty finite-difference needs the digits of float32, of which --precision tf32 drops some; use "
+            "--precision bf16 or fp32, or --penalty exact"
+        )
     if not (training.r1 or training.r2):
         raise UserError("--penalty finite-difference has no penalty to compute; pass --r1 or --r2, or --penalty exact")
 

@@ -297,8 +297,8 @@ class TrainingLoop:
         self._within_step = False
 
     def _run_step(self, clips: Clips | None) -> None:
-        seed = global_seed(self.config.training.seed, self.done)
-        seed_everything((seed + self.parallel.rank) % 2**63, self.device)
+        number = self.done * self.parallel.world_size + self.parallel.rank
+        seed_everything(global_seed(self.config.training.seed, number), self.device)
         self.runner(self.done, clips)
 
     def _log(self, values: dict[str, float], bar: tqdm) -> None:

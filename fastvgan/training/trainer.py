@@ -14,6 +14,7 @@ from fastvgan.data.datasets import AnyDataset, ClipShape, DatasetSource, examine
 from fastvgan.data.source import Source
 from fastvgan.errors import UserError
 from fastvgan.runs.config import DataConfig, RunConfig
+from fastvgan.runs.effects import check_effects
 from fastvgan.training.defaults import fit_settings_to_shape
 from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.parallel import Parallel
@@ -118,6 +119,11 @@ class Trainer:
         if not (config is None or isinstance(config, RunConfig | str | Path)):
             kind = type(config).__name__
             raise UserError(f"config: expected the name of a preset, a YAML file or a RunConfig, not {kind}")
+        for name, value in (("run_dir", run_dir), ("resume", resume), ("data", data)):
+            if isinstance(value, str) and not value:
+                raise UserError(f"{name} is an empty string; pass a path, or leave it out")
+            if name != "data" and not isinstance(value, str | Path | None):
+                raise UserError(f"{name}: expected a path, not {type(value).__name__}")
         called = Callbacks(self, callbacks) if callbacks else None
         request = Request(
             Path(config) if isinstance(config, str) and config.endswith(_YAML) else config,
@@ -207,10 +213,12 @@ def _plan(request: Request, data: Any, settings: dict[str, Any], parallel: Paral
         settings = {**settings, "data": str(data)}
     run = override(base, settings)
     check_workers(run.data.workers)
-    if not is_fitted(request, start):
-        return _Plan(run, start, None)
-    base, listing = first(lambda: fit_to_clips(run, settings.keys()))
-    return _Plan(override(base, settings), start, listing)
+    listing = None
+    if is_fitted(request, start):
+        base, listing = first(lambda: fit_to_clips(run, settings.keys()))
+        run = override(base, settings)
+    check_effects(run, settings.keys())
+    return _Plan(run, start, listing)
 
 
 def _plan_python(
@@ -229,6 +237,7 @@ def _plan_python(
         except UserError as error:
             raise UserError(f"the dataset's clips have {found.shape}: {error}; resize them in the dataset") from error
     run = override(base, settings)
+    check_effects(run, settings.keys())
     check_workers(run.data.workers)
     for name, field in DataConfig.model_fields.items():
         value = getattr(run.data, name)

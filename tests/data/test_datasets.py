@@ -201,6 +201,8 @@ def test_missing_conditions_and_empty_streams_are_refused():
         DatasetSource([(GOOD, "a"), (GOOD, 1)], SHAPE, ("text",))
     with pytest.raises(UserError, match="item 0 of the dataset has no label"):
         DatasetSource([(GOOD, "a"), (GOOD, 1)], SHAPE, ("class",))
+    with pytest.raises(UserError, match="the dataset has the labels 1 and '1', which are one name; use one of them"):
+        DatasetSource([{"video": GOOD, "label": label} for label in (1, "1", 0)], SHAPE, ("class",))
     with pytest.raises(UserError, match="an iteration over the dataset yields no item"):
         DatasetSource(Empty(), SHAPE, size=3)
     assert torch.equal(take(DatasetSource(Endless(), SHAPE, size=3), 2, 2, 0)[1].video[1], GOOD)

@@ -80,6 +80,13 @@ def test_saving_one_clip_and_several(videos, tmp_path):
         np.testing.assert_array_equal(np.asarray(still)[17:33, 25:49], PIXELS[1, 1])
 
 
+@pytest.mark.parametrize(("columns", "sentence"), [(2.5, "columns 2.5 is no whole number"), (0, "columns 0")])
+def test_unusable_numbers_of_columns(videos, tmp_path, columns, sentence):
+    with pytest.raises(UserError, match=sentence):
+        videos.save(tmp_path / "x.gif", columns=columns)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "sentence"),
     [
@@ -87,6 +94,7 @@ def test_saving_one_clip_and_several(videos, tmp_path):
         ("x.gif", {"fps": 60}, "60 frames per second"),
         ("x.gif", {"scale": -1}, "scale -1: pass 0 or the factor"),
         ("x.gif", {"scale": 1.5}, "scale 1.5: pass 0 or the factor"),
+        ("x.gif", {"scale": True}, "scale True: pass 0 or the factor"),
         ("x.gif", {"scale": 10_000}, ".gif is limited to 65535 pixels per side"),
         ("x.png", {"scale": 10_000}, ".png is limited to 65535 pixels per side"),
         ("no/x.gif", {}, "the folder .*no does not exist"),

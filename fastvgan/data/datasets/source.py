@@ -245,7 +245,11 @@ def _name_classes(
     if names is not None:
         return list(names), {**{name: i for i, name in enumerate(names)}, **{i: i for i in range(len(names))}}
     found = sorted({label for label in labels if label is not None}, key=lambda label: (isinstance(label, str), label))
-    return [str(label) for label in found], {label: i for i, label in enumerate(found)}
+    names_found = [str(label) for label in found]
+    if len(set(names_found)) < len(names_found):
+        twice = next(name for name in names_found if names_found.count(name) > 1)
+        raise UserError(f"the dataset has the labels {twice} and {twice!r}, which are one name; use one of them")
+    return names_found, {label: i for i, label in enumerate(found)}
 
 
 def _count(dataset: AnyDataset, size: int | None) -> int:

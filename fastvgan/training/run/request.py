@@ -112,6 +112,8 @@ def override(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         if name not in places:
             near = difflib.get_close_matches(name, places, 1)
             raise UserError(f"{name!r} is not a setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if isinstance(value, str) and not value:
+            raise UserError(f"{name} is an empty string; pass a value, or leave it out")
         is_one = isinstance(value, str) and isinstance(places[name][name], tuple)
         places[name][name] = (value,) if is_one else value
     return RunConfig.model_validate(values)

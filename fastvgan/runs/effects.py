@@ -1,0 +1,59 @@
+"""Settings that have no effect because of another one, such as a weight for captions without captions."""
+
+from collections.abc import Callable, Collection
+
+from fastvgan.errors import UserError
+from fastvgan.runs.config import RunConfig
+
+_CONDITION = "a --condition", lambda run: bool(run.model.condition)
+_AUGMENT = "--augment", lambda run: bool(run.training.augment)
+_RECURRENT = "--family recurrent", lambda run: run.model.family == "recurrent"
+_PENALTY = "--r1 or --r2", lambda run: any(getattr(run.training, name) for name in ("r1", "r2", "r1_final", "r2_final"))
+
+# What a setting needs, and whether a run has it.
+_NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
+    "motion_latent": _RECURRENT,
+    "warm_up": _RECURRENT,
+    "time_margin": ("--family conv3d", lambda run: run.model.family == "conv3d"),
+    "frame_every": (
+        "--discriminators frame or difference",
+        lambda run: not {"frame", "difference"}.isdisjoint(run.model.discriminators),
+    ),
+    "text_model": ("--condition text", lambda run: "text" in run.model.condition),
+    "wrong_conditions": _CONDITION,
+    "contrast": _CONDITION,
+    "diversity": _CONDITION,
+    "feature_diversity": _CONDITION,
+    "diversity_rise": (
+        "--diversity or --feature-diversity",
+        lambda run: bool(run.training.diversity or run.training.feature_diversity),
+    ),
+    "diversity_target": ("--diversity", lambda run: bool(run.training.diversity)),
+    "first_frame": ("--condition image", lambda run: "image" in run.model.condition),
+    "redraw": ("--warp", lambda run: run.model.warp),
+    "augment_strength": _AUGMENT,
+    "augment_clips": ("--augment-target", lambda run: run.training.augment_target is not None),
+    "r1_every": _PENALTY,
+}
+
+
+def check_effects(run: RunConfig, named: Collection[str]) -> None:
+    """Check that each setting that a user named has an effect; those of a preset may have none.
+
+    Raises:
+        UserError: a setting differs from its default and has no effect with the others.
+    """
+    for name in sorted(_NEEDS.keys() & set(named)):
+        needed, has = _NEEDS[name]
+        part = run.model if name in type(run.model).model_fields else run.training
+        value = getattr(part, name)
+        if value != type(part).model_fields[name].default and not has(run):
+            raise UserError(
+                f"--{name.replace('_', '-')} {value} has no effect without {needed}; add that, or leave it out"
+            )
+    free = run.data.captions == "free" and "text" in run.model.condition
+    if free and run.training.feature_diversity and not {"captions", "feature_diversity"}.isdisjoint(named):
+        raise UserError(
+            "--feature-diversity compares clips of one caption, and --captions free words each clip's differently; use "
+            "--captions fixed, or --feature-diversity 0"
+        )
