@@ -106,6 +106,11 @@ def differences(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
     return _precise(above) - _precise(below)
 
 
+def frame_error(frames: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error between frames (N, C, H, W) and given ones, a scalar in float32."""
+    return F.mse_loss(_precise(frames), _precise(given)).float()
+
+
 def _precise(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -132,7 +137,7 @@ def contrast(right: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
         wrong: logits under K wrong conditions per clip, of that shape and K, or under one, of that shape.
     """
     wrong = wrong if wrong.dim() > right.dim() else wrong[..., None]
-    return -torch.cat([right[..., None], wrong], -1).float().log_softmax(-1)[..., 0].mean()
+    return -_precise(torch.cat([right[..., None], wrong], -1)).log_softmax(-1)[..., 0].mean().float()
 
 
 def diversity(clips: torch.Tensor, noise: torch.Tensor, target: float) -> torch.Tensor:
@@ -222,7 +227,7 @@ def gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
         clips: real clips for R1, generated ones for R2, (N, C, T, H, W), which require a gradient.
     """
     (gradient,) = torch.autograd.grad(logits.float().sum(), clips, create_graph=True)
-    return gradient.float().square().flatten(1).sum(1).mean() / 2
+    return _precise(gradient).square().flatten(1).sum(1).mean().float() / 2
 
 
 def finite_difference_penalty(logits: torch.Tensor, moved: torch.Tensor, scale: float) -> torch.Tensor:
@@ -253,7 +258,7 @@ def unit_gradient_penalty(logits: torch.Tensor, clips: torch.Tensor) -> torch.Te
         clips: points on the lines between real and generated clips, (N, C, T, H, W), which require a gradient.
     """
     (gradient,) = torch.autograd.grad(logits.float().sum(), clips, create_graph=True)
-    return (torch.linalg.vector_norm(gradient.float().flatten(1), dim=1) - 1).square().mean()
+    return (torch.linalg.vector_norm(_precise(gradient).flatten(1), dim=1) - 1).square().mean().float()
 
 
 def discriminator_loss(

@@ -22,7 +22,7 @@ def logistic(logits: Tensor, positive: bool, impl: str = "auto") -> tuple[Tensor
     """Compute the mean binary cross entropy of logits against the target 1 or 0, and their mean probability.
 
     Equivalent to `softplus(-logits.float()).mean(), logits.float().sigmoid().mean()` for the target 1, and to the same
-    with softplus(logits) for 0.
+    with softplus(logits) for 0. The reference computes float64 logits in float64, and rounds the results.
 
     Args:
         logits: any shape with at least one value, any floating-point dtype.

@@ -25,7 +25,10 @@ CASES = [
     ({"augment": "color", "augment_clips": 9}, "--augment-clips 9 has no effect without --augment-target"),
     ({"r1_every": 4}, "--r1-every 4 has no effect without --r1 or --r2"),
     ({"text_model": "sequence", "condition": "class"}, "--text-model sequence has no effect without --condition text"),
-    ({"captions": "free", "feature_diversity": 2.0}, "--feature-diversity compares clips of one caption, and --captions"),
+    (
+        {"captions": "free", "feature_diversity": 2.0},
+        "--feature-diversity compares clips of one caption, and --captions",
+    ),
 ]
 GOOD = [
     {"contrast": 0.0, "condition": "none"},

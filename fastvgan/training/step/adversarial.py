@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
 from fastvgan.layers import spectral
 from fastvgan.layers.upsampling import find_upsampling_kernels
+from fastvgan import losses
 from fastvgan.losses import OBJECTIVES, PairedObjective, contrast, diversity, feature_diversity, mean_differences
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
@@ -363,7 +363,7 @@ class AdversarialStep:
             cost = cost - self.feature_diversity * self._diversity_share.tensor * seen
         cost = cost if fits is None else cost + self.contrast * fits
         if self.first_frame and given is not None and given.image is not None:
-            cost = cost + self.first_frame * F.mse_loss(fake[:, :, 0].float(), given.image.float())
+            cost = cost + self.first_frame * losses.frame_error(fake[:, :, 0], given.image)
         if self.coherence:
             cost = cost + self.coherence * coherence(fake, part.real, self._parallel.mean)
         if self.redraw and drawn.redrawn is not None:
