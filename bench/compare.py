@@ -49,7 +49,7 @@ def measure(names: list[str], path: Path) -> dict[str, Any]:
         except Missing as error:
             found["missing"][name] = str(error)
             print(f"   not measured: {error}", flush=True)
-        except Exception as error:  # whatever a row lacks, a compiler for instance, the next one may do without
+        except Exception as error:  # whatever a row lacks, a compiler for instance, the next one may not need
             traceback.print_exc()
             found["failed"][name] = (str(error).splitlines() or [type(error).__name__])[0][:500]
         else:
