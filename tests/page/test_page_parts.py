@@ -14,6 +14,7 @@ from visitors import frames_of, make_run
 
 import fastvgan
 from fastvgan.errors import UserError
+from fastvgan.generation.shipped import SHIPPED
 from fastvgan.page.files import Files
 from fastvgan.page.guard import Guard
 from fastvgan.page.live import LiveRuns
@@ -76,7 +77,16 @@ def test_the_shipped_model_is_opened_by_its_name(place, monkeypatch):
         return fastvgan.load(run, device)
 
     monkeypatch.setattr(fastvgan, "from_pretrained", from_pretrained, raising=False)
-    assert Models().form("digits").follows == ("text",) and calls == ["digits"]
+    assert Models().form("digits").follows == ("text",) and calls == [str(SHIPPED["digits"])]
+
+
+def test_a_folder_hides_the_shipped_model_of_its_name_only_if_it_was_named(place, monkeypatch):
+    (place / "digits").mkdir()
+    assert Models().open("digits").config == fastvgan.load(SHIPPED["digits"]).config
+    with pytest.raises(UserError, match="digits holds no generator"):
+        Models("digits").open("digits")
+    make_run(place / "run").rename(place / "digits" / "run")
+    assert Models("digits/run").open("digits").config.frames == 16
 
 
 def test_the_form_asks_for_what_the_model_follows(place):
