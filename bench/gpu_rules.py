@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
 
 CONVS = ROOT / "bench" / "results" / "convs-h100.json"
 TILES = ROOT / "bench" / "results" / "triton-tiles-h100.json"
@@ -26,6 +27,21 @@ MORE = [CONVS.with_name(name) for name in ("layers-h100.json", "lstm-h100.json")
 OUT = ROOT / "kernels" / "measured" / "h100.py"
 OPERATIONS = ("conv_up", "conv_down", "conv_weight_grad", "norm_act", "conv_lstm")
 SIZES = ("taps", "stride", "inputs", "outputs", "positions")
+
+
+def check_convs(convs: dict, names: Sequence[str], of_pass: Sequence[str] = ()) -> None:
+    """Check that a file of passes has what the caller reads besides times.
+
+    Raises:
+        UserError: a value of the file, or of one of its passes, is missing.
+    """
+    missing = [name for name in names if name not in convs]
+    missing += [name for name in of_pass if any(name not in row for row in convs["passes"])]
+    if missing:
+        raise UserError(
+            f"the measured convolutions have no {missing[0]}, which bench/gpu.sh convs does not write; take "
+            "bench/results/convs-h100.json of a commit that has it"
+        )
 
 
 def operation_of(transposed: bool, which: str) -> str:

@@ -142,8 +142,8 @@ class Bench:
                 steps = seconds and self._fit_steps(seconds)
             if row["flags"] != " ".join(self._training(cell)) or row["steps"] != steps:
                 raise UserError(
-                    f"{self.options.out} has {cell.name} of {row['steps']} steps with the flags {row['flags']!r}, which "
-                    "is another run; pass another --out, or the same flags"
+                    f"{self.options.out} has {cell.name} of {row['steps']} steps with the flags {row['flags']!r}, "
+                    "which is another run; pass another --out, or the same flags"
                 )
 
     def _append(self, row: dict[str, Any]) -> None:

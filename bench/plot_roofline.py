@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # import the checkout's package, as `python -m` does
 
+from gpu_rules import check_convs  # noqa: E402
 from support.plot import COLOURS  # noqa: E402
 
 from fastvgan.command_line import parse, run_command  # noqa: E402
@@ -81,7 +82,12 @@ def cpu(summary: dict[str, Any]) -> Machine:
 
 
 def h100(convolutions: dict[str, Any], layers: dict[str, Any]) -> Machine:
-    """Return the roofline of a GPU: convolution passes and norms, each by Triton (ours) and by stock PyTorch."""
+    """Return the roofline of a GPU: convolution passes and norms, each by Triton (ours) and by stock PyTorch.
+
+    Raises:
+        UserError: `convolutions` lacks the ceilings, or a pass its shares of them.
+    """
+    check_convs(convolutions, ("gemm_tflops", "copy_gb_per_s"), ("share_of_gemm", "share_of_copy"))
     gemm, copy = convolutions["gemm_tflops"] * 1e3, convolutions["copy_gb_per_s"]
     points = []
     for one in convolutions["passes"]:

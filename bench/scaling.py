@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import numpy as np  # noqa: E402
+from gpu_rules import check_convs  # noqa: E402
 from scipy.optimize import nnls  # noqa: E402
 from step_cost import StepCost, Work, count_cost  # noqa: E402
 from support.sweep import Sizes, config_of  # noqa: E402
@@ -230,8 +231,13 @@ def work_of_pass(row: dict[str, Any]) -> Work:
 
 
 def h100(impl: str = "faster") -> Device:
-    """Build an H100's model from its measured convolutions, copies and launches, for captured steps in bf16."""
+    """Build an H100's model from its measured convolutions, copies and launches, for captured steps in bf16.
+
+    Raises:
+        UserError: the file of the convolutions lacks the rate of copies.
+    """
     found = json.loads(PASSES.read_text(encoding="utf-8"))
+    check_convs(found, ["copy_gb_per_s"])
     # 206 launches under 3 us took 0.30 ms of a captured step (step-profile of commit 9cd0ec5).
     others = Rates(0.0, 1 / (found["copy_gb_per_s"] * 1e9), 0.30e-3 / 206)
     return Device(found["device"], fit(passes_as_samples(found, impl), _GPU_TILE), others, input_gb_per_s=25.0)

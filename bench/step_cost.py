@@ -1,29 +1,39 @@
 """The cost of one training step of any configuration: operations, bytes, memory and collectives, counted while it runs.
 
 The trainer's step runs on the CPU on two small batches. The counts of each operation are affine in the batch size, so
-two batches determine the counts of any other.
+two batches determine the counts of any other. `python bench/step_cost.py` prints the table of presets in
+docs/explanation/scaling.md.
 """
 
+import argparse
 import itertools
 import math
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from support.variants import use_implementation
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from fastvgan.data import open_source
-from fastvgan.models.discriminators import count_starts
-from fastvgan.runs.config import RunConfig
-from fastvgan.training.batches import BatchMaker
-from fastvgan.training.conditions import Conditions, add_vocabulary
-from fastvgan.training.step.adversarial import AdversarialStep
-from fastvgan.training.step.graphs import StepRunner
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # import the checkout's package, as `python -m` does
+
+from support.text_table import format_table  # noqa: E402
+from support.variants import use_implementation  # noqa: E402
+
+from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.data import open_source  # noqa: E402
+from fastvgan.models.discriminators import count_starts  # noqa: E402
+from fastvgan.runs.config import RunConfig  # noqa: E402
+from fastvgan.runs.presets import PRESETS  # noqa: E402
+from fastvgan.training.batches import BatchMaker  # noqa: E402
+from fastvgan.training.conditions import Conditions, add_vocabulary  # noqa: E402
+from fastvgan.training.step.adversarial import AdversarialStep  # noqa: E402
+from fastvgan.training.step.graphs import StepRunner  # noqa: E402
 
 CPU = torch.device("cpu")
 _NORMS = ("fastvgan::norm_act", "fastvgan::norm_act_tracked", "fastvgan::norm_act_backward")
@@ -288,3 +298,26 @@ def count_cost(config: RunConfig, batch: int, dtype: torch.dtype = torch.bfloat1
         return Work(one.name, flops, moved, one.channels, live)
 
     return StepCost(batch, list(map(extrapolate, first.work, second.work)), first.fixed)
+
+
+def table(presets: Sequence[str]) -> list[str]:
+    """Format a table of each preset's step in bfloat16 with the preset's batch, without gradient penalty."""
+    rows = [("preset", "batch", "GFLOP", "MB moved", "batch norms", "gradients MB", "state MB", "activations MB")]
+    for name in presets:
+        cost = count_cost(PRESETS[name], PRESETS[name].training.batch_size)
+        counts = f"{cost.flops / 1e9:,.0f}", f"{cost.bytes / 1e6:,.0f}", str(cost.norms)
+        held = f"{cost.fixed.gradients / 1e6:.1f}", f"{cost.fixed.state / 1e6:.0f}", f"{cost.peak / 1e6:.0f}"
+        rows.append((name, str(cost.batch), *counts, *held))
+    return format_table(rows, range(1, 8))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Print what a training step of presets costs.")
+    default = ["digits", "digits-conv3d", "digits-64", "reference", "clips", "clips-64"]
+    parser.add_argument("--presets", nargs="+", default=default, choices=PRESETS)
+    print("\n".join(table(parser.parse_args().presets)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

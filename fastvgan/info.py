@@ -80,6 +80,8 @@ def _section(title: str, rows: dict[str, Any]) -> list[str]:
 
 def _table(operations: dict[str, Any]) -> list[str]:
     """Return the table of operations and implementations, then the reasons for each choice."""
+    from fastvgan_kernels.choice import is_written
+
     names = list(next(iter(operations.values()))["implementations"])
     rows, why, missing = [["operation", *names]], [], []
     for operation, entry in operations.items():
@@ -88,13 +90,13 @@ def _table(operations: dict[str, Any]) -> list[str]:
             devices = [device for device, chosen in entry["chosen"].items() if chosen["impl"] == name]
             available = entry["implementations"][name] == "available"
             row.append(f"chosen ({', '.join(devices)})" if devices else "available" if available else "-")
-            if not available and not entry["implementations"][name].endswith("implementation yet"):
+            if not available and is_written(operation, name):
                 missing.append(f"  {operation}, {name}: {entry['implementations'][name]}")
         rows.append(row)
         why += [f"  {operation} on {device}: {c['impl']} ({c['why']})" for device, c in entry["chosen"].items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  " + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    reasons = ["", "not available (- without a line: not written yet)", *missing] if missing else []
+    reasons = ["", "not available (- without a line: not written)", *missing] if missing else []
     return ["operations", *lines, *reasons, "", "why", *why]
 
 

@@ -155,6 +155,11 @@ def implementations() -> dict[str, dict[str, Any]]:
     }
 
 
+def is_written(operation: str, name: str) -> bool:
+    """Return whether an operation has an implementation of this name, available on this machine or not."""
+    return name in _registry[operation]
+
+
 def has_preference() -> bool:
     """Whether FASTVGAN_IMPL names an implementation."""
     # os.environ.get encodes the name, and raises and catches an error: 0.7 µs. Its dictionary takes 0.05.

@@ -43,6 +43,14 @@ def test_json_has_versions_devices_extension_and_operations():
     assert found["operations"]["norm_act"]["chosen"]["cpu"]["impl"] == "reference"
 
 
+def test_reasons_are_given_for_implementations_that_exist():
+    lines = run(FASTVGAN_DISABLE_EXTENSION="1").stdout.splitlines()
+    start, end = lines.index("not available (- without a line: not written)"), lines.index("why")
+    named = {line.partition(":")[0].strip() for line in lines[start + 1 : end - 1]}
+    assert {"norm_act, cpp", "group_norm_act, cpp"} <= named
+    assert not {"lists, cpp", "lists, cuda", "group_norm_act, triton"} & named  # never written
+
+
 def test_what_a_gpu_would_take_is_shown_with_where_it_was_measured():
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
     gpu = json.loads(run("--json", **hidden).stdout)["gpu"]

@@ -16,7 +16,7 @@ from unittest import mock
 import convs
 import part
 import torch
-from gpu_rules import CONVS
+from gpu_rules import CONVS, check_convs
 from part import ON_GPU, OURS, Unit, check, milliseconds, strict, use_implementation
 from support.on_gpu import DTYPE
 from support.variants import DTYPES, FORMATS
@@ -155,6 +155,7 @@ def time_if_it_fits(config: tuning.Config, ours, tensors, wanted) -> tuple[float
 def shares(layer: dict[str, Any], tensors: list[torch.Tensor], ms: float, stock_ms: dict[str, float]) -> dict[str, Any]:
     """Return the shares of the GEMM's and the copy's peak rate, without products with padding."""
     ceilings = json.loads(CONVS.read_text(encoding="utf-8"))
+    check_convs(ceilings, ("gemm_tflops", "copy_gb_per_s"))
     sides = []
     geometry = (convs._three(layer[name]) for name in ("size", "kernel", "stride", "padding"))
     for size, kernel, stride, padding in zip(*geometry, strict=True):

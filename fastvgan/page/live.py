@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from fastvgan.errors import UserError
 from fastvgan.page.clips import render
+from fastvgan.runs.log import has_ended
 from fastvgan.runs.names import runs_by_age
-from fastvgan.training.report.collect import EVALUATION, METRICS, REPORT, collect_progress
+from fastvgan.training.report.collect import EVALUATION, METRICS, collect_progress
 
 PERIOD = 2
 """Seconds between two looks at a run."""
 _QUIET = 120  # seconds without a change after which a run is taken for stopped
 _KEPT = 4  # runs whose page is kept
-_FILES = ("config.yaml", METRICS, EVALUATION, "log.txt", REPORT)
+_LOG = "log.txt"
+_FILES = ("config.yaml", METRICS, EVALUATION, _LOG)
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -37,7 +39,7 @@ class LiveRuns:
 
     def __init__(self, named: Path | None = None):
         self._named = named
-        self._bodies: OrderedDict[str, tuple[Stamp, str]] = OrderedDict()
+        self._bodies: OrderedDict[str, tuple[Stamp, str, bool]] = OrderedDict()
         self._lock = Lock()
 
     def names(self) -> list[str]:
@@ -61,11 +63,11 @@ class LiveRuns:
             stamp = _stamp(folder)
             found = self._bodies.pop(name, None)
             if found is None or found[0] != stamp:
-                found = stamp, render("live.html", **collect_progress(folder, is_live=True))
+                found = stamp, render("live.html", **collect_progress(folder, is_live=True)), has_ended(folder / _LOG)
             self._bodies[name] = found
             while len(self._bodies) > _KEPT:
                 self._bodies.popitem(last=False)
-        return View(_state(stamp), found[1], f"{name} {hash(stamp)}")
+        return View(_state(stamp, found[2]), found[1], f"{name} {hash(stamp)}")
 
 
 def _stamp(folder: Path) -> Stamp:
@@ -82,14 +84,12 @@ def _stamp(folder: Path) -> Stamp:
     return tuple(found)
 
 
-def _state(stamp: Stamp) -> str:
+def _state(stamp: Stamp, is_ended: bool) -> str:
     """Return HTML of one line: whether the run is being written, and since when it is not."""
-    times = {name: changed / 1e9 for name, changed, _ in stamp}
-    if not times:
+    if not stamp:
         return render("state.html", kind="stopped", word="empty", rest="it has no files yet")
-    ago = max(0.0, time.time() - max(times.values()))
-    # A run that ends writes its report after its metrics and scores; one that is resumed writes its settings again.
-    if REPORT in times and times[REPORT] >= max(times.get(name, 0) for name in ("config.yaml", METRICS, EVALUATION)):
+    ago = max(0.0, time.time() - max(changed for _, changed, _ in stamp) / 1e9)
+    if is_ended:
         return render("state.html", kind="ended", word="ended", rest=_ago(ago))
     if ago > _QUIET:
         return render("state.html", kind="stopped", word="stopped", rest=f"or stuck; the last change was {_ago(ago)}")

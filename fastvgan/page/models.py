@@ -64,7 +64,10 @@ class Models:
     """
 
     def __init__(self, named: str | None = None, device: str = "auto"):
-        self._named = str(Path(named)) if named is not None and Path(named).exists() else named  # not runs/a-1/
+        is_path = named is not None and Path(named).exists()
+        self._named = str(Path(named)) if is_path else named  # not runs/a-1/
+        # A folder of the same name hides a shipped model only if it was named.
+        self._shipped = {name: str(file) for name, file in SHIPPED.items() if not (is_path and name == self._named)}
         self._device = pick_device(device)
         self._loaded: OrderedDict[str, tuple[fastvgan.VideoGenerator, object]] = OrderedDict()
         self._lock = threading.Lock()
@@ -84,11 +87,12 @@ class Models:
         names = self.names()
         if name not in names:
             raise UserError(f"there is no model {name!r}; choose one of {', '.join(names)}")
+        path = self._shipped.get(name, name)
         with self._lock:
-            stamp = _stamp(Path(name))
+            stamp = _stamp(Path(path))
             found = self._loaded.pop(name, None)
             if found is None or found[1] != stamp:
-                found = fastvgan.from_pretrained(name, device=self._device), stamp
+                found = fastvgan.from_pretrained(path, device=self._device), stamp
             self._loaded[name] = found
             while len(self._loaded) > 1 and (len(self._loaded) > _MOST_LOADED or self._bytes() > _MOST_BYTES):
                 self._loaded.popitem(last=False)

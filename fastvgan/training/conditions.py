@@ -89,8 +89,8 @@ class Conditions:
         table: the captions in the form that the model takes; None if its condition has no text.
         phrasings: number of phrasings of each caption; 0 if captions are fixed.
         parts: what the model's condition consists of.
-        can_be_wrong: the parts for which a wrong one can be drawn: "text" with captions of different clips, "class" with two
-            classes or more, "image" always.
+        can_be_wrong: the parts for which a wrong one can be drawn: "text" with captions of different clips, "class"
+            with two classes or more, "image" always.
         draws: number of random words that a wrong condition takes.
         needs_start: whether `wrong` needs a start; see `WrongCaptions.draw`.
     """

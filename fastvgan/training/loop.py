@@ -20,6 +20,7 @@ from fastvgan.machine.threads import describe_threads
 from fastvgan.random_draws import global_seed, seed_everything
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
+from fastvgan.runs.log import BEGUN, STOPPED, TRAINED
 from fastvgan.training import determinism
 from fastvgan.training.batches import BatchMaker, share_of_a_batch
 from fastvgan.training.conditions import Conditions, fit_to_source
@@ -122,11 +123,10 @@ class TrainingLoop:
         together = f" in {self.parallel.world_size} processes" if self.parallel.world_size > 1 else ""
         threads = f"\ncpu: {describe_threads()}" if self.device.type == "cpu" else ""
         return (
-            f"{model.family} model, {model.frames} frames of {model.height}x{model.width}x{model.channels}, "
-            f"condition: {' '.join(model.condition) or 'none'}; G {count[0] / 1e6:.2f} M, D {count[1] / 1e6:.2f} M "
-            f"parameters\n{self.config.data.data}: {self.source.size} clips; {self.steps} steps{after} of "
-            f"{training.batch_size} clips on {self.device}{together}, {self.precision}\n"
-            f"decoder: {self.source.decoder}{threads}"
+            f"{BEGUN % (model.family, model.frames)} {model.height}x{model.width}x{model.channels}, condition: "
+            f"{' '.join(model.condition) or 'none'}; G {count[0] / 1e6:.2f} M, D {count[1] / 1e6:.2f} M parameters\n"
+            f"{self.config.data.data}: {self.source.size} clips; {self.steps} steps{after} of {training.batch_size} "
+            f"clips on {self.device}{together}, {self.precision}\ndecoder: {self.source.decoder}{threads}"
         )
 
     def run(self) -> int:
@@ -157,9 +157,9 @@ class TrainingLoop:
                     self._call_about(written)
             if number:
                 self.stopped = "a callback" if number == _REQUESTED else signal.Signals(number).name
-                logger.warning("stopped by %s after step %d; resume with --resume auto", self.stopped, self.done)
+                logger.warning(STOPPED, self.stopped, self.done)
             else:
-                logger.info("trained to the last step, %d", self.done)
+                logger.info(TRAINED, self.done)
             self._call("on_train_end")
         finally:
             if self._output:

@@ -6,6 +6,8 @@ from PIL import Image
 pytest.importorskip("matplotlib")
 from plot_roofline import cpu, h100, main  # noqa: E402  it is in bench/
 
+from fastvgan.errors import UserError  # noqa: E402
+
 
 def summary(group):
     machine = {"cores": 2, "cpu": "a CPU", "torch": "2"}
@@ -56,6 +58,18 @@ def test_gpu_rates_are_shares_of_its_gemm():
     assert (convolution.intensity, convolution.ours, convolution.stock) == pytest.approx((4000 / 3, 400e3, 200e3))
     # 10⁶ values of 16 operations each; 16 MB in 0.016 ms.
     assert (norm.intensity, norm.ours, norm.stock) == pytest.approx((1, 1000, 500))
+
+
+@pytest.mark.parametrize("missing", ["copy_gb_per_s", "share_of_copy"])
+def test_passes_without_shares_are_named(missing):
+    """As bench/gpu.sh convs writes them."""
+    one = {"share_of_gemm": {"triton": 0.5, "stock": 0.25}, "share_of_copy": 0.1}
+    convolutions = {"device": "a GPU", "versions": {"torch": "2"}, "gemm_tflops": 800, "copy_gb_per_s": 3000}
+    convolutions["passes"] = [one]
+    for values in (convolutions, one):
+        values.pop(missing, None)
+    with pytest.raises(UserError, match=f"have no {missing}, which bench/gpu.sh convs does not write"):
+        h100(convolutions, {"problems": []})
 
 
 def test_the_command_draws_the_measurements(tmp_path):

@@ -12,6 +12,7 @@ from bench_command import ROOT, run
 from torch.profiler import ProfilerActivity, profile
 
 from fastvgan.data import open_source
+from fastvgan.errors import UserError
 from fastvgan.runs.presets import PRESETS
 
 
@@ -173,6 +174,13 @@ def test_the_h100_is_off_by_no_more_than_the_page_says():
         predicted = 1e3 * scaling.step_seconds(cost, scaling.h100())
         error = predicted / milliseconds - 1
         assert f"{name} {milliseconds:.2f} ms, predicted {predicted:.1f} ms ({error:+.0%})" in page
+
+
+def test_a_file_of_passes_without_the_rate_of_copies_is_named(tmp_path, monkeypatch):
+    (tmp_path / "convs.json").write_text('{"device": "a GPU", "passes": []}', encoding="utf-8")
+    monkeypatch.setattr(scaling, "PASSES", tmp_path / "convs.json")
+    with pytest.raises(UserError, match="have no copy_gb_per_s, which bench/gpu.sh convs does not write"):
+        scaling.h100()
 
 
 def test_rates_are_fitted_to_sweeps_by_the_command(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import step_cost
 import torch
+from bench_command import ROOT, run
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -164,3 +165,12 @@ def test_what_is_held_is_what_a_checkpoint_holds(name):
     assert fixed.parameters == tuple(
         sum(p.numel() for p in network.parameters()) for network in (step.generator, step.discriminator)
     )
+
+
+def test_the_command_prints_the_table_of_the_page():
+    text = run("bench/step_cost.py", "--presets", "reference", "clips")
+    head, *rows = (line.split() for line in text.splitlines())
+    assert head[0] == "preset" and [row[0] for row in rows] == ["reference", "clips"]
+    page = (ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in page

@@ -3,9 +3,9 @@
 `python tests/data/make_videos.py FOLDER` makes one to try training on.
 """
 
+import argparse
 import itertools
 import os
-import sys
 from pathlib import Path
 
 import av
@@ -101,4 +101,6 @@ def make_folder(folder: Path, clips: int = 40) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(make_folder(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write, made if missing")
+    print(make_folder(parser.parse_args().folder))

@@ -68,6 +68,12 @@ def test_prepared_it_trains_to_the_end(two_hundred, tmp_path, to):
     assert last["step"] == 30 and 0 <= last["data_wait"] <= 1
 
 
+def test_help_of_the_command_that_makes_videos_writes_nothing(tmp_path):
+    program = ROOT / "tests" / "data" / "make_videos.py"
+    done = subprocess.run([sys.executable, program, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "FOLDER" in done.stdout and not list(tmp_path.iterdir())
+
+
 def test_as_it_is_it_trains_to_the_end(two_hundred, tmp_path):
     folder, names = two_hundred
     trained = run("fastvgan.train", "--data", folder, *TINY, "--run-dir", tmp_path / "run")

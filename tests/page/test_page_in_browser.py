@@ -237,7 +237,8 @@ def _watches_runs(page, runs, tmp_path):
     keep(page, "training", tmp_path)
     choose(page, "run", "runs/broken-1")
     page.locator("#live", has_text="metrics.jsonl has no readable line.").wait_for()
-    (runs / "broken-1" / "report.html").touch()
+    with (runs / "broken-1" / "log.txt").open("a") as log:
+        log.write("2026-01-01 10:00:00,000 INFO trained to the last step, 60\n")
     page.locator("#state", has_text="ended").wait_for()
 
 

@@ -14,6 +14,7 @@ from visitors import frames_of, make_run
 
 import fastvgan
 from fastvgan.errors import UserError
+from fastvgan.generation.shipped import SHIPPED
 from fastvgan.page.files import Files
 from fastvgan.page.guard import Guard
 from fastvgan.page.live import LiveRuns
@@ -76,7 +77,16 @@ def test_the_shipped_model_is_opened_by_its_name(place, monkeypatch):
         return fastvgan.load(run, device)
 
     monkeypatch.setattr(fastvgan, "from_pretrained", from_pretrained, raising=False)
-    assert Models().form("digits").follows == ("text",) and calls == ["digits"]
+    assert Models().form("digits").follows == ("text",) and calls == [str(SHIPPED["digits"])]
+
+
+def test_a_folder_hides_the_shipped_model_of_its_name_only_if_it_was_named(place, monkeypatch):
+    (place / "digits").mkdir()
+    assert Models().open("digits").config == fastvgan.load(SHIPPED["digits"]).config
+    with pytest.raises(UserError, match="digits holds no generator"):
+        Models("digits").open("digits")
+    make_run(place / "run").rename(place / "digits" / "run")
+    assert Models("digits/run").open("digits").config.frames == 16
 
 
 def test_the_form_asks_for_what_the_model_follows(place):
@@ -265,8 +275,27 @@ def test_a_run_is_shown_without_its_unfinished_line_and_with_its_state(place):
     for path in run.iterdir():
         age(path, 7300)
     assert "fv-stopped" in runs.view("runs/digits-1").state and "2 hours ago" in runs.view("runs/digits-1").state
+
+
+@pytest.mark.parametrize(
+    "end", ["INFO trained to the last step, 6", "WARNING stopped by SIGINT after step 6; resume with --resume auto"]
+)
+def test_a_run_has_ended_when_its_log_says_so(place, end):
+    """`fastvgan report` may write report.html at any time."""
+    run = place / "runs" / "digits-1"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    begun = "2026-01-01 10:00:00,000 INFO conv3d model, 16 frames of 16x16x3, condition: none\n"
+    (run / "log.txt").write_text(begun)
+    (run / "report.html").touch()
+    runs = LiveRuns()
+    assert "fv-training" in runs.view("runs/digits-1").state
+    with (run / "log.txt").open("a") as log:
+        log.write(f"2026-01-01 10:00:01,000 {end}\n")
+    assert "fv-ended" in runs.view("runs/digits-1").state
+    age(run / "log.txt", 5)
     (run / "report.html").touch()
     assert "fv-ended" in runs.view("runs/digits-1").state
-    (run / "config.yaml").touch()  # resumed
-    age(run / "report.html", 5)
+    with (run / "log.txt").open("a") as log:
+        log.write(begun.replace("10:00", "11:00") + "2026-01-01 11:00:01,000 WARNING a clip is short\n" * 5)
     assert "fv-training" in runs.view("runs/digits-1").state

@@ -17,6 +17,7 @@ import fastvgan
 from fastvgan.data import ClipShape, DatasetSource
 from fastvgan.errors import UserError
 from fastvgan.runs.checkpoint import find_best
+from fastvgan.runs.log import has_ended
 from fastvgan.training.run import output
 from fastvgan.training.run.scoring import Scored
 
@@ -153,6 +154,22 @@ def test_a_dataset_resumes_with_the_next_batch(tmp_path, unscored, is_stream):
         fastvgan.Trainer(data=other, run_dir=tmp_path / "parts", resume="auto")
     status, _, errors = commands.call("fastvgan.train", ["--run-dir", str(tmp_path / "parts"), "--resume", "auto"])
     assert status == 2 and "was an object in Python; pass it to fastvgan.Trainer" in errors
+
+
+def test_the_log_tells_whether_a_run_has_ended(tmp_path, unscored):
+    found = {}
+
+    def look(event, trainer):
+        found.setdefault((event, trainer.step), has_ended(tmp_path / "r" / "log.txt"))
+        if (event, trainer.step) == ("step", 2):
+            trainer.stop()
+
+    settings = {**FAST, "callbacks": [Notes(look)], "run_dir": tmp_path / "r"}
+    fastvgan.Trainer("clips", **settings).train()
+    assert found[("start", 0)] is found[("step", 2)] is False and found[("end", 2)] is True
+    fastvgan.Trainer("clips", **settings, resume="auto").train()
+    assert found[("start", 2)] is found[("step", 4)] is False and found[("end", 4)] is True
+    assert not has_ended(tmp_path / "missing.txt")
 
 
 class Stream(torch.utils.data.IterableDataset):

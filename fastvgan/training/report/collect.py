@@ -39,9 +39,11 @@ _STILL, _STILL_WIDTH = 150 * 2**10, 1200  # bytes, and width of the JPEG that re
 _LOG_LINES = 200
 _VALUE = 400  # characters of a setting; vocabularies are longer
 _DEPTH = 4  # of nested settings; YAML allows cycles
-# Whether lower or higher scores are better, by a part of the name; other scores have no best value.
+# Whether lower or higher scores are better, by a part of the name; others have no best value: a frozen clip has the
+# highest similarity of frames.
 _LOWER = ("frechet", "kernel", "fvd", "fid", "distance", "copies", "loss", "error")
-_HIGHER = ("accuracy", "precision", "recall", "digit", "colour", "motion", "joint", "diversity", "psnr", "similarity")
+_HIGHER = ("accuracy", "precision", "recall", "digit", "colour", "motion", "joint", "psnr")
+_OF_REAL = ("diversity", "varied_")  # relative to real clips: 1 is best, and noise is above it
 _LEVEL = re.compile(r"^(?:\S+ ){0,3}(WARNING|ERROR|CRITICAL) ")
 _NOT_IN_HTML = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -264,7 +266,7 @@ def _evaluation(path: Path, is_live: bool) -> dict[str, Any]:
     if records.gap and not path.exists():
         raise _Gap(f"The run was not evaluated: {path.name} is missing.")
     found, remarks = _series(records, path.name)
-    best = {name: _best(name, one) for name, one in found.items() if _sign(name) and one.values}
+    best = {name: value for name, one in found.items() if (value := _best(name, one))}
     by_step = {name: dict(zip(one.steps, one.values, strict=True)) for name, one in found.items()}
     steps = sorted({step for one in found.values() for step in (*one.steps, *one.broken)})
     rows = [
@@ -284,15 +286,19 @@ def _evaluation(path: Path, is_live: bool) -> dict[str, Any]:
     return {"panels": panels, "names": list(found), "rows": rows, "best": best, "remarks": remarks}
 
 
-def _sign(name: str) -> int:
-    """Return 1 if a higher score is better, -1 if a lower one is, 0 if unknown."""
+def _best(name: str, one: Series) -> tuple[float, float] | None:
+    """Return step and value of the best score; None if there is no value, or none is better than another."""
     name = name.lower()
-    return -1 if any(part in name for part in _LOWER) else int(any(part in name for part in _HIGHER))
-
-
-def _best(name: str, one: Series) -> tuple[float, float]:
-    sign = _sign(name)
-    return max(zip(one.steps, one.values, strict=True), key=lambda item: sign * item[1])
+    if any(part in name for part in _OF_REAL):
+        distances = [abs(value - 1) for value in one.values]
+    elif any(part in name for part in _LOWER):
+        distances = one.values
+    elif any(part in name for part in _HIGHER):
+        distances = [-value for value in one.values]
+    else:
+        return None
+    ranked = zip(distances, one.steps, one.values, strict=True)
+    return min(ranked, key=lambda item: item[0])[1:] if one.values else None
 
 
 def _samples(folder: Path, count: int) -> dict[str, Any]:

@@ -129,7 +129,8 @@ class Output:
     def finish(self, record: Record, signal: int = 0, save: bool = True) -> Written:
         """Write the outputs of a run that ends, early or not.
 
-        After a signal the state is saved first. SIGTERM may leave only seconds, so scores and samples are left out then.
+        After a signal the state is saved first. SIGTERM may leave only seconds, so scores and samples are left out
+        then.
 
         Args:
             record: the record of the last step.

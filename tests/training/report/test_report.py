@@ -273,6 +273,20 @@ def test_the_better_of_two_scores_is_marked(run):
         assert text in shown.text
 
 
+def test_the_best_variety_is_that_of_real_clips_and_a_frozen_clip_is_not_best(run):
+    noisy, good, alike = (
+        {"diversity": diversity, "varied_digit": varied, "frame_similarity": similarity, "grid_pattern": 1.0}
+        for diversity, varied, similarity in ((1.6, 1.3, 0.2), (0.98, 0.9, 0.95), (0.1, 0.0, 0.9999))
+    )
+    records = ({"step": step, **scores} for step, scores in ((10, noisy), (20, good), (30, alike)))
+    (run / "evaluation.jsonl").write_text(lines(records))
+    shown = page(run)
+    for text in ("best diversity 0.98 at step 20", "best varied_digit 0.9 at step 20"):
+        assert text in shown.text
+    assert shown.text.count(" best ") == 4  # among the facts, and in the table
+    assert "best frame_similarity" not in shown.text and "best grid_pattern" not in shown.text
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*report\.html"):
         write_report(tmp_path / "missing")
