@@ -18,6 +18,7 @@ from fastvgan.layers import (
 )
 from fastvgan_kernels import extension
 from fastvgan_kernels.norm_act import norm_act_with
+from fastvgan_kernels.norm_act.following import update_running
 from fastvgan_kernels.norm_act.protocol import Norm
 
 CONV = [
@@ -243,3 +244,26 @@ def test_running_statistics_may_be_in_half_precision(dtype):
     torch.testing.assert_close(ours.to(dtype)(x), expected)
     norm = Norm(ours.running_mean, ours.running_var, ours.weight, ours.bias, False, ours.eps, "none", 0.0)
     torch.testing.assert_close(norm_act_with(x, norm), expected)  # as generators call it
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"] + ["cpp"] * (extension.load() is not None))
+def test_running_statistics_in_float16_take_a_batchs_variance_that_float16_does_not_hold(impl):
+    x = (torch.randn(80, 4, 8, 16, 16) * 400).half()  # variance 160000, of which a tenth is below 65504
+    ours, stock = BatchNormAct3d(4, impl=impl).half(), nn.BatchNorm3d(4).half()
+    for _ in range(2):
+        ours(x), stock(x)
+    assert stock.running_var.isfinite().all()
+    torch.testing.assert_close(ours.running_var, stock.running_var)
+    torch.testing.assert_close(ours.running_mean, stock.running_mean)
+
+
+@pytest.mark.parametrize("momentum", [0.1, torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_running_statistics_are_rounded_once(dtype, momentum):
+    """Also by a share that only the device knows, as norm_act_synced has it."""
+    mean, var, count = torch.randn(5), torch.rand(5) * 3e5, 8
+    running = [torch.randn(5).to(dtype), torch.rand(5).to(dtype)]
+    batch = mean.double(), var.double() * count / (count - 1)
+    expected = [(0.9 * old.double() + 0.1 * new).to(dtype) for old, new in zip(running, batch, strict=True)]
+    update_running(*running, mean, var, momentum, count)
+    torch.testing.assert_close(running, expected)
