@@ -59,7 +59,7 @@ def recall(
     """
     if not guards.may_recall():
         return ""
-    key = _key(weight, bias, running_mean, training)
+    key = _key(weight, bias, running_mean, running_var, training)
     if weight is None or bias is None or running_mean is None or running_var is None:
         chosen = guards.recall(key, *guards.without_none(x, weight, bias, running_mean, running_var))
     else:
@@ -67,8 +67,15 @@ def recall(
     return "" if chosen and x.is_cuda and are_launches_captured() else chosen
 
 
-def _key(weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, training: bool) -> tuple:
-    return id(weight), id(bias), id(running_mean), training, _records()
+def _key(
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+) -> tuple:
+    # Both statistics: guards compare as many tensors as they remember, and one may be missing by mistake.
+    return id(weight), id(bias), id(running_mean), id(running_var), training, _records()
 
 
 def decide(
@@ -93,7 +100,7 @@ def decide(
         chosen = choice.name_of("norm_act", choice.pick("norm_act", "auto", x))
         if chosen == "cpp" and (training or not _are_dense_float32(*tensors[1:])):
             chosen = ""
-    guards.remember(_key(weight, bias, running_mean, training), chosen, *tensors)
+    guards.remember(_key(weight, bias, running_mean, running_var, training), chosen, *tensors)
     return chosen == "reference"
 
 
