@@ -177,7 +177,8 @@ def try_conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str, negative
 def chain(layers: Iterable[ConvNormAct3d | ConvTransposeNormAct3d], x: Tensor | Pending) -> Tensor | Pending:
     """Apply layers one after the other; x and the result are (N, C, T, H, W), and the result may be pending."""
     for layer in layers:
-        x = conv_norm(layer.conv, layer.norm, x) if is_unwatched(layer) else layer(resolve(x))
+        fusable = is_unwatched(layer) and layer.is_fusable
+        x = conv_norm(layer.conv, layer.norm, x) if fusable else layer(resolve(x))
     return x
 
 

@@ -41,6 +41,9 @@ class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
 class BatchNormAct(NormActLayer):
     """torch.nn's BatchNorm2d or 3d and an activation in one operation. It precedes that class among a layer's bases.
 
+    A converter that replaces every torch.nn batch norm, such as SyncBatchNorm.convert_sync_batchnorm and
+    fuse_conv_bn_eval, drops the activation: use `sync_batch_norm`, or activation="none" and a module after the norm.
+
     Args:
         num_features: as in torch.nn.BatchNorm3d.
         eps: as in torch.nn.BatchNorm3d.
@@ -275,15 +278,27 @@ def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
 
 
 class _ConvNormAct(TraceableLayer):
-    """A convolution without bias, `conv`, and a BatchNormAct3d, `norm`."""
+    """A convolution without bias, `conv`, and a BatchNormAct3d, `norm`, whose activation this layer knows, too.
+
+    Both may be replaced, by a converter or by hand. The activation of `__init__` is applied after a norm without one.
+    """
 
     conv: Conv3d | ConvTranspose3d
     norm: BatchNormAct3d
+    activation: str = "none"  # the defaults are of layers that were pickled without it
+    negative_slope: float = 0.01
 
     def __init__(self, conv: Conv3d | ConvTranspose3d, eps: float, momentum: float | None, **options: Any):
         super().__init__()
         self.conv = conv
         self.norm = BatchNormAct3d(conv.out_channels, eps, momentum, **options)
+        self.activation, self.negative_slope = self.norm.activation, self.norm.negative_slope
+
+    @property
+    def is_fusable(self) -> bool:
+        """Whether conv and norm are still of the kinds that `deferred.conv_norm` takes."""
+        conv, norm = map(self._modules.get, ("conv", "norm"))  # nn.Module's __getattr__ takes three times as long
+        return isinstance(norm, BatchNormAct) and isinstance(conv, (Convolution, TransposedConvolution))
 
     # Initialisers look for weight and bias in every class that is named after a convolution.
     @property
@@ -298,9 +313,13 @@ class _ConvNormAct(TraceableLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, normalise and activate x (N, C_in, T, H, W); return (N, C_out, T, H, W)."""
-        if wants_stock(x):
-            return self.norm(self.conv(x))
-        return deferred.resolve(deferred.conv_norm(self.conv, self.norm, x))
+        if self.is_fusable and not wants_stock(x):
+            return deferred.resolve(deferred.conv_norm(self.conv, self.norm, x))
+        norm: Any = self.norm
+        y = norm(self.conv(x))
+        if isinstance(norm, BatchNormAct) or (isinstance(norm, NormActLayer) and norm.activation != "none"):
+            return y
+        return deferred.activate(y, self.activation, self.negative_slope)
 
 
 class ConvNormAct3d(_ConvNormAct):

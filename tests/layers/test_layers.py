@@ -6,6 +6,7 @@ import pytest
 import torch
 from stock_activations import STOCK_ACTIVATIONS
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fastvgan.layers import (
     BatchNormAct3d,
@@ -15,7 +16,10 @@ from fastvgan.layers import (
     ConvNormAct3d,
     ConvTranspose3d,
     ConvTransposeNormAct3d,
+    GroupNormAct,
+    InstanceNormAct3d,
 )
+from fastvgan.layers.deferred import chain, resolve
 from fastvgan_kernels import extension
 from fastvgan_kernels.norm_act import norm_act_with
 from fastvgan_kernels.norm_act.following import update_running
@@ -244,6 +248,51 @@ def test_running_statistics_may_be_in_half_precision(dtype):
     torch.testing.assert_close(ours.to(dtype)(x), expected)
     norm = Norm(ours.running_mean, ours.running_var, ours.weight, ours.bias, False, ours.eps, "none", 0.0)
     torch.testing.assert_close(norm_act_with(x, norm), expected)  # as generators call it
+
+
+BLOCKS = [(ConvNormAct3d, nn.Conv3d), (ConvTransposeNormAct3d, nn.ConvTranspose3d)]
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh"])
+@pytest.mark.parametrize("kind, stock", BLOCKS)
+def test_a_converted_block_keeps_its_activation(kind, stock, activation):
+    block = kind(3, 4, 3, activation=activation, negative_slope=0.2).eval()
+    block.norm.running_mean.normal_(), block.norm.bias.data.normal_()
+    x, keys = torch.randn(2, 3, 5, 5, 5), list(block.state_dict())
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(block))
+    assert type(synced.norm) is nn.SyncBatchNorm and list(synced.state_dict()) == keys
+    folded = copy.deepcopy(block)
+    folded.conv, folded.norm = fuse_conv_bn_eval(block.conv, block.norm, stock is not nn.Conv3d), nn.Identity()
+    expected = STOCK_ACTIVATIONS[activation](nn.BatchNorm3d.forward(block.norm, block.conv(x)))
+    for layer in (block, synced, folded):
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(resolve(chain([layer], x)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(
+    "norm, activate",
+    [
+        (nn.Identity(), torch.relu),
+        (nn.GroupNorm(2, 4), torch.relu),
+        (nn.BatchNorm3d(4), torch.relu),
+        (GroupNormAct(2, 4), torch.relu),
+        (InstanceNormAct3d(4), torch.relu),
+        (GroupNormAct(2, 4, activation="tanh"), lambda y: y),
+        (BatchNormAct3d(4), lambda y: y),
+        (BatchNormAct3d(4, activation="silu"), lambda y: y),
+    ],
+)
+@pytest.mark.parametrize("kind, stock", BLOCKS)
+def test_any_modules_may_take_the_places_of_a_blocks_parts(kind, stock, norm, activate, traced):
+    """The block's activation follows a norm without one. A BatchNormAct3d computes what it was made for."""
+    x = torch.randn(2, 3, 5, 5, 5)
+    for conv in (None, stock(3, 4, 3)):
+        block = kind(3, 4, 3)
+        block.norm, block.conv = copy.deepcopy(norm), block.conv if conv is None else conv
+        expected = activate(copy.deepcopy(norm)(block.conv(x)))
+        found = torch.jit.trace(block, x, check_trace=False)(x) if traced else block(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"] + ["cpp"] * (extension.load() is not None))
