@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, conv_down, conv_up
+from fastvgan_kernels.arguments import per_dimension
 from fastvgan_kernels.conv.stock.direct import recall
 from fastvgan_kernels.fused_conv import Geometry
 
@@ -194,10 +195,8 @@ def _are_plain(input: Tensor, parameters: dict[str, nn.Parameter | None]) -> boo
 
 
 def _geometry(transposed: bool, sizes: tuple[Any, Any, Any, Any], groups: int, dims: int) -> Geometry:
-    """A Geometry of tuples. A layer's attributes may be integers or lists if a user assigned them, as in torch.nn."""
-    if set(map(type, sizes)) != {tuple}:
-        stride, padding, output_padding, dilation = (
-            (value,) * dims if isinstance(value, int) else tuple(value) for value in sizes
-        )
+    """A Geometry of tuples. As in torch.nn, a user may have given a layer integers, lists or one for all dimensions."""
+    if any(type(value) is not tuple or len(value) != dims for value in sizes):
+        stride, padding, output_padding, dilation = (tuple(per_dimension(value, dims)) for value in sizes)
         sizes = stride, padding, output_padding, dilation
     return Geometry(transposed, *sizes, groups)

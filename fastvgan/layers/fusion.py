@@ -34,6 +34,7 @@ from fastvgan.layers.sequential import (
     kind_of,
 )
 from fastvgan_kernels import _torch, choice
+from fastvgan_kernels.arguments import per_dimension
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -313,13 +314,15 @@ def _no_gain(module: nn.Module, stock: type[nn.Module]) -> str | None:
     (kernels/conv/stock/faults.py) need a stride, or padding as wide as the kernel.
     """
     conv = cast(Any, module)  # of the class `stock`
-    if stock not in (nn.Conv2d, nn.Conv3d) or max(conv.stride) > 1 or isinstance(conv.padding, str):
+    if stock not in (nn.Conv2d, nn.Conv3d) or isinstance(conv.padding, str):
         return None
-    if any(map(operator.ge, conv.padding, conv.kernel_size)):
+    dims, sizes = 2 if stock is nn.Conv2d else 3, (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    kernel, stride, padding, dilation = (per_dimension(value, dims) for value in sizes)
+    if max(stride) > 1 or any(map(operator.ge, padding, kernel)):
         return None
-    if max(conv.kernel_size) == 1:
+    if max(kernel) == 1:
         return "stock PyTorch is as fast on a CPU for kernel size 1 without a stride"
-    if stock is nn.Conv2d and max(conv.dilation) == 1:
+    if stock is nn.Conv2d and max(dilation) == 1:
         return "stock PyTorch is as fast on a CPU for 2D convolutions without a stride"
     return None
 

@@ -368,3 +368,22 @@ def test_a_norm_of_other_dimensions_is_refused_as_by_torch(norm):
         for network in (model, fuse(copy.deepcopy(model), impl=IMPLS[-1])):
             with pytest.raises(ValueError, match="expected 5D input"):
                 network(torch.randn(2, 2, 3, 3))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("as_given", [lambda value: value, lambda value: (value,), lambda value: [value]])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_one_number_stands_for_all_dimensions(kind, place, as_given, impl):
+    """As torch.nn takes it, when the layer is made and when it is assigned afterwards."""
+    dims = 2 if "2d" in kind.__name__ else 3
+    x, name = torch.randn(2, 3, *[7] * dims), ("stride", "padding", "dilation")[place]
+    made = kind(3, 4, 3, **{name: as_given(2)})
+    assigned = kind(3, 4, 3)
+    # A stock transposed convolution asserts that its padding is a tuple.
+    setattr(assigned, name, (2,) if name == "padding" else as_given(2))
+    for conv in (made, assigned):
+        stock = nn.Sequential(conv, nn.Tanh())
+        ours = fuse(copy.deepcopy(stock), impl=impl)
+        for _ in range(2):  # the second call finds the first one's choice
+            assert_same(ours, stock, x)
