@@ -158,6 +158,30 @@ def test_conv_lstm_is_its_cell_step_by_step_and_goes_on_from_its_state():
     torch.testing.assert_close(last, (h, c))
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_last_state_of_a_conv_lstm_is_a_tensor_alone(steps, last):
+    """As of torch.nn.LSTM: it may be detached and changed in place, and keeps no other step in memory."""
+    lstm, cell = ConvLSTM(3, 2), ConvLSTMCell(3, 2)
+    cell.load_state_dict(lstm.state_dict())
+    x, mask = torch.randn(2, 3, steps, 4, 4), torch.rand(2, 2, 4, 4)
+    x = x.to(memory_format=torch.channels_last_3d) if last else x
+    grads = []
+    for in_place in (True, False):
+        output, (h, c) = lstm(x)
+        once, _ = cell(x[:, :, 0])
+        for state in (h, once):
+            assert state._base is None and state.untyped_storage().nbytes() == state.nbytes
+            assert state.stride(1) == (1 if last else 16)
+        torch.testing.assert_close(h, output[:, :, -1])
+        h, once = (state.mul_(mask) if in_place else state * mask for state in (h, once))
+        lstm.zero_grad(), cell.zero_grad()
+        (h + once + c).sum().backward()
+        grads.append([p.grad for p in (*lstm.parameters(), *cell.parameters())])
+    torch.testing.assert_close(*grads)
+    lstm(x)[1][0].detach_()
+
+
 def test_conv_lstm_options():
     assert list(dict(ConvLSTM(1, 2, bias=False).named_parameters())) == ["weight_ih", "weight_hh"]
     lstm = ConvLSTM(1, 2, kernel_size=1, dtype=torch.float64)
