@@ -30,7 +30,7 @@ class Convolution(TraceableLayer):
     groups: int
     padding_mode: PaddingMode
     _reversed_padding_repeated_twice: list[int]
-    impl: str
+    impl: str = "auto"  # the default is for a subclass whose __init__ calls torch.nn's
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Convolution(TraceableLayer):
         """
         own = self.__dict__  # nn.Module's __getattr__ would take as long as the whole look-up
         parameters = own.get("_parameters", {})
-        if own["impl"] != "auto" or own["padding_mode"] != "zeros" or not _are_plain(input, parameters):
+        if self.impl != "auto" or own["padding_mode"] != "zeros" or not _are_plain(input, parameters):
             return None
         geometry = False, own["stride"], own["padding"], 0, own["dilation"], own["groups"]
         return recall(input, parameters["weight"], parameters["bias"], geometry)
@@ -114,7 +114,7 @@ class TransposedConvolution(TraceableLayer):
     dilation: tuple[int, ...]
     groups: int
     _output_padding: Callable[..., Any]
-    impl: str
+    impl: str = "auto"  # the default is for a subclass whose __init__ calls torch.nn's
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class TransposedConvolution(TraceableLayer):
         """
         own = self.__dict__
         parameters = own.get("_parameters", {})
-        if own["impl"] != "auto" or not _are_plain(input, parameters):
+        if self.impl != "auto" or not _are_plain(input, parameters):
             return None
         geometry = True, own["stride"], own["padding"], own["output_padding"], own["dilation"], own["groups"]
         return recall(input, parameters["weight"], parameters["bias"], geometry)

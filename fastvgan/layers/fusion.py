@@ -60,6 +60,8 @@ _UNUSED_IN_CALLS = frozenset(
     "__init__ __module__ __qualname__ __doc__ __annotations__ __annotate__ __annotate_func__ __annotations_cache__ "
     "__firstlineno__ __static_attributes__ __dict__ __weakref__ __constants__ reset_parameters extra_repr".split()
 )
+# Attributes that the fused layers add and a user may read.
+_SETTINGS = ("impl", "activation", "negative_slope")
 # Methods that run when a torch.nn layer is called.
 _USED_IN_CALLS = (
     *("forward", "_call_impl", "_conv_forward", "_output_padding", "_check_input_dim"),
@@ -334,8 +336,7 @@ def _layer_refusal(module: nn.Module, stock: type[nn.Module]) -> str | None:
         return f"has a {replaced[0]} that was replaced on the instance"
     tensors = *module.named_parameters(recurse=False), *module.named_buffers(recurse=False)
     own = {*vars(module), *(name for name, _ in tensors), *_torch.child_names(module)}
-    added = {"impl", "activation", "negative_slope"} if _OURS[stock] in NORMS else {"impl"}
-    added |= set(dir(_OURS[stock])) - set(dir(stock))
+    added = set(dir(_OURS[stock])) - set(dir(stock))
     taken = sorted(name for name in added if name in own or hasattr(type(module), name))
     if taken:
         return f"has an attribute named {taken[0]}, a name that the fused layer uses"
@@ -368,7 +369,7 @@ def _subclass_refusal(module: nn.Module, stock: type[nn.Module]) -> str | None:
 
 def _may_affect_calls(name: str, module: nn.Module, stock: type[nn.Module]) -> bool:
     """Whether a call could use the attribute of this name that a subclass defines."""
-    if name in _UNUSED_IN_CALLS:
+    if name in _UNUSED_IN_CALLS or name in _SETTINGS:  # _layer_refusal reports the latter
         return False
     annotated = (inspect.get_annotations(base) for base in stock.__mro__)
     tensors = *_torch.tensor_names(module), "qconfig"

@@ -160,7 +160,7 @@ class BatchNormAct(NormActLayer):
         mean, var, batches = map(buffers.get, ("running_mean", "running_var", "num_batches_tracked"))
         if (
             type(input) is not Tensor
-            or own["impl"] != "auto"
+            or self.impl != "auto"
             or mean is None
             or not ("weight" in parameters and "bias" in parameters and activation in ACTIVATIONS)
             or (training and not (own["track_running_stats"] and own["momentum"] is not None and batches is not None))

@@ -23,6 +23,11 @@ class NormActLayer(TraceableLayer):
         ValueError: `activation` or `impl` is unknown.
     """
 
+    # The defaults are for a subclass whose __init__ calls torch.nn's.
+    activation: str = "none"
+    negative_slope: float = 0.01
+    impl: str = "auto"
+
     def __init__(self, *arguments: Any, activation: str, negative_slope: float, impl: str, **options: Any):
         choice.check_name(impl)
         check_activation(activation)

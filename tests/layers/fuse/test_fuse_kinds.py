@@ -387,3 +387,34 @@ def test_one_number_stands_for_all_dimensions(kind, place, as_given, impl):
         ours = fuse(copy.deepcopy(stock), impl=impl)
         for _ in range(2):  # the second call finds the first one's choice
             assert_same(ours, stock, x)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_a_subclass_that_calls_torchs_init_makes_convolutions(kind, replace_all_layers):
+    """The class that fuse derives, too, as a library makes one layer from another: type(layer)(…)."""
+
+    class Old(kind):
+        def __init__(self, inputs, outputs):
+            kind.__init__(self, inputs, outputs, 3, stride=2)
+
+    x = torch.randn(2, 3, *[7] * (2 if "2d" in kind.__name__ else 3))
+    stock = nn.Sequential(Old(3, 4), nn.Tanh())
+    again = type(fuse(copy.deepcopy(stock))[0])(3, 4)
+    again.load_state_dict(stock[0].state_dict())
+    assert again.impl == "auto"
+    assert_same(nn.Sequential(again, nn.Tanh()), stock, x)
+    assert_same(fuse(nn.Sequential(again, nn.Tanh())), stock, x)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm])
+def test_a_subclass_that_calls_torchs_init_makes_norms(kind):
+    class Old(kind):
+        def __init__(self):
+            kind.__init__(self, *([2] if kind is nn.GroupNorm else []), 4)
+
+    x = torch.randn(2, 4, *[5] * (3 if "3d" in kind.__name__ else 2))
+    stock = nn.Sequential(Old(), nn.ReLU())
+    again = type(fuse(copy.deepcopy(stock))[0])()
+    assert again.activation == "none" and "activation=none" in repr(again)
+    assert_same(nn.Sequential(again, nn.ReLU()), stock, x)
+    assert_same(fuse(nn.Sequential(again, nn.ReLU())), stock, x)
