@@ -33,6 +33,7 @@ from fastvgan.layers.sequential import (
     is_sequential,
     kind_of,
 )
+from fastvgan.layers.tracing import TraceableLayer
 from fastvgan_kernels import _torch, choice
 from fastvgan_kernels.arguments import per_dimension
 
@@ -138,7 +139,7 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
             nothing about calls, for instance one that only defines __init__; a Sequential if it has nn.Sequential's
             forward. An instance of a subclass gets a class of the same name that inherits from that subclass and from
             the fused layer. Without a GPU, "auto" replaces no convolution that stock PyTorch always computes as fast.
-        impl: the implementation of the replaced layers.
+        impl: the implementation of the replaced layers. Unless it is "auto", layers of fastvgan's get it, too.
         report: filled with the modules that were replaced, and with those that were not and the reasons. Earlier
             entries are dropped.
 
@@ -240,14 +241,18 @@ def _stock_of(kind: type[nn.Module]) -> type[nn.Module] | None:
 
 
 def _replace(module: nn.Module, impl: str) -> None:
-    """Turn a stock layer into fastvgan's."""
+    """Turn a stock layer into fastvgan's, and give a layer of fastvgan's the implementation if it is named."""
     kind = type(module)
     stock = _stock_of(kind)
-    if stock is None or issubclass(kind, _OURS[stock]):
+    layer = cast(Any, module)  # in the end of a class in _OURS, all of which have these attributes
+    if isinstance(module, TraceableLayer):
+        if impl != "auto" and hasattr(module, "impl"):
+            layer.impl = impl
+        return
+    if stock is None:
         return
     ours = _OURS[stock]
     _set_class(module, ours if kind is stock else derive_layer_class(kind, ours))
-    layer = cast(Any, module)  # of a class in _OURS, all of which have these attributes
     layer.impl = impl
     if ours in NORMS:
         layer.activation, layer.negative_slope = "none", 0.01

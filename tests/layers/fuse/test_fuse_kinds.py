@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
-from fastvgan.layers import FuseReport, fuse
+from fastvgan.layers import ConvLSTM, FuseReport, fuse
 from fastvgan.layers.sequential import FusedSequential
 from fastvgan_kernels import extension
 
@@ -418,3 +418,15 @@ def test_a_subclass_that_calls_torchs_init_makes_norms(kind):
     assert again.activation == "none" and "activation=none" in repr(again)
     assert_same(nn.Sequential(again, nn.ReLU()), stock, x)
     assert_same(fuse(nn.Sequential(again, nn.ReLU())), stock, x)
+
+
+def test_a_named_implementation_is_given_to_layers_that_are_fused_already():
+    model = nn.Sequential(nn.Conv3d(3, 4, 3, 2), nn.BatchNorm3d(4), OwnNorm3d(4), ConvLSTM(4, 4))
+    layers = list(fuse(model, impl="reference"))
+    assert [layer.impl for layer in layers] == ["reference"] * 4
+    fuse(model)  # "auto" is also what is meant by nothing
+    assert [layer.impl for layer in layers] == ["reference"] * 4
+    layers[1].impl = "auto"
+    report = FuseReport()
+    fuse(model, impl="cpp", report=report)
+    assert [layer.impl for layer in layers] == ["cpp"] * 4 and not report.changed
