@@ -41,9 +41,6 @@ class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
 class BatchNormAct(NormActLayer):
     """torch.nn's BatchNorm2d or 3d and an activation in one operation. It precedes that class among a layer's bases.
 
-    A converter that replaces every torch.nn batch norm, such as SyncBatchNorm.convert_sync_batchnorm and
-    fuse_conv_bn_eval, drops the activation: use `sync_batch_norm`, or activation="none" and a module after the norm.
-
     Args:
         num_features: as in torch.nn.BatchNorm3d.
         eps: as in torch.nn.BatchNorm3d.
@@ -52,7 +49,9 @@ class BatchNormAct(NormActLayer):
         track_running_stats: as in torch.nn.BatchNorm3d.
         device: as in torch.nn.BatchNorm3d.
         dtype: as in torch.nn.BatchNorm3d.
-        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (exact, by the error function).
+        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (exact, by the error function). What
+            replaces batch norms, such as SyncBatchNorm.convert_sync_batchnorm or fuse_conv_bn_eval, drops it: call
+            `sync_batch_norm` instead, or use "none" and a module after the norm.
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
         options: keyword arguments of newer versions of torch.nn.BatchNorm3d, such as `bias`.
@@ -119,10 +118,15 @@ class BatchNormAct(NormActLayer):
         return self.normalise(input, self.activation, self.negative_slope, residual)
 
     def normalise(
-        self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None = None
+        self,
+        input: Tensor,
+        activation: str,
+        negative_slope: float,
+        residual: Tensor | None = None,
+        in_place: bool = False,
     ) -> Tensor:
         """Run forward with another activation. See `NormActLayer.normalise`, and `forward` for the tensors' shapes."""
-        y = None if residual is not None else self._try_direct(input, activation, negative_slope)
+        y = None if residual is not None else self._try_direct(input, activation, negative_slope, in_place)
         if y is not None:
             return y
         if wants_stock(input) and not self.is_synced:
@@ -150,7 +154,7 @@ class BatchNormAct(NormActLayer):
             residual,
         )
 
-    def _try_direct(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
+    def _try_direct(self, input: Tensor, activation: str, negative_slope: float, in_place: bool) -> Tensor | None:
         """normalise past the dispatcher by the implementation chosen before for such an input; None if none was.
 
         A cheap look-up, since most calls of small layers end here.
@@ -180,7 +184,7 @@ class BatchNormAct(NormActLayer):
         if training:
             batches.add_(1)
         how = training, own["momentum"] if training else 0.0, own["eps"], activation, negative_slope
-        return direct.norm_act(input, weight, bias, mean, var, *how)
+        return direct.norm_act(input, weight, bias, mean, var, *how, in_place=in_place)
 
     def _normalise_synced(
         self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None
@@ -278,10 +282,7 @@ def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
 
 
 class _ConvNormAct(TraceableLayer):
-    """A convolution without bias, `conv`, and a BatchNormAct3d, `norm`, whose activation this layer knows, too.
-
-    Both may be replaced, by a converter or by hand. The activation of `__init__` is applied after a norm without one.
-    """
+    """A convolution without bias, `conv`, and a BatchNormAct3d, `norm`; after another norm the activation follows."""
 
     conv: Conv3d | ConvTranspose3d
     norm: BatchNormAct3d

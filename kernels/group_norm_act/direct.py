@@ -78,9 +78,18 @@ def decide(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, a
 
 
 def group_norm_act(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, activation: str, slope: float
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str,
+    slope: float,
+    in_place: bool = False,
 ) -> Tensor:
     """Run the public group_norm_act by stock PyTorch, with its arguments, where `serves` or `decide` returns True.
+
+    `in_place` is activate_result's.
 
     Returns:
         y of the shape (N, C, *space), dtype and memory format of x.
@@ -93,7 +102,7 @@ def group_norm_act(
     else:
         dense = _make_contiguous(x) if _is_copied(x, groups) else x
     y = torch.group_norm(dense, groups, weight, bias, eps, torch.backends.cudnn.enabled)
-    y = activate_result(y, activation, slope)
+    y = activate_result(y, activation, slope, in_place)
     return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
 
 
