@@ -6,15 +6,21 @@ import torch
 
 
 def integers(name: str, value: int | Sequence[int], count: int, least: int) -> list[int]:
-    """Return one integer per spatial dimension, from one for all dimensions or a sequence.
+    """Return one integer per spatial dimension, from one for all dimensions, alone or in a sequence, or from all.
 
     Raises:
-        ValueError: another number of integers than `count`, or one below `least`.
+        ValueError: another number of integers than 1 or `count`, or one below `least`.
     """
-    values = [value] * count if isinstance(value, int) else list(value)
+    values = per_dimension(value, count)
     if len(values) != count or any(v < least for v in values):
         raise ValueError(f"{name} must be an integer or {count} integers of at least {least}, not {value!r}")
     return values
+
+
+def per_dimension(value: int | Sequence[int], count: int) -> list[int]:
+    """Return one integer per spatial dimension as torch does: one integer, alone or in a sequence, stands for all."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * count if len(values) == 1 else values
 
 
 def check_same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor | None) -> None:

@@ -267,18 +267,24 @@ def _autocast_kernel(op: Any, device: str, cast: Callable) -> Callable:
 
 
 def _map_one_by_one(op: Any) -> Callable:
-    """Return vmap's rule: one call per example, results stacked; right for every operation, as fast as the calls."""
+    """Return vmap's rule: one call per example, results stacked; right for every operation, as fast as the calls.
+
+    Without examples, one call for zeros gives the shapes; the zeros are sums over no examples, which autograd follows.
+    """
+
+    def one(arg: torch.Tensor, dim: int, i: int) -> torch.Tensor:
+        return arg.select(dim, i) if arg.shape[dim] else arg.sum(dim, dtype=arg.dtype)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        calls = []
-        for i in range(info.batch_size):
+        count, calls = info.batch_size, []
+        for i in range(max(count, 1)):
             example = (
-                arg.select(dim, i) if isinstance(arg, torch.Tensor) and dim is not None else arg
+                one(arg, dim, i) if isinstance(arg, torch.Tensor) and dim is not None else arg
                 for arg, dim in zip(args, in_dims, strict=True)
             )
             calls.append(op(*example))
         if isinstance(calls[0], torch.Tensor):
-            return torch.stack(calls), 0
-        return tuple(torch.stack(outputs) for outputs in zip(*calls, strict=True)), (0,) * len(calls[0])
+            return torch.stack(calls)[:count], 0
+        return tuple(torch.stack(outputs)[:count] for outputs in zip(*calls, strict=True)), (0,) * len(calls[0])
 
     return rule

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, conv_down, conv_up
+from fastvgan_kernels.arguments import per_dimension
 from fastvgan_kernels.conv.stock.direct import recall
 from fastvgan_kernels.fused_conv import Geometry
 
@@ -29,7 +30,7 @@ class Convolution(TraceableLayer):
     groups: int
     padding_mode: PaddingMode
     _reversed_padding_repeated_twice: list[int]
-    impl: str
+    impl: str = "auto"  # the default is for a subclass whose __init__ calls torch.nn's
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class Convolution(TraceableLayer):
         """
         own = self.__dict__  # nn.Module's __getattr__ would take as long as the whole look-up
         parameters = own.get("_parameters", {})
-        if own["impl"] != "auto" or own["padding_mode"] != "zeros" or not _are_plain(input, parameters):
+        if self.impl != "auto" or own["padding_mode"] != "zeros" or not _are_plain(input, parameters):
             return None
         geometry = False, own["stride"], own["padding"], 0, own["dilation"], own["groups"]
         return recall(input, parameters["weight"], parameters["bias"], geometry)
@@ -113,7 +114,7 @@ class TransposedConvolution(TraceableLayer):
     dilation: tuple[int, ...]
     groups: int
     _output_padding: Callable[..., Any]
-    impl: str
+    impl: str = "auto"  # the default is for a subclass whose __init__ calls torch.nn's
 
     def __init__(
         self,
@@ -150,7 +151,7 @@ class TransposedConvolution(TraceableLayer):
         """
         own = self.__dict__
         parameters = own.get("_parameters", {})
-        if own["impl"] != "auto" or not _are_plain(input, parameters):
+        if self.impl != "auto" or not _are_plain(input, parameters):
             return None
         geometry = True, own["stride"], own["padding"], own["output_padding"], own["dilation"], own["groups"]
         return recall(input, parameters["weight"], parameters["bias"], geometry)
@@ -194,10 +195,8 @@ def _are_plain(input: Tensor, parameters: dict[str, nn.Parameter | None]) -> boo
 
 
 def _geometry(transposed: bool, sizes: tuple[Any, Any, Any, Any], groups: int, dims: int) -> Geometry:
-    """A Geometry of tuples. A layer's attributes may be integers or lists if a user assigned them, as in torch.nn."""
-    if set(map(type, sizes)) != {tuple}:
-        stride, padding, output_padding, dilation = (
-            (value,) * dims if isinstance(value, int) else tuple(value) for value in sizes
-        )
+    """A Geometry of tuples. As in torch.nn, a user may have given a layer integers, lists or one for all dimensions."""
+    if any(type(value) is not tuple or len(value) != dims for value in sizes):
+        stride, padding, output_padding, dilation = (tuple(per_dimension(value, dims)) for value in sizes)
         sizes = stride, padding, output_padding, dilation
     return Geometry(transposed, *sizes, groups)

@@ -78,7 +78,12 @@ def resolve(x: Tensor | Pending) -> Tensor:
 
 
 def conv_norm(
-    conv: ConvLayer, norm: BatchNormAct, x: Tensor | Pending, activation: tuple[str, float] | None = None
+    conv: ConvLayer,
+    norm: BatchNormAct,
+    x: Tensor | Pending,
+    activation: tuple[str, float] | None = None,
+    *,
+    in_place: bool = False,
 ) -> Tensor | Pending:
     """Compute activation(norm(conv(x))), or leave the norm and activation pending where that is faster.
 
@@ -91,6 +96,7 @@ def conv_norm(
         x: (N, C_in, *space), or the pending output of the layer before.
         activation: name and negative_slope that replace the norm's own; only for a norm without an activation and
             without hooks.
+        in_place: as in `NormActLayer.normalise`, of that activation.
 
     Returns:
         (N, C_out, *space), computed or pending.
@@ -99,7 +105,7 @@ def conv_norm(
     y = _try_conv_norm(conv, norm, x) if by_stock is None and is_unwatched(norm) else None
     if y is None:
         y = conv(resolve(x)) if by_stock is None else by_stock
-        return norm(y) if activation is None else norm.normalise(y, *activation)
+        return norm(y) if activation is None else norm.normalise(y, *activation, in_place=in_place)
     if not isinstance(y, Pending):
         return y
     if activation is not None:
@@ -177,7 +183,8 @@ def try_conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str, negative
 def chain(layers: Iterable[ConvNormAct3d | ConvTransposeNormAct3d], x: Tensor | Pending) -> Tensor | Pending:
     """Apply layers one after the other; x and the result are (N, C, T, H, W), and the result may be pending."""
     for layer in layers:
-        x = conv_norm(layer.conv, layer.norm, x) if is_unwatched(layer) else layer(resolve(x))
+        fusable = is_unwatched(layer) and layer.is_fusable
+        x = conv_norm(layer.conv, layer.norm, x) if fusable else layer(resolve(x))
     return x
 
 

@@ -33,7 +33,9 @@ from fastvgan.layers.sequential import (
     is_sequential,
     kind_of,
 )
+from fastvgan.layers.tracing import TraceableLayer
 from fastvgan_kernels import _torch, choice
+from fastvgan_kernels.arguments import per_dimension
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -59,6 +61,8 @@ _UNUSED_IN_CALLS = frozenset(
     "__init__ __module__ __qualname__ __doc__ __annotations__ __annotate__ __annotate_func__ __annotations_cache__ "
     "__firstlineno__ __static_attributes__ __dict__ __weakref__ __constants__ reset_parameters extra_repr".split()
 )
+# Attributes that the fused layers add and a user may read.
+_SETTINGS = ("impl", "activation", "negative_slope")
 # Methods that run when a torch.nn layer is called.
 _USED_IN_CALLS = (
     *("forward", "_call_impl", "_conv_forward", "_output_padding", "_check_input_dim"),
@@ -135,7 +139,7 @@ def fuse(module: M, *, impl: str = "auto", report: FuseReport | None = None) -> 
             nothing about calls, for instance one that only defines __init__; a Sequential if it has nn.Sequential's
             forward. An instance of a subclass gets a class of the same name that inherits from that subclass and from
             the fused layer. Without a GPU, "auto" replaces no convolution that stock PyTorch always computes as fast.
-        impl: the implementation of the replaced layers.
+        impl: the implementation of the replaced layers. Unless it is "auto", layers of fastvgan's get it, too.
         report: filled with the modules that were replaced, and with those that were not and the reasons. Earlier
             entries are dropped.
 
@@ -237,14 +241,18 @@ def _stock_of(kind: type[nn.Module]) -> type[nn.Module] | None:
 
 
 def _replace(module: nn.Module, impl: str) -> None:
-    """Turn a stock layer into fastvgan's."""
+    """Turn a stock layer into fastvgan's, and give a layer of fastvgan's the implementation if it is named."""
     kind = type(module)
     stock = _stock_of(kind)
-    if stock is None or issubclass(kind, _OURS[stock]):
+    layer = cast(Any, module)  # in the end of a class in _OURS, all of which have these attributes
+    if isinstance(module, TraceableLayer):
+        if impl != "auto" and hasattr(module, "impl"):
+            layer.impl = impl
+        return
+    if stock is None:
         return
     ours = _OURS[stock]
     _set_class(module, ours if kind is stock else derive_layer_class(kind, ours))
-    layer = cast(Any, module)  # of a class in _OURS, all of which have these attributes
     layer.impl = impl
     if ours in NORMS:
         layer.activation, layer.negative_slope = "none", 0.01
@@ -313,13 +321,15 @@ def _no_gain(module: nn.Module, stock: type[nn.Module]) -> str | None:
     (kernels/conv/stock/faults.py) need a stride, or padding as wide as the kernel.
     """
     conv = cast(Any, module)  # of the class `stock`
-    if stock not in (nn.Conv2d, nn.Conv3d) or max(conv.stride) > 1 or isinstance(conv.padding, str):
+    if stock not in (nn.Conv2d, nn.Conv3d) or isinstance(conv.padding, str):
         return None
-    if any(map(operator.ge, conv.padding, conv.kernel_size)):
+    dims, sizes = 2 if stock is nn.Conv2d else 3, (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    kernel, stride, padding, dilation = (per_dimension(value, dims) for value in sizes)
+    if max(stride) > 1 or any(map(operator.ge, padding, kernel)):
         return None
-    if max(conv.kernel_size) == 1:
+    if max(kernel) == 1:
         return "stock PyTorch is as fast on a CPU for kernel size 1 without a stride"
-    if stock is nn.Conv2d and max(conv.dilation) == 1:
+    if stock is nn.Conv2d and max(dilation) == 1:
         return "stock PyTorch is as fast on a CPU for 2D convolutions without a stride"
     return None
 
@@ -331,8 +341,7 @@ def _layer_refusal(module: nn.Module, stock: type[nn.Module]) -> str | None:
         return f"has a {replaced[0]} that was replaced on the instance"
     tensors = *module.named_parameters(recurse=False), *module.named_buffers(recurse=False)
     own = {*vars(module), *(name for name, _ in tensors), *_torch.child_names(module)}
-    added = {"impl", "activation", "negative_slope"} if _OURS[stock] in NORMS else {"impl"}
-    added |= set(dir(_OURS[stock])) - set(dir(stock))
+    added = set(dir(_OURS[stock])) - set(dir(stock))
     taken = sorted(name for name in added if name in own or hasattr(type(module), name))
     if taken:
         return f"has an attribute named {taken[0]}, a name that the fused layer uses"
@@ -365,7 +374,7 @@ def _subclass_refusal(module: nn.Module, stock: type[nn.Module]) -> str | None:
 
 def _may_affect_calls(name: str, module: nn.Module, stock: type[nn.Module]) -> bool:
     """Whether a call could use the attribute of this name that a subclass defines."""
-    if name in _UNUSED_IN_CALLS:
+    if name in _UNUSED_IN_CALLS or name in _SETTINGS:  # _layer_refusal reports the latter
         return False
     annotated = (inspect.get_annotations(base) for base in stock.__mro__)
     tensors = *_torch.tensor_names(module), "qconfig"

@@ -9,6 +9,7 @@ from fastvgan.layers import deferred
 from fastvgan.layers.normalisation import NormActLayer
 from fastvgan.layers.tracing import wants_stock
 from fastvgan_kernels import group_norm_act, norm_act
+from fastvgan_kernels.group_norm_act import direct
 
 
 class _PerSampleNormAct(NormActLayer):
@@ -18,6 +19,13 @@ class _PerSampleNormAct(NormActLayer):
 
     def _normalise_by_stock(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
         return deferred.activate(super().forward(input), activation, negative_slope)
+
+    def _normalise_by_group(self, input: Tensor, groups: int, activation: tuple[str, float], in_place: bool) -> Tensor:
+        own: Any = self  # with the attributes of torch.nn's class
+        inputs = input, groups, own.weight, own.bias
+        if in_place and self.impl == "auto" and direct.serves(*inputs, activation[0]):
+            return direct.group_norm_act(*inputs, own.eps, *activation, in_place)
+        return group_norm_act(*inputs, own.eps, *activation, self.impl)
 
 
 class GroupNormAct(_PerSampleNormAct, nn.GroupNorm):
@@ -55,14 +63,13 @@ class GroupNormAct(_PerSampleNormAct, nn.GroupNorm):
         options |= {"activation": activation, "negative_slope": negative_slope, "impl": impl}
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, **options)
 
-    def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+    def normalise(self, input: Tensor, activation: str, negative_slope: float, *, in_place: bool = False) -> Tensor:
         """Run forward with another activation; input and result are (N, C, *space). See `NormActLayer.normalise`."""
         if wants_stock(input) or not 2 <= input.dim() <= 5:
             return self._normalise_by_stock(input, activation, negative_slope)
         if input.is_cuda and torch.is_autocast_enabled("cuda"):
             input = input.float()  # autocast does the same for torch's group_norm, on GPUs only
-        how = self.eps, activation, negative_slope, self.impl
-        return group_norm_act(input, self.num_groups, self.weight, self.bias, *how)
+        return self._normalise_by_group(input, self.num_groups, (activation, negative_slope), in_place)
 
 
 class _InstanceNormAct(_PerSampleNormAct):
@@ -95,7 +102,7 @@ class _InstanceNormAct(_PerSampleNormAct):
         options |= {"activation": activation, "negative_slope": negative_slope, "impl": impl}
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
 
-    def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+    def normalise(self, input: Tensor, activation: str, negative_slope: float, *, in_place: bool = False) -> Tensor:
         """Run forward with another activation. See `NormActLayer.normalise`."""
         tracks, is_unbatched = self.running_mean is not None, input.dim() == self._sample_dim
         by_input = self.training or not self.track_running_stats
@@ -104,12 +111,12 @@ class _InstanceNormAct(_PerSampleNormAct):
         if wants_stock(input) or not self._has_valid_sizes(input) or tracks is by_input or (tracks and is_unbatched):
             return self._normalise_by_stock(input, activation, negative_slope)
         if is_unbatched:
-            return self.normalise(input.unsqueeze(0), activation, negative_slope).squeeze(0)
-        how = self.eps, activation, negative_slope, self.impl
+            return self.normalise(input.unsqueeze(0), activation, negative_slope, in_place=in_place).squeeze(0)
         if tracks:
+            how = self.eps, activation, negative_slope, self.impl
             statistics = self.running_mean, self.running_var
             return norm_act(input, self.weight, self.bias, *statistics, False, 0.0, *how)
-        return group_norm_act(input, self.num_features, self.weight, self.bias, *how)
+        return self._normalise_by_group(input, self.num_features, (activation, negative_slope), in_place)
 
     def _has_valid_sizes(self, input: Tensor) -> bool:
         """Whether torch.nn's layer accepts these sizes without an error or a warning."""

@@ -49,7 +49,9 @@ class BatchNormAct(NormActLayer):
         track_running_stats: as in torch.nn.BatchNorm3d.
         device: as in torch.nn.BatchNorm3d.
         dtype: as in torch.nn.BatchNorm3d.
-        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (exact, by the error function).
+        activation: "none", "relu", "leaky_relu", "tanh", "silu" or "gelu" (exact, by the error function). What
+            replaces batch norms, such as SyncBatchNorm.convert_sync_batchnorm or fuse_conv_bn_eval, drops it: call
+            `sync_batch_norm` instead, or use "none" and a module after the norm.
         negative_slope: of leaky_relu.
         impl: the implementation of norm_act.
         options: keyword arguments of newer versions of torch.nn.BatchNorm3d, such as `bias`.
@@ -116,10 +118,15 @@ class BatchNormAct(NormActLayer):
         return self.normalise(input, self.activation, self.negative_slope, residual)
 
     def normalise(
-        self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None = None
+        self,
+        input: Tensor,
+        activation: str,
+        negative_slope: float,
+        residual: Tensor | None = None,
+        in_place: bool = False,
     ) -> Tensor:
         """Run forward with another activation. See `NormActLayer.normalise`, and `forward` for the tensors' shapes."""
-        y = None if residual is not None else self._try_direct(input, activation, negative_slope)
+        y = None if residual is not None else self._try_direct(input, activation, negative_slope, in_place)
         if y is not None:
             return y
         if wants_stock(input) and not self.is_synced:
@@ -147,7 +154,7 @@ class BatchNormAct(NormActLayer):
             residual,
         )
 
-    def _try_direct(self, input: Tensor, activation: str, negative_slope: float) -> Tensor | None:
+    def _try_direct(self, input: Tensor, activation: str, negative_slope: float, in_place: bool) -> Tensor | None:
         """normalise past the dispatcher by the implementation chosen before for such an input; None if none was.
 
         A cheap look-up, since most calls of small layers end here.
@@ -157,7 +164,7 @@ class BatchNormAct(NormActLayer):
         mean, var, batches = map(buffers.get, ("running_mean", "running_var", "num_batches_tracked"))
         if (
             type(input) is not Tensor
-            or own["impl"] != "auto"
+            or self.impl != "auto"
             or mean is None
             or not ("weight" in parameters and "bias" in parameters and activation in ACTIVATIONS)
             or (training and not (own["track_running_stats"] and own["momentum"] is not None and batches is not None))
@@ -177,7 +184,7 @@ class BatchNormAct(NormActLayer):
         if training:
             batches.add_(1)
         how = training, own["momentum"] if training else 0.0, own["eps"], activation, negative_slope
-        return direct.norm_act(input, weight, bias, mean, var, *how)
+        return direct.norm_act(input, weight, bias, mean, var, *how, in_place=in_place)
 
     def _normalise_synced(
         self, input: Tensor, activation: str, negative_slope: float, residual: Tensor | None
@@ -275,15 +282,24 @@ def sync_batch_norm(module: M, group: dist.ProcessGroup | None = None) -> M:
 
 
 class _ConvNormAct(TraceableLayer):
-    """A convolution without bias, `conv`, and a BatchNormAct3d, `norm`."""
+    """A convolution without bias, `conv`, and a BatchNormAct3d, `norm`; after another norm the activation follows."""
 
     conv: Conv3d | ConvTranspose3d
     norm: BatchNormAct3d
+    activation: str = "none"  # the defaults are of layers that were pickled without it
+    negative_slope: float = 0.01
 
     def __init__(self, conv: Conv3d | ConvTranspose3d, eps: float, momentum: float | None, **options: Any):
         super().__init__()
         self.conv = conv
         self.norm = BatchNormAct3d(conv.out_channels, eps, momentum, **options)
+        self.activation, self.negative_slope = self.norm.activation, self.norm.negative_slope
+
+    @property
+    def is_fusable(self) -> bool:
+        """Whether conv and norm are still of the kinds that `deferred.conv_norm` takes."""
+        conv, norm = map(self._modules.get, ("conv", "norm"))  # nn.Module's __getattr__ takes three times as long
+        return isinstance(norm, BatchNormAct) and isinstance(conv, (Convolution, TransposedConvolution))
 
     # Initialisers look for weight and bias in every class that is named after a convolution.
     @property
@@ -298,9 +314,13 @@ class _ConvNormAct(TraceableLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, normalise and activate x (N, C_in, T, H, W); return (N, C_out, T, H, W)."""
-        if wants_stock(x):
-            return self.norm(self.conv(x))
-        return deferred.resolve(deferred.conv_norm(self.conv, self.norm, x))
+        if self.is_fusable and not wants_stock(x):
+            return deferred.resolve(deferred.conv_norm(self.conv, self.norm, x))
+        norm: Any = self.norm
+        y = norm(self.conv(x))
+        if isinstance(norm, BatchNormAct) or (isinstance(norm, NormActLayer) and norm.activation != "none"):
+            return y
+        return deferred.activate(y, self.activation, self.negative_slope)
 
 
 class ConvNormAct3d(_ConvNormAct):

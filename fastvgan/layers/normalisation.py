@@ -23,6 +23,11 @@ class NormActLayer(TraceableLayer):
         ValueError: `activation` or `impl` is unknown.
     """
 
+    # The defaults are for a subclass whose __init__ calls torch.nn's.
+    activation: str = "none"
+    negative_slope: float = 0.01
+    impl: str = "auto"
+
     def __init__(self, *arguments: Any, activation: str, negative_slope: float, impl: str, **options: Any):
         choice.check_name(impl)
         check_activation(activation)
@@ -32,7 +37,7 @@ class NormActLayer(TraceableLayer):
         self.impl = impl
 
     # Not an abc.abstractmethod: abc's metaclass would conflict with another one of a user's subclass.
-    def normalise(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+    def normalise(self, input: Tensor, activation: str, negative_slope: float, *, in_place: bool = False) -> Tensor:
         """Run forward with another activation than the module's own, for a container that fuses the next module.
 
         Every subclass implements it.
@@ -41,6 +46,7 @@ class NormActLayer(TraceableLayer):
             input: (N, C, *space), floating-point.
             activation: a name that norm_act accepts.
             negative_slope: of leaky_relu.
+            in_place: whether torch.nn's activation would keep its result for backward, which nobody then may change.
 
         Returns:
             The same shape and dtype.

@@ -11,7 +11,11 @@ from fastvgan_kernels import choice, conv_lstm, conv_lstm_cell
 
 
 class _ConvLSTMBase(TraceableLayer):
-    """The parameters of a convolutional LSTM: weight_ih (4C, C_in, k, k), weight_hh (4C, C, k, k), bias (4C,)."""
+    """The parameters of a convolutional LSTM: weight_ih (4C, C_in, k, k), weight_hh (4C, C, k, k), bias (4C,).
+
+    The operations return h as a view of the output, which backward needs. Layers return a copy, as torch.nn.LSTM does:
+    h may be detached or changed in place, and keeps no other step in memory.
+    """
 
     bias: nn.Parameter | None
 
@@ -92,7 +96,8 @@ class ConvLSTMCell(_ConvLSTMBase):
         Returns:
             The next h and c, each (N, C, H, W).
         """
-        return conv_lstm_cell(x, *_pair(state), self.weight_ih, self.weight_hh, self.bias, self.impl)
+        h, c = conv_lstm_cell(x, *_pair(state), self.weight_ih, self.weight_hh, self.bias, self.impl)
+        return h.clone(), c
 
 
 class ConvLSTM(_ConvLSTMBase):
@@ -112,4 +117,4 @@ class ConvLSTM(_ConvLSTMBase):
             The output h of every step, (N, C, T, H, W), and the last state (h, c).
         """
         output, h, c = conv_lstm(x, *_pair(state), self.weight_ih, self.weight_hh, self.bias, self.impl)
-        return output, (h, c)
+        return output, (h.clone(), c)

@@ -128,18 +128,31 @@ def _compute(group: Group, x: Tensor | Pending) -> Tensor | Pending:
     conv, norm, activation, other = group
     if conv is None:
         # A None among the modules raises TypeError here, as in nn.Sequential.
-        return other(resolve(x)) if norm is None else norm.normalise(resolve(x), *name_and_slope(activation))
+        return other(resolve(x)) if norm is None else _normalise(norm, resolve(x), activation)
     if type(x) is Tensor and (by_stock := conv.try_stock(x)) is not None:
         if norm is None:
             return by_stock if activation is None else activation(by_stock)
-        how = (norm.activation, norm.negative_slope) if activation is None else name_and_slope(activation)
-        return norm.normalise(by_stock, *how)
+        if activation is None:
+            return norm.normalise(by_stock, norm.activation, norm.negative_slope)
+        return _normalise(norm, by_stock, activation)
     if norm is not None:
-        return conv_norm(conv, norm, x, None if activation is None else name_and_slope(activation))
+        if activation is None:
+            return conv_norm(conv, norm, x)
+        return conv_norm(conv, norm, x, name_and_slope(activation), in_place=_keeps_result(activation))
     if activation is None:
         return conv_act(conv, x) if isinstance(x, Pending) else conv(x)
     y = try_conv_act(conv, x, *name_and_slope(activation))
     return activation(conv(resolve(x))) if y is None else y
+
+
+def _normalise(norm: Any, x: Tensor, activation: nn.Module) -> Tensor:
+    return norm.normalise(x, *name_and_slope(activation), in_place=_keeps_result(activation))
+
+
+def _keeps_result(activation: Any) -> bool:
+    """Whether torch.nn's activation keeps its result for backward, in a stock network too, and can be in place."""
+    kind = type(activation)
+    return kind is nn.ReLU or (kind is nn.LeakyReLU and activation.inplace and activation.negative_slope >= 0)
 
 
 def _take(left: list[nn.Module]) -> Group:

@@ -21,6 +21,7 @@ from ..layout import empty, format_of, in_format
 from ..measured.capture import are_launches_captured
 from ..norm_act import norm_act_backward_op, norm_act_with
 from ..norm_act.following import Following
+from ..norm_act.parameters import keep_statistics
 from ..norm_act.protocol import Norm
 from . import one_pass, reference
 from .arguments import TENSORS, Arguments, Epilogue, Saved
@@ -228,7 +229,9 @@ _fused_conv = define(
 def _save(ctx: Any, args: tuple, outputs: tuple) -> None:
     a = Arguments(*args)
     ctx.mark_non_differentiable(*outputs[1:])
-    ctx.save_for_backward(*args[:5], a.weight, outputs[0] if a.activation != "none" else None)
+    mean, var = keep_statistics(a.in_mean, a.in_var, a.in_training)
+    output = outputs[0] if a.activation != "none" else None
+    ctx.save_for_backward(a.x, mean, var, a.in_weight, a.in_bias, a.weight, output)
     ctx.rest = args[TENSORS:]
 
 

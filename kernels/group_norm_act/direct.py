@@ -78,9 +78,18 @@ def decide(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, a
 
 
 def group_norm_act(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, activation: str, slope: float
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str,
+    slope: float,
+    in_place: bool = False,
 ) -> Tensor:
     """Run the public group_norm_act by stock PyTorch, with its arguments, where `serves` or `decide` returns True.
+
+    `in_place` is activate_result's.
 
     Returns:
         y of the shape (N, C, *space), dtype and memory format of x.
@@ -88,10 +97,24 @@ def group_norm_act(
     if weight is None and bias is None and x.is_cpu and x.dtype in (torch.bfloat16, torch.float16):
         # Without parameters torch would round the statistics for backward to x's dtype.
         weight, bias = (x.new_full((x.shape[1],), value, dtype=torch.float32) for value in (1, 0))
-    dense = _make_contiguous(x) if _is_copied(x, groups) else x
+    if _fails(x, weight, bias):
+        dense = x.clone(memory_format=torch.contiguous_format)
+    else:
+        dense = _make_contiguous(x) if _is_copied(x, groups) else x
     y = torch.group_norm(dense, groups, weight, bias, eps, torch.backends.cudnn.enabled)
-    y = activate_result(y, activation, slope)
+    y = activate_result(y, activation, slope, in_place)
     return y if y.stride() == x.stride() else layout.in_format(y, layout.format_of(x))
+
+
+def _fails(x: Tensor, *vectors: Tensor | None) -> bool:
+    """Whether stock PyTorch may end the process, as torch 2.13 does.
+
+    For a channels-last x on the CPU its backward writes x's gradient, for which there is no memory if only the
+    parameters' gradients are wanted. An x of one position counts as channels-last by its strides alone.
+    """
+    if x.requires_grad or not x.is_cpu or x.dim() not in (4, 5) or x.stride(1) != 1:
+        return False
+    return torch.is_grad_enabled() and any(vector is not None and vector.requires_grad for vector in vectors)
 
 
 def _is_copied(x: Tensor, groups: int) -> bool:

@@ -12,7 +12,7 @@ from ..dtypes import statistics_dtype
 from ..measured import on_gpu, rules
 from . import compiled, cuda, direct, reference
 from .following import update_running
-from .parameters import as_parameters, empty_gradients
+from .parameters import as_parameters, empty_gradients, keep_statistics
 from .protocol import Norm, NormAct
 from .with_residual import check_residual, norm_act_residual_backward_op
 
@@ -277,7 +277,8 @@ norm_act_backward_op = define(
 def _save(ctx: Any, args: tuple, outputs: tuple[Tensor, ...]) -> None:
     x, weight, bias, mean, var, ctx.training, *ctx.rest, residual = args
     ctx.mark_non_differentiable(outputs[1], outputs[2])
-    ctx.save_for_backward(x, residual, weight, bias, *(outputs[1:] if mean is None else (mean, var)))
+    statistics = outputs[1:] if mean is None else keep_statistics(mean, var, ctx.training)
+    ctx.save_for_backward(x, residual, weight, bias, *statistics)
 
 
 def _backward(ctx: Any, dy: Tensor, _mean: object, _var: object) -> tuple[Tensor | None, ...]:

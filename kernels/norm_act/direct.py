@@ -59,7 +59,7 @@ def recall(
     """
     if not guards.may_recall():
         return ""
-    key = _key(weight, bias, running_mean, training)
+    key = _key(weight, bias, running_mean, running_var, training)
     if weight is None or bias is None or running_mean is None or running_var is None:
         chosen = guards.recall(key, *guards.without_none(x, weight, bias, running_mean, running_var))
     else:
@@ -67,8 +67,15 @@ def recall(
     return "" if chosen and x.is_cuda and are_launches_captured() else chosen
 
 
-def _key(weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, training: bool) -> tuple:
-    return id(weight), id(bias), id(running_mean), training, _records()
+def _key(
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+) -> tuple:
+    # Both statistics: guards compare as many tensors as they remember, and one may be missing by mistake.
+    return id(weight), id(bias), id(running_mean), id(running_var), training, _records()
 
 
 def decide(
@@ -93,7 +100,7 @@ def decide(
         chosen = choice.name_of("norm_act", choice.pick("norm_act", "auto", x))
         if chosen == "cpp" and (training or not _are_dense_float32(*tensors[1:])):
             chosen = ""
-    guards.remember(_key(weight, bias, running_mean, training), chosen, *tensors)
+    guards.remember(_key(weight, bias, running_mean, running_var, training), chosen, *tensors)
     return chosen == "reference"
 
 
@@ -109,8 +116,11 @@ def norm_act(
     activation: str,
     slope: float,
     residual: Tensor | None = None,
+    in_place: bool = False,
 ) -> Tensor:
     """Run the public norm_act by stock PyTorch, with its arguments, where `serves` or `decide` returns True.
+
+    `in_place` is activate_result's.
 
     Returns:
         y of the shape (N, C, *space), dtype and memory format of x.
@@ -123,7 +133,7 @@ def norm_act(
     if residual is not None:
         y = y + residual
     if activation != "none":
-        y = activate_result(y, activation, slope)
+        y = activate_result(y, activation, slope, in_place)
     return y if y.stride(1) == x.stride(1) else layout.in_format(y, layout.format_of(x))
 
 
@@ -139,9 +149,17 @@ def norm_act_in_cpp(
     return torch.ops.fastvgan_compiled.norm_act(x, weight, bias, mean, var, eps, code, slope)[0]
 
 
-def activate_result(y: Tensor, activation: str, slope: float) -> Tensor:
-    """Activate a stock norm's output y of any shape, which nothing else refers to."""
-    if not (y.requires_grad and torch.is_grad_enabled()):
+def activate_result(y: Tensor, activation: str, slope: float, in_place: bool = False) -> Tensor:
+    """Activate a stock norm's output y of any shape, which nothing else refers to.
+
+    Args:
+        y: overwritten where possible.
+        activation: an activation's name.
+        slope: of leaky_relu.
+        in_place: whether backward may keep the result, which nobody then may change. The next layer keeps it anyway, so
+            that takes one tensor less.
+    """
+    if not (y.requires_grad and torch.is_grad_enabled()) or (in_place and activation in ("relu", "leaky_relu")):
         return activate_(y, activation, slope)
     # These functions save their input for backward, not their result, so the caller may change that in place.
     if activation == "relu":

@@ -63,5 +63,19 @@ def update_running(
         momentum: the batch's share; a tensor of one element where only the device knows it.
         count: values per channel, at least 2; a tensor of one element where only the device knows it.
     """
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    _move(running_mean, mean, momentum)
+    _move(running_var, var * (count / (count - 1)), momentum)
+
+
+def _move(running: Tensor, batch: Tensor, momentum: float | Tensor) -> None:
+    """Move a running statistic (C,) towards a batch's, in the wider of the two dtypes.
+
+    float16 holds numbers up to 65504: a batch's variance may exceed that where the running one never does.
+    """
+    dtype = torch.promote_types(running.dtype, batch.dtype)
+    if isinstance(momentum, Tensor):
+        momentum = momentum.to(dtype)  # lerp takes no other
+    if running.dtype is dtype:
+        running.lerp_(batch.to(dtype), momentum)
+    else:
+        running.copy_(running.to(dtype).lerp_(batch, momentum))

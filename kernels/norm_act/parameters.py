@@ -1,4 +1,4 @@
-"""The gradients of a norm's parameters."""
+"""The parameters of a norm: their gradients, and the statistics that backward needs."""
 
 from torch import Tensor
 
@@ -14,3 +14,18 @@ def empty_gradients(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tu
     """Return empty gradients (C,) of a norm's parameters, as kernels return them for x (N, C, *space)."""
     gradient = x.new_empty(x.shape[1], dtype=statistics_dtype(x))
     return as_parameters(gradient, gradient.clone(), weight, bias)
+
+
+def keep_statistics(mean: Tensor | None, var: Tensor | None, training: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Return the statistics (C,) that a norm was given, as backward must find them.
+
+    In evaluation they are the running ones: a call in training may change them before backward, so they are copied.
+
+    Args:
+        mean: (C,), or None.
+        var: (C,), or None.
+        training: whether they are the batch's own.
+    """
+    if training or mean is None or var is None:
+        return mean, var
+    return mean.clone(), var.clone()

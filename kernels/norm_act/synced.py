@@ -98,7 +98,7 @@ def _update(
     running_mean: Tensor, running_var: Tensor, momentum: float, mean: Tensor, var: Tensor, count: Tensor
 ) -> None:
     # Without any values nothing changes. The variance of a single one is 0, whatever divides it.
-    share = momentum * (count > 0).to(running_mean.dtype)
+    share = momentum * (count > 0).to(mean.dtype)
     update_running(running_mean, running_var, mean, var, share, count.clamp(min=2))
 
 

@@ -158,6 +158,17 @@ def test_wrong_arguments_are_refused(options, error, message):
         norm_act(torch.randn(2, 3, 2), **options)
 
 
+@pytest.mark.parametrize("missing", ["running_mean", "running_var"])
+@pytest.mark.parametrize("training", [True, False])
+def test_one_of_the_running_statistics_alone_is_refused_after_a_call_with_both(training, missing):
+    """The choice that the first call left behind is for as many tensors as that had."""
+    x, running = torch.randn(2, 3, 2), {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    weight, bias = torch.ones(3), torch.zeros(3)
+    norm_act(x, weight, bias, training=training, **running)
+    with pytest.raises(ValueError, match="must both be given"):
+        norm_act(x, weight, bias, training=training, **running | {missing: None})
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("activation", sorted(ACTIVATE))
 def test_on_a_gpu(activation):

@@ -201,6 +201,21 @@ def test_vmap_is_a_loop():
     torch.testing.assert_close(normed[2], norm_act(x[2], activation="relu"))
 
 
+def test_vmap_over_no_examples_gives_none():
+    x, w = randn(0, 2, 2, 4, 4), randn(2, 5, 3, 3)
+    y = torch.vmap(conv_up, in_dims=(0, None))(x, w)
+    one = torch.nn.functional.conv_transpose2d(x.new_zeros(x.shape[1:]), w)
+    assert y.shape == (0, *one.shape) and y.dtype == one.dtype
+    dx, dw = torch.autograd.grad(y.sum(), (x, w))
+    assert dx.shape == x.shape and torch.equal(dw, torch.zeros_like(w))
+    assert torch.vmap(lambda x: norm_act(x, activation="relu"))(x).shape == x.shape
+    x, w_ih, w_hh = randn(2, 3, 0, 2, 4, 4), randn(0, 8, 3, 3, 3), randn(8, 2, 3, 3)
+    output, h, c = torch.vmap(conv_lstm, in_dims=(2, None, None, 0, None))(x, None, None, w_ih, w_hh)
+    assert output.shape == (0, 2, 2, 2, 4, 4) and h.shape == c.shape == (0, 2, 2, 4, 4)
+    each = torch.vmap(torch.func.grad(lambda w, x: conv_up(x, w).sum()), in_dims=(None, 1))(randn(2, 5, 3, 3), x[0])
+    assert each.shape == (0, 2, 5, 3, 3)
+
+
 def test_functional_transforms():
     x, w = randn(3, 2, 4, grad=False), randn(2, 2, 3, grad=False)
 

@@ -8,7 +8,15 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from fastvgan.layers import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d, deferred
+from fastvgan.layers import (
+    BatchNormAct3d,
+    Conv3d,
+    ConvNormAct3d,
+    ConvTranspose3d,
+    ConvTransposeNormAct3d,
+    deferred,
+    fuse,
+)
 from fastvgan.layers.deferred import Pending, chain, conv_act, conv_norm, resolve
 from fastvgan_kernels import extension
 
@@ -100,6 +108,32 @@ def test_a_chain_is_the_stock_modules(training, bfloat16):
             assert_near(name, grad, wanted[name], 0.1 if bfloat16 else 1e-3)
         assert_same_state(ours, stock, 0.02 if bfloat16 else 1e-5)
     assert ours.a.norm.num_batches_tracked == (2 if training else 0)
+
+
+def rows(kind):
+    """A stock network, and the shape of its input."""
+    if kind == "norm":  # large enough for our own operation
+        return nn.Sequential(nn.BatchNorm3d(8), nn.ReLU()), (8, 8, 32, 32, 32)
+    up = nn.ConvTranspose3d(20, 18, 4), nn.BatchNorm3d(18), nn.ReLU(), nn.ConvTranspose3d(18, 17, 4, 2, 1)
+    return nn.Sequential(*up), (4, 20, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "kind, impl", [("norm", "auto"), *itertools.product(("norm", "row"), ["reference"] + ["cpp"] * COMPILED)]
+)
+def test_an_evaluation_goes_backward_after_a_call_in_training(kind, impl):
+    """The gradients are those of two networks: one stock network would read the changed running statistics.
+
+    So do the small norms that auto leaves to stock PyTorch.
+    """
+    stock, shape = rows(kind)
+    ours, other = fuse(copy.deepcopy(stock), impl=impl), copy.deepcopy(stock)
+    x = torch.randn(shape)
+    loss = lambda first, second: (first.eval()(x).square() + second.train()(x).square()).mean()  # noqa: E731
+    loss(ours, ours).backward()
+    loss(stock, other).backward()
+    for p, first, second in zip(ours.parameters(), stock.parameters(), other.parameters(), strict=True):
+        assert_near("gradient", p.grad, first.grad + second.grad, 1e-3)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fastvgan.layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
+from fastvgan.layers import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d, deferred, fuse
 
 ACT = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -196,6 +196,39 @@ def test_memory_format_is_kept(impl, shape, last):
         y = module(x)
         (dx,) = torch.autograd.grad(y.square().sum(), x)
         assert y.stride() == dx.stride() == x.stride()
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("frozen", [None, "weight", "bias"])
+@pytest.mark.parametrize("groups", [1, 8, 64])
+@pytest.mark.parametrize("space", [(1, 1), (1, 4), (16, 16), (40, 40), (1, 1, 1), (4, 8, 8), (4, 16, 16)])
+def test_parameters_alone_have_gradients(space, groups, frozen, activation):
+    """Of a channels-last input stock PyTorch 2.13 ends the process: its backward writes a gradient that is not there.
+
+    The shapes are on both sides of the sizes from which our own operation computes the norm.
+    """
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}[len(space)]
+    x = torch.randn(2, 64, *space)
+    ours, stock = fuse(nn.Sequential(nn.GroupNorm(groups, 64)))[0], nn.GroupNorm(groups, 64)
+    if frozen is not None:
+        getattr(ours, frozen).requires_grad_(False)
+    if space[-1] == 1:  # torch's own call leaves the strides of one position
+        channels_last = x.as_strided(x.shape, (64, 1, *[64] * len(space)))
+    else:
+        channels_last = x.to(memory_format=last)
+    dy = torch.randn_like(x)
+    for _ in range(2):
+        ours.zero_grad()
+        y = ours.normalise(channels_last, activation, 0.0)
+        y.backward(dy)
+        assert y.stride() == channels_last.stride() or space[-1] == 1
+    expected = deferred.activate(stock(x), activation, 0.0)
+    expected.backward(dy)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    for (name, mine), theirs in zip(ours.named_parameters(), stock.parameters(), strict=True):
+        assert (mine.grad is None) == (name == frozen)
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

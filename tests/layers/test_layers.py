@@ -6,6 +6,7 @@ import pytest
 import torch
 from stock_activations import STOCK_ACTIVATIONS
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fastvgan.layers import (
     BatchNormAct3d,
@@ -15,9 +16,13 @@ from fastvgan.layers import (
     ConvNormAct3d,
     ConvTranspose3d,
     ConvTransposeNormAct3d,
+    GroupNormAct,
+    InstanceNormAct3d,
 )
+from fastvgan.layers.deferred import chain, resolve
 from fastvgan_kernels import extension
 from fastvgan_kernels.norm_act import norm_act_with
+from fastvgan_kernels.norm_act.following import update_running
 from fastvgan_kernels.norm_act.protocol import Norm
 
 CONV = [
@@ -153,6 +158,30 @@ def test_conv_lstm_is_its_cell_step_by_step_and_goes_on_from_its_state():
     torch.testing.assert_close(last, (h, c))
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_last_state_of_a_conv_lstm_is_a_tensor_alone(steps, last):
+    """As of torch.nn.LSTM: it may be detached and changed in place, and keeps no other step in memory."""
+    lstm, cell = ConvLSTM(3, 2), ConvLSTMCell(3, 2)
+    cell.load_state_dict(lstm.state_dict())
+    x, mask = torch.randn(2, 3, steps, 4, 4), torch.rand(2, 2, 4, 4)
+    x = x.to(memory_format=torch.channels_last_3d) if last else x
+    grads = []
+    for in_place in (True, False):
+        output, (h, c) = lstm(x)
+        once, _ = cell(x[:, :, 0])
+        for state in (h, once):
+            assert state._base is None and state.untyped_storage().nbytes() == state.nbytes
+            assert state.stride(1) == (1 if last else 16)
+        torch.testing.assert_close(h, output[:, :, -1])
+        h, once = (state.mul_(mask) if in_place else state * mask for state in (h, once))
+        lstm.zero_grad(), cell.zero_grad()
+        (h + once + c).sum().backward()
+        grads.append([p.grad for p in (*lstm.parameters(), *cell.parameters())])
+    torch.testing.assert_close(*grads)
+    lstm(x)[1][0].detach_()
+
+
 def test_conv_lstm_options():
     assert list(dict(ConvLSTM(1, 2, bias=False).named_parameters())) == ["weight_ih", "weight_hh"]
     lstm = ConvLSTM(1, 2, kernel_size=1, dtype=torch.float64)
@@ -243,3 +272,71 @@ def test_running_statistics_may_be_in_half_precision(dtype):
     torch.testing.assert_close(ours.to(dtype)(x), expected)
     norm = Norm(ours.running_mean, ours.running_var, ours.weight, ours.bias, False, ours.eps, "none", 0.0)
     torch.testing.assert_close(norm_act_with(x, norm), expected)  # as generators call it
+
+
+BLOCKS = [(ConvNormAct3d, nn.Conv3d), (ConvTransposeNormAct3d, nn.ConvTranspose3d)]
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh"])
+@pytest.mark.parametrize("kind, stock", BLOCKS)
+def test_a_converted_block_keeps_its_activation(kind, stock, activation):
+    block = kind(3, 4, 3, activation=activation, negative_slope=0.2).eval()
+    block.norm.running_mean.normal_(), block.norm.bias.data.normal_()
+    x, keys = torch.randn(2, 3, 5, 5, 5), list(block.state_dict())
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(block))
+    assert type(synced.norm) is nn.SyncBatchNorm and list(synced.state_dict()) == keys
+    folded = copy.deepcopy(block)
+    folded.conv, folded.norm = fuse_conv_bn_eval(block.conv, block.norm, stock is not nn.Conv3d), nn.Identity()
+    expected = STOCK_ACTIVATIONS[activation](nn.BatchNorm3d.forward(block.norm, block.conv(x)))
+    for layer in (block, synced, folded):
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(resolve(chain([layer], x)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(
+    "norm, activate",
+    [
+        (nn.Identity(), torch.relu),
+        (nn.GroupNorm(2, 4), torch.relu),
+        (nn.BatchNorm3d(4), torch.relu),
+        (GroupNormAct(2, 4), torch.relu),
+        (InstanceNormAct3d(4), torch.relu),
+        (GroupNormAct(2, 4, activation="tanh"), lambda y: y),
+        (BatchNormAct3d(4), lambda y: y),
+        (BatchNormAct3d(4, activation="silu"), lambda y: y),
+    ],
+)
+@pytest.mark.parametrize("kind, stock", BLOCKS)
+def test_any_modules_may_take_the_places_of_a_blocks_parts(kind, stock, norm, activate, traced):
+    """The block's activation follows a norm without one. A BatchNormAct3d computes what it was made for."""
+    x = torch.randn(2, 3, 5, 5, 5)
+    for conv in (None, stock(3, 4, 3)):
+        block = kind(3, 4, 3)
+        block.norm, block.conv = copy.deepcopy(norm), block.conv if conv is None else conv
+        expected = activate(copy.deepcopy(norm)(block.conv(x)))
+        found = torch.jit.trace(block, x, check_trace=False)(x) if traced else block(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"] + ["cpp"] * (extension.load() is not None))
+def test_running_statistics_in_float16_take_a_batchs_variance_that_float16_does_not_hold(impl):
+    x = (torch.randn(80, 4, 8, 16, 16) * 400).half()  # variance 160000, of which a tenth is below 65504
+    ours, stock = BatchNormAct3d(4, impl=impl).half(), nn.BatchNorm3d(4).half()
+    for _ in range(2):
+        ours(x), stock(x)
+    assert stock.running_var.isfinite().all()
+    torch.testing.assert_close(ours.running_var, stock.running_var)
+    torch.testing.assert_close(ours.running_mean, stock.running_mean)
+
+
+@pytest.mark.parametrize("momentum", [0.1, torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_running_statistics_are_rounded_once(dtype, momentum):
+    """Also by a share that only the device knows, as norm_act_synced has it."""
+    mean, var, count = torch.randn(5), torch.rand(5) * 3e5, 8
+    running = [torch.randn(5).to(dtype), torch.rand(5).to(dtype)]
+    batch = mean.double(), var.double() * count / (count - 1)
+    expected = [(0.9 * old.double() + 0.1 * new).to(dtype) for old, new in zip(running, batch, strict=True)]
+    update_running(*running, mean, var, momentum, count)
+    torch.testing.assert_close(running, expected)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
-from fastvgan.layers import FuseReport, fuse
+from fastvgan.layers import ConvLSTM, FuseReport, fuse
 from fastvgan.layers.sequential import FusedSequential
 from fastvgan_kernels import extension
 
@@ -368,3 +368,65 @@ def test_a_norm_of_other_dimensions_is_refused_as_by_torch(norm):
         for network in (model, fuse(copy.deepcopy(model), impl=IMPLS[-1])):
             with pytest.raises(ValueError, match="expected 5D input"):
                 network(torch.randn(2, 2, 3, 3))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("as_given", [lambda value: value, lambda value: (value,), lambda value: [value]])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_one_number_stands_for_all_dimensions(kind, place, as_given, impl):
+    """As torch.nn takes it, when the layer is made and when it is assigned afterwards."""
+    dims = 2 if "2d" in kind.__name__ else 3
+    x, name = torch.randn(2, 3, *[7] * dims), ("stride", "padding", "dilation")[place]
+    made = kind(3, 4, 3, **{name: as_given(2)})
+    assigned = kind(3, 4, 3)
+    # A stock transposed convolution asserts that its padding is a tuple.
+    setattr(assigned, name, (2,) if name == "padding" else as_given(2))
+    for conv in (made, assigned):
+        stock = nn.Sequential(conv, nn.Tanh())
+        ours = fuse(copy.deepcopy(stock), impl=impl)
+        for _ in range(2):  # the second call finds the first one's choice
+            assert_same(ours, stock, x)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_a_subclass_that_calls_torchs_init_makes_convolutions(kind, replace_all_layers):
+    """The class that fuse derives, too, as a library makes one layer from another: type(layer)(…)."""
+
+    class Old(kind):
+        def __init__(self, inputs, outputs):
+            kind.__init__(self, inputs, outputs, 3, stride=2)
+
+    x = torch.randn(2, 3, *[7] * (2 if "2d" in kind.__name__ else 3))
+    stock = nn.Sequential(Old(3, 4), nn.Tanh())
+    again = type(fuse(copy.deepcopy(stock))[0])(3, 4)
+    again.load_state_dict(stock[0].state_dict())
+    assert again.impl == "auto"
+    assert_same(nn.Sequential(again, nn.Tanh()), stock, x)
+    assert_same(fuse(nn.Sequential(again, nn.Tanh())), stock, x)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm])
+def test_a_subclass_that_calls_torchs_init_makes_norms(kind):
+    class Old(kind):
+        def __init__(self):
+            kind.__init__(self, *([2] if kind is nn.GroupNorm else []), 4)
+
+    x = torch.randn(2, 4, *[5] * (3 if "3d" in kind.__name__ else 2))
+    stock = nn.Sequential(Old(), nn.ReLU())
+    again = type(fuse(copy.deepcopy(stock))[0])()
+    assert again.activation == "none" and "activation=none" in repr(again)
+    assert_same(nn.Sequential(again, nn.ReLU()), stock, x)
+    assert_same(fuse(nn.Sequential(again, nn.ReLU())), stock, x)
+
+
+def test_a_named_implementation_is_given_to_layers_that_are_fused_already():
+    model = nn.Sequential(nn.Conv3d(3, 4, 3, 2), nn.BatchNorm3d(4), OwnNorm3d(4), ConvLSTM(4, 4))
+    layers = list(fuse(model, impl="reference"))
+    assert [layer.impl for layer in layers] == ["reference"] * 4
+    fuse(model)  # "auto" is also what is meant by nothing
+    assert [layer.impl for layer in layers] == ["reference"] * 4
+    layers[1].impl = "auto"
+    report = FuseReport()
+    fuse(model, impl="cpp", report=report)
+    assert [layer.impl for layer in layers] == ["cpp"] * 4 and not report.changed

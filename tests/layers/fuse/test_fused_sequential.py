@@ -127,3 +127,35 @@ def test_what_passes_between_modules_may_be_anything(impl):
     stock = nn.Sequential(nn.BatchNorm3d(2), nn.ReLU(), Pair(), Sum(), nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), Pair())
     ours, x = fuse(copy.deepcopy(stock), impl=impl), torch.randn(2, 2, 2, 2, 2)
     torch.testing.assert_close(ours(x), stock(x), rtol=1e-4, atol=1e-4)
+
+
+def saved_bytes(network, x):
+    """Bytes that autograd keeps for backward, each storage counted once."""
+    kept = {}
+
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = network(x)
+    return sum(kept.values()), y
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2, inplace=True)])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.BatchNorm3d, lambda n: nn.GroupNorm(2, n), nn.InstanceNorm3d])
+def test_small_norms_keep_no_more_for_backward_than_stock(norm, activation):
+    """Stock PyTorch computes them, and the activation's result is also what the next convolution keeps."""
+    dims = 2 if norm is nn.BatchNorm2d else 3
+    conv = nn.Conv2d if dims == 2 else nn.Conv3d
+    blocks = ([conv(8, 8, 3, padding=1), norm(8), copy.deepcopy(activation)] for _ in range(3))
+    stock = nn.Sequential(*(layer for block in blocks for layer in block))
+    ours, x = fuse(copy.deepcopy(stock)), torch.randn(2, 8, *[8] * dims, requires_grad=True)
+    ours(x)  # what is remembered of this call decides the next
+    (mine, y), (theirs, expected) = saved_bytes(ours, x), saved_bytes(stock, x)
+    assert mine <= theirs
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    first = [torch.autograd.grad(out.square().sum(), x, create_graph=True)[0] for out in (y, expected)]
+    second = [torch.autograd.grad(dx.square().sum(), x)[0] for dx in first]
+    for found, wanted in (first, second):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.detach().abs().max()))
