@@ -100,16 +100,22 @@ _peek = _take("torch._C._functorch", "peek_interpreter_stack")
 _kinds = _take("torch._C._functorch", "TransformType")
 
 
-def _is_jvp_innermost() -> bool:
+def _is_innermost(kind: Any) -> bool:
     if not are_transforms_active():
         return False
     top = _peek()
-    return top is not None and top.key() == _kinds.Jvp
+    return top is not None and top.key() == kind
 
 
+_KNOWS_KINDS = None not in (_peek, _kinds)
 # Whether the innermost transform of torch.func is jvp. Fallback: True for any transform, which then uses the rules for
 # tangents; they compute gradients too.
-is_jvp_innermost: Callable[[], bool] = are_transforms_active if None in (_peek, _kinds) else _is_jvp_innermost
+is_jvp_innermost: Callable[[], bool] = partial(_is_innermost, _kinds.Jvp) if _KNOWS_KINDS else are_transforms_active
+# Whether the innermost transform of torch.func is functionalize. Fallback: False, and torch refuses to update the
+# running statistics of a norm under it.
+is_functionalize_innermost: Callable[[], bool] = (
+    partial(_is_innermost, _kinds.Functionalize) if _KNOWS_KINDS else lambda: False
+)
 
 _function_modes = _take("torch.overrides", "_get_current_function_mode_stack")
 _device_mode = _take("torch.utils._device", "DeviceContext")

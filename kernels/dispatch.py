@@ -95,6 +95,11 @@ def is_transformed() -> bool:
     return _is_compiling() or _are_transforms_active() or _forward_level() >= 0
 
 
+def is_functionalized() -> bool:
+    """Whether torch.func.functionalize is active, which lets only stock PyTorch's operations update real tensors."""
+    return not _is_compiling() and _torch.is_functionalize_innermost()
+
+
 def wants_stock() -> bool:
     """Whether a graph is recorded that should hold stock PyTorch's operations only.
 
