@@ -19,7 +19,7 @@ Some private names of torch.nn's classes stay in the layers that derive from the
 import importlib
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from operator import attrgetter
 from typing import Any
@@ -61,6 +61,21 @@ count_dispatch_modes: Callable[[], int] = _take("torch._C", "_len_torch_dispatch
 # Whether a transform of torch.func is active. Fallback: True, as no public function tells.
 are_transforms_active: Callable[[], bool] = _take("torch._C", "_are_functorch_transforms_active") or (lambda: True)
 
+_is_key_included = _take("torch._C", "_dispatch_tls_is_dispatch_key_included")
+_parse_key = _take("torch._C", "_dispatch_key_parse")
+
+
+def _legacy_vmap_check() -> Callable[[], bool]:
+    if None not in (_is_key_included, _parse_key):
+        with suppress(RuntimeError):  # no such key
+            return partial(_is_key_included, _parse_key("VmapMode"))
+    return lambda: True
+
+
+# Whether torch's older vmap is active, by which autograd computes batched gradients. Its tensors look like plain ones,
+# and are_transforms_active does not tell of it. Fallback: True, as no public function tells.
+is_legacy_vmap_active: Callable[[], bool] = _legacy_vmap_check()
+
 # The state of torch.jit.trace, or of an export by it, while it records, else None; torch.compile knows that it is None.
 tracing_state: Callable[[], Any] = _take("torch._C", "_get_tracing_state") or (lambda: torch.jit.is_tracing() or None)
 
@@ -85,16 +100,22 @@ _peek = _take("torch._C._functorch", "peek_interpreter_stack")
 _kinds = _take("torch._C._functorch", "TransformType")
 
 
-def _is_jvp_innermost() -> bool:
+def _is_innermost(kind: Any) -> bool:
     if not are_transforms_active():
         return False
     top = _peek()
-    return top is not None and top.key() == _kinds.Jvp
+    return top is not None and top.key() == kind
 
 
+_KNOWS_KINDS = None not in (_peek, _kinds)
 # Whether the innermost transform of torch.func is jvp. Fallback: True for any transform, which then uses the rules for
 # tangents; they compute gradients too.
-is_jvp_innermost: Callable[[], bool] = are_transforms_active if None in (_peek, _kinds) else _is_jvp_innermost
+is_jvp_innermost: Callable[[], bool] = partial(_is_innermost, _kinds.Jvp) if _KNOWS_KINDS else are_transforms_active
+# Whether the innermost transform of torch.func is functionalize. Fallback: False, and torch refuses to update the
+# running statistics of a norm under it.
+is_functionalize_innermost: Callable[[], bool] = (
+    partial(_is_innermost, _kinds.Functionalize) if _KNOWS_KINDS else lambda: False
+)
 
 _function_modes = _take("torch.overrides", "_get_current_function_mode_stack")
 _device_mode = _take("torch.utils._device", "DeviceContext")

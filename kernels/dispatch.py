@@ -27,6 +27,7 @@ _is_compiling, _is_grad_enabled, _tracing_state = (
 )
 _count_modes, _are_transforms_active = _torch.count_dispatch_modes, _torch.are_transforms_active
 _forward_level, _any_requires_grad = _torch.forward_level, _torch.any_requires_grad
+_is_legacy_vmap_active = _torch.is_legacy_vmap_active
 
 
 class Operation:
@@ -74,6 +75,7 @@ def _is_untransformed(args: tuple) -> bool:
         _is_compiling()
         or _count_modes()
         or _are_transforms_active()
+        or _is_legacy_vmap_active()
         or _forward_level() >= 0
         or _tracing_state() is not None
     ):
@@ -91,6 +93,11 @@ def _is_untransformed(args: tuple) -> bool:
 def is_transformed() -> bool:
     """Whether torch.compile, torch.func or forward-mode differentiation is active; they need functional operations."""
     return _is_compiling() or _are_transforms_active() or _forward_level() >= 0
+
+
+def is_functionalized() -> bool:
+    """Whether torch.func.functionalize is active, which lets only stock PyTorch's operations update real tensors."""
+    return not _is_compiling() and _torch.is_functionalize_innermost()
 
 
 def wants_stock() -> bool:

@@ -58,7 +58,7 @@ class Convolution(TraceableLayer):
         y = self.try_stock(input)
         if y is not None:
             return y
-        if wants_stock(input):
+        if wants_stock(input) or self.weight.is_complex():
             return super().forward(input)
         if input.dim() == self.weight.dim() - 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
@@ -166,7 +166,7 @@ class TransposedConvolution(TraceableLayer):
         y = self.try_stock(input) if output_size is None else None
         if y is not None:
             return y
-        if wants_stock(input):
+        if wants_stock(input) or self.weight.is_complex():
             return super().forward(input, output_size)
         output_padding = self.output_padding
         dims = self.weight.dim() - 2

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 # Each class whose instances may be computed without being called → its forward at registration. Instances are called
 # if a user has assigned another forward to the class since.
 _FORWARDS: dict[type[nn.Module], Callable[..., Tensor]] = {}
-# The same for the classes that torch's parametrisations make, one per module; a class refers to its module.
-_PARAMETRISED: WeakKeyDictionary[type[nn.Module], Callable[..., Tensor]] = WeakKeyDictionary()
+# The same for classes made at run time, which must not stay longer than their instances: those that `fuse` derives, and
+# those that torch's parametrisations make, one per module; such a class refers to its module.
+_FORWARDS_OF_MADE: WeakKeyDictionary[type[nn.Module], Callable[..., Tensor]] = WeakKeyDictionary()
 _CALL = nn.Module.__call__
 
 
@@ -51,13 +52,14 @@ def register(*kinds: type[nn.Module]) -> None:
 
 def register_as(derived: type[nn.Module], kind: type[nn.Module]) -> None:
     """Register a class that inherits its forward from the registered class `kind`."""
-    _FORWARDS[derived] = _FORWARDS[kind]
+    _FORWARDS_OF_MADE[derived] = _FORWARDS[kind]
 
 
 def register_parametrised(module: nn.Module, kind: type[nn.Module]) -> None:
     """Register the class that torch.nn.utils.parametrize gave a module, if the former class `kind` is registered."""
-    if kind in _FORWARDS and type(module) is not kind:
-        _PARAMETRISED[type(module)] = _FORWARDS[kind]
+    forward = _FORWARDS.get(kind) or _FORWARDS_OF_MADE.get(kind)
+    if forward is not None and type(module) is not kind:
+        _FORWARDS_OF_MADE[type(module)] = forward
 
 
 class Pending(NamedTuple):
@@ -232,5 +234,5 @@ def is_observed() -> bool:
 def is_unwatched(module: nn.Module) -> bool:
     """Whether the module is of a registered class and nothing, such as a hook, depends on its being called."""
     kind = type(module)
-    forward = _FORWARDS.get(kind) or _PARAMETRISED.get(kind)
+    forward = _FORWARDS.get(kind) or _FORWARDS_OF_MADE.get(kind)
     return forward is not None and kind.forward is forward and runs_only_forward(module)

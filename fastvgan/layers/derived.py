@@ -6,24 +6,27 @@ before. It cannot be imported by that name, so copies and pickles of its instanc
 
 import copyreg
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-# (user's class, fastvgan's class) → the class derived from both.
-_derived: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
-# Derived class → fastvgan's class.
-_fastvgan_classes: dict[type[nn.Module], type[nn.Module]] = {}
+# User's class → fastvgan's class → the class derived from both. A derived class holds its bases, so it is referred to
+# weakly: classes that nothing else refers to, such as those of a notebook's cell, do not stay.
+_derived: WeakKeyDictionary[type[nn.Module], dict[type[nn.Module], ref[type[nn.Module]]]] = WeakKeyDictionary()
 
 
 def derive_class(theirs: type[nn.Module], ours: type[nn.Module], *, ours_first: bool = False) -> type[nn.Module]:
-    """Return the class that inherits from both and has the name of `theirs`. Every call returns the same class.
+    """Return the class that inherits from both and has the name of `theirs`.
+
+    Every call returns the same class, as long as something refers to it.
 
     Args:
         theirs: the user's class, without a subclass hook (`has_subclass_hook`).
         ours: fastvgan's class for the torch.nn class that `theirs` derives from.
         ours_first: whether `ours` comes first in the method resolution order.
     """
-    known = _derived.get((theirs, ours))
+    classes = _derived.setdefault(theirs, {})
+    known = classes[ours]() if ours in classes else None
     if known is not None:
         return known
 
@@ -35,16 +38,16 @@ def derive_class(theirs: type[nn.Module], ours: type[nn.Module], *, ours_first: 
         return constructor, arguments, *rest
 
     names: dict[str, Any] = {name: getattr(theirs, name) for name in ("__module__", "__qualname__", "__doc__")}
-    names |= {"__reduce_ex__": __reduce_ex__, "_is_leaf_of_fx": False}
+    names |= {"__reduce_ex__": __reduce_ex__, "_is_leaf_of_fx": False, "_fastvgan_class": ours}
     bases = (ours, theirs) if ours_first else (theirs, ours)
     derived: Any = type(theirs.__name__, bases, names)
-    _derived[theirs, ours], _fastvgan_classes[derived] = derived, ours
+    classes[ours] = ref(derived)
     return derived
 
 
 def fastvgan_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return the fastvgan class that `kind` was derived from, or `kind` if it is not a derived class."""
-    return _fastvgan_classes.get(kind, kind)
+    return vars(kind).get("_fastvgan_class", kind)
 
 
 def has_subclass_hook(kind: type) -> bool:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from .. import choice, guards, layout
+from .. import _torch, choice, guards, layout
 from ..measured.capture import are_launches_captured
 from ..norm_act.direct import activate_result
 from . import reference
@@ -130,7 +130,10 @@ def _make_contiguous(x: Tensor) -> Tensor:
     dense = x.contiguous()
     if dense.requires_grad:
         memory_format = layout.format_of(x)
-        dense.register_hook(lambda gradient: gradient.contiguous(memory_format=memory_format))
+        dense.register_hook(
+            # torch's older vmap knows no memory formats.
+            lambda grad: grad if _torch.is_legacy_vmap_active() else grad.contiguous(memory_format=memory_format)
+        )
     return dense
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import choice, extension, layout
 from ..activations import ACTIVATIONS, check_activation
-from ..dispatch import define, differentiable, differentiable_by, is_transformed, wants_stock
+from ..dispatch import define, differentiable, differentiable_by, is_functionalized, is_transformed, wants_stock
 from ..dtypes import statistics_dtype
 from ..measured import on_gpu, rules
 from . import compiled, cuda, direct, reference
@@ -82,6 +82,8 @@ def norm_act(
         return norm_act_op(x, weight, bias, None, None, True, *how)[0]
     if not (is_transformed() or wants_stock()):
         return _norm_act_tracked(x, weight, bias, running_mean, running_var, momentum, *how)[0]
+    if is_functionalized():
+        return direct.norm_act(*inputs, *options, residual)
     y, mean, var = norm_act_op(x, weight, bias, None, None, True, *how)
     update_running(running_mean, running_var, mean, var, momentum, count)
     return y

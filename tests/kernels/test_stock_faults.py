@@ -4,6 +4,7 @@ The shapes are ones that were seen to fail with torch 2.13. On a processor where
 tests of results cannot fail; those of the rule can everywhere.
 """
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastvgan_kernels import conv_down, conv_weight_grad
-from fastvgan_kernels.conv import reference
+from fastvgan_kernels import conv_down, conv_up, conv_weight_grad, layout
+from fastvgan_kernels.conv import reference, sizes
 from fastvgan_kernels.conv.stock import faults, on_cpu
 
 # dtype, then the shapes of large, small and weight, then stride, padding, dilation and groups.
@@ -24,6 +25,8 @@ DOWN = [
     (torch.bfloat16, [20, 3, 1, 8, 8], [20, 17, 1, 8, 8], [17, 3, 3, 3, 3], [1] * 3, [1] * 3, [1] * 3, 1),  # one frame
     (torch.bfloat16, [1, 6, 1, 8, 6], [1, 34, 2, 3, 3], [34, 3, 4, 3, 3], [1, 2, 2], [2, 1, 1], [1, 2, 1], 2),
     (torch.float32, [33, 2, 6, 15, 1], [33, 1, 3, 3, 2], [1, 2, 3, 3, 1], [2, 3, 2], [1, 0, 1], [1, 3, 3], 1),
+    (torch.float32, [2, 1, 6, 4], [2, 16, 4, 1], [16, 1, 3, 3], [1, 2], [0, 0], [1, 1], 1),
+    (torch.float32, [3, 1, 2, 4, 2], [3, 2, 1, 4, 1], [2, 1, 4, 3, 3], [3, 1, 3], [2, 2, 1], [1, 2, 1], 1),
 ]
 WEIGHT_GRAD = [
     FAILING,
@@ -81,6 +84,48 @@ def test_a_weight_gradient_that_stock_gets_wrong_is_known_and_right(case):
     assert_within_2_percent(conv_weight_grad(x, y, *args), exact)
 
 
+def with_one_channel(rng):
+    """Random tensors large, small and weight in random layouts, and a geometry, with one output of a strided width."""
+    dims = rng.choice((1, 2, 2, 3))
+    while True:
+        size, kernel = ([rng.randint(1, most) for _ in range(dims)] for most in (7, 4))
+        stride = [rng.choice((1, 1, 2)) for _ in range(dims - 1)] + [rng.choice((2, 3))]
+        padding, dilation = [rng.randint(0, 2) for _ in range(dims)], [rng.choice((1, 1, 2)) for _ in range(dims)]
+        outputs = sizes.small(size, kernel, stride, padding, dilation)
+        if min(outputs) > 0 and outputs[-1] == 1:
+            break
+    batch, channels = rng.choice((1, 2, 3)), rng.choice((1, 3, 16))
+    shapes = (batch, 1, *size), (batch, channels, *outputs), (channels, 1, *kernel)
+    laid_out = []
+    for x in tensors(torch.float32, *shapes):
+        innermost = layout.empty_with_channels_innermost(x, x.shape).copy_(x)
+        laid_out.append(innermost if rng.random() < 0.6 else x)
+    return *laid_out, (stride, padding, dilation)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_convolutions_of_one_channel_are_right_in_every_layout(impl):
+    """Both kinds, with their gradients, in float32: channels-last strides of one channel mislead stock PyTorch."""
+    rng = random.Random(0)
+    torch.manual_seed(0)
+    for _ in range(250):
+        large, small, weight, (stride, padding, dilation) = with_one_channel(rng)
+        extra = sizes.output_padding(large.shape[2:], small.shape[2:], weight.shape[2:], stride, padding, dilation)
+        forms = [(conv_down, large, small, (stride, padding, dilation))]
+        if all(e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+            forms.append((conv_up, small, large, (stride, padding, extra, dilation)))
+        for convolve, x, dy, geometry in forms:
+            results = []
+            for dtype in (torch.float64, torch.float32):
+                inputs = [t.detach().to(dtype).requires_grad_() for t in (x, weight)]
+                poison(x, weight, dy)
+                y = convolve(*inputs, None, *geometry, impl=impl)
+                poison(x, weight, dy)
+                results.append((y, *torch.autograd.grad(y, inputs, dy.to(dtype))))
+            for exact, mine in zip(*results, strict=True):
+                torch.testing.assert_close(mine.double(), exact, rtol=1e-4, atol=1e-4, msg=str((convolve, geometry)))
+
+
 ENDS_THE_PROCESS = {
     # Of the inputs of a transposed convolution some leave nothing: the one plane lies between its two taps.
     "conv_up": """
@@ -116,7 +161,7 @@ def test_the_networks_convolutions_are_left_to_stock(dtype):
 
 
 def test_faults_depend_on_the_dtype():
-    """Few strided outputs fail in half precision only; nothing fails in float64."""
+    """Few strided outputs of several channels fail in half precision only; nothing fails in float64."""
     _, large, small, weight, stride, padding, dilation, _ = FAILING
     for dtype, fails in ((torch.bfloat16, True), (torch.float16, True), (torch.float32, False), (torch.float64, False)):
         x, y, w = tensors(dtype, large, small, weight)

@@ -8,7 +8,11 @@ Seen with torch 2.13 (oneDNN 3.12) on a processor with AMX, over some thousand r
 - in half precision, without AMX too, the weight gradient in three dimensions is garbage if the first dimension has two
   or more outputs and each of them sees padding;
 - in float32, the weight gradient in three dimensions may write beyond its memory if the first dimension is strided and
-  its padding exceeds the stride.
+  its padding exceeds the stride;
+- in float32, without AMX too, a convolution of one channel that is strided along its last dimension and has one output
+  there may return garbage if one of its tensors is channels-last; among them is the gradient of a transposed
+  convolution to one channel, for which the layout of its input counts too. The rule is for every layout, since which
+  of the tensors stock PyTorch goes by differs between the passes.
 """
 
 from collections.abc import Sequence
@@ -30,9 +34,11 @@ def conv_down_fails(
     geometry = tuple(x.shape[2:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation)
     if _sees_only_padding(*geometry):
         return True
+    strided = stride[-1] > 1
+    if x.dtype == torch.float32:
+        return strided and x.shape[1] == 1 and sizes.small(*geometry)[-1] == 1
     one_frame = x.dim() == 5 and x.shape[2] == 1 and padding[0] > 0
-    few_outputs = stride[-1] > 1 and sizes.small(*geometry)[-1] <= _FEW
-    return x.dtype != torch.float32 and (one_frame or few_outputs)
+    return one_frame or (strided and sizes.small(*geometry)[-1] <= _FEW)
 
 
 def conv_up_fails(

@@ -3,8 +3,10 @@
 import collections
 import copy
 import functools
+import gc
 import io
 import pickle
+import weakref
 
 import numpy
 import pytest
@@ -122,3 +124,34 @@ def test_no_code_of_a_class_is_run():
     assert isinstance(watching, FusedSequential) and not Watching.written
     x = inputs()
     torch.testing.assert_close(watching(x), nn.Sequential(nn.BatchNorm3d(3), nn.ReLU())(x))
+
+
+KINDS = [(nn.BatchNorm3d, (3,)), (nn.Conv3d, (3, 3, 3, 1, 1)), (nn.Sequential, (nn.BatchNorm3d(3), nn.ReLU()))]
+
+
+@pytest.mark.parametrize("base, arguments", KINDS)
+def test_classes_of_users_do_not_stay(base, arguments):
+    """Neither does what fuse derived from them. While an instance lives, others get its class."""
+    kind = type("Own", (base,), {})
+    networks = [fuse(nn.Sequential(kind(*arguments), nn.BatchNorm3d(3), nn.ReLU())) for _ in range(2)]
+    derived = type(networks[0][0])
+    assert derived is not kind and issubclass(derived, kind)
+    copied = copy.deepcopy(networks[0])
+    assert type(networks[1][0]) is type(copied[0]) is derived
+    copied(inputs())
+    classes = [weakref.ref(kind), weakref.ref(derived)]
+    del kind, derived, networks, copied
+    gc.collect()
+    assert [each() for each in classes] == [None, None]
+
+
+class Own(nn.Sequential):
+    pass
+
+
+def test_a_pickle_outlives_the_class_that_fuse_derived():
+    pickled = pickle.dumps(fuse(Own(nn.BatchNorm3d(3), nn.ReLU())))
+    gc.collect()
+    again = pickle.loads(pickled)
+    assert isinstance(again, Own) and isinstance(again, FusedSequential)
+    assert type(copy.deepcopy(again)) is type(again)

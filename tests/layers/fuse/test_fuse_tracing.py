@@ -106,6 +106,22 @@ def test_torch_func(pair):
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("remove", ["mutations", "mutations_and_views"])
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU])
+def test_functionalize_updates_the_running_statistics(remove, momentum, activation):
+    torch.manual_seed(0)
+    stock = nn.Sequential(
+        nn.ConvTranspose3d(4, 3, 4, 2, 1), nn.BatchNorm3d(3, momentum=momentum), activation(), nn.Conv3d(3, 2, 3)
+    )
+    ours, x = fuse(copy.deepcopy(stock)), torch.randn(2, 4, 2, 3, 3)
+    for _ in range(2):
+        results = [torch.func.functionalize(model, remove=remove)(x) for model in (ours, stock)]
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    for buffer, expected in zip(ours.buffers(), stock.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected)
+
+
 def test_default_devices_are_no_obstacle():
     """Device modes are function modes, but see only functions that create tensors."""
     from fastvgan.layers.deferred import is_observed

@@ -18,6 +18,7 @@ from fastvgan.layers import (
     GroupNormAct,
     InstanceNormAct2d,
     InstanceNormAct3d,
+    fuse,
 )
 
 
@@ -190,3 +191,27 @@ def test_inputs_that_do_not_fit_are_refused(make, shape, error, message):
 def test_arguments_that_make_no_layer_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize(
+    ("kind", "stock", "options"),
+    [
+        (Conv2d, nn.Conv2d, {"padding": 1, "padding_mode": "reflect"}),
+        (Conv3d, nn.Conv3d, {"padding": "same", "bias": False}),
+        (ConvTranspose2d, nn.ConvTranspose2d, {"stride": 2}),
+        (ConvTranspose3d, nn.ConvTranspose3d, {"groups": 2}),
+    ],
+)
+def test_complex_convolutions_are_those_of_stock(kind, stock, options, dtype):
+    torch.manual_seed(0)
+    ours, theirs = (each(2, 4, 3, dtype=dtype, **options) for each in (kind, stock))
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn((1, 2, 4, 4, 4)[: ours.weight.dim()], dtype=dtype)
+    for module in (ours, nn.Sequential(ours, nn.Tanh()), fuse(nn.Sequential(ours, nn.Tanh()))):
+        results = []
+        for network in (module, theirs if module is ours else nn.Sequential(theirs, nn.Tanh())):
+            inputs = x.clone().requires_grad_(), *network.parameters()
+            y = network(inputs[0])
+            results.append((y, network(x[0]), *torch.autograd.grad(y.abs().sum(), inputs)))
+        torch.testing.assert_close(*results)
