@@ -92,7 +92,8 @@ class FrameDiscriminator(nn.Module):
 
     MoCoGAN (Tulyakov et al. 2018) scores one random frame of each clip. Here the choice is fixed: it scores every k-th
     frame of a clip, k = `frame_every`, starting at another frame in the next clip of the batch, so that a batch covers
-    all frames (see `select_frames`). If G moves a picture (`warp`), the features of a condition may be anywhere in the frame.
+    all frames (see `select_frames`). If G moves a picture (`warp`), the features of a condition may be anywhere in the
+    frame.
     """
 
     def __init__(self, config: ModelConfig):

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from fastvgan import losses
 from fastvgan.layers import spectral
 from fastvgan.layers.upsampling import find_upsampling_kernels
-from fastvgan import losses
 from fastvgan.losses import OBJECTIVES, PairedObjective, contrast, diversity, feature_diversity, mean_differences
 from fastvgan.models import Condition, build
 from fastvgan.models.config import ModelConfig
