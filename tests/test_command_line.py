@@ -69,6 +69,7 @@ OTHERS = [
     ("generate", "--frames 1000000000000", "--frames 1000000000000: must be at most 10000"),
     ("generate", "--fps 60", "generated.gif: 60 frames per second; .gif supports 0.01 to 50, since viewers"),
     ("generate", "--out x.avi", "x.avi: unsupported video format; pass a .mp4, .gif or .png file"),
+    ("generate", "--out no/x.gif", "cannot write no/x.gif: the folder no does not exist; create it first"),
     ("evaluate", "", "runs/ holds no run; train one with `python -m fastvgan.train`, or pass one with --run"),
     ("evaluate", "--clips x", "--clips x: expected a whole number"),
     ("evaluate", "--json", "--json: expected a path, got nothing"),

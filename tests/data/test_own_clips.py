@@ -6,13 +6,18 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from commands import ROOT, call
 from make_videos import encode, make_numbered
 from PIL import Image
 
+from fastvgan.data import open_source
 from fastvgan.data.datasets import ClipShape, Examined
-from fastvgan.runs.config import RunConfig
+from fastvgan.data.source import Clips
+from fastvgan.models import ModelConfig
+from fastvgan.runs.config import DataConfig, RunConfig
+from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.defaults import fit_settings_to_shape
 
 TINY = "--base-width 2 --batch-size 4 --latent 4 --precision fp32 --evaluate-clips 16".split()
@@ -248,3 +253,21 @@ def test_a_url_of_tars(tmp_path):
     read_printed_flags(make_captioned(tmp_path / "src"), tmp_path / "out", "--to", "tars")
     config, said = settings("--data", f"file://{tmp_path / 'out'}")
     assert size(config) == (32, 32) and config["model"]["condition"] == ["text"] and "clips are 62x46" in said
+
+
+def test_lines_of_one_captions_file_are_no_wrong_captions_of_each_other(tmp_path):
+    """Paraphrases share most words, which is what makes a wrong caption likely to be drawn."""
+    captions = ["a man sings a song\na man is singing a song", "a man cooks a meal\na man is cooking a meal"]
+    for names, parts in ((("a", "b"), ("text",)), (("a",), ())):
+        folder = videos(tmp_path / "".join(names), names=names, captions=captions)
+        data = DataConfig(data=str(folder), workers=0)
+        source = open_source(data, ModelConfig(frames=4))
+        conditions = Conditions(add_vocabulary(ModelConfig(frames=4), source), source)
+        assert conditions.can_be_wrong == parts
+        if not parts:
+            continue
+        right = torch.arange(4).repeat_interleave(50)
+        clips = Clips(torch.zeros(200, 4, 16, 16, 3, dtype=torch.uint8), right)
+        wrong, _ = conditions.wrong(clips, torch.rand(200, 1, 2, dtype=torch.float64), None, torch.tensor(0))
+        of_clip = {tuple(row.tolist()): i // 2 for i, row in enumerate(conditions.table(torch.arange(4), None))}
+        assert all(of_clip[tuple(row.tolist())] != i // 2 for row, i in zip(wrong[:, 0], right.tolist(), strict=True))

@@ -114,14 +114,24 @@ def test_captions_of_one_clip_and_of_equal_words_are_not_wrong_for_each_other(da
 def test_a_search_of_many_words_finds_what_a_search_of_few_does(monkeypatch, limit):
     """Where the table of words is too large, each draw makes the rows that it needs."""
     monkeypatch.setattr("fastvgan.models.vocabulary._MOST_ENTRIES", limit)
-    source = DigitsSource()
-    vocabulary = Vocabulary.of(source.captions)
-    wrong = WrongCaptions(vocabulary.encode(source.captions), len(vocabulary), sets=[(0, 5, 9), (3, 9)])
-    assert (wrong._has_word is None) == (limit == 1)
-    drawn = draw(wrong, torch.arange(240), 3, 2)
-    monkeypatch.setattr("fastvgan.models.vocabulary._MOST_ENTRIES", 2**24)
-    whole = WrongCaptions(vocabulary.encode(source.captions), len(vocabulary), sets=[(0, 5, 9), (3, 9)])
-    assert torch.equal(drawn, draw(whole, torch.arange(240), 3, 2))
+    same_words = ["a b", "b a", "a b a", "b a b b", "a a b"]  # in each caption, so that a place of padding may be drawn
+    for captions in (DigitsSource().captions, same_words):
+        vocabulary, drawn = Vocabulary.of(captions), []
+        for entries in (limit, 2**24):
+            monkeypatch.setattr("fastvgan.models.vocabulary._MOST_ENTRIES", entries)
+            wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary), sets=[(0, 4, 2), (3, 2)])
+            assert (wrong._has_word is None) == (entries == 1)
+            drawn.append(draw(wrong, torch.arange(len(captions)), 3, 9))
+        assert torch.equal(*drawn)
+
+
+def test_captions_of_equal_words_are_not_wrong_for_each_other():
+    captions = ["a b", "A, b!", "b a"]
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary))
+    drawn = draw(wrong, torch.arange(3), 0, 20)
+    assert (drawn[:2] == 2).all() and set(drawn[2].tolist()) == {0, 1} and wrong.exist
+    assert not WrongCaptions(vocabulary.encode(captions[:2]), len(vocabulary)).exist
 
 
 def test_a_large_table_takes_little_memory():

@@ -28,6 +28,10 @@ def _hold(folder, held, leave):
     leave.wait()  # it has released the lock and lives on
 
 
+def _take(folder):
+    FolderLock(folder).release()
+
+
 @pytest.fixture
 def other(tmp_path):
     """Returns a process that holds the lock of the folder, and the event that makes it release it."""
@@ -102,3 +106,7 @@ def test_a_run_can_be_opened_again_once_it_is_closed(tmp_path, other):
     wait_until_unlocked(tmp_path)
     for _ in range(2):
         RunFolder(tmp_path / "r", tiny(), 0).close()
+        process = _PROCESSES.Process(target=_take, args=(tmp_path / "r",))
+        process.start()
+        process.join()
+        assert process.exitcode == 0

@@ -176,3 +176,23 @@ def test_each_warning_comes_once_and_not_before_half_of_the_steps(tmp_path, capl
     train(tmp_path / "r", steps=8, evaluate_every=1)
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert messages == ["step 4: the digit is ignored: 3", "step 4: all alike: really"]
+
+
+def test_few_clips_at_a_time_settle_the_statistics_of_all(monkeypatch):
+    """The mean over equal parts is the mean over all; of the first norm, whose input does not depend on others."""
+    monkeypatch.setattr("fastvgan.training.run.samples._POOL", 128)
+    monkeypatch.setattr("fastvgan.training.run.samples._ROUNDS", 4)
+    settled = []
+    for most in (128, 16, 48):
+        config = tiny()
+        config = config.model_copy(update={"model": add_vocabulary(config.model, DigitsSource())})
+        torch.manual_seed(0)
+        step = AdversarialStep(config.model, config.training, torch.device("cpu"), torch.float32)
+        samples = Samples(DigitsSource(), Conditions(config.model, DigitsSource()), step, 3, most)
+        samples.settle()
+        assert samples.score() is not None
+        (norm, *_) = (module for module in step.ema.modules() if hasattr(module, "running_mean"))
+        settled.append((norm.running_mean.clone(), norm.num_batches_tracked.item()))
+    assert [count for _, count in settled] == [4, 32, 12]
+    torch.testing.assert_close(settled[1][0], settled[0][0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(settled[2][0], settled[0][0], rtol=0.5, atol=0.05)  # the last part is smaller
