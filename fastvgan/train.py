@@ -90,7 +90,9 @@ def _request(given: Given) -> Request:
     named, config = given.get("preset"), given.get("config")
     if named and config:
         raise UserError("--preset and --config exclude each other; pass one of them")
-    return Request(named or config, given.get("run", "data", "data"), given.get("run_dir"), given.get("resume"))
+    only_shows = given.get("print_config") or given.get("dry_run")
+    folders = given.get("run_dir"), given.get("resume")
+    return Request(named or config, given.get("run", "data", "data"), *folders, may_write=not only_shows)
 
 
 def _train(

@@ -12,14 +12,18 @@ from fastvgan.errors import UserError
 
 logger = logging.getLogger("fastvgan")
 
-PATIENCE = 60.0  # seconds; a run that ends saves its state first
+# A run that ends saves its state first, and a file server keeps the lock of a machine that failed for some 90 s.
+PATIENCE = 150.0  # seconds
+_MOMENT = 1.0  # seconds for which a process that only looks may have a lock, at most
 _FILE = ".lock"
+_held: set[Path] = set()  # files of the locks that this process holds
 
 
 class FolderLock:
     """An exclusive lock on a folder, held by this process until `release`, or until the process ends in any way.
 
-    It is a POSIX record lock: forked processes do not inherit it, and none remains after a kill. On a file system
+    It is a POSIX record lock: forked processes do not inherit it, and none remains after a kill. The process also loses
+    it when it closes the lock's file after opening it in another way, for instance to copy the folder. On a file system
     without locks it has no effect.
 
     Args:
@@ -34,8 +38,13 @@ class FolderLock:
         path = folder / _FILE
         self._file = path.open("ab", buffering=0)
         try:
-            if _is_held(self._file):
-                raise _in_use(folder, path)
+            end = time.monotonic() + _MOMENT
+            while _is_held(self._file):
+                if time.monotonic() > end:
+                    raise _in_use(folder, path)
+                time.sleep(0.05)
+            self._path = path.resolve()
+            _held.add(self._path)
             self._file.truncate(0)
             self._file.write(f"process {os.getpid()} on {platform.node()}".encode())
         except BaseException:
@@ -44,6 +53,7 @@ class FolderLock:
 
     def release(self) -> None:
         """Release the lock; its file remains, since another process may wait for it."""
+        _held.discard(self._path)
         self._file.close()
 
 
@@ -54,7 +64,7 @@ def wait_until_unlocked(folder: Path) -> None:
         UserError: another process still holds it.
     """
     path, end = folder / _FILE, time.monotonic() + PATIENCE
-    if not path.is_file():
+    if path.resolve() in _held or not path.is_file():  # opening the file and closing it would release the lock
         return
     try:
         file = path.open("r+b")

@@ -56,6 +56,7 @@ _UNINITIALISED = "is not initialised: run the module once, then call fuse"
 # Layers that a user may expect to be replaced, though no fused layer exists for some of them.
 _SIMILAR = (_torch.ConvNd, _torch.BatchNorm, _torch.InstanceNorm)
 _CONV_NORM_ACTS = (ConvNormAct3d, ConvTransposeNormAct3d)
+_ACTIVATED = "is the norm of a {}, which activates its result"
 # Attributes of torch.nn's classes that a subclass may redefine, because no call uses them.
 _UNUSED_IN_CALLS = frozenset(
     "__init__ __module__ __qualname__ __doc__ __annotations__ __annotate__ __annotate_func__ __annotations_cache__ "
@@ -174,6 +175,10 @@ class _Replacement:
             self._close(module)
         # All reasons are found before any module changes.
         self.refusals = {module: self.closed.get(module) or _refusal(module, impl) for module in self.names}
+        for module in self.names:
+            if isinstance(module, _CONV_NORM_ACTS) and _is_stock_batch_norm(module.norm):
+                # A block applies its activation after any norm but fastvgan's, which have their own.
+                self.refusals[module.norm] = self.refusals[module.norm] or _ACTIVATED.format(type(module).__name__)
         for module in self._replaceable():
             _replace(module, impl)
         for module in self._replaceable():
@@ -233,6 +238,10 @@ class _Replacement:
         inside = {inner: name for name, inner in module.named_modules()}
         members = [group.modules for group in groups(module)]
         return "together: " + ", ".join("+".join(inside[one] for one in row) for row in members if len(row) > 1)
+
+
+def _is_stock_batch_norm(module: object) -> bool:
+    return isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)) and not isinstance(module, TraceableLayer)
 
 
 def _stock_of(kind: type[nn.Module]) -> type[nn.Module] | None:

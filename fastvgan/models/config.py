@@ -58,7 +58,8 @@ class ModelConfig(Settings):
     neighbouring frames."""
     frame_every: int = Field(1, ge=1, le=64)
     """The discriminators of frames and differences see every n-th of them, starting at another one in the next clip,
-    but at least two frames and one difference per clip."""
+    but at least two frames and one difference per clip. N clips of a batch together show all of them, or 2N if N does
+    not divide their number."""
     d_norm: Literal["batch", "none", "group", "spectral"] = "batch"
     """Normalisation in the discriminators: of the `batch`, of each clip in channel `group`s, of the weights by their
     `spectral` norm, or `none`. With all but `batch` a clip's logits do not depend on the other clips."""

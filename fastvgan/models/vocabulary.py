@@ -1,5 +1,6 @@
 """The word indices of sentences, and wrong sentences for clips."""
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -28,20 +29,26 @@ def split_words(caption: str) -> list[str]:
     """
     if caption.isascii():
         return _WORD.findall(caption.lower())
-    spelled = "".join(map(_spell, unicodedata.normalize("NFKC", caption.lower())))
+    # Some compatible forms are capitals, such as those of the sign for a trade mark.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).lower())
+    spelled = "".join(map(_spell, text))
     # A mark without a letter before it, such as the last code point of many emoji, is none of a word.
     words = ("".join(itertools.dropwhile(_is_mark, word)) for word in spelled.split())
     return [word for word in words if word]
 
 
+@functools.cache
 def _is_mark(character: str) -> bool:
     return unicodedata.category(character)[0] == "M"
 
 
+@functools.cache
 def _spell(character: str) -> str:
     """Return a character of a word as it is, an ideograph between spaces, a space for others, "" for invisible ones."""
     if any(first <= character <= last for first, last in _IDEOGRAPHS):
         return f" {character} "
+    if character == "\u200b":  # between the words of Thai and Khmer
+        return " "
     if unicodedata.category(character) == "Cf":  # such as the joiners within Persian and Indic words
         return ""
     return character if character.isalnum() or character == "_" or _is_mark(character) else " "
@@ -100,7 +107,8 @@ class WrongCaptions:
     true caption is drawn, weighted by its inverse document frequency (Spärck Jones 1972), so that rare words are more
     likely. Then one of the captions without that word that share most of the others is drawn. The matching-aware
     objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random. Captions of one clip, or of
-    the same words, are not wrong for each other: they are drawn only where there is no other one.
+    the same words, are not wrong for each other: they are drawn only where the search finds no other one. Of a set of
+    more than 257 captions, each excludes 256 others.
 
     Args:
         table: word indices of the distinct captions, int64 (M, L) as `Vocabulary.encode` returns them; M at least 2.
@@ -226,9 +234,11 @@ def _pad_sets(size: int, sets: Iterable[Sequence[int]]) -> torch.Tensor:
     """
     alike: dict[int, set[int]] = defaultdict(set)
     for members in sets:
-        for member in members:
-            if len(alike[member]) <= _MOST_ALIKE:
-                alike[member].update(members)
+        for place, member in enumerate(members):
+            # Of a large set each caption takes those after it, in a circle, so that none is taken by all.
+            others = itertools.islice(itertools.cycle(members), place + 1, place + min(len(members), _MOST_ALIKE + 1))
+            if len(alike[member]) < _MOST_ALIKE:
+                alike[member].update(others)
     rows = {i: sorted(found - {i})[:_MOST_ALIKE] for i, found in alike.items()}
     padded = torch.arange(size)[:, None].repeat(1, max(map(len, rows.values()), default=0))
     for i, found in rows.items():

@@ -187,7 +187,7 @@ class TrainingLoop:
         for remark in self.remarks:
             logger.warning(remark)
         if self.config.training.matching_aware and self.conditions.parts and not self.conditions.can_be_wrong:
-            logger.warning("no matching-aware term: the data has only one condition, so no wrong ones")
+            logger.warning("no matching-aware term: all clips have one condition, so none is wrong")
 
     def _call(self, event: str, *arguments: Any) -> None:
         if self._callbacks:

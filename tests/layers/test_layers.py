@@ -315,6 +315,8 @@ def test_any_modules_may_take_the_places_of_a_blocks_parts(kind, stock, norm, ac
         block = kind(3, 4, 3)
         block.norm, block.conv = copy.deepcopy(norm), block.conv if conv is None else conv
         expected = activate(copy.deepcopy(norm)(block.conv(x)))
+        fused = fuse(copy.deepcopy(block))
+        torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-5)
         found = torch.jit.trace(block, x, check_trace=False)(x) if traced else block(x)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -134,6 +134,17 @@ def test_captions_of_equal_words_are_not_wrong_for_each_other():
     assert not WrongCaptions(vocabulary.encode(captions[:2]), len(vocabulary)).exist
 
 
+def test_a_large_set_excludes_as_many_others_as_fit():
+    captions = [f"clip {i}" for i in range(1000)]
+    vocabulary = Vocabulary.of(captions)
+    wrong = WrongCaptions(vocabulary.encode(captions), len(vocabulary), sets=[range(600), (5, 900)])
+    excluded = [set(row) - {i} for i, row in enumerate(wrong._alike.tolist())]
+    assert [len(row) for row in excluded[:600]] == [256] * 600 and excluded[900] == {5}
+    assert all(max(row) < 600 for i, row in enumerate(excluded[:600]) if i != 5) and not any(excluded[601:900])
+    taken = torch.tensor([j for row in excluded[:600] for j in row if j < 600]).bincount()
+    assert taken.min() >= 255  # each is excluded by about as many
+
+
 def test_a_large_table_takes_little_memory():
     """20,000 captions of 6,000 words: a dense table of words had 480 MB."""
     letters = torch.randint(6000, (20000, 12), generator=torch.Generator().manual_seed(0)).tolist()
@@ -161,6 +172,8 @@ def test_words():
         ("一只猫。runs", ["一", "只", "猫", "runs"]),
         ("snake_case – größer", ["snake_case", "größer"]),
         ("I ❤\ufe0f cats ¨a", ["i", "cats", "a"]),
+        ("Lego™ 100㎒", ["legotm", "100mhz"]),
+        ("a\u200bb", ["a", "b"]),
     ],
 )
 def test_words_of_any_script(caption, words):
@@ -177,7 +190,7 @@ def test_how_a_letter_was_typed_does_not_matter(caption):
 
 @given(st.text(st.characters(codec="latin-1"), max_size=30))
 def test_words_of_western_letters_are_those_of_a_regular_expression(caption):
-    text = unicodedata.normalize("NFKC", caption.lower())
+    text = unicodedata.normalize("NFKC", caption).lower()
     assert split_words(caption) == re.findall(r"\w+", text.replace("\xad", ""))
 
 

@@ -262,7 +262,7 @@ def test_every_condition_trains_with_everything_on(tmp_path, family, condition):
     model = {"family": family, "condition": condition, "refine": 1, "warm_up": 1, "channels": 1, "frames": 5}
     model |= {"discriminators": ("clip", "frame", "difference"), "frame_every": 2, "warp": True, "clock": True}
     settings = {"contrast": 1.0, "wrong_conditions": 3, "first_frame": 1.0, "diversity": 1.0, "r1": 0.1, "r1_every": 2}
-    settings |= {"redraw": 1.0}
+    settings |= {"redraw": 1.0, "batch_size": 8}  # in two parts, each of which shows all of five frames
     for precision in ("fp32", "fp16"):
         trainer = begin(tmp_path / precision, model=model, steps=4, accumulate=2, precision=precision, **settings)
         assert trainer.run() == 0
@@ -336,11 +336,18 @@ def test_data_that_cannot_be_read_any_more_costs_no_step(tmp_path):
 def test_a_state_whose_statistics_cannot_be_computed_is_saved(tmp_path, monkeypatch, caplog):
     trainer = begin(tmp_path / "r", checkpoint_every=100, sample_every=100, evaluate_every=100)
 
+    ema, known = trainer.step.ema, {}
+
     def fail(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        if ema.training:  # in the second pass of those that settle the statistics
+            known["passes"] = known.get("passes", 0) + 1
+            if known["passes"] == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
 
     def stop(name, *_):
-        monkeypatch.setattr("fastvgan.training.run.samples.Samples.settle", fail)
+        trainer._output._settle()
+        known["buffers"] = {name: buffer.clone() for name, buffer in ema.named_buffers()}
+        ema.register_forward_pre_hook(fail)
         raise ValueError("from a callback")
 
     trainer._callbacks = types.SimpleNamespace(call=lambda name, *_: stop(name) if name == "on_step_end" else None)
@@ -348,6 +355,8 @@ def test_a_state_whose_statistics_cannot_be_computed_is_saved(tmp_path, monkeypa
         trainer.run()
     assert find_newest_good(tmp_path / "r" / "checkpoints")[0].name == "step-1"
     assert "keeps the statistics of its last use: CUDA out of memory" in caplog.text
+    assert not ema.training and known["passes"] == 2
+    assert all(torch.equal(buffer, known["buffers"][name]) for name, buffer in ema.named_buffers())
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(6, 4), (4, 4), (5, 2)])

@@ -32,12 +32,14 @@ class Request(NamedTuple):
         data: name, folder or manifest of the data; None for that of the settings.
         run_dir: the folder to write, or None for a new one.
         resume: "auto", the path of a run folder or checkpoint, or None.
+        may_write: whether the run may train.
     """
 
     base: str | Path | RunConfig | None = None
     data: str | None = None
     run_dir: Path | None = None
     resume: str | None = None
+    may_write: bool = True
 
     @property
     def has_own_data(self) -> bool:
@@ -62,7 +64,7 @@ def find_base(request: Request) -> tuple[RunConfig, Start]:
             base = base.model_copy(update={"data": base.data.model_copy(update={"hold_out": 0.0})})
     name = named.stem if isinstance(named, Path) else named if isinstance(named, str) else None
     name = name or Path(data or base.data.data).name.removeprefix(IN_PYTHON) or _DIGITS
-    start = find_start(name, request.run_dir, request.resume)
+    start = find_start(name, request.run_dir, request.resume, request.may_write)
     return start.saved if start.saved and named is None else base, start
 
 

@@ -44,7 +44,7 @@ class Start(NamedTuple):
         return new_run(self.name)
 
 
-def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
+def find_start(name: str, run_dir: Path | None, resume: str | None, may_write: bool = True) -> Start:
     """Find the folder and the checkpoint that --run-dir and --resume stand for.
 
     Args:
@@ -53,17 +53,20 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
         resume: None to start from step 0; "auto" for the newest undamaged checkpoint of the folder (without `run_dir`,
             of the newest run under runs/), or for step 0 if no checkpoint exists; or the path of a checkpoint or run
             folder.
+        may_write: whether the run may train; else nothing waits for another training into the folder.
 
     Raises:
         UserError: the folder already holds a run that would be overwritten, another process writes it, `resume` names
             no checkpoint, or all checkpoints are damaged. A single checkpoint that `resume` names is not read here.
     """
     if resume is None or resume == "auto":
-        return _start_or_continue(name, run_dir or (None if resume is None else newest_run()), resume is not None)
+        return _start_or_continue(
+            name, run_dir or (None if resume is None else newest_run()), resume is not None, may_write
+        )
     path = Path(resume)
     remarks = ()
     if (path / "config.yaml").is_file():
-        if run_dir is None or run_dir.resolve() == path.resolve():
+        if may_write and (run_dir is None or run_dir.resolve() == path.resolve()):
             wait_until_unlocked(path)
         found, remarks = _newest_good(path)
         if found is None:
@@ -78,19 +81,22 @@ def find_start(name: str, run_dir: Path | None, resume: str | None) -> Start:
             "`auto`, a run folder or a checkpoint"
         )
     is_new = run_dir is not None and run_dir.resolve() != old
+    if may_write and not is_new:
+        wait_until_unlocked(old)
     if is_new and (run_dir / "config.yaml").exists():
         raise _holds_run(run_dir)
     return Start(run_dir or old, path, read_config(old / "config.yaml"), remarks, is_new=is_new)
 
 
-def _start_or_continue(name: str, folder: Path | None, may_continue: bool) -> Start:
+def _start_or_continue(name: str, folder: Path | None, may_continue: bool, may_write: bool) -> Start:
     """Start in a folder, or in a new one for None; continue the run that the folder holds if that is allowed."""
     if folder is None:
         return Start(new_run(name), is_new=True, name=name)
     is_new = not (folder / "config.yaml").exists()
     if not (is_new or may_continue):
         raise _holds_run(folder)
-    wait_until_unlocked(folder)
+    if may_write:
+        wait_until_unlocked(folder)
     found, remarks = _newest_good(folder) if may_continue else (None, ())
     if found is None:
         return Start(folder, is_new=is_new)

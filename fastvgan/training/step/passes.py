@@ -135,16 +135,24 @@ def settle_statistics(network: nn.Module, batches: Iterable[tuple[torch.Tensor, 
 
     Args:
         network: the averaged generator, in evaluation mode before and after.
-        batches: noise (N, ...) and conditions of each batch.
+        batches: noise (N, ...) and conditions of each batch. After an error in one the statistics are as before.
     """
     norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's setting for the plain mean over all batches
-    network.train()
-    for z, c in batches:
-        network(z, c)
-    network.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's setting for the plain mean over all batches
+        network.train()
+        for z, c in batches:
+            network(z, c)
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            for name, buffer in norm.named_buffers():
+                buffer.copy_(buffers[name])
+        raise
+    finally:
+        network.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
