@@ -236,9 +236,9 @@ def _pad_sets(size: int, sets: Iterable[Sequence[int]]) -> torch.Tensor:
     for members in sets:
         for place, member in enumerate(members):
             # Of a large set each caption takes those after it, in a circle, so that none is taken by all.
-            others = itertools.islice(itertools.cycle(members), place + 1, place + min(len(members), _MOST_ALIKE + 1))
             if len(alike[member]) < _MOST_ALIKE:
-                alike[member].update(others)
+                count = min(len(members), _MOST_ALIKE + 1)
+                alike[member].update(members[(place + i) % len(members)] for i in range(1, count))
     rows = {i: sorted(found - {i})[:_MOST_ALIKE] for i, found in alike.items()}
     padded = torch.arange(size)[:, None].repeat(1, max(map(len, rows.values()), default=0))
     for i, found in rows.items():
