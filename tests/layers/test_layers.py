@@ -18,6 +18,7 @@ from fastvgan.layers import (
     ConvTransposeNormAct3d,
     GroupNormAct,
     InstanceNormAct3d,
+    fuse,
 )
 from fastvgan.layers.deferred import chain, resolve
 from fastvgan_kernels import extension
