@@ -298,8 +298,7 @@ class _ConvNormAct(TraceableLayer):
     @property
     def is_fusable(self) -> bool:
         """Whether conv and norm are still of the kinds that `deferred.conv_norm` takes."""
-        conv, norm = map(self._modules.get, ("conv", "norm"))  # nn.Module's __getattr__ takes three times as long
-        return isinstance(norm, BatchNormAct) and isinstance(conv, (Convolution, TransposedConvolution))
+        return isinstance(self.norm, BatchNormAct) and isinstance(self.conv, (Convolution, TransposedConvolution))
 
     # Initialisers look for weight and bias in every class that is named after a convolution.
     @property

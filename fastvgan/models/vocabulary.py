@@ -17,7 +17,7 @@ _IDEOGRAPHS = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"),
 PADDING, _UNKNOWN = 0, 1
 _CANDIDATES = 4096
 _NEVER = 1024.0  # more words than a caption has
-_MOST_ENTRIES = 2**24
+_MOST_ENTRIES = 2**25  # 128 MB
 _MOST_ALIKE = 256
 
 
@@ -93,10 +93,9 @@ class Vocabulary:
         missing = [word for word in words if word not in self._index]
         if len(missing) == len(words):
             some = ", ".join(self.words[:40])
-            reason = (
-                f"no word of the caption {text!r} was in the training captions" if words else "the caption is empty"
-            )
-            raise UserError(f"{reason}; known words: {some}")
+            if not words:
+                raise UserError(f"the caption is empty; known words: {some}")
+            raise UserError(f"no word of the caption {text!r} was in the training captions; known words: {some}")
         return missing
 
 
@@ -143,19 +142,32 @@ class WrongCaptions:
         self.exist = bool(((alike != torch.arange(size)[:, None]).sum(1) < size - 1).any())
         """Whether a caption has a wrong one."""
         self._alike = alike.to(device)
+        # (M, M), what keeps a caption from its own clips; with many captions each draw computes the rows that it needs.
+        self._penalty = None
         # In all other cases some caption without the wrong word fits better than the caption itself.
         self._may_find_itself = self.searches_some or bool(has_no_weight.any()) or self._alike.shape[1] > 0
+        if self._may_find_itself and not self.searches_some:
+            penalty = torch.zeros(size, size).scatter_(1, alike, -2 * _NEVER)
+            self._penalty = penalty.fill_diagonal_(-4 * _NEVER).to(device)
         # `draw` searches consecutive captions of this order, which is cyclic, from a random start.
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
         self._order = torch.cat([order, order[: _CANDIDATES - 1]]).to(device)
         self._size = size
         # (V, M), unless that is large; then each draw computes the rows that it needs.
         self._has_word = None
-        if not self.searches_some and vocabulary_size * size <= _MOST_ENTRIES:
+        if vocabulary_size * size <= _MOST_ENTRIES:
             self._has_word = torch.zeros(vocabulary_size, size).scatter_(0, table.T, 1.0).to(device)
             self._has_word[PADDING] = 0
         self._vocabulary_size, self._table = vocabulary_size, table.to(device)
         self._words, self._weights = table.to(device), torch.stack([reached, once], 1).to(device)
+        if self._penalty is not None and self._has_word is not None:
+            # One more word per caption, of which the other captions have as much as the penalty, takes no operation.
+            self._has_word, self._penalty = torch.cat([self._has_word, self._penalty]), None
+            own = vocabulary_size + torch.arange(size)[:, None]
+            self._words = torch.cat([table, own], 1).to(device)
+            more = torch.tensor([2.0, 1.0])[:, None].repeat(size, 1, 1)  # never the wrong word, and counted once
+            self._weights = torch.cat([torch.stack([reached, once], 1), more], 2).to(device)
+            length += 1
         self._places = torch.arange(length, device=device)
         self._all = torch.arange(min(size, _CANDIDATES), device=device)
 
@@ -184,13 +196,17 @@ class WrongCaptions:
         wrong = (reached[:, None] <= chances[..., :1]).sum(-1, keepdim=True)  # (N, K, 1), a position in the caption
         weights = torch.add(once[:, None], self._places == wrong, alpha=-_NEVER)  # (N, K, L)
         # (N, L, M); the matrix product sums integers, which is exact on every device.
-        has_word = self._has_word[words] if self._has_word is not None else self._find_words(words, candidates)
+        if self._has_word is None:
+            has_word = self._find_words(words, candidates)
+        else:
+            has_word = self._has_word[words[..., None], candidates] if self.searches_some else self._has_word[words]
         shared = weights @ has_word  # (N, K, M)
-        if self._alike.shape[1]:
+        if self._penalty is not None:
+            shared = shared + self._penalty[captions, None]
+        elif self.searches_some:
             is_alike = torch.zeros(len(captions), self._size, dtype=torch.bool, device=captions.device)
             is_alike.scatter_(1, self._alike[captions], True)
             shared = shared.masked_fill(is_alike[:, None, candidates], -2 * _NEVER)
-        if self._may_find_itself:
             shared = shared.masked_fill((candidates == captions[:, None])[:, None], -4 * _NEVER)
         fits_best = (shared == shared.amax(-1, keepdim=True)).cumsum(-1)
         place = (fits_best <= fits_best[..., -1:] * chances[..., 1:]).sum(-1)  # (N, K)

@@ -17,7 +17,6 @@ from fastvgan.generation.files import BEST, EXPORTED, export
 from fastvgan.runs.checkpoint import find_best, list_complete, read_averaged_weights
 from fastvgan.runs.config import RunConfig
 from fastvgan.training.conditions import Conditions
-from fastvgan.training.parallel import world
 from fastvgan.training.report.collect import write_report
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.checkpoint import Record
@@ -91,9 +90,10 @@ class Output:
         self._folder = RunFolder(start.folder, config, done, config.training.wandb, source.fingerprint, next_folder)
         self.path = self._folder.path
         self._captions = conditions.table
-        # Without gradients a pass of some more clips than a process trains at a time takes less memory.
-        at_a_time = config.training.batch_size // (world()[1] * config.training.accumulate)
-        most = min(128, 2 ** (2 + at_a_time.bit_length() - 1))  # a divisor of their number
+        # Without gradients a pass of some more clips than a part of a batch has takes less memory. The statistics
+        # depend on their number, so the number of processes, which may change in a run, makes no difference.
+        part = config.training.batch_size // config.training.accumulate
+        most = min(128, 2 ** (part.bit_length() + 1))  # a divisor of 128
         self._make_samples = lambda: Samples(source, conditions, step, config.training.seed, most)
         self._make_scoring = lambda samples: Scoring(config, source, step, samples)
         self._samples: Samples | None = None
