@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if options.rounds < 1:
-        parser.error(f"--rounds {options.rounds}: must be at least 1")
+        raise UserError(f"--rounds {options.rounds}: must be at least 1")
     check_writable(options.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the `finally` above, which kills the child processes
     facts = {name: value for name, value in origin().items() if name not in ("capability", "dtype")}

@@ -25,6 +25,9 @@ from support.peers import measure_exchange  # noqa: E402
 from support.sweep import FAMILIES, Sizes, config_of  # noqa: E402
 from support.variants import DTYPES  # noqa: E402
 
+from fastvgan.command_line import run_command  # noqa: E402
+from fastvgan.errors import UserError  # noqa: E402
+
 CASES = [
     ("conv3d", Sizes(16, 16, 32, 8)),
     ("conv3d", Sizes(16, 16, 128, 8)),
@@ -121,7 +124,7 @@ def main() -> int:
     parsed = parser.parse_args()
     for name in ("processes", "rounds", "lines"):
         if getattr(parsed, name) < 1:
-            parser.error(f"--{name} {getattr(parsed, name)}: must be at least 1")
+            raise UserError(f"--{name} {getattr(parsed, name)}: must be at least 1")
     results = Results(parsed.out or Path("two-processes.json"), "commands", {**origin(), "cores": os.cpu_count()})
     for family, sizes in CASES:
         results.found.append(compare(family, sizes, parsed.processes, parsed.rounds, parsed.lines))
@@ -131,4 +134,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -94,7 +94,7 @@ class Given:
 def read_flags(command: type[Settings], arguments: Sequence[str] | None = None) -> Given:
     """Parse a command line. `settings_from` checks the limits of the values.
 
-    Of a flag that is repeated the last one counts; but one of any number of free values, such as --text, collects them.
+    The last one of a repeated flag counts, but a flag that takes any number of free values, such as --text, adds them.
 
     Args:
         command: settings class whose fields are the flags.

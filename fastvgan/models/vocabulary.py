@@ -106,8 +106,8 @@ class WrongCaptions:
     true caption is drawn, weighted by its inverse document frequency (Spärck Jones 1972), so that rare words are more
     likely. Then one of the captions without that word that share most of the others is drawn. The matching-aware
     objective is that of Reed et al. 2016 (GAN-CLS), which draws wrong captions at random. Captions of one clip, or of
-    the same words, are not wrong for each other: they are drawn only where the search finds no other one. Of a set of
-    more than 257 captions, each excludes 256 others.
+    the same words, are not wrong for each other: they are drawn only where the search finds no other one. In a set of
+    more than 257 captions, each caption excludes 256 others.
 
     Args:
         table: word indices of the distinct captions, int64 (M, L) as `Vocabulary.encode` returns them; M at least 2.
@@ -123,7 +123,7 @@ class WrongCaptions:
         device: "torch.device | str" = "cpu",
         sets: Iterable[Sequence[int]] = (),
     ):
-        size, length = table.shape
+        size = len(table)
         # A repeated word counts at its first position only.
         earlier = (table[:, :, None] == table[:, None]).tril(-1).any(-1)  # (M, L)
         once = (~earlier & (table != PADDING)).float()
@@ -142,34 +142,24 @@ class WrongCaptions:
         self.exist = bool(((alike != torch.arange(size)[:, None]).sum(1) < size - 1).any())
         """Whether a caption has a wrong one."""
         self._alike = alike.to(device)
-        # (M, M), what keeps a caption from its own clips; with many captions each draw computes the rows that it needs.
-        self._penalty = None
-        # In all other cases some caption without the wrong word fits better than the caption itself.
-        self._may_find_itself = self.searches_some or bool(has_no_weight.any()) or self._alike.shape[1] > 0
-        if self._may_find_itself and not self.searches_some:
-            penalty = torch.zeros(size, size).scatter_(1, alike, -2 * _NEVER)
-            self._penalty = penalty.fill_diagonal_(-4 * _NEVER).to(device)
         # `draw` searches consecutive captions of this order, which is cyclic, from a random start.
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
         self._order = torch.cat([order, order[: _CANDIDATES - 1]]).to(device)
-        self._size = size
-        # (V, M), unless that is large; then each draw computes the rows that it needs.
-        self._has_word = None
-        if vocabulary_size * size <= _MOST_ENTRIES:
-            self._has_word = torch.zeros(vocabulary_size, size).scatter_(0, table.T, 1.0).to(device)
-            self._has_word[PADDING] = 0
-        self._vocabulary_size, self._table = vocabulary_size, table.to(device)
-        self._words, self._weights = table.to(device), torch.stack([reached, once], 1).to(device)
-        if self._penalty is not None and self._has_word is not None:
-            # One more word per caption, of which the other captions have as much as the penalty, takes no operation.
-            self._has_word, self._penalty = torch.cat([self._has_word, self._penalty]), None
-            own = vocabulary_size + torch.arange(size)[:, None]
-            self._words = torch.cat([table, own], 1).to(device)
-            more = torch.tensor([2.0, 1.0])[:, None].repeat(size, 1, 1)  # never the wrong word, and counted once
-            self._weights = torch.cat([torch.stack([reached, once], 1), more], 2).to(device)
-            length += 1
-        self._places = torch.arange(length, device=device)
         self._all = torch.arange(min(size, _CANDIDATES), device=device)
+        self._size, self._vocabulary_size, self._table = size, vocabulary_size, table.to(device)
+        words, weights = table, torch.stack([reached, once], 1)
+        self._has_word = None
+        if not self.searches_some and vocabulary_size * size <= _MOST_ENTRIES:
+            has_word = torch.zeros(vocabulary_size, size).scatter_(0, table.T, 1.0)
+            has_word[PADDING] = 0
+            # Each caption gets one more word, of which it has -4, captions that are not wrong for it -2, and others 0
+            # times _NEVER. It is never the wrong word, and counted once.
+            excluded = torch.zeros(size, size).scatter_(1, alike, -2 * _NEVER).fill_diagonal_(-4 * _NEVER)
+            self._has_word = torch.cat([has_word, excluded]).to(device)  # (V + M, M)
+            words = torch.cat([table, vocabulary_size + torch.arange(size)[:, None]], 1)
+            weights = torch.cat([weights, torch.tensor([2.0, 1.0])[:, None].repeat(size, 1, 1)], 2)
+        self._words, self._weights = words.to(device), weights.to(device)
+        self._places = torch.arange(words.shape[1], device=device)
 
     def draw(self, captions: torch.Tensor, chances: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
         """Draw K wrong captions for each true one, independently.
@@ -195,19 +185,11 @@ class WrongCaptions:
         words = self._words[captions]  # (N, L)
         wrong = (reached[:, None] <= chances[..., :1]).sum(-1, keepdim=True)  # (N, K, 1), a position in the caption
         weights = torch.add(once[:, None], self._places == wrong, alpha=-_NEVER)  # (N, K, L)
-        # (N, L, M); the matrix product sums integers, which is exact on every device.
-        if self._has_word is None:
-            has_word = self._find_words(words, candidates)
+        # The matrix product sums integers, which is exact on every device.
+        if self._has_word is not None:
+            shared = weights @ self._has_word[words]  # (N, K, M)
         else:
-            has_word = self._has_word[words[..., None], candidates] if self.searches_some else self._has_word[words]
-        shared = weights @ has_word  # (N, K, M)
-        if self._penalty is not None:
-            shared = shared + self._penalty[captions, None]
-        elif self.searches_some:
-            is_alike = torch.zeros(len(captions), self._size, dtype=torch.bool, device=captions.device)
-            is_alike.scatter_(1, self._alike[captions], True)
-            shared = shared.masked_fill(is_alike[:, None, candidates], -2 * _NEVER)
-            shared = shared.masked_fill((candidates == captions[:, None])[:, None], -4 * _NEVER)
+            shared = self._exclude(weights @ self._find_words(words, candidates), captions, candidates)
         fits_best = (shared == shared.amax(-1, keepdim=True)).cumsum(-1)
         place = (fits_best <= fits_best[..., -1:] * chances[..., 1:]).sum(-1)  # (N, K)
         return candidates[place] if self.searches_some else place
@@ -228,6 +210,13 @@ class WrongCaptions:
         found.scatter_(0, row[self._table[candidates]].T, 1.0)
         found[count] = 0
         return found[row[words]]
+
+    def _exclude(self, shared: torch.Tensor, captions: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Lower the shared words (N, K, M) of true captions (N,) and candidates (M,) that are not wrong for them."""
+        is_alike = torch.zeros(len(captions), self._size, dtype=torch.bool, device=captions.device)
+        is_alike.scatter_(1, self._alike[captions], True)
+        shared = shared.masked_fill(is_alike[:, None, candidates], -2 * _NEVER)
+        return shared.masked_fill((candidates == captions[:, None])[:, None], -4 * _NEVER)
 
 
 def _find_equal(table: torch.Tensor) -> list[list[int]]:
@@ -251,7 +240,7 @@ def _pad_sets(size: int, sets: Iterable[Sequence[int]]) -> torch.Tensor:
     alike: dict[int, set[int]] = defaultdict(set)
     for members in sets:
         for place, member in enumerate(members):
-            # Of a large set each caption takes those after it, in a circle, so that none is taken by all.
+            # A caption takes those after it in a large set, which is cyclic, so that none is taken by all.
             if len(alike[member]) < _MOST_ALIKE:
                 count = min(len(members), _MOST_ALIKE + 1)
                 alike[member].update(members[(place + i) % len(members)] for i in range(1, count))

@@ -203,7 +203,7 @@ def test_memory_format_is_kept(impl, shape, last):
 @pytest.mark.parametrize("groups", [1, 8, 64])
 @pytest.mark.parametrize("space", [(1, 1), (1, 4), (16, 16), (40, 40), (1, 1, 1), (4, 8, 8), (4, 16, 16)])
 def test_parameters_alone_have_gradients(space, groups, frozen, activation):
-    """Of a channels-last input stock PyTorch 2.13 ends the process: its backward writes a gradient that is not there.
+    """Stock PyTorch 2.13 ends the process for a channels-last input: its backward writes a gradient that is missing.
 
     The shapes are on both sides of the sizes from which our own operation computes the norm.
     """

@@ -103,7 +103,7 @@ def test_clips_under_conditions_of_the_reference_set_stay_unbiased(has_strata):
 def test_pairs_left_in_a_stratum_weigh_as_much_as_all_would():
     """Strata of 4 clips under 2 conditions each: 8 of 12 ordered pairs are left, with a total weight of 16.
 
-    Of the pairs with the reference set each clip's own one is left out.
+    A clip's pair with the clip of the reference set whose condition it has is left out.
     """
     x, y = torch.randn(8, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     strata, twins = torch.arange(8) // 4, torch.arange(8) // 2

@@ -63,18 +63,11 @@ def find_start(name: str, run_dir: Path | None, resume: str | None, may_write: b
         return _start_or_continue(
             name, run_dir or (None if resume is None else newest_run()), resume is not None, may_write
         )
-    path = Path(resume)
-    remarks = ()
-    if (path / "config.yaml").is_file():
-        if may_write and (run_dir is None or run_dir.resolve() == path.resolve()):
-            wait_until_unlocked(path)
-        found, remarks = _newest_good(path)
-        if found is None:
-            raise UserError(f"{resume} has no complete checkpoint to resume from; train into another --run-dir")
-        path = found
-    elif not path.is_dir():
+    path, remarks = Path(resume), ()
+    if not path.is_dir():
         raise UserError(f"--resume {resume}: this folder does not exist; pass `auto`, a run folder or a checkpoint")
-    old = path.resolve().parent.parent  # that of / is /
+    is_run = (path / "config.yaml").is_file()
+    old = path.resolve() if is_run else path.resolve().parent.parent  # that of / is /
     if not (old / "config.yaml").is_file():
         raise UserError(
             f"--resume {resume}: this is neither a run folder (config.yaml is missing) nor a checkpoint of one; give "
@@ -83,6 +76,11 @@ def find_start(name: str, run_dir: Path | None, resume: str | None, may_write: b
     is_new = run_dir is not None and run_dir.resolve() != old
     if may_write and not is_new:
         wait_until_unlocked(old)
+    if is_run:
+        found, remarks = _newest_good(path)
+        if found is None:
+            raise UserError(f"{resume} has no complete checkpoint to resume from; train into another --run-dir")
+        path = found
     if is_new and (run_dir / "config.yaml").exists():
         raise _holds_run(run_dir)
     return Start(run_dir or old, path, read_config(old / "config.yaml"), remarks, is_new=is_new)
