@@ -104,8 +104,10 @@ def test_a_run_can_be_opened_again_once_it_is_closed(tmp_path, other):
     _, leave = other
     leave.set()
     wait_until_unlocked(tmp_path)
+    closed = []  # kept, since a file that nothing refers to is closed in any case
     for _ in range(2):
-        RunFolder(tmp_path / "r", tiny(), 0).close()
+        closed.append(RunFolder(tmp_path / "r", tiny(), 0))
+        closed[-1].close()
         process = _PROCESSES.Process(target=_take, args=(tmp_path / "r",))
         process.start()
         process.join()
