@@ -24,7 +24,7 @@ class Inputs(NamedTuple):
         z: noise, float32 (N, ...).
         c: conditions of the clips, or None.
         wrong: K conditions per clip with one wrong part, or None.
-        is_image_wrong: whether the wrong part is the first frames; otherwise `wrong` has those of `c`.
+        is_image_wrong: whether the wrong part is the first frames, for D; otherwise `wrong` has those of `c`.
         samples: the clips' numbers in the run, int64 (N,), from which random numbers follow; None if none are drawn.
     """
 
@@ -93,7 +93,7 @@ class BatchMaker:
         return self._wrong > 0 and self._conditions.can_be_wrong[part] == "image"
 
     def make(self, number: torch.Tensor, part: torch.Tensor, clips: Clips | None = None) -> Inputs:
-        """Make the inputs of a step, with right first frames, without waiting for the device.
+        """Make the inputs of a step, with right first frames (see `with_wrong_images`), without waiting for the device.
 
         Args:
             number: the step (from 0), int64 () on the device.
@@ -122,11 +122,20 @@ class BatchMaker:
 
 
 def with_wrong_images(inputs: Inputs) -> Inputs:
-    """Replace the first frames of the wrong conditions by other clips' ones; their other parts must be right."""
+    """Return a step's inputs for D with other clips' first frames as the only wrong part.
+
+    All K wrong conditions of a clip are the same then. G compares other parts: its first frames would take another pass
+    through D.
+
+    Raises:
+        ValueError: the inputs have no wrong conditions, or these have no first frames.
+    """
     c, wrong = inputs.c, inputs.wrong
     if c is None or c.image is None or wrong is None:
         raise ValueError("the inputs have no wrong conditions with first frames")
-    return inputs._replace(wrong=wrong._replace(image=swap_neighbours(c.image)), is_image_wrong=True)
+    text = None if c.text is None or wrong.text is None else c.text[:, None].expand_as(wrong.text)
+    label = None if c.label is None or wrong.label is None else c.label[:, None].expand_as(wrong.label)
+    return inputs._replace(wrong=Condition(text, label, swap_neighbours(c.image)), is_image_wrong=True)
 
 
 def share_of_a_batch(config: RunConfig, world_size: int) -> int:

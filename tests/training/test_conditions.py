@@ -79,6 +79,29 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     assert len(seen) == len(parts)
 
 
+@pytest.mark.parametrize("parts", [("image", "text"), ("class", "image"), ("class", "image", "text")])
+def test_g_s_conditions_are_wrong_in_text_or_class_in_every_step(parts):
+    """Also where D is shown wrong first frames: copies of the right condition would teach G nothing."""
+    source = DigitsSource()
+    conditions = Conditions(add_vocabulary(ModelConfig(condition=parts), source), source)
+    maker = BatchMaker(conditions, Three(), source, 0, 3, slice(0, 16), 16)
+    seen = set()
+    for number in range(20):
+        part = maker.draw_wrong_part(number)
+        inputs = maker.make(torch.tensor(number), torch.tensor(part))
+        c, wrong = inputs.c, inputs.wrong
+        given = {"text": (c.text, wrong.text), "class": (c.label, wrong.label)}
+        changed = {
+            name
+            for name, (right, others) in given.items()
+            if right is not None and all((others[i, k] != right[i]).any() for i in range(16) for k in range(3))
+        }
+        assert len(changed) == 1 and wrong.image is c.image
+        assert conditions.can_be_wrong[part] == "image" or changed == {conditions.can_be_wrong[part]}
+        seen.add(part)
+    assert len(seen) == len(parts)
+
+
 @pytest.mark.parametrize("parts", [("text",), ("class", "image", "text")])
 def test_ranks_together_draw_what_a_single_process_draws(parts):
     source = DigitsSource()
