@@ -1,5 +1,6 @@
 """The inputs of a training step, computed on the device from the step's number, and from decoded clips if any."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,8 +46,8 @@ class BatchMaker:
         source: the data.
         seed: seed of the run.
         wrong: number of wrong conditions per clip.
-        rows: the clips of a batch that this process computes. The random numbers of a clip depend on its index in the
-            whole batch only.
+        rows: the clips of a batch that this process computes, ascending. The random numbers of a clip depend on its
+            index in the whole batch only.
         total: number of clips in a batch of all processes.
         device: device of the inputs.
     """
@@ -58,7 +59,7 @@ class BatchMaker:
         source: Source,
         seed: int,
         wrong: int,
-        rows: slice,
+        rows: Sequence[int],
         total: int,
         device: "torch.device | str" = "cpu",
     ):
@@ -73,15 +74,15 @@ class BatchMaker:
         }
         self._draws = Draws(seed, per_clip, device)
         self._step_draws = Draws(seed, {Purpose.CANDIDATES: 1}, device)
-        self._rows = rows
-        self._places = torch.arange(rows.start, rows.stop, device=device)
-        self._shuffle = Shuffle(source.size, seed, rows.stop - rows.start, device) if source.shuffles else None
+        self._span = range(rows[0], rows[-1] + 1)
+        self._places = torch.tensor(rows, device=device)
+        self._shuffle = Shuffle(source.size, seed, len(self._span), device) if source.shuffles else None
 
     def prepare(self, number: int) -> None:
         """Copy step `number`'s part of the shuffle to the device, before `make`, without waiting."""
         if self._shuffle:
             first = number * self._total
-            self._shuffle.reach(range(first + self._rows.start, first + self._rows.stop))
+            self._shuffle.reach(range(first + self._span.start, first + self._span.stop))
 
     def draw_wrong_part(self, number: int) -> int:
         """Draw, on the host, which of the parts that can be wrong is wrong in step `number`."""

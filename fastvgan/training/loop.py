@@ -24,7 +24,7 @@ from fastvgan.runs.log import BEGUN, STOPPED, TRAINED
 from fastvgan.training import determinism
 from fastvgan.training.batches import BatchMaker, share_of_a_batch
 from fastvgan.training.conditions import Conditions, fit_to_source
-from fastvgan.training.feed import feed
+from fastvgan.training.feed import next_batch, read_steps
 from fastvgan.training.footprint import check_step
 from fastvgan.training.parallel import Parallel, local_rank
 from fastvgan.training.profiling import StepProfile
@@ -98,10 +98,10 @@ class TrainingLoop:
         )
         self.remarks = (*threads, *start.remarks, *changes, *self.source.remarks)
         training = self.config.training
-        self._share = share_of_a_batch(self.config, self.parallel.world_size)
+        share = share_of_a_batch(self.config, self.parallel.world_size)
         self.steps = training.count_steps(self.source.size)
         dtype = use_precision(self.precision)
-        check_step(self.config, self.source, self._share // training.accumulate, self.device, dtype)
+        check_step(self.config, self.source, share // training.accumulate, self.device, dtype)
         if training.deterministic:
             determinism.ask_for_determinism()
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
@@ -210,7 +210,7 @@ class TrainingLoop:
         with bar, logging_redirect_tqdm(), profile:
             while True:
                 bar.n = bar.initial = self.done
-                clips = self._clips()
+                clips = read_steps(training, self.source, self.parallel, self.done, self.device)
                 try:
                     stopped = self._loop(clips, meter, bar, watchdog, profile)
                 except Exception:
@@ -241,7 +241,7 @@ class TrainingLoop:
         while self.done < self.steps:
             self.parallel.begin_vote(self._signal)
             with meter.wait(), watchdog.watch(DATA):
-                batch = _next(clips)
+                batch = next_batch(clips)
             with watchdog.watch(STEP):
                 self._train_on(batch)
                 stop = self.parallel.vote()
@@ -319,19 +319,10 @@ class TrainingLoop:
         return BatchMaker(
             *(self.conditions, self.step.generator, self.source, training.seed),
             training.wrong_conditions if training.matching_aware else 0,
-            self.parallel.rows(training.batch_size),
+            self.parallel.rows(training.batch_size, training.accumulate),
             training.batch_size,
             self.device,
         )
-
-    def _clips(self) -> Generator[Clips | None, None, None]:
-        """Yield the clips of the next step and all later ones, on the device; None if the step draws its own."""
-        if self.source.draws:
-            while True:
-                yield None
-        ranks = self.parallel.rank, self.parallel.world_size
-        clips = self.source.batches(self._share, self.config.training.seed, self.done, *ranks)
-        yield from feed(clips, self.device)
 
     def _is_in_trouble(self) -> bool:
         """Whether the last step skipped an update that no smaller loss scale fixes; no state is saved then."""
@@ -411,10 +402,3 @@ class TrainingLoop:
 
     def _note(self, number: int) -> None:
         self._signal = number
-
-
-def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
-    try:
-        return next(clips)
-    except OSError as error:
-        raise UserError(f"cannot read the data any more: {error}; fix that, then resume with --resume auto") from error

@@ -58,7 +58,7 @@ def steps_in_float64(rank, size, settings):
     step = AdversarialStep(model, config.training, torch.device("cpu"), torch.float32, parallel)
     torch.set_default_dtype(torch.float32)
     total = config.training.batch_size
-    wrong, rows = config.training.wrong_conditions, parallel.rows(total)
+    wrong, rows = config.training.wrong_conditions, parallel.rows(total, config.training.accumulate)
     maker = BatchMaker(Conditions(model, source), step.generator, source, 0, wrong, rows, total)
     for number in range(count):
         part = maker.draw_wrong_part(number)

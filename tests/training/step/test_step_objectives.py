@@ -47,7 +47,7 @@ def make(recipe, precision=torch.float32, model=None, **training):
     networks = add_vocabulary(config.model, source)
     step = AdversarialStep(networks, config.training, CPU, precision)
     wrong, size = config.training.wrong_conditions, config.training.batch_size
-    maker = BatchMaker(Conditions(networks, source), step.generator, source, 0, wrong, slice(0, size), size)
+    maker = BatchMaker(Conditions(networks, source), step.generator, source, 0, wrong, range(size), size)
     return step, maker, config.training
 
 
