@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import tyro
 import yaml
-from commands import call
+from commands import ROOT, call
 from PIL import Image
 
 import fastvgan.machine.memory as memory
@@ -390,6 +391,21 @@ def test_no_refusal_imports_what_takes_seconds():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == ["UserError"] * 8 + [""], done.stderr
+
+
+def test_ctrl_c_while_torch_imports_numpy_ends_a_command(tmp_path):
+    """torch drops the interrupt, and would go on without numpy."""
+    (tmp_path / "numpy.py").write_text(
+        "import os, signal, sys\n"
+        "if not hasattr(sys, 'was_interrupted'):\n"
+        "    sys.was_interrupted = True\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.getpid()\n"
+    )
+    program = "from fastvgan.command_line import run_command\nrun_command(lambda: print(__import__('torch').__name__))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
 
 
 def test_names_are_separated_by_blanks_or_commas():
