@@ -109,6 +109,11 @@ class TrainingLoop:
         self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
         self._record = self._restore(start.checkpoint)
         self.done = self._record.step
+        if self.steps < self.done:
+            raise UserError(
+                f"{start.checkpoint} has {self.done} steps already, and this run ends after {self.steps}; use --steps "
+                f"{self.done} or more, or train into another --run-dir"
+            )
         self._signal = 0  # number of a signal, or _REQUESTED
         self._callbacks = callbacks if self.parallel.is_first else None
         self._output: Output | None = None
@@ -248,14 +253,16 @@ class TrainingLoop:
             meter.count()
             profile.step()
             bar.update()
+            stop = stop or (self._signal if self.parallel.world_size == 1 else 0)
+            is_due = self.done % training.log_every == 0 or self.done == self.steps
             metrics: dict[str, float] = {}
-            if self.done % training.log_every == 0 or self.done == self.steps:
+            if is_due or stop:
                 with watchdog.watch(STEP):
                     metrics = meter.values()
                     self._log(metrics, bar)
                 for sentence in self._fit_threads():
                     logger.warning(sentence)
-                if meter.in_a_row >= self._most_in_a_row():
+                if is_due and meter.in_a_row >= self._most_in_a_row():
                     return 0
             self._call("on_step_end", metrics)
             if stop or (self.parallel.world_size == 1 and self._signal):
