@@ -300,7 +300,8 @@ def test_an_older_step_drops_what_came_later(tmp_path):
         assert points(path) == {"x": [2, 4, 6], "evaluation/y": [2, 4]}
         shutil.rmtree(path)
         folder.add_metrics({"step": 8, "x": 1.0})
-    assert steps(path / "metrics.jsonl") == [2, 4, 6, 8] and points(path) == {"x": [2, 4, 6, 8], "y": [2, 4]}
+    assert steps(path / "metrics.jsonl") == [2, 4, 6, 8]
+    assert points(path) == {"x": [2, 4, 6, 8], "evaluation/y": [2, 4]}
 
 
 def test_a_line_cut_off_in_the_middle_is_dropped_alone(tmp_path, caplog):
