@@ -23,6 +23,7 @@ from fastvgan.runs.config import RunConfig
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.backlog import Backlog, describe_error
 from fastvgan.training.run.log_file import LogFile
+from fastvgan.training.run.samples import set_samples_aside
 from fastvgan.training.run.sinks import MetricsFile, TensorBoard, WandB
 
 logger = logging.getLogger("fastvgan")
@@ -38,7 +39,7 @@ class RunFolder:
     Args:
         path: the folder, created if missing.
         config: settings, written to config.yaml.
-        step: number of steps done; metrics of later steps are removed, and checkpoints of later steps renamed (see
+        step: number of steps done; metrics of later steps are removed, and their checkpoints and samples renamed (see
             `checkpoint.set_aside`).
         wandb: project at Weights & Biases to log metrics to, or None.
         data: fingerprint of the data, written to env.json.
@@ -80,6 +81,7 @@ class RunFolder:
         try:
             checkpoint.recover(path / "checkpoints")
             checkpoint.set_aside(path / "checkpoints", step)
+            set_samples_aside(path / "samples", step)
             lines = MetricsFile(path / "metrics.jsonl", step)
             scores = MetricsFile(path / "evaluation.jsonl", step, create=False)
             known, known_scores = lines.read(), scores.read()
