@@ -51,6 +51,18 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        # A YAML file may say what no flag can; pydantic takes true for 1.
+        described = cls.model_fields[info.field_name or ""]
+        parts = value if isinstance(value, list | tuple) else (value,)
+        if described.annotation is not bool and any(isinstance(part, bool) for part in parts):
+            raise ValueError("expected a number or a text, not true or false (in YAML also yes, no, on or off)")
+        if isinstance(value, str) and not value.strip() and value != described.default:
+            raise ValueError("must not be empty; leave it out")
+        return value
+
     @field_validator("*")
     @classmethod
     def _check_fits_float32(cls, value: Any, info: ValidationInfo) -> Any:
