@@ -337,6 +337,17 @@ def test_a_gif_lasts_as_long_as_its_rate_says(tmp_path, fps):
     assert sum(delays) == pytest.approx(12_000 / fps, abs=10)
 
 
+def test_a_gif_that_stands_still_too_long_is_refused(tmp_path):
+    """Pillow joins equal frames into one, whose duration has 16 bits."""
+    still = (255 * build_frames(1)).astype("uint8").repeat(16, 0)
+    with pytest.raises(UserError, match=r"0\.01 frames per second: .* stands still for 1600; pass a higher rate"):
+        write_video(tmp_path / "x.gif", still, 0.01)
+    assert not list(tmp_path.iterdir())
+    write_video(tmp_path / "x.gif", still, 0.025)  # 640 seconds
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.info["duration"] == 640_000
+
+
 def build_frames(count):
     """Frames (T, 8, 8, 3) in [0, 1], no two alike."""
     import numpy as np
