@@ -27,7 +27,7 @@ MOST_CLIPS = 100_000
 """The most clips that one command makes."""
 
 _SEEDS = re.compile(r"(\d{1,40})(?:-(\d{1,40}))?")
-_LARGEST = 3.4e38  # the largest float32
+_LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # the largest float32, and the smallest of full precision
 _FIRST = 3  # messages that are shown of many
 
 
@@ -69,6 +69,8 @@ class Settings(BaseModel):
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and abs(number) > _LARGEST for number in numbers):
             raise ValueError(f"must be at most {_LARGEST:g}, the largest float32")
+        if any(isinstance(number, float) and 0 < abs(number) < _SMALLEST for number in numbers):
+            raise ValueError(f"is too small for float32; use at least {_SMALLEST:g}")
         return value
 
     @model_validator(mode="wrap")

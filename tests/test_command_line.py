@@ -45,6 +45,8 @@ TRAIN = [
     ("--batch-size 1000000000", "--batch-size 1000000000: must be at most 1048576"),
     ("--seed 18446744073709551616", "--seed 18446744073709551616: must be less than 9223372036854775808"),
     ("--lr-generator inf", "--lr-generator inf: expected a finite number"),
+    ("--lr-generator 1e-50", "--lr-generator 1e-50: is too small for float32; use at least 1.2e-38"),
+    ("--penalty-scale 1e-30", "--penalty-scale 1e-30: must be at least 1e-06"),
     ("--lr-generator 1e39", "--lr-generator 1e39: must be at most 3.4e+38, the largest float32"),
     ("--device gpu", "--device gpu: expected one of auto, cpu, cuda"),
     ("--condition text sound", "--condition sound: expected one or more of text, class, image, none"),

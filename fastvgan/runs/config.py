@@ -96,8 +96,9 @@ class TrainingConfig(Settings):
     published with `wgan-gp`, at 10."""
     penalty: Literal["exact", "finite-difference"] = "exact"
     """How R1 and R2 are computed: by second derivatives, or from D's response to a little noise."""
-    penalty_scale: float | None = Field(None, gt=0)
-    """Standard deviation of that noise, in pixels from -1 to 1 (finite-difference only). Default: 0.01."""
+    penalty_scale: float | None = Field(None, ge=1e-6)
+    """Standard deviation of that noise, in pixels from -1 to 1 (finite-difference only), at least 1e-6, since less is
+    lost in float32's rounding. Default: 0.01."""
     r1_final: float | None = Field(None, ge=0)
     """Weight of R1 after the burn-in, during which it changes along a cosine. Default: --r1."""
     r2_final: float | None = Field(None, ge=0)
