@@ -212,6 +212,6 @@ def _check_durations(pictures: Sequence[Image.Image], durations: Sequence[int], 
     longest = max(sum(duration for _, duration in group) for _, group in groups) / 1000
     if longest > _MOST_SECONDS:
         raise UserError(
-            f"{fps:g} frames per second: a .gif shows equal frames for at most {_MOST_SECONDS} seconds together, and this "
-            f"clip stands still for {longest:g}; pass a higher rate, or write .mp4"
+            f"{fps:g} frames per second: a .gif shows equal frames for at most {_MOST_SECONDS} seconds together, and "
+            f"this clip stands still for {longest:g}; pass a higher rate, or write .mp4"
         )

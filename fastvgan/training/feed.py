@@ -49,7 +49,8 @@ def next_batch(clips: Generator[Clips | None, None, None]) -> Clips | None:
 def _join(batches: Generator[Clips, None, None], count: int) -> Generator[Clips, None, None]:
     with closing(batches):
         while parts := list(itertools.islice(batches, count)):
-            yield Clips(*(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)))
+            video, *rest = zip(*parts, strict=True)
+            yield Clips(torch.cat(video), *(None if column[0] is None else torch.cat(column) for column in rest))
 
 
 def feed(batches: Generator[B, None, None], device: torch.device) -> Generator[B, None, None]:

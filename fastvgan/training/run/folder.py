@@ -86,7 +86,7 @@ class RunFolder:
             scores = MetricsFile(path / "evaluation.jsonl", step, create=False)
             known, known_scores = lines.read(), scores.read()
             self._metrics, self._evaluation = Backlog(lines, known), Backlog(scores, known_scores)
-            curves = known + [(number, _named(_SCORES, values)) for number, values in known_scores]
+            curves = known + [(number, _curves_of(_SCORES, values)) for number, values in known_scores]
             self._tensorboard = _open_tensorboard(path / "tb", step, curves)
             self._curves = [] if self._tensorboard is None else [self._tensorboard]
             if wandb is not None:
@@ -165,7 +165,7 @@ class RunFolder:
         values = {name: value for name, value in values.items() if name != "step"}
         file.add(step, values)
         for backlog in self._curves:
-            backlog.add(step, _named(group, values))
+            backlog.add(step, _curves_of(group, values))
 
     def _files(self) -> tuple[Backlog, ...]:
         tensorboard = () if self._tensorboard is None else (self._tensorboard,)
@@ -192,7 +192,7 @@ class RunFolder:
                 temporary.write_text(text, encoding="utf-8")
 
 
-def _named(group: str, values: dict[str, float]) -> dict[str, float]:
+def _curves_of(group: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{group}{name}": value for name, value in values.items()}
 
 

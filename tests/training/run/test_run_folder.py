@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import tiny
 
 from fastvgan.errors import UserError
-from fastvgan.training.run import backlog
 from fastvgan.training.report.collect import collect_progress
+from fastvgan.training.run import backlog
 from fastvgan.training.run.folder import RunFolder
 
 logger = logging.getLogger("fastvgan")
