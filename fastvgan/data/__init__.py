@@ -126,7 +126,7 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     location, folder = find_manifest(data.data), Path(data.data)
     if location is not None:
         manifest = read_manifest(location, data.root, data.follow_links)
-        clips, make_items = manifest.records, partial(items_from_manifest, manifest)
+        clips, make_items = manifest.records, partial(items_from_manifest, manifest, max_bad=data.max_bad)
     else:
         scanned = scan(folder, Layout(follow_links=data.follow_links))
         clips = scanned.entries

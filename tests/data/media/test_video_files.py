@@ -298,6 +298,15 @@ def test_a_file_that_was_changed_afterwards_is_bad(tmp_path, files):
         read_frames(Media("video", path), found, [100, 101], 48, 64, 3)
 
 
+@pytest.mark.parametrize("indices", [[0, 1], [100, 101]])
+def test_frames_of_another_size_are_not_squeezed_to_the_one_on_record(tmp_path, files, indices):
+    path = shutil.copy(files["h264"], tmp_path / "x.mp4")
+    found = probe(Media("video", path))
+    encode(path, make_numbered(140, 64, 48), g="12", bf="2")
+    with pytest.raises(BadVideo, match=f"^has changed: frame {indices[0]} is 48x64 now, not 64x48$"):
+        read_frames(Media("video", path), found, indices, 48, 64, 3)
+
+
 def test_names_with_spaces_colons_and_umlauts(tmp_path):
     path = encode(tmp_path / "ä b:c%d.mp4", make_numbered(3))
     assert probe(Media("video", path)).frames == 3
