@@ -6,12 +6,13 @@ from pathlib import Path
 
 from fastvgan.data.folders import names
 from fastvgan.data.folders.annotations import SUFFIXES
+from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Manifest
 from fastvgan.data.paths import as_text
 from fastvgan.files.atomic import UNFINISHED
 
 # Folders and files that `prepare` itself writes into a folder.
 OURS = (".prepare",)
-_OUR_FILES = ("manifest.jsonl", "rejects.jsonl")
+_OUR_FILES = (MANIFEST, REJECTS)
 _START = 2**12  # bytes of a file that are read
 _NAMED = 5  # largest number of names in a remark
 _CLIPS = SUFFIXES | names.SUFFIXES | {".zip", ".tar"}
@@ -70,6 +71,34 @@ def remarks(folder: Path, skipped: Sequence[str], hidden: Sequence[str], texts: 
     if left:
         sentences.append(f"skipped {_count_and_name(left, 'file')}: neither clips nor captions")
     return sentences
+
+
+def own_manifest_remarks(folder: Path, manifest: Manifest) -> list[str]:
+    """Write sentences on the manifest of a folder's own files, which is read instead of scanning the folder.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest; there is nothing to say if it lists files elsewhere, or files that `prepare` wrote.
+    """
+    if manifest.root != folder or any(record.source for record in manifest.records):
+        return []
+    listed = {record.path for record in manifest.records}
+    new = []
+    for where, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not names.is_no_data(name))
+        paths = (os.path.relpath(os.path.join(where, name), folder) for name in sorted(files))
+        new += [path for path in paths if _is_video(os.path.basename(path)) and path not in listed]
+    sentences = [f"clips, captions and classes are those that {folder / MANIFEST} lists"]
+    if new:
+        sentences.append(
+            f"not in the manifest: {_count_and_name([as_text(path) for path in new], 'video file')}; "
+            "run `prepare` again to add new files (rejects.jsonl names unusable ones)"
+        )
+    return sentences
+
+
+def _is_video(name: str) -> bool:
+    return not names.is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _count_and_name(names: Sequence[str], noun: str) -> str:

@@ -9,6 +9,7 @@ from broken import audio_only
 from make_videos import encode, make_numbered, number_of
 from PIL import Image, features
 
+from fastvgan.data import list_clips
 from fastvgan.data.clips import items_from_folder
 from fastvgan.data.decoders import dali
 from fastvgan.data.folders.layouts import Layout, scan
@@ -18,6 +19,7 @@ from fastvgan.data.media.frames import probe, read_frames
 from fastvgan.data.media.types import Media, Probe
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.errors import UserError
+from fastvgan.runs.config import DataConfig
 
 # What cameras, discs, editors and streams call files of the containers that they hold.
 SUFFIXES = {
@@ -172,3 +174,24 @@ def test_a_poster_beside_each_video_is_no_frame(tmp_path):
     )
     Image.new("RGB", (64, 48)).save(tmp_path / "below" / "2.jpg")
     assert kinds(tmp_path)[0]["below"] == "frames"
+
+
+def test_clips_that_a_folders_own_manifest_does_not_list_are_named(tmp_path):
+    """Also in folders below it, but not where `prepare` wrote the files or read them elsewhere."""
+    (tmp_path / "set" / "sub").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4"):
+        encode(tmp_path / "set" / name, make_numbered(4))
+    prepare(tmp_path / "set", tmp_path / "set", PrepareConfig())
+    prepare(tmp_path / "set", tmp_path / "out", PrepareConfig())
+    prepare(tmp_path / "set", tmp_path / "written", PrepareConfig(to="clips"))
+    for name in ("sub/c.mp4", "d.webm", "._d.webm", ".sub.mp4", "d.txt"):
+        (tmp_path / "set" / name).write_text("new")
+    (tmp_path / "written" / "e.mp4").write_text("new")
+
+    def remarks(folder, root=None):
+        return list_clips(DataConfig(data=str(tmp_path / folder), root=root), ()).remarks
+
+    new = "2 video files (d.webm, sub/c.mp4); run `prepare` again to add new files (rejects.jsonl names unusable ones)"
+    used = f"clips, captions and classes are those that {tmp_path / 'set' / 'manifest.jsonl'} lists"
+    assert remarks("set") == [used, f"not in the manifest: {new}"]
+    assert remarks("out", str(tmp_path / "set")) == remarks("written") == remarks("set/manifest.jsonl") == []
