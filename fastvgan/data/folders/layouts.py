@@ -90,7 +90,7 @@ def scan(folder: Path, layout: Layout, exclude: Path | None = None) -> Scan:
             f"the data {file} is not a folder, and {why}; pass a folder of clips, a zip of them, or `digits`"
         )
     if not entries:
-        raise UserError(_no_clip_message(folder, rejected, exclude, found.skipped))
+        raise UserError(_no_clip_message(folder, rejected, exclude, found.skipped, found.prepared))
     entries = _add_classes(sorted(entries, key=lambda entry: entry.name))
     known = {item.name for item in [*entries, *rejected]}
     if layout.split_file is not None:
@@ -105,14 +105,17 @@ def scan(folder: Path, layout: Layout, exclude: Path | None = None) -> Scan:
     remarks = [f"found {', '.join(kinds)}"] if set(counts) != {"video"} else []
     understood = {_caption_file(entry) for entry in entries} | ({layout.split_file} if layout.split_file else set())
     texts = [path for path in sorted([*found.texts, *other_texts]) if path not in understood]
-    remarks += table_remarks + leftovers.remarks(folder, found.skipped, found.hidden, texts)
+    remarks += table_remarks + leftovers.remarks(folder, found.skipped, found.prepared, found.hidden, texts)
     return Scan(entries, sorted(rejected + missing, key=lambda item: item.name), remarks)
 
 
-def _no_clip_message(folder: Path, rejected: list[Rejected], exclude: Path | None, skipped: list[str]) -> str:
+def _no_clip_message(
+    folder: Path, rejected: list[Rejected], exclude: Path | None, skipped: list[str], prepared: list[str]
+) -> str:
     outside = f" outside {exclude}" if exclude and exclude.exists() else ""
     why = f" ({rejected[0].name}: {rejected[0].reason})" if rejected else ""
     why = why or (f" ({skipped[0]} is skipped because of its name)" if skipped else "")
+    why = why or (f" ({prepared[0]} was written by `prepare`, whose OUT is to be passed)" if prepared else "")
     return (
         f"{folder} holds no clip{outside}{why}: no video file, no folder, zip or strip of pictures, no animated "
         "picture and no tar of videos; pass a folder that does"
@@ -125,6 +128,7 @@ class _Collector:
     Attributes:
         within: Resolved path that links must not lead out of; None follows all links.
         skipped: Folders that are skipped because of their names.
+        prepared: Folders that are skipped because `prepare` wrote them.
         hidden: Hidden files that may be clips.
         texts: Text files, which may hold captions.
         tables: Files with the name of a table of captions.
@@ -134,6 +138,7 @@ class _Collector:
         self.entries: list[Entry] = []
         self.rejected: list[Rejected] = []
         self.skipped: list[str] = []
+        self.prepared: list[str] = []
         self.hidden: list[str] = []
         self.texts: list[Path] = []
         self.tables: list[Path] = []
@@ -180,6 +185,10 @@ class _Collector:
             if is_hidden and leftovers.is_hidden_clip(item.name):
                 self.hidden.append(as_text(self._name(path)))
             return is_hidden
+        # The folder that was asked for may be one that `prepare` wrote to.
+        if path.parent != self._folder and leftovers.is_prepared(path):
+            self.prepared.append(as_text(self._name(path)))
+            return True
         if not names.is_no_data(item.name):
             return False
         if item.name not in leftovers.OURS:

@@ -12,11 +12,17 @@ from fastvgan.files.atomic import UNFINISHED
 
 # Folders and files that `prepare` itself writes into a folder.
 OURS = (".prepare",)
+_WRITTEN = ("clips", "shards", "tars")
 _OUR_FILES = (MANIFEST, REJECTS)
 _START = 2**12  # bytes of a file that are read
 _NAMED = 5  # largest number of names in a remark
 _CLIPS = SUFFIXES | names.SUFFIXES | {".zip", ".tar"}
 _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Return whether `prepare --to clips`, shards or tars wrote a folder of files."""
+    return (folder.parent / OURS[0] / f"{folder.name}.jsonl").is_file() and folder.name in _WRITTEN
 
 
 def is_hidden_clip(name: str) -> bool:
@@ -52,18 +58,23 @@ def why_unusable(path: Path) -> str | None:
     return why_no_video(path)
 
 
-def remarks(folder: Path, skipped: Sequence[str], hidden: Sequence[str], texts: Sequence[Path]) -> list[str]:
+def remarks(
+    folder: Path, skipped: Sequence[str], prepared: Sequence[str], hidden: Sequence[str], texts: Sequence[Path]
+) -> list[str]:
     """Write sentences on the folders and files that were skipped.
 
     Args:
         folder: The scanned folder.
         skipped: Names of folders that were skipped because of their names.
+        prepared: Names of folders that were skipped because `prepare` wrote them.
         hidden: Names of hidden files that may be clips.
         texts: Text files from which no captions were taken.
     """
     sentences = []
     if skipped:
         sentences.append(f"skipped {_count_and_name(skipped, 'folder')}: hidden, trash or thumbnails by their names")
+    if prepared:
+        sentences.append(f"skipped {_count_and_name(prepared, 'folder')}: written by `prepare`")
     if hidden:
         sentences.append(f"skipped {_count_and_name(hidden, 'file')}: hidden")
     known = {folder / name for name in _OUR_FILES}

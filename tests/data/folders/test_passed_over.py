@@ -1,6 +1,7 @@
 """Whatever lies in a folder is taken or named: odd suffixes, files that are no clips, bins, thumbnails, a lone zip."""
 
 import io
+import shutil
 import zipfile
 
 import numpy as np
@@ -195,3 +196,22 @@ def test_clips_that_a_folders_own_manifest_does_not_list_are_named(tmp_path):
     used = f"clips, captions and classes are those that {tmp_path / 'set' / 'manifest.jsonl'} lists"
     assert remarks("set") == [used, f"not in the manifest: {new}"]
     assert remarks("out", str(tmp_path / "set")) == remarks("written") == remarks("set/manifest.jsonl") == []
+
+
+@pytest.mark.parametrize("to", ["clips", "shards", "tars"])
+def test_what_prepare_wrote_below_the_clips_is_no_second_set_of_them(tmp_path, to):
+    """A folder of that name without its journal is the user's own, as is the one that was asked for."""
+    (tmp_path / "set" / "sub" / "tars").mkdir(parents=True)
+    encode(tmp_path / "set" / "a.mp4", make_numbered(4))
+    encode(tmp_path / "set" / "sub" / "tars" / "b.mp4", make_numbered(4))
+    out = tmp_path / "set" / "out"
+    prepare(tmp_path / "set", out, PrepareConfig(to=to, height=16, width=16))
+    found, rejected, remarks = kinds(tmp_path / "set")
+    assert set(found) == {"a.mp4", "sub/tars/b.mp4"} and not rejected
+    assert f"skipped 1 folder (out/{to}): written by `prepare`" in remarks
+    if to != "shards":
+        assert len(kinds(out)[0]) == len(kinds(out / to)[0]) == 2
+    (tmp_path / "set" / "a.mp4").unlink()
+    shutil.rmtree(tmp_path / "set" / "sub")
+    with pytest.raises(UserError, match=rf"set holds no clip \(out/{to} was written by `prepare`, whose OUT is to be"):
+        kinds(tmp_path / "set")
