@@ -294,7 +294,11 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
             not given.
     """
     try:
-        with cast(IO[str], fsspec.open(location, "rt", encoding="utf-8")) as file:  # the stub adds list, for patterns
+        # fsspec would take "::" in a path for the beginning of a URL.
+        opener = (
+            fsspec.open(location, "rt", encoding="utf-8") if "://" in location else open(location, encoding="utf-8")
+        )
+        with cast(IO[str], opener) as file:  # fsspec's stub adds list, for patterns
             lines = file.read().split("\n")  # not splitlines: captions may hold other line separators
     except Exception as error:  # the file systems behind URLs raise errors of any kind
         raise UserError(f"cannot read the manifest {location}: {error or type(error).__name__}") from error

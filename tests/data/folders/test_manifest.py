@@ -201,6 +201,16 @@ def test_a_manifest_elsewhere_is_read_through_fsspec(tmp_path):
     assert (media.kind, media.path, media.span) == ("tar", "memory://set/t/0.tar", (5, 6))
 
 
+@pytest.mark.parametrize("name", ["a::b", "memory::x", "~", "a*"])
+def test_a_folder_whose_name_a_url_could_have_is_a_folder(tmp_path, name, monkeypatch):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    location = write(tmp_path / name / "manifest.jsonl", CLIP)
+    for found in (location, f"{name}/manifest.jsonl"):
+        manifest = read_manifest(found)
+        assert manifest.media(manifest.records[0]).path.absolute() == tmp_path / name / "a.mp4"
+
+
 def test_where_a_manifest_is_looked_for(tmp_path):
     assert find_manifest(str(tmp_path)) is None
     location = write(tmp_path / "manifest.jsonl", CLIP)
