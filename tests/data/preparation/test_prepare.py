@@ -243,3 +243,15 @@ def test_damaged_clips_are_taken_as_far_as_they_go_when_asked(few, tmp_path):
 def test_records_of_one_file_are_distinguished():
     a, b = (Record("x.zip", "zip", 3, 4, 5, member=name) for name in ("a", "b"))
     assert (a.name, b.name) == ("x.zip/a", "x.zip/b")
+
+
+def test_a_name_that_is_too_long_with_its_new_suffix_is_shortened(tmp_path):
+    (tmp_path / "src" / "d").mkdir(parents=True)
+    name = "ä" * 125 + "x.mp4"  # 255 bytes, of which ".webm" would make 256
+    encode(tmp_path / "src" / "d" / name, make_numbered(4))
+    (tmp_path / "src" / "d" / f"{name[:-4]}.txt").write_text("a clip")
+    for _ in range(2):
+        made = prepare(tmp_path / "src", tmp_path / "out", PrepareConfig(to="clips"))
+        path = tmp_path / "out" / made.records[0].path
+        assert path.parent == tmp_path / "out" / "clips" / "d" and path.is_file() and not made.rejected
+        assert made.records[0].source == f"d/{name}" and made.records[0].captions == ("a clip",)
