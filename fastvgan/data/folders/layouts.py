@@ -22,7 +22,7 @@ from fastvgan.data.folders.tables import Table, is_table, match_annotations, rea
 from fastvgan.data.media import pictures, zips
 from fastvgan.data.media.animations import is_animated, is_animation
 from fastvgan.data.media.types import BadVideo, Media
-from fastvgan.data.paths import as_text, stays_within, unusable_name
+from fastvgan.data.paths import NOT_REGULAR, as_text, is_special, stays_within, unusable_name
 from fastvgan.errors import UserError
 
 _SAMPLED = 3  # pictures of a folder whose sizes decide whether they are strips
@@ -174,7 +174,9 @@ class _Collector:
 
     def add_file(self, file: Path) -> None:
         """Add the contents of a single file."""
-        if names.is_picture(file.name):
+        if is_special(file):
+            self._reject(file, NOT_REGULAR)
+        elif names.is_picture(file.name):
             self._take_pictures(file.parent, [file])
         else:
             self._take_file(file)
@@ -199,6 +201,9 @@ class _Collector:
         """Whether an item of a folder may be read; if not, and it could be of use, it is rejected by name."""
         if wrong := unusable_name(item.name):
             self._reject(path, wrong)
+            return False
+        if not item.is_file(follow_symlinks=False) and is_special(path):
+            self._reject(path, NOT_REGULAR)
             return False
         if not item.is_symlink():
             return True

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastvgan.data.folders import names
 from fastvgan.data.folders.annotations import SUFFIXES
 from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Manifest
-from fastvgan.data.paths import as_text
+from fastvgan.data.paths import NOT_REGULAR, as_text
 from fastvgan.files.atomic import UNFINISHED
 
 # Folders and files that `prepare` itself writes into a folder.
@@ -52,7 +52,7 @@ def why_unusable(path: Path) -> str | None:
     if path.suffix.lower() in _ARCHIVES:
         return "is an archive without random access; unpack it"
     if not path.is_file():
-        return "is a broken link" if path.is_symlink() else "is not a regular file"
+        return "is a broken link" if path.is_symlink() else NOT_REGULAR
     from fastvgan.data.media.video_files import why_no_video  # imports FFmpeg, which folders of pictures do not need
 
     return why_no_video(path)

@@ -1,6 +1,7 @@
 """Whatever lies in a folder is taken or named: odd suffixes, files that are no clips, bins, thumbnails, a lone zip."""
 
 import io
+import os
 import shutil
 import zipfile
 
@@ -215,3 +216,15 @@ def test_what_prepare_wrote_below_the_clips_is_no_second_set_of_them(tmp_path, t
     shutil.rmtree(tmp_path / "set" / "sub")
     with pytest.raises(UserError, match=rf"set holds no clip \(out/{to} was written by `prepare`, whose OUT is to be"):
         kinds(tmp_path / "set")
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    encode(tmp_path / "a.mp4", make_numbered(4))
+    pipes = {"p.mp4", "p.png", "p.tar", "p.zip", "p.txt", "captions.csv", "link.mp4", "p"}
+    for name in pipes - {"link.mp4"}:
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "link.mp4").symlink_to("p")
+    found, rejected, _ = kinds(tmp_path)
+    assert set(found) == {"a.mp4"} and rejected == dict.fromkeys(pipes, "is not a regular file")
+    with pytest.raises(UserError, match="p.mp4 is not a folder, and is not a regular file"):
+        kinds(tmp_path / "p.mp4")
