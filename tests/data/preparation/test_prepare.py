@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
+import tracemalloc
 import zipfile
 
 import av
@@ -27,6 +28,7 @@ from fastvgan.data.folders.manifest import Record, find_manifest, read_manifest
 from fastvgan.data.media.frames import probe, read_frames
 from fastvgan.data.media.types import Media
 from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.data.preparation.shard_files import _stack
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
 from fastvgan.files.encoding import encode as encode_video
@@ -97,6 +99,16 @@ def test_shards_hold_the_frames_that_decoding_gives(few, tmp_path, channels):
         total = hashlib.sha256((tmp_path / "out" / record.path).read_bytes()).hexdigest()
         assert record.checksum == f"sha256:{total}"
         assert stored.dtype == torch.uint8 and np.array_equal(stored.numpy(), expected)
+
+
+@pytest.mark.parametrize("expected", [0, 1, 7, 40, 50])
+def test_frames_of_a_shard_take_memory_once_whatever_number_is_expected(expected):
+    tracemalloc.start()
+    video = _stack((np.full((64, 64, 3), t, np.uint8) for t in range(40)), expected)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert video.shape == (40, 64, 64, 3) and (video == np.arange(40)[:, None, None, None]).all()
+    assert peak < 1.5 * 40 * 64 * 64 * 3
 
 
 def test_many_shards_are_cut_where_they_are_full(tmp_path):
