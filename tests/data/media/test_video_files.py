@@ -19,7 +19,7 @@ from make_videos import CODECS, encode, make_numbered, number_of
 from PIL import Image
 
 from fastvgan.data.folders.entry import Entry, Rejected
-from fastvgan.data.folders.survey import examine
+from fastvgan.data.folders.survey import examine, notes
 from fastvgan.data.media import video_files
 from fastvgan.data.media.frames import probe, read_frames, walk
 from fastvgan.data.media.types import BadVideo, Media, Probe, check_probe
@@ -288,6 +288,16 @@ def test_a_playlist_in_disguise_opens_nothing(tmp_path, files):
     (tmp_path / "x.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
     with pytest.raises(BadVideo):
         probe(Media("video", tmp_path / "x.mp4"))
+
+
+@pytest.mark.parametrize(("name", "frames", "is_slow"), [("x.h264", 301, 1), ("x.h264", 300, 0), ("x.mp4", 301, 0)])
+def test_a_long_clip_that_is_decoded_from_its_start_is_named(tmp_path, name, frames, is_slow):
+    path = encode(tmp_path / name, make_numbered(frames, 16, 16), bf="2", g="12")
+    clip = examine(Entry(Media("video", path), name))
+    words = (
+        "has no usable times, so each sample decodes it from its start; `fastvgan prepare --to clips` makes this fast"
+    )
+    assert notes(clip) == [f"{name}: {words}"] * is_slow and notes(clip, is_made_constant=True) == []
 
 
 def test_a_file_that_was_changed_afterwards_is_bad(tmp_path, files):
