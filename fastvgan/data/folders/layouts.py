@@ -115,7 +115,7 @@ def _no_clip_message(
     outside = f" outside {exclude}" if exclude and exclude.exists() else ""
     why = f" ({rejected[0].name}: {rejected[0].reason})" if rejected else ""
     why = why or (f" ({skipped[0]} is skipped because of its name)" if skipped else "")
-    why = why or (f" ({prepared[0]} was written by `prepare`, whose OUT is to be passed)" if prepared else "")
+    why = why or (f" ({prepared[0]} was written by `prepare`; pass its OUT instead)" if prepared else "")
     return (
         f"{folder} holds no clip{outside}{why}: no video file, no folder, zip or strip of pictures, no animated "
         "picture and no tar of videos; pass a folder that does"

@@ -92,7 +92,7 @@ def notes(clip: Found, is_made_constant: bool = False) -> list[str]:
 
     Args:
         clip: The clip.
-        is_made_constant: Whether it is resampled to a constant rate, and written anew.
+        is_made_constant: Whether `prepare` writes it at a constant rate.
     """
     sentences = []
     is_video = clip.entry.media.kind in ("video", "tar")

@@ -11,8 +11,8 @@ class Journal:
     """Results by name, one line of JSON per result, appended at once.
 
     A result is valid only under the signature with which it was added: everything that it depends on, such as the size
-    and time of a file and the settings. Damaged lines are ignored, such as an incomplete last one of a process that was
-    killed.
+    and time of a file and the settings. Damaged lines are ignored, such as an incomplete last one after the
+    process was killed.
 
     Args:
         path: The file.

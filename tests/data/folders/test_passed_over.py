@@ -214,7 +214,7 @@ def test_what_prepare_wrote_below_the_clips_is_no_second_set_of_them(tmp_path, t
         assert len(kinds(out)[0]) == len(kinds(out / to)[0]) == 2
     (tmp_path / "set" / "a.mp4").unlink()
     shutil.rmtree(tmp_path / "set" / "sub")
-    with pytest.raises(UserError, match=rf"set holds no clip \(out/{to} was written by `prepare`, whose OUT is to be"):
+    with pytest.raises(UserError, match=rf"set holds no clip \(out/{to} was written by `prepare`; pass its OUT"):
         kinds(tmp_path / "set")
 
 
