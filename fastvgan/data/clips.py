@@ -9,6 +9,7 @@ import torch
 
 from fastvgan.data.decoders.choice import choose_decoder
 from fastvgan.data.fingerprint import compute_fingerprint
+from fastvgan.data.folders.annotations import clean_captions
 from fastvgan.data.folders.entry import Entry
 from fastvgan.data.folders.layouts import Layout, Scan, scan
 from fastvgan.data.folders.manifest import Manifest
@@ -146,7 +147,8 @@ def items_from_manifest(manifest: Manifest, require: Sequence[str] = ()) -> tupl
         UserError: A path leads out of the manifest's root, or no clip has what is required.
     """
     items = [
-        Item(r.name, manifest.media(r), r.found, r.captions, r.label, r.checksum or r.bytes) for r in manifest.records
+        Item(r.name, manifest.media(r), r.found, clean_captions(r.captions), r.label, r.checksum or r.bytes)
+        for r in manifest.records
     ]
     if len({item.media.kind == "shard" for item in items}) > 1:
         raise UserError("the manifest lists both shards and files; prepare the data again with one --to")
