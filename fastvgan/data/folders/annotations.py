@@ -54,10 +54,10 @@ def has_word(caption: str) -> bool:
 
 
 def find_value(row: Mapping[str, Any], names: Iterable[str]) -> Any:
-    """Return the value under the first of these names that is neither empty nor NaN; None if there is none."""
+    """Return the value under the first of these names that is neither empty nor NaN; None if all are."""
     for name in names:
         value = row.get(name)
-        if not (value is None or _is_nan(value) or (isinstance(value, str) and not value.strip())):
+        if not (value is None or _is_nan(value) or value == [] or (isinstance(value, str) and not value.strip())):
             return value
     return None
 

@@ -29,6 +29,9 @@ _FILE = (
     "file path file_name filename file_path filepath video video_path video_file video_name video_file_name video_id "
     "videoid clip clip_path clip_name"
 ).split()
+TABLE_IN_ARCHIVE = (
+    "is in an archive, where no table is read; put it beside the archive, and its name before those of the clips"
+)
 _DELIMITERS = ",;\t|"
 _LONGEST_HEADER = 2**16  # characters
 _QUOTES = "the quotes do not match; put a text that contains quotes into quotes, and double those in it"
