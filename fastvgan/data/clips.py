@@ -9,6 +9,7 @@ import torch
 
 from fastvgan.data.decoders.choice import choose_decoder
 from fastvgan.data.fingerprint import compute_fingerprint
+from fastvgan.data.folders.annotations import clean_captions
 from fastvgan.data.folders.entry import Entry
 from fastvgan.data.folders.layouts import Layout, Scan, scan
 from fastvgan.data.folders.manifest import Manifest
@@ -151,7 +152,9 @@ def items_from_manifest(
     """
     good, bad = manifest.divide()
     check_share(Path(manifest.root), len(manifest.records), bad, max_bad)
-    items = [Item(r.name, media, r.found, r.captions, r.label, r.checksum or r.bytes) for r, media in good]
+    items = [
+        Item(r.name, media, r.found, clean_captions(r.captions), r.label, r.checksum or r.bytes) for r, media in good
+    ]
     if len({item.media.kind == "shard" for item in items}) > 1:
         raise UserError("the manifest lists both shards and files; prepare the data again with one --to")
     items, not_annotated = _keep_annotated(items, require, "the manifest")

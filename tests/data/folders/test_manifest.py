@@ -61,6 +61,14 @@ def write(path: Path, *lines, root=".") -> str:
     return str(path)
 
 
+def test_clips_without_a_word_in_their_captions_have_none(tmp_path):
+    written = [Record(f"{i}.mp4", "video", 2, 8, 8, captions=texts) for i, texts in enumerate([("!", "a 5"), ("…",)])]
+    write_manifest(tmp_path / "manifest.jsonl", written)
+    manifest = read_manifest(str(tmp_path / "manifest.jsonl"))
+    (item,), remarks = items_from_manifest(manifest, ("text",))
+    assert item.captions == ("a 5",) and remarks == ["1.mp4: has no caption; left out"]
+
+
 CLIP = {"path": "a.mp4", "kind": "video", "frames": 3, "height": 4, "width": 5}
 
 

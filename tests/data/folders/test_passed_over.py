@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import zipfile
 
@@ -171,9 +172,7 @@ def test_a_poster_beside_each_video_is_no_frame(tmp_path):
         Image.new("RGB", (64, 48)).save(tmp_path / "below" / f"{number}.jpg")
     found, rejected, _ = kinds(tmp_path)
     assert found == {"below/0.mp4": "video", "below/1.mp4": "video"}
-    assert rejected == dict.fromkeys(
-        ("below/0.jpg", "below/1.jpg"), "is a single picture beside the video of the same name"
-    )
+    assert rejected == dict.fromkeys(("below/0.jpg", "below/1.jpg"), "is a single picture beside videos")
     Image.new("RGB", (64, 48)).save(tmp_path / "below" / "2.jpg")
     assert kinds(tmp_path)[0]["below"] == "frames"
 
@@ -228,3 +227,32 @@ def test_pipes_are_not_waited_for(tmp_path):
     assert set(found) == {"a.mp4"} and rejected == dict.fromkeys(pipes, "is not a regular file")
     with pytest.raises(UserError, match="p.mp4 is not a folder, and is not a regular file"):
         kinds(tmp_path / "p.mp4")
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_clip"),
+    [
+        ("a.jpg b.jpg", False),
+        ("a.mp4.jpg b.mp4.jpg", False),
+        ("a_thumb.jpg b-1.jpg cover.jpg", False),
+        ("front.jpg", False),
+        ("frame 1.jpg frame 2.jpg", True),
+        ("a_1.jpg a_2.jpg a_3.jpg", True),
+    ],
+)
+def test_previews_have_many_names_in_folders_and_zips(tmp_path, shown, is_clip):
+    (tmp_path / "below").mkdir()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for name in ("a.mp4", "b.mp4"):
+            (tmp_path / "below" / name).write_bytes(b"")  # the scan goes by the suffix
+            file.writestr(f"below/{name}", b"")
+        for name in re.findall(r"\S.*?jpg", shown):
+            Image.new("RGB", (64, 48)).save(tmp_path / "below" / name)
+            file.write(tmp_path / "below" / name, f"below/{name}")
+    found, rejected, _ = kinds(tmp_path)
+    videos = {f"{above}below/{name}.mp4": "video" for above in ("", "x.zip/") for name in "ab"}
+    assert found == videos | ({"below": "frames", "x.zip/below": "zip"} if is_clip else {})
+    count = len(re.findall("jpg", shown))
+    assert len(rejected) == (0 if is_clip else 2 * count) and set(rejected.values()) <= {
+        "is a single picture beside videos"
+    }
