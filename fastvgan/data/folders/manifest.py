@@ -378,4 +378,4 @@ class _Root:
         folder = path.parent
         if folder not in self._inside:
             self._inside[folder] = stays_within(folder, within)
-        return (self._inside[folder] and not path.is_symlink()) or stays_within(path, within)
+        return (self._inside[folder] and not os.path.islink(path)) or stays_within(path, within)

@@ -111,16 +111,16 @@ def test_the_folders_of_many_clips_are_resolved_once(tmp_path, monkeypatch):
 def test_clips_whose_files_have_changed_since_are_left_out(tmp_path):
     for name in ("same.mp4", "longer.mp4", "unknown.mp4", "a.tar", "short.tar"):
         (tmp_path / name).write_bytes(b"0123456789")
-    clips = {"same.mp4": 10, "longer.mp4": 9, "unknown.mp4": 0, "missing.mp4": 5}
+    clips = {"same.mp4": 10, "longer.mp4": 9, "unknown.mp4": 0, "missing.mp4": 5, "x" * 300: 5}
     lines = [{**CLIP, "path": name, "bytes": size} for name, size in clips.items()]
     spans = {"a.tar": [4, 6], "short.tar": [4, 7]}
     lines += [{**CLIP, "kind": "tar", "path": k, "bytes": v[1], "span": v} for k, v in spans.items()]
     manifest = read_manifest(write(tmp_path / "m.jsonl", *lines))
     items, remarks = items_from_manifest(manifest)
-    assert [item.name for item in items] == ["same.mp4", "unknown.mp4", "missing.mp4", "a.tar"]
+    assert [item.name for item in items] == ["same.mp4", "unknown.mp4", "missing.mp4", "x" * 300, "a.tar"]
     why = "has changed since `prepare` (10 bytes); run `prepare` again; left out"
     assert remarks == [f"longer.mp4: {why}", f"short.tar: {why}"]
-    with pytest.raises(UserError, match="2 of 6 files in .* unusable, .*longer.mp4 has changed .*run `prepare` again"):
+    with pytest.raises(UserError, match="2 of 7 files in .* unusable, .*longer.mp4 has changed .*run `prepare` again"):
         items_from_manifest(manifest, max_bad=0.2)
 
 
