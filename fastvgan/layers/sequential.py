@@ -13,11 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from fastvgan.layers import deferred
-from fastvgan.layers.deferred import Pending, conv_act, conv_norm, is_observed, is_unwatched, resolve, try_conv_act
+from fastvgan.layers.convolutions import Conv3d, ConvTranspose3d
+from fastvgan.layers.deferred import (
+    Pending,
+    conv_act,
+    conv_norm,
+    convolve_and_try,
+    is_observed,
+    is_unwatched,
+    resolve,
+)
 from fastvgan.layers.derived import derive_class, fastvgan_class
 from fastvgan.layers.flat import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.layers.groups import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
-from fastvgan.layers.modules import BatchNormAct3d, Conv3d, ConvTranspose3d
+from fastvgan.layers.modules import BatchNormAct3d
 from fastvgan_kernels._torch import runs_only_forward
 
 if TYPE_CHECKING:
@@ -141,8 +150,8 @@ def _compute(group: Group, x: Tensor | Pending) -> Tensor | Pending:
         return conv_norm(conv, norm, x, name_and_slope(activation), in_place=_keeps_result(activation))
     if activation is None:
         return conv_act(conv, x) if isinstance(x, Pending) else conv(x)
-    y = try_conv_act(conv, x, *name_and_slope(activation))
-    return activation(conv(resolve(x))) if y is None else y
+    y, is_activated = convolve_and_try(conv, x, *name_and_slope(activation))
+    return y if is_activated else activation(y)
 
 
 def _normalise(norm: Any, x: Tensor, activation: nn.Module) -> Tensor:
