@@ -16,15 +16,22 @@ from .measured.capture import are_launches_captured
 _decisions, _has_preference = choice.decisions, choice.has_preference
 _is_compiling = torch.compiler.is_dynamo_compiling
 _forward_level, _tracing_state = _torch.forward_level, _torch.tracing_state
+_count_function_modes = _torch.count_function_modes
 _DECISIONS_PER_KEY = 4
 
 
 def may_recall() -> bool:
-    """Whether remembered decisions hold: no tracing, no forward-mode differentiation and no FASTVGAN_IMPL.
+    """Whether remembered decisions hold: no tracing, function modes, forward-mode differentiation or FASTVGAN_IMPL.
 
     Transforms, dispatch modes and autocast need no check here: the guards see them on the tensors.
     """
-    return not (_is_compiling() or _forward_level() >= 0 or _tracing_state() is not None or _has_preference())
+    return not (
+        _is_compiling()
+        or _forward_level() >= 0
+        or _tracing_state() is not None
+        or (_count_function_modes() and not _torch.are_only_device_modes())
+        or _has_preference()
+    )
 
 
 def may_decide(*tensors: torch.Tensor) -> bool:

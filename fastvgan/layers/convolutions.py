@@ -1,4 +1,4 @@
-"""Conv3d and ConvTranspose3d, and the bases that they share with 2D: torch.nn's forward by `conv_down` and `conv_up`."""
+"""Conv3d and ConvTranspose3d, and the bases they share with 2D: torch.nn's forward by `conv_down` and `conv_up`."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -60,7 +60,7 @@ class Convolution(TraceableLayer):
         y = self.try_stock(input)
         if y is not None:
             return y
-        if wants_stock(input) or input.is_complex():
+        if wants_stock(input, self, self._may_gain()) or input.is_complex():
             return super().forward(input)
         if input.dim() == self._sample_dim:
             return self.forward(input.unsqueeze(0)).squeeze(0)
@@ -103,6 +103,10 @@ class Convolution(TraceableLayer):
             return None
         dims = self._sample_dim - 1
         return _geometry(False, (self.stride, self.padding, (0,) * dims, self.dilation), self.groups, dims)
+
+    def _may_gain(self) -> bool:
+        """As `wants_stock` takes it: whether on_cpu.py of kernels/conv/stock chooses C++ for any input or gradient."""
+        return self._sample_dim == 4 and self.out_channels // self.groups >= 32
 
     def _pad(self, x: Tensor) -> tuple[Tensor, int | tuple[int, ...]]:
         """Pad x where conv_down cannot: by values other than zeros, and "same" for an even kernel."""
@@ -183,7 +187,7 @@ class TransposedConvolution(TraceableLayer):
         y = self.try_stock(input) if output_size is None else None
         if y is not None:
             return y
-        if wants_stock(input) or input.is_complex():
+        if wants_stock(input, self, self._may_gain()) or input.is_complex():
             return super().forward(input, output_size)
         if output_size is None:
             output_padding = self.output_padding
@@ -200,6 +204,10 @@ class TransposedConvolution(TraceableLayer):
             weight: (C_in, C_out / groups, *kernel).
         """
         return self._convolve(input, weight, self.output_padding)
+
+    def _may_gain(self) -> bool:
+        """See `Convolution._may_gain`."""
+        return self._sample_dim == 4 or self.out_channels // self.groups <= 8
 
     def _convolve(self, x: Tensor, weight: Tensor, output_padding: tuple[int, ...]) -> Tensor:
         if x.dim() == self._sample_dim:

@@ -103,13 +103,18 @@ def conv_norm(
     Returns:
         (N, C_out, *space), computed or pending.
     """
-    convolved, y = _try_stock(conv, x), None
+    convolved = _try_stock(conv, x)
     if convolved is None:
         weight = _read_weight(conv, x)
         y = _try_conv_norm(conv, norm, x, weight) if is_unwatched(norm) else None
-        convolved = _convolve(conv, x, weight) if y is None else None
-    if convolved is not None:
-        return norm(convolved) if activation is None else norm.normalise(convolved, *activation, in_place=in_place)
+        if y is not None:
+            return _with_activation(y, activation)
+        convolved = _convolve(conv, x, weight)
+    return norm(convolved) if activation is None else norm.normalise(convolved, *activation, in_place=in_place)
+
+
+def _with_activation(y: Tensor | Pending, activation: tuple[str, float] | None) -> Tensor | Pending:
+    """The result of `_try_conv_norm` with another activation, pending if convolutions can compute that."""
     if not isinstance(y, Pending):
         return y
     if activation is not None:
@@ -204,7 +209,10 @@ def _read_weight(conv: ConvLayer, x: Tensor | Pending) -> Tensor | None:
     What a parametrisation computes may differ each time, so each call reads it once, as torch.nn's does.
     """
     raw = x.raw if isinstance(x, Pending) else x
-    return None if is_observed() or not (is_unwatched(conv) and _is_plain(raw)) else conv.weight
+    if is_observed() or not (is_unwatched(conv) and _is_plain(raw)):
+        return None
+    weight = conv.weight
+    return weight if type(weight) in (Tensor, nn.Parameter) else None
 
 
 def _convolve(conv: ConvLayer, x: Tensor | Pending, weight: Tensor | None) -> Tensor:

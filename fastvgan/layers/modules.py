@@ -114,7 +114,7 @@ class BatchNormAct(NormActLayer):
         y = None if residual is not None else self._try_direct(input, activation, negative_slope, in_place)
         if y is not None:
             return y
-        if wants_stock(input) and not self.is_synced:
+        if wants_stock(input, self) and not self.is_synced:
             y = super().forward(input)
             return deferred.activate(y if residual is None else y + residual, activation, negative_slope)
         self._check_input_dim(input)
@@ -298,7 +298,7 @@ class _ConvNormAct(TraceableLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, normalise and activate x (N, C_in, T, H, W); return (N, C_out, T, H, W)."""
-        if self.is_fusable and not wants_stock(x):
+        if self.is_fusable and not deferred.is_observed():
             return deferred.resolve(deferred.conv_norm(self.conv, self.norm, x))
         norm: Any = self.norm
         y = norm(self.conv(x))

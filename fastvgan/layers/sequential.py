@@ -123,7 +123,7 @@ def groups(container: nn.Sequential) -> Iterator[Group]:
 
 
 def _run(container: FusedSequential, x: Tensor) -> Tensor:
-    if is_observed():
+    if is_observed() or type(x) not in (Tensor, nn.Parameter):
         for module in container:
             x = module(x)
         return x
