@@ -37,11 +37,11 @@ def may_recall() -> bool:
 def may_decide(*tensors: torch.Tensor) -> bool:
     """Whether a decision for these tensors, of any shapes, may be made and remembered.
 
-    It may not for subclasses of torch.Tensor, under modes, transforms or tracing, or while a CUDA graph is captured.
+    It may not for subclasses of torch.Tensor, under transforms or tracing, or while a CUDA graph is captured. Dispatch
+    modes then see stock PyTorch's operations where those are chosen, as modes for checkpoints need.
     """
     return not (
         any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
-        or _torch.count_dispatch_modes()
         or _torch.are_transforms_active()
         or _tracing_state() is not None
         or (tensors[0].is_cuda and are_launches_captured())

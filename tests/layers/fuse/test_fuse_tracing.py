@@ -2,13 +2,14 @@
 
 import contextlib
 import copy
+import functools
 
 import pytest
 import torch
 from fuse_networks import SHAPE, assert_same, inputs, settle
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from fastvgan.layers import fuse
 from fastvgan.layers.sequential import FusedSequential
@@ -165,6 +166,18 @@ def test_checkpoints_without_reentry_move_the_statistics_as_often(pair, stop, ea
 
     ours, stock = (Checkpointed(model[:stop]) for model in pair)
     assert_same(ours, stock, inputs())
+
+
+def test_selective_checkpoints_move_the_statistics_as_often():
+    save = [torch.ops.aten.convolution.default, torch.ops.aten.native_batch_norm.default]
+    how = functools.partial(create_selective_checkpoint_contexts, save)
+    stock = nn.Sequential(nn.Conv3d(3, 4, 3, 2, 1), nn.BatchNorm3d(4), nn.ReLU())
+    ours, x = fuse(copy.deepcopy(stock)), inputs()
+    for model in (ours, stock):
+        checkpoint(model, x, use_reentrant=False, context_fn=how).square().sum().backward()
+    torch.testing.assert_close(dict(ours.named_buffers()), dict(stock.named_buffers()))
+    for mine, theirs in zip(ours.parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-4)
 
 
 WATCHED = nn.functional.conv2d, nn.functional.conv3d, nn.functional.batch_norm, nn.functional.group_norm
