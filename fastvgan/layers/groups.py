@@ -123,6 +123,13 @@ class _InstanceNormAct(_PerSampleNormAct):
             return norm_act(input, self.weight, self.bias, *statistics, False, 0.0, *how)
         return self._normalise_by_group(input, self.num_features, (activation, negative_slope), in_place)
 
+    def _normalise_by_stock(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+        y = super(_PerSampleNormAct, self).forward(input)
+        # torch 2.13 computes one sample as a batch norm whose gradient must not be channels-last: it would be wrong.
+        if y.requires_grad and self.running_mean is not None and y.numel() == y.shape[-self._sample_dim :].numel():
+            y = y.flatten().view(y.shape)
+        return deferred.activate(y, activation, negative_slope)
+
     def _has_valid_sizes(self, input: Tensor) -> bool:
         """Whether torch.nn's layer accepts these sizes without an error or a warning."""
         unbatched = self._sample_dim
