@@ -46,6 +46,8 @@ class _OwnFlags(Settings):
     newest run under runs/."""
     data: str | None = None
     """Data to compare with, as `train` takes it; by default what the run was trained on."""
+    root: str | None = None
+    """The folder of a manifest's files if it differs from the manifest's own, as for `train`."""
     split: str = "auto"
     """Part of the data that real clips come from: `train`, `test`, or `auto` (test if the data has that split)."""
     clips: int | None = Field(None, ge=16, le=10**6)
@@ -182,7 +184,7 @@ def _open(
 ) -> tuple["DataConfig", str, "Source", "Source"]:
     """Return the data, the split, the source of training clips and the source of real clips to compare with."""
     assert generator.path is not None  # `load` sets it
-    data = _data(generator.path, config, model, parsed.data)
+    data = _data(generator.path, config, model, parsed.data, parsed.root)
     split = _split(parsed.split, data)
     source, reference = _sources(data, model, split)
     if next(generator.network.parameters()).device.type == "cpu" and (sentence := fit_threads()):
@@ -212,18 +214,20 @@ def _config(run: Path) -> "RunConfig | None":
     return read_config(path) if path.is_file() else None
 
 
-def _data(run: Path, config: "RunConfig | None", model: "ModelConfig", name: str | None) -> "DataConfig":
-    """Return the data of that name, by default the training data of the run."""
+def _data(
+    run: Path, config: "RunConfig | None", model: "ModelConfig", name: str | None, root: str | None
+) -> "DataConfig":
+    """Return the data of that name and root, by default the training data of the run."""
     from fastvgan.runs.config import DataConfig
 
     if config is not None and (name is None or _are_same(name, config.data.data)):
-        return config.data
+        return config.data if root is None else config.data.model_copy(update={"root": root})
     if name is None and not _fits_digits(model):
         raise UserError(f"the training data of {run} are unknown without its config.yaml; pass them with --data")
     if name is None or name in _DRAWN or config is None or config.data.data in _DRAWN:
-        return DataConfig(data=name or "digits")
+        return DataConfig(data=name or "digits", root=root)
     # Other clips are cut as those of the run are, and all of their frames are compared with.
-    changes = {"data": name, "decoder": "auto", "root": None, "share": 1.0, "test_share": 0.0}
+    changes = {"data": name, "decoder": "auto", "root": root, "share": 1.0, "test_share": 0.0}
     return config.data.model_copy(update=changes)
 
 
@@ -236,7 +240,7 @@ def _open_training_clips(config: "RunConfig | None", data: "DataConfig", model: 
     """Open the run's training clips, if `data` are other clips; return None if they are unknown or cannot be read."""
     from fastvgan.data import open_source
 
-    if config is None or config.data is data or {config.data.data, data.data} & set(_DRAWN):
+    if config is None or config.data.data == data.data or {config.data.data, data.data} & set(_DRAWN):
         return None
     try:
         return open_source(config.data, model)

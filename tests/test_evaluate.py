@@ -12,6 +12,7 @@ from fastvgan import evaluate as evaluate_module
 from fastvgan.data import open_source
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.folders import layouts
+from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.errors import UserError
 from fastvgan.evaluate import main
 from fastvgan.files.video import write_video
@@ -137,6 +138,28 @@ def test_the_runs_own_folder_by_another_spelling_is_cut_as_the_runs(tmp_path, ca
     wanted = evaluate(capsys, "--run", run, "--clips", 16)
     assert "split test" in wanted and evaluate(capsys, "--run", run, "--clips", 16, "--data", spelt) == wanted
     assert evaluate(capsys, "--run", run, "--clips", 16, "--data", folder.resolve()) == wanted
+
+
+@pytest.mark.parametrize("trained_on", ["prepared", "clips", None])
+def test_root_says_where_the_files_of_a_manifest_are(tmp_path, folder, trained_on, monkeypatch, capsys):
+    """Whether the run was trained on this manifest, whose files have moved, on other clips, or on unknown ones."""
+    prepare(folder, tmp_path / "prepared", PrepareConfig())
+    known = {"prepared": str(tmp_path / "prepared"), "clips": str(folder), None: None}[trained_on]
+    data = known and DataConfig(data=known, root="/gone" if trained_on == "prepared" else None, workers=0)
+    run = make(tmp_path / "run", data or None, condition=(), frames=8)
+
+    def score(generator, model, source, reference, *rest):
+        assert next(reference.batches(2, 0)).video.shape == (2, 8, 16, 16, 3)
+        raise UserError("scored")
+
+    monkeypatch.setattr(evaluate_module, "_evaluate", score)
+    flags = ["--run", str(run), "--clips", "16", "--data", str(tmp_path / "prepared")]
+    if trained_on != "prepared":
+        with pytest.raises(UserError, match=f"allow it with --root {folder}"):
+            main(flags)
+    with pytest.raises(UserError, match="scored"):
+        main([*flags, "--root", str(folder)])
+    assert "cannot be used" not in capsys.readouterr().err
 
 
 def test_copies_are_searched_among_the_training_clips_if_other_clips_are_compared_with(

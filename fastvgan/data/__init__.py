@@ -120,21 +120,23 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     from fastvgan.data.clips import Listing, items_from_manifest, items_from_scan
     from fastvgan.data.fitting import fit_condition
     from fastvgan.data.folders.layouts import Layout, scan
+    from fastvgan.data.folders.leftovers import own_manifest_remarks
     from fastvgan.data.folders.manifest import find_manifest, read_manifest
     from fastvgan.data.share import choose_share
 
     location, folder = find_manifest(data.data), Path(data.data)
     if location is not None:
         manifest = read_manifest(location, data.root, data.follow_links)
-        clips, make_items = manifest.records, partial(items_from_manifest, manifest)
+        clips, make_items = manifest.records, partial(items_from_manifest, manifest, max_bad=data.max_bad)
+        choice = own_manifest_remarks(folder, manifest)
     else:
         scanned = scan(folder, Layout(follow_links=data.follow_links))
         clips = scanned.entries
         make_items = partial(items_from_scan, folder, scanned, max_bad=data.max_bad, tolerant=data.tolerant)
-    choice = []
+        choice = []
     if condition is None:
         part, remark = fit_condition(clips)
-        condition, choice = () if part == "none" else (part,), [remark]
+        condition, choice = () if part == "none" else (part,), [*choice, remark]
     require = [part for part in ("text", "class") if part in condition]
     items, remarks = make_items(require=require)
     if data.share < 1:

@@ -9,6 +9,7 @@ import torch
 
 from fastvgan.data.decoders.choice import choose_decoder
 from fastvgan.data.fingerprint import compute_fingerprint
+from fastvgan.data.folders.annotations import clean_captions
 from fastvgan.data.folders.entry import Entry
 from fastvgan.data.folders.layouts import Layout, Scan, scan
 from fastvgan.data.folders.manifest import Manifest
@@ -135,22 +136,29 @@ class ClipSource:
         )
 
 
-def items_from_manifest(manifest: Manifest, require: Sequence[str] = ()) -> tuple[list[Item], list[str]]:
-    """List the clips of a manifest, and a remark for each clip left out.
+def items_from_manifest(
+    manifest: Manifest, require: Sequence[str] = (), max_bad: float = 0.5
+) -> tuple[list[Item], list[str]]:
+    """List the clips of a manifest, and a remark for each clip left out, such as one whose file has changed.
 
     Args:
         manifest: The manifest.
         require: "text" leaves out clips without a caption, "class" those without a class.
+        max_bad: The largest share of files that have changed, in [0, 1].
 
     Raises:
-        UserError: A path leads out of the manifest's root, or no clip has what is required.
+        UserError: A path leads out of the manifest's root, too many files have changed, or no clip has what is
+            required.
     """
+    good, bad = manifest.divide()
+    check_share(Path(manifest.root), len(manifest.records), bad, max_bad)
     items = [
-        Item(r.name, manifest.media(r), r.found, r.captions, r.label, r.checksum or r.bytes) for r in manifest.records
+        Item(r.name, media, r.found, clean_captions(r.captions), r.label, r.checksum or r.bytes) for r, media in good
     ]
     if len({item.media.kind == "shard" for item in items}) > 1:
         raise UserError("the manifest lists both shards and files; prepare the data again with one --to")
-    return _keep_annotated(items, require, "the manifest")
+    items, not_annotated = _keep_annotated(items, require, "the manifest")
+    return items, [*(f"{item.name}: {item.reason}; left out" for item in bad), *not_annotated]
 
 
 def items_from_folder(

@@ -1,19 +1,18 @@
 """Defaults that depend on the clips: size, number of frames and condition of the model."""
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from statistics import median_low
 from typing import NamedTuple, Protocol
 
+from fastvgan.data.folders.annotations import has_word
 from fastvgan.data.media.types import cover
 from fastvgan.errors import UserError
 from fastvgan.models.config import SIDES
 
 _LARGEST = 64  # largest side, in pixels, that is chosen by default (shards excepted)
 _FRAMES = (4, 8, 16)
-_WORD = re.compile(r"\w")
 
 
 class Described(Protocol):
@@ -96,7 +95,7 @@ def fit_condition(clips: Sequence[Described]) -> FittedCondition:
     Training leaves out clips without the condition, so a few captions must not shrink a large set to a small one.
     Captions without a letter or digit count as missing, and so does a single class for all clips.
     """
-    captioned = sum(any(map(_WORD.search, clip.captions)) for clip in clips)
+    captioned = sum(any(map(has_word, clip.captions)) for clip in clips)
     labels = [clip.label for clip in clips if clip.label is not None]
     classes = len(set(labels))
     few = f"{captioned} of {len(clips)} clips have captions, fewer than half (--condition text trains on these only); "

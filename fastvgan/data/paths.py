@@ -1,9 +1,23 @@
 """Checks of file names in folders, archives, tables and manifests, and of the targets of links."""
 
+import os
+import stat
 from pathlib import Path
 
 LEADS_OUT = "leads out of the folder; use a name below it"
 """Message, after the name, about a name that `leads_out`."""
+
+NOT_REGULAR = "is not a regular file"
+"""Reason to refuse what `is_special`."""
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path, or the target of a link, is a pipe, socket or device, whose reading may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # reported when it is read
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def unusable_name(name: str) -> str | None:

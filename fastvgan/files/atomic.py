@@ -9,7 +9,7 @@ from pathlib import Path
 from fastvgan.errors import UserError
 
 UNFINISHED = ".unfinished"  # part of the names of temporary files
-_LONGEST_NAME = 255  # bytes, in most file systems
+LONGEST_NAME = 255  # bytes, in most file systems
 _LONGEST_SUFFIX = 32  # bytes; what is longer names no format
 
 
@@ -95,7 +95,7 @@ def _check_folder(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     name = f".{path.stem}{UNFINISHED}{path.suffix}"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
+    if len(os.fsencode(name)) > LONGEST_NAME:
         suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
         name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}{UNFINISHED}{suffix}"
     return path.with_name(name)

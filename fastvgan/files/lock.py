@@ -16,6 +16,7 @@ logger = logging.getLogger("fastvgan")
 PATIENCE = 150.0  # seconds
 _MOMENT = 1.0  # seconds for which a process that only looks may have a lock, at most
 _FILE = ".lock"
+_IN_USE = "{holder} is training into {folder}; wait until it has ended, or train into another --run-dir"
 _held: set[Path] = set()  # files of the locks that this process holds
 
 
@@ -28,20 +29,21 @@ class FolderLock:
 
     Args:
         folder: the folder, which exists.
+        refusal: the message if another process holds the lock, with {holder} and {folder}.
 
     Raises:
         UserError: another process holds the lock; the message names it.
         OSError: the lock's file cannot be written.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, refusal: str = _IN_USE):
         path = folder / _FILE
         self._file = path.open("ab", buffering=0)
         try:
             end = time.monotonic() + _MOMENT
             while _is_held(self._file):
                 if time.monotonic() > end:
-                    raise _in_use(folder, path)
+                    raise UserError(refusal.format(holder=_holder(path), folder=folder))
                 time.sleep(0.05)
             self._path = path.resolve()
             _held.add(self._path)
@@ -75,7 +77,7 @@ def wait_until_unlocked(folder: Path) -> None:
             logger.warning("waiting for %s, which writes %s, to end", _holder(path), folder)
         while _is_held(file):
             if time.monotonic() > end:
-                raise _in_use(folder, path)
+                raise UserError(_IN_USE.format(holder=_holder(path), folder=folder))
             time.sleep(0.1)
 
 
@@ -92,9 +94,3 @@ def _is_held(file: BinaryIO) -> bool:
 
 def _holder(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") or "another process"
-
-
-def _in_use(folder: Path, path: Path) -> UserError:
-    return UserError(
-        f"{_holder(path)} is training into {folder}; wait until it has ended, or train into another --run-dir"
-    )

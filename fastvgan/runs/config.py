@@ -46,7 +46,7 @@ class DataConfig(Settings):
     share_seed: Seed = 0
     """Chooses the clips of --share."""
     max_bad: float = Field(0.5, ge=0, le=1)
-    """A folder with more than this share of unreadable files is refused."""
+    """Data are refused if more than this share of the files is unreadable, or has changed since `prepare`."""
     tolerant: bool = False
     """Use damaged files of a folder, too: as far as FFmpeg can repair or decode them."""
     root: str | None = None

@@ -107,10 +107,11 @@ def test_layouts_and_dtypes_are_read():
         (expected, "red", np.int64(4)),
         (expected, torch.tensor(2), "blue"),
         (expected, torch.rand(1, 9), 4, "red"),
+        {"video": expected, "text": torch.zeros(3), "caption": "red", "label": 4},
     ]
     source = DatasetSource(words, SHAPE, ("text", "class"))
     assert source.captions == ["red", "blue"] and source.classes == ["2", "4"]
-    rows = {(batch.caption.item(), batch.label.item()) for batch in take(source, 3, 1, 0)}
+    rows = {(batch.caption.item(), batch.label.item()) for batch in take(source, 4, 1, 0)}
     assert rows == {(0, 1), (1, 0)}
 
 
@@ -185,6 +186,13 @@ GOOD = clip(0)
         ([{"clip": GOOD}], "item 0 of the dataset is a dict with 'clip', but without 'video'"),
         (["a.mp4"], "item 0 of the dataset holds a value of the type str instead of a clip"),
         ([(GOOD, "a", "b")], "item 0 of the dataset has more than one caption or class"),
+        *[
+            ([(GOOD, part)], f"item 0 of the dataset holds a value of the type {kind}, neither a caption nor a class")
+            for part, kind in ((["a"], "list"), (3.0, "float"), (True, "bool"), (GOOD.new_ones(1), "Tensor"))
+        ],
+        ([(GOOD, np.ones(1, int))], "item 0 .* type ndarray, neither"),
+        ([{"video": GOOD, "text": "a"}], "item 0 .* has the key 'text', which is not read; name it 'caption', or"),
+        ([{"video": GOOD, "caption": "a", "class": 1}], "the key 'class', which is not read; name it 'label', or"),
         ([{"video": GOOD, "caption": b"a"}], "the caption of item 0 .* type bytes, not a string"),
         ([{"video": GOOD, "label": 0.5}], "the label of item 0 .* type float, not a whole number"),
         ([], "the dataset list has 0 items"),

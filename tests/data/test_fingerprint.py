@@ -111,6 +111,14 @@ def test_prepared_data_are_the_same_wherever_they_lie(clips, clips_copy, tmp_pat
     assert found.checksum != before.checksum and found[1:] == before[1:]
 
 
+def test_prepared_data_whose_file_was_replaced_are_others(clips, clips_copy, tmp_path):
+    prepare(clips, tmp_path / "out", PrepareConfig())
+    before = fingerprint(tmp_path / "out", root=str(clips_copy))
+    write(clips_copy, "a/0.mp4", crf="40")  # as many frames of the same size
+    after = fingerprint(tmp_path / "out", root=str(clips_copy))
+    assert before.clips == 4 and after.clips == 3 and after.checksum != before.checksum
+
+
 def test_the_checksum_is_sha256_over_lines_of_json_and_reads_no_file(tmp_path):
     """Written down here, since a change of it would tell every run that its data have changed."""
     item = Item(

@@ -1,11 +1,12 @@
 """Items of a dataset: their clip, caption and class, checked and brought into one form."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from fastvgan.data.folders.annotations import CAPTIONS, CLASSES
 from fastvgan.errors import UserError
 from fastvgan.files.pictures import to_tensor
 
@@ -56,21 +57,26 @@ def split_item(item: Any, name: str) -> Item:
     Args:
         item: A tensor or an array; a dict with "video" and optionally "caption" and "label"; or a tuple or list whose
             first entry is the clip. A string among the other entries is the caption, a whole number the class; None and
-            tensors with dimensions, such as the sound of torchvision's datasets, are skipped.
+            tensors of floats or of several values, such as the sound of torchvision's datasets, are skipped.
         name: Name of the item in messages, "item 7 of the dataset".
 
     Raises:
-        UserError: The item has another form.
+        UserError: The item has another form, or a part that looks like a caption or a class but is not read.
     """
     if isinstance(item, Mapping):
         if "video" not in item:
             keys = ", ".join(map(repr, list(item)[:5])) or "no keys"
             raise UserError(f"{name} is a dict with {keys}, but without 'video'; name its clip so")
         video, caption, label = (item.get(key) for key in _KEYS)
+        _check_key(item, name, "caption", CAPTIONS)
+        _check_key(item, name, "label", CLASSES)
     elif isinstance(item, tuple | list) and item:
         video, *others = item
         captions = [other for other in others if isinstance(other, str)]
         labels = [other for other in others if _is_whole(other)]
+        for other in others:
+            if not (isinstance(other, str) or _is_whole(other) or _may_skip(other)):
+                raise UserError(f"{name} holds {_kind(other)}, neither a caption nor a class; return {_FORMS}")
         if max(len(captions), len(labels)) > 1:
             raise UserError(f"{name} has more than one caption or class; return {_FORMS}")
         caption, label = next(iter(captions), None), next(iter(labels), None)
@@ -154,6 +160,22 @@ def _is_whole(value: Any) -> bool:
     if _is_of_numpy(value, "ndarray", "generic"):
         return value.ndim == 0 and value.dtype.kind in "iu"
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _may_skip(value: Any) -> bool:
+    """Whether an entry of a tuple is certainly neither a caption nor a class, but missing or the sound of a film."""
+    if isinstance(value, torch.Tensor):
+        return value.ndim > 0 and (value.is_floating_point() or value.numel() != 1)
+    if _is_of_numpy(value, "ndarray"):
+        return value.ndim > 0 and (value.dtype.kind == "f" or value.size != 1)
+    return value is None
+
+
+def _check_key(item: Mapping[Any, Any], name: str, key: str, others: Iterable[str]) -> None:
+    """Refuse a dict that has a caption or class under another key than `key`, and none under it."""
+    found = next((other for other in others if item.get(other) is not None), key)
+    if item.get(key) is None and found != key:
+        raise UserError(f"{name} has the key {found!r}, which is not read; name it {key!r}, or leave it out")
 
 
 def _is_of_numpy(value: Any, *names: str) -> bool:

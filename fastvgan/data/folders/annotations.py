@@ -1,6 +1,8 @@
 """Captions in files beside clips, and normalization of captions and classes."""
 
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ SUFFIXES = frozenset(
     """.mp4 .m4v .mov .webm .avi .mkv .gif .mpg .mpeg .ts .ogv .wmv .flv .3gp .3g2 .asf .divx .dv .f4v .ivf .m1v .m2t
     .m2ts .m2v .mk3d .mjpeg .mjpg .mpe .mpv .mts .mxf .nut .ogm .qt .rm .rmvb .vob .wtv .y4m""".split()
 )
+# Names of columns and keys; the first one that is not empty counts.
+CAPTIONS = "caption captions text texts description prompt sentence".split()
+CLASSES = "class label class_name category".split()
+_WORD = re.compile(r"\w")
 
 
 def read_captions(text: Path, within: Path | None) -> tuple[str, ...]:
@@ -38,13 +44,37 @@ def is_there(path: Path, within: Path | None) -> bool:
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
-    """Remove superfluous blanks from captions, and empty captions."""
-    return tuple(text for caption in captions if (text := " ".join(_writable(caption).split())))
+    """Remove superfluous blanks from captions, and captions without a word."""
+    return tuple(" ".join(_writable(caption).split()) for caption in captions if has_word(caption))
+
+
+def has_word(caption: str) -> bool:
+    """Return whether a caption has a letter or digit; one without counts as missing."""
+    return _WORD.search(caption) is not None
+
+
+def find_value(row: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """Return the value under the first of these names that is neither empty nor NaN; None if all are."""
+    for name in names:
+        value = row.get(name)
+        if not (value is None or _is_nan(value) or value == [] or (isinstance(value, str) and not value.strip())):
+            return value
+    return None
 
 
 def clean_label(value: Any) -> str | None:
-    """Convert a class to text without surrounding blanks; None if it is empty or missing."""
-    return None if value is None else _writable(str(value)).strip() or None
+    """Convert a class to text without surrounding blanks; None if it is empty, NaN or missing.
+
+    Raises:
+        ValueError: It is a list or an object.
+    """
+    if isinstance(value, list | dict):
+        raise ValueError(f"the class must be a string or a number, not {_writable(str(value)[:80])}")
+    return None if value is None or _is_nan(value) else _writable(str(value)).strip() or None
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _writable(text: str) -> str:

@@ -3,28 +3,31 @@
 A folder may mix video files, folders of pictures, zip files of pictures, animated pictures, strips of frames and tar
 files, at any depth. A single zip or tar file is accepted as well. Captions come from tables in the folder or below it
 (`captions.csv`, `metadata.jsonl`: see `fastvgan.data.folders.tables`), else from `clip.txt` beside `clip.mp4` (or
-beside the folder `clip`, `clip.zip`, `clip.png`). Classes come from the tables, else from the names of the folders at
-the first level that has two or more folders with clips.
+beside the folder `clip`, `clip.zip`, `clip.png`). Classes come from the tables, else from folders' names: see
+`fastvgan.data.folders.classes`.
 """
 
 import os
-from collections import Counter
+import posixpath
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from fastvgan.data.folders import leftovers, names
 from fastvgan.data.folders.annotations import SUFFIXES, is_there, read_captions
+from fastvgan.data.folders.classes import add_classes
 from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.folders.splits import take_listed
-from fastvgan.data.folders.tables import Table, is_table, match_annotations, read_tables
+from fastvgan.data.folders.tables import TABLE_IN_ARCHIVE, Table, is_table, match_annotations, read_tables
 from fastvgan.data.media import pictures, zips
 from fastvgan.data.media.animations import is_animated, is_animation
 from fastvgan.data.media.types import BadVideo, Media
-from fastvgan.data.paths import as_text, stays_within, unusable_name
+from fastvgan.data.paths import NOT_REGULAR, as_text, is_special, stays_within, unusable_name
 from fastvgan.errors import UserError
 
+_BESIDE_VIDEOS = "is a single picture beside videos"
 _SAMPLED = 3  # pictures of a folder whose sizes decide whether they are strips
 _WORDS = {
     "video": ("video file", "video files"),
@@ -90,8 +93,8 @@ def scan(folder: Path, layout: Layout, exclude: Path | None = None) -> Scan:
             f"the data {file} is not a folder, and {why}; pass a folder of clips, a zip of them, or `digits`"
         )
     if not entries:
-        raise UserError(_no_clip_message(folder, rejected, exclude, found.skipped))
-    entries = _add_classes(sorted(entries, key=lambda entry: entry.name))
+        raise UserError(_no_clip_message(folder, rejected, exclude, found.skipped, found.prepared))
+    entries, class_remarks = add_classes(sorted(entries, key=lambda entry: entry.name))
     known = {item.name for item in [*entries, *rejected]}
     if layout.split_file is not None:
         entries, missing = take_listed(entries, layout.split_file, folder)
@@ -105,14 +108,19 @@ def scan(folder: Path, layout: Layout, exclude: Path | None = None) -> Scan:
     remarks = [f"found {', '.join(kinds)}"] if set(counts) != {"video"} else []
     understood = {_caption_file(entry) for entry in entries} | ({layout.split_file} if layout.split_file else set())
     texts = [path for path in sorted([*found.texts, *other_texts]) if path not in understood]
-    remarks += table_remarks + leftovers.remarks(folder, found.skipped, found.hidden, texts)
+    remarks += (
+        class_remarks + table_remarks + leftovers.remarks(folder, found.skipped, found.prepared, found.hidden, texts)
+    )
     return Scan(entries, sorted(rejected + missing, key=lambda item: item.name), remarks)
 
 
-def _no_clip_message(folder: Path, rejected: list[Rejected], exclude: Path | None, skipped: list[str]) -> str:
+def _no_clip_message(
+    folder: Path, rejected: list[Rejected], exclude: Path | None, skipped: list[str], prepared: list[str]
+) -> str:
     outside = f" outside {exclude}" if exclude and exclude.exists() else ""
     why = f" ({rejected[0].name}: {rejected[0].reason})" if rejected else ""
     why = why or (f" ({skipped[0]} is skipped because of its name)" if skipped else "")
+    why = why or (f" ({prepared[0]} was written by `prepare`; pass its OUT instead)" if prepared else "")
     return (
         f"{folder} holds no clip{outside}{why}: no video file, no folder, zip or strip of pictures, no animated "
         "picture and no tar of videos; pass a folder that does"
@@ -125,6 +133,7 @@ class _Collector:
     Attributes:
         within: Resolved path that links must not lead out of; None follows all links.
         skipped: Folders that are skipped because of their names.
+        prepared: Folders that are skipped because `prepare` wrote them.
         hidden: Hidden files that may be clips.
         texts: Text files, which may hold captions.
         tables: Files with the name of a table of captions.
@@ -134,12 +143,13 @@ class _Collector:
         self.entries: list[Entry] = []
         self.rejected: list[Rejected] = []
         self.skipped: list[str] = []
+        self.prepared: list[str] = []
         self.hidden: list[str] = []
         self.texts: list[Path] = []
         self.tables: list[Path] = []
         self.within = None if layout.follow_links else folder.resolve()
         self._folder, self._layout = folder, layout
-        self._videos: set[Path] = set()  # paths of video files, without suffix
+        self._videos: dict[Path, list[str]] = defaultdict(list)  # names of video files, by their folder
         self._exclude = exclude.resolve() if exclude else None
 
     def add_folder(self, folder: Path, above: tuple[Path, ...] = ()) -> None:
@@ -169,7 +179,9 @@ class _Collector:
 
     def add_file(self, file: Path) -> None:
         """Add the contents of a single file."""
-        if names.is_picture(file.name):
+        if is_special(file):
+            self._reject(file, NOT_REGULAR)
+        elif names.is_picture(file.name):
             self._take_pictures(file.parent, [file])
         else:
             self._take_file(file)
@@ -180,6 +192,10 @@ class _Collector:
             if is_hidden and leftovers.is_hidden_clip(item.name):
                 self.hidden.append(as_text(self._name(path)))
             return is_hidden
+        # The folder that was asked for may be one that `prepare` wrote to.
+        if path.parent != self._folder and leftovers.is_prepared(path):
+            self.prepared.append(as_text(self._name(path)))
+            return True
         if not names.is_no_data(item.name):
             return False
         if item.name not in leftovers.OURS:
@@ -190,6 +206,9 @@ class _Collector:
         """Whether an item of a folder may be read; if not, and it could be of use, it is rejected by name."""
         if wrong := unusable_name(item.name):
             self._reject(path, wrong)
+            return False
+        if not item.is_file(follow_symlinks=False) and is_special(path):
+            self._reject(path, NOT_REGULAR)
             return False
         if not item.is_symlink():
             return True
@@ -235,20 +254,33 @@ class _Collector:
         wanted = self._layout.kind
         try:
             found = [("video", name) for name in zips.videos_in(path)] if wanted in ("auto", "videos") else []
+            videos: dict[str, list[str]] = defaultdict(list)
+            for _, name in found:
+                videos[posixpath.dirname(name)].append(posixpath.basename(name))
             for folder in pictures.zip_folders(path):
                 moving = _moving(path, folder) if wanted in ("auto", "videos") else []
                 found += [("animation", name) for name in moving]
-                if not moving and wanted in ("auto", "frames"):
+                if moving or wanted == "videos":
+                    continue
+                shown = zips.pictures_in(path, folder)
+                if names.are_posters(map(posixpath.basename, shown), videos[folder]):
+                    self._reject_members(path, shown, _BESIDE_VIDEOS)
+                else:
                     found.append(("zip", folder))
+            texts = zips.texts_in(path)
         except BadVideo as error:
             self._reject(path, str(error))
             return
         if not found:
             self._reject(path, f"holds no pictures or videos{'' if wanted == 'auto' else f' for --layout {wanted}'}")
+        tables = [text for text in texts if is_table(posixpath.basename(text))]
+        self._reject_members(path, tables, TABLE_IN_ARCHIVE)
+        used = {*tables, *(_caption_member(kind, member) for kind, member in found)}
+        self.texts += [path / text for text in texts if text not in used]
         for kind, member in found:
             name = self._name(path) + (f"/{member}" if member else "")
             try:
-                captions = zips.captions_beside(path, member) if kind != "zip" else ()
+                captions = zips.captions_in(path, _caption_member(kind, member))
                 wrong = unusable_name(member)
             except BadVideo as error:
                 captions, wrong = (), str(error)
@@ -257,30 +289,32 @@ class _Collector:
             else:
                 self.entries.append(Entry(Media(kind, path, member), name, captions))
 
+    def _reject_members(self, path: Path, members: list[str], reason: str) -> None:
+        self.rejected += [Rejected(as_text(f"{self._name(path)}/{member}"), reason) for member in members]
+
     def _take_pictures(self, folder: Path, shown: list[Path]) -> None:
         wanted, count = self._layout.kind, self._layout.strip_frames
         moving = [path for path in shown if is_animation(path)] if wanted in ("auto", "videos") else []
         for path in moving:
             self._add(Media("animation", path), self._name(path))
-        shown = [path for path in shown if path not in moving] if moving else shown
+        shown = sorted(set(shown).difference(moving)) if moving else shown
         if not shown or wanted == "videos":
             return
         if wanted == "strips" or (wanted == "auto" and all(_is_strip(p, count) for p in shown[:_SAMPLED])):
             for path in shown:
                 self._add(Media("strip", path, strip_frames=count), self._name(path))
-        elif moving or self._are_posters(shown):
-            beside = "animated ones" if moving else "the video of the same name"
-            for path in shown:
-                self._reject(path, f"is a single picture beside {beside}")
+        elif moving:
+            self._reject_pictures(shown, "is a single picture beside animated ones")
+        elif names.are_posters([path.name for path in shown], self._videos[folder]):
+            self._reject_pictures(shown, _BESIDE_VIDEOS)
         elif len(shown) > 1 and folder != self._folder:
             self._add(Media("frames", folder, within=self.within), self._name(folder))
         else:
-            for path in shown:
-                self._reject(path, "is a single picture, neither in a folder of frames nor a strip of frames")
+            self._reject_pictures(shown, "is a single picture, neither in a folder of frames nor a strip of frames")
 
-    def _are_posters(self, shown: list[Path]) -> bool:
-        """Whether each of a folder's pictures has the name of a video beside it, as in downloads with thumbnails."""
-        return all(path.with_suffix("") in self._videos for path in shown)
+    def _reject_pictures(self, shown: list[Path], reason: str) -> None:
+        for path in shown:
+            self._reject(path, reason)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()
@@ -288,7 +322,7 @@ class _Collector:
     def _add(self, media: Media, name: str) -> None:
         self.entries.append(Entry(media, name))
         if media.kind == "video":
-            self._videos.add(Path(media.path).with_suffix(""))
+            self._videos[Path(media.path).parent].append(Path(media.path).name)
 
     def _reject(self, path: Path, reason: str) -> None:
         self.rejected.append(Rejected(as_text(self._name(path)), reason))
@@ -304,6 +338,11 @@ def _is_folder(item: os.DirEntry) -> bool:
 def _is_of_use(name: str) -> bool:
     texts = {".txt", ".csv", ".tsv", ".jsonl"}
     return names.is_picture(name) or Path(name).suffix.lower() in SUFFIXES | {".zip", ".tar"} | texts
+
+
+def _caption_member(kind: str, member: str) -> str:
+    """The text of a zip file that may hold a clip's captions, as in a folder: see `_caption_file`."""
+    return f"{member if kind == 'zip' else posixpath.splitext(member)[0]}.txt"
 
 
 def _moving(path: Path, folder: str) -> list[str]:
@@ -329,34 +368,6 @@ def _is_strip(path: Path, strip_frames: int) -> bool:
         return pictures.strip_layout(*size, strip_frames)[0] > 1
     except BadVideo:
         return False
-
-
-def _add_classes(entries: list[Entry]) -> list[Entry]:
-    """Set each entry's class to its folder's name at the first level that has several folders.
-
-    A folder that contains all clips (UCF-101/ of a whole download) is no class, nor is a folder that is itself a clip.
-    """
-    parents = [_parents(entry) for entry in entries]
-    level = len(os.path.commonprefix([list(parts) for parts in parents if parts]))
-    names = {parts[level] for parts in parents if len(parts) > level}
-    if len(names) < 2:
-        return entries
-    return [
-        entry if entry.label is not None or len(parts) <= level else replace(entry, label=parts[level])
-        for entry, parts in zip(entries, parents, strict=True)
-    ]
-
-
-def _parents(entry: Entry) -> tuple[str, ...]:
-    """Names of the folders that contain a clip, those inside a zip file included, the zip file itself not."""
-    parts = entry.name.split("/")
-    if entry.media.kind == "tar":
-        return ()
-    if entry.media.kind == "zip" or entry.media.member:
-        inside = len(PurePosixPath(entry.media.member).parts)
-        del parts[len(parts) - inside - 1]
-        return tuple(parts[:-1] if inside else parts)
-    return tuple(parts[:-1])
 
 
 def _add_captions(

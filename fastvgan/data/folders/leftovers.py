@@ -6,16 +6,23 @@ from pathlib import Path
 
 from fastvgan.data.folders import names
 from fastvgan.data.folders.annotations import SUFFIXES
-from fastvgan.data.paths import as_text
+from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Manifest
+from fastvgan.data.paths import NOT_REGULAR, as_text
 from fastvgan.files.atomic import UNFINISHED
 
 # Folders and files that `prepare` itself writes into a folder.
 OURS = (".prepare",)
-_OUR_FILES = ("manifest.jsonl", "rejects.jsonl")
+_WRITTEN = ("clips", "shards", "tars")
+_OUR_FILES = (MANIFEST, REJECTS)
 _START = 2**12  # bytes of a file that are read
 _NAMED = 5  # largest number of names in a remark
 _CLIPS = SUFFIXES | names.SUFFIXES | {".zip", ".tar"}
 _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Return whether `prepare --to clips`, shards or tars wrote a folder of files."""
+    return (folder.parent / OURS[0] / f"{folder.name}.jsonl").is_file() and folder.name in _WRITTEN
 
 
 def is_hidden_clip(name: str) -> bool:
@@ -45,24 +52,29 @@ def why_unusable(path: Path) -> str | None:
     if path.suffix.lower() in _ARCHIVES:
         return "is an archive without random access; unpack it"
     if not path.is_file():
-        return "is a broken link" if path.is_symlink() else "is not a regular file"
+        return "is a broken link" if path.is_symlink() else NOT_REGULAR
     from fastvgan.data.media.video_files import why_no_video  # imports FFmpeg, which folders of pictures do not need
 
     return why_no_video(path)
 
 
-def remarks(folder: Path, skipped: Sequence[str], hidden: Sequence[str], texts: Sequence[Path]) -> list[str]:
+def remarks(
+    folder: Path, skipped: Sequence[str], prepared: Sequence[str], hidden: Sequence[str], texts: Sequence[Path]
+) -> list[str]:
     """Write sentences on the folders and files that were skipped.
 
     Args:
         folder: The scanned folder.
         skipped: Names of folders that were skipped because of their names.
+        prepared: Names of folders that were skipped because `prepare` wrote them.
         hidden: Names of hidden files that may be clips.
         texts: Text files from which no captions were taken.
     """
     sentences = []
     if skipped:
         sentences.append(f"skipped {_count_and_name(skipped, 'folder')}: hidden, trash or thumbnails by their names")
+    if prepared:
+        sentences.append(f"skipped {_count_and_name(prepared, 'folder')}: written by `prepare`")
     if hidden:
         sentences.append(f"skipped {_count_and_name(hidden, 'file')}: hidden")
     known = {folder / name for name in _OUR_FILES}
@@ -70,6 +82,34 @@ def remarks(folder: Path, skipped: Sequence[str], hidden: Sequence[str], texts: 
     if left:
         sentences.append(f"skipped {_count_and_name(left, 'file')}: neither clips nor captions")
     return sentences
+
+
+def own_manifest_remarks(folder: Path, manifest: Manifest) -> list[str]:
+    """Write sentences on the manifest of a folder's own files, which is read instead of scanning the folder.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest; there is nothing to say if it lists files elsewhere, or files that `prepare` wrote.
+    """
+    if manifest.root != folder or any(record.source for record in manifest.records):
+        return []
+    listed = {record.path for record in manifest.records}
+    new = []
+    for where, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not names.is_no_data(name))
+        paths = (os.path.relpath(os.path.join(where, name), folder) for name in sorted(files))
+        new += [path for path in paths if _is_video(os.path.basename(path)) and path not in listed]
+    sentences = [f"clips, captions and classes are those that {folder / MANIFEST} lists"]
+    if new:
+        sentences.append(
+            f"not in the manifest: {_count_and_name([as_text(path) for path in new], 'video file')}; "
+            "run `prepare` again to add new files (rejects.jsonl names unusable ones)"
+        )
+    return sentences
+
+
+def _is_video(name: str) -> bool:
+    return not names.is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _count_and_name(names: Sequence[str], noun: str) -> str:

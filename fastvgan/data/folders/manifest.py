@@ -5,9 +5,11 @@ root. The root is relative to the manifest's folder, or absolute. An absolute ro
 too: a manifest is data, and data must not decide which files are opened.
 """
 
+import functools
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import fsspec
 
+from fastvgan.data.folders.entry import Rejected
 from fastvgan.data.media.types import FARTHEST, KINDS, MOST_FRAMES, BadVideo, Media, Probe, check_probe
 from fastvgan.data.paths import LEADS_OUT, leads_out, stays_within
 from fastvgan.errors import UserError
@@ -219,9 +222,47 @@ class Manifest:
         Raises:
             UserError: The record's path leads out of the root.
         """
-        path = join_below(self.root, record.path, self.follow_links)
-        within = None if self.follow_links or isinstance(self.root, str) else self.root.resolve()
-        return Media(record.kind, path, record.member, record.span, record.strip_frames, within)
+        path = self._below.join(record.path)
+        return Media(record.kind, path, record.member, record.span, record.strip_frames, self._below.within)
+
+    def divide(self) -> tuple[list[tuple[Record, Media]], list[Rejected]]:
+        """Locate the records, and separate those whose file on this machine has changed its size since `prepare`.
+
+        Missing files and changed folders of pictures are found when they are decoded.
+
+        Raises:
+            UserError: A record's path leads out of the root.
+        """
+        good: list[tuple[Record, Media]] = []
+        changed: list[Rejected] = []
+        size_of = functools.cache(_file_size)  # many clips may share a file
+        for record in self.records:
+            media = self.media(record)
+            is_known = isinstance(media.path, Path) and record.bytes and record.kind not in ("frames", _SHARD)
+            size = size_of(str(media.path)) if is_known else None
+            if size is None or _may_be(record, size):
+                good.append((record, media))
+            else:
+                changed.append(
+                    Rejected(record.name, f"has changed since `prepare` ({size} bytes); run `prepare` again")
+                )
+        return good, changed
+
+    @functools.cached_property
+    def _below(self) -> "_Root":
+        return _Root(self.root, self.follow_links)
+
+
+def _file_size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _may_be(record: Record, size: int) -> bool:
+    """Whether a file of that size may be the one that was prepared."""
+    return sum(record.span) <= size if record.span else record.bytes == size
 
 
 def find_manifest(data: str) -> str | None:
@@ -253,7 +294,11 @@ def read_manifest(location: str, root: str | None = None, follow_links: bool = F
             not given.
     """
     try:
-        with cast(IO[str], fsspec.open(location, "rt", encoding="utf-8")) as file:  # the stub adds list, for patterns
+        # fsspec would take "::" in a path for the beginning of a URL.
+        opener = (
+            fsspec.open(location, "rt", encoding="utf-8") if "://" in location else open(location, encoding="utf-8")
+        )
+        with cast(IO[str], opener) as file:  # fsspec's stub adds list, for patterns
             lines = file.read().split("\n")  # not splitlines: captions may hold other line separators
     except Exception as error:  # the file systems behind URLs raise errors of any kind
         raise UserError(f"cannot read the manifest {location}: {error or type(error).__name__}") from error
@@ -293,26 +338,44 @@ def _resolve_root(location: str, named: str, given: str | None, follow_links: bo
     if leads_out(named):
         raise UserError(f"{location} lists files in {named}, outside its folder; allow it with --root {named}")
     # A link in the manifest's folder may lead out as well.
-    return join_below(folder if "://" in location else Path(folder), named, follow_links)
+    return _Root(folder if "://" in location else Path(folder), follow_links).join(named)
 
 
-def join_below(root: "Path | str", name: str, follow_links: bool = False) -> "Path | str":
-    """Join a root, a folder or URL, and the name of a file below it.
+class _Root:
+    """A folder or URL below which the files of a manifest lie.
 
     Args:
-        root: The root.
-        name: The name, with "/" between folders.
-        follow_links: Allow symbolic links that lead out of the root.
+        root: The folder or URL.
+        follow_links: Allow symbolic links that lead out of it.
 
-    Raises:
-        UserError: The name leads out of the root, by `fastvgan.data.paths.leads_out` or as a symbolic link.
+    Attributes:
+        within: The resolved path of the folder that links must not lead out of; None if they are followed or it is a
+            URL.
     """
-    # fsspec reads the part after "::" in a URL as another URL.
-    if leads_out(name) or (isinstance(root, str) and "::" in name):
-        raise UserError(f"the manifest of {root} names {name}, which {LEADS_OUT}")
-    if isinstance(root, str):
-        return f"{root.rstrip('/')}/{name}"
-    path = root / name
-    if not follow_links and not stays_within(path, root.resolve()):
-        raise UserError(f"{path} is a broken link or leads out of {root}; --follow-links follows it")
-    return path
+
+    def __init__(self, root: "Path | str", follow_links: bool = False):
+        self._root = root
+        self.within = None if follow_links or isinstance(root, str) else root.resolve()
+        self._inside: dict[Path, bool] = {}  # by folder: resolving one takes a system call for each of its parents
+
+    def join(self, name: str) -> "Path | str":
+        """Join the root and the name of a file below it, with "/" between folders.
+
+        Raises:
+            UserError: The name leads out of the root, by `fastvgan.data.paths.leads_out` or as a symbolic link.
+        """
+        # fsspec reads the part after "::" in a URL as another URL.
+        if leads_out(name) or (isinstance(self._root, str) and "::" in name):
+            raise UserError(f"the manifest of {self._root} names {name}, which {LEADS_OUT}")
+        if isinstance(self._root, str):
+            return f"{self._root.rstrip('/')}/{name}"
+        path = self._root / name
+        if self.within is not None and not self._contains(path, self.within):
+            raise UserError(f"{path} is a broken link or leads out of {self._root}; --follow-links follows it")
+        return path
+
+    def _contains(self, path: Path, within: Path) -> bool:
+        folder = path.parent
+        if folder not in self._inside:
+            self._inside[folder] = stays_within(folder, within)
+        return (self._inside[folder] and not os.path.islink(path)) or stays_within(path, within)

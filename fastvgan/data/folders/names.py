@@ -27,6 +27,26 @@ def is_no_data(name: str) -> bool:
     return is_hidden(name) or name.casefold() in _NO_DATA
 
 
+def are_posters(pictures: Iterable[str], videos: Iterable[str]) -> bool:
+    """Return whether a folder's pictures are previews of its videos, as in downloads, and not the frames of a clip.
+
+    Several pictures that are numbered as frames are previews only if each has the name of a video, alone or with more
+    after ".", "_" or "-", and if there are no more of them than videos. All other pictures beside videos are.
+
+    Args:
+        pictures: Names of the pictures.
+        videos: Names of the video files beside them.
+    """
+    shown = [os.path.splitext(name)[0] for name in pictures]
+    stems = {os.path.splitext(name)[0] for name in videos}
+    if not stems or not shown:
+        return False
+    if len(shown) == 1 or len({re.sub(r"[0-9]+(?=[^0-9]*$)", "0", name) for name in shown}) > 1:
+        return True
+    named = all(any(name[: end.start()] in stems for end in re.finditer(r"[._-]|$", name)) for name in shown)
+    return named and len(shown) <= len(stems)
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort names in natural order: frame2 before frame10."""
     return sorted(names, key=_natural)

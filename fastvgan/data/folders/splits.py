@@ -18,13 +18,18 @@ def take_listed(entries: list[Entry], split_file: Path, folder: Path) -> tuple[l
         folder: The folder, for messages.
 
     Raises:
-        UserError: The file cannot be read, or lists no clip of the folder.
+        UserError: The file cannot be read, or lists no clip of the folder, or its numbers may be those of HMDB51.
     """
     lines = _read_lines(split_file)
     by_name = {entry.name: entry for entry in entries}
     common = _common_parent(entries)
     taken: dict[str, Entry] = {}
     missing: dict[str, Rejected] = {}
+    if {line.rpartition(" ")[2] for line in lines if line not in by_name} == {"0", "1", "2"}:
+        raise UserError(
+            f"{split_file} ends its lines with 0, 1 and 2, which in HMDB51's lists mean unused, training and test; "
+            "keep the lines of the clips to use, without these numbers"
+        )
     for line in lines:
         # The name itself may end in a number.
         names = [line, _without_class(line)]

@@ -17,6 +17,7 @@ from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 
 _BLOCK = 2**20  # bytes
+_QUICK = 300  # frames that are decoded from the start quickly enough
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -87,13 +88,19 @@ def map_in_threads(
 
 
 def notes(clip: Found, is_made_constant: bool = False) -> list[str]:
-    """Write sentences on a usable clip that has a variable frame rate or is interlaced.
+    """Write sentences on a usable clip that has a variable frame rate, is interlaced or is slow to read.
 
     Args:
         clip: The clip.
-        is_made_constant: Whether it is resampled to a constant rate.
+        is_made_constant: Whether `prepare` writes it at a constant rate.
     """
     sentences = []
+    is_video = clip.entry.media.kind in ("video", "tar")
+    if is_video and clip.probe.pts is None and clip.probe.frames > _QUICK and not is_made_constant:
+        sentences.append(
+            f"{clip.entry.name}: has no usable times, so each sample decodes it from its start; "
+            "`fastvgan prepare --to clips` makes this fast"
+        )
     if not clip.probe.steady:
         mean = f"mean {clip.probe.fps:g} frames per second" if clip.probe.fps else "unknown mean"
         end = "resampled to a constant rate" if is_made_constant else "its frames are treated as equidistant"

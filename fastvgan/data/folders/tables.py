@@ -4,12 +4,13 @@ import csv
 import json
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fastvgan.data.folders.annotations import clean_captions, clean_label
+from fastvgan.data.folders.annotations import CAPTIONS, CLASSES, SUFFIXES, clean_captions, clean_label, find_value
 from fastvgan.data.paths import LEADS_OUT, as_text, leads_out
 from fastvgan.errors import UserError
 
@@ -24,15 +25,16 @@ _STEMS = ("captions", "metadata")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 NAMES = frozenset(stem + suffix for stem in _STEMS for suffix in _SUFFIXES)
 
-# Names of columns; the first one that is not empty counts.
 _FILE = (
     "file path file_name filename file_path filepath video video_path video_file video_name video_file_name video_id "
     "videoid clip clip_path clip_name"
 ).split()
-_CAPTION = "caption captions text texts description prompt sentence".split()
-_CLASS = "class label class_name category".split()
+TABLE_IN_ARCHIVE = (
+    "is in an archive, where no table is read; put it beside the archive, and its name before those of the clips"
+)
 _DELIMITERS = ",;\t|"
 _LONGEST_HEADER = 2**16  # characters
+_QUOTES = "the quotes do not match; put a text that contains quotes into quotes, and double those in it"
 
 
 def is_table(name: str) -> bool:
@@ -89,23 +91,40 @@ def match_annotations(
     Returns:
         The annotations by the clip's name, and the names in tables that no clip has.
     """
-    shortened = _by_stem(files)
+    exact, shortened = {name: [name] for name in known}, _by_stem(files)
+    lookups = [exact, shortened, _by_composed(exact), _by_composed(shortened)]
     merged: dict[str, Annotation] = {}
     missing: dict[str, None] = {}
     for table in tables:
         annotations: dict[str, Annotation] = {}
+        has_own = any(_find(lookups, names[:1]) for names in table)
         for names, (captions, label) in table.items():
-            exact = [[name] for name in names if name in known]
-            matches = [*exact, *(shortened[name] for name in names if name in shortened)]
+            # A table of its folder's clips means no clip of the root that happens to have the same name.
+            names = names[:1] if has_own and "/" not in names[-1] else names
+            matches = _find(lookups, names)
             if not matches:
                 missing[names[0]] = None
-            for name in matches[0] if matches else ():
+            for name in matches:
                 before, label_before = annotations.get(name, ((), None))
                 annotations[name] = before + captions, label or label_before
         for name, (captions, label) in annotations.items():
             before, label_before = merged.get(name, ((), None))
             merged[name] = captions or before, label or label_before
     return merged, list(missing)
+
+
+def _find(lookups: Iterable[dict[str, list[str]]], names: Iterable[str]) -> list[str]:
+    """The clips that a row means, by the first lookup that has one of its names."""
+    forms = [*names, *(unicodedata.normalize("NFC", name) for name in names)]
+    return next((lookup[name] for lookup in lookups for name in forms if name in lookup), [])
+
+
+def _by_composed(lookup: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same by NFC, where it is unambiguous: macOS writes "é" as two characters, and other systems as one."""
+    found: dict[str, list[list[str]]] = {}
+    for name, clips in lookup.items():
+        found.setdefault(unicodedata.normalize("NFC", name), []).append(clips)
+    return {name: clips[0] for name, clips in found.items() if len(clips) == 1}
 
 
 def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
@@ -129,7 +148,7 @@ def _read(path: Path, root: Path, is_required: bool) -> Table | None:
             before, label_before = table.get(names, ((), None))
             table[names] = (before + captions, label or label_before)
             has_annotations = has_annotations or bool(captions or label)
-    except (OSError, UnicodeError, csv.Error) as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(f"cannot read {path}: {error}; write it as UTF-8 text") from error
     return table if has_annotations or is_required else None
 
@@ -150,20 +169,39 @@ def _read_csv(path: Path, is_required: bool) -> Iterator[tuple[int, dict[str, An
     with path.open(encoding=encoding, newline="") as file:
         for _ in range(above):
             file.readline()
-        for number, row in _number_rows(csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)):
-            if any(text and text.strip() for text in row.pop(None, ())):
+        rows = _number_rows(path, csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True), above)
+        columns = [_column(name) for name in next(rows)[1]]
+        for number, row in rows:
+            if any(text.strip() for text in row[len(columns) :]):
                 raise UserError(
-                    f"{path}, line {number + above} has more cells than the header; put texts that contain "
+                    f"{path}, line {number} has more cells than the header; put texts that contain "
                     f"{delimiter!r} into quotes"
                 )
-            cells = {_column(key): value for key, value in row.items()}
-            if any(value and value.strip() for value in cells.values()):  # spreadsheets write empty rows
-                yield number + above, cells
+            if any(_holds_rows(text, delimiter) for text in row):
+                raise UserError(f"{path}, line {number}: {_QUOTES}")
+            cells: dict[str, list[str]] = defaultdict(list)
+            for column, text in zip(columns, row, strict=False):
+                if text.strip():
+                    cells[column].append(text)
+            if cells:  # spreadsheets write empty rows
+                yield number, {name: texts if name in CAPTIONS else texts[0] for name, texts in cells.items()}
 
 
-def _number_rows(reader: csv.DictReader) -> Iterator[tuple[int, dict[Any, Any]]]:
-    for row in reader:
-        yield reader.line_num, row
+def _number_rows(path: Path, reader: Any, above: int) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table, each with the number of its first line; `above` counts the lines that were read before."""
+    number = above + 1
+    try:
+        for row in reader:
+            yield number, row
+            number = above + reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {number}: {_QUOTES} ({error})") from error
+
+
+def _holds_rows(cell: str, delimiter: str) -> bool:
+    """Whether later lines of a quoted cell look like rows, as they do when a quote before them was not closed."""
+    starts = [line.split(delimiter)[0] for line in cell.split("\n")[1:] if delimiter in line]
+    return any(PurePosixPath(start.strip()).suffix.lower() in SUFFIXES for start in starts)
 
 
 def _find_header(path: Path, encoding: str) -> tuple[str | None, int]:
@@ -179,7 +217,7 @@ def _find_header(path: Path, encoding: str) -> tuple[str | None, int]:
                 break
     for delimiter in declared[1] if declared else _DELIMITERS:
         columns = {_column(name) for name in line.rstrip("\r\n").split(delimiter)}
-        if columns & set(_FILE) and columns & {*_CAPTION, *_CLASS}:
+        if columns & set(_FILE) and columns & {*CAPTIONS, *CLASSES}:
             return delimiter, above
     return None, above
 
@@ -209,7 +247,7 @@ def _read_jsonl(path: Path, is_required: bool) -> Iterator[tuple[int, Any]]:
 
 
 def _parse_row(path: Path, line: int, row: Any, root: Path) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
-    given = _first(row, _FILE) if isinstance(row, dict) else None
+    given = find_value(row, _FILE) if isinstance(row, dict) else None
     if isinstance(given, int) and not isinstance(given, bool):
         given = str(given)
     if not isinstance(given, str):
@@ -218,20 +256,14 @@ def _parse_row(path: Path, line: int, row: Any, root: Path) -> tuple[tuple[str, 
     if not names:
         name = as_text(given.strip().replace("\\", "/"))
         raise UserError(f"{path}, line {line}: {name} {LEADS_OUT}")
-    captions = _first(row, _CAPTION)
+    captions = find_value(row, CAPTIONS)
     captions = [captions] if isinstance(captions, str) else captions or []
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{path}, line {line}: the caption must be a string or a list of strings")
-    return names, clean_captions(captions), clean_label(_first(row, _CLASS))
-
-
-def _first(row: dict[str, Any], columns: Iterable[str]) -> Any:
-    """The value in the first of these columns that is not empty; None if all are empty."""
-    for column in columns:
-        value = row.get(column)
-        if value is not None and not (isinstance(value, str) and not value.strip()):
-            return value
-    return None
+    try:
+        return names, clean_captions(captions), clean_label(find_value(row, CLASSES))
+    except ValueError as error:
+        raise UserError(f"{path}, line {line}: {error}") from error
 
 
 def _possible_names(given: str, path: Path, root: Path) -> tuple[str, ...]:

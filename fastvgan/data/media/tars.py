@@ -1,6 +1,7 @@
 """Clips in tar files of the WebDataset layout, where files with one name and several suffixes form a sample."""
 
 import json
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastvgan.data.folders import names
-from fastvgan.data.folders.annotations import SUFFIXES, clean_captions, clean_label
+from fastvgan.data.folders.annotations import CAPTIONS, CLASSES, SUFFIXES, clean_captions, clean_label, find_value
 from fastvgan.data.folders.entry import Entry, Rejected
+from fastvgan.data.folders.tables import TABLE_IN_ARCHIVE, is_table
 from fastvgan.data.media.types import Media
 from fastvgan.data.paths import as_text, unusable_name
 
@@ -21,7 +23,8 @@ _SAMPLE = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 def clips_in(path: Path, name: str) -> tuple[list[Entry], list[Rejected]]:
     """List the video files in a tar with their captions and classes, and the unusable ones.
 
-    `key.txt` holds captions, one per line; `key.json` "caption" or "captions", and "class"; `key.cls` the class.
+    `key.txt` holds captions, one per line; `key.json` captions and the class by the names of columns that tables have;
+    `key.cls` the class. For `key.0.mp4`, `key.0.txt` comes before `key.txt`.
 
     Args:
         path: The tar file.
@@ -66,6 +69,8 @@ def _entries(
     rejected: list[Rejected] = []
     for members in samples.values():
         for suffix, member in members.items():
+            if is_table(posixpath.basename(member.name)):
+                rejected.append(Rejected(as_text(f"{name}/{member.name}"), TABLE_IN_ARCHIVE))
             if f".{suffix.rsplit('.', 1)[-1].lower()}" not in SUFFIXES:
                 continue
             clip = f"{name}/{member.name}"
@@ -73,26 +78,30 @@ def _entries(
                 rejected.append(Rejected(as_text(clip), wrong))
                 continue
             try:
-                captions, label = _read_annotations(tar, members)
+                captions, label = _read_annotations(tar, members, suffix.rpartition(".")[0])
             except (ValueError, RecursionError) as error:
                 rejected.append(Rejected(clip, f"has unreadable captions: {error}"))
                 continue
             media = Media("tar", path, member.name, (member.offset_data, member.size))
             entries.append(Entry(media, clip, captions, label))
-    if not entries and not rejected:
+    if not entries and all(item.reason == TABLE_IN_ARCHIVE for item in rejected):
         rejected.append(Rejected(name, "holds no video file"))
     return entries, rejected
 
 
-def _read_annotations(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> tuple[tuple[str, ...], str | None]:
+def _read_annotations(
+    tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], within: str
+) -> tuple[tuple[str, ...], str | None]:
+    """Read captions and class of a sample's video; `within` is what precedes its last suffix, "0" in "0.mp4"."""
     kinds = {suffix.lower(): member for suffix, member in members.items()}
-    texts = {kind: _text(tar, kinds[kind]) for kind in ("json", "txt", "cls") if kind in kinds}
+    found = {kind: kinds.get(f"{within.lower()}.{kind}", kinds.get(kind)) for kind in ("json", "txt", "cls")}
+    texts = {kind: _text(tar, member) for kind, member in found.items() if member is not None}
     facts = json.loads(texts["json"]) if "json" in texts else {}
     facts = facts if isinstance(facts, dict) else {}
-    captions = list(_strings(facts.get("captions"))) or list(_strings(facts.get("caption")))
+    captions = list(_strings(find_value(facts, ["captions", *CAPTIONS])))
     if not captions and "txt" in texts:
         captions = texts["txt"].splitlines()
-    label = facts.get("class")
+    label = find_value(facts, CLASSES)
     if label is None and "cls" in texts:
         label = texts["cls"]
     return clean_captions(captions), clean_label(label)

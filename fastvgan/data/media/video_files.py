@@ -231,6 +231,7 @@ def _decode_from(
     times = found.pts if start else None
     with _open(_source(media)) as container:
         stream = _stream(container, found.stream)
+        aspect = pixel_aspect(stream)
         # Frame threads delay frames, and decode a few that are not needed.
         if stream.codec_context.name != "theora":  # an empty packet repeats the last frame, which must not be delayed
             stream.thread_type, stream.codec_context.thread_count = "FRAME" if threads > 1 else "NONE", threads
@@ -254,6 +255,7 @@ def _decode_from(
                 if start and first <= index <= last and frame.is_corrupt:
                     return None
                 if index in wanted:  # keeping all frames could fill the memory
+                    _check_same(frame, aspect, found, index)
                     frames[index] = frame
                 if index >= last:
                     break
@@ -377,6 +379,12 @@ def _same_size(frame: av.VideoFrame, aspect: Fraction, seen: _Size | None, numbe
         was = seen[0]
         raise BadVideo(f"changes its size at frame {number}, from {was[1]}x{was[0]} to {size[1]}x{size[0]}")
     return seen or (size, orientation_of(frame))
+
+
+def _check_same(frame: av.VideoFrame, aspect: Fraction, found: Probe, number: int) -> None:
+    height, width = display_size(frame, aspect)
+    if (height, width) != (found.height, found.width):
+        raise BadVideo(f"has changed: frame {number} is {width}x{height} now, not {found.width}x{found.height}")
 
 
 def _rising(pts: list[int | None]) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from fastvgan.data.media.types import BadVideo, Damaged
 _MIB = 2**20
 _HEAVIEST = 256 * _MIB  # largest file of a picture, in bytes
 _HEAVIEST_VIDEO = 2**10 * _MIB  # largest video in a zip, which is unpacked into memory
+_TEXTS = {".txt", ".csv", ".tsv", ".json", ".jsonl"}
 
 
 class Archive(NamedTuple):
@@ -81,13 +82,21 @@ def read_member(path: Path, name: str) -> bytes:
         raise BadVideo(f"cannot be read: {error.strerror or error}") from error
 
 
-def captions_beside(path: Path, name: str) -> tuple[str, ...]:
-    """Read the captions, one per line, in the text beside a video or animation in a zip file.
+def texts_in(path: Path) -> list[str]:
+    """List the names of the text files in a zip file, by their suffixes.
+
+    Raises:
+        BadVideo: As in `open_archive`.
+    """
+    return [name for name in open_archive(path).members if os.path.splitext(name)[1].lower() in _TEXTS]
+
+
+def captions_in(path: Path, text: str) -> tuple[str, ...]:
+    """Read the captions, one per line, in a text of a zip file; a missing text has none.
 
     Raises:
         BadVideo: The text exists but cannot be read.
     """
-    text = f"{os.path.splitext(name)[0]}.txt"
     archive = open_archive(path)
     if text not in archive.members:
         return ()

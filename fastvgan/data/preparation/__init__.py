@@ -2,12 +2,13 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastvgan.data.folders.entry import Entry, Rejected
-from fastvgan.data.folders.layouts import Layout, scan
+from fastvgan.data.folders.layouts import Layout, Scan, scan
 from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Record, is_manifest, write_lines, write_manifest
 from fastvgan.data.folders.survey import (
     Found,
@@ -24,6 +25,7 @@ from fastvgan.data.preparation.groups import strip_facts
 from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
+from fastvgan.files.lock import FolderLock
 
 if TYPE_CHECKING:
     from fastvgan.data.preparation.groups import Results
@@ -33,6 +35,7 @@ __all__ = ["Prepared", "PrepareConfig", "prepare"]
 logger = logging.getLogger("fastvgan")
 
 _JOURNALS = ".prepare"
+_IN_USE = "{holder} is preparing clips into {folder.parent}; wait until it has ended, or choose another folder"
 _VERSION = 3  # of the check of a clip; raising it makes every clip be checked again
 
 
@@ -56,14 +59,19 @@ def prepare(source: Path, out: Path, settings: PrepareConfig) -> Prepared:
         settings: What to write.
 
     Raises:
-        UserError: The folder is unusable or has too many unusable clips, the disk is too full, or `out` is not
-            writable.
+        UserError: The folder is unusable or has too many unusable clips, the disk is too full, `out` is not writable,
+            or another process prepares clips into it.
     """
     _check_out(source, out, settings.to)
     layout = Layout(settings.layout, settings.split_file, settings.strip_frames, settings.follow_links)
-    entries, rejected, remarks = scan(source, layout, _output_folder(source, out, settings.to))
+    scanned = scan(source, layout, _output_folder(source, out, settings.to))
     source = source if source.is_dir() else source.parent
-    journals = _make_folders(out)
+    with _lock_journals(out) as journals:
+        return _prepare(source, out, settings, scanned, journals)
+
+
+def _prepare(source: Path, out: Path, settings: PrepareConfig, scanned: Scan, journals: Path) -> Prepared:
+    entries, rejected, remarks = scanned
     checked = _check_all(entries, source, settings, Journal(journals / "checked.jsonl"))
     good, bad = divide(result for result, _ in checked)
     check_share(source, len(entries), bad, settings.max_bad)
@@ -139,12 +147,19 @@ def _output_folder(source: Path, out: Path, to: str) -> Path:
     return out / to if out.resolve() in (real, *real.parents) else out
 
 
-def _make_folders(out: Path) -> Path:
+@contextmanager
+def _lock_journals(out: Path) -> Iterator[Path]:
+    """Yield the folder of the journals, in which no other process works until the block ends."""
+    journals = out / _JOURNALS
     try:
-        (out / _JOURNALS).mkdir(parents=True, exist_ok=True)
+        journals.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(journals, _IN_USE)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
-    return out / _JOURNALS
+    try:
+        yield journals
+    finally:
+        lock.release()
 
 
 def _check_all(

@@ -1,7 +1,9 @@
 """Writing clips as video files that are fast to read: constant rate, yuv420p, upright, frequent key frames."""
 
 import dataclasses
+import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from fastvgan.data.preparation.journal import Journal
 from fastvgan.data.preparation.resample import limit_resampled, resample
 from fastvgan.data.preparation.settings import PrepareConfig
 from fastvgan.errors import UserError
-from fastvgan.files.atomic import whole
+from fastvgan.files.atomic import LONGEST_NAME, whole
 from fastvgan.files.encoding import encode
 
 SUFFIXES = {"vp9": ".webm", "h264": ".mp4"}
@@ -120,6 +122,8 @@ def _write_record(out: Path, path: Path, clip: Found, settings: PrepareConfig) -
 def _names(clips: Iterable[Found], settings: PrepareConfig) -> Iterator[str]:
     """A file name for each clip: its own with the new suffix, or with both suffixes if two would be equal.
 
+    A name that is too long for the file system becomes a checksum of it.
+
     Raises:
         UserError: A name leads out of the folder that is written to.
     """
@@ -129,6 +133,8 @@ def _names(clips: Iterable[Found], settings: PrepareConfig) -> Iterator[str]:
         short = str(Path(name).with_suffix("")) + SUFFIXES[settings.codec]
         if short in taken:
             short = name + SUFFIXES[settings.codec]
+        if len(os.fsencode(Path(short).name)) > LONGEST_NAME:
+            short = str(Path(name).with_name(hashlib.sha256(name.encode()).hexdigest() + SUFFIXES[settings.codec]))
         taken.add(short)
         if leads_out(short):
             raise UserError(f"{name} {LEADS_OUT}")

@@ -11,7 +11,8 @@ class Journal:
     """Results by name, one line of JSON per result, appended at once.
 
     A result is valid only under the signature with which it was added: everything that it depends on, such as the size
-    and time of a file and the settings. An incomplete last line, of a process that was killed, is ignored.
+    and time of a file and the settings. Damaged lines are ignored, such as an incomplete last one after the
+    process was killed.
 
     Args:
         path: The file.
@@ -25,9 +26,9 @@ class Journal:
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     name, signature, result = json.loads(line)
-                except ValueError:
+                    self._known[name] = signature, result
+                except (ValueError, TypeError):  # a line of another form is damaged, too
                     continue
-                self._known[name] = signature, result
 
     def get(self, name: str, signature: Any) -> Any | None:
         """Return the result of that name, or None if it has another signature or is missing."""

@@ -1,6 +1,6 @@
 """Writing decoded frames of many clips to safetensors files, which training maps into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +53,10 @@ def write_shard(path: Path, clips: Sequence[Found], settings: PrepareConfig, roo
 
     def decode(clip: Found) -> torch.Tensor | Rejected:
         try:
-            decoded = list(output_frames(clip, settings, settings.channels))
-            check_length(len(decoded), settings.min_frames, settings.fps)
-            return torch.from_numpy(np.stack(decoded))
+            expected = count_resampled(clip.probe.frames, clip.probe.fps, settings.fps)
+            video = _stack(output_frames(clip, settings, settings.channels), expected)
+            check_length(len(video), settings.min_frames, settings.fps)
+            return torch.from_numpy(video)
         except BadVideo as error:
             return Rejected.because(clip.entry.name, error)
 
@@ -69,6 +70,18 @@ def write_shard(path: Path, clips: Sequence[Found], settings: PrepareConfig, roo
     total = checksum_of(path) if good else ""
     name = path.relative_to(root).as_posix()
     return [_record(name, total, clip, video, settings) for clip, video in good], rejected
+
+
+def _stack(frames: Iterable[np.ndarray], expected: int) -> np.ndarray:
+    """Copy frames into one array with room for the `expected` ones: with a list, a film would take memory twice."""
+    video, count = np.empty((0,), np.uint8), 0
+    for count, frame in enumerate(frames, 1):
+        if count == 1:
+            video = np.empty((max(1, expected), *frame.shape), np.uint8)
+        elif count > len(video):
+            video.resize((len(video) + len(video) // 8 + 1, *frame.shape), refcheck=False)
+        video[count - 1] = frame
+    return video[:count]
 
 
 def _record(path: str, total: str, clip: Found, video: torch.Tensor, settings: PrepareConfig) -> Record:

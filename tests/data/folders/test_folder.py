@@ -103,7 +103,7 @@ def test_captions_beside_clips(tmp_path):
     few(tmp_path)
     (tmp_path / "a.txt").write_bytes("\ufeff one \r\n\r\n two  words \r\n".encode())
     (tmp_path / "b.txt").write_text("drei Wörter hier\n")
-    (tmp_path / "c.txt").write_text("\n  \n")
+    (tmp_path / "c.txt").write_text("\n …! \n")
     data = source(tmp_path, require=("text",))
     assert sorted(data.captions) == ["drei Wörter hier", "one", "two words"]
     assert list_rejected(data) == {("c.mp4", "has no caption"), ("d.mp4", "has no caption")}

@@ -51,7 +51,7 @@ def test_all_layouts_side_by_side(tmp_path):
         picture(tmp_path / "strips" / f"{t}.jpg", 16, 64)
         picture(tmp_path / "upright" / f"{t}.png", 64, 16)
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
-        for name in ("one/0.png", "one/1.png", "two/deep/0.png", "__MACOSX/one/._0.png", "readme.txt"):
+        for name in ("one/0.png", "one/1.png", "two/deep/0.png", "__MACOSX/one/._0.png", "read.txt"):
             file.writestr(name, png())
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         tar.add(tmp_path / "videos" / "a.MP4", "./000.mp4")
@@ -73,7 +73,7 @@ def test_all_layouts_side_by_side(tmp_path):
         said,
         "skipped 2 folders (.cache, __MACOSX): hidden, trash or thumbnails by their names",
         "skipped 1 file (.hidden.mp4): hidden",
-        "skipped 1 file (notes.txt): neither clips nor captions",
+        "skipped 2 files (notes.txt, z.zip/read.txt): neither clips nor captions",
     ]
     assert set(kinds(scan(tmp_path, Layout("videos"))[0]).values()) == {"video", "tar"}
     assert set(kinds(scan(tmp_path, Layout("strips"))[0])) == {f"{d}/{t}.{s}" for t in range(3) for d, s in
@@ -138,6 +138,31 @@ def test_captions_of_the_other_part_are_no_mistake(tmp_path):
     assert [item.name for item in rejected] == ["c.mp4"]
 
 
+def test_numbers_that_are_no_classes_in_a_split_file_are_refused(tmp_path):
+    for name in "abc":
+        video(tmp_path / "set" / f"{name}.avi")
+    split = tmp_path / "wave_test_split1.txt"
+    split.write_text("a.avi 1 \nb.avi 2 \nc.avi 0 \n")
+    with pytest.raises(UserError, match=r"split1.txt ends its lines with 0, 1 and 2, .* training and test"):
+        scan(tmp_path / "set", Layout(split_file=split))
+    split.write_text("a.avi 1\nb.avi 2\n")  # may be classes
+    assert len(scan(tmp_path / "set", Layout(split_file=split))[0]) == 2
+
+
+@pytest.mark.parametrize("deep", ["", "cat", "cat dog"])
+def test_parts_of_a_set_are_no_classes(tmp_path, deep):
+    for part in ("Train", "test"):
+        for name in deep.split() or [""]:
+            video(tmp_path / "set" / part / name / f"{part}.mp4")
+    entries, _, remarks = scan(tmp_path, Layout())
+    assert [entry.label for entry in entries] == (["cat", "dog"] * 2 if " " in deep else [None] * len(entries))
+    said = "the folders Train and test are read as parts of one set, not as classes"
+    assert remarks == [f"{said}; pass one of them as the folder to use it alone"]
+    video(tmp_path / "set" / "dance" / "0.mp4")
+    entries, _, remarks = scan(tmp_path, Layout())
+    assert {entry.label for entry in entries} == {"Train", "test", "dance"} and not remarks
+
+
 def test_classes_of_folders_of_pictures(tmp_path):
     for name in ("run/clip1", "run/clip2", "walk/clip1"):
         for t in range(2):
@@ -196,6 +221,7 @@ def test_captions_of_every_kind_of_clip(tmp_path):
         ({"txt": "one\ntwo\n"}, ("one", "two"), None),
         ({"json": '{"caption": "c", "class": 3}', "txt": "t"}, ("c",), "3"),
         ({"json": '{"captions": ["a", "b"]}', "cls": "7"}, ("a", "b"), "7"),
+        ({"json": '{"text": "c", "captions": [], "label": 3}', "cls": "7"}, ("c",), "3"),
         ({"json": "[1]"}, (), None),
         ({}, (), None),
     ],
@@ -208,6 +234,35 @@ def test_what_is_said_in_a_tar(tmp_path, files, captions, label):
             add(tar, f"dir/00.{suffix}", text)
     (entry,), rejected, _ = scan(tmp_path / "set", Layout())
     assert (entry.captions, entry.label, rejected) == (captions, label, [])
+
+
+def test_names_with_dots_in_a_tar_keep_their_captions_apart(tmp_path):
+    data = video(tmp_path / "x.mp4").read_bytes()
+    (tmp_path / "set").mkdir()
+    texts = {"v1.0.txt": "zero", "v1.0.cls": "x", "v1.txt": "both", "a/captions.csv": "file,caption\n"}
+    with tarfile.open(tmp_path / "set" / "t.tar", "w") as tar:
+        for name, content in {"v1.0.mp4": data, "v1.1.mp4": data, **{k: v.encode() for k, v in texts.items()}}.items():
+            add(tar, name, content)
+    entries, rejected, _ = scan(tmp_path / "set", Layout())
+    assert [(e.name, e.captions, e.label) for e in entries] == [
+        ("t.tar/v1.0.mp4", ("zero",), "x"),
+        ("t.tar/v1.1.mp4", ("both",), None),
+    ]
+    assert [item.name for item in rejected] == ["t.tar/a/captions.csv"]
+
+
+def test_texts_in_a_zip_are_read_or_named(tmp_path):
+    texts = {"run.1.txt": "of a folder", "deep/run.txt": "deeper", "captions.csv": "file,caption\n", "a.txt": "A"}
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
+        for name in ("run.1/0.png", "run.1/1.png", "deep/run/0.png", "deep/run/1.png"):
+            file.writestr(name, png())
+        for name, text in texts.items():
+            file.writestr(name, text)
+    entries, rejected, remarks = scan(tmp_path, Layout())
+    said = {entry.name: entry.captions for entry in entries}
+    assert said == {"z.zip/deep/run": ("deeper",), "z.zip/run.1": ("of a folder",)}
+    assert [item.name for item in rejected] == ["z.zip/captions.csv"] and "beside the archive" in rejected[0].reason
+    assert remarks[1:] == ["skipped 1 file (z.zip/a.txt): neither clips nor captions"]
 
 
 def test_tars_that_cannot_be_used_say_why(tmp_path):

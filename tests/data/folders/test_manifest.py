@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastvgan.data.clips import items_from_manifest
 from fastvgan.data.folders.manifest import Record, find_manifest, read_manifest, write_manifest
 from fastvgan.data.media.frames import probe
 from fastvgan.errors import UserError
@@ -60,6 +61,14 @@ def write(path: Path, *lines, root=".") -> str:
     return str(path)
 
 
+def test_clips_without_a_word_in_their_captions_have_none(tmp_path):
+    written = [Record(f"{i}.mp4", "video", 2, 8, 8, captions=texts) for i, texts in enumerate([("!", "a 5"), ("…",)])]
+    write_manifest(tmp_path / "manifest.jsonl", written)
+    manifest = read_manifest(str(tmp_path / "manifest.jsonl"))
+    (item,), remarks = items_from_manifest(manifest, ("text",))
+    assert item.captions == ("a 5",) and remarks == ["1.mp4: has no caption; left out"]
+
+
 CLIP = {"path": "a.mp4", "kind": "video", "frames": 3, "height": 4, "width": 5}
 
 
@@ -87,6 +96,32 @@ def test_links_that_lead_out_are_followed_only_on_request(tmp_path):
         with pytest.raises(UserError, match="--follow-links"):
             manifest.media(record)
         assert read_manifest(location, follow_links=True).media(record).path.exists()
+
+
+def test_the_folders_of_many_clips_are_resolved_once(tmp_path, monkeypatch):
+    (tmp_path / "set" / "d").mkdir(parents=True)
+    lines = [{**CLIP, "path": f"d/{i}.mp4"} for i in range(20)]
+    manifest = read_manifest(write(tmp_path / "set" / "m.jsonl", *lines))
+    resolved, resolve = [], Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path, strict=False: (resolved.append(path), resolve(path))[1])
+    assert [manifest.media(r).path for r in manifest.records] == [tmp_path / "set" / line["path"] for line in lines]
+    assert len(resolved) == 2  # the root and the folder
+
+
+def test_clips_whose_files_have_changed_since_are_left_out(tmp_path):
+    for name in ("same.mp4", "longer.mp4", "unknown.mp4", "a.tar", "short.tar"):
+        (tmp_path / name).write_bytes(b"0123456789")
+    clips = {"same.mp4": 10, "longer.mp4": 9, "unknown.mp4": 0, "missing.mp4": 5, "x" * 300: 5}
+    lines = [{**CLIP, "path": name, "bytes": size} for name, size in clips.items()]
+    spans = {"a.tar": [4, 6], "short.tar": [4, 7]}
+    lines += [{**CLIP, "kind": "tar", "path": k, "bytes": v[1], "span": v} for k, v in spans.items()]
+    manifest = read_manifest(write(tmp_path / "m.jsonl", *lines))
+    items, remarks = items_from_manifest(manifest)
+    assert [item.name for item in items] == ["same.mp4", "unknown.mp4", "missing.mp4", "x" * 300, "a.tar"]
+    why = "has changed since `prepare` (10 bytes); run `prepare` again; left out"
+    assert remarks == [f"longer.mp4: {why}", f"short.tar: {why}"]
+    with pytest.raises(UserError, match="2 of 7 files in .* unusable, .*longer.mp4 has changed .*run `prepare` again"):
+        items_from_manifest(manifest, max_bad=0.2)
 
 
 def test_links_among_frames_are_held_to_the_same(tmp_path):
@@ -172,6 +207,16 @@ def test_a_manifest_elsewhere_is_read_through_fsspec(tmp_path):
     manifest = read_manifest("memory://set/manifest.jsonl")
     media = manifest.media(manifest.records[0])
     assert (media.kind, media.path, media.span) == ("tar", "memory://set/t/0.tar", (5, 6))
+
+
+@pytest.mark.parametrize("name", ["a::b", "memory::x", "~", "a*"])
+def test_a_folder_whose_name_a_url_could_have_is_a_folder(tmp_path, name, monkeypatch):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    location = write(tmp_path / name / "manifest.jsonl", CLIP)
+    for found in (location, f"{name}/manifest.jsonl"):
+        manifest = read_manifest(found)
+        assert manifest.media(manifest.records[0]).path.absolute() == tmp_path / name / "a.mp4"
 
 
 def test_where_a_manifest_is_looked_for(tmp_path):

@@ -1,6 +1,9 @@
 """Whatever lies in a folder is taken or named: odd suffixes, files that are no clips, bins, thumbnails, a lone zip."""
 
 import io
+import os
+import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -9,6 +12,7 @@ from broken import audio_only
 from make_videos import encode, make_numbered, number_of
 from PIL import Image, features
 
+from fastvgan.data import list_clips
 from fastvgan.data.clips import items_from_folder
 from fastvgan.data.decoders import dali
 from fastvgan.data.folders.layouts import Layout, scan
@@ -18,6 +22,7 @@ from fastvgan.data.media.frames import probe, read_frames
 from fastvgan.data.media.types import Media, Probe
 from fastvgan.data.preparation import PrepareConfig, prepare
 from fastvgan.errors import UserError
+from fastvgan.runs.config import DataConfig
 
 # What cameras, discs, editors and streams call files of the containers that they hold.
 SUFFIXES = {
@@ -167,8 +172,87 @@ def test_a_poster_beside_each_video_is_no_frame(tmp_path):
         Image.new("RGB", (64, 48)).save(tmp_path / "below" / f"{number}.jpg")
     found, rejected, _ = kinds(tmp_path)
     assert found == {"below/0.mp4": "video", "below/1.mp4": "video"}
-    assert rejected == dict.fromkeys(
-        ("below/0.jpg", "below/1.jpg"), "is a single picture beside the video of the same name"
-    )
+    assert rejected == dict.fromkeys(("below/0.jpg", "below/1.jpg"), "is a single picture beside videos")
     Image.new("RGB", (64, 48)).save(tmp_path / "below" / "2.jpg")
     assert kinds(tmp_path)[0]["below"] == "frames"
+
+
+def test_clips_that_a_folders_own_manifest_does_not_list_are_named(tmp_path):
+    """Also in folders below it, but not where `prepare` wrote the files or read them elsewhere."""
+    (tmp_path / "set" / "sub").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4"):
+        encode(tmp_path / "set" / name, make_numbered(4))
+    prepare(tmp_path / "set", tmp_path / "set", PrepareConfig())
+    prepare(tmp_path / "set", tmp_path / "out", PrepareConfig())
+    prepare(tmp_path / "set", tmp_path / "written", PrepareConfig(to="clips"))
+    for name in ("sub/c.mp4", "d.webm", "._d.webm", ".sub.mp4", "d.txt"):
+        (tmp_path / "set" / name).write_text("new")
+    (tmp_path / "written" / "e.mp4").write_text("new")
+
+    def remarks(folder, root=None):
+        return list_clips(DataConfig(data=str(tmp_path / folder), root=root), ()).remarks
+
+    new = "2 video files (d.webm, sub/c.mp4); run `prepare` again to add new files (rejects.jsonl names unusable ones)"
+    used = f"clips, captions and classes are those that {tmp_path / 'set' / 'manifest.jsonl'} lists"
+    assert remarks("set") == [used, f"not in the manifest: {new}"]
+    assert remarks("out", str(tmp_path / "set")) == remarks("written") == remarks("set/manifest.jsonl") == []
+
+
+@pytest.mark.parametrize("to", ["clips", "shards", "tars"])
+def test_what_prepare_wrote_below_the_clips_is_no_second_set_of_them(tmp_path, to):
+    """A folder of that name without its journal is the user's own, as is the one that was asked for."""
+    (tmp_path / "set" / "sub" / "tars").mkdir(parents=True)
+    encode(tmp_path / "set" / "a.mp4", make_numbered(4))
+    encode(tmp_path / "set" / "sub" / "tars" / "b.mp4", make_numbered(4))
+    out = tmp_path / "set" / "out"
+    prepare(tmp_path / "set", out, PrepareConfig(to=to, height=16, width=16))
+    found, rejected, remarks = kinds(tmp_path / "set")
+    assert set(found) == {"a.mp4", "sub/tars/b.mp4"} and not rejected
+    assert f"skipped 1 folder (out/{to}): written by `prepare`" in remarks
+    if to != "shards":
+        assert len(kinds(out)[0]) == len(kinds(out / to)[0]) == 2
+    (tmp_path / "set" / "a.mp4").unlink()
+    shutil.rmtree(tmp_path / "set" / "sub")
+    with pytest.raises(UserError, match=rf"set holds no clip \(out/{to} was written by `prepare`; pass its OUT"):
+        kinds(tmp_path / "set")
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    encode(tmp_path / "a.mp4", make_numbered(4))
+    pipes = {"p.mp4", "p.png", "p.tar", "p.zip", "p.txt", "captions.csv", "link.mp4", "p"}
+    for name in pipes - {"link.mp4"}:
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "link.mp4").symlink_to("p")
+    found, rejected, _ = kinds(tmp_path)
+    assert set(found) == {"a.mp4"} and rejected == dict.fromkeys(pipes, "is not a regular file")
+    with pytest.raises(UserError, match="p.mp4 is not a folder, and is not a regular file"):
+        kinds(tmp_path / "p.mp4")
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_clip"),
+    [
+        ("a.jpg b.jpg", False),
+        ("a.mp4.jpg b.mp4.jpg", False),
+        ("a_thumb.jpg b-1.jpg cover.jpg", False),
+        ("front.jpg", False),
+        ("frame 1.jpg frame 2.jpg", True),
+        ("a_1.jpg a_2.jpg a_3.jpg", True),
+    ],
+)
+def test_previews_have_many_names_in_folders_and_zips(tmp_path, shown, is_clip):
+    (tmp_path / "below").mkdir()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for name in ("a.mp4", "b.mp4"):
+            (tmp_path / "below" / name).write_bytes(b"")  # the scan goes by the suffix
+            file.writestr(f"below/{name}", b"")
+        for name in re.findall(r"\S.*?jpg", shown):
+            Image.new("RGB", (64, 48)).save(tmp_path / "below" / name)
+            file.write(tmp_path / "below" / name, f"below/{name}")
+    found, rejected, _ = kinds(tmp_path)
+    videos = {f"{above}below/{name}.mp4": "video" for above in ("", "x.zip/") for name in "ab"}
+    assert found == videos | ({"below": "frames", "x.zip/below": "zip"} if is_clip else {})
+    count = len(re.findall("jpg", shown))
+    assert len(rejected) == (0 if is_clip else 2 * count) and set(rejected.values()) <= {
+        "is a single picture beside videos"
+    }

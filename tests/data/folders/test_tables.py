@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 
 import pytest
 
@@ -81,7 +82,46 @@ def test_a_table_in_each_folder_names_its_own_files(tmp_path):
         "test/0.mp4": ("nil",),
         "test/2.mp4": ("two", "zwei"),
     }
-    assert missing == {"test/7.mp4"} and remarks == []
+    assert missing == {"test/7.mp4"} and [" parts of one set" in remark for remark in remarks] == [True]
+
+
+def test_a_table_in_a_folder_means_no_file_of_the_same_name_elsewhere(tmp_path):
+    folder_of(tmp_path, ("001.mp4", "cats/002.mp4", "dogs/001.mp4"))
+    rows = [("file", "caption"), ("001.mp4", "asleep"), ("002.mp4", "awake"), ("dogs/001.mp4", "a dog")]
+    write(tmp_path / "cats" / "captions.csv", rows)
+    said, missing, _ = scan_folder(tmp_path)
+    assert {name: texts for name, (texts, _) in said.items()} == {
+        "001.mp4": (),
+        "cats/002.mp4": ("awake",),
+        "dogs/001.mp4": ("a dog",),
+    }
+    assert missing == {"cats/001.mp4"}
+    (tmp_path / "cats" / "002.mp4").unlink()  # now its rows can only mean files of the root
+    assert scan_folder(tmp_path)[0]["001.mp4"][0] == ("asleep",)
+
+
+def test_names_match_whatever_their_unicode_form(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    folder_of(tmp_path, (f"{apart}.mp4", f"x/{composed}.mp4", f"y/{composed}.mp4", f"y/{apart}.mp4"))
+    rows = [(f"{composed}.mp4", "a"), (f"x/{apart}", "b"), (f"y/{composed}.mp4", "c"), (f"y/{apart}.mp4", "d")]
+    write(tmp_path / "captions.csv", [("file", "caption"), *rows])
+    said, missing, _ = scan_folder(tmp_path)
+    assert [texts for _, (texts, _) in sorted(said.items())] == [("a",), ("b",), ("d",), ("c",)] and not missing
+
+
+def test_columns_of_the_same_name_each_hold_a_caption(tmp_path):
+    rows = [("file", "caption", "Caption", "caption"), ("a.mp4", "one", "", "two"), ("c.mkv", " ", "three", "four")]
+    write(folder_of(tmp_path) / "captions.csv", rows)
+    said, _, _ = scan_folder(tmp_path)
+    assert (said["a.mp4"][0], said["c.mkv"][0]) == (("one", "two"), ("three", "four"))
+
+
+def test_captions_without_a_word_and_classes_that_are_no_number_are_missing(tmp_path):
+    lines = ['{"file": "a.mp4", "text": ["!!!", "a 5"], "label": NaN, "category": 1.5}']
+    lines += ['{"file": "c.mkv", "text": "…", "label": NaN}']
+    (folder_of(tmp_path) / "metadata.jsonl").write_text("\n".join(lines))
+    said, _, _ = scan_folder(tmp_path)
+    assert (said["a.mp4"], said["c.mkv"]) == ((("a 5",), "1.5"), ((), None))
 
 
 def test_names_without_suffix(tmp_path):
@@ -160,6 +200,11 @@ def test_captions_come_before_metadata(tmp_path):
         ({"metadata.csv": "sep=;\nfile;text\na.mp4;one\nb.mp4;x;y\n"}, "line 4 has more cells"),
         ({"metadata.jsonl": '{"file": "a.mp4", "text": "x"}\n{'}, "metadata.jsonl, line 2 is not JSON"),
         ({"metadata.csv": b"file,text\na.mp4,gr\xf6\xdfer\n"}, "write it as UTF-8 text"),
+        ({"captions.csv": 'file,caption\na.mp4,"a red\nc.mkv,b\n'}, "captions.csv, line 2: the quotes do not match"),
+        ({"captions.csv": 'file,caption\na.mp4,"a red\nc.mkv,is 5"\n'}, "captions.csv, line 2: the quotes do not"),
+        ({"captions.csv": 'file,caption\n\na.mp4,"a" red\n'}, "captions.csv, line 3: the quotes do not match"),
+        ({"captions.tsv": 'file\tcaption\na.mp4\tx\nc.mkv\t" is the sign\n'}, "captions.tsv, line 3: the quotes"),
+        ({"captions.jsonl": '{"file": "a.mp4", "label": ["x"]}'}, "line 1: the class must be a string or a number"),
         ({"captions.csv": "file,size\na.mp4,1\n"}, "must begin with a line of column names"),
     ],
 )

@@ -19,7 +19,7 @@ from make_videos import CODECS, encode, make_numbered, number_of
 from PIL import Image
 
 from fastvgan.data.folders.entry import Entry, Rejected
-from fastvgan.data.folders.survey import examine
+from fastvgan.data.folders.survey import examine, notes
 from fastvgan.data.media import video_files
 from fastvgan.data.media.frames import probe, read_frames, walk
 from fastvgan.data.media.types import BadVideo, Media, Probe, check_probe
@@ -290,12 +290,31 @@ def test_a_playlist_in_disguise_opens_nothing(tmp_path, files):
         probe(Media("video", tmp_path / "x.mp4"))
 
 
+@pytest.mark.parametrize(("name", "frames", "is_slow"), [("x.h264", 301, 1), ("x.h264", 300, 0), ("x.mp4", 301, 0)])
+def test_a_long_clip_that_is_decoded_from_its_start_is_named(tmp_path, name, frames, is_slow):
+    path = encode(tmp_path / name, make_numbered(frames, 16, 16), bf="2", g="12")
+    clip = examine(Entry(Media("video", path), name))
+    words = (
+        "has no usable times, so each sample decodes it from its start; `fastvgan prepare --to clips` makes this fast"
+    )
+    assert notes(clip) == [f"{name}: {words}"] * is_slow and notes(clip, is_made_constant=True) == []
+
+
 def test_a_file_that_was_changed_afterwards_is_bad(tmp_path, files):
     path = shutil.copy(files["h264"], tmp_path / "x.mp4")
     found = probe(Media("video", path))
     encode(path, make_numbered(10))
     with pytest.raises(BadVideo):
         read_frames(Media("video", path), found, [100, 101], 48, 64, 3)
+
+
+@pytest.mark.parametrize("indices", [[0, 1], [100, 101]])
+def test_frames_of_another_size_are_not_squeezed_to_the_one_on_record(tmp_path, files, indices):
+    path = shutil.copy(files["h264"], tmp_path / "x.mp4")
+    found = probe(Media("video", path))
+    encode(path, make_numbered(140, 64, 48), g="12", bf="2")
+    with pytest.raises(BadVideo, match=f"^has changed: frame {indices[0]} is 48x64 now, not 64x48$"):
+        read_frames(Media("video", path), found, indices, 48, 64, 3)
 
 
 def test_names_with_spaces_colons_and_umlauts(tmp_path):

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
+import tracemalloc
 import zipfile
 
 import av
@@ -27,6 +28,7 @@ from fastvgan.data.folders.manifest import Record, find_manifest, read_manifest
 from fastvgan.data.media.frames import probe, read_frames
 from fastvgan.data.media.types import Media
 from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.data.preparation.shard_files import _stack
 from fastvgan.data.sampling import Cut
 from fastvgan.errors import UserError
 from fastvgan.files.encoding import encode as encode_video
@@ -97,6 +99,16 @@ def test_shards_hold_the_frames_that_decoding_gives(few, tmp_path, channels):
         total = hashlib.sha256((tmp_path / "out" / record.path).read_bytes()).hexdigest()
         assert record.checksum == f"sha256:{total}"
         assert stored.dtype == torch.uint8 and np.array_equal(stored.numpy(), expected)
+
+
+@pytest.mark.parametrize("expected", [0, 1, 7, 40, 50])
+def test_frames_of_a_shard_take_memory_once_whatever_number_is_expected(expected):
+    tracemalloc.start()
+    video = _stack((np.full((64, 64, 3), t, np.uint8) for t in range(40)), expected)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert video.shape == (40, 64, 64, 3) and (video == np.arange(40)[:, None, None, None]).all()
+    assert peak < 1.5 * 40 * 64 * 64 * 3
 
 
 def test_many_shards_are_cut_where_they_are_full(tmp_path):
@@ -243,3 +255,15 @@ def test_damaged_clips_are_taken_as_far_as_they_go_when_asked(few, tmp_path):
 def test_records_of_one_file_are_distinguished():
     a, b = (Record("x.zip", "zip", 3, 4, 5, member=name) for name in ("a", "b"))
     assert (a.name, b.name) == ("x.zip/a", "x.zip/b")
+
+
+def test_a_name_that_is_too_long_with_its_new_suffix_is_shortened(tmp_path):
+    (tmp_path / "src" / "d").mkdir(parents=True)
+    name = "ä" * 125 + "x.mp4"  # 255 bytes, of which ".webm" would make 256
+    encode(tmp_path / "src" / "d" / name, make_numbered(4))
+    (tmp_path / "src" / "d" / f"{name[:-4]}.txt").write_text("a clip")
+    for _ in range(2):
+        made = prepare(tmp_path / "src", tmp_path / "out", PrepareConfig(to="clips"))
+        path = tmp_path / "out" / made.records[0].path
+        assert path.parent == tmp_path / "out" / "clips" / "d" and path.is_file() and not made.rejected
+        assert made.records[0].source == f"d/{name}" and made.records[0].captions == ("a clip",)

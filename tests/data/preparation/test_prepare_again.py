@@ -16,6 +16,7 @@ from prepared import contents
 from fastvgan.data import preparation
 from fastvgan.data.media.types import BadVideo
 from fastvgan.data.preparation import PrepareConfig, prepare
+from fastvgan.data.preparation.journal import Journal
 from fastvgan.files.atomic import UNFINISHED
 
 
@@ -163,3 +164,10 @@ def test_stopped_in_its_first_file_it_goes_on(few, tmp_path, monkeypatch):
                 prepare(few, tmp_path / to, PrepareConfig(to=to))
         assert len(prepare(few, tmp_path / to, PrepareConfig(to=to)).records) == 3
         assert not [path for path in (tmp_path / to).rglob("*") if UNFINISHED in path.name]
+
+
+def test_damaged_lines_of_a_journal_are_passed_over(tmp_path):
+    lines = ['["a", [1], {"b": 2}]', "5", "null", '[["a"], 1, 2]', '["a", [1]]', '"abc', "\udcff", ""]
+    (tmp_path / "j.jsonl").write_text("\n".join(lines), errors="surrogateescape")
+    journal = Journal(tmp_path / "j.jsonl")
+    assert list(journal.names()) == ["a"] and journal.get("a", [1]) == {"b": 2}

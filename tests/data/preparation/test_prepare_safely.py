@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -95,6 +97,21 @@ def test_a_folder_to_write_to_is_no_part_of_the_clips(few, tmp_path, where):
     with pytest.raises(UserError, match=r"dog holds no clip outside .*/dog/out: "):
         shutil.move(few / "set" / "dog", tmp_path / "dog" / "out")
         prepare(tmp_path / "dog", tmp_path / "dog" / "out", PrepareConfig(to="clips"))
+
+
+def test_two_processes_do_not_write_one_folder(few, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastvgan.files.lock._MOMENT", 0.0)
+    prepare(few, tmp_path / "out", PrepareConfig())
+    before = contents(tmp_path / "out")
+    hold = "import fcntl, sys; file = open('.lock', 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=tmp_path / "out" / ".prepare", **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="is preparing clips into .*/out; wait until it has ended, or choose"):
+            prepare(few, tmp_path / "out", PrepareConfig(to="clips"))
+        assert contents(tmp_path / "out") == before
+        other.communicate(b"\n")
+    assert len(prepare(few, tmp_path / "out", PrepareConfig(to="clips")).records) == 3
 
 
 def test_nothing_that_is_not_ours_is_touched(few, tmp_path):
