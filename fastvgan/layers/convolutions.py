@@ -60,7 +60,7 @@ class Convolution(TraceableLayer):
         y = self.try_stock(input)
         if y is not None:
             return y
-        if wants_stock(input, self, self._may_gain()) or input.is_complex():
+        if wants_stock(input, self, self._may_gain) or input.is_complex():
             return super().forward(input)
         if input.dim() == self._sample_dim:
             return self.forward(input.unsqueeze(0)).squeeze(0)
@@ -104,7 +104,7 @@ class Convolution(TraceableLayer):
         dims = self._sample_dim - 1
         return _geometry(False, (self.stride, self.padding, (0,) * dims, self.dilation), self.groups, dims)
 
-    def _may_gain(self) -> bool:
+    def _may_gain(self, _x: Tensor) -> bool:
         """As `wants_stock` takes it: whether on_cpu.py of kernels/conv/stock chooses C++ for any input or gradient."""
         return self._sample_dim == 4 and self.out_channels // self.groups >= 32
 
@@ -187,7 +187,7 @@ class TransposedConvolution(TraceableLayer):
         y = self.try_stock(input) if output_size is None else None
         if y is not None:
             return y
-        if wants_stock(input, self, self._may_gain()) or input.is_complex():
+        if wants_stock(input, self, self._may_gain) or input.is_complex():
             return super().forward(input, output_size)
         if output_size is None:
             output_padding = self.output_padding
@@ -205,9 +205,12 @@ class TransposedConvolution(TraceableLayer):
         """
         return self._convolve(input, weight, self.output_padding)
 
-    def _may_gain(self) -> bool:
+    def _may_gain(self, x: Tensor) -> bool:
         """See `Convolution._may_gain`."""
-        return self._sample_dim == 4 or self.out_channels // self.groups <= 8
+        few, volumes = self.out_channels // self.groups <= 8, self._sample_dim == 4
+        if x.is_contiguous() and x.shape[2:].numel() > 1:
+            return few and volumes
+        return few or volumes
 
     def _convolve(self, x: Tensor, weight: Tensor, output_padding: tuple[int, ...]) -> Tensor:
         if x.dim() == self._sample_dim:

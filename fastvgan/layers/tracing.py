@@ -3,6 +3,7 @@
 torch.fx records one node for each; torch.jit.trace, ONNX and torch.compile get stock PyTorch's operations.
 """
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -16,7 +17,7 @@ _PLAIN_OR_NONE = nn.Parameter, type(None), Tensor
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
-def wants_stock(input: Any, layer: Any, may_gain: bool = False) -> bool:
+def wants_stock(input: Any, layer: Any, may_gain: Callable[[Tensor], bool] | None = None) -> bool:
     """Whether forward must call stock PyTorch's operations.
 
     A tracer records a graph of those alone; a tensor of another class, a function mode or torch.compile knows them.
@@ -25,12 +26,15 @@ def wants_stock(input: Any, layer: Any, may_gain: bool = False) -> bool:
         input: forward's. One that is no tensor is a torch.fx proxy or a mistake, for which stock PyTorch raises the
             usual error.
         layer: with an `impl`.
-        may_gain: whether the layer's operation may be faster in compiled code on a CPU than torch.compile's. It joins
-            stock PyTorch's operations with their neighbours, which it does not do with ours.
+        may_gain: whether the layer's operation may be faster on such an input in compiled code on a CPU; None if it
+            never is. torch.compile joins stock PyTorch's operations with their neighbours, but not ours.
     """
     if _is_compiling():
-        is_left = not may_gain and layer.impl == "auto" and input.is_cpu and not choice.has_preference()
-        return type(input) not in _PLAIN or is_left
+        if type(input) not in _PLAIN:
+            return True
+        if layer.impl != "auto" or not input.is_cpu or choice.has_preference():
+            return False
+        return may_gain is None or not may_gain(input)
     if type(input) not in _PLAIN:
         # Under a dispatch mode, tensors of other classes stand for plain ones: torch.export's, for instance.
         return not isinstance(input, Tensor) or count_dispatch_modes() == 0 or dispatch.wants_stock()
