@@ -23,8 +23,8 @@ def wants_stock(input: Any, layer: Any, may_gain: Callable[[Tensor], bool] | Non
     A tracer records a graph of those alone; a tensor of another class, a function mode or torch.compile knows them.
 
     Args:
-        input: forward's. One that is no tensor is a torch.fx proxy or a mistake, for which stock PyTorch raises the
-            usual error.
+        input: (N, C, *space), or without N where forward takes that. One that is no tensor is a torch.fx proxy or a
+            mistake, for which stock PyTorch raises the usual error.
         layer: with an `impl`.
         may_gain: whether the layer's operation may be faster on such an input in compiled code on a CPU; None if it
             never is. torch.compile joins stock PyTorch's operations with their neighbours, but not ours.
