@@ -32,6 +32,7 @@ from fastvgan.runs.config import RunConfig  # noqa: E402
 from fastvgan.runs.presets import PRESETS  # noqa: E402
 from fastvgan.training.batches import BatchMaker  # noqa: E402
 from fastvgan.training.conditions import Conditions, add_vocabulary  # noqa: E402
+from fastvgan.training.parallel import Parallel  # noqa: E402
 from fastvgan.training.step.adversarial import AdversarialStep  # noqa: E402
 from fastvgan.training.step.graphs import StepRunner  # noqa: E402
 
@@ -235,7 +236,7 @@ def make_runner(config: RunConfig, device: torch.device, dtype: torch.dtype, par
     step = AdversarialStep(model, training, device, dtype, parallel)
     conditions = Conditions(model, source, device)
     wrong, total = training.wrong_conditions if training.matching_aware else 0, training.batch_size
-    rows = parallel.rows(total) if parallel else slice(0, total)
+    rows = (parallel or Parallel()).rows(total, training.accumulate)
     maker = BatchMaker(conditions, step.generator, source, training.seed, wrong, rows, total, device)
     return StepRunner(step, maker, training.cuda_graphs), step
 

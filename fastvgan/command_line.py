@@ -26,6 +26,8 @@ import tyro
 from pydantic.fields import FieldInfo
 
 from fastvgan.errors import UserError
+from fastvgan.machine.interrupts import keep_interrupts
+from fastvgan.machine.memory import is_out_of_memory
 from fastvgan.machine.neighbours import watch_neighbours
 from fastvgan.machine.threads import set_up_threads
 from fastvgan.settings import FaultySettings, Settings, join_sentences
@@ -172,6 +174,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     """
     watch_neighbours()
     set_up_threads()
+    keep_interrupts()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that cannot be decoded
             stream.reconfigure(errors="backslashreplace")
@@ -216,12 +219,6 @@ def as_typed(command: str) -> str:
 def log_to_terminal() -> None:
     """Print log messages of level INFO and above to stderr, without prefixes."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception reports lack of memory: of Python, or of torch on a GPU or the CPU."""
-    texts = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def one_line(text: str) -> str:

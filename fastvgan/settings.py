@@ -27,7 +27,7 @@ MOST_CLIPS = 100_000
 """The most clips that one command makes."""
 
 _SEEDS = re.compile(r"(\d{1,40})(?:-(\d{1,40}))?")
-_LARGEST = 3.4e38  # the largest float32
+_LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # the largest float32, and the smallest of full precision
 _FIRST = 3  # messages that are shown of many
 
 
@@ -51,12 +51,26 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        # A YAML file may say what no flag can; pydantic takes true for 1.
+        described = cls.model_fields[info.field_name or ""]
+        parts = value if isinstance(value, list | tuple) else (value,)
+        if described.annotation is not bool and any(isinstance(part, bool) for part in parts):
+            raise ValueError("expected a number or a text, not true or false (in YAML also yes, no, on or off)")
+        if isinstance(value, str) and not value.strip() and value != described.default:
+            raise ValueError("must not be empty; leave it out")
+        return value
+
     @field_validator("*")
     @classmethod
     def _check_fits_float32(cls, value: Any, info: ValidationInfo) -> Any:
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and abs(number) > _LARGEST for number in numbers):
             raise ValueError(f"must be at most {_LARGEST:g}, the largest float32")
+        if any(isinstance(number, float) and 0 < abs(number) < _SMALLEST for number in numbers):
+            raise ValueError(f"is too small for float32; use at least {_SMALLEST:g}")
         return value
 
     @model_validator(mode="wrap")

@@ -112,7 +112,7 @@ def _train(
     status = loop.run()
     if not loop.parallel.is_first:
         return status
-    newest = max((path.name for path in (loop.folder / "samples").glob("*.png")), default="none")
+    newest = max((path.name for path in (loop.folder / "samples").glob("step-*.png")), default="none")
     print(f"run folder: {loop.folder}")
     left = {"samples": f"samples/{newest}", "generator": EXPORTED, "best": BEST, "report": "report.html"}
     for what, where in left.items():

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import tyro
 import yaml
-from commands import call
+from commands import ROOT, call
 from PIL import Image
 
 import fastvgan.machine.memory as memory
@@ -44,6 +45,8 @@ TRAIN = [
     ("--batch-size 1000000000", "--batch-size 1000000000: must be at most 1048576"),
     ("--seed 18446744073709551616", "--seed 18446744073709551616: must be less than 9223372036854775808"),
     ("--lr-generator inf", "--lr-generator inf: expected a finite number"),
+    ("--lr-generator 1e-50", "--lr-generator 1e-50: is too small for float32; use at least 1.2e-38"),
+    ("--penalty-scale 1e-30", "--penalty-scale 1e-30: must be at least 1e-06"),
     ("--lr-generator 1e39", "--lr-generator 1e39: must be at most 3.4e+38, the largest float32"),
     ("--device gpu", "--device gpu: expected one of auto, cpu, cuda"),
     ("--condition text sound", "--condition sound: expected one or more of text, class, image, none"),
@@ -209,9 +212,16 @@ def test_help_begins_with_what_the_settings_say_of_themselves():
         ("training: {betas: [0.5]}", "betas"),
         ("training: {seed: 18446744073709551616}", "seed 18446744073709551616: must be less than"),
         ("training: {batch_siez: 3}", "batch_siez: is not a setting; did you mean batch_size?"),
-        ("2020-13-45", "not a YAML file: month must be in 1..12"),
+        ("training: {steps: yes}", "steps True: expected a number or a text, not true or false"),
+        ("training: {betas: [true, 0.5]}", "expected a number or a text, not true or false"),
+        ("training: {wandb: ''}", "wandb '': must not be empty; leave it out"),
+        ("data: {data: ' '}", "data ' ': must not be empty"),
+        ("training: {steps: 3, seed: 1, steps: 5}", "line 1: the key steps occurs twice; keep one of them"),
+        ("data: {}\ntraining: {}\ndata: {}", "line 3: the key data occurs twice"),
+        ("training: {7: 3}", "line 1: the key 7 is no name of a setting"),
+        ("2020-13-45", "not a YAML file of settings: month must be in 1..12"),
         ("[" * 5000, "not a YAML file"),
-        ("3: 4", "holds no settings"),
+        ("3: 4", "line 1: the key 3 is no name of a setting"),
         ("- 1", "holds no settings"),
         ("a: !!python/object/apply:os.getcwd []", "not a YAML file"),
     ],
@@ -329,6 +339,17 @@ def test_a_gif_lasts_as_long_as_its_rate_says(tmp_path, fps):
     assert sum(delays) == pytest.approx(12_000 / fps, abs=10)
 
 
+def test_a_gif_that_stands_still_too_long_is_refused(tmp_path):
+    """Pillow joins equal frames into one, whose duration has 16 bits."""
+    still = (255 * build_frames(1)).astype("uint8").repeat(16, 0)
+    with pytest.raises(UserError, match=r"0\.01 frames per second: .* stands still for 1600; pass a higher rate"):
+        write_video(tmp_path / "x.gif", still, 0.01)
+    assert not list(tmp_path.iterdir())
+    write_video(tmp_path / "x.gif", still, 0.025)  # 640 seconds
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.info["duration"] == 640_000
+
+
 def build_frames(count):
     """Frames (T, 8, 8, 3) in [0, 1], no two alike."""
     import numpy as np
@@ -390,6 +411,21 @@ def test_no_refusal_imports_what_takes_seconds():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == ["UserError"] * 8 + [""], done.stderr
+
+
+def test_ctrl_c_while_torch_imports_numpy_ends_a_command(tmp_path):
+    """torch drops the interrupt, and would go on without numpy."""
+    (tmp_path / "numpy.py").write_text(
+        "import os, signal, sys\n"
+        "if not hasattr(sys, 'was_interrupted'):\n"
+        "    sys.was_interrupted = True\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.getpid()\n"
+    )
+    program = "from fastvgan.command_line import run_command\nrun_command(lambda: print(__import__('torch').__name__))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
 
 
 def test_names_are_separated_by_blanks_or_commas():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from fastvgan.errors import UserError
 from fastvgan.files.atomic import whole
 from fastvgan.files.pictures import to_picture, to_pixels, to_tensor
 from fastvgan.files.video_formats import check_format, check_sides
@@ -22,6 +23,7 @@ _LEAST = 96  # pixels a side that a clip in a grid is enlarged to
 _LEAST_STILL, _SHOWN = 64, 16  # the same in a picture of frames, and how many frames it shows
 _BACKGROUND, _INK = 24, (230, 230, 230)
 _LINE, _GAP = 12, 4
+_MOST_SECONDS = 655  # of a frame of a .gif
 
 
 def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8) -> None:
@@ -33,8 +35,8 @@ def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8)
         fps: frames per second.
 
     Raises:
-        UserError: the format does not support the suffix, rate or size, PyAV, which writes .mp4, is not installed, or
-            the file cannot be written.
+        UserError: the format does not support the suffix, rate or size, a .gif stands still for more than 655 seconds,
+            PyAV, which writes .mp4, is not installed, or the file cannot be written.
     """
     check_format(path, fps)
     frames = _rgb(frames)
@@ -200,4 +202,16 @@ def _write_gif(path: Path, frames: torch.Tensor, fps: float) -> None:
     # Times are whole 1/100 s; rounding each start, not each duration, keeps errors from adding up.
     begins = [round(100 * i / fps) for i in range(len(pictures) + 1)]
     durations = [10 * (end - begin) for begin, end in itertools.pairwise(begins)]
+    _check_durations(pictures, durations, fps)
     pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def _check_durations(pictures: Sequence[Image.Image], durations: Sequence[int], fps: float) -> None:
+    """Check how long a .gif stands still: Pillow joins equal frames, and a frame has 16 bits for its 1/100 s."""
+    groups = itertools.groupby(zip(pictures, durations, strict=True), key=lambda each: each[0].tobytes())
+    longest = max(sum(duration for _, duration in group) for _, group in groups) / 1000
+    if longest > _MOST_SECONDS:
+        raise UserError(
+            f"{fps:g} frames per second: a .gif shows equal frames for at most {_MOST_SECONDS} seconds together, and "
+            f"this clip stands still for {longest:g}; pass a higher rate, or write .mp4"
+        )

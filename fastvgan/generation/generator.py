@@ -127,7 +127,8 @@ class VideoGenerator:
                 `fastvgan.data.media.image_input.read_image`); of another size, it is scaled and cropped at its centre.
             label: class name or index, for a model that follows classes.
             n: number of clips.
-            seed: seed of the noise; clip i depends on the seed and i only. Clip 0 is that of `generator(seed=seed)`.
+            seed: seed of the noise; clip i depends on the seed and i only, but for rounding: with another `n`, a pixel
+                may differ by one grey level. Clip 0 is that of `generator(seed=seed)`.
             frames: length in frames, for the recurrent family; the conv3d family makes clips of the training length.
 
         Returns:

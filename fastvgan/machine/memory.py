@@ -1,4 +1,4 @@
-"""Check that memory suffices before it is allocated."""
+"""Check that memory suffices before it is allocated, and recognise the errors of memory that did not."""
 
 import contextlib
 from collections.abc import Iterator
@@ -85,6 +85,12 @@ def _of_the_process() -> Iterator[int]:
     taken = _table(Path("/proc/self/status")).get("VmSize:")
     if limit != resource.RLIM_INFINITY and taken is not None:
         yield max(0, limit - taken * 1024)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception reports lack of memory: of Python, or of torch on a GPU or the CPU."""
+    texts = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def _number(path: Path) -> int | None:

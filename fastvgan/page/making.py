@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from fastvgan.command_line import is_out_of_memory, one_line
+from fastvgan.command_line import one_line
 from fastvgan.data.media.image_input import read_image
 from fastvgan.errors import UserError
+from fastvgan.machine.memory import is_out_of_memory
 from fastvgan.page import clips
 from fastvgan.page.files import Files
 from fastvgan.page.models import Models

@@ -1,7 +1,7 @@
 """The configuration of a run: model, data and training, with presets; read from a file, a preset or flags."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -96,8 +96,9 @@ class TrainingConfig(Settings):
     published with `wgan-gp`, at 10."""
     penalty: Literal["exact", "finite-difference"] = "exact"
     """How R1 and R2 are computed: by second derivatives, or from D's response to a little noise."""
-    penalty_scale: float | None = Field(None, gt=0)
-    """Standard deviation of that noise, in pixels from -1 to 1 (finite-difference only). Default: 0.01."""
+    penalty_scale: float | None = Field(None, ge=1e-6)
+    """Standard deviation of that noise, in pixels from -1 to 1 (finite-difference only), at least 1e-6, since less is
+    lost in float32's rounding. Default: 0.01."""
     r1_final: float | None = Field(None, ge=0)
     """Weight of R1 after the burn-in, during which it changes along a cosine. Default: --r1."""
     r2_final: float | None = Field(None, ge=0)
@@ -274,6 +275,21 @@ _OF_DATA = {"data", "vocabulary", "caption_length", "class_names", "text_width",
 _MOST_TEXT = 2**24  # characters of a configuration, which may include a large vocabulary
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that occurs twice, of which PyYAML takes the last one, and keys that are no texts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            where = f"line {key.start_mark.line + 1}: the key {str(key.value):.60}"
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise yaml.YAMLError(f"{where} is no name of a setting; write one, such as batch_size")
+            if key.value in seen:
+                raise yaml.YAMLError(f"{where} occurs twice; keep one of them")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path) -> RunConfig:
     """Read a configuration from a YAML file as written by --print-config or to a run folder's config.yaml.
 
@@ -285,12 +301,12 @@ def read_config(path: Path) -> RunConfig:
             text = file.read(_MOST_TEXT + 1)
         if len(text) > _MOST_TEXT:
             raise UserError(f"{path} has more than {_MOST_TEXT} characters and is no configuration of a run")
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)  # a safe one
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets the ValueError of a wrong date through
-        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path} is not a YAML file of settings: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; `--print-config` prints a complete file")
     try:
         return RunConfig.model_validate(values)

@@ -8,6 +8,7 @@ from fastvgan.runs.config import RunConfig
 _CONDITION = "a --condition", lambda run: bool(run.model.condition)
 _AUGMENT = "--augment", lambda run: bool(run.training.augment)
 _RECURRENT = "--family recurrent", lambda run: run.model.family == "recurrent"
+_CLIPS = "clips of your own (--data)", lambda run: run.data.data not in ("digits", "stacked-digits")
 _PENALTY = "--r1 or --r2", lambda run: any(getattr(run.training, name) for name in ("r1", "r2", "r1_final", "r2_final"))
 
 # What a setting needs, and whether a run has it.
@@ -34,6 +35,9 @@ _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "augment_strength": _AUGMENT,
     "augment_clips": ("--augment-target", lambda run: run.training.augment_target is not None),
     "r1_every": _PENALTY,
+    **dict.fromkeys(("stride", "max_stride", "crop", "max_bad", "tolerant", "root", "follow_links"), _CLIPS),
+    "share_seed": ("--share", lambda run: run.data.share < 1),
+    "hold_out_seed": ("--hold-out", lambda run: bool(run.data.hold_out)),
 }
 
 
@@ -45,12 +49,11 @@ def check_effects(run: RunConfig, named: Collection[str]) -> None:
     """
     for name in sorted(_NEEDS.keys() & set(named)):
         needed, has = _NEEDS[name]
-        part = run.model if name in type(run.model).model_fields else run.training
+        part = next(part for part in (run.model, run.data, run.training) if name in type(part).model_fields)
         value = getattr(part, name)
         if value != type(part).model_fields[name].default and not has(run):
-            raise UserError(
-                f"--{name.replace('_', '-')} {value} has no effect without {needed}; add that, or leave it out"
-            )
+            typed = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            raise UserError(f"{typed} has no effect without {needed}; add that, or leave it out")
     free = run.data.captions == "free" and "text" in run.model.condition
     if free and run.training.feature_diversity and not {"captions", "feature_diversity"}.isdisjoint(named):
         raise UserError(

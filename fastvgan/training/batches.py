@@ -1,5 +1,6 @@
 """The inputs of a training step, computed on the device from the step's number, and from decoded clips if any."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ class Inputs(NamedTuple):
         z: noise, float32 (N, ...).
         c: conditions of the clips, or None.
         wrong: K conditions per clip with one wrong part, or None.
-        is_image_wrong: whether the wrong part is the first frames; otherwise `wrong` has those of `c`.
+        is_image_wrong: whether the wrong part is the first frames, for D; otherwise `wrong` has those of `c`.
         samples: the clips' numbers in the run, int64 (N,), from which random numbers follow; None if none are drawn.
     """
 
@@ -45,8 +46,8 @@ class BatchMaker:
         source: the data.
         seed: seed of the run.
         wrong: number of wrong conditions per clip.
-        rows: the clips of a batch that this process computes. The random numbers of a clip depend on its index in the
-            whole batch only.
+        rows: the clips of a batch that this process computes, ascending. The random numbers of a clip depend on its
+            index in the whole batch only.
         total: number of clips in a batch of all processes.
         device: device of the inputs.
     """
@@ -58,7 +59,7 @@ class BatchMaker:
         source: Source,
         seed: int,
         wrong: int,
-        rows: slice,
+        rows: Sequence[int],
         total: int,
         device: "torch.device | str" = "cpu",
     ):
@@ -73,15 +74,15 @@ class BatchMaker:
         }
         self._draws = Draws(seed, per_clip, device)
         self._step_draws = Draws(seed, {Purpose.CANDIDATES: 1}, device)
-        self._rows = rows
-        self._places = torch.arange(rows.start, rows.stop, device=device)
-        self._shuffle = Shuffle(source.size, seed, rows.stop - rows.start, device) if source.shuffles else None
+        self._span = range(rows[0], rows[-1] + 1)
+        self._places = torch.tensor(rows, device=device)
+        self._shuffle = Shuffle(source.size, seed, len(self._span), device) if source.shuffles else None
 
     def prepare(self, number: int) -> None:
         """Copy step `number`'s part of the shuffle to the device, before `make`, without waiting."""
         if self._shuffle:
             first = number * self._total
-            self._shuffle.reach(range(first + self._rows.start, first + self._rows.stop))
+            self._shuffle.reach(range(first + self._span.start, first + self._span.stop))
 
     def draw_wrong_part(self, number: int) -> int:
         """Draw, on the host, which of the parts that can be wrong is wrong in step `number`."""
@@ -93,7 +94,7 @@ class BatchMaker:
         return self._wrong > 0 and self._conditions.can_be_wrong[part] == "image"
 
     def make(self, number: torch.Tensor, part: torch.Tensor, clips: Clips | None = None) -> Inputs:
-        """Make the inputs of a step, with right first frames, without waiting for the device.
+        """Make the inputs of a step, with right first frames (see `with_wrong_images`), without waiting for the device.
 
         Args:
             number: the step (from 0), int64 () on the device.
@@ -122,11 +123,20 @@ class BatchMaker:
 
 
 def with_wrong_images(inputs: Inputs) -> Inputs:
-    """Replace the first frames of the wrong conditions by other clips' ones; their other parts must be right."""
+    """Return a step's inputs for D with other clips' first frames as the only wrong part.
+
+    All K wrong conditions of a clip are the same then. G compares other parts: its first frames would take another pass
+    through D.
+
+    Raises:
+        ValueError: the inputs have no wrong conditions, or these have no first frames.
+    """
     c, wrong = inputs.c, inputs.wrong
     if c is None or c.image is None or wrong is None:
         raise ValueError("the inputs have no wrong conditions with first frames")
-    return inputs._replace(wrong=wrong._replace(image=swap_neighbours(c.image)), is_image_wrong=True)
+    text = None if c.text is None or wrong.text is None else c.text[:, None].expand_as(wrong.text)
+    label = None if c.label is None or wrong.label is None else c.label[:, None].expand_as(wrong.label)
+    return inputs._replace(wrong=Condition(text, label, swap_neighbours(c.image)), is_image_wrong=True)
 
 
 def share_of_a_batch(config: RunConfig, world_size: int) -> int:

@@ -152,8 +152,9 @@ class Conditions:
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return K conditions per clip with one part replaced by a wrong one.
 
-        If the wrong part is the first frames, which `swap_neighbours` replaces, a clip's K conditions are the same. A
-        wrong caption has the phrasing of the right one, so that only its meaning is wrong.
+        If the wrong part is the first frames, these conditions are those for G, with wrong captions, or wrong classes
+        if no caption can be wrong; `fastvgan.training.batches.with_wrong_images` makes those for D. A wrong caption has
+        the phrasing of the right one, so that only its meaning is wrong.
 
         Args:
             clips: N clips.
@@ -184,9 +185,10 @@ class Conditions:
         return text, label
 
     def _where(self, part: torch.Tensor, name: str, wrong: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        if self.can_be_wrong == (name,):
+        if not {"text", "class"}.issubset(self.can_be_wrong):
             return wrong
-        return torch.where(part == self.can_be_wrong.index(name), wrong, right)
+        is_class = part == self.can_be_wrong.index("class")
+        return torch.where(is_class, wrong, right) if name == "class" else torch.where(is_class, right, wrong)
 
 
 def condition_from(

@@ -1,15 +1,56 @@
-"""Prefetching: batches on the device before they are needed."""
+"""The clips of a run's steps, on the device before they are needed."""
 
+import itertools
 import queue
 import threading
 from collections.abc import Generator
+from contextlib import closing
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
+from fastvgan.data.source import Clips, Source
+from fastvgan.errors import UserError
+from fastvgan.runs.config import TrainingConfig
+from fastvgan.training.parallel import Parallel
+
 B = TypeVar("B", bound=NamedTuple)
 
 _AHEAD = 2  # batches on the device beside the one in use
+
+
+def read_steps(
+    training: TrainingConfig, source: Source, parallel: Parallel, start: int, device: torch.device
+) -> Generator[Clips | None, None, None]:
+    """Yield this process's clips of step `start` and all later ones, on the device; None if the step draws its own.
+
+    The clips are those of `Parallel.rows`: a share of each part of the batch, which the source yields as a batch.
+    """
+    if source.draws:
+        yield from itertools.repeat(None)
+    parts = training.accumulate if parallel.world_size > 1 else 1
+    each = training.batch_size // (parts * parallel.world_size)
+    batches = source.batches(each, training.seed, start * parts, parallel.rank, parallel.world_size)
+    yield from feed(batches if parts == 1 else _join(batches, parts), device)
+
+
+def next_batch(clips: Generator[Clips | None, None, None]) -> Clips | None:
+    """Return the next batch of `read_steps`.
+
+    Raises:
+        UserError: the data can no longer be read.
+    """
+    try:
+        return next(clips)
+    except OSError as error:
+        raise UserError(f"cannot read the data any more: {error}; fix that, then resume with --resume auto") from error
+
+
+def _join(batches: Generator[Clips, None, None], count: int) -> Generator[Clips, None, None]:
+    with closing(batches):
+        while parts := list(itertools.islice(batches, count)):
+            video, *rest = zip(*parts, strict=True)
+            yield Clips(torch.cat(video), *(None if column[0] is None else torch.cat(column) for column in rest))
 
 
 def feed(batches: Generator[B, None, None], device: torch.device) -> Generator[B, None, None]:

@@ -24,7 +24,7 @@ from fastvgan.runs.log import BEGUN, STOPPED, TRAINED
 from fastvgan.training import determinism
 from fastvgan.training.batches import BatchMaker, share_of_a_batch
 from fastvgan.training.conditions import Conditions, fit_to_source
-from fastvgan.training.feed import feed
+from fastvgan.training.feed import next_batch, read_steps
 from fastvgan.training.footprint import check_step
 from fastvgan.training.parallel import Parallel, local_rank
 from fastvgan.training.profiling import StepProfile
@@ -98,10 +98,10 @@ class TrainingLoop:
         )
         self.remarks = (*threads, *start.remarks, *changes, *self.source.remarks)
         training = self.config.training
-        self._share = share_of_a_batch(self.config, self.parallel.world_size)
+        share = share_of_a_batch(self.config, self.parallel.world_size)
         self.steps = training.count_steps(self.source.size)
         dtype = use_precision(self.precision)
-        check_step(self.config, self.source, self._share // training.accumulate, self.device, dtype)
+        check_step(self.config, self.source, share // training.accumulate, self.device, dtype)
         if training.deterministic:
             determinism.ask_for_determinism()
         self.step = AdversarialStep(self.config.model, training, self.device, dtype, self.parallel)
@@ -109,6 +109,11 @@ class TrainingLoop:
         self.runner = StepRunner(self.step, self._maker(), training.cuda_graphs)
         self._record = self._restore(start.checkpoint)
         self.done = self._record.step
+        if self.steps < self.done:
+            raise UserError(
+                f"{start.checkpoint} has {self.done} steps already, and this run ends after {self.steps}; use --steps "
+                f"{self.done} or more, or train into another --run-dir"
+            )
         self._signal = 0  # number of a signal, or _REQUESTED
         self._callbacks = callbacks if self.parallel.is_first else None
         self._output: Output | None = None
@@ -210,7 +215,7 @@ class TrainingLoop:
         with bar, logging_redirect_tqdm(), profile:
             while True:
                 bar.n = bar.initial = self.done
-                clips = self._clips()
+                clips = read_steps(training, self.source, self.parallel, self.done, self.device)
                 try:
                     stopped = self._loop(clips, meter, bar, watchdog, profile)
                 except Exception:
@@ -241,21 +246,23 @@ class TrainingLoop:
         while self.done < self.steps:
             self.parallel.begin_vote(self._signal)
             with meter.wait(), watchdog.watch(DATA):
-                batch = _next(clips)
+                batch = next_batch(clips)
             with watchdog.watch(STEP):
                 self._train_on(batch)
                 stop = self.parallel.vote()
             meter.count()
             profile.step()
             bar.update()
+            stop = stop or (self._signal if self.parallel.world_size == 1 else 0)
+            is_due = self.done % training.log_every == 0 or self.done == self.steps
             metrics: dict[str, float] = {}
-            if self.done % training.log_every == 0 or self.done == self.steps:
+            if is_due or stop:
                 with watchdog.watch(STEP):
                     metrics = meter.values()
                     self._log(metrics, bar)
                 for sentence in self._fit_threads():
                     logger.warning(sentence)
-                if meter.in_a_row >= self._most_in_a_row():
+                if is_due and meter.in_a_row >= self._most_in_a_row():
                     return 0
             self._call("on_step_end", metrics)
             if stop or (self.parallel.world_size == 1 and self._signal):
@@ -319,19 +326,10 @@ class TrainingLoop:
         return BatchMaker(
             *(self.conditions, self.step.generator, self.source, training.seed),
             training.wrong_conditions if training.matching_aware else 0,
-            self.parallel.rows(training.batch_size),
+            self.parallel.rows(training.batch_size, training.accumulate),
             training.batch_size,
             self.device,
         )
-
-    def _clips(self) -> Generator[Clips | None, None, None]:
-        """Yield the clips of the next step and all later ones, on the device; None if the step draws its own."""
-        if self.source.draws:
-            while True:
-                yield None
-        ranks = self.parallel.rank, self.parallel.world_size
-        clips = self.source.batches(self._share, self.config.training.seed, self.done, *ranks)
-        yield from feed(clips, self.device)
 
     def _is_in_trouble(self) -> bool:
         """Whether the last step skipped an update that no smaller loss scale fixes; no state is saved then."""
@@ -411,10 +409,3 @@ class TrainingLoop:
 
     def _note(self, number: int) -> None:
         self._signal = number
-
-
-def _next(clips: Generator[Clips | None, None, None]) -> Clips | None:
-    try:
-        return next(clips)
-    except OSError as error:
-        raise UserError(f"cannot read the data any more: {error}; fix that, then resume with --resume auto") from error

@@ -66,10 +66,11 @@ class Parallel:
             sync_batch_norm(network, self.norms)
         return DataParallelNetwork(network, self.world_size > 1)
 
-    def rows(self, total: int) -> slice:
-        """Return which of a batch's `total` clips this process computes."""
-        each = total // self.world_size
-        return slice(self.rank * each, (self.rank + 1) * each)
+    def rows(self, total: int, parts: int = 1) -> list[int]:
+        """Return which of a batch's `total` clips this process computes: its share of each of the batch's parts."""
+        each = total // (parts * self.world_size)
+        starts = ((part * self.world_size + self.rank) * each for part in range(parts))
+        return [row for start in starts for row in range(start, start + each)]
 
     def any(self, flag: torch.Tensor) -> torch.Tensor:
         """Replace flags of any shape, in place, by their maximum over all processes, and return them."""

@@ -49,7 +49,7 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     model = add_vocabulary(ModelConfig(condition=parts), source)
     conditions = Conditions(model, source)
     clips = next(source.batches(16, 0))
-    maker = BatchMaker(conditions, Three(), source, 0, 3, slice(0, 16), 16)
+    maker = BatchMaker(conditions, Three(), source, 0, 3, range(16), 16)
     assert conditions.can_be_wrong == parts
     seen = set()
     for number in range(20 if parts else 1):
@@ -79,6 +79,29 @@ def test_a_wrong_condition_differs_in_one_part_for_every_clip(parts):
     assert len(seen) == len(parts)
 
 
+@pytest.mark.parametrize("parts", [("image", "text"), ("class", "image"), ("class", "image", "text")])
+def test_g_s_conditions_are_wrong_in_text_or_class_in_every_step(parts):
+    """Also where D is shown wrong first frames: copies of the right condition would teach G nothing."""
+    source = DigitsSource()
+    conditions = Conditions(add_vocabulary(ModelConfig(condition=parts), source), source)
+    maker = BatchMaker(conditions, Three(), source, 0, 3, range(16), 16)
+    seen = set()
+    for number in range(20):
+        part = maker.draw_wrong_part(number)
+        inputs = maker.make(torch.tensor(number), torch.tensor(part))
+        c, wrong = inputs.c, inputs.wrong
+        given = {"text": (c.text, wrong.text), "class": (c.label, wrong.label)}
+        changed = {
+            name
+            for name, (right, others) in given.items()
+            if right is not None and all((others[i, k] != right[i]).any() for i in range(16) for k in range(3))
+        }
+        assert len(changed) == 1 and wrong.image is c.image
+        assert conditions.can_be_wrong[part] == "image" or changed == {conditions.can_be_wrong[part]}
+        seen.add(part)
+    assert len(seen) == len(parts)
+
+
 @pytest.mark.parametrize("parts", [("text",), ("class", "image", "text")])
 def test_ranks_together_draw_what_a_single_process_draws(parts):
     source = DigitsSource()
@@ -86,7 +109,7 @@ def test_ranks_together_draw_what_a_single_process_draws(parts):
     conditions = Conditions(model, source)
 
     def batch(number, rank, size, ahead):
-        rows = slice(rank * 12 // size, (rank + 1) * 12 // size)
+        rows = range(rank * 12 // size, (rank + 1) * 12 // size)
         maker = BatchMaker(conditions, Three(), source, 7, 2, rows, 12)
         clips = next(source.batches(12 // size, 7, number, rank, size)) if ahead else None
         inputs = maker.make(torch.tensor(number), torch.tensor(maker.draw_wrong_part(number)), clips)
@@ -104,7 +127,7 @@ def test_which_part_is_wrong_is_drawn_for_each_step_and_seed():
     conditions = Conditions(add_vocabulary(ModelConfig(condition=("class", "image", "text")), source), source)
     drawn = [
         [maker.draw_wrong_part(number) for number in range(900)]
-        for maker in (BatchMaker(conditions, Three(), source, seed, 1, slice(0, 2), 2) for seed in (0, 1))
+        for maker in (BatchMaker(conditions, Three(), source, seed, 1, range(2), 2) for seed in (0, 1))
     ]
     assert drawn[0] != drawn[1]
     assert all(abs(part.count(i) - 300) < 60 for part in drawn for i in range(3))

@@ -6,8 +6,11 @@ import threading
 import pytest
 import torch
 
+from fastvgan.data.digits import DigitsSource
 from fastvgan.data.source import Clips
-from fastvgan.training.feed import feed
+from fastvgan.runs.config import TrainingConfig
+from fastvgan.training.feed import feed, read_steps
+from fastvgan.training.parallel import Parallel
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -62,3 +65,26 @@ def test_the_host_does_not_wait_for_the_copy():
     finally:
         torch.cuda.set_sync_debug_mode("default")
         fed.close()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_processes_read_their_share_of_each_part_of_a_batch(accumulate):
+    """So that part i of two processes has the clips of part i of one, and batch norms the same statistics."""
+
+    class Decoded(DigitsSource):
+        draws = 0
+
+    training, source = TrainingConfig(batch_size=12, accumulate=accumulate, seed=5), Decoded()
+    whole = list(itertools.islice(source.batches(12, 5), 4))[2:]
+    size = 12 // accumulate
+    for step, batch in enumerate(whole):
+        shares = []
+        for rank in range(2):
+            parallel = Parallel()
+            parallel.rank, parallel.world_size = rank, 2
+            mine = list(itertools.islice(read_steps(training, source, parallel, 2, torch.device("cpu")), 2))[step]
+            rows = parallel.rows(12, accumulate)
+            assert torch.equal(mine.video, batch.video[rows]) and torch.equal(mine.caption, batch.caption[rows])
+            shares.append(torch.tensor(rows).view(accumulate, -1))
+        for part, rows in enumerate(torch.cat(shares, 1)):
+            assert sorted(rows.tolist()) == list(range(part * size, (part + 1) * size))

@@ -26,7 +26,7 @@ AUGMENTED |= {"coherence": 2.0, "lr_generator": 1e-4}
     [
         ("conv3d", PARTS, "batch", {}),
         ("recurrent", PARTS, "batch", AUGMENTED),
-        ("recurrent", ("class",), "batch", {}),
+        ("recurrent", ("class",), "batch", {"batch_size": 16, "accumulate": 2}),
         ("conv3d", ("class",), "group", {}),
         ("recurrent", ("class",), "spectral", {}),
     ],

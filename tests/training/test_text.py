@@ -56,7 +56,7 @@ def make(model, source, precision=torch.float32, **training):
     torch.manual_seed(0)
     step = AdversarialStep(model, config.training, CPU, precision)
     size, wrong = config.training.batch_size, config.training.wrong_conditions
-    maker = BatchMaker(Conditions(model, source), step.generator, source, 0, wrong, slice(0, size), size)
+    maker = BatchMaker(Conditions(model, source), step.generator, source, 0, wrong, range(size), size)
     return model, step, maker
 
 

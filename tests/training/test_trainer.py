@@ -12,7 +12,7 @@ import types
 import pytest
 import torch
 from commands import ROOT
-from tiny import tiny, weights
+from tiny import Unscored, tiny, weights
 
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import read_tensors
@@ -20,7 +20,7 @@ from fastvgan.generation.files import EXPORTED
 from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.loop import TrainingLoop
-from fastvgan.training.run import checkpoint
+from fastvgan.training.run import checkpoint, output
 from fastvgan.training.run.resume import Start, find_start
 
 STEPS = 24
@@ -200,6 +200,26 @@ def test_stopped_many_times_at_random_it_computes_the_same(tmp_path, family, tim
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
     steps = [line["step"] for line in lines(tmp_path / "parts")]
     assert steps == sorted(set(steps)) and steps[-1] == 60
+
+
+def test_fewer_steps_than_a_checkpoint_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "Scoring", Unscored)
+    folder, settings = tmp_path / "r", {"checkpoint_every": 100}
+    assert begin(folder, steps=3, **settings).run() == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"step-3 has 3 steps already, .* ends after 2; use --steps 3 or more"):
+        begin(folder, "auto", steps=2, **settings)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert begin(folder, "auto", steps=3, **settings).run() == 0
+
+
+def test_a_run_that_is_stopped_leaves_a_line_for_its_last_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "Scoring", Unscored)
+    folder, settings = tmp_path / "r", {"log_every": 4, "steps": 10, "checkpoint_every": 100}
+    assert begin(folder, before_step=stop_at(5, signal.SIGTERM), **settings).run() == 128 + signal.SIGTERM
+    assert [line["step"] for line in lines(folder)] == [4, 6]
+    assert begin(folder, "auto", **settings).run() == 0
+    assert [line["step"] for line in lines(folder)] == [4, 6, 8, 10]
 
 
 def stop_at(number, by):

@@ -58,13 +58,16 @@ def steps_in_float64(rank, size, settings):
     step = AdversarialStep(model, config.training, torch.device("cpu"), torch.float32, parallel)
     torch.set_default_dtype(torch.float32)
     total = config.training.batch_size
-    wrong, rows = config.training.wrong_conditions, parallel.rows(total)
+    wrong, rows = config.training.wrong_conditions, parallel.rows(total, config.training.accumulate)
     maker = BatchMaker(Conditions(model, source), step.generator, source, 0, wrong, rows, total)
     for number in range(count):
         part = maker.draw_wrong_part(number)
         inputs = in_float64(maker.make(torch.tensor(number), torch.tensor(part)))
-        inputs = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
-        step(number, inputs, step.has_gradient_penalty(number))
+        step.prepare(number)
+        start = step.begin(inputs)
+        of_d = with_wrong_images(inputs) if maker.has_wrong_image(part) else inputs
+        step.update_discriminator(of_d, start, step.has_gradient_penalty(number))
+        step.update_generator(inputs, start)
     totals = parallel.sum(step.totals.clone())
     means = totals[0] / totals[1].clamp_min(1)
     result = {**{k: v.detach().clone() for k, v in tensors_of(step).items()}, "means": means}

@@ -23,10 +23,12 @@ from fastvgan.runs.config import RunConfig
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.backlog import Backlog, describe_error
 from fastvgan.training.run.log_file import LogFile
+from fastvgan.training.run.samples import set_samples_aside
 from fastvgan.training.run.sinks import MetricsFile, TensorBoard, WandB
 
 logger = logging.getLogger("fastvgan")
 _PARTS = ("samples", "checkpoints", "export")
+_SCORES = "evaluation/"  # starts the names of the scores' curves
 
 
 class RunFolder:
@@ -37,7 +39,7 @@ class RunFolder:
     Args:
         path: the folder, created if missing.
         config: settings, written to config.yaml.
-        step: number of steps done; metrics of later steps are removed, and checkpoints of later steps renamed (see
+        step: number of steps done; metrics of later steps are removed, and their checkpoints and samples renamed (see
             `checkpoint.set_aside`).
         wandb: project at Weights & Biases to log metrics to, or None.
         data: fingerprint of the data, written to env.json.
@@ -79,11 +81,13 @@ class RunFolder:
         try:
             checkpoint.recover(path / "checkpoints")
             checkpoint.set_aside(path / "checkpoints", step)
+            set_samples_aside(path / "samples", step)
             lines = MetricsFile(path / "metrics.jsonl", step)
             scores = MetricsFile(path / "evaluation.jsonl", step, create=False)
             known, known_scores = lines.read(), scores.read()
             self._metrics, self._evaluation = Backlog(lines, known), Backlog(scores, known_scores)
-            self._tensorboard = _open_tensorboard(path / "tb", step, known + known_scores)
+            curves = known + [(number, _curves_of(_SCORES, values)) for number, values in known_scores]
+            self._tensorboard = _open_tensorboard(path / "tb", step, curves)
             self._curves = [] if self._tensorboard is None else [self._tensorboard]
             if wandb is not None:
                 self._curves.append(Backlog(WandB(path, wandb, config.model_dump(mode="json"))))
@@ -103,7 +107,7 @@ class RunFolder:
 
         The names of the curves start with "evaluation/", which separates them from metrics of the same name.
         """
-        self._add(self._evaluation, values, "evaluation/")
+        self._add(self._evaluation, values, _SCORES)
 
     def add_samples(self, step: int, path: Path) -> None:
         """Add a picture of samples, .gif or .png, to TensorBoard."""
@@ -161,7 +165,7 @@ class RunFolder:
         values = {name: value for name, value in values.items() if name != "step"}
         file.add(step, values)
         for backlog in self._curves:
-            backlog.add(step, {f"{group}{name}": value for name, value in values.items()})
+            backlog.add(step, _curves_of(group, values))
 
     def _files(self) -> tuple[Backlog, ...]:
         tensorboard = () if self._tensorboard is None else (self._tensorboard,)
@@ -186,6 +190,10 @@ class RunFolder:
         for name, text in self._texts.items():
             with replace_atomically(self.path / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+
+
+def _curves_of(group: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{group}{name}": value for name, value in values.items()}
 
 
 def _open_tensorboard(folder: Path, step: int, known: list[tuple[int, dict[str, float]]]) -> Backlog | None:

@@ -22,7 +22,7 @@ from fastvgan.training.run import checkpoint
 from fastvgan.training.run.checkpoint import Record
 from fastvgan.training.run.folder import RunFolder
 from fastvgan.training.run.resume import Start
-from fastvgan.training.run.samples import Samples
+from fastvgan.training.run.samples import Samples, set_samples_aside
 from fastvgan.training.run.scoring import Scoring, describe
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan_kernels.warn_once import WarnOnce
@@ -185,6 +185,7 @@ class Output:
     def rewind(self, step: int) -> None:
         """Discard the outputs of later steps, which are trained again."""
         checkpoint.set_aside(self.path / "checkpoints", step)
+        self._try_to_write("names of samples", lambda: set_samples_aside(self.path / "samples", step))
         self._folder.rewind(step)
 
     def close(self) -> None:

@@ -78,6 +78,18 @@ class Samples:
         return moving
 
 
+def set_samples_aside(folder: Path, after_step: int) -> None:
+    """Rename the samples of later steps than `after_step` to abandoned-step-N, as checkpoints of these are.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for path in list(folder.glob("step-*")):
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal() and int(number) > after_step:
+            path.replace(path.with_name(f"abandoned-{path.name}"))
+
+
 def _distinct(clips: Clips) -> list[int]:
     """Return the indices of all clips, first those with different captions or classes."""
     key = clips.caption if clips.caption is not None else clips.label

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import tiny
 
 from fastvgan.errors import UserError
+from fastvgan.training.report.collect import collect_progress
 from fastvgan.training.run import backlog
 from fastvgan.training.run.folder import RunFolder
 
@@ -300,7 +301,20 @@ def test_an_older_step_drops_what_came_later(tmp_path):
         assert points(path) == {"x": [2, 4, 6], "evaluation/y": [2, 4]}
         shutil.rmtree(path)
         folder.add_metrics({"step": 8, "x": 1.0})
-    assert steps(path / "metrics.jsonl") == [2, 4, 6, 8] and points(path) == {"x": [2, 4, 6, 8], "y": [2, 4]}
+    assert steps(path / "metrics.jsonl") == [2, 4, 6, 8]
+    assert points(path) == {"x": [2, 4, 6, 8], "evaluation/y": [2, 4]}
+
+
+def test_samples_of_an_abandoned_branch_are_not_those_of_the_run(tmp_path):
+    path = tmp_path / "r" / "samples"
+    with open_folder(tmp_path / "r"):
+        for step in (4, 8, 12):
+            picture(path / f"step-{step:06d}.png", step)
+    with open_folder(tmp_path / "r", step=8):
+        picture(path / "step-000010.png", 10)
+    shown = collect_progress(tmp_path / "r")["samples"].content
+    assert [step for step, _ in shown["stills"]] == [4, 8, 10] and shown["last"] == 10
+    assert Image.open(path / "abandoned-step-000012.png").width == 12
 
 
 def test_a_line_cut_off_in_the_middle_is_dropped_alone(tmp_path, caplog):

@@ -52,7 +52,7 @@ def make(precision=torch.float32, parts=PARTS, device=CPU, model=None, source=No
     size = config.training.batch_size
     wrong = config.training.wrong_conditions
     conditions = Conditions(model, source, device)
-    maker = Poisoned(conditions, step.generator, source, 0, wrong, slice(0, size), size, device)
+    maker = Poisoned(conditions, step.generator, source, 0, wrong, range(size), size, device)
     clips = (Clips(*(x.to(device) for x in clips)) for clips in source.batches(size, 0))
     return step, maker, clips
 
@@ -168,7 +168,7 @@ def test_a_step_s_clips_are_the_same_in_any_order_and_shared_by_processes(count,
     generator = AdversarialStep(model, config.training, CPU, torch.float32).generator
 
     def maker(start, stop):
-        return BatchMaker(conditions, generator, source, 5, 1, slice(start, stop), 6)
+        return BatchMaker(conditions, generator, source, 5, 1, range(start, stop), 6)
 
     def real(maker, number):
         maker.prepare(number)

@@ -1,0 +1,30 @@
+"""Ctrl-C while a command still imports its packages."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+
+from fastvgan.machine.optional import is_installed
+
+
+def keep_interrupts() -> None:
+    """Import numpy, if it is installed, just before torch; for commands only.
+
+    torch imports numpy itself and drops whatever that raises: a KeyboardInterrupt would be lost, and leave half of
+    numpy behind.
+    """
+    if "torch" not in sys.modules and not any(isinstance(finder, _NumpyFirst) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NumpyFirst())
+
+
+class _NumpyFirst(MetaPathFinder):
+    """Finds nothing, but is asked for torch before torch is imported."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Import numpy if `fullname` is torch."""
+        if fullname == "torch":
+            sys.meta_path.remove(self)
+            if is_installed("numpy"):
+                importlib.import_module("numpy")
