@@ -6,8 +6,8 @@ torch's name.
 
 Some private names of torch.nn's classes stay in the layers that derive from them:
 
-- `_parameters` and `_buffers` in fastvgan/layers (convolutions.py, modules.py): read from a layer's __dict__, in a
-  tenth of the time of its attributes. Without them, nothing is recalled and the attributes are read.
+- `_parameters` and `_buffers` in fastvgan/layers (convolutions.py, modules.py, tracing.py): read from a layer's
+  __dict__, in a tenth of the time of its attributes. Without them, nothing is recalled and the attributes are read.
 - `_call_impl` in fastvgan/layers/tracing.py: overridden, because torch.fx has no other way to make a module outside
   torch.nn a leaf. Without it, torch.fx traces stock PyTorch's operations.
 - `_check_input_dim` and `_output_padding` in fastvgan/layers/modules.py and convolutions.py,

@@ -5,6 +5,14 @@ from collections.abc import Sequence
 import torch
 
 
+class MisfitError(ValueError, RuntimeError):
+    """Shapes or devices that do not fit; also of the class of torch's own error."""
+
+
+class DtypeError(TypeError, NotImplementedError):
+    """A dtype that an operation does not support; also of the class of torch's own error, a RuntimeError."""
+
+
 def integers(name: str, value: int | Sequence[int], count: int, least: int) -> list[int]:
     """Return one integer per spatial dimension, from one for all dimensions, alone or in a sequence, or from all.
 
@@ -27,20 +35,21 @@ def check_same_kind(first_name: str, first: torch.Tensor, **others: torch.Tensor
     """Raise unless the tensors, of any shapes, are floating-point, on one device and, outside autocast, of one dtype.
 
     Raises:
-        TypeError: `first` is no tensor, or dtypes are not floating-point or differ.
-        ValueError: devices differ.
+        TypeError: `first` is no tensor.
+        DtypeError: dtypes are not floating-point or differ.
+        MisfitError: devices differ.
     """
     if not isinstance(first, torch.Tensor):
         raise TypeError(f"{first_name} must be a Tensor, not {type(first).__name__}")
     if not first.is_floating_point():
-        raise TypeError(f"{first_name} must be of a floating-point dtype, not {first.dtype}")
+        raise DtypeError(f"{first_name} must be of a floating-point dtype, not {first.dtype}")
     for name, other in others.items():
         if other is None:
             continue
         if other.device != first.device:
-            raise ValueError(f"{name} is on {other.device} but {first_name} on {first.device}")
+            raise MisfitError(f"{name} is on {other.device} but {first_name} on {first.device}")
         if other.dtype != first.dtype and not _is_autocast_on(first.device.type):
-            raise TypeError(f"{name} is {other.dtype} but {first_name} {first.dtype}")
+            raise DtypeError(f"{name} is {other.dtype} but {first_name} {first.dtype}")
 
 
 def _is_autocast_on(device: str) -> bool:

@@ -16,25 +16,32 @@ from .measured.capture import are_launches_captured
 _decisions, _has_preference = choice.decisions, choice.has_preference
 _is_compiling = torch.compiler.is_dynamo_compiling
 _forward_level, _tracing_state = _torch.forward_level, _torch.tracing_state
+_count_function_modes = _torch.count_function_modes
 _DECISIONS_PER_KEY = 4
 
 
 def may_recall() -> bool:
-    """Whether remembered decisions hold: no tracing, no forward-mode differentiation and no FASTVGAN_IMPL.
+    """Whether remembered decisions hold: no tracing, function modes, forward-mode differentiation or FASTVGAN_IMPL.
 
     Transforms, dispatch modes and autocast need no check here: the guards see them on the tensors.
     """
-    return not (_is_compiling() or _forward_level() >= 0 or _tracing_state() is not None or _has_preference())
+    return not (
+        _is_compiling()
+        or _forward_level() >= 0
+        or _tracing_state() is not None
+        or (_count_function_modes() and not _torch.are_only_device_modes())
+        or _has_preference()
+    )
 
 
 def may_decide(*tensors: torch.Tensor) -> bool:
     """Whether a decision for these tensors, of any shapes, may be made and remembered.
 
-    It may not for subclasses of torch.Tensor, under modes, transforms or tracing, or while a CUDA graph is captured.
+    It may not for subclasses of torch.Tensor, under transforms or tracing, or while a CUDA graph is captured. Dispatch
+    modes then see stock PyTorch's operations where those are chosen, as modes for checkpoints need.
     """
     return not (
         any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
-        or _torch.count_dispatch_modes()
         or _torch.are_transforms_active()
         or _tracing_state() is not None
         or (tensors[0].is_cuda and are_launches_captured())

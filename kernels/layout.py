@@ -10,13 +10,28 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def format_of(*tensors: torch.Tensor) -> torch.memory_format:
     """Return an operation's memory format: channels-last if any of these (N, C, *space) tensors is, else contiguous.
 
-    A channel stride of 1 means channels-last, also for a slice of a larger tensor and for one channel. A tensor of
-    spatial size 1 has both formats and decides nothing, which is why callers pass the weight too.
+    A channel stride of 1 means channels-last, also for a slice of a larger tensor and for one channel, if the other
+    dimensions follow in their order, as torch demands of strides. A tensor of spatial size 1 has both formats and
+    decides nothing, which is why callers pass the weight too.
     """
     for x in tensors:
-        if x.dim() in _CHANNELS_LAST and x.stride(1) == 1 and x.shape[2:].numel() > 1:
-            return _CHANNELS_LAST[x.dim()]
+        channels_last = _CHANNELS_LAST.get(x.dim())
+        if channels_last is not None and x.stride(1) == 1 and x.shape[2:].numel() > 1:
+            if x.is_contiguous(memory_format=channels_last) or _is_in_order(x):
+                return channels_last
     return torch.contiguous_format
+
+
+def _is_in_order(x: torch.Tensor) -> bool:
+    """Whether each dimension of x (N, C, *space) steps over the next, with channels innermost; not for a transpose."""
+    shape, strides = x.shape, x.stride()
+    least = strides[1] * shape[1]
+    for d in (*range(x.dim() - 1, 1, -1), 0):
+        if shape[d] > 1:
+            if strides[d] < least:
+                return False
+            least = strides[d] * shape[d]
+    return True
 
 
 def in_format(x: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:

@@ -5,14 +5,13 @@ ConvTranspose3d and BatchNorm3d; the 2D layers correspond in the same way. Every
 the implementation of its operations, "auto" by default. `fuse` replaces the stock layers of any network by these.
 """
 
+from fastvgan.layers.convolutions import Conv3d, ConvTranspose3d
 from fastvgan.layers.flat import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.layers.fusion import FusedSequential, FuseEntry, FuseReport, fuse
 from fastvgan.layers.groups import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
 from fastvgan.layers.modules import (
     BatchNormAct3d,
-    Conv3d,
     ConvNormAct3d,
-    ConvTranspose3d,
     ConvTransposeNormAct3d,
     sync_batch_norm,
 )

@@ -1,4 +1,4 @@
-"""The bases of the 2D and 3D convolution layers: torch.nn's forward, computed by `conv_down` and `conv_up`."""
+"""Conv3d and ConvTranspose3d, and the bases they share with 2D: torch.nn's forward by `conv_down` and `conv_up`."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastvgan.layers import deferred
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import choice, conv_down, conv_up
 from fastvgan_kernels.arguments import per_dimension
@@ -30,6 +31,7 @@ class Convolution(TraceableLayer):
     groups: int
     padding_mode: PaddingMode
     _reversed_padding_repeated_twice: list[int]
+    _sample_dim: int  # dimensions of an input without a batch dimension; set by the layer's class
     impl: str = "auto"  # the default is for a subclass whose __init__ calls torch.nn's
 
     def __init__(
@@ -58,12 +60,26 @@ class Convolution(TraceableLayer):
         y = self.try_stock(input)
         if y is not None:
             return y
-        if wants_stock(input) or self.weight.is_complex():
+        if wants_stock(input, self, self._may_gain) or input.is_complex():
             return super().forward(input)
-        if input.dim() == self.weight.dim() - 1:
+        if input.dim() == self._sample_dim:
             return self.forward(input.unsqueeze(0)).squeeze(0)
+        return self.convolve(input, self.weight)
+
+    def convolve(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Run forward with the layer's weight, which the caller has read.
+
+        A parametrised weight is computed each time that it is read, and may differ: a call of torch.nn's layer reads it
+        once.
+
+        Args:
+            input: (N, C_in, *space) or (C_in, *space).
+            weight: (C_out, C_in / groups, *kernel).
+        """
+        if input.dim() == self._sample_dim:
+            return self.convolve(input.unsqueeze(0), weight).squeeze(0)
         x, padding = self._pad(input)
-        return conv_down(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
+        return conv_down(x, weight, self.bias, self.stride, padding, self.dilation, self.groups, self.impl)
 
     def try_stock(self, input: Tensor) -> Tensor | None:
         """Run forward by stock PyTorch if that was chosen before for such an input; a cheap look-up.
@@ -85,8 +101,12 @@ class Convolution(TraceableLayer):
         """Return the geometry for fused_conv, or None if fused_conv does not support the padding."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
-        dims = self.weight.dim() - 2
+        dims = self._sample_dim - 1
         return _geometry(False, (self.stride, self.padding, (0,) * dims, self.dilation), self.groups, dims)
+
+    def _may_gain(self, _x: Tensor) -> bool:
+        """As `wants_stock` takes it: whether on_cpu.py of kernels/conv/stock chooses C++ for any input or gradient."""
+        return self._sample_dim == 4 and self.out_channels // self.groups >= 32
 
     def _pad(self, x: Tensor) -> tuple[Tensor, int | tuple[int, ...]]:
         """Pad x where conv_down cannot: by values other than zeros, and "same" for an even kernel."""
@@ -114,6 +134,7 @@ class TransposedConvolution(TraceableLayer):
     dilation: tuple[int, ...]
     groups: int
     _output_padding: Callable[..., Any]
+    _sample_dim: int  # as Convolution's
     impl: str = "auto"  # the default is for a subclass whose __init__ calls torch.nn's
 
     def __init__(
@@ -141,7 +162,7 @@ class TransposedConvolution(TraceableLayer):
     def geometry(self) -> Geometry:
         """Return the geometry for fused_conv."""
         sizes = self.stride, self.padding, self.output_padding, self.dilation
-        return _geometry(True, sizes, self.groups, self.weight.dim() - 2)
+        return _geometry(True, sizes, self.groups, self._sample_dim - 1)
 
     def try_stock(self, input: Tensor) -> Tensor | None:
         """Run forward by stock PyTorch if that was chosen before for such an input. See `Convolution.try_stock`.
@@ -166,27 +187,36 @@ class TransposedConvolution(TraceableLayer):
         y = self.try_stock(input) if output_size is None else None
         if y is not None:
             return y
-        if wants_stock(input) or self.weight.is_complex():
+        if wants_stock(input, self, self._may_gain) or input.is_complex():
             return super().forward(input, output_size)
-        output_padding = self.output_padding
-        dims = self.weight.dim() - 2
-        if output_size is not None:
-            output_padding = self._output_padding(
-                input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
-            )
-        batch = input.unsqueeze(0) if input.dim() == dims + 1 else input
-        y = conv_up(
-            batch,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            output_padding,
-            self.dilation,
-            self.groups,
-            self.impl,
-        )
-        return y.squeeze(0) if input.dim() == dims + 1 else y
+        if output_size is None:
+            output_padding = self.output_padding
+        else:
+            sizes = self.stride, self.padding, self.kernel_size
+            output_padding = self._output_padding(input, output_size, *sizes, self._sample_dim - 1, self.dilation)
+        return self._convolve(input, self.weight, output_padding)
+
+    def convolve(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Run forward with the layer's weight, which the caller has read. See `Convolution.convolve`.
+
+        Args:
+            input: (N, C_in, *space) or (C_in, *space).
+            weight: (C_in, C_out / groups, *kernel).
+        """
+        return self._convolve(input, weight, self.output_padding)
+
+    def _may_gain(self, x: Tensor) -> bool:
+        """See `Convolution._may_gain`."""
+        few, volumes = self.out_channels // self.groups <= 8, self._sample_dim == 4
+        if x.is_contiguous() and x.shape[2:].numel() > 1:
+            return few and volumes
+        return few or volumes
+
+    def _convolve(self, x: Tensor, weight: Tensor, output_padding: tuple[int, ...]) -> Tensor:
+        if x.dim() == self._sample_dim:
+            return self._convolve(x.unsqueeze(0), weight, output_padding).squeeze(0)
+        sizes = self.stride, self.padding, output_padding, self.dilation
+        return conv_up(x, weight, self.bias, *sizes, self.groups, self.impl)
 
 
 def _are_plain(input: Tensor, parameters: dict[str, nn.Parameter | None]) -> bool:
@@ -200,3 +230,25 @@ def _geometry(transposed: bool, sizes: tuple[Any, Any, Any, Any], groups: int, d
         stride, padding, output_padding, dilation = (tuple(per_dimension(value, dims)) for value in sizes)
         sizes = stride, padding, output_padding, dilation
     return Geometry(transposed, *sizes, groups)
+
+
+class Conv3d(Convolution, nn.Conv3d):
+    """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, with any padding_mode.
+
+    Input (N, C_in, T, H, W) or (C_in, T, H, W); output with C_out channels.
+    """
+
+    _sample_dim = 4
+
+
+class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
+    """torch.nn.ConvTranspose3d on `conv_up`: the same arguments, state_dict and results.
+
+    Input (N, C_in, T, H, W) or (C_in, T, H, W); output with C_out channels. `output_size` selects one of the output
+    sizes that the stride allows.
+    """
+
+    _sample_dim = 4
+
+
+deferred.register(Conv3d, ConvTranspose3d)

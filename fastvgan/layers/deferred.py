@@ -103,11 +103,18 @@ def conv_norm(
     Returns:
         (N, C_out, *space), computed or pending.
     """
-    by_stock = _try_stock(conv, x)
-    y = _try_conv_norm(conv, norm, x) if by_stock is None and is_unwatched(norm) else None
-    if y is None:
-        y = conv(resolve(x)) if by_stock is None else by_stock
-        return norm(y) if activation is None else norm.normalise(y, *activation, in_place=in_place)
+    convolved = _try_stock(conv, x)
+    if convolved is None:
+        weight = _read_weight(conv, x)
+        y = _try_conv_norm(conv, norm, x, weight) if is_unwatched(norm) else None
+        if y is not None:
+            return _with_activation(y, activation)
+        convolved = _convolve(conv, x, weight)
+    return norm(convolved) if activation is None else norm.normalise(convolved, *activation, in_place=in_place)
+
+
+def _with_activation(y: Tensor | Pending, activation: tuple[str, float] | None) -> Tensor | Pending:
+    """The result of `_try_conv_norm` with another activation, pending if convolutions can compute that."""
     if not isinstance(y, Pending):
         return y
     if activation is not None:
@@ -115,12 +122,14 @@ def conv_norm(
     return y if y.norm.activation in CONV_ACTIVATIONS else y.resolve()
 
 
-def _try_conv_norm(conv: ConvLayer, norm: BatchNormAct, x: Tensor | Pending) -> Tensor | Pending | None:
+def _try_conv_norm(
+    conv: ConvLayer, norm: BatchNormAct, x: Tensor | Pending, weight: Tensor | None
+) -> Tensor | Pending | None:
     """conv_norm with the norm's own activation, or None if the two modules must be called one after the other."""
     # One implementation computes both, from the statistics of this rank alone.
     if norm.num_features != conv.out_channels or norm.impl != conv.impl or norm.is_synced:
         return None
-    arguments = _fusable_arguments(conv, x)
+    arguments = _fusable_arguments(conv, x, weight)
     if arguments is None:
         return None
     if not norm.training and norm.running_mean is not None:
@@ -155,8 +164,8 @@ def conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str = "none", neg
     by_stock = _try_stock(conv, x)
     if by_stock is not None:
         return activate(by_stock, activation, negative_slope)
-    y = try_conv_act(conv, x, activation, negative_slope)
-    return activate(conv(resolve(x)), activation, negative_slope) if y is None else y
+    y, is_activated = convolve_and_try(conv, x, activation, negative_slope)
+    return y if is_activated else activate(y, activation, negative_slope)
 
 
 def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
@@ -164,8 +173,10 @@ def activate(y: Tensor, activation: str, negative_slope: float) -> Tensor:
     return reference.activate(y, activation, negative_slope)
 
 
-def try_conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str, negative_slope: float) -> Tensor | None:
-    """Compute conv_act in one operation.
+def convolve_and_try(
+    conv: ConvLayer, x: Tensor | Pending, activation: str, negative_slope: float
+) -> tuple[Tensor, bool]:
+    """Compute conv_act in one operation, or the convolution alone where the activation must be computed after it.
 
     Args:
         conv: as in `conv_act`.
@@ -174,12 +185,14 @@ def try_conv_act(conv: ConvLayer, x: Tensor | Pending, activation: str, negative
         negative_slope: as in `conv_act`.
 
     Returns:
-        (N, C_out, *space), or None if the convolution and the activation must be computed one after the other.
+        (N, C_out, *space), and whether it is activated.
     """
-    arguments = _fusable_arguments(conv, x) if negative_slope >= 0 and activation in CONV_ACTIVATIONS else None
+    weight = _read_weight(conv, x)
+    is_fused = negative_slope >= 0 and activation in CONV_ACTIVATIONS
+    arguments = _fusable_arguments(conv, x, weight) if is_fused else None
     if arguments is None:
-        return None
-    return fused_conv(*arguments, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0]
+        return _convolve(conv, x, weight), False
+    return fused_conv(*arguments, activation=activation, negative_slope=negative_slope, impl=conv.impl)[0], True
 
 
 def chain(layers: Iterable[ConvNormAct3d | ConvTransposeNormAct3d], x: Tensor | Pending) -> Tensor | Pending:
@@ -190,24 +203,40 @@ def chain(layers: Iterable[ConvNormAct3d | ConvTransposeNormAct3d], x: Tensor | 
     return x
 
 
-def _fusable_arguments(
-    conv: ConvLayer, x: Tensor | Pending
-) -> tuple[Tensor, Tensor, Tensor | None, Geometry, Norm | None] | None:
-    """x, weight, bias, geometry and norm for fused_conv, or None if the modules must be called one by one."""
-    raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
-    if is_observed() or not (is_unwatched(conv) and _is_plain(raw) and _is_plain(conv.weight)):
+def _read_weight(conv: ConvLayer, x: Tensor | Pending) -> Tensor | None:
+    """The convolution's weight, or None if the convolution must be called.
+
+    What a parametrisation computes may differ each time, so each call reads it once, as torch.nn's does.
+    """
+    raw = x.raw if isinstance(x, Pending) else x
+    if is_observed() or not (is_unwatched(conv) and _is_plain(raw)):
         return None
-    if raw.dim() != conv.weight.dim():
+    weight = conv.weight
+    return weight if type(weight) in (Tensor, nn.Parameter) else None
+
+
+def _convolve(conv: ConvLayer, x: Tensor | Pending, weight: Tensor | None) -> Tensor:
+    """conv(x) with the weight that `_read_weight` returned."""
+    return conv(resolve(x)) if weight is None else conv.convolve(resolve(x), weight)
+
+
+def _fusable_arguments(
+    conv: ConvLayer, x: Tensor | Pending, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Geometry, Norm | None] | None:
+    """x, weight, bias, geometry and norm for fused_conv, or None if the modules must be computed one by one."""
+    raw, norm = (x.raw, x.norm) if isinstance(x, Pending) else (x, None)
+    if weight is None or not _is_plain(weight) or raw.dim() != weight.dim():
         return None
     geometry, raw = conv.geometry(), _cast(raw)
-    if geometry is None or not pays(raw, conv.weight, geometry, conv.impl):
+    if geometry is None or not pays(raw, weight, geometry, conv.impl):
         return None
-    return raw, conv.weight, conv.bias, geometry, norm
+    return raw, weight, conv.bias, geometry, norm
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether x is an ordinary tensor with data; a subclass may override any operation."""
-    return type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided and not x.is_meta
+    """Whether x is an ordinary tensor of real numbers; a subclass may override any operation."""
+    is_known = type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided and not x.is_meta
+    return is_known and not x.is_complex()
 
 
 def _cast(x: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ class Conv2d(Convolution, nn.Conv2d):
     Input (N, C_in, H, W) or (C_in, H, W); output with C_out channels.
     """
 
+    _sample_dim = 3
+
 
 class ConvTranspose2d(TransposedConvolution, nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d on `conv_up`: the same arguments, state_dict and results.
@@ -27,6 +29,8 @@ class ConvTranspose2d(TransposedConvolution, nn.ConvTranspose2d):
     Input (N, C_in, H, W) or (C_in, H, W); output with C_out channels. `output_size` selects one of the output sizes
     that the stride allows.
     """
+
+    _sample_dim = 3
 
 
 class BatchNormAct2d(BatchNormAct, nn.BatchNorm2d):

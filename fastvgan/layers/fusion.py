@@ -17,10 +17,11 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
+from fastvgan.layers.convolutions import Conv3d, ConvTranspose3d
 from fastvgan.layers.derived import has_subclass_hook
 from fastvgan.layers.flat import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.layers.groups import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
-from fastvgan.layers.modules import BatchNormAct3d, Conv3d, ConvNormAct3d, ConvTranspose3d, ConvTransposeNormAct3d
+from fastvgan.layers.modules import BatchNormAct3d, ConvNormAct3d, ConvTransposeNormAct3d
 from fastvgan.layers.sequential import (
     ACTIVATIONS,
     CONVOLUTIONS,

@@ -65,7 +65,7 @@ class GroupNormAct(_PerSampleNormAct, nn.GroupNorm):
 
     def normalise(self, input: Tensor, activation: str, negative_slope: float, *, in_place: bool = False) -> Tensor:
         """Run forward with another activation; input and result are (N, C, *space). See `NormActLayer.normalise`."""
-        if wants_stock(input) or not 2 <= input.dim() <= 5:
+        if wants_stock(input, self) or not 2 <= input.dim() <= 5:
             return self._normalise_by_stock(input, activation, negative_slope)
         if input.is_cuda and torch.is_autocast_enabled("cuda"):
             input = input.float()  # autocast does the same for torch's group_norm, on GPUs only
@@ -108,7 +108,12 @@ class _InstanceNormAct(_PerSampleNormAct):
         by_input = self.training or not self.track_running_stats
         # Stock PyTorch also updates running statistics, and raises for bad input. With running statistics in evaluation
         # norm_act may call torch.batch_norm, whose gradients are wrong for an unbatched channels-last input.
-        if wants_stock(input) or not self._has_valid_sizes(input) or tracks is by_input or (tracks and is_unbatched):
+        if (
+            wants_stock(input, self)
+            or not self._has_valid_sizes(input)
+            or tracks is by_input
+            or (tracks and is_unbatched)
+        ):
             return self._normalise_by_stock(input, activation, negative_slope)
         if is_unbatched:
             return self.normalise(input.unsqueeze(0), activation, negative_slope, in_place=in_place).squeeze(0)
@@ -117,6 +122,13 @@ class _InstanceNormAct(_PerSampleNormAct):
             statistics = self.running_mean, self.running_var
             return norm_act(input, self.weight, self.bias, *statistics, False, 0.0, *how)
         return self._normalise_by_group(input, self.num_features, (activation, negative_slope), in_place)
+
+    def _normalise_by_stock(self, input: Tensor, activation: str, negative_slope: float) -> Tensor:
+        y = super(_PerSampleNormAct, self).forward(input)
+        # torch 2.13 computes one sample as a batch norm whose gradient must not be channels-last: it would be wrong.
+        if y.requires_grad and self.running_mean is not None and y.numel() == y.shape[-self._sample_dim :].numel():
+            y = y.flatten().view(y.shape)
+        return deferred.activate(y, activation, negative_slope)
 
     def _has_valid_sizes(self, input: Tensor) -> bool:
         """Whether torch.nn's layer accepts these sizes without an error or a warning."""

@@ -1,4 +1,4 @@
-"""Layers for volumes: convolutions, batch normalisation with an activation, and both in one."""
+"""Batch normalisation with an activation, and blocks of a convolution and such a norm for volumes."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastvgan.layers import deferred
-from fastvgan.layers.convolutions import Convolution, PaddingMode, TransposedConvolution
+from fastvgan.layers.convolutions import Conv3d, Convolution, ConvTranspose3d, PaddingMode, TransposedConvolution
 from fastvgan.layers.normalisation import NormActLayer
 from fastvgan.layers.tracing import TraceableLayer, wants_stock
 from fastvgan_kernels import norm_act
@@ -21,21 +21,6 @@ from fastvgan_kernels.norm_act.synced import group_named, group_of, norm_act_syn
 
 M = TypeVar("M", bound=nn.Module)
 Sizes = int | tuple[int, int, int]  # one integer, or one each for T, H and W
-
-
-class Conv3d(Convolution, nn.Conv3d):
-    """torch.nn.Conv3d on `conv_down`: the same arguments, state_dict and results, with any padding_mode.
-
-    Input (N, C_in, T, H, W) or (C_in, T, H, W); output with C_out channels.
-    """
-
-
-class ConvTranspose3d(TransposedConvolution, nn.ConvTranspose3d):
-    """torch.nn.ConvTranspose3d on `conv_up`: the same arguments, state_dict and results.
-
-    Input (N, C_in, T, H, W) or (C_in, T, H, W); output with C_out channels. `output_size` selects one of the output
-    sizes that the stride allows.
-    """
 
 
 class BatchNormAct(NormActLayer):
@@ -129,7 +114,7 @@ class BatchNormAct(NormActLayer):
         y = None if residual is not None else self._try_direct(input, activation, negative_slope, in_place)
         if y is not None:
             return y
-        if wants_stock(input) and not self.is_synced:
+        if wants_stock(input, self) and not self.is_synced:
             y = super().forward(input)
             return deferred.activate(y if residual is None else y + residual, activation, negative_slope)
         self._check_input_dim(input)
@@ -313,7 +298,7 @@ class _ConvNormAct(TraceableLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, normalise and activate x (N, C_in, T, H, W); return (N, C_out, T, H, W)."""
-        if self.is_fusable and not wants_stock(x):
+        if self.is_fusable and not deferred.is_observed():
             return deferred.resolve(deferred.conv_norm(self.conv, self.norm, x))
         norm: Any = self.norm
         y = norm(self.conv(x))
@@ -416,4 +401,4 @@ class ConvTransposeNormAct3d(_ConvNormAct):
         super().__init__(conv, eps, momentum, activation=activation, negative_slope=negative_slope, **place)
 
 
-deferred.register(Conv3d, ConvTranspose3d, BatchNormAct3d, ConvNormAct3d, ConvTransposeNormAct3d)
+deferred.register(BatchNormAct3d, ConvNormAct3d, ConvTransposeNormAct3d)

@@ -6,18 +6,28 @@ replaced, hooked, moved or removed at any time. The container inspects its modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastvgan.layers import deferred
-from fastvgan.layers.deferred import Pending, conv_act, conv_norm, is_observed, is_unwatched, resolve, try_conv_act
+from fastvgan.layers.convolutions import Conv3d, ConvTranspose3d
+from fastvgan.layers.deferred import (
+    Pending,
+    conv_act,
+    conv_norm,
+    convolve_and_try,
+    is_observed,
+    is_unwatched,
+    resolve,
+)
 from fastvgan.layers.derived import derive_class, fastvgan_class
 from fastvgan.layers.flat import BatchNormAct2d, Conv2d, ConvTranspose2d
 from fastvgan.layers.groups import GroupNormAct, InstanceNormAct2d, InstanceNormAct3d
-from fastvgan.layers.modules import BatchNormAct3d, Conv3d, ConvTranspose3d
+from fastvgan.layers.modules import BatchNormAct3d
 from fastvgan_kernels._torch import runs_only_forward
 
 if TYPE_CHECKING:
@@ -107,17 +117,17 @@ class Group(NamedTuple):
 
 def groups(container: nn.Sequential) -> Iterator[Group]:
     """Yield the groups that a FusedSequential of the same modules would compute now, in order."""
-    left = list(container)[::-1]
+    left = [_read(container)]
     while _expand(left):
         yield _take(left)
 
 
 def _run(container: FusedSequential, x: Tensor) -> Tensor:
-    if is_observed():
+    if is_observed() or type(x) not in (Tensor, nn.Parameter):
         for module in container:
             x = module(x)
         return x
-    left = list(container)[::-1]
+    left: list[Any] = [_read(container)]
     y: Tensor | Pending = x
     while _expand(left):
         y = _compute(_take(left), y)
@@ -141,8 +151,8 @@ def _compute(group: Group, x: Tensor | Pending) -> Tensor | Pending:
         return conv_norm(conv, norm, x, name_and_slope(activation), in_place=_keeps_result(activation))
     if activation is None:
         return conv_act(conv, x) if isinstance(x, Pending) else conv(x)
-    y = try_conv_act(conv, x, *name_and_slope(activation))
-    return activation(conv(resolve(x))) if y is None else y
+    y, is_activated = convolve_and_try(conv, x, *name_and_slope(activation))
+    return y if is_activated else activation(y)
 
 
 def _normalise(norm: Any, x: Tensor, activation: nn.Module) -> Tensor:
@@ -155,10 +165,10 @@ def _keeps_result(activation: Any) -> bool:
     return kind is nn.ReLU or (kind is nn.LeakyReLU and activation.inplace and activation.negative_slope >= 0)
 
 
-def _take(left: list[nn.Module]) -> Group:
-    """Remove the next group from the end of `left`, the remaining modules in reverse order.
+def _take(left: list[Any]) -> Group:
+    """Remove the next group from the end of `left`, which `_expand` prepared.
 
-    Each group is formed just before it is computed, because a hook of an earlier module may change the later ones.
+    Each group is formed just before it is computed, because an earlier module may change the later ones.
     """
     module: Any = left.pop()  # of the class that the table names below
     kind = kind_of(module)
@@ -189,18 +199,18 @@ def is_activation(module: nn.Module) -> bool:
     return activation is not None and activation.is_supported(module)
 
 
-def _take_activation(norm: Any, left: list[nn.Module]) -> nn.Module | None:
+def _take_activation(norm: Any, left: list[Any]) -> nn.Module | None:
     if (norm is None or norm.activation == "none") and _expand(left):
         return left.pop() if is_activation(left[-1]) and is_unwatched(left[-1]) else None
     return None
 
 
-def _may_follow(activation: nn.Module, left: list[nn.Module]) -> bool:
+def _may_follow(activation: nn.Module, left: list[Any]) -> bool:
     """Whether a convolution directly before the activation may compute it."""
     return ACTIVATIONS[type(activation)].follows_convolutions and _may_save_output(activation, left)
 
 
-def _may_save_output(activation: nn.Module, left: list[nn.Module]) -> bool:
+def _may_save_output(activation: nn.Module, left: list[Any]) -> bool:
     """Whether no later module can change the activation's output in place.
 
     A fused convolution saves that output for backward. torch's out-of-place leaky ReLU saves its input instead, so
@@ -211,20 +221,34 @@ def _may_save_output(activation: nn.Module, left: list[nn.Module]) -> bool:
     return _expand(left) and kind_of(left[-1]) in CONVOLUTIONS and is_unwatched(left[-1])
 
 
-def _expand(left: list[nn.Module]) -> bool:
-    """Unpack Sequentials and drop identities at the end of `left` until a module to compute is there.
+def _read(container: nn.Sequential) -> Generator[nn.Module]:
+    """Yield the modules as nn.Sequential's forward does: each is read when it is its turn, and may be new by then."""
+    yield from container
+
+
+def _expand(left: list[Any]) -> bool:
+    """Read modules, unpack Sequentials and drop identities until a module to compute is at the end of `left`.
+
+    Args:
+        left: the modules that are left, in reverse order: some that are read already, before those that the generators
+            of `_read` will yield.
 
     Returns:
         Whether there is one.
     """
     while left:
         module = left[-1]
+        if type(module) is GeneratorType:
+            for one in module:
+                left.append(one)
+                break
+            else:
+                left.pop()
+            continue
         if kind_of(module) in _COMPUTED:
             return True
         if is_sequential(type(module)) and runs_only_forward(module):
-            left.pop()
-            children: Any = module  # a Sequential
-            left.extend(list(children)[::-1])
+            left[-1] = _read(module)
         elif _is_identity(module):
             left.pop()
         else:

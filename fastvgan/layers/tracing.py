@@ -1,21 +1,49 @@
-"""The layers under tracers: one node each for torch.fx, stock PyTorch's operations for torch.jit.trace and ONNX."""
+"""The layers under tracers, compilers and modes, and for tensors of other classes.
 
+torch.fx records one node for each; torch.jit.trace, ONNX and torch.compile get stock PyTorch's operations.
+"""
+
+from collections.abc import Callable
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, fx, nn
 
-from fastvgan_kernels import dispatch
-from fastvgan_kernels._torch import tracing_state
+from fastvgan_kernels import choice, dispatch
+from fastvgan_kernels._torch import are_only_device_modes, count_dispatch_modes, count_function_modes, tracing_state
+
+_PLAIN = Tensor, nn.Parameter
+_PLAIN_OR_NONE = nn.Parameter, type(None), Tensor
+_is_compiling = torch.compiler.is_dynamo_compiling
 
 
-def wants_stock(input: Any) -> bool:
-    """Whether forward must call stock PyTorch's operations, because a tracer records a graph of those alone.
+def wants_stock(input: Any, layer: Any, may_gain: Callable[[Tensor], bool] | None = None) -> bool:
+    """Whether forward must call stock PyTorch's operations.
 
-    An input that is not a tensor is a torch.fx proxy or a mistake, for which stock PyTorch raises the usual error.
+    A tracer records a graph of those alone; a tensor of another class, a function mode or torch.compile knows them.
+
+    Args:
+        input: (N, C, *space), or without N where forward takes that. One that is no tensor is a torch.fx proxy or a
+            mistake, for which stock PyTorch raises the usual error.
+        layer: with an `impl`.
+        may_gain: whether the layer's operation may be faster on such an input in compiled code on a CPU; None if it
+            never is. torch.compile joins stock PyTorch's operations with their neighbours, but not ours.
     """
-    if type(input) is Tensor:
-        return tracing_state() is not None
-    return not isinstance(input, Tensor) or dispatch.wants_stock()
+    if _is_compiling():
+        if type(input) not in _PLAIN:
+            return True
+        if layer.impl != "auto" or not input.is_cpu or choice.has_preference():
+            return False
+        return may_gain is None or not may_gain(input)
+    if type(input) not in _PLAIN:
+        # Under a dispatch mode, tensors of other classes stand for plain ones: torch.export's, for instance.
+        return not isinstance(input, Tensor) or count_dispatch_modes() == 0 or dispatch.wants_stock()
+    if tracing_state() is not None or (count_function_modes() and not are_only_device_modes()):
+        return True
+    for parameter in layer.__dict__.get("_parameters", {}).values():  # parameters() takes as long as a small call
+        if type(parameter) not in _PLAIN_OR_NONE:
+            return count_dispatch_modes() == 0
+    return False
 
 
 class TraceableLayer(nn.Module):

@@ -11,7 +11,7 @@ the pattern's frequency. Projecting the weights onto them after each update keep
 import torch
 from torch import nn
 
-from fastvgan.layers.modules import ConvTranspose3d
+from fastvgan.layers.convolutions import ConvTranspose3d
 from fastvgan_kernels.projection import UpsamplingKernel
 
 

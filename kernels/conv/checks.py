@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .. import choice
-from ..arguments import check_same_kind, integers
+from ..arguments import MisfitError, check_same_kind, integers
 from . import sizes
 from .geometry import Geometry, Sizes
 
@@ -28,8 +28,9 @@ def check_arguments(
         The geometry with one integer per spatial dimension.
 
     Raises:
-        ValueError: sizes that do not fit, or an unknown `impl`.
-        TypeError: dtypes that are not floating-point or differ.
+        MisfitError: sizes that do not fit.
+        ValueError: an unknown `impl`, or a number that a convolution cannot have.
+        DtypeError: dtypes that are not floating-point or differ.
     """
     transposed, stride, padding, output_padding, dilation, groups = geometry
     _check_tensors(x, weight, bias, transposed, groups, impl)
@@ -49,19 +50,19 @@ def _check_up(
 ) -> None:
     for extra, s, d in zip(output_padding, stride, dilation, strict=True):
         if extra >= max(s, d):
-            raise ValueError(f"output_padding {extra} must be smaller than the stride {s} or the dilation {d}")
+            raise MisfitError(f"output_padding {extra} must be smaller than the stride {s} or the dilation {d}")
     size = sizes.large(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     if min(size) < 1:
-        raise ValueError(f"padding {padding} leaves no output for an input of size {tuple(x.shape[2:])}")
+        raise MisfitError(f"padding {padding} leaves no output for an input of size {tuple(x.shape[2:])}")
 
 
 def _check_down(
     x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> None:
     if weight.shape[0] % groups:
-        raise ValueError(f"the {weight.shape[0]} output channels are not divisible by groups={groups}")
+        raise MisfitError(f"the {weight.shape[0]} output channels are not divisible by groups={groups}")
     if min(sizes.small(x.shape[2:], weight.shape[2:], stride, padding, dilation)) < 1:
-        raise ValueError(
+        raise MisfitError(
             f"an input of size {tuple(x.shape[2:])} with padding {padding} is smaller than the kernel "
             f"{tuple(weight.shape[2:])} with dilation {dilation}"
         )
@@ -71,7 +72,7 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: b
     choice.check_name(impl)
     check_same_kind("x", x, weight=weight, bias=bias)
     if x.dim() not in (3, 4, 5) or weight.dim() != x.dim():
-        raise ValueError(
+        raise MisfitError(
             f"expected x and weight to have the same 1 to 3 spatial sizes, but got x of size {list(x.shape)} and "
             f"weight of size {list(weight.shape)}"
         )
@@ -79,11 +80,11 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: b
     if not transposed:
         inputs, outputs = outputs, inputs
     if groups < 1 or inputs % groups:
-        raise ValueError(f"the {inputs} input channels are not divisible by groups={groups}")
+        raise MisfitError(f"the {inputs} input channels are not divisible by groups={groups}")
     if x.shape[1] != inputs:
-        raise ValueError(
+        raise MisfitError(
             f"given groups={groups} and weight of size {list(weight.shape)}, expected input {list(x.shape)} to have "
             f"{inputs} channels, but got {x.shape[1]} channels instead"
         )
     if bias is not None and bias.shape != (outputs,):
-        raise ValueError(f"bias must be of shape ({outputs},), not {tuple(bias.shape)}")
+        raise MisfitError(f"bias must be of shape ({outputs},), not {tuple(bias.shape)}")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import choice, extension, layout
 from ..activations import ACTIVATIONS
+from ..arguments import MisfitError
 from ..dispatch import define, differentiable, differentiable_by
 from ..dtypes import statistics_dtype
 from ..norm_act import check_arguments
@@ -66,7 +67,7 @@ def _check(x: Tensor, groups: int, activation: str, impl: str, **vectors: Tensor
     if groups < 1:
         raise ValueError(f"groups must be greater than zero, not {groups}")
     if x.shape[1] % groups:
-        raise ValueError(f"expected input {list(x.shape)} to have a multiple of {groups} channels, one for each group")
+        raise MisfitError(f"expected input {list(x.shape)} to have a multiple of {groups} channels, one for each group")
     if x.shape[0] * reference.values_per_group(x, groups) == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import choice, extension, layout
 from ..activations import ACTIVATIONS, check_activation
+from ..arguments import DtypeError, MisfitError
 from ..dispatch import define, differentiable, differentiable_by, is_functionalized, is_transformed, wants_stock
 from ..dtypes import statistics_dtype
 from ..measured import on_gpu, rules
@@ -114,16 +115,17 @@ def check_arguments(x: Tensor, activation: str, impl: str, **vectors: Tensor | N
         vectors: parameters and running statistics by name, each (C,) on x's device, or None.
 
     Raises:
-        ValueError: a shape, device or name does not fit, or one of the running statistics is missing.
-        TypeError: x is not a floating-point tensor.
+        MisfitError: a shape or device does not fit.
+        ValueError: a name is unknown, or one of the running statistics is missing.
+        TypeError: x is no tensor, or, as a DtypeError, not of a floating-point dtype.
     """
     choice.check_name(impl)
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"x must be a Tensor, not {type(x).__name__}")
     if not x.is_floating_point():
-        raise TypeError(f"x must be of a floating-point dtype, not {x.dtype}")
+        raise DtypeError(f"x must be of a floating-point dtype, not {x.dtype}")
     if not 2 <= x.dim() <= 5:
-        raise ValueError(f"x must be (N, C) and up to 3 sizes, not {tuple(x.shape)}")
+        raise MisfitError(f"x must be (N, C) and up to 3 sizes, not {tuple(x.shape)}")
     check_activation(activation)
     if (vectors.get("running_mean") is None) != (vectors.get("running_var") is None):
         raise ValueError("running_mean and running_var must both be given or both be None")
@@ -131,14 +133,14 @@ def check_arguments(x: Tensor, activation: str, impl: str, **vectors: Tensor | N
         if vector is None:
             continue
         if vector.dim() != 1:
-            raise ValueError(f"{name} must be of shape ({x.shape[1]},), not {tuple(vector.shape)}")
+            raise MisfitError(f"{name} must be of shape ({x.shape[1]},), not {tuple(vector.shape)}")
         if vector.shape[0] != x.shape[1]:
-            raise ValueError(
+            raise MisfitError(
                 f"expected input {list(x.shape)} to have {vector.shape[0]} channels, as many as {name} has elements, "
                 f"but got {x.shape[1]} channels instead"
             )
         if vector.device != x.device:
-            raise ValueError(f"{name} is on {vector.device} but x is on {x.device}")
+            raise MisfitError(f"{name} is on {vector.device} but x is on {x.device}")
 
 
 def compute(x: Tensor, norm: Norm, impl: str, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

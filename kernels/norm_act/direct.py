@@ -13,6 +13,7 @@ from ..activations import CODES, activate, activate_
 from ..measured.capture import are_launches_captured
 
 _records, _cudnn = torch.is_grad_enabled, _torch.is_cudnn_enabled  # looked up once
+_count_modes = _torch.count_dispatch_modes
 # Number of values up to which stock PyTorch with a ReLU in place is as fast or faster, by ten shapes on one thread with
 # AVX-512. With a gradient our operation costs the host 0.2 to 0.4 ms once its code has left the caches.
 _SMALL, _SMALL_WITH_GRADIENT = 1 << 17, 1 << 19
@@ -98,7 +99,7 @@ def decide(
     chosen = ""
     if _is_supported(*tensors, training=training):
         chosen = choice.name_of("norm_act", choice.pick("norm_act", "auto", x))
-        if chosen == "cpp" and (training or not _are_dense_float32(*tensors[1:])):
+        if chosen == "cpp" and (training or _count_modes() or not _are_dense_float32(*tensors[1:])):
             chosen = ""
     guards.remember(_key(weight, bias, running_mean, running_var, training), chosen, *tensors)
     return chosen == "reference"

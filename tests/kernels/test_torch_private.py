@@ -19,7 +19,7 @@ SYMBOLS = list(dict.fromkeys([*_torch.SYMBOLS, ("torch._dynamo.eval_frame", "Opt
 EXCEPTIONS = {
     "fastvgan/layers/convolutions.py": {"_parameters", "_output_padding", "_reversed_padding_repeated_twice"},
     "fastvgan/layers/modules.py": {"_parameters", "_buffers", "_check_input_dim"},
-    "fastvgan/layers/tracing.py": {"_call_impl"},
+    "fastvgan/layers/tracing.py": {"_call_impl", "_parameters"},
     "kernels/extension.py": {"_C"},  # our own, as a file's name
 }
 # Methods of torch.nn's layers that fusion.py names to compare them with a subclass's.

@@ -92,6 +92,21 @@ def test_instance_norm_act_is_torchs(shape, last, activation, options, batched):
         stock.load_state_dict(ours.state_dict())
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("batched", [True, False])
+def test_one_sample_has_right_gradients_whatever_the_format_of_the_next(dims, batched):
+    """Stock PyTorch's are wrong: against the same in float64 and contiguous."""
+    kind = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims]
+    norm, x = fuse(kind(4, eps=0.01, affine=True, track_running_stats=True)), torch.randn(1, 4, *(5, 4, 6)[:dims])
+    grad, results = torch.randn_like(x), []
+    for dtype, layout in ((torch.float32, FORMATS[dims + 2]), (torch.float64, torch.contiguous_format)):
+        module, leaf = copy.deepcopy(norm).to(dtype), x.to(dtype, copy=True).requires_grad_()
+        given = grad.to(dtype).contiguous(memory_format=layout)
+        module(leaf if batched else leaf[0]).backward(given if batched else given[0])
+        results.append([t.double() for t in (leaf.grad, module.weight.grad, module.bias.grad)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("tracks", [True, False])
 def test_tracking_switched_over_after_construction(tracks):
     ours, stock = (kind(4, track_running_stats=not tracks) for kind in INSTANCE[5])

@@ -209,6 +209,18 @@ def test_layers_train_under_autocast_in_channels_last():
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [("BatchNorm3d", (8,)), ("GroupNorm", (4, 8)), ("InstanceNorm3d", (8,)), ("ConvTranspose3d", (8, 3, 4, 2, 1))],
+)
+def test_a_video_stored_in_another_order_gives_what_view_accepts(kind, arguments, training):
+    """As N, H, W, T, C its channels are innermost, but torch does not count it as channels-last."""
+    stock = getattr(nn, kind)(*arguments).train(training)
+    ours, x = fuse(copy.deepcopy(stock)), torch.randn(2, 4, 3, 2, 8).permute(0, 4, 3, 1, 2)
+    torch.testing.assert_close(ours(x).view(2, -1), stock(x).view(2, -1), rtol=1e-4, atol=1e-5)
+
+
 def test_an_impl_that_cannot_run_says_so():
     layer = Conv3d(1, 1, 1, impl="cuda")
     with pytest.raises(ValueError, match="conv_down cannot run with impl='cuda'"):

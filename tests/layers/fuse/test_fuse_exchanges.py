@@ -174,3 +174,42 @@ def test_folded(pair, nested_pair):
     for ours, stock in (pair, nested_pair):
         assert_same(fold(ours), fold(stock), inputs(), steps=(False,))
         assert sum(isinstance(m, nn.BatchNorm3d) for m in ours.modules()) == 0
+
+
+class Exchange(nn.Module):
+    """A module that replaces a later one in each call, by a path that starts at the root."""
+
+    def __init__(self, root, path, new):
+        super().__init__()
+        self.root, self.path, self.new = [root], path, new
+
+    def forward(self, x):
+        self.root[0].set_submodule(self.path, self.new)
+        return x
+
+
+@pytest.mark.parametrize("path", ["4", "5.0", "5.2", "5"])
+@pytest.mark.parametrize("by_hook", [False, True])
+def test_a_part_exchanged_by_an_earlier_one_in_the_same_call(path, by_hook):
+    torch.manual_seed(0)
+    stock = nn.Sequential(
+        *(nn.Conv3d(3, 4, 2), nn.BatchNorm3d(4), nn.ReLU(), nn.Identity(), nn.Tanh()),
+        nn.Sequential(nn.BatchNorm3d(4), nn.LeakyReLU(), nn.Softplus()),
+    )
+    ours, x, results = fuse(copy.deepcopy(stock)), torch.randn(2, 3, 3, 3, 3), []
+    for network in (ours, stock):
+        exchange = Exchange(network, path, nn.Hardtanh(-0.1, 0.2))
+        if by_hook:
+            network[0].register_forward_hook(lambda module, args, y, exchange=exchange: exchange(y))
+        else:
+            network[3] = exchange
+        results.append(network(x))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_appended_in_a_call_raises_as_in_a_stock_network():
+    stock = nn.Sequential(nn.BatchNorm3d(3), nn.ReLU(), nn.Softplus())
+    for network in (stock, fuse(copy.deepcopy(stock))):
+        network[2].register_forward_hook(lambda *args, network=network: network.append(nn.Tanh()) and None)
+        with pytest.raises(RuntimeError, match="mutated|changed size"):
+            network(torch.randn(2, 3, 2, 2, 2))

@@ -1,13 +1,15 @@
 """Compilers, tracers, transforms and modes see every module of a fused network."""
 
+import contextlib
 import copy
+import functools
 
 import pytest
 import torch
 from fuse_networks import SHAPE, assert_same, inputs, settle
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from fastvgan.layers import fuse
 from fastvgan.layers.sequential import FusedSequential
@@ -164,3 +166,79 @@ def test_checkpoints_without_reentry_move_the_statistics_as_often(pair, stop, ea
 
     ours, stock = (Checkpointed(model[:stop]) for model in pair)
     assert_same(ours, stock, inputs())
+
+
+def test_selective_checkpoints_move_the_statistics_as_often():
+    save = [torch.ops.aten.convolution.default, torch.ops.aten.native_batch_norm.default]
+    how = functools.partial(create_selective_checkpoint_contexts, save)
+    stock = nn.Sequential(nn.Conv3d(3, 4, 3, 2, 1), nn.BatchNorm3d(4), nn.ReLU())
+    ours, x = fuse(copy.deepcopy(stock)), inputs()
+    for model in (ours, stock):
+        checkpoint(model, x, use_reentrant=False, context_fn=how).square().sum().backward()
+    torch.testing.assert_close(dict(ours.named_buffers()), dict(stock.named_buffers()))
+    for mine, theirs in zip(ours.parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+WATCHED = nn.functional.conv2d, nn.functional.conv3d, nn.functional.batch_norm, nn.functional.group_norm
+
+
+class Halved(torch.overrides.TorchFunctionMode):
+    """Halves what some of torch's functions compute."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {})) * (0.5 if func in WATCHED else 1)
+
+
+class Doubled(torch.Tensor):
+    """Doubles what some of torch's functions compute."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        y = super().__torch_function__(func, types, args, kwargs or {})
+        return y + y if func in WATCHED else y
+
+
+@pytest.mark.parametrize("of_a_class", ["input", "weight", None])
+@pytest.mark.parametrize(
+    "make, shape",
+    [
+        (lambda: nn.Conv2d(2, 3, 3, 2), (2, 2, 5, 5)),
+        (lambda: nn.Conv3d(2, 3, 3, 2), (2, 2, 3, 5, 5)),
+        (lambda: nn.BatchNorm3d(4), (2, 4, 2, 3, 3)),
+        (lambda: nn.GroupNorm(2, 4), (2, 4, 2, 3, 3)),
+        (lambda: nn.Sequential(nn.Conv3d(2, 3, 3, 2), nn.BatchNorm3d(3), nn.ReLU()), (2, 2, 5, 5, 5)),
+    ],
+)
+def test_modes_and_tensors_that_override_functions_see_torchs(make, shape, of_a_class):
+    stock = make()
+    ours, x, results = fuse(copy.deepcopy(stock)), torch.randn(shape), []
+    ours(x)  # what is remembered of this call must not serve the next
+    stock(x)
+    for model in (ours, stock):
+        if of_a_class == "weight":
+            layer = model[0] if isinstance(model, nn.Sequential) else model
+            layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Doubled))
+        with contextlib.nullcontext() if of_a_class else Halved():
+            y = model(x.as_subclass(Doubled) if of_a_class == "input" else x)
+        results.append((type(y), y.detach().as_subclass(torch.Tensor)))
+    assert results[0][0] is results[1][0]
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_compiler_gets_stock_operations_where_it_joins_them(dims):
+    """It computes a norm and its neighbours in one loop, but not if the norm is our operation."""
+    kinds = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+    stock = nn.Sequential(kinds[0](3, 4, 3, 2, 1), kinds[1](4), nn.ReLU(), nn.GroupNorm(2, 4))
+    ours, seen, x = fuse(copy.deepcopy(stock)), [], torch.randn(2, 3, *[4] * dims)
+
+    def backend(graph, inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    torch.testing.assert_close(torch.compile(ours, backend=backend, fullgraph=True)(x), stock(x))
+    assert seen and not [name for name in seen if "fastvgan" in name]
+    ours[0].impl = ours[1].impl = "reference"
+    assert torch.compile(ours, backend=backend, fullgraph=True)(x) is not None
+    assert len([name for name in seen if "fastvgan" in name]) >= 2

@@ -8,9 +8,10 @@ import pytest
 import torch
 from layer_pairs import leaves
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastvgan.layers import BatchNormAct3d, ConvLSTM
+from fastvgan.layers import BatchNormAct3d, ConvLSTM, deferred
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +23,47 @@ def test_meta(pair, training):
     assert [(t.shape, t.dtype, t.device) for t in y] == [(t.shape, t.dtype, t.device) for t in expected]
     sum(t.sum() for t in y).backward()
     assert all(p.grad.is_meta and p.grad.shape == p.shape for p in (x, *ours.parameters()))
+
+
+class Counted(nn.Module):
+    """A parametrisation that counts how often it is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, tensor):
+        self.calls += 1
+        return tensor * 1
+
+
+def counts_per_call(module, x, least_dims):
+    """How often one call of a network computes each parameter of at least so many dimensions."""
+    counters = []
+    for part in list(module.modules()):
+        kind = type(part)
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if parameter.dim() >= least_dims:
+                counters.append(Counted())
+                parametrize.register_parametrization(part, name, counters[-1])
+        if least_dims > 1:  # as add_spectral_norm does
+            deferred.register_parametrised(part, kind)
+    for counter in counters:
+        counter.calls = 0
+    module(x)
+    return [counter.calls for counter in counters]
+
+
+@pytest.mark.parametrize(("impl", "least_dims"), [(None, 1), ("cpp", 2)])
+def test_a_call_computes_a_parametrised_weight_once(pair, impl, least_dims, monkeypatch):
+    """As stock PyTorch does: power iterations and random weights depend on it. From 2 on, neighbours are fused."""
+    ours, stock, x = pair
+    if impl is not None:
+        monkeypatch.setenv("FASTVGAN_IMPL", impl)
+    mine = counts_per_call(ours, x, least_dims)
+    assert mine == [1] * len(mine)
+    if "ConvLSTM" not in type(stock).__name__:
+        assert mine == counts_per_call(stock, x, least_dims)
 
 
 def flops(module, x):

@@ -1,5 +1,7 @@
 """Construction, initialisers and messages: our layers accept torch.nn's arguments and reject bad ones."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -163,6 +165,32 @@ CHANNELS = r"expected input \[1, 4, .*\] to have {} channels.* but got {} channe
 def test_inputs_that_do_not_fit_are_refused(make, shape, error, message):
     with pytest.raises(error, match=message):
         make()(None if shape is None else torch.randn(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Conv3d(3, 2, 3, 2), (1, 4, 5, 5, 5)),
+        (lambda: nn.Conv2d(3, 2, 7, 2), (1, 3, 5, 5)),
+        (lambda: nn.Conv3d(3, 2, 3, 2), (5, 5, 5)),
+        (lambda: nn.ConvTranspose3d(3, 2, 3), (1, 4, 5, 5, 5)),
+        (lambda: nn.BatchNorm2d(3), (2, 4, 5, 5)),
+        (lambda: nn.BatchNorm2d(3), (5, 5)),
+        (lambda: nn.GroupNorm(3, 6), (1, 4, 5, 5, 5)),
+        (lambda: nn.InstanceNorm2d(3, affine=True), (2, 3, 5, 5)),
+    ],
+)
+def test_code_that_catches_torchs_errors_catches_ours(make, shape, dtype):
+    stock = make()
+    ours, x = fuse(copy.deepcopy(stock)), torch.ones(shape, dtype=dtype)
+    try:
+        stock(x)
+    except Exception as error:  # of the class that users catch
+        with pytest.raises(type(error)):
+            ours(x)
+    else:
+        assert ours(x).dtype == dtype
 
 
 @pytest.mark.parametrize(
