@@ -185,6 +185,8 @@ def _open(
     """Return the data, the split, the source of training clips and the source of real clips to compare with."""
     assert generator.path is not None  # `load` sets it
     data = _data(generator.path, config, model, parsed.data, parsed.root)
+    if parsed.root is not None and data.data in _DRAWN:
+        raise UserError(f"--root {parsed.root} has no effect on {data.data}, which are drawn; leave it out")
     split = _split(parsed.split, data)
     source, reference = _sources(data, model, split)
     if next(generator.network.parameters()).device.type == "cpu" and (sentence := fit_threads()):

@@ -58,8 +58,11 @@ class Settings(BaseModel):
         described = cls.model_fields[info.field_name or ""]
         parts = value if isinstance(value, list | tuple) else (value,)
         if described.annotation is not bool and any(isinstance(part, bool) for part in parts):
-            raise ValueError("expected a number or a text, not true or false (in YAML also yes, no, on or off)")
-        if isinstance(value, str) and not value.strip() and value != described.default:
+            raise ValueError(
+                "expected a number or a text, not true or false (which yes, no, on and off are in YAML, too; put such "
+                "a text into quotes)"
+            )
+        if any(isinstance(part, str) and not part.strip() for part in parts) and value != described.default:
             raise ValueError("must not be empty; leave it out")
         return value
 

@@ -162,6 +162,12 @@ def test_root_says_where_the_files_of_a_manifest_are(tmp_path, folder, trained_o
     assert "cannot be used" not in capsys.readouterr().err
 
 
+def test_root_is_refused_for_data_that_are_drawn(tmp_path):
+    run = make(tmp_path / "run", DataConfig(), condition=(), frames=8)
+    with pytest.raises(UserError, match="--root mine has no effect on digits, which are drawn"):
+        main(["--run", str(run), "--clips", "16", "--root", "mine"])
+
+
 def test_copies_are_searched_among_the_training_clips_if_other_clips_are_compared_with(
     tmp_path, capsys, folder, monkeypatch
 ):

@@ -17,6 +17,8 @@ from fastvgan_kernels.fused_conv import Geometry
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Sizes = int | tuple[int, ...]  # one integer, or one per spatial dimension
 
+_PLAIN = nn.Parameter, type(None), Tensor
+
 
 class Convolution(TraceableLayer):
     """The forward of torch.nn's Conv2d or Conv3d by `conv_down`. It precedes that class among a layer's bases."""
@@ -220,8 +222,8 @@ class TransposedConvolution(TraceableLayer):
 
 
 def _are_plain(input: Tensor, parameters: dict[str, nn.Parameter | None]) -> bool:
-    """Whether the input is not of a tensor subclass, and weight and bias are parameters, not computed attributes."""
-    return type(input) is Tensor and parameters.get("weight") is not None and "bias" in parameters
+    """Whether input and bias are of no tensor subclass, and weight and bias are parameters, not computed attributes."""
+    return type(input) is Tensor and parameters.get("weight") is not None and type(parameters.get("bias", 0)) in _PLAIN
 
 
 def _geometry(transposed: bool, sizes: tuple[Any, Any, Any, Any], groups: int, dims: int) -> Geometry:

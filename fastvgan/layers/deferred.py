@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fastvgan.layers.tracing import has_plain_parameters
 from fastvgan_kernels._torch import (
     are_only_device_modes,
     count_dispatch_modes,
@@ -129,7 +130,7 @@ def _try_conv_norm(
     # One implementation computes both, from the statistics of this rank alone.
     if norm.num_features != conv.out_channels or norm.impl != conv.impl or norm.is_synced:
         return None
-    arguments = _fusable_arguments(conv, x, weight)
+    arguments = _fusable_arguments(conv, x, weight) if has_plain_parameters(norm) else None
     if arguments is None:
         return None
     if not norm.training and norm.running_mean is not None:
@@ -209,7 +210,7 @@ def _read_weight(conv: ConvLayer, x: Tensor | Pending) -> Tensor | None:
     What a parametrisation computes may differ each time, so each call reads it once, as torch.nn's does.
     """
     raw = x.raw if isinstance(x, Pending) else x
-    if is_observed() or not (is_unwatched(conv) and _is_plain(raw)):
+    if is_observed() or not (is_unwatched(conv) and _is_plain(raw) and has_plain_parameters(conv)):
         return None
     weight = conv.weight
     return weight if type(weight) in (Tensor, nn.Parameter) else None

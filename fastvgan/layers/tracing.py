@@ -40,10 +40,15 @@ def wants_stock(input: Any, layer: Any, may_gain: Callable[[Tensor], bool] | Non
         return not isinstance(input, Tensor) or count_dispatch_modes() == 0 or dispatch.wants_stock()
     if tracing_state() is not None or (count_function_modes() and not are_only_device_modes()):
         return True
+    return not has_plain_parameters(layer) and count_dispatch_modes() == 0
+
+
+def has_plain_parameters(layer: nn.Module) -> bool:
+    """Whether no parameter of a layer is of a tensor subclass, which may override any operation."""
     for parameter in layer.__dict__.get("_parameters", {}).values():  # parameters() takes as long as a small call
         if type(parameter) not in _PLAIN_OR_NONE:
-            return count_dispatch_modes() == 0
-    return False
+            return False
+    return True
 
 
 class TraceableLayer(nn.Module):

@@ -20,11 +20,13 @@ def keep_interrupts() -> None:
 
 
 class _NumpyFirst(MetaPathFinder):
-    """Finds nothing, but is asked for torch before torch is imported."""
+    """Finds nothing, but is asked for torch before torch is imported.
+
+    It stays in the list of finders, which Python is walking through when it is asked.
+    """
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         """Import numpy if `fullname` is torch."""
         if fullname == "torch":
-            sys.meta_path.remove(self)
             if is_installed("numpy"):
                 importlib.import_module("numpy")

@@ -280,8 +280,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key, _ in node.value:
-            where = f"line {key.start_mark.line + 1}: the key {str(key.value):.60}"
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # the base class refuses others
+            shown = f"key {key.value:.60}" if isinstance(key, yaml.ScalarNode) else "list or mapping that is a key"
+            where = f"line {key.start_mark.line + 1}: the {shown}"
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise yaml.YAMLError(f"{where} is no name of a setting; write one, such as batch_size")
             if key.value in seen:

@@ -52,7 +52,7 @@ class TrainingLoop:
     """One run, from its configuration to its last checkpoint.
 
     All random numbers of step k, and batch k of the data, are functions of (seed, k) only, so that a run resumed from
-    any checkpoint, by any number of processes, computes the same as an uninterrupted one.
+    any checkpoint computes the same as an uninterrupted one: up to rounding by another number of processes.
 
     Args:
         config: the run's settings.
@@ -249,24 +249,21 @@ class TrainingLoop:
                 batch = next_batch(clips)
             with watchdog.watch(STEP):
                 self._train_on(batch)
-                stop = self.parallel.vote()
+                stop = self.parallel.vote() or self._own_signal()
             meter.count()
             profile.step()
             bar.update()
-            stop = stop or (self._signal if self.parallel.world_size == 1 else 0)
             is_due = self.done % training.log_every == 0 or self.done == self.steps
             metrics: dict[str, float] = {}
             if is_due or stop:
-                with watchdog.watch(STEP):
-                    metrics = meter.values()
-                    self._log(metrics, bar)
-                for sentence in self._fit_threads():
-                    logger.warning(sentence)
+                metrics = self._write_metrics(meter, bar, watchdog)
                 if is_due and meter.in_a_row >= self._most_in_a_row():
                     return 0
             self._call("on_step_end", metrics)
-            if stop or (self.parallel.world_size == 1 and self._signal):
-                return stop or self._signal
+            if stop := stop or self._own_signal():
+                if not metrics:  # the callback has asked for the end
+                    self._write_metrics(meter, bar, watchdog)
+                return stop
             if self.done < self.steps and self._output:
                 evaluate_every = training.evaluate_every or training.checkpoint_every
                 due = Due(
@@ -278,6 +275,18 @@ class TrainingLoop:
                 self._call_about(written)
                 meter.pause()
         return 0
+
+    def _own_signal(self) -> int:
+        """The signal that ends a run of one process; several vote."""
+        return self._signal if self.parallel.world_size == 1 else 0
+
+    def _write_metrics(self, meter: Meter, bar: Any, watchdog: Watchdog) -> dict[str, float]:
+        with watchdog.watch(STEP):
+            metrics = meter.values()
+            self._log(metrics, bar)
+        for sentence in self._fit_threads():
+            logger.warning(sentence)
+        return metrics
 
     def _fit_threads(self) -> list[str]:
         """Fit the number of threads to the processors that other processes leave; return sentences for the log."""

@@ -231,6 +231,14 @@ def test_stopped_by_an_evaluation_it_trains_one_more_step(tmp_path, unscored):
     assert notes.steps_of("checkpoint") == [2, 3] and notes.steps_of("evaluate") == [2, 3]
 
 
+def test_a_callback_that_ends_a_run_leaves_a_line_for_its_last_steps(tmp_path, unscored):
+    notes = Notes(lambda event, trainer: trainer.stop() if trainer.step == 3 else None)
+    settings = {**FAST, "steps": 9, "log_every": 2}
+    fastvgan.Trainer("clips", run_dir=tmp_path / "r", callbacks=[notes], **settings).train()
+    lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 3]
+
+
 class Reads(TorchDispatchMode):
     """Counts the values that the host reads."""
 

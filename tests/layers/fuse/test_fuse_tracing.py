@@ -199,7 +199,7 @@ class Doubled(torch.Tensor):
         return y + y if func in WATCHED else y
 
 
-@pytest.mark.parametrize("of_a_class", ["input", "weight", None])
+@pytest.mark.parametrize("of_a_class", ["input", "weight", "bias", "last weight", None])
 @pytest.mark.parametrize(
     "make, shape",
     [
@@ -208,6 +208,7 @@ class Doubled(torch.Tensor):
         (lambda: nn.BatchNorm3d(4), (2, 4, 2, 3, 3)),
         (lambda: nn.GroupNorm(2, 4), (2, 4, 2, 3, 3)),
         (lambda: nn.Sequential(nn.Conv3d(2, 3, 3, 2), nn.BatchNorm3d(3), nn.ReLU()), (2, 2, 5, 5, 5)),
+        (lambda: nn.Sequential(nn.Conv3d(2, 3, 3, 2), nn.ReLU(), nn.BatchNorm3d(3)), (2, 2, 5, 5, 5)),
     ],
 )
 def test_modes_and_tensors_that_override_functions_see_torchs(make, shape, of_a_class):
@@ -216,9 +217,10 @@ def test_modes_and_tensors_that_override_functions_see_torchs(make, shape, of_a_
     ours(x)  # what is remembered of this call must not serve the next
     stock(x)
     for model in (ours, stock):
-        if of_a_class == "weight":
-            layer = model[0] if isinstance(model, nn.Sequential) else model
-            layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Doubled))
+        if of_a_class not in (None, "input"):
+            layers = [layer for layer in model.modules() if getattr(layer, "weight", None) is not None]
+            layer, name = layers[-1 if "last" in of_a_class else 0], of_a_class.split()[-1]
+            setattr(layer, name, nn.Parameter(getattr(layer, name).detach().as_subclass(Doubled)))
         with contextlib.nullcontext() if of_a_class else Halved():
             y = model(x.as_subclass(Doubled) if of_a_class == "input" else x)
         results.append((type(y), y.detach().as_subclass(torch.Tensor)))
