@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvgan.data.folders import names
-from fastvgan.data.folders.annotations import CAPTIONS, CLASSES, SUFFIXES, clean_captions, clean_label, find_value
+from fastvgan.data.folders.annotations import CAPTIONS, CLASSES, SUFFIXES, clean_captions, clean_label
 from fastvgan.data.folders.entry import Entry, Rejected
 from fastvgan.data.folders.tables import TABLE_IN_ARCHIVE, is_table
 from fastvgan.data.media.types import Media
@@ -24,7 +24,8 @@ def clips_in(path: Path, name: str) -> tuple[list[Entry], list[Rejected]]:
     """List the video files in a tar with their captions and classes, and the unusable ones.
 
     `key.txt` holds captions, one per line; `key.json` captions and the class by the names of columns that tables have;
-    `key.cls` the class. For `key.0.mp4`, `key.0.txt` comes before `key.txt`.
+    `key.cls` the class. The JSON's `captions` and `caption` come before `key.txt`, its `class` before `key.cls`, and its
+    other names after them. For `key.0.mp4`, `key.0.txt` comes before `key.txt`.
 
     Args:
         path: The tar file.
@@ -98,13 +99,15 @@ def _read_annotations(
     texts = {kind: _text(tar, member) for kind, member in found.items() if member is not None}
     facts = json.loads(texts["json"]) if "json" in texts else {}
     facts = facts if isinstance(facts, dict) else {}
-    captions = list(_strings(find_value(facts, ["captions", *CAPTIONS])))
-    if not captions and "txt" in texts:
-        captions = texts["txt"].splitlines()
-    label = find_value(facts, CLASSES)
-    if label is None and "cls" in texts:
-        label = texts["cls"]
-    return clean_captions(captions), clean_label(label)
+    # Other names may hold a site's metadata, which describes less than a text or class beside it.
+    own = ("captions", "caption")
+    others = [facts.get(name) for name in CAPTIONS if name not in own]
+    captions = [*map(facts.get, own), texts.get("txt", "").splitlines(), *others]
+    labels = [facts.get("class"), texts.get("cls"), *(facts.get(name) for name in CLASSES if name != "class")]
+    return (
+        next(filter(None, (clean_captions(_strings(value)) for value in captions)), ()),
+        next(filter(None, (clean_label(value) for value in labels if not isinstance(value, list | dict))), None),
+    )
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
