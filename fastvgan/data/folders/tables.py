@@ -1,6 +1,7 @@
 """Tables of captions and classes in a folder, such as `captions.csv` and `metadata.jsonl`."""
 
 import csv
+import io
 import json
 import posixpath
 import re
@@ -169,7 +170,8 @@ def _read_csv(path: Path, is_required: bool) -> Iterator[tuple[int, dict[str, An
     with path.open(encoding=encoding, newline="") as file:
         for _ in range(above):
             file.readline()
-        rows = _number_rows(path, csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True), above)
+        lines = io.StringIO(_strip_after_quotes(file.read(), delimiter), newline="")
+        rows = _number_rows(path, csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True), above)
         columns = [_column(name) for name in next(rows)[1]]
         for number, row in rows:
             if any(text.strip() for text in row[len(columns) :]):
@@ -187,6 +189,12 @@ def _read_csv(path: Path, is_required: bool) -> Iterator[tuple[int, dict[str, An
                 yield number, {name: texts if name in CAPTIONS else texts[0] for name, texts in cells.items()}
 
 
+def _strip_after_quotes(text: str, delimiter: str) -> str:
+    """Drop the blanks between a closing quote and the end of its cell, which csv's strict mode refuses."""
+    end = re.escape(delimiter) + r"\r\n"
+    return re.sub(rf'(?<![^{end}])( *"[^"]*(?:""[^"]*)*") *(?=[{end}]|\Z)', r"\1", text)
+
+
 def _number_rows(path: Path, reader: Any, above: int) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table, each with the number of its first line; `above` counts the lines that were read before."""
     number = above + 1
@@ -195,7 +203,9 @@ def _number_rows(path: Path, reader: Any, above: int) -> Iterator[tuple[int, lis
             yield number, row
             number = above + reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}, line {number}: {_QUOTES} ({error})") from error
+        is_quote = "expected after" in str(error) or "unexpected end" in str(error)
+        wrong = _QUOTES if is_quote else "a text cannot be read; shorten it, or close its quotes"
+        raise UserError(f"{path}, line {number}: {wrong} ({error})") from error
 
 
 def _holds_rows(cell: str, delimiter: str) -> bool:

@@ -24,8 +24,8 @@ def clips_in(path: Path, name: str) -> tuple[list[Entry], list[Rejected]]:
     """List the video files in a tar with their captions and classes, and the unusable ones.
 
     `key.txt` holds captions, one per line; `key.json` captions and the class by the names of columns that tables have;
-    `key.cls` the class. The JSON's `captions` and `caption` come before `key.txt`, its `class` before `key.cls`, and its
-    other names after them. For `key.0.mp4`, `key.0.txt` comes before `key.txt`.
+    `key.cls` the class. The JSON's `captions` and `caption` come before `key.txt`, its `class` before `key.cls`, and
+    its other names after them. For `key.0.mp4`, `key.0.txt` comes before `key.txt`.
 
     Args:
         path: The tar file.

@@ -184,6 +184,18 @@ def test_what_is_no_table_of_clips_is_named(tmp_path, name, text):
     assert remarks == [f"skipped 1 file ({name}): neither clips nor captions"]
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_blanks_after_a_closing_quote_are_dropped(tmp_path, delimiter):
+    """But none within quotes."""
+    a, b, c = '"a.mp4" ,"a ""red"" thing"  \r\n', '"sub/b c" ,  "a ""b, "" , "" ,", x\n', 'c.mkv,5" ,"y" '
+    text = f"file,caption,class\n{a}{b}{c}".replace(",", delimiter)
+    (folder_of(tmp_path) / "captions.csv").write_text(text, newline="")
+    said, missing, _ = scan_folder(tmp_path)
+    of_b = " ".join('a "b, " , " ,'.replace(",", delimiter).split())
+    assert said == {"a.mp4": (('a "red" thing',), None), "sub/b c.webm": ((of_b,), "x"), "c.mkv": (('5"',), "y")}
+    assert not missing
+
+
 def test_captions_come_before_metadata(tmp_path):
     write(folder_of(tmp_path) / "metadata.csv", [("file_name", "text"), ("a.mp4", "meta")])
     write(tmp_path / "captions.tsv", [("file", "caption"), ("a.mp4", "own")], "\t")
@@ -204,6 +216,7 @@ def test_captions_come_before_metadata(tmp_path):
         ({"captions.csv": 'file,caption\na.mp4,"a red\nc.mkv,is 5"\n'}, "captions.csv, line 2: the quotes do not"),
         ({"captions.csv": 'file,caption\n\na.mp4,"a" red\n'}, "captions.csv, line 3: the quotes do not match"),
         ({"captions.tsv": 'file\tcaption\na.mp4\tx\nc.mkv\t" is the sign\n'}, "captions.tsv, line 3: the quotes"),
+        ({"captions.csv": f"file,caption\na.mp4,x\nc.mkv,{'x' * 140_000}\n"}, "line 3: a text cannot be read; shorten"),
         ({"captions.jsonl": '{"file": "a.mp4", "label": ["x"]}'}, "line 1: the class must be a string or a number"),
         ({"captions.csv": "file,size\na.mp4,1\n"}, "must begin with a line of column names"),
     ],
