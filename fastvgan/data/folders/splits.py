@@ -25,7 +25,10 @@ def take_listed(entries: list[Entry], split_file: Path, folder: Path) -> tuple[l
     common = _common_parent(entries)
     taken: dict[str, Entry] = {}
     missing: dict[str, Rejected] = {}
-    if {line.rpartition(" ")[2] for line in lines if line not in by_name} == {"0", "1", "2"}:
+    numbered = [line.rpartition(" ") for line in lines if line not in by_name]
+    # HMDB51's lists name no folders; three classes may also be numbered 0, 1 and 2.
+    are_bare = all("/" not in name and name.endswith(".avi") for name, _, _ in numbered)
+    if are_bare and {number for _, _, number in numbered} == {"0", "1", "2"}:
         raise UserError(
             f"{split_file} ends its lines with 0, 1 and 2, which in HMDB51's lists mean unused, training and test; "
             "keep the lines of the clips to use, without these numbers"

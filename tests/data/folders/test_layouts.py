@@ -145,8 +145,14 @@ def test_numbers_that_are_no_classes_in_a_split_file_are_refused(tmp_path):
     split.write_text("a.avi 1 \nb.avi 2 \nc.avi 0 \n")
     with pytest.raises(UserError, match=r"split1.txt ends its lines with 0, 1 and 2, .* training and test"):
         scan(tmp_path / "set", Layout(split_file=split))
-    split.write_text("a.avi 1\nb.avi 2\n")  # may be classes
-    assert len(scan(tmp_path / "set", Layout(split_file=split))[0]) == 2
+    # These may be classes.
+    for names, first in (("a.avi b.avi", 1), ("d/a.avi d/b.avi d/c.avi", 0), ("a.mp4 b.mp4 c.mp4", 0)):
+        names = names.split()
+        split.write_text("".join(f"{name} {number}\n" for number, name in enumerate(names, first)))
+        for name in names:
+            (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "set" / name).write_bytes(b"")  # the scan goes by the suffix
+        assert [entry.name for entry in scan(tmp_path / "set", Layout(split_file=split))[0]] == names
 
 
 @pytest.mark.parametrize("deep", ["", "cat", "cat dog"])
