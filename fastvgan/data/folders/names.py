@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 
 SUFFIXES = frozenset(".png .apng .jpg .jpeg .bmp .webp .tif .tiff .ppm".split())
@@ -31,20 +32,26 @@ def are_posters(pictures: Iterable[str], videos: Iterable[str]) -> bool:
     """Return whether a folder's pictures are previews of its videos, as in downloads, and not the frames of a clip.
 
     Several pictures that are numbered as frames are previews only if each has the name of a video, alone or with more
-    after ".", "_" or "-", and if there are no more of them than videos. All other pictures beside videos are.
+    after ".", "_" or "-", and if there are no more of them than videos. If others lie beside them, all are frames if
+    two of the numbered ones have no video's name. All other pictures beside videos are previews. Pictures whose names
+    differ only in their suffixes count as one.
 
     Args:
         pictures: Names of the pictures.
         videos: Names of the video files beside them.
     """
-    shown = [os.path.splitext(name)[0] for name in pictures]
+    shown = {os.path.splitext(name)[0] for name in pictures}
     stems = {os.path.splitext(name)[0] for name in videos}
     if not stems or not shown:
         return False
-    if len(shown) == 1 or len({re.sub(r"[0-9]+(?=[^0-9]*$)", "0", name) for name in shown}) > 1:
-        return True
-    named = all(any(name[: end.start()] in stems for end in re.finditer(r"[._-]|$", name)) for name in shown)
-    return named and len(shown) <= len(stems)
+    alike: dict[str, list[bool]] = defaultdict(list)  # whether each has a video's name, by the name without its number
+    for name in shown:
+        named = any(name[: end.start()] in stems for end in re.finditer(r"[._-]|$", name))
+        alike[re.sub(r"[0-9]+(?=[^0-9]*$)", "0", name)].append(named)
+    numbered = max(alike.values(), key=len)
+    if len(numbered) < len(shown) or len(shown) == 1:
+        return numbered.count(False) < 2
+    return all(numbered) and len(shown) <= len(stems)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
