@@ -1,5 +1,6 @@
 """Files in a folder that are not clips: recognizing them, and remarks on them."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from fastvgan.data.folders import names
 from fastvgan.data.folders.annotations import SUFFIXES
 from fastvgan.data.folders.manifest import MANIFEST, REJECTS, Manifest
 from fastvgan.data.paths import NOT_REGULAR, as_text
+from fastvgan.errors import UserError
 from fastvgan.files.atomic import UNFINISHED
 
 # Folders and files that `prepare` itself writes into a folder.
@@ -90,22 +92,35 @@ def own_manifest_remarks(folder: Path, manifest: Manifest) -> list[str]:
     Args:
         folder: The folder.
         manifest: Its manifest; there is nothing to say if it lists files elsewhere, or files that `prepare` wrote.
+
+    Raises:
+        UserError: Its rejects.jsonl cannot be read.
     """
     if manifest.root != folder or any(record.source for record in manifest.records):
         return []
-    listed = {record.path for record in manifest.records}
+    known = {as_text(record.path) for record in manifest.records} | _read_rejects(folder / REJECTS)
     new = []
     for where, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if not names.is_no_data(name))
-        paths = (os.path.relpath(os.path.join(where, name), folder) for name in sorted(files))
-        new += [path for path in paths if _is_video(os.path.basename(path)) and path not in listed]
+        below[:] = sorted(name for name in below if not names.is_no_data(name) and not is_prepared(Path(where, name)))
+        paths = (as_text(os.path.relpath(os.path.join(where, name), folder)) for name in sorted(files))
+        new += [path for path in paths if _is_video(os.path.basename(path)) and path not in known]
     sentences = [f"clips, captions and classes are those that {folder / MANIFEST} lists"]
     if new:
         sentences.append(
-            f"not in the manifest: {_count_and_name([as_text(path) for path in new], 'video file')}; "
-            "run `prepare` again to add new files (rejects.jsonl names unusable ones)"
+            f"not in the manifest: {_count_and_name(new, 'video file')}; run `prepare` again to add files that are new"
         )
     return sentences
+
+
+def _read_rejects(path: Path) -> set[str]:
+    """The files that `prepare` found unusable, as its rejects.jsonl names them; none if there is no such file."""
+    if not path.is_file():
+        return set()
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            return {json.loads(line)["path"] for line in lines}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"cannot read {path}: {error}; delete it, or run `prepare` again") from error
 
 
 def _is_video(name: str) -> bool:

@@ -178,10 +178,12 @@ def test_a_poster_beside_each_video_is_no_frame(tmp_path):
 
 
 def test_clips_that_a_folders_own_manifest_does_not_list_are_named(tmp_path):
-    """Also in folders below it, but not where `prepare` wrote the files or read them elsewhere."""
+    """Also in folders below it, but not where `prepare` wrote the files, read them elsewhere or found them unusable."""
     (tmp_path / "set" / "sub").mkdir(parents=True)
     for name in ("a.mp4", "b.mp4"):
         encode(tmp_path / "set" / name, make_numbered(4))
+    prepare(tmp_path / "set", tmp_path / "set" / "sub" / "out", PrepareConfig(to="clips"))
+    (tmp_path / "set" / "sub" / "ü\u2028.mp4").write_text("unusable")
     prepare(tmp_path / "set", tmp_path / "set", PrepareConfig())
     prepare(tmp_path / "set", tmp_path / "out", PrepareConfig())
     prepare(tmp_path / "set", tmp_path / "written", PrepareConfig(to="clips"))
@@ -192,10 +194,13 @@ def test_clips_that_a_folders_own_manifest_does_not_list_are_named(tmp_path):
     def remarks(folder, root=None):
         return list_clips(DataConfig(data=str(tmp_path / folder), root=root), ()).remarks
 
-    new = "2 video files (d.webm, sub/c.mp4); run `prepare` again to add new files (rejects.jsonl names unusable ones)"
+    new = "2 video files (d.webm, sub/c.mp4); run `prepare` again to add files that are new"
     used = f"clips, captions and classes are those that {tmp_path / 'set' / 'manifest.jsonl'} lists"
     assert remarks("set") == [used, f"not in the manifest: {new}"]
     assert remarks("out", str(tmp_path / "set")) == remarks("written") == remarks("set/manifest.jsonl") == []
+    (tmp_path / "set" / "rejects.jsonl").write_text('{"path": ')
+    with pytest.raises(UserError, match=r"cannot read .*rejects.jsonl: .*; delete it, or run `prepare` again"):
+        remarks("set")
 
 
 @pytest.mark.parametrize("to", ["clips", "shards", "tars"])
@@ -238,6 +243,10 @@ def test_pipes_are_not_waited_for(tmp_path):
         ("front.jpg", False),
         ("frame 1.jpg frame 2.jpg", True),
         ("a_1.jpg a_2.jpg a_3.jpg", True),
+        ("1.jpg 2.jpg cover.jpg", True),
+        ("cover.png cover.jpg back.jpg", False),
+        ("1.jpg 2.jpg 1_mask.jpg 2_mask.jpg", True),
+        ("a_1.jpg a_2.jpg a_3.jpg b_1.jpg b_2.jpg", False),
     ],
 )
 def test_previews_have_many_names_in_folders_and_zips(tmp_path, shown, is_clip):
@@ -246,13 +255,13 @@ def test_previews_have_many_names_in_folders_and_zips(tmp_path, shown, is_clip):
         for name in ("a.mp4", "b.mp4"):
             (tmp_path / "below" / name).write_bytes(b"")  # the scan goes by the suffix
             file.writestr(f"below/{name}", b"")
-        for name in re.findall(r"\S.*?jpg", shown):
+        for name in re.findall(r"\S.*?(?:jpg|png)", shown):
             Image.new("RGB", (64, 48)).save(tmp_path / "below" / name)
             file.write(tmp_path / "below" / name, f"below/{name}")
     found, rejected, _ = kinds(tmp_path)
     videos = {f"{above}below/{name}.mp4": "video" for above in ("", "x.zip/") for name in "ab"}
     assert found == videos | ({"below": "frames", "x.zip/below": "zip"} if is_clip else {})
-    count = len(re.findall("jpg", shown))
+    count = len(re.findall("jpg|png", shown))
     assert len(rejected) == (0 if is_clip else 2 * count) and set(rejected.values()) <= {
         "is a single picture beside videos"
     }
