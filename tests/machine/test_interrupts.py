@@ -16,7 +16,11 @@ def test_ctrl_c_while_torch_imports_numpy_ends_a_command(tmp_path):
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.getpid()\n"
     )
-    program = "from fastvgan.command_line import run_command\nrun_command(lambda: print(__import__('torch').__name__))"
+    program = (
+        "import signal\nfrom fastvgan.command_line import run_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "run_command(lambda: print(__import__('torch').__name__))"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
