@@ -12,8 +12,8 @@ from fastvgan.machine.optional import is_installed
 def keep_interrupts() -> None:
     """Import numpy, if it is installed, just before torch; for commands only.
 
-    torch imports numpy itself and drops whatever that raises: a KeyboardInterrupt would be lost, and leave half of
-    numpy behind.
+    torch imports numpy itself and ignores whatever that raises: a KeyboardInterrupt would be lost, and numpy would be
+    half imported.
     """
     if "torch" not in sys.modules and not any(isinstance(finder, _NumpyFirst) for finder in sys.meta_path):
         sys.meta_path.insert(0, _NumpyFirst())

@@ -8,7 +8,7 @@ from commands import ROOT
 
 
 def test_ctrl_c_while_torch_imports_numpy_ends_a_command(tmp_path):
-    """torch drops the interrupt, and would go on without numpy."""
+    """torch ignores a KeyboardInterrupt there and continues without numpy."""
     (tmp_path / "numpy.py").write_text(
         "import os, signal, sys\n"
         "if not hasattr(sys, 'was_interrupted'):\n"

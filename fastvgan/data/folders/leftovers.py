@@ -24,7 +24,8 @@ _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 def is_prepared(folder: Path) -> bool:
     """Return whether `prepare --to clips`, shards or tars wrote a folder of files."""
-    return (folder.parent / OURS[0] / f"{folder.name}.jsonl").is_file() and folder.name in _WRITTEN
+    # Every folder of a scan is asked about: the name first, which costs no system call.
+    return folder.name in _WRITTEN and (folder.parent / OURS[0] / f"{folder.name}.jsonl").is_file()
 
 
 def is_hidden_clip(name: str) -> bool:

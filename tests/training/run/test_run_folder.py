@@ -5,14 +5,12 @@ import json
 import logging
 import os
 import shutil
-import sys
 import threading
 import time
-import types
-from contextlib import contextmanager
 
 import pytest
 import torch
+from opened import open_folder, warnings
 from PIL import Image
 from small_disk import fill, small_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -33,15 +31,6 @@ def _level():
     logger.setLevel(logging.NOTSET)
 
 
-@contextmanager
-def open_folder(path, step=0, **options):
-    folder = RunFolder(path, tiny(), step, **options)
-    try:
-        yield folder
-    finally:
-        folder.close()
-
-
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -54,10 +43,6 @@ def points(folder):
     """The steps of every curve that TensorBoard shows."""
     shown = EventAccumulator(str(folder / "tb"), size_guidance={"scalars": 0}).Reload()
     return {tag: [event.step for event in shown.Scalars(tag)] for tag in shown.Tags()["scalars"]}
-
-
-def warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_metrics_and_scores_go_to_files_and_curves(tmp_path):
@@ -393,66 +378,3 @@ def test_the_environment_is_recorded(tmp_path, monkeypatch):
     facts = json.loads((tmp_path / "r" / "env.json").read_text())
     assert facts["processes"] == 4 and facts["torch"] == torch.__version__ and facts["cuda"] == torch.version.cuda
     assert {"cudnn", "triton", "dali"} <= facts.keys()
-
-
-class FakeWandB(types.ModuleType):
-    """As much of wandb as is used."""
-
-    class Error(Exception):
-        pass
-
-    def __init__(self):
-        super().__init__("wandb")
-        self.began, self.logged, self.finished, self.broken = [], [], 0, False
-
-    def init(self, **options):
-        if self.broken:
-            raise self.Error("api_key not\nconfigured")
-        self.began.append(options)
-        run = types.SimpleNamespace(id=options["id"] or "abc123", log=self.log, finish=self.finish)
-        run.define_metric = lambda *_, **__: None
-        return run
-
-    def log(self, values):
-        if self.broken:
-            raise self.Error("service died")
-        self.logged.append(values)
-
-    def finish(self):
-        self.finished += 1
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    fake = FakeWandB()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    return fake
-
-
-def test_weights_and_biases_gets_all_and_is_gone_on_with(tmp_path, wandb, caplog):
-    with open_folder(tmp_path / "r", wandb="videos") as folder:
-        folder.add_metrics({"step": 2, "x": 1.0})
-        wandb.broken = True
-        folder.add_metrics({"step": 4, "x": 1.0})
-        folder.add_evaluation({"step": 4, "y": 1.0})
-        assert len(warnings(caplog)) == 1 and "Weights & Biases: service died" in warnings(caplog)[0]
-        wandb.broken = False
-    assert wandb.logged == [{"step": 2, "x": 1.0}, {"step": 4, "x": 1.0}, {"step": 4, "evaluation/y": 1.0}]
-    assert wandb.finished == 1 and (tmp_path / "r" / "wandb-id").read_text() == "abc123"
-    with open_folder(tmp_path / "r", step=4, wandb="videos"):
-        pass
-    first, second = wandb.began
-    assert first["id"] is None and first["project"] == "videos" and first["config"]["training"]["batch_size"] == 4
-    assert second["id"] == "abc123" and second["resume"] == "allow"
-
-
-def test_weights_and_biases_that_is_not_to_be_had_is_bad_input(tmp_path, wandb, monkeypatch):
-    wandb.broken = True
-    with pytest.raises(UserError, match="--wandb: api_key not configured; fix that"):
-        RunFolder(tmp_path / "r", tiny(), 0, wandb="videos")
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r'--wandb needs the package wandb: pip install "fastvgan\[wandb\]", or omit'):
-        RunFolder(tmp_path / "r", tiny(), 0, wandb="videos")
-    assert logger.handlers == []
-    with open_folder(tmp_path / "r"):  # and without the flag nobody asks for it
-        pass
