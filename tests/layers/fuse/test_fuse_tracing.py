@@ -228,6 +228,20 @@ def test_modes_and_tensors_that_override_functions_see_torchs(make, shape, of_a_
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("impl", ["auto", pytest.param("cpp", marks=pytest.mark.extension)])
+@pytest.mark.parametrize("place, name", [(0, "bias"), (1, "weight"), (3, "bias")])
+@pytest.mark.parametrize("has_norm", [False, True])
+def test_what_is_computed_in_one_pass_heeds_tensors_that_override_functions(has_norm, place, name, impl):
+    norm = nn.BatchNorm3d(3) if has_norm else nn.PReLU(3)
+    stock = nn.Sequential(nn.Conv3d(2, 3, 3, 2), norm, nn.ReLU(), nn.Conv3d(3, 3, 1), nn.ReLU(), nn.Conv3d(3, 2, 1))
+    ours, x, results = fuse(copy.deepcopy(stock), impl=impl), torch.randn(2, 2, 9, 9, 9), []
+    for model in (ours, stock):
+        parameter = getattr(model[place], name)
+        setattr(model[place], name, nn.Parameter(parameter.detach().as_subclass(Doubled)))
+        results.append(model(x).detach().as_subclass(torch.Tensor))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_compiler_gets_stock_operations_where_it_joins_them(dims):
     """It computes a norm and its neighbours in one loop, but not if the norm is our operation."""
