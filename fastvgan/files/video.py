@@ -1,5 +1,6 @@
 """Write clips to video files, one by one or as grids with captions."""
 
+import functools
 import itertools
 import math
 import textwrap
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _LEAST = 96  # pixels a side that a clip in a grid is enlarged to
 _LEAST_STILL, _SHOWN = 64, 16  # the same in a picture of frames, and how many frames it shows
 _BACKGROUND, _INK = 24, (230, 230, 230)
-_LINE, _GAP = 12, 4
+_LINE, _GAP = 14, 4
 _MOST_SECONDS = 655  # of a frame of a .gif
 
 
@@ -157,7 +158,7 @@ def strip_grid(videos: "np.ndarray | torch.Tensor", labels: list[str] | None = N
     margin = 120 if labels else 0
     canvas = Image.new("RGB", (margin + frames * (width + 1), n * (height + 1)), (_BACKGROUND,) * 3)
     for i, label in enumerate(labels or ()):
-        _draw(canvas, _wrap(label, margin), _GAP, i * (height + 1) + _GAP)
+        _draw(canvas, _wrap(label, margin - _GAP), _GAP, i * (height + 1) + _GAP)
     result = to_pixels(canvas)
     for i, video in enumerate(videos):
         for t, frame in enumerate(video):
@@ -179,12 +180,22 @@ def enlarge(videos: "np.ndarray | torch.Tensor", scale: int = 0) -> torch.Tensor
 
 
 def _wrap(label: str, width: int) -> list[str]:
-    letters = max(4, width // 6)  # a character of Pillow's font at size 11 is about 6 pixels wide
-    return textwrap.wrap(label, letters, max_lines=3, placeholder="…") or [""]
+    """Break a label into at most three lines of at most `width` pixels."""
+    font, lines = _font(), [""]
+    for letters in range(max(4, width // 3), 3, -1):  # few letters are narrower than 3 pixels
+        lines = textwrap.wrap(label, letters, max_lines=3, placeholder="…") or [""]
+        if all(font.getlength(line) <= width for line in lines):
+            break
+    return lines
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(12)  # at size 11 it has no space between a digit and an m
 
 
 def _draw(canvas: Image.Image, text: list[str], left: int, top: int) -> None:
-    font = ImageFont.load_default(11)
+    font = _font()
     for i, line in enumerate(text):
         ImageDraw.Draw(canvas).text((left, top + i * _LINE), line, _INK, font)
 

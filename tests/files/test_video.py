@@ -68,6 +68,24 @@ def test_a_grid_shows_every_clip_and_its_label(channels):
     assert (told[0, 37:49, :56] > 150).any()  # ink below the first clip
 
 
+def ink_of_label(label):
+    """Where the label of one clip of 64x64 is drawn, bool (H, 120)."""
+    picture = video.strip_grid(np.zeros((1, 16, 64, 64, 3), np.uint8), [label])
+    return (np.asarray(picture)[:, :120] > 100).any(-1)
+
+
+@pytest.mark.parametrize("label", ["a white 4 moving left and right", "W" * 60, "MM WWWW " * 9, "i l " * 40, "x", ""])
+def test_labels_are_neither_on_the_frames_nor_in_the_next_row(label):
+    ink = ink_of_label(label)
+    assert not ink[:, 118:].any() and not ink[60:].any() and ink.any() == bool(label)
+
+
+@pytest.mark.parametrize("label", ["4 m", "7 i", "3 b", "a w", "p a"])
+def test_a_space_is_seen_in_a_label(label):
+    gaps = np.diff(np.flatnonzero(ink_of_label(label).any(0))) - 1
+    assert gaps.max() >= 3, gaps
+
+
 def test_a_strip_grid_has_a_row_a_clip():
     videos = np.random.default_rng(0).integers(0, 255, (2, 40, 64, 64, 3), dtype=np.uint8)
     picture = video.strip_grid(videos)
