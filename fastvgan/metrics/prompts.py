@@ -268,15 +268,11 @@ def training_by_caption(
         if text in index:
             rows.setdefault(index[text], []).append(row)
     size = max(1, _CELLS // (source.shape[1] * source.shape[2]))
-    batches = source.batches(size, seen.seed)
     for start in range(0, seen.clips, size):
-        drawn = next(batches)
+        drawn = source.draw_of(list(rows), seen.seed, range(start, min(start + size, seen.clips)))
         assert drawn.caption is not None  # DigitsSource has captions
-        shown = drawn.caption[: seen.clips - start]
-        for caption_index in shown.unique().tolist():
-            if caption_index in rows:
-                video = drawn.video[: len(shown)][shown == caption_index]
-                yield torch.tensor(rows[caption_index]), video
+        for caption_index in drawn.caption.unique().tolist():
+            yield torch.tensor(rows[caption_index]), drawn.video[drawn.caption == caption_index]
 
 
 def training_in_order(source: Source, rows: int, seed: int, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastvgan.data.digits import DigitsSource
+from fastvgan.data.digits import DigitsSource, Variant
 from fastvgan.metrics.memorisation import nearest_distances, share_of_copies
 from fastvgan.metrics.prompts import TrainingDraws, training_by_caption
 
@@ -101,3 +101,19 @@ def test_no_more_clips_are_looked_at_than_were_drawn(digits):
     source, _, _ = digits
     parts = list(training_by_caption(source, source.captions, TrainingDraws(5, 777)))
     assert sum(len(clips) for _, clips in parts) == 777
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_only_clips_of_captions_that_are_looked_for_are_drawn(reverse, monkeypatch):
+    source = DigitsSource(variant=Variant(reverse=reverse))
+    drawn = next(source.batches(1000, 5))
+    rendered, render = [], source.render
+    monkeypatch.setattr(source, "render", lambda index, chances: rendered.append(len(index)) or render(index, chances))
+    for first in (0, 250):
+        found = source.draw_of([7, 30], 5, range(first, 1000))
+        place = torch.arange(1000)[(drawn.caption == 7) | (drawn.caption == 30)]
+        place = place[place >= first]
+        assert len(place) == rendered.pop() > 3
+        for mine, theirs in ((found.video, drawn.video), (found.caption, drawn.caption), (found.label, drawn.label)):
+            assert torch.equal(mine, theirs[place])
+    assert len(source.draw_of([], 5, range(10)).video) == 0

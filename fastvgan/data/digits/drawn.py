@@ -21,9 +21,12 @@ class DrawnSource(ABC):
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
         """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
-        draws = Draws(seed, {Purpose.CLIP: self._words})
         for numbers in sample_numbers(batch_size, start, rank, world_size):
-            yield self.draw(draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP])
+            yield self.draw(self._draw_words(seed, numbers))
+
+    def _draw_words(self, seed: int, numbers: range) -> torch.Tensor:
+        """The random words of samples, int64 (N, W)."""
+        return Draws(seed, {Purpose.CLIP: self._words})(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP]
 
     @abstractmethod
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:

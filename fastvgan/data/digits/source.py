@@ -134,11 +134,28 @@ class DigitsSource(DrawnSource):
             clips: Unused.
         """
         chances = uniforms(words)
-        index = (chances[:, 0] * len(self.captions)).long()
+        index = self._captions_by(chances)
         video = self.render(index, chances[:, 1:_WORDS])
         if self._reverse:
             video = torch.where(chances[:, _WORDS, None, None, None, None] < 0.5, video, video.flip(1))
         return Clips(video, index, self._tables_on(words.device).labels[index])
+
+    def draw_of(self, captions: Sequence[int], seed: int, numbers: range) -> Clips:
+        """Draw only those clips that have one of some captions, which takes less time than to draw all and choose.
+
+        Args:
+            captions: Indices into `captions`.
+            seed: As for `batches`.
+            numbers: Which of the clips that `batches` yields with this seed, counted from its first one.
+        """
+        words = self._draw_words(seed, numbers)
+        is_wanted = torch.zeros(len(self.captions), dtype=torch.bool)
+        is_wanted[list(captions)] = True
+        return self.draw(words[is_wanted[self._captions_by(uniforms(words))]])
+
+    def _captions_by(self, chances: torch.Tensor) -> torch.Tensor:
+        """The captions of the clips that are drawn by chances, float64 (N, W)."""
+        return (chances[:, 0] * len(self.captions)).long()
 
     def render(self, caption_index: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
         """Draw clips of some captions, on the device of the chances.
