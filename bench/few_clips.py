@@ -50,12 +50,14 @@ class DrawnClips(torch.utils.data.Dataset):
         return {"video": self.clips[index]}
 
 
-def run(folder: Path, clips: int, augment: tuple[str, ...], seed: int, steps: int) -> dict[str, Any]:
-    """Train and evaluate; return the scores of `fastvgan.evaluate`."""
+def run(
+    folder: Path, clips: int, augment: tuple[str, ...], seed: int, steps: int, evaluated: int = 960
+) -> dict[str, Any]:
+    """Train, and evaluate by so many clips; return the scores of `fastvgan.evaluate`."""
     settings = {"seed": seed, "steps": steps, "augment": augment, "evaluate_every": 500}
     fastvgan.Trainer(data=DrawnClips(clips), run_dir=folder, resume="auto", **settings).train()
     scores = folder / "scores.json"
-    command = ["-m", "fastvgan.evaluate", "--run", folder, "--data", "digits", "--json", scores]
+    command = ["-m", "fastvgan.evaluate", "--run", folder, "--data", "digits", "--clips", evaluated, "--json", scores]
     subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT)
     return json.loads(scores.read_text(encoding="utf-8"))["scores"]
 

@@ -59,5 +59,5 @@ def test_drawn_clips_stay_the_same(monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_has_scores(tmp_path):
-    scores = few_clips.run(tmp_path / "run", 16, ("cutout",), 0, 2)
+    scores = few_clips.run(tmp_path / "run", 16, ("cutout",), 0, 2, evaluated=32)
     assert scores["frechet"] > 0

@@ -1,15 +1,17 @@
 """Two hundred files, twenty of them broken in ten ways: all of it trains to the end, and each is named once."""
 
+import functools
 import json
-import os
 import re
 import subprocess
 import sys
 
+import commands
 import pytest
 from broken import BROKEN, no_permission, variable_rate, without_root_rights
 from commands import ROOT
 from make_videos import make_folder
+from warm_process import serve
 
 TINY = "--height 16 --width 16 --frames 8 --base-width 2 --batch-size 8 --steps 30 --log-every 5".split()
 
@@ -34,12 +36,15 @@ def two_hundred(tmp_path_factory):
         path.chmod(0o600)
 
 
-def run(module, *arguments, **options):
-    command = without_root_rights([sys.executable, "-m", module, *map(str, arguments)])
-    if command is None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs commands for which permissions hold."""
+    prefix = without_root_rights([])
+    if prefix is None:
         pytest.skip("root reads every file, and there is no setpriv to take that right away")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+    socket = str(tmp_path_factory.mktemp("server") / "socket")
+    with serve(socket, commands.environment(), prefix=prefix):
+        yield functools.partial(commands.run, server=socket)
 
 
 def check_named(text, names):
@@ -50,7 +55,7 @@ def check_named(text, names):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
-def test_prepared_it_trains_to_the_end(two_hundred, tmp_path, to):
+def test_prepared_it_trains_to_the_end(two_hundred, run, tmp_path, to):
     folder, names = two_hundred
     flags = {"manifest": [], "clips": ["--height", 32, "--width", 32], "tars": ["--height", 32, "--width", 32]}
     made = run(
@@ -74,7 +79,7 @@ def test_help_of_the_command_that_makes_videos_writes_nothing(tmp_path):
     assert done.returncode == 0 and "FOLDER" in done.stdout and not list(tmp_path.iterdir())
 
 
-def test_as_it_is_it_trains_to_the_end(two_hundred, tmp_path):
+def test_as_it_is_it_trains_to_the_end(two_hundred, run, tmp_path):
     folder, names = two_hundred
     trained = run("fastvgan.train", "--data", folder, *TINY, "--run-dir", tmp_path / "run")
     assert trained.returncode == 0, trained.stderr

@@ -23,7 +23,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from warm_process import serve  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -227,18 +230,10 @@ def short_machine(scratch: Path) -> Iterator[Machine]:
         "NEWCOMER_SOCKET": str(socket),
         "NEWCOMER_STEPS": str(STEPS),
     }
-    command = [sys.executable, str(HERE / "command_server.py"), str(socket)]
-    server = subprocess.Popen(command, env=environment, cwd=scratch, start_new_session=True)
-    try:
-        while not socket.exists():
-            assert server.poll() is None, "the server of commands does not start"
-            time.sleep(0.05)
+    with serve(str(socket), environment, "--short"):
         machine = Machine(scratch, environment, is_full=False)
         yield machine
         machine.close_page()
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 @contextmanager

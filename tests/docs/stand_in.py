@@ -4,13 +4,15 @@
 - `python -m venv FOLDER` makes a FOLDER/bin/activate that does nothing, and `git clone … FOLDER` an empty folder.
 - Commands of fastvgan get the flags of SHORTER appended, of which the last one counts.
 - Runs score fewer clips, and leave report.html empty.
-- `python` and these commands run in a process that has imported torch already (command_server.py).
+- `python` and these commands run in a process that has imported torch already (../command_server.py).
 """
 
 import os
-import socket
-import struct
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from warm_process import ask  # noqa: E402
 
 STEPS = os.environ.get("NEWCOMER_STEPS", "2")
 SHORTER = {
@@ -68,19 +70,10 @@ def main() -> int:
         open(os.path.join(arguments[2], "bin", "activate"), "w").close()
         return 0
     line = line_of(name, arguments)
-    return 0 if line is None else _ask(line)
-
-
-def _ask(line: list[str]) -> int:
-    """Let the server run Python with these arguments, with this process's files, folder and variables."""
-    parts = [line, os.getcwd(), [f"{key}={value}" for key, value in os.environ.items()]]
-    message = "\0\0".join(["\0".join(line), parts[1], "\0".join(parts[2])]).encode()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect(os.environ["NEWCOMER_SOCKET"])
-        socket.send_fds(server, [struct.pack("I", len(message))], [0, 1, 2])
-        server.sendall(message)
-        status = server.recv(1)
-    return status[0] if status else 139  # the process ended by a signal
+    if line is None:
+        return 0
+    status = ask(os.environ["NEWCOMER_SOCKET"], line, os.getcwd(), os.environ)
+    return status if status >= 0 else 128 - status  # as a shell says that a signal ended it
 
 
 if __name__ == "__main__":

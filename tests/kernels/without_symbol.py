@@ -15,6 +15,8 @@ from contextlib import nullcontext
 from unittest import mock
 
 import torch
+import torch._dynamo  # noqa: F401  what the checks import of torch, which takes most of a second
+import torch._subclasses.fake_tensor
 import torch.distributed as dist
 from torch import fx, nn
 from torch.autograd import forward_ad
@@ -280,6 +282,7 @@ def answer(owner: str, name: str, *checks: str) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
+    torch.optim.Adam([nn.Parameter(torch.zeros(1))])  # the first optimizer imports torch's compiler
     for line in sys.stdin:
         reader, writer = os.pipe()
         child = os.fork()

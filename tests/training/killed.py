@@ -1,7 +1,6 @@
-"""What runs in the processes that test_kill.py kills, and how it starts them quickly."""
+"""What runs in the processes that test_kill.py kills."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -20,20 +19,6 @@ from fastvgan.training.run.resume import find_start
 
 _CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}  # names of Python's audit events
 FINISHED, SAVED = 0, 1
-
-
-def context() -> multiprocessing.context.BaseContext:
-    """Processes forked off one that has imported everything; to be started under `environment`."""
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["killed", "pytest"])
-    return forkserver
-
-
-def environment() -> dict[str, str]:
-    """What the fork server needs; one thread, since what forks must have no others."""
-    here = Path(__file__).resolve().parent
-    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
-    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def train(folder: Path, steps: int, progress, die_at: int | None = None) -> None:

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
+import commands
 import pytest
 import torch
 from commands import ROOT
@@ -61,10 +63,10 @@ def test_two_processes_are_one_with_every_objective(tmp_path, training):
     compare_two_processes(tmp_path, settings, 1e-4)
 
 
-def train(folder, *more, processes=1, **options):
-    command = [sys.executable, "-m", "fastvgan.train"]
+def train(folder, *more, processes=1):
+    command = ["fastvgan.train"]
     if processes > 1:
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "-m", *command]
     flags = [
         *FLAGS,
         "--preset",
@@ -87,8 +89,8 @@ def train(folder, *more, processes=1, **options):
         str(folder),
         *more,
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, timeout=300, **options)
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+        return commands.run(*command, *flags)
 
 
 def assert_same(a, b, step):

@@ -1,9 +1,11 @@
-"""A few steps of a tiny run by one process and by two; a separate module, since processes are spawned with it."""
+"""A few steps of a tiny run by one process and by two; a separate module, since processes import it."""
 
 import os
 import socket
 
+import forks
 import torch
+import torch._dynamo  # noqa: F401  which the first step of an optimiser takes seconds to import
 import torch.multiprocessing
 from tiny import tiny
 
@@ -22,7 +24,8 @@ def compare_two_processes(folder, settings, close=1e-5):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (2, port, settings, folder), 2)
+    forks.context()
+    torch.multiprocessing.start_processes(_worker, (2, port, settings, folder), 2, start_method="forkserver")
     alone = steps_in_float64(0, 1, settings)
     for rank in range(2):
         together = torch.load(folder / f"{rank}.pt")

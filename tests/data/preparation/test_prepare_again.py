@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import run
 from make_videos import encode, make_numbered
 from PIL import Image
 from prepared import contents
@@ -124,13 +125,13 @@ def test_stopped_at_any_moment_it_goes_on_and_the_result_is_the_same(forty, tmp_
     source, _ = forty
     flags = ["--to", to] + ([] if to == "manifest" else ["--height", "32", "--width", "32", "--shard-size", "1"])
     command = [sys.executable, "-m", "fastvgan.prepare", str(source)]
-    subprocess.run([*command, str(tmp_path / "straight"), *flags], check=True, capture_output=True)
+    run("fastvgan.prepare", source, tmp_path / "straight", *flags).check_returncode()
     for wait in (0.9, 1.1, 1.3):
         process = subprocess.Popen([*command, str(tmp_path / "out"), *flags], stderr=subprocess.DEVNULL)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run([*command, str(tmp_path / "out"), *flags], check=True, capture_output=True)
+    run("fastvgan.prepare", source, tmp_path / "out", *flags).check_returncode()
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 

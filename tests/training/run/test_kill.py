@@ -9,6 +9,7 @@ import time
 import killed
 import pytest
 import torch
+from forks import context
 from killed import FINISHED, SAVED
 from toy import Toy, same, state_of
 
@@ -23,17 +24,10 @@ ROUNDS = 100 if os.environ.get("FASTVGAN_LONG") else 10
 
 @pytest.fixture(scope="module")
 def forks():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in killed.environment().items():
-            patch.setenv(name, value)
-        context = killed.context()
-        first = context.Process(target=int)  # starts the fork server, under that environment
-        first.start()
-        first.join()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # here too, where what they compute is compared to the bit
-        yield context
-        torch.set_num_threads(threads)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # here too, where what they compute is compared to the bit
+    yield context()
+    torch.set_num_threads(threads)
 
 
 def wait_for_end(process, seconds=60):

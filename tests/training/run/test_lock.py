@@ -1,12 +1,12 @@
 """A folder that one process writes is not written by another; the judge is the operating system, by real processes."""
 
-import multiprocessing
 import os
 import platform
 import signal
 import threading
 
 import pytest
+from forks import context
 from tiny import tiny
 
 import fastvgan.files.lock as lock
@@ -14,8 +14,6 @@ from fastvgan.errors import UserError
 from fastvgan.files.lock import FolderLock, wait_until_unlocked
 from fastvgan.training.run.folder import RunFolder
 from fastvgan.training.run.resume import find_start
-
-_PROCESSES = multiprocessing.get_context("spawn")
 
 
 def _hold(folder, held, leave):
@@ -35,8 +33,8 @@ def _take(folder):
 @pytest.fixture
 def other(tmp_path):
     """Returns a process that holds the lock of the folder, and the event that makes it release it."""
-    held, leave = _PROCESSES.Event(), _PROCESSES.Event()
-    process = _PROCESSES.Process(target=_hold, args=(tmp_path, held, leave), daemon=True)
+    held, leave = context().Event(), context().Event()
+    process = context().Process(target=_hold, args=(tmp_path, held, leave), daemon=True)
     process.start()
     assert held.wait(60)
     yield process, leave
@@ -108,7 +106,7 @@ def test_a_run_can_be_opened_again_once_it_is_closed(tmp_path, other):
     for _ in range(2):
         closed.append(RunFolder(tmp_path / "r", tiny(), 0))
         closed[-1].close()
-        process = _PROCESSES.Process(target=_take, args=(tmp_path / "r",))
+        process = context().Process(target=_take, args=(tmp_path / "r",))
         process.start()
         process.join()
         assert process.exitcode == 0
