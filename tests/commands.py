@@ -16,6 +16,8 @@ from warm_process import ask, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 _LONGEST = 300  # seconds of a command
+# pytest and torch's compiler set these as they go.
+_OF_NO_EFFECT = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
 
 
 def start(module: str, *arguments, **options) -> subprocess.Popen:
@@ -87,7 +89,7 @@ def call(module: str, arguments: Sequence[str]) -> tuple[int, str, str]:
 
 
 def _variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return {name: value for name, value in os.environ.items() if name not in _OF_NO_EFFECT}
 
 
 def _line(module, arguments):
