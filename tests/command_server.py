@@ -6,6 +6,7 @@ warm_process.py starts it and asks it. It ends, and what it runs with it, as soo
 import atexit
 import contextlib
 import gc
+import json
 import os
 import runpy
 import select
@@ -114,7 +115,7 @@ def _begin(connection: socket.socket) -> list[str]:
     message = b""
     while len(message) < wanted:
         message += connection.recv(wanted - len(message))
-    line, folder, variables = (part.split("\0") for part in message.decode().split("\0\0"))
+    line, folder, variables = json.loads(message)
     copy = os.fork()
     if copy:
         for file in files:
@@ -130,9 +131,9 @@ def _begin(connection: socket.socket) -> list[str]:
     # Streams of these files: those of the server know positions in its own.
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")
-    os.chdir(folder[0])
+    os.chdir(folder)
     os.environ.clear()
-    os.environ.update(dict(variable.split("=", 1) for variable in variables))
+    os.environ.update(variables)
     return line
 
 

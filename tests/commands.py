@@ -68,7 +68,10 @@ def start_server(variables: tuple[tuple[str, str], ...]) -> str:
 
 
 def run_afresh(module: str, *arguments, **options) -> subprocess.CompletedProcess:
-    """`python -m module arguments` to its end, with stdout and stderr as text."""
+    """`python -m module arguments` to its end, with stdout and stderr as text.
+
+    At least one test runs each command so, as users do.
+    """
     return subprocess.run(
         _line(module, arguments), env=environment(), capture_output=True, text=True, timeout=_LONGEST, **options
     )

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from commands import run as command_run
+from commands import run_afresh
 
 from fastvgan import evaluate as evaluate_module
 from fastvgan.data import open_source
@@ -266,7 +267,7 @@ def test_the_command_ends_with_status_2_and_one_sentence(run, tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: the digits have no split 'valid'; use one of train, test\n"
     (tmp_path / "runs").mkdir()
-    done = command_run("fastvgan.evaluate", cwd=tmp_path)
+    done = run_afresh("fastvgan.evaluate", cwd=tmp_path)
     assert done.returncode == 2 and "runs/ holds no run" in done.stderr
 
 

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, call
+from commands import ROOT, call, run_afresh
 from commands import run as command_run
 from PIL import Image
 from safetensors import safe_open
@@ -201,7 +201,7 @@ def test_command_takes_the_newest_run(tmp_path, run):
     (tmp_path / "runs").mkdir()
     (run / "config.yaml").write_text("{}")
     run.rename(tmp_path / "runs" / "mine")
-    done = command("--text", "a red", cwd=tmp_path)
+    done = run_afresh("fastvgan.generate", "--text", "a red", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "generated.gif").is_file(), done.stderr
 
 

@@ -4,6 +4,7 @@ This module imports little, since docs/stand_in.py starts with it for each comma
 """
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -60,8 +61,7 @@ def ask(
     Raises:
         TimeoutError: it took longer, and was killed.
     """
-    parts = [line, [folder], [f"{key}={value}" for key, value in variables.items()]]
-    message = "\0\0".join("\0".join(part) for part in parts).encode()
+    message = json.dumps([list(line), folder, dict(variables)]).encode()
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
         socket.send_fds(server, [struct.pack("I", len(message))], list(files))

@@ -6,8 +6,8 @@ import sys
 
 from commands import ROOT, run_in_copy, start_server
 
-# In a worker of pytest-xdist, by its PYTEST_ variables, pytest-benchmark would not measure; torch's compiler sets its own
-# as it goes.
+# In a worker of pytest-xdist, by its PYTEST_ variables, pytest-benchmark would not measure; torch's compiler sets its
+# own as it goes.
 _LEFT_OUT = ("PYTEST_", "FASTVGAN_", "TORCHINDUCTOR_")
 
 

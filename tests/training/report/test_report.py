@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 from commands import run as command_run
+from commands import run_afresh
 from PIL import Image
 
 from fastvgan.errors import UserError
@@ -300,7 +301,7 @@ def test_command_rewrites_the_report(run):
 
 
 def test_command_names_a_folder_that_is_no_run(tmp_path):
-    done = command_run("fastvgan.report", "--run", tmp_path)
+    done = run_afresh("fastvgan.report", "--run", tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith(f"error: {tmp_path} is not a run folder") and not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="missing is not a folder"):
