@@ -179,8 +179,8 @@ class TrainingConfig(Settings):
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     evaluate_every: int = Field(0, ge=0, le=10**12)
-    """Steps between evaluations of the averaged weights; 0: at every checkpoint. Only an evaluated checkpoint can be
-    the best one; the last step is always evaluated."""
+    """Steps between evaluations of the averaged weights; 0: at every checkpoint. A new best score is saved in a
+    checkpoint whatever its step; the last step is always evaluated."""
     evaluate_clips: int = Field(240, ge=16, le=10**6)
     """Generated clips per evaluation, compared with as many real ones."""
     keep: int = Field(2, ge=1, le=10**6)

@@ -265,12 +265,7 @@ class TrainingLoop:
                     self._write_metrics(meter, bar, watchdog)
                 return stop
             if self.done < self.steps and self._output:
-                evaluate_every = training.evaluate_every or training.checkpoint_every
-                due = Due(
-                    sample=self.done % training.sample_every == 0,
-                    save=self.done % training.checkpoint_every == 0 and not self._is_in_trouble(),
-                    evaluate=self.done % evaluate_every == 0,
-                )
+                due = Due.after(self.done, training, self._is_in_trouble)
                 self._record, written = self._output.write_due(self._record, due)
                 self._call_about(written)
                 meter.pause()

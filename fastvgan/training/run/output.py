@@ -5,6 +5,7 @@ A failed write is logged and training continues, since later writes may work.
 
 import errno
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -15,7 +16,7 @@ from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import read_tensors
 from fastvgan.generation.files import BEST, EXPORTED, export
 from fastvgan.runs.checkpoint import find_best, list_complete, read_averaged_weights
-from fastvgan.runs.config import RunConfig
+from fastvgan.runs.config import RunConfig, TrainingConfig
 from fastvgan.training.conditions import Conditions
 from fastvgan.training.report.collect import write_report
 from fastvgan.training.run import checkpoint
@@ -32,11 +33,33 @@ T = TypeVar("T")
 
 
 class Due(NamedTuple):
-    """Outputs that are due after a step."""
+    """Outputs that are due after a step.
+
+    Attributes:
+        sample: samples.
+        save: a checkpoint.
+        evaluate: an evaluation.
+        save_best: a checkpoint as well if the evaluation finds a better score than all before.
+    """
 
     sample: bool
     save: bool
     evaluate: bool
+    save_best: bool
+
+    @classmethod
+    def after(cls, step: int, training: TrainingConfig, is_in_trouble: Callable[[], bool]) -> "Due":
+        """Return what is due after a step.
+
+        Args:
+            step: its number, from 1.
+            training: how often each output is due.
+            is_in_trouble: whether the state is not to be saved; asked only if it may be, since it waits for the device.
+        """
+        save = step % training.checkpoint_every == 0
+        evaluate = step % (training.evaluate_every or training.checkpoint_every) == 0
+        is_well = (save or evaluate) and not is_in_trouble()
+        return cls(step % training.sample_every == 0, save and is_well, evaluate, is_well)
 
 
 class Written(NamedTuple):
@@ -116,13 +139,13 @@ class Output:
         Returns:
             The record, with the score of an evaluation, and the outputs that were written.
         """
-        if not any(due):
+        if not (due.sample or due.save or due.evaluate):
             return record, Written()
         self._settle()
         path = samples = None
         if due.evaluate:
             record = self._evaluate(record)
-        if due.save:
+        if due.save or (due.evaluate and due.save_best and self._is_best(record)):
             path = self._try_to_write(f"the checkpoint of step {record.step}", lambda: self._save(record))
         if due.sample:
             samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
@@ -209,6 +232,13 @@ class Output:
         for sentence in found.warnings if 2 * record.step >= self._steps else ():
             self._warn_once(f"step {record.step}: {sentence}", kind=sentence.partition(":")[0])
         return record._replace(score=found.choice)
+
+    def _is_best(self, record: Record) -> bool:
+        """Whether the record's score is better than that of each checkpoint."""
+        if record.score is None or not math.isfinite(record.score):
+            return False
+        best = find_best(self.path / "checkpoints")
+        return best is None or record.score < best[1]
 
     def _save(self, record: Record) -> Path:
         self._folder.ensure()

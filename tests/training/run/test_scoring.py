@@ -9,12 +9,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny, weights
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.data.source import Clips
+from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import output
@@ -154,7 +156,37 @@ def test_when_it_is_evaluated_and_what_that_leaves(tmp_path, caplog):
         for path in (tmp_path / "b" / "checkpoints").glob("*/state.json")
     }
     by_step = {f"step-{line['step']}": choice(line) for line in lines(tmp_path / "b")}
-    assert saved == {"step-3": None, "step-6": by_step["step-6"], "step-7": by_step["step-7"]}
+    better = [name for name in ("step-4",) if by_step[name] < by_step["step-2"]]
+    kept = {name: by_step[name] for name in ("step-2", *better, "step-6", "step-7")}
+    assert saved == {"step-3": None, **kept}
+
+
+def test_a_best_score_is_saved_whatever_its_step(tmp_path, monkeypatch):
+    scores = iter([5.0, 4.0, 4.0, math.nan, None, 1.5, 2.0, 3.0])
+    monkeypatch.setattr(output.Scoring, "measure", lambda self: Scored({}, next(scores), []))
+    train(tmp_path / "r", steps=8, checkpoint_every=100, evaluate_every=1, keep=9)
+    assert {path.name for path in (tmp_path / "r" / "checkpoints").iterdir()} == {f"step-{n}" for n in (1, 2, 6, 8)}
+    with safe_open(tmp_path / "r" / "export" / "best.safetensors", "pt") as best:
+        assert best.metadata()["step"] == "6"
+
+
+def test_what_is_due_after_a_step():
+    training = TrainingConfig(sample_every=2, checkpoint_every=4, evaluate_every=3)
+    asked = []
+
+    def after(step):
+        return tuple(output.Due.after(step, training, lambda: asked.append(step) or step >= 8))
+
+    found = {step: after(step) for step in (2, 3, 4, 5, 8, 9)}
+    assert found == {
+        2: (True, False, False, False),
+        3: (False, False, True, True),
+        4: (True, True, False, True),
+        5: (False, False, False, False),
+        8: (True, False, False, False),
+        9: (False, False, True, False),
+    }
+    assert asked == [3, 4, 8, 9]  # no other step waits for the device
 
 
 def test_evaluating_changes_nothing_about_training(tmp_path):
