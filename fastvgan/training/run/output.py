@@ -24,7 +24,7 @@ from fastvgan.training.run.checkpoint import Record
 from fastvgan.training.run.folder import RunFolder
 from fastvgan.training.run.resume import Start
 from fastvgan.training.run.samples import Samples, set_samples_aside
-from fastvgan.training.run.scoring import Scoring, describe
+from fastvgan.training.run.scoring import Scoring, describe, find_test_clips
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan_kernels.warn_once import WarnOnce
 
@@ -117,8 +117,13 @@ class Output:
         # depend on their number, so the number of processes, which may change in a run, makes no difference.
         part = config.training.batch_size // config.training.accumulate
         most = min(128, 2 ** (part.bit_length() + 1))  # a divisor of 128
-        self._make_samples = lambda: Samples(source, conditions, step, config.training.seed, most)
-        self._make_scoring = lambda samples: Scoring(config, source, step, samples)
+
+        def draw() -> tuple[Samples, Scoring]:
+            test = find_test_clips(source)
+            samples = Samples(source, conditions, step, config.training.seed, most, test)
+            return samples, Scoring(config, source, step, samples, test)
+
+        self._draw = draw
         self._samples: Samples | None = None
         self._scoring: Scoring | None = None
 
@@ -126,8 +131,7 @@ class Output:
         """Draw noise and conditions of samples, and clips to compare them with; this is slow on slow sources."""
         if self._captions is not None:
             self._captions.save(self.path)
-        self._samples = self._make_samples()
-        self._scoring = self._make_scoring(self._samples)
+        self._samples, self._scoring = self._draw()
 
     def write_metrics(self, values: dict[str, float]) -> None:
         """Write a line of metrics; `values` includes "step"."""

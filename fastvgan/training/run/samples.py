@@ -8,6 +8,7 @@ from fastvgan.data.source import Clips, Source
 from fastvgan.files.pixels import to_float, to_uint8
 from fastvgan.files.video import grid, strip_grid, write_still, write_video
 from fastvgan.metrics.frechet import CoarseScore
+from fastvgan.metrics.prompts import first_clips
 from fastvgan.training.conditions import Conditions, condition_from
 from fastvgan.training.step.adversarial import AdversarialStep
 from fastvgan.training.step.passes import settle_statistics
@@ -19,7 +20,8 @@ class Samples:
     """Fixed noise and conditions, and the averaged generator's clips of them.
 
     The conditions come from clips drawn from the source. Some of them, with different captions if there are enough, are
-    shown; all are used to settle the statistics of the averaged generator and to score it.
+    shown; all are used to settle the statistics of the averaged generator and to score it, against themselves or
+    against frames that were kept for tests.
 
     Args:
         source: the data.
@@ -27,9 +29,18 @@ class Samples:
         step: the step whose averaged generator makes the samples.
         seed: seed of the run.
         most: number of clips that the generator makes at a time, as many as the device's memory takes.
+        test: source of the real clips to score against; by default the clips that supply the conditions.
     """
 
-    def __init__(self, source: Source, conditions: Conditions, step: AdversarialStep, seed: int, most: int = _POOL):
+    def __init__(
+        self,
+        source: Source,
+        conditions: Conditions,
+        step: AdversarialStep,
+        seed: int,
+        most: int = _POOL,
+        test: Source | None = None,
+    ):
         self._step = step
         device = step.totals.device
         batches = source.batches(_POOL, seed)
@@ -43,7 +54,7 @@ class Samples:
             (of_round[part], pool and pool.rows(part)) for of_round in noise[:-_SHOWN].split(_POOL) for part in parts
         ]
         self._noise = noise[-_SHOWN:]
-        self._coarse = CoarseScore(clips.video)
+        self._coarse = CoarseScore(clips.video if test is None else first_clips(test, _POOL, seed).video)
         shown = _distinct(clips)[:_SHOWN]
         self._condition = pool and pool.rows(shown)
         self._labels = _labels(source, clips, conditions.parts, shown)

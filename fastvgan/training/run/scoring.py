@@ -49,7 +49,8 @@ class Scoring:
     """Evaluates the averaged generator of a step, always with the same noise, conditions and real clips.
 
     Real clips of the digits are by writers who are not in the training set. Of other data, as many clips as are
-    generated are drawn once and kept in memory; they are the real clips, and the training clips to look for copies of.
+    generated are drawn once and kept in memory, to look for copies of; they are also the real clips, unless there are
+    frames for tests.
 
     Global random state stays unchanged, so that an evaluation does not change training.
 
@@ -58,9 +59,12 @@ class Scoring:
         source: the data.
         step: the step whose averaged generator is evaluated.
         samples: samples, whose coarse Fréchet distance selects the best checkpoint of data other than the digits.
+        test: the frames for tests, see `find_test_clips`.
     """
 
-    def __init__(self, config: RunConfig, source: Source, step: AdversarialStep, samples: Samples):
+    def __init__(
+        self, config: RunConfig, source: Source, step: AdversarialStep, samples: Samples, test: Source | None = None
+    ):
         self._step, self._samples = step, samples
         self._has_oracle = isinstance(source, DigitsSource)
         self._evaluator: Evaluator | None = None
@@ -75,7 +79,7 @@ class Scoring:
             self._evaluator = Evaluator(config.model, source, reference, training.evaluate_clips, seed, seen)
         elif source.size >= FEWEST:
             drawn = _InMemory(source, min(training.evaluate_clips, source.size), seed)
-            real = self._draw_test_clips(source, drawn.size, seed) or drawn
+            real = drawn if test is None else _InMemory(test, min(drawn.size, test.size), seed)
             self._evaluator = Evaluator(config.model, drawn, real, real.size, seed)
 
     def measure(self) -> Scored:
@@ -96,12 +100,6 @@ class Scoring:
         scores.pop("frechet", None)  # the same features of fewer clips
         return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores))
 
-    @staticmethod
-    def _draw_test_clips(source: Source, most: int, seed: int) -> "_InMemory | None":
-        """Draw clips of the frames that were kept for tests; None if there are too few, or none were kept."""
-        test = source.open_test() if isinstance(source, ClipSource) and source.open_test else None
-        return _InMemory(test, min(most, test.size), seed) if test is not None and test.size >= FEWEST else None
-
     def _generate(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         device = self._step.totals.device
         if condition is not None:
@@ -111,6 +109,19 @@ class Scoring:
         if not torch.isfinite(clips).all():
             raise FloatingPointError(_NOT_FINITE)
         return to_uint8(clips)
+
+
+def find_test_clips(source: Source) -> Source | None:
+    """Open the frames that were kept for tests; None if there are none, or, with a line in the log, too few clips."""
+    if not isinstance(source, ClipSource) or source.open_test is None:
+        return None
+    test = source.open_test()
+    if test.size >= FEWEST:
+        return test
+    logger.warning(
+        "scores compare with training clips: only %d clips have frames for tests, and %d are needed", test.size, FEWEST
+    )
+    return None
 
 
 class _InMemory:

@@ -9,9 +9,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import tiny, weights
+from tiny import Unscored, tiny, weights
 
 from fastvgan.data.digits import DigitsSource
 from fastvgan.data.fingerprint import Fingerprint
@@ -19,7 +20,7 @@ from fastvgan.data.source import Clips
 from fastvgan.runs.config import TrainingConfig
 from fastvgan.training.conditions import Conditions, add_vocabulary
 from fastvgan.training.loop import TrainingLoop
-from fastvgan.training.run import output
+from fastvgan.training.run import output, samples
 from fastvgan.training.run.resume import Start, find_start
 from fastvgan.training.run.samples import Samples
 from fastvgan.training.run.scoring import Scored, Scoring, choice, describe
@@ -52,9 +53,9 @@ def scoring_of(source, model=None, **training):
     config = tiny(model, **training)
     config = config.model_copy(update={"model": add_vocabulary(config.model, source)})
     step = AdversarialStep(config.model, config.training, torch.device("cpu"), torch.float32)
-    samples = Samples(source, Conditions(config.model, source), step, config.training.seed)
-    samples.settle()
-    return Scoring(config, source, step, samples), step
+    drawn = Samples(source, Conditions(config.model, source), step, config.training.seed)
+    drawn.settle()
+    return Scoring(config, source, step, drawn), step
 
 
 def train(folder, resume=None, **training):
@@ -95,6 +96,25 @@ def test_other_data_is_drawn_once_and_compared_from_afar(size):
     assert found.scores.keys() == {"coarse_frechet", "kernel", "diversity", "copies", "frame_similarity", *ARTEFACTS}
     assert found.choice == found.scores["coarse_frechet"] > 0 and source.drawn == drawn
     assert scoring.measure() == found
+
+
+@pytest.mark.parametrize(("clips", "brightness"), [(16, 200), (15, 50)])
+def test_frames_for_tests_are_the_real_clips_if_there_are_enough(tmp_path, monkeypatch, caplog, clips, brightness):
+    """The first half of each clip is dark, the second half, kept for tests, is bright."""
+    (tmp_path / "clips").mkdir()
+    for number in range(clips):
+        strip = np.repeat(np.array([50, 200], np.uint8), 4 * 16)[None, :, None].repeat(16, 0).repeat(3, 2)
+        Image.fromarray(strip).save(tmp_path / "clips" / f"{number}.png")
+    compared = []
+    monkeypatch.setattr(output, "Scoring", lambda *arguments: compared.append(arguments[-1]) or Unscored())
+    monkeypatch.setattr(samples, "CoarseScore", lambda real: compared.append(real.float().mean().item()))
+    config = tiny({"condition": (), "frames": 4}, steps=1)
+    data = config.data.model_copy(update={"data": str(tmp_path / "clips"), "workers": 0, "test_share": 0.5})
+    assert TrainingLoop(config.model_copy(update={"data": data}), Start(tmp_path / "r")).run() == 0
+    assert compared[0] == brightness and (compared[1] is not None) == (clips == 16)
+    told = [record.getMessage() for record in caplog.records if "compare with" in record.getMessage()]
+    few = "scores compare with training clips: only 15 clips have frames for tests, and 16 are needed"
+    assert told == [few] * (clips == 15)
 
 
 def test_data_of_few_clips_is_compared_from_afar_alone():
@@ -220,9 +240,9 @@ def test_few_clips_at_a_time_settle_the_statistics_of_all(monkeypatch):
         config = config.model_copy(update={"model": add_vocabulary(config.model, DigitsSource())})
         torch.manual_seed(0)
         step = AdversarialStep(config.model, config.training, torch.device("cpu"), torch.float32)
-        samples = Samples(DigitsSource(), Conditions(config.model, DigitsSource()), step, 3, most)
-        samples.settle()
-        assert samples.score() is not None
+        drawn = Samples(DigitsSource(), Conditions(config.model, DigitsSource()), step, 3, most)
+        drawn.settle()
+        assert drawn.score() is not None
         (norm, *_) = (module for module in step.ema.modules() if hasattr(module, "running_mean"))
         settled.append((norm.running_mean.clone(), norm.num_batches_tracked.item()))
     assert [count for _, count in settled] == [4, 32, 12]
