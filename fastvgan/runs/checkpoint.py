@@ -33,6 +33,8 @@ class Record(NamedTuple):
         rate: share of the learning rates that is left after rollbacks, in (0, 1].
         data: fingerprint of the data the last step was trained on; None in checkpoints of versions that did not store
             it.
+        scored_clips: number of generated clips that the score was computed from; None if unknown, as in checkpoints of
+            versions that did not store it.
     """
 
     step: int
@@ -40,6 +42,12 @@ class Record(NamedTuple):
     setbacks: int = 0
     rate: float = 1.0
     data: Fingerprint | None = None
+    scored_clips: int | None = None
+
+    def is_comparable(self, other: "Record") -> bool:
+        """Whether both scores are of the same data and of equal numbers of clips, as far as that is known."""
+        pairs = (self.data, other.data), (self.scored_clips, other.scored_clips)
+        return all(a is None or b is None or a == b for a, b in pairs)
 
 
 class _Fault(Exception):
@@ -142,17 +150,24 @@ def is_checkpoint(path: Path) -> bool:
     return (path / STATE).is_file() or (real.parent.name == "checkpoints" and _NAME.search(real.name) is not None)
 
 
-def find_best(folder: Path) -> tuple[Path, float] | None:
-    """Find the checkpoint with the lowest finite score.
+def find_best(folder: Path, record: Record | None = None) -> tuple[Path, float] | None:
+    """Find the checkpoint with the lowest finite score, among those whose scores can be compared.
+
+    Args:
+        folder: the run's folder of checkpoints.
+        record: what the scores are to be comparable with; by default the newest checkpoint that has a finite score.
 
     Returns:
-        The checkpoint, the newest of those with equal scores, and its score; None if no checkpoint has a finite score.
+        The checkpoint, the newest of those with equal scores, and its score; None if no such checkpoint has a finite
+        score.
     """
-    scores = {path: score for path in list_complete(folder) if (score := _score(path)) is not None}
-    if not scores:
+    scored = [(path, found) for path in reversed(list_complete(folder)) if (found := _read_scored(path)) is not None]
+    if not scored:
         return None
-    path = min(reversed(scores), key=scores.__getitem__)
-    return path, scores[path]
+    now = record or scored[0][1]
+    scores = {path: found.score for path, found in scored if found.score is not None and now.is_comparable(found)}
+    path = min(scores, key=scores.__getitem__, default=None)
+    return None if path is None else (path, scores[path])
 
 
 def find_newest_good(folder: Path) -> tuple[Path | None, list[str]]:
@@ -172,12 +187,13 @@ def find_newest_good(folder: Path) -> tuple[Path | None, list[str]]:
     return None, faults
 
 
-def _score(path: Path) -> float | None:
+def _read_scored(path: Path) -> Record | None:
+    """Read a checkpoint's record; None if it is damaged or has no finite score."""
     try:
-        score = _read_state(path / STATE)[0].score
+        record = _read_state(path / STATE)[0]
     except _Fault:
         return None
-    return score if score is not None and math.isfinite(score) else None
+    return record if record.score is not None and math.isfinite(record.score) else None
 
 
 def _read(path: Path) -> tuple[Record, bytes]:
@@ -217,13 +233,14 @@ def _read_state(path: Path) -> tuple[Record, _Written | None]:
         if state["format"] != FORMAT:
             raise _Fault(f"{path} has format {state['format']}; this version of fastvgan reads formats 1 to {FORMAT}")
         file = state["files"][TENSORS]
-        score = state["score"]
+        score, scored_clips = state["score"], state.get("scored_clips")
         record = Record(
             int(state["step"]),
             None if score is None else float(score),
             int(state["setbacks"]),
             float(state["rate"]),
             _parse_fingerprint(state.get("data")),
+            None if scored_clips is None else int(scored_clips),
         )
         if not (0 <= record.step <= _MOST_STEPS and record.setbacks >= 0 and 0 < record.rate <= 1):
             raise ValueError(f"{record} is outside the valid range")

@@ -398,13 +398,14 @@ class TrainingLoop:
         """Restore the step of all processes from a checkpoint, if any, that the first process reads.
 
         Returns:
-            The record of the next checkpoint, with the fingerprint of the current data.
+            The record of the next checkpoint, with the fingerprint of the current data, and no score on other data.
         """
         record = Record(0)
         if path is not None:
             record = self.parallel.run_on_first(lambda: checkpoint.restore(path, self.step))
             self.parallel.broadcast_tensors(tensors_of(self.step).values())
-        return record._replace(data=self.source.fingerprint)
+        is_same = record.data in (None, self.source.fingerprint)
+        return record._replace(data=self.source.fingerprint, score=record.score if is_same else None)
 
     def _rescue(self, save: Callable[[Output, Record], object] = Output.save_last) -> None:
         """Save the state, which is consistent between steps, before the process ends for an unrelated reason."""

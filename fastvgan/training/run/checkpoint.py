@@ -35,7 +35,7 @@ _UNFINISHED, _REPLACED, _REMOVED = ".unfinished-", ".replaced-", ".removed-"
 
 
 def save(folder: Path, step: AdversarialStep, record: Record | int, keep: int) -> Path:
-    """Write the state to folder/step-N, and remove all but the newest `keep` checkpoints and the one of the best score.
+    """Write the state to folder/step-N, and remove all but the newest `keep` checkpoints and the one of `find_best`.
 
     The files are written to a folder of another name, flushed to the disk and renamed. A process killed at any moment
     thus leaves the older checkpoints untouched, and the new one complete or absent (see `recover`).

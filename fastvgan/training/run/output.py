@@ -235,13 +235,13 @@ class Output:
         # Early in a run the generator ignores every condition, which is no reason to warn.
         for sentence in found.warnings if 2 * record.step >= self._steps else ():
             self._warn_once(f"step {record.step}: {sentence}", kind=sentence.partition(":")[0])
-        return record._replace(score=found.choice)
+        return record._replace(score=found.choice, scored_clips=found.clips)
 
     def _is_best(self, record: Record) -> bool:
-        """Whether the record's score is better than that of each checkpoint."""
+        """Whether the record's score is better than that of each checkpoint it can be compared with."""
         if record.score is None or not math.isfinite(record.score):
             return False
-        best = find_best(self.path / "checkpoints")
+        best = find_best(self.path / "checkpoints", record)
         return best is None or record.score < best[1]
 
     def _save(self, record: Record) -> Path:

@@ -30,6 +30,9 @@ class Samples:
         seed: seed of the run.
         most: number of clips that the generator makes at a time, as many as the device's memory takes.
         test: source of the real clips to score against; by default the clips that supply the conditions.
+
+    Attributes:
+        count: number of clips that are generated for a score.
     """
 
     def __init__(
@@ -41,14 +44,14 @@ class Samples:
         most: int = _POOL,
         test: Source | None = None,
     ):
-        self._step = step
+        self._step, self.count = step, _ROUNDS * _POOL
         device = step.totals.device
         batches = source.batches(_POOL, seed)
         clips = next(batches)
         batches.close()
         text, label = (None if part is None else part.to(device) for part in conditions.right(clips))
         pool = condition_from(text, label, to_float(clips.video, device), conditions.parts)
-        noise = step.ema.noise(_ROUNDS * _POOL + _SHOWN, seed).to(device)
+        noise = step.ema.noise(self.count + _SHOWN, seed).to(device)
         parts = [slice(first, first + most) for first in range(0, _POOL, most)]
         self._pool = [
             (of_round[part], pool and pool.rows(part)) for of_round in noise[:-_SHOWN].split(_POOL) for part in parts

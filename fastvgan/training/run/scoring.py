@@ -38,11 +38,13 @@ class Scored(NamedTuple):
         scores: scores by name, see `fastvgan.metrics.evaluation`; empty if the generator's clips are not finite.
         choice: the number that selects the best checkpoint, lower is better, or None.
         warnings: one sentence per warning.
+        clips: number of generated clips that `choice` was computed from, or None.
     """
 
     scores: dict[str, float]
     choice: float | None
     warnings: list[str]
+    clips: int | None = None
 
 
 class Scoring:
@@ -90,15 +92,15 @@ class Scoring:
                 scores = self._evaluator.quick(self._generate, self._step.ema.noise)
         except FloatingPointError as error:
             return _skip(str(error))
-        if self._has_oracle and self._evaluator is None:
-            return Scored({}, None, [])
         if self._has_oracle:
-            return Scored(scores, choice(scores), warnings(scores))
+            if self._evaluator is None:
+                return Scored({}, None, [])
+            return Scored(scores, choice(scores), warnings(scores), self._evaluator.clips)
         coarse = self._samples.score()
         if coarse is None:
             return _skip(_NOT_FINITE)
         scores.pop("frechet", None)  # the same features of fewer clips
-        return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores))
+        return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores), self._samples.count)
 
     def _generate(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         device = self._step.totals.device

@@ -12,6 +12,7 @@ from tiny import FLAGS, Unscored, tiny
 
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
+from fastvgan.files.tensor_file import read_tensors
 from fastvgan.runs.checkpoint import list_complete, read_record
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.feed import read_steps
@@ -20,6 +21,7 @@ from fastvgan.training.parallel import Parallel
 from fastvgan.training.report.collect import write_report
 from fastvgan.training.run import output
 from fastvgan.training.run.resume import find_start
+from fastvgan.training.run.scoring import Scored
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
 CAPTION = "a {} square"
@@ -119,6 +121,23 @@ def test_on_changed_data_it_goes_on_only_when_asked_to(run_copy, change, caplog)
     assert data_of(run_copy, 4) == before
     assert data_of(run_copy, 6) == trainer.source.fingerprint != before
     assert not [remark for remark in resume(run_copy).remarks if "data" in remark]  # they are its data now
+
+
+def test_scores_on_the_data_of_before_do_not_count(tmp_path, monkeypatch):
+    for number in range(5):
+        add(tmp_path / "clips", number)
+    scores = iter([1.0, 2.0, 5.0, 3.0])
+    monkeypatch.setattr(Unscored, "measure", lambda self: Scored({}, next(scores), []))
+    assert begin(tmp_path / "r", tmp_path / "clips", steps=2, checkpoint_every=1).run() == 0
+    assert resume(tmp_path)._record.score == 2.0
+    add(tmp_path / "clips", "x")
+    trainer = resume(tmp_path, changed_data=True, steps=4, checkpoint_every=100, evaluate_every=1)
+    assert trainer._record.score is None
+    assert trainer.run() == 0
+    assert [path.name for path in list_complete(tmp_path / "r" / "checkpoints")] == [f"step-{n}" for n in (1, 2, 3, 4)]
+    assert (
+        read_tensors(tmp_path / "r" / "export" / "best.safetensors")[1].items() >= {"step": "4", "score": "3.0"}.items()
+    )
 
 
 def test_numbers_that_depend_on_the_clips_are_counted_again(run_copy):

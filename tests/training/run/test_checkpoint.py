@@ -13,8 +13,17 @@ from tiny import Unscored, tiny, weights
 from toy import Toy, same, state_of
 
 import fastvgan
+from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
-from fastvgan.runs.checkpoint import Record, find_newest_good, list_complete, read_averaged_weights, verify
+from fastvgan.runs.checkpoint import (
+    Record,
+    find_best,
+    find_newest_good,
+    list_complete,
+    read_averaged_weights,
+    read_record,
+    verify,
+)
 from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run import checkpoint
 from fastvgan.training.run.checkpoint import restore, save
@@ -134,6 +143,25 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
         save(tmp_path, toy, Record(number, score), keep=2)
         kept.append([int(name.removeprefix("step-")) for name in names(tmp_path)])
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8], [6, 8, 9]]
+
+
+def test_only_scores_of_the_same_data_and_number_of_clips_are_compared(tmp_path):
+    old, new = (Fingerprint(checksum, 20, 0, 0) for checksum in ("old", "new"))
+    scores = [(1.0, old, 240), (2.0, old, 32), (5.0, new, 32), (4.0, new, 32), (6.0, new, 32), (None, new, 32)]
+    kept = []
+    for number, (score, data, clips) in enumerate(scores, 1):
+        save(tmp_path, Toy(), Record(number, score, data=data, scored_clips=clips), keep=1)
+        kept.append([int(name.removeprefix("step-")) for name in names(tmp_path)])
+    assert kept == [[1], [2], [3], [4], [4, 5], [4, 6]]
+    assert find_best(tmp_path, Record(7, data=old, scored_clips=32)) is None
+    state = tmp_path / "step-4" / "state.json"
+    earlier = {name: value for name, value in json.loads(state.read_text()).items() if name != "scored_clips"}
+    state.write_text(json.dumps(earlier))
+    assert read_record(state.parent) == Record(4, 4.0, data=new)
+    assert find_best(tmp_path, Record(7, data=new, scored_clips=240)) == (
+        state.parent,
+        4.0,
+    )  # what is unknown may be equal
 
 
 def read_export(folder, name):
