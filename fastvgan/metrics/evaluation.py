@@ -15,8 +15,8 @@ for a model without one). `noise(n, seed)` returns noise for n clips on the CPU.
     same_digit                      share of clips with the same digit in first, middle and last frame, which must be
                                     the one in the condition, if any
     frame_similarity                similarity of first, middle and last frame (other data), -1 to 1
-    diversity                       difference between clips of one condition, relative to real clips; not for first
-                                    frames as conditions, since no two real clips share one
+    diversity                       difference between clips of one condition, relative to real clips; not where no two
+                                    real clips share a condition, as with first frames, or one caption per clip
     varied_digit, varied_colour,    share of pairs of clips of one condition that differ in a word that is not part of
     varied_motion                   the condition, relative to real clips (digits only)
     end_sharpness                   sharpness of the first or last frame relative to the middle ones', whichever is

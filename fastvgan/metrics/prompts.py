@@ -30,8 +30,8 @@ class Prompts(NamedTuple):
     condition: N conditions on the CPU, or None for a model without one.
     group: int64 (N,), equal for equal conditions.
     real: uint8 (N, T, H, W, C), each with the caption or class of the condition if the data has such a clip.
-    real_group: int64 (N,), equal for real clips of the same caption or class; None if conditions are first frames,
-        which no real clips share.
+    real_group: int64 (N,), equal for real clips of the same condition; None if no two share one, as no two share a
+        first frame.
     strata: int64 (N,) or None, of generated and real clips; see `fastvgan.metrics.readers.Sample`.
     twins: int64 (N,) or None, of generated clips; see `fastvgan.metrics.readers.Sample`.
     images: the given first frames, uint8 (N, H, W, C), or None.
@@ -138,7 +138,7 @@ def clip_prompts(model: ModelConfig, source: Source, clips: int, seed: int) -> P
     label = None if condition is None else condition.label
     images = drawn.video[group, 0] if "image" in model.condition else None
     twins = group if model.condition else None
-    real_group = None if images is not None else _group_real(drawn, bool(model.condition))
+    real_group = _group_real(model.condition, drawn)
     return Prompts(
         condition,
         label if label is not None and model.condition == ("class",) else group,
@@ -217,14 +217,15 @@ def conditions_of(model: ModelConfig, source: Source, drawn: Clips, rows: torch.
     return _condition(text, label, images)
 
 
-def _group_real(drawn: Clips, has_condition: bool) -> torch.Tensor:
-    """Group real clips by caption and class, int64 (N,); one group without a condition, or if no two share these."""
-    keys = [part for part in (drawn.caption, drawn.label) if part is not None and has_condition]
-    if keys:
-        group = torch.stack(keys, 1).unique(dim=0, return_inverse=True)[1]
-        if len(group.unique()) < len(group):
-            return group
-    return torch.zeros(len(drawn.video), dtype=torch.int64)
+def _group_real(parts: Sequence[str], drawn: Clips) -> torch.Tensor | None:
+    """Group real clips by their condition, int64 (N,): one group without a condition, None if no two share one."""
+    if not parts:
+        return torch.zeros(len(drawn.video), dtype=torch.int64)
+    keys = [key for part, key in (("text", drawn.caption), ("class", drawn.label)) if part in parts and key is not None]
+    if "image" in parts or not keys:
+        return None
+    group = torch.stack(keys, 1).unique(dim=0, return_inverse=True)[1]
+    return group if len(group.unique()) < len(group) else None
 
 
 def first_clips(source: Source, clips: int, seed: int) -> Clips:

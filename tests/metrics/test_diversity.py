@@ -1,8 +1,12 @@
 """Differences of clips and similarity of frames against explicit sums."""
 
+import numpy as np
 import pytest
 import torch
+from stand_ins import digits_model, noise
 
+from fastvgan.data.fingerprint import Fingerprint
+from fastvgan.data.source import Clips
 from fastvgan.metrics.diversity import (
     first_middle_last,
     frame_similarity,
@@ -10,6 +14,7 @@ from fastvgan.metrics.diversity import (
     pair_within_groups,
     share_of_differing,
 )
+from fastvgan.metrics.evaluation import Evaluator
 
 
 def test_difference_is_the_mean_over_pairs_and_pixels():
@@ -29,6 +34,40 @@ def test_pairs_are_of_one_group_and_leave_nobody_out():
     groups = torch.tensor([3, 1, 3, 3, 1, 7])
     pairs = set(zip(*(part.tolist() for part in pair_within_groups(groups)), strict=True))
     assert pairs == {(1, 4), (0, 2), (2, 3)}
+
+
+CAPTIONS, CLASSES = torch.arange(20), torch.arange(20) % 2
+
+
+class Listed:
+    """Twenty clips of noise, each with a caption of its own, of two classes."""
+
+    captions, classes, remarks, decoder, size = [f"clip {i}" for i in range(20)], ("a", "b"), (), "none", 20
+    fingerprint, draws, shuffles = Fingerprint("", 20, 20, 2), 0, False
+
+    def batches(self, batch_size, seed, start=0, rank=0, world_size=1):
+        draw = torch.Generator().manual_seed(0)
+        video = torch.randint(0, 100, (20, 4, 16, 16, 1), generator=draw, dtype=torch.uint8)
+        yield Clips(video + 100 * CLASSES.to(torch.uint8)[:, None, None, None, None], CAPTIONS, CLASSES)
+
+
+@pytest.mark.parametrize("condition", [("text",), ("class",), ("text", "class")])
+def test_clips_are_compared_with_real_ones_of_the_models_condition(condition):
+    """Of a class, whatever the captions; if no two real clips share a caption, there is nothing to compare with."""
+    source = Listed()
+    size = {"frames": 4, "height": 16, "width": 16, "channels": 1}
+    evaluator = Evaluator(digits_model(source, condition=condition, **size), source, source, 20)
+    clip = torch.zeros(1, 4, 16, 16, 1, dtype=torch.uint8)
+    evaluation = evaluator.full(lambda z, condition: clip.expand(len(z), -1, -1, -1, -1), noise)
+    has_score = condition == ("class",)
+    assert evaluation.scores.get("diversity") == (0 if has_score else None) and len(evaluation.warnings) == has_score
+    row = next(row for row in evaluation.rows if row.measure == "difference within a condition")
+    if has_score:
+        video = next(source.batches(20, 0)).video.double()
+        within = [(video[i] - video[i + 2]).abs().mean().item() for i in range(18)]
+        assert row.real == pytest.approx(np.mean(within), rel=1e-5)
+    else:
+        assert row.real is None
 
 
 def test_share_that_differ_is_simpsons_index_over_all_pairs():

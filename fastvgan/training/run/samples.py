@@ -58,7 +58,7 @@ class Samples:
         ]
         self._noise = noise[-_SHOWN:]
         self._coarse = CoarseScore(clips.video if test is None else first_clips(test, _POOL, seed).video)
-        shown = _distinct(clips)[:_SHOWN]
+        shown = _distinct(clips, conditions.parts)[:_SHOWN]
         self._condition = pool and pool.rows(shown)
         self._labels = _labels(source, clips, conditions.parts, shown)
 
@@ -104,9 +104,10 @@ def set_samples_aside(folder: Path, after_step: int) -> None:
             path.replace(path.with_name(f"abandoned-{path.name}"))
 
 
-def _distinct(clips: Clips) -> list[int]:
-    """Return the indices of all clips, first those with different captions or classes."""
-    key = clips.caption if clips.caption is not None else clips.label
+def _distinct(clips: Clips, parts: tuple[str, ...]) -> list[int]:
+    """Return the indices of all clips, first those with different captions, or classes if G is given no captions."""
+    is_of_class = clips.caption is None or ("class" in parts and "text" not in parts)
+    key = clips.label if is_of_class else clips.caption
     if key is None:
         return list(range(len(clips.video)))
     seen: set[int] = set()

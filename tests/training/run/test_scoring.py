@@ -231,6 +231,12 @@ def test_each_warning_comes_once_and_not_before_half_of_the_steps(tmp_path, capl
     assert messages == ["step 4: the digit is ignored: 3", "step 4: all alike: really"]
 
 
+def test_clips_of_different_conditions_are_shown_first():
+    clips = Clips(torch.zeros(6, 1), torch.arange(6), torch.tensor([0, 0, 1, 0, 2, 1]))
+    assert samples._distinct(clips, ("class",)) == [0, 2, 4, 1, 3, 5]
+    assert samples._distinct(clips, ("text",)) == samples._distinct(clips, ("text", "class")) == list(range(6))
+
+
 def test_few_clips_at_a_time_settle_the_statistics_of_all(monkeypatch):
     """The mean over equal parts is the mean over all; of the first norm, whose input does not depend on others."""
     monkeypatch.setattr("fastvgan.training.run.samples._POOL", 128)
