@@ -182,7 +182,8 @@ class TrainingConfig(Settings):
     """Steps between evaluations of the averaged weights; 0: at every checkpoint. A new best score is saved in a
     checkpoint whatever its step; the last step is always evaluated."""
     evaluate_clips: int = Field(240, ge=16, le=10**6)
-    """Generated clips per evaluation, compared with as many real ones."""
+    """Generated clips per evaluation, compared with as many real ones; only `coarse_frechet`, of data other than the
+    digits, always compares 512 with 128."""
     keep: int = Field(2, ge=1, le=10**6)
     """Number of newest checkpoints to keep, in addition to the best one."""
     log_every: Count = 10
