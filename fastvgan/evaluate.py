@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _CLIPS = 960
+_REMARKS = 20  # on the data, at most: each clip may have one
 _DRAWN = ("digits", "stacked-digits")  # data that are no files
 
 
@@ -189,9 +190,17 @@ def _open(
         raise UserError(f"--root {parsed.root} has no effect on {data.data}, which are drawn; leave it out")
     split = _split(parsed.split, data)
     source, reference = _sources(data, model, split)
+    _print_remarks(list(dict.fromkeys([*source.remarks, *reference.remarks])))
     if next(generator.network.parameters()).device.type == "cpu" and (sentence := fit_threads()):
         print(sentence, file=sys.stderr)
     return data, split, source, reference
+
+
+def _print_remarks(remarks: list[str]) -> None:
+    for remark in remarks[:_REMARKS]:
+        print(remark, file=sys.stderr)
+    if len(remarks) > _REMARKS:
+        print(f"remarks on the data that are not shown: {len(remarks) - _REMARKS}", file=sys.stderr)
 
 
 def _model(generator: "VideoGenerator", parsed: Arguments) -> "ModelConfig":

@@ -130,6 +130,26 @@ def test_a_run_of_a_folder_of_clips(tmp_path, capsys, folder, condition):
     assert scores["copies"] == 0
 
 
+def test_clips_that_are_too_short_or_left_out_are_named(tmp_path, capsys, folder):
+    """On stderr, as in training, but not more than twenty lines."""
+    shutil.copytree(folder, tmp_path / "clips")
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"no video")
+    data = DataConfig(data=str(tmp_path / "clips"), workers=0)
+    run = make(tmp_path / "run", data, condition=(), frames=8, family="recurrent")
+
+    def remarks(*flags):
+        main(["--run", str(run), "--clips", "16", *flags])
+        out, err = capsys.readouterr()
+        assert ".mp4" not in out
+        return [line for line in err.splitlines() if line and "checking files" not in line and not line.isspace()]
+
+    (left_out,) = remarks()
+    assert left_out.startswith("broken.mp4: ") and left_out.endswith("; left out")
+    found = remarks("--frames", "20")
+    assert found[0] == left_out and found[20:] == ["remarks on the data that are not shown: 1"]
+    assert all(line.endswith("too short, 18 of 20 frames; its last frame is repeated") for line in found[1:20])
+
+
 @pytest.mark.parametrize("spelling", ["{}/", "{}/../{}", "{}"])
 def test_the_runs_own_folder_by_another_spelling_is_cut_as_the_runs(tmp_path, capsys, folder, spelling, monkeypatch):
     monkeypatch.chdir(folder.parent)
