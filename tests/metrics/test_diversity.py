@@ -40,7 +40,7 @@ CAPTIONS, CLASSES = torch.arange(20), torch.arange(20) % 2
 
 
 class Listed:
-    """Twenty clips of noise, each with a caption of its own, of two classes."""
+    """Twenty clips of noise, each with another caption, of two classes."""
 
     captions, classes, remarks, decoder, size = [f"clip {i}" for i in range(20)], ("a", "b"), (), "none", 20
     fingerprint, draws, shuffles = Fingerprint("", 20, 20, 2), 0, False
