@@ -155,7 +155,7 @@ def find_best(folder: Path, record: Record | None = None) -> tuple[Path, float] 
 
     Args:
         folder: the run's folder of checkpoints.
-        record: what the scores are to be comparable with; by default the newest checkpoint that has a finite score.
+        record: what the scores must be comparable with; by default the newest checkpoint that has a finite score.
 
     Returns:
         The checkpoint, the newest of those with equal scores, and its score; None if no such checkpoint has a finite

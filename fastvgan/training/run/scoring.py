@@ -114,7 +114,7 @@ class Scoring:
 
 
 def find_test_clips(source: Source) -> Source | None:
-    """Open the frames that were kept for tests; None without --test-share, or, logged, if they are too few clips."""
+    """Open the frames that were kept for tests; None without --test-share, or (logged) with too few clips."""
     if not isinstance(source, ClipSource) or source.open_test is None:
         return None
     test = source.open_test()
