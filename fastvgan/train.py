@@ -12,7 +12,15 @@ from fastvgan.errors import UserError
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.effects import check_effects
 from fastvgan.settings import Settings
-from fastvgan.training.run.request import Request, check_workers, connect, find_base, fit_to_clips, is_fitted
+from fastvgan.training.run.request import (
+    Request,
+    check_workers,
+    connect,
+    find_base,
+    fit_to_clips,
+    is_fitted,
+    let_epochs_count,
+)
 from fastvgan.training.run.resume import Start
 
 if TYPE_CHECKING:
@@ -83,6 +91,7 @@ def _call(function: Callable[[], T]) -> T:
 
 
 def _parse(given: Given, base: RunConfig) -> Arguments:
+    base = let_epochs_count(base, {path[-1] for path in given.values})
     return settings_from(Arguments, given, Arguments(run=base), "python -m fastvgan.train")
 
 

@@ -139,9 +139,9 @@ class TrainingConfig(Settings):
     redraw: float = Field(0.0, ge=0)
     """Weight of the share of pixels that G draws new instead of moving them (0: none; with --warp only)."""
     steps: Count | None = None
-    """Steps to train; each updates D and G once. Overrides --epochs."""
+    """Steps to train; each updates D and G once. Without it, --epochs decides."""
     epochs: Count = 100
-    """Passes over the data, if --steps is not given."""
+    """Passes over the data, instead of --steps; of the digits, as many clips as there are handwritten pictures."""
     batch_size: int = Field(64, ge=2, le=2**20)
     """Clips per step, over all processes."""
     accumulate: int = Field(1, ge=1, le=2**20)

@@ -47,6 +47,8 @@ def check_effects(run: RunConfig, named: Collection[str]) -> None:
     Raises:
         UserError: a setting differs from its default and has no effect with the others.
     """
+    if "epochs" in named and run.training.steps is not None:
+        raise UserError(f"--steps {run.training.steps} and --epochs {run.training.epochs} exclude each other; pass one")
     for name in sorted(_NEEDS.keys() & set(named)):
         needed, has = _NEEDS[name]
         part = next(part for part in (run.model, run.data, run.training) if name in type(part).model_fields)

@@ -2,7 +2,9 @@
 
 import pytest
 import yaml
+from commands import call
 
+import fastvgan
 from fastvgan.command_line import read_flags
 from fastvgan.data import open_source
 from fastvgan.models import build
@@ -43,3 +45,16 @@ def test_the_data_decides_what_a_command_starts_from(flags, preset, held_out, tm
     config, _ = find_base(_request(read_flags(Arguments, flags)))
     assert config.model == PRESETS[preset].model and config.training == PRESETS[preset].training
     assert config.data.hold_out == held_out
+
+
+def test_named_epochs_count_instead_of_the_steps_of_a_preset_or_a_file(tmp_path):
+    (tmp_path / "given.yaml").write_text("training: {steps: 7, batch_size: 32}")
+    for start, name in (("--preset", "digits"), ("--config", str(tmp_path / "given.yaml"))):
+        status, out, err = call("fastvgan.train", [start, name, "--epochs", "5", "--print-config"])
+        assert status == 0, err
+        training = yaml.safe_load(out)["training"]
+        assert training["steps"] is None and training["epochs"] == 5 and training["batch_size"] == 32
+    trainer = fastvgan.Trainer("digits", run_dir=tmp_path / "r", base_width=2, epochs=5)
+    pictures = open_source(trainer.config.data, trainer.config.model).size
+    assert trainer.steps == 5 * pictures // 32 != 2000
+    assert call("fastvgan.train", ["--steps", "None", "--epochs", "5", "--print-config"])[0] == 0

@@ -34,6 +34,7 @@ CASES = [
     ({"follow_links": True}, "--follow-links has no effect without clips of your own"),
     ({"share_seed": 5}, "--share-seed 5 has no effect without --share"),
     ({"hold_out": 0.0, "hold_out_seed": 3}, "--hold-out-seed 3 has no effect without --hold-out"),
+    ({"steps": 5, "epochs": 100}, "--steps 5 and --epochs 100 exclude each other; pass one"),
     (
         {"captions": "free", "feature_diversity": 2.0},
         "--feature-diversity compares clips of one caption, and --captions",

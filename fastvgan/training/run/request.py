@@ -3,7 +3,7 @@
 import difflib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,6 +93,13 @@ def fit_to_clips(run: RunConfig, named: Collection[str]) -> "tuple[RunConfig, Li
     return base, listing._replace(remarks=[*remarks, *listing.remarks])
 
 
+def let_epochs_count(base: RunConfig, named: Container[str]) -> RunConfig:
+    """Return settings without a number of steps if the user named one of epochs only, which steps would override."""
+    if "epochs" not in named or "steps" in named:
+        return base
+    return base.model_copy(update={"training": base.training.model_copy(update={"steps": None})})
+
+
 def override(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """Return settings with some of them replaced by name, as the flags of the command replace them.
 
@@ -103,7 +110,7 @@ def override(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: a name is unknown or a value is not allowed.
     """
-    values = base.model_dump()
+    values = let_epochs_count(base, settings).model_dump()
     places = {
         name: values[part]
         for part, kind in RunConfig.model_fields.items()
