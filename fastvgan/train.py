@@ -72,7 +72,7 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
     if not parsed.print_config:
         check_workers(parsed.run.data.workers)
     if is_fitted(request, start):
-        base, listing = first(lambda: fit_to_clips(parsed.run, {path[-1] for path in given.values}))
+        base, listing = first(lambda: fit_to_clips(request, parsed.run, {path[-1] for path in given.values}))
         parsed = _parse(given, base)
     check_effects(parsed.run, {path[-1] for path in given.values})
     if parsed.print_config:

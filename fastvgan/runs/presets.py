@@ -69,7 +69,7 @@ PRESETS: dict[str, RunConfig] = {
         model=ModelConfig(
             condition=(), height=128, width=128, base_width=32, upsampling="resize", time_margin=True, d_bias=True
         ),
-        training=TrainingConfig(matching_aware=False, batch_size=16, ema=0.999, sample_every=500, checkpoint_every=500),
+        training=TrainingConfig(batch_size=16, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
     "stacked-digits": RunConfig(
         model=ModelConfig(condition=(), frames=4),
@@ -81,9 +81,12 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "clips-64": RunConfig(
         model=ModelConfig(condition=(), height=64, width=64, upsampling="resize", time_margin=True, d_bias=True),
-        training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
+        training=TrainingConfig(batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
 }
+
+FITTED = ("clips", "clips-64", "clips-128")
+"""Presets for own clips, which decide the condition, and the number of steps if they are few."""
 
 
 def preset(name: str) -> RunConfig:
