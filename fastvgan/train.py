@@ -31,7 +31,10 @@ T = TypeVar("T")
 
 
 class Arguments(Settings):
-    """Train a video GAN. With no argument: captioned moving digits, on whatever the machine has."""
+    """Train a video GAN. With no argument: captioned moving digits, on whatever the machine has.
+
+    The defaults shown are those of the preset digits; --print-config prints those of other flags.
+    """
 
     run: tyro.conf.OmitArgPrefixes[RunConfig]
     preset: str | None = None

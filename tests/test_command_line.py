@@ -185,6 +185,9 @@ def test_help_is_printed_whatever_else_is_there():
     status, out, _ = call("fastvgan.train", ["--steps", "five", "--help"])
     words = " ".join(out.replace("│", "").split())
     assert status == 0 and "--batch-size" in words and "--no-matching-aware needs --contrast 0" in words
+    status, out, _ = call("fastvgan.train", ["--preset", "reference", "--data", "missing", "--help"])
+    assert status == 0 and "The defaults shown are those of the preset digits; --print-config prints" in out
+    assert f"(default: {preset('digits').training.wrong_conditions})" in out
 
 
 def test_help_begins_with_what_the_settings_say_of_themselves():
