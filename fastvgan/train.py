@@ -47,7 +47,7 @@ class Arguments(Settings):
     """Folder to write to; by default a new one under runs/."""
     resume: str | None = None
     """`auto` resumes from the last complete checkpoint of the run folder (without --run-dir, of the newest run under
-    runs/), or starts a new run without a checkpoint; a path names a checkpoint or a run folder."""
+    runs/), or starts from step 0 without a checkpoint; a path names a checkpoint or a run folder."""
     changed_data: bool = False
     """With --resume: resume even if the data differ from those that the checkpoint was trained on."""
     print_config: bool = False

@@ -78,7 +78,7 @@ class Trainer:
             `fastvgan.data.DatasetSource` for its items), or a `fastvgan.data.Source`. None takes that of the settings.
         run_dir: the folder to write; None for a new one under runs/.
         resume: "auto" resumes from the last complete checkpoint of the run folder (without `run_dir`, of the newest run
-            under runs/), or starts a new run without a checkpoint; a path names a checkpoint or a run folder.
+            under runs/), or starts from step 0 without a checkpoint; a path names a checkpoint or a run folder.
         changed_data: resume even if the data differ from those that the checkpoint was trained on.
         callbacks: instances of `fastvgan.Callback`, called in this order.
         **settings: further settings, by the names of the command's flags: batch_size=16 for --batch-size 16. A dataset

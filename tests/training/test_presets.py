@@ -12,7 +12,14 @@ from fastvgan.runs.config import RunConfig
 from fastvgan.runs.presets import PRESETS
 from fastvgan.train import Arguments, _request
 from fastvgan.training.conditions import add_vocabulary
-from fastvgan.training.run.request import find_base
+from fastvgan.training.run.request import find_base, override
+
+
+def settings(*flags):
+    """What --print-config prints for these flags."""
+    status, out, err = call("fastvgan.train", [*flags, "--print-config"])
+    assert status == 0, err
+    return RunConfig.model_validate(yaml.safe_load(out))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -50,11 +57,22 @@ def test_the_data_decides_what_a_command_starts_from(flags, preset, held_out, tm
 def test_named_epochs_count_instead_of_the_steps_of_a_preset_or_a_file(tmp_path):
     (tmp_path / "given.yaml").write_text("training: {steps: 7, batch_size: 32}")
     for start, name in (("--preset", "digits"), ("--config", str(tmp_path / "given.yaml"))):
-        status, out, err = call("fastvgan.train", [start, name, "--epochs", "5", "--print-config"])
-        assert status == 0, err
-        training = yaml.safe_load(out)["training"]
-        assert training["steps"] is None and training["epochs"] == 5 and training["batch_size"] == 32
+        training = settings(start, name, "--epochs", "5").training
+        assert (training.steps, training.epochs, training.batch_size) == (None, 5, 32)
     trainer = fastvgan.Trainer("digits", run_dir=tmp_path / "r", base_width=2, epochs=5)
     pictures = open_source(trainer.config.data, trainer.config.model).size
     assert trainer.steps == 5 * pictures // 32 != 2000
-    assert call("fastvgan.train", ["--steps", "None", "--epochs", "5", "--print-config"])[0] == 0
+    assert settings("--steps", "None", "--epochs", "5").training.steps is None
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_with_its_settings(tmp_path):
+    (tmp_path / "r").mkdir()
+    config = override(PRESETS["stacked-digits"], {"base_width": 2, "seed": 5, "steps": 3})
+    (tmp_path / "r" / "config.yaml").write_text(config.to_yaml())
+    again = ["--run-dir", str(tmp_path / "r"), "--resume", "auto"]
+    assert settings(*again) == settings(*again, "--data", "stacked-digits") == config
+    assert settings(*again, "--batch-size", "8") == override(config, {"batch_size": 8})
+    trainer = fastvgan.Trainer(run_dir=tmp_path / "r", resume="auto")
+    assert (trainer.config, trainer.step, trainer.steps) == (config, 0, 3)
+    assert settings(*again, "--data", "digits") == PRESETS["digits"]  # another run, which takes the folder
+    assert settings(*again, "--preset", "reference") == PRESETS["reference"]

@@ -70,6 +70,9 @@ def find_base(request: Request) -> tuple[RunConfig, Start]:
     name = named.stem if isinstance(named, Path) else named if isinstance(named, str) else None
     name = name or Path(data or base.data.data).name.removeprefix(IN_PYTHON) or _DIGITS
     start = find_start(name, request.run_dir, request.resume, request.may_write)
+    is_other = start.saved and (named is not None or data not in (None, start.saved.data.data))
+    if start.checkpoint is None and is_other:  # no state is there to continue, so that another run may begin
+        start = start._replace(saved=None)
     if start.saved and named is None:
         return start.saved, start
     if start.saved and request.fitted_preset:  # what its clips decided when it began

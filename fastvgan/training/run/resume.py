@@ -18,7 +18,8 @@ class Start(NamedTuple):
     Attributes:
         folder: the run folder to write.
         checkpoint: the checkpoint to resume from, or None.
-        saved: the configuration of the checkpoint's run, or None.
+        saved: the configuration of the checkpoint's run, or of the run in the folder that was killed before its first
+            checkpoint; or None.
         remarks: sentences for the user, one for each newer checkpoint that is damaged and skipped among them.
         changed_data: whether to resume even if the data differ from those that the checkpoint was trained on.
         is_new: whether no run was in the folder; another may begin there before this one does.
@@ -96,9 +97,8 @@ def _start_or_continue(name: str, folder: Path | None, may_continue: bool, may_w
     if may_write:
         wait_until_unlocked(folder)
     found, remarks = _newest_good(folder) if may_continue else (None, ())
-    if found is None:
-        return Start(folder, is_new=is_new)
-    return Start(folder, found, read_config(folder / "config.yaml"), remarks)
+    saved = None if is_new and found is None else read_config(folder / "config.yaml")
+    return Start(folder, found, saved, remarks, is_new=is_new)
 
 
 def _holds_run(folder: Path) -> UserError:
