@@ -266,6 +266,7 @@ _FREE |= {
     "wandb",
     "evaluate_every",
     "evaluate_clips",
+    "accumulate",  # the batch stays; `describe_change` says what does not
     "text_encoder",  # its fingerprint is compared
 }
 # Settings that follow from the data, whose changes the fingerprint detects.
@@ -327,6 +328,17 @@ def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
             if key not in _FREE | _OF_DATA and before[key] != after[key]:
                 found.append(f"{part}.{key} is {_shorten(before[key])} there and {_shorten(after[key])} here")
     return found
+
+
+def describe_change(old: RunConfig, new: RunConfig) -> tuple[str, ...]:
+    """Describe a change that a resumed run may make but that changes its results, in one sentence or none."""
+    before, after = old.training.accumulate, new.training.accumulate
+    if before == after:
+        return ()
+    return (
+        f"--accumulate is {after} instead of {before}: the clips stay the same, batch norms now see parts of "
+        f"{new.training.batch_size // after} of them",
+    )
 
 
 def _shorten(value: object) -> str:

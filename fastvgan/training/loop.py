@@ -43,7 +43,10 @@ from fastvgan.training.step.tensors import tensors_of
 
 logger = logging.getLogger("fastvgan")
 
-_REMEDY = "lower --lr-generator and --lr-discriminator, use --precision fp32, or check the data"
+_REMEDY = (
+    "check the data, or train into another --run-dir with lower --lr-generator and --lr-discriminator, or with "
+    "--precision fp32"
+)
 _SLOWER = 0.5  # factor of the learning rates at each rollback
 _REQUESTED = 1000  # stands for a callback's request to stop, among the numbers of signals
 
@@ -300,8 +303,9 @@ class TrainingLoop:
                 self._run_step(clips)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); use a "
-                "smaller --batch-size, or --accumulate 2 to process the same one in two parts"
+                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); resume "
+                f"with --accumulate {2 * training.accumulate}, which processes the same batch in parts, or train into "
+                "another --run-dir with a smaller --batch-size"
             ) from error
         self.done += 1
         self._record = self._record._replace(step=self.done, score=None)

@@ -8,7 +8,7 @@ from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.files.lock import wait_until_unlocked
 from fastvgan.models.config import ModelConfig
-from fastvgan.runs.config import RunConfig, find_differences, read_config
+from fastvgan.runs.config import RunConfig, describe_change, find_differences, read_config
 from fastvgan.runs.names import new_run, newest_run
 
 
@@ -116,7 +116,7 @@ def fit_to_checkpoint(start: Start, config: RunConfig, data: Fingerprint) -> tup
         data: fingerprint of the current data.
 
     Returns:
-        The configuration, and sentences for the user about changed data.
+        The configuration, and sentences for the user about what changed.
 
     Raises:
         UserError: settings differ from the checkpoint's; or the data differ, and `start` does not allow that or the
@@ -141,7 +141,7 @@ def fit_to_checkpoint(start: Start, config: RunConfig, data: Fingerprint) -> tup
         raise UserError(f"--data {name} has {misfit}; resume with the previous data, or train into another --run-dir")
     change = _change(start, read_record(start.checkpoint).data, name, data)
     model = model.model_copy(update={"text_encoder": config.model.text_encoder})  # the folder may have moved
-    return config.model_copy(update={"model": model}), change
+    return config.model_copy(update={"model": model}), (*describe_change(start.saved, config), *change)
 
 
 def _describe_text(model: ModelConfig) -> str:
