@@ -112,6 +112,7 @@ def _train(
 ) -> int:
     # Heavy imports come late, so that --help and bad flags answer at once.
     from fastvgan.generation.files import BEST, EXPORTED
+    from fastvgan.runs.checkpoint import find_best
     from fastvgan.training.loop import TrainingLoop
     from fastvgan.training.run.scoring import describe
 
@@ -129,9 +130,10 @@ def _train(
     left = {"samples": f"samples/{newest}", "generator": EXPORTED, "best": BEST, "report": "report.html"}
     for what, where in left.items():
         if (path := loop.folder / where).is_file():
-            print(f"{what + ':':12}{path}")
+            best = find_best(loop.folder / "checkpoints") if what == "best" else None
+            print(f"{what + ':':12}{path}" + (f" ({best[0].name})" if best else ""))
     if loop.scores:
-        print(f"scores:     {describe(loop.scores)}")
+        print(f"scores:     step-{loop.scored_step}: {describe(loop.scores)}")
     return status
 
 

@@ -43,10 +43,7 @@ from fastvgan.training.step.tensors import tensors_of
 
 logger = logging.getLogger("fastvgan")
 
-_REMEDY = (
-    "check the data, or train into another --run-dir with lower --lr-generator and --lr-discriminator, or with "
-    "--precision fp32"
-)
+_REMEDY = "check the data, or use another --run-dir with lower --lr-generator, --lr-discriminator or --precision fp32"
 _SLOWER = 0.5  # factor of the learning rates at each rollback
 _REQUESTED = 1000  # stands for a callback's request to stop, among the numbers of signals
 
@@ -189,6 +186,11 @@ class TrainingLoop:
         """Scores of the last evaluation, in the first process; see `fastvgan.metrics.evaluation`."""
         return self._output.scores if self._output else {}
 
+    @property
+    def scored_step(self) -> int:
+        """The step of `scores`; 0 before the first evaluation."""
+        return self._output.scored_step if self._output else 0
+
     def _log_start(self) -> None:
         for line in self.describe().splitlines():
             logger.info(line)
@@ -304,8 +306,7 @@ class TrainingLoop:
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); resume "
-                f"with --accumulate {2 * training.accumulate}, which processes the same batch in parts, or train into "
-                "another --run-dir with a smaller --batch-size"
+                f"with --accumulate {2 * training.accumulate}, or use another --run-dir with a smaller --batch-size"
             ) from error
         self.done += 1
         self._record = self._record._replace(step=self.done, score=None)

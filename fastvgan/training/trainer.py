@@ -43,7 +43,8 @@ class TrainingResult:
 
     Attributes:
         run_dir: the run folder, with checkpoints, samples, metrics and report.html.
-        scores: the last evaluation's scores, by name; empty in all but the first of several processes.
+        scores: the last evaluation's scores, by name; empty in all but the first of several processes. `generator` may
+            be an earlier step's; `fastvgan evaluate --run RUN_DIR` scores that one.
         step: number of steps done.
         stopped: what ended the run early, "SIGINT", "SIGTERM" or "a callback"; None if it ended with its last step.
     """

@@ -158,7 +158,7 @@ def test_a_run_whose_updates_were_left_out_does_not_end_as_trained(tmp_path, poi
     trainer = begin(
         tmp_path / "r", steps=steps, log_every=log_every, max_skipped=most, max_setbacks=1, checkpoint_every=100
     )
-    with pytest.raises(UserError, match=r"not finite.*another --run-dir with lower --lr-generator"):
+    with pytest.raises(UserError, match=r"not finite.*another --run-dir with lower --lr-gen"):
         trainer.run()
     assert find_newest_good(tmp_path / "r" / "checkpoints") == (None, [])
 
