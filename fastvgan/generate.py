@@ -57,7 +57,7 @@ class Arguments(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to make them."""
     out: Path = Path("generated.gif")
-    """File to write: .mp4, .gif, or .png for the frames side by side."""
+    """File to write: .mp4, .gif, or .png for up to 16 of the frames, evenly spaced, side by side."""
 
     @field_validator("seed")
     @classmethod
