@@ -81,7 +81,8 @@ class TrainingConfig(Settings):
     """Show D real clips under a wrong condition, which it has to reject (models with a condition only).
     --no-matching-aware needs --contrast 0; the presets for digits set --contrast 3."""
     wrong_conditions: int = Field(1, ge=1, le=4096)
-    """Wrong conditions per real clip; more of them cost little, because D encodes a clip once."""
+    """Wrong captions or classes per real clip; more of them cost little, because D encodes a clip once. There is one
+    wrong first frame, which D encodes with the clip."""
     contrast: float = Field(0.0, ge=0)
     """Weight of the contrastive loss, in which D on real clips, and G, must prefer a clip's own condition to wrong ones
     (0: none)."""

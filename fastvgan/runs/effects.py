@@ -21,7 +21,10 @@ _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
         lambda run: not {"frame", "difference"}.isdisjoint(run.model.discriminators),
     ),
     "text_model": ("--condition text", lambda run: "text" in run.model.condition),
-    "wrong_conditions": _CONDITION,
+    "wrong_conditions": (
+        "--condition text or class, and --matching-aware",
+        lambda run: run.training.matching_aware and not {"text", "class"}.isdisjoint(run.model.condition),
+    ),
     "contrast": _CONDITION,
     "diversity": _CONDITION,
     "feature_diversity": _CONDITION,
