@@ -11,6 +11,7 @@ from fastvgan.command_line import Given, log_to_terminal, read_flags, run_comman
 from fastvgan.errors import UserError
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.effects import check_effects
+from fastvgan.runs.presets import suggest_preset
 from fastvgan.settings import Settings
 from fastvgan.training.run.request import (
     Request,
@@ -85,7 +86,8 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
         return 0
     if parsed.changed_data and parsed.resume is None:
         raise UserError("--changed-data needs --resume; pass --resume auto, or leave --changed-data out")
-    start = start._replace(changed_data=parsed.changed_data)
+    advice = () if request.base or start.saved else suggest_preset(parsed.run)
+    start = start._replace(changed_data=parsed.changed_data, remarks=(*start.remarks, *advice))
     return _train(parsed.run, start, parsed.dry_run, parallel, listing)
 
 

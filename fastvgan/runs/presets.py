@@ -98,3 +98,27 @@ def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+_CHOSEN = ("family", "condition", "height", "width")  # what the presets for the digits were tuned for
+
+
+def suggest_preset(run: RunConfig) -> tuple[str, ...]:
+    """Name the preset that was tuned for a run on the digits, in one sentence or none.
+
+    Args:
+        run: settings that the user chose without a preset, so that the others are those of the preset digits.
+    """
+    default = PRESETS["digits"].model
+    for name in ("digits-conv3d", "digits-image", "digits-class", "digits-64"):
+        model = PRESETS[name].model
+        chosen = [key for key in _CHOSEN if getattr(run.model, key) != getattr(default, key)]
+        is_same = all(getattr(run.model, key) == getattr(model, key) for key in _CHOSEN)
+        if run.data.data == "digits" and chosen and is_same:
+            flags = " ".join(f"--{key} {_typed(getattr(model, key))}" for key in chosen)
+            return (f"--preset {name} was tuned for {flags}; without it other settings are those of --preset digits",)
+    return ()
+
+
+def _typed(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)

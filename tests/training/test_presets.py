@@ -76,3 +76,28 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_with_its
     assert (trainer.config, trainer.step, trainer.steps) == (config, 0, 3)
     assert settings(*again, "--data", "digits") == PRESETS["digits"]  # another run, which takes the folder
     assert settings(*again, "--preset", "reference") == PRESETS["reference"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"family": "conv3d"}, "digits-conv3d"),
+        ({"condition": "image"}, "digits-image"),
+        ({"condition": "class"}, "digits-class"),
+        ({"height": 64, "width": 64}, "digits-64"),
+        ({}, None),
+        ({"family": "conv3d", "condition": "class"}, None),
+        ({"config": "digits", "family": "conv3d"}, None),
+        ({"config": "digits-conv3d"}, None),
+    ],
+)
+def test_the_preset_that_was_tuned_for_the_users_choice_is_named(tmp_path, settings, name):
+    said = fastvgan.Trainer(data="digits", run_dir=tmp_path / "r", base_width=2, **settings).describe()
+    flags = " ".join(f"--{key} {value}" for key, value in settings.items())
+    assert (f"--preset {name} was tuned for {flags};" in said) if name else "was tuned for" not in said
+
+
+def test_the_command_names_it_too(tmp_path):
+    flags = ["--family", "conv3d", "--base-width", "2", "--run-dir", str(tmp_path / "r"), "--dry-run"]
+    assert "--preset digits-conv3d was tuned for --family conv3d; " in call("fastvgan.train", flags)[1]
+    assert "was tuned for" not in call("fastvgan.train", [*flags, "--preset", "digits"])[1]
