@@ -115,10 +115,7 @@ def suggest_preset(run: RunConfig) -> tuple[str, ...]:
         chosen = [key for key in _CHOSEN if getattr(run.model, key) != getattr(default, key)]
         is_same = all(getattr(run.model, key) == getattr(model, key) for key in _CHOSEN)
         if run.data.data == "digits" and chosen and is_same:
-            flags = " ".join(f"--{key} {_typed(getattr(model, key))}" for key in chosen)
+            values = {key: getattr(model, key) for key in chosen}
+            flags = " ".join(f"--{key} {value[0] if key == 'condition' else value}" for key, value in values.items())
             return (f"--preset {name} was tuned for {flags}; without it other settings are those of --preset digits",)
     return ()
-
-
-def _typed(value: object) -> str:
-    return " ".join(value) if isinstance(value, tuple) else str(value)
