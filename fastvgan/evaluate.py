@@ -43,8 +43,8 @@ class _OwnFlags(Settings):
     """Flags of every evaluation."""
 
     run: Path | None = None
-    """Run folder, checkpoint folder, exported .safetensors file, or `digits`, which ships with fastvgan; by default the
-    newest run under runs/."""
+    """Run folder, checkpoint folder, exported .safetensors file, `digits`, which ships with fastvgan, or USER/MODEL of
+    the Hugging Face Hub; by default the newest run under runs/."""
     data: str | None = None
     """Data to compare with, as `train` takes it; by default what the run was trained on."""
     root: str | None = None

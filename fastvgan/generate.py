@@ -31,8 +31,8 @@ class Arguments(Settings):
 
     run: Path | None = None
     """Run folder (its best generator, or the last one where none has a score), checkpoint folder (such as
-    runs/digits-1/checkpoints/step-200), exported .safetensors file, or `digits`, which ships with fastvgan; by default
-    the newest run under runs/, or `digits` without one."""
+    runs/digits-1/checkpoints/step-200), exported .safetensors file, `digits`, which ships with fastvgan, or USER/MODEL
+    of the Hugging Face Hub; by default the newest run under runs/, or `digits` without one."""
     text: tuple[str, ...] | None = None
     """One or more captions, each in quotes, for a model that follows text; of words that were in the training captions,
     unless the model was trained with --text-encoder. Several captions take one row each; --text may be repeated."""
@@ -57,7 +57,7 @@ class Arguments(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to make them."""
     out: Path = Path("generated.gif")
-    """File to write: .mp4, .gif, or .png for the frames side by side."""
+    """File to write: .mp4, .gif, or .png for up to 16 of the frames, evenly spaced, side by side."""
 
     @field_validator("seed")
     @classmethod

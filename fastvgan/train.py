@@ -11,8 +11,17 @@ from fastvgan.command_line import Given, log_to_terminal, read_flags, run_comman
 from fastvgan.errors import UserError
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.effects import check_effects
+from fastvgan.runs.presets import suggest_preset
 from fastvgan.settings import Settings
-from fastvgan.training.run.request import Request, check_workers, connect, find_base, fit_to_clips, is_fitted
+from fastvgan.training.run.request import (
+    Request,
+    check_workers,
+    connect,
+    find_base,
+    fit_to_clips,
+    is_fitted,
+    let_epochs_count,
+)
 from fastvgan.training.run.resume import Start
 
 if TYPE_CHECKING:
@@ -23,7 +32,10 @@ T = TypeVar("T")
 
 
 class Arguments(Settings):
-    """Train a video GAN. With no argument: captioned moving digits, on whatever the machine has."""
+    """Train a video GAN. With no argument: captioned moving digits, on whatever the machine has.
+
+    The defaults shown are those of the preset digits; --print-config prints those of other flags.
+    """
 
     run: tyro.conf.OmitArgPrefixes[RunConfig]
     preset: str | None = None
@@ -36,7 +48,7 @@ class Arguments(Settings):
     """Folder to write to; by default a new one under runs/."""
     resume: str | None = None
     """`auto` resumes from the last complete checkpoint of the run folder (without --run-dir, of the newest run under
-    runs/), or starts a new run without a checkpoint; a path names a checkpoint or a run folder."""
+    runs/), or starts from step 0 without a checkpoint; a path names a checkpoint or a run folder."""
     changed_data: bool = False
     """With --resume: resume even if the data differ from those that the checkpoint was trained on."""
     print_config: bool = False
@@ -64,7 +76,7 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
     if not parsed.print_config:
         check_workers(parsed.run.data.workers)
     if is_fitted(request, start):
-        base, listing = first(lambda: fit_to_clips(parsed.run, {path[-1] for path in given.values}))
+        base, listing = first(lambda: fit_to_clips(request, parsed.run, {path[-1] for path in given.values}))
         parsed = _parse(given, base)
     check_effects(parsed.run, {path[-1] for path in given.values})
     if parsed.print_config:
@@ -74,7 +86,8 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
         return 0
     if parsed.changed_data and parsed.resume is None:
         raise UserError("--changed-data needs --resume; pass --resume auto, or leave --changed-data out")
-    start = start._replace(changed_data=parsed.changed_data)
+    advice = () if request.base or start.saved else suggest_preset(parsed.run)
+    start = start._replace(changed_data=parsed.changed_data, remarks=(*start.remarks, *advice))
     return _train(parsed.run, start, parsed.dry_run, parallel, listing)
 
 
@@ -83,6 +96,7 @@ def _call(function: Callable[[], T]) -> T:
 
 
 def _parse(given: Given, base: RunConfig) -> Arguments:
+    base = let_epochs_count(base, {path[-1] for path in given.values})
     return settings_from(Arguments, given, Arguments(run=base), "python -m fastvgan.train")
 
 
@@ -100,6 +114,7 @@ def _train(
 ) -> int:
     # Heavy imports come late, so that --help and bad flags answer at once.
     from fastvgan.generation.files import BEST, EXPORTED
+    from fastvgan.runs.checkpoint import find_best
     from fastvgan.training.loop import TrainingLoop
     from fastvgan.training.run.scoring import describe
 
@@ -117,9 +132,10 @@ def _train(
     left = {"samples": f"samples/{newest}", "generator": EXPORTED, "best": BEST, "report": "report.html"}
     for what, where in left.items():
         if (path := loop.folder / where).is_file():
-            print(f"{what + ':':12}{path}")
+            best = find_best(loop.folder / "checkpoints") if what == "best" else None
+            print(f"{what + ':':12}{path}" + (f" ({best[0].name})" if best else ""))
     if loop.scores:
-        print(f"scores:     {describe(loop.scores)}")
+        print(f"scores:     step-{loop.scored_step}: {describe(loop.scores)}")
     return status
 
 

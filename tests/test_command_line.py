@@ -80,6 +80,19 @@ OTHERS = [
     ("prepare", "only", "OUT missing; pass SOURCE OUT, in this order"),
     ("prepare", "a b c", "unexpected argument c; --help lists all flags"),
     ("prepare", "a b --to zip", "--to zip: expected one of manifest, clips, shards, tars"),
+    ("prepare", "a b --channels 1", "--channels 1 has no effect with --to manifest; leave it out, or pass --to shards"),
+    (
+        "prepare",
+        "a b --to tars --channels 1",
+        "--channels 1 has no effect with --to tars; leave it out, or pass --to s",
+    ),
+    (
+        "prepare",
+        "a b --codec h264",
+        "--codec h264 has no effect with --to manifest; leave it out, or pass --to clips or",
+    ),
+    ("prepare", "a b --to shards --height 8 --width 8 --gop 9", "--gop 9 has no effect with --to shards; leave it"),
+    ("prepare", "a b --to clips --shard-size 9", "--shard-size 9 has no effect with --to clips; leave it out, or pass"),
     ("info", "--jsno", "unknown flag --jsno (did you mean --json?); --help lists all flags"),
     ("report", "--run missing", "missing is not a folder; pass a run folder with --run"),
     ("metrics.train_oracle", "--steps -3", "--steps -3: must be at least 1"),
@@ -185,6 +198,9 @@ def test_help_is_printed_whatever_else_is_there():
     status, out, _ = call("fastvgan.train", ["--steps", "five", "--help"])
     words = " ".join(out.replace("│", "").split())
     assert status == 0 and "--batch-size" in words and "--no-matching-aware needs --contrast 0" in words
+    status, out, _ = call("fastvgan.train", ["--preset", "reference", "--data", "missing", "--help"])
+    assert status == 0 and "The defaults shown are those of the preset digits; --print-config prints" in out
+    assert f"(default: {preset('digits').training.wrong_conditions})" in out
 
 
 def test_help_begins_with_what_the_settings_say_of_themselves():

@@ -28,7 +28,7 @@ _MOST_SECONDS = 655  # of a frame of a .gif
 
 
 def write_video(path: Path, frames: "np.ndarray | torch.Tensor", fps: float = 8) -> None:
-    """Write one clip atomically to .mp4 (H.264), .gif, or .png (frames side by side).
+    """Write one clip atomically to .mp4 (H.264), .gif, or .png (all frames side by side).
 
     Args:
         path: file to write.

@@ -16,26 +16,32 @@ SHIPPED = {DEFAULT: FOLDER / "digits.safetensors"}
 
 
 def find_generator(named: Path | None) -> Path:
-    """Return the generator named by --run: a path, or the name of a shipped generator.
+    """Return the generator named by --run: a path, the name of a shipped generator, or a model on the Hub.
 
-    A path that exists comes before a shipped generator of the same name.
+    A path that exists comes before a shipped generator of the same name, and a folder before a user of the Hub: a name
+    such as runs/typo is not looked up where runs/ exists.
 
     Args:
         named: what the user passed; None for the newest run under ./runs, or the shipped generator without a run.
 
     Raises:
-        UserError: there is neither a path nor a shipped generator of this name.
+        UserError: nothing has this name, or it cannot be downloaded.
     """
     if named is None:
         return newest_run() or SHIPPED[DEFAULT]
     if named.exists():
         return named
-    if str(named) not in SHIPPED:
-        raise UserError(
-            f"--run {named} does not exist; pass a run folder, a checkpoint folder, an exported .safetensors file, or "
-            f"the name of a generator that ships with fastvgan ({', '.join(SHIPPED)})"
-        )
-    return SHIPPED[str(named)]
+    if str(named) in SHIPPED:
+        return SHIPPED[str(named)]
+    from fastvgan.generation.hub import download, is_hub_id  # lazily: it imports torch
+
+    if is_hub_id(str(named)) and not named.parent.exists():
+        return download(str(named))
+    raise UserError(
+        f"--run {named} does not exist; pass a run folder, a checkpoint folder, an exported .safetensors file, the "
+        f"name of a generator that ships with fastvgan ({', '.join(SHIPPED)}), or a model on the Hugging Face Hub, "
+        "as user/model"
+    )
 
 
 def find_shipped_name(path: Path) -> str | None:

@@ -86,7 +86,7 @@ class Video(_Frames):
         """Write the clip to a file.
 
         Args:
-            path: .mp4, .gif, or .png for the frames side by side.
+            path: .mp4, .gif, or .png for up to 16 of the frames, evenly spaced, side by side.
             fps: frames per second, by default the clip's.
             scale: factor by which pixels are enlarged; 0 enlarges small clips so that they are easy to see.
 
@@ -151,7 +151,7 @@ class Videos(_Frames, Sequence[Video]):
         """Write the clips to one file: one clip as it is, several side by side.
 
         Args:
-            path: .mp4, .gif, or .png for the frames side by side, one row per clip.
+            path: .mp4, .gif, or .png for up to 16 frames of each clip, evenly spaced, side by side in one row per clip.
             fps: frames per second, by default `fps` of the clips.
             scale: factor by which pixels are enlarged; 0 enlarges small clips so that they are easy to see.
             columns: clips per row of .mp4 and .gif; by default about as many as rows.
@@ -194,7 +194,7 @@ def write_video(path: str | os.PathLike, frames: Frames, fps: float = FPS) -> No
     """Write one clip to a file, pixel by pixel and atomically.
 
     Args:
-        path: .mp4 (H.264), .gif, or .png for the frames side by side.
+        path: .mp4 (H.264), .gif, or .png for all frames side by side.
         frames: a `Video`; an array or tensor (T, H, W, C); or T pictures of one size, PIL images, arrays (H, W, C) or
             tensors (C, H, W), of uint8 or floats in [0, 1] (see `fastvgan.data.media.image_input.read_image`).
         fps: frames per second.

@@ -49,6 +49,10 @@ class Record(NamedTuple):
         pairs = (self.data, other.data), (self.scored_clips, other.scored_clips)
         return all(a is None or b is None or a == b for a, b in pairs)
 
+    def with_data(self, data: Fingerprint) -> "Record":
+        """Return the record of the next checkpoint, trained on this data, without a score on other data."""
+        return self._replace(data=data, score=self.score if self.data in (None, data) else None)
+
 
 class _Fault(Exception):
     """Why a checkpoint cannot be read: a clause that names the file, without a remedy."""

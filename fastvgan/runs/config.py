@@ -81,7 +81,8 @@ class TrainingConfig(Settings):
     """Show D real clips under a wrong condition, which it has to reject (models with a condition only).
     --no-matching-aware needs --contrast 0; the presets for digits set --contrast 3."""
     wrong_conditions: int = Field(1, ge=1, le=4096)
-    """Wrong conditions per real clip; more of them cost little, because D encodes a clip once."""
+    """Wrong captions or classes per real clip; more of them cost little, because D encodes a clip once. There is one
+    wrong first frame, which D encodes with the clip."""
     contrast: float = Field(0.0, ge=0)
     """Weight of the contrastive loss, in which D on real clips, and G, must prefer a clip's own condition to wrong ones
     (0: none)."""
@@ -139,9 +140,9 @@ class TrainingConfig(Settings):
     redraw: float = Field(0.0, ge=0)
     """Weight of the share of pixels that G draws new instead of moving them (0: none; with --warp only)."""
     steps: Count | None = None
-    """Steps to train; each updates D and G once. Overrides --epochs."""
+    """Steps to train; each updates D and G once. Without it, --epochs decides."""
     epochs: Count = 100
-    """Passes over the data, if --steps is not given."""
+    """Passes over the data, instead of --steps; of the digits, as many clips as there are handwritten pictures."""
     batch_size: int = Field(64, ge=2, le=2**20)
     """Clips per step, over all processes."""
     accumulate: int = Field(1, ge=1, le=2**20)
@@ -267,6 +268,7 @@ _FREE |= {
     "wandb",
     "evaluate_every",
     "evaluate_clips",
+    "accumulate",  # the batch stays; `describe_change` says what does not
     "text_encoder",  # its fingerprint is compared
 }
 # Settings that follow from the data, whose changes the fingerprint detects.
@@ -328,6 +330,17 @@ def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
             if key not in _FREE | _OF_DATA and before[key] != after[key]:
                 found.append(f"{part}.{key} is {_shorten(before[key])} there and {_shorten(after[key])} here")
     return found
+
+
+def describe_change(old: RunConfig, new: RunConfig) -> tuple[str, ...]:
+    """Describe a change that a resumed run may make but that changes its results, in one sentence or none."""
+    before, after = old.training.accumulate, new.training.accumulate
+    if before == after:
+        return ()
+    return (
+        f"--accumulate is {after} instead of {before}: the clips stay the same, batch norms now see parts of "
+        f"{new.training.batch_size // after} of them",
+    )
 
 
 def _shorten(value: object) -> str:

@@ -21,7 +21,10 @@ _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
         lambda run: not {"frame", "difference"}.isdisjoint(run.model.discriminators),
     ),
     "text_model": ("--condition text", lambda run: "text" in run.model.condition),
-    "wrong_conditions": _CONDITION,
+    "wrong_conditions": (
+        "--condition text or class, and --matching-aware",
+        lambda run: run.training.matching_aware and not {"text", "class"}.isdisjoint(run.model.condition),
+    ),
     "contrast": _CONDITION,
     "diversity": _CONDITION,
     "feature_diversity": _CONDITION,
@@ -47,6 +50,8 @@ def check_effects(run: RunConfig, named: Collection[str]) -> None:
     Raises:
         UserError: a setting differs from its default and has no effect with the others.
     """
+    if "epochs" in named and run.training.steps is not None:
+        raise UserError(f"--steps {run.training.steps} and --epochs {run.training.epochs} exclude each other; pass one")
     for name in sorted(_NEEDS.keys() & set(named)):
         needed, has = _NEEDS[name]
         part = next(part for part in (run.model, run.data, run.training) if name in type(part).model_fields)

@@ -69,7 +69,7 @@ PRESETS: dict[str, RunConfig] = {
         model=ModelConfig(
             condition=(), height=128, width=128, base_width=32, upsampling="resize", time_margin=True, d_bias=True
         ),
-        training=TrainingConfig(matching_aware=False, batch_size=16, ema=0.999, sample_every=500, checkpoint_every=500),
+        training=TrainingConfig(batch_size=16, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
     "stacked-digits": RunConfig(
         model=ModelConfig(condition=(), frames=4),
@@ -81,9 +81,12 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "clips-64": RunConfig(
         model=ModelConfig(condition=(), height=64, width=64, upsampling="resize", time_margin=True, d_bias=True),
-        training=TrainingConfig(matching_aware=False, batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
+        training=TrainingConfig(batch_size=32, ema=0.999, sample_every=500, checkpoint_every=500),
     ),
 }
+
+FITTED = ("clips", "clips-64", "clips-128")
+"""Presets for own clips, which decide the condition, and the number of steps if they are few."""
 
 
 def preset(name: str) -> RunConfig:
@@ -95,3 +98,24 @@ def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+_CHOSEN = ("family", "condition", "height", "width")  # what the presets for the digits were tuned for
+
+
+def suggest_preset(run: RunConfig) -> tuple[str, ...]:
+    """Name the preset that was tuned for a run on the digits, in one sentence or none.
+
+    Args:
+        run: settings that the user chose without a preset, so that the others are those of the preset digits.
+    """
+    default = PRESETS["digits"].model
+    for name in ("digits-conv3d", "digits-image", "digits-class", "digits-64"):
+        model = PRESETS[name].model
+        chosen = [key for key in _CHOSEN if getattr(run.model, key) != getattr(default, key)]
+        is_same = all(getattr(run.model, key) == getattr(model, key) for key in _CHOSEN)
+        if run.data.data == "digits" and chosen and is_same:
+            values = {key: getattr(model, key) for key in chosen}
+            flags = " ".join(f"--{key} {value[0] if key == 'condition' else value}" for key, value in values.items())
+            return (f"--preset {name} was tuned for {flags}; without it other settings are those of --preset digits",)
+    return ()

@@ -1,7 +1,7 @@
 """Settings that follow from the clips unless the user gives them: size, frames, channels, condition, preset."""
 
 from collections.abc import Collection, Container
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastvgan.data.fitting import fit_frames, fit_size, fit_size_of_shards, median_size
 from fastvgan.runs.config import RunConfig, TrainingConfig
@@ -65,8 +65,31 @@ def fit_settings(
         remarks.append(f"{clips} few: training with --augment {' '.join(_AUGMENT)}; --augment none turns it off")
     base = PRESETS[name]
     changed = {"augment": _AUGMENT} if augments else {}
-    training = base.training.model_copy(update=changed | _more_training(name, run.training, len(found), named))
+    training = base.training.model_copy(update=changed | _enough_steps(name, run.training, len(found), named))
     return RunConfig(model=base.model.model_copy(update=size), training=training), remarks
+
+
+def fit_preset(
+    name: str, condition: tuple[str, ...], clips: int, run: RunConfig, named: Container[str]
+) -> tuple[RunConfig, list[str]]:
+    """Fit one of `FITTED`, which the user named, to a set of clips in what does not depend on their size.
+
+    Args:
+        name: the preset.
+        condition: the condition that the clips have.
+        clips: number of clips.
+        run: the settings so far, from the preset.
+        named: names of settings that the user gave, which stay unchanged.
+
+    Returns:
+        The settings, and a sentence if they differ from the preset's number of steps.
+    """
+    changed, remarks = _enough_steps(name, run.training, clips, named), []
+    if changed and "steps" not in named:
+        few = f"{run.training.epochs} epochs of {clips} clips are too few steps"
+        remarks.append(f"{few}: training for --steps {changed['steps']}; --epochs {run.training.epochs} keeps them")
+    model = run.model if "condition" in named else run.model.model_copy(update={"condition": condition})
+    return run.model_copy(update={"model": model, "training": run.training.model_copy(update=changed)}), remarks
 
 
 def fit_settings_to_shape(found: "Examined", run: RunConfig, named: Collection[str]) -> tuple[RunConfig, list[str]]:
@@ -81,17 +104,14 @@ def fit_settings_to_shape(found: "Examined", run: RunConfig, named: Collection[s
     return fit_settings(listing, sized, {"height", "width", "frames", "channels"} | set(named), False)
 
 
-def _more_training(name: str, given: TrainingConfig, clips: int, named: Container[str]) -> dict[str, Any]:
-    """Return changes to the training settings of a preset that was not chosen by the user."""
+def _enough_steps(name: str, given: TrainingConfig, clips: int, named: Container[str]) -> dict[str, int]:
+    """Return the number of steps, as a change to the settings, if a preset's epochs are too few of a small set."""
     if name == _SMALL:
         return {}
-    changed: dict[str, Any] = {"matching_aware": True}  # the preset has no condition, and these clips may have one
     batch = given.batch_size if "batch_size" in named else PRESETS[name].training.batch_size
     steps = PRESETS[name].training.model_copy(update={"batch_size": batch}).count_steps(clips)
     least = PRESETS[_SMALL].training.steps
-    if least is not None and steps < least and "epochs" not in named:  # too few epochs for a small set
-        changed["steps"] = least
-    return changed
+    return {"steps": least} if least is not None and steps < least and "epochs" not in named else {}
 
 
 def _describe_sizes(sizes: list[tuple[int, int]]) -> str:

@@ -43,7 +43,7 @@ from fastvgan.training.step.tensors import tensors_of
 
 logger = logging.getLogger("fastvgan")
 
-_REMEDY = "lower --lr-generator and --lr-discriminator, use --precision fp32, or check the data"
+_REMEDY = "check the data, or use another --run-dir with lower --lr-generator, --lr-discriminator or --precision fp32"
 _SLOWER = 0.5  # factor of the learning rates at each rollback
 _REQUESTED = 1000  # stands for a callback's request to stop, among the numbers of signals
 
@@ -186,6 +186,11 @@ class TrainingLoop:
         """Scores of the last evaluation, in the first process; see `fastvgan.metrics.evaluation`."""
         return self._output.scores if self._output else {}
 
+    @property
+    def scored_step(self) -> int:
+        """The step of `scores`; 0 before the first evaluation."""
+        return self._output.scored_step if self._output else 0
+
     def _log_start(self) -> None:
         for line in self.describe().splitlines():
             logger.info(line)
@@ -300,8 +305,8 @@ class TrainingLoop:
                 self._run_step(clips)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); use a "
-                "smaller --batch-size, or --accumulate 2 to process the same one in two parts"
+                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); resume "
+                f"with --accumulate {2 * training.accumulate}, or use another --run-dir with a smaller --batch-size"
             ) from error
         self.done += 1
         self._record = self._record._replace(step=self.done, score=None)
@@ -404,8 +409,7 @@ class TrainingLoop:
         if path is not None:
             record = self.parallel.run_on_first(lambda: checkpoint.restore(path, self.step))
             self.parallel.broadcast_tensors(tensors_of(self.step).values())
-        is_same = record.data in (None, self.source.fingerprint)
-        return record._replace(data=self.source.fingerprint, score=record.score if is_same else None)
+        return record.with_data(self.source.fingerprint)
 
     def _rescue(self, save: Callable[[Output, Record], object] = Output.save_last) -> None:
         """Save the state, which is consistent between steps, before the process ends for an unrelated reason."""

@@ -15,7 +15,8 @@ from fastvgan.data.source import Source
 from fastvgan.errors import UserError
 from fastvgan.runs.config import DataConfig, RunConfig
 from fastvgan.runs.effects import check_effects
-from fastvgan.training.defaults import fit_settings_to_shape
+from fastvgan.runs.presets import suggest_preset
+from fastvgan.training.defaults import fit_preset, fit_settings_to_shape
 from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.run.callbacks import Callback, Callbacks
@@ -43,7 +44,8 @@ class TrainingResult:
 
     Attributes:
         run_dir: the run folder, with checkpoints, samples, metrics and report.html.
-        scores: the last evaluation's scores, by name; empty in all but the first of several processes.
+        scores: the last evaluation's scores, by name; empty in all but the first of several processes. `generator` may
+            be an earlier step's; `fastvgan evaluate --run RUN_DIR` scores that one.
         step: number of steps done.
         stopped: what ended the run early, "SIGINT", "SIGTERM" or "a callback"; None if it ended with its last step.
     """
@@ -72,12 +74,13 @@ class Trainer:
     Args:
         config: settings to start from: the name of a preset, the path of a YAML file as in a run folder, or a
             `RunConfig`. None takes those of the resumed run, else those that suit the data: for clips of your own, the
-            size, number of frames, condition and preset that fit them, as the command does.
+            size, number of frames, condition and preset that fit them, as the command does. With the preset clips,
+            clips-64 or clips-128 they decide the condition.
         data: the clips: a folder or manifest, "digits" or "stacked-digits", a torch Dataset (see
             `fastvgan.data.DatasetSource` for its items), or a `fastvgan.data.Source`. None takes that of the settings.
         run_dir: the folder to write; None for a new one under runs/.
         resume: "auto" resumes from the last complete checkpoint of the run folder (without `run_dir`, of the newest run
-            under runs/), or starts a new run without a checkpoint; a path names a checkpoint or a run folder.
+            under runs/), or starts from step 0 without a checkpoint; a path names a checkpoint or a run folder.
         changed_data: resume even if the data differ from those that the checkpoint was trained on.
         callbacks: instances of `fastvgan.Callback`, called in this order.
         **settings: further settings, by the names of the command's flags: batch_size=16 for --batch-size 16. A dataset
@@ -215,10 +218,11 @@ def _plan(request: Request, data: Any, settings: dict[str, Any], parallel: Paral
     check_workers(run.data.workers)
     listing = None
     if is_fitted(request, start):
-        base, listing = first(lambda: fit_to_clips(run, settings.keys()))
+        base, listing = first(lambda: fit_to_clips(request, run, settings.keys()))
         run = override(base, settings)
     check_effects(run, settings.keys())
-    return _Plan(run, start, listing)
+    advice = () if request.base or start.saved else suggest_preset(run)
+    return _Plan(run, start._replace(remarks=(*start.remarks, *advice)), listing)
 
 
 def _plan_python(
@@ -228,7 +232,11 @@ def _plan_python(
     settings = {"workers": 0, **settings, "data": request.data}
     override(base, settings)  # refuses bad settings before any item is read
     found = examine_source(data) if isinstance(data, Source) else examine(data)
-    if is_fitted(request, start):
+    if is_fitted(request, start) and request.fitted_preset:
+        run = override(base, settings)
+        base, remarks = fit_preset(request.fitted_preset, found.condition, found.size, run, settings.keys())
+        start = start._replace(remarks=(*start.remarks, *remarks))
+    elif is_fitted(request, start):
         shape = found.shape._asdict()
         fitted, remarks = fit_settings_to_shape(found, override(base, settings), settings.keys())
         start = start._replace(remarks=(*start.remarks, *remarks))

@@ -10,6 +10,7 @@ from commands import call, run
 from make_videos import encode, make_numbered
 from PIL import Image
 
+import fastvgan
 from fastvgan.data import open_source
 from fastvgan.data.datasets import ClipShape, Examined
 from fastvgan.data.source import Clips
@@ -157,6 +158,42 @@ def test_several_processes_take_what_the_first_one_found(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("clips are 32x32") == 1
     assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["model"]["frames"] == 8
+
+
+@pytest.mark.parametrize("name", ["clips", "clips-64", "clips-128"])
+def test_a_named_preset_takes_the_condition_of_the_clips_and_enough_steps(tmp_path, name):
+    """As the same preset does where the clips choose it."""
+    folder = ["--data", videos(tmp_path / "v", 32, 32, captions=["one", "two"]), "--preset", name]
+    config, said = settings(*folder)
+    model, training = config["model"], config["training"]
+    assert model["condition"] == ["text"] and "clips have captions" in said
+    assert training["matching_aware"] and training["steps"] == 1500
+    few = "100 epochs of 2 clips are too few steps: training for --steps 1500; --epochs 100 keeps them"
+    assert (few in said) == (name != "clips")
+    assert (model["height"], training["batch_size"]) == {"clips": (16, 64), "clips-64": (64, 32)}.get(name, (128, 16))
+    config, said = settings(*folder, "--condition", "none", "--epochs", "100", "--no-matching-aware")
+    assert config["model"]["condition"] == [] and not config["training"]["matching_aware"]
+    assert config["training"]["steps"] is None and "too few steps" not in said and "captions" not in said
+    classes = videos(tmp_path / "c", 32, 32, 5, ("x/a", "y/b"))
+    assert settings("--data", classes, "--preset", name)[0]["model"]["condition"] == ["class"]
+    items = [{"video": torch.zeros(3, 4, 16, 16), "caption": word} for word in ("one", "two")]
+    size = {"frames": 4, "height": 16, "width": 16, "base_width": 2}
+    trainer = fastvgan.Trainer(name, items, run_dir=tmp_path / "r", **size)
+    assert trainer.config.model.condition == ("text",) and trainer.steps == 1500
+
+
+def test_a_run_of_a_named_preset_resumes_by_the_same_command(tmp_path):
+    """Also one that was unconditional because the user named that."""
+    folder, names = videos(tmp_path / "v", 32, 32, 5, captions=["one", "two"]), (None, "none")
+    for name in names:
+        condition = ["--condition", name] if name else []
+        flags = ["--preset", "clips-64", "--data", str(folder), "--run-dir", str(tmp_path / f"r-{name}"), *TINY]
+        flags += ["--height", "16", "--width", "16", "--frames", "4"]
+        status, _, err = call("fastvgan.train", [*flags, *condition, "--steps", "1"])
+        assert status == 0, err
+        status, out, err = call("fastvgan.train", [*flags, "--resume", "auto", "--steps", "2", "--dry-run"])
+        assert status == 0, err
+        assert f"condition: {name or 'text'};" in out and "2 steps, resuming after 1" in out
 
 
 def make_captioned(folder):

@@ -93,6 +93,9 @@ def test_a_strip_grid_has_a_row_a_clip():
     assert np.array_equal(picture[65:129, 0:64], videos[1, 0])
     assert np.array_equal(picture[:64, 15 * 65 : 15 * 65 + 64], videos[0, 39])
     assert video.strip_grid(videos, ["x", "y"]).shape[1] > picture.shape[1]
+    longer = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 8, 8, 3))[None]
+    shown = video.strip_grid(longer, scale=1).numpy()[0, ::9, 0]
+    assert shown.tolist() == np.linspace(0, 39, 16).round().tolist()
 
 
 def test_small_clips_are_enlarged_by_whole_pixels():

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,6 +14,7 @@ import fastvgan
 from fastvgan.errors import UserError
 from fastvgan.generation import loading
 from fastvgan.generation.files import export
+from fastvgan.generation.shipped import find_generator
 from fastvgan.runs.config import RunConfig
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -156,6 +158,20 @@ def test_a_model_of_the_hub(folder, hub, tmp_path):
     sentence = r"cannot download user/other .*\(LocalEntryNotFoundError: cannot find user/other\)"
     with pytest.raises(UserError, match=sentence):
         fastvgan.from_pretrained("user/other")
+
+
+def test_commands_take_a_model_of_the_hub_where_no_folder_has_the_users_name(folder, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--run", "user/model", "--text", "a red", "--n", "1"]
+    status, _, said = commands.call("fastvgan.generate", [*flags, "--out", "a.gif"])
+    assert status == 0, said
+    assert [name for _, name, _ in hub] == ["config.json", "model.safetensors"]
+    commands.call("fastvgan.generate", ["--run", str(folder), *flags[2:], "--out", "b.gif"])
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match=r"--run runs/typo does not exist; pass a run folder"):
+        find_generator(Path("runs/typo"))
+    assert len(hub) == 2
 
 
 def test_names_of_generators_that_come_with_the_package(folder, hub, monkeypatch, tmp_path):

@@ -148,6 +148,8 @@ def test_a_dataset_resumes_with_the_next_batch(tmp_path, unscored, is_stream):
         fastvgan.Trainer(None, data, run_dir=tmp_path / "parts", **FAST)
     again = fastvgan.Trainer(data=data, run_dir=tmp_path / "parts", resume="auto", workers=1 + is_stream)
     assert again.step == 3 and again.train().stopped is None
+    longer = fastvgan.Trainer(data=data, run_dir=tmp_path / "parts", resume="auto", epochs=12)
+    assert longer.steps == 12 * 7 // longer.config.training.batch_size
     assert_same(state(tmp_path / "whole", 4), state(tmp_path / "parts", 4))
     other = torch.rand(9, 4, 16, 16, 3).numpy()
     with pytest.raises(UserError, match="9 clips now; pass --changed-data|no caption"):

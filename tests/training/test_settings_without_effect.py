@@ -15,7 +15,12 @@ CASES = [
     ({"contrast": 3.0, "condition": "none"}, "--contrast 3.0 has no effect without a --condition; add that, or leave"),
     ({"diversity": 5.0, "condition": "none", "contrast": 0.0}, "--diversity 5.0 has no effect without a --condition"),
     ({"feature_diversity": 3.0, "condition": "none"}, "--feature-diversity 3.0 has no effect without a --condition"),
-    ({"wrong_conditions": 5, "condition": "none"}, "--wrong-conditions 5 has no effect without a --condition"),
+    ({"wrong_conditions": 5, "condition": "none"}, "--wrong-conditions 5 has no effect without --condition text"),
+    ({"wrong_conditions": 64, "condition": "image"}, "--wrong-conditions 64 has no effect without --condition text or"),
+    (
+        {"wrong_conditions": 5, "matching_aware": False, "contrast": 0.0},
+        "--wrong-conditions 5 has no effect without --condition text or class, and --matching-aware; add that",
+    ),
     ({"first_frame": 2.0}, "--first-frame 2.0 has no effect without --condition image"),
     ({"redraw": 3.0, "warp": False}, "--redraw 3.0 has no effect without --warp"),
     ({"motion_latent": 3, "family": "conv3d"}, "--motion-latent 3 has no effect without --family recurrent"),
@@ -34,6 +39,7 @@ CASES = [
     ({"follow_links": True}, "--follow-links has no effect without clips of your own"),
     ({"share_seed": 5}, "--share-seed 5 has no effect without --share"),
     ({"hold_out": 0.0, "hold_out_seed": 3}, "--hold-out-seed 3 has no effect without --hold-out"),
+    ({"steps": 5, "epochs": 100}, "--steps 5 and --epochs 100 exclude each other; pass one"),
     (
         {"captions": "free", "feature_diversity": 2.0},
         "--feature-diversity compares clips of one caption, and --captions",
@@ -42,6 +48,7 @@ CASES = [
 GOOD = [
     {"contrast": 0.0, "condition": "none"},
     {"r1_every": 4, "r2": 1.0},
+    {"wrong_conditions": 64, "condition": ("image", "class")},
     {"share": 0.5, "share_seed": 5, "hold_out": 0.25, "hold_out_seed": 3},
     {"frame_every": 2, "discriminators": ("frame", "clip")},
     {"diversity_rise": 0.5, "feature_diversity": 1.0},

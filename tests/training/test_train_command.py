@@ -15,6 +15,7 @@ from safetensors import safe_open
 from tiny import FLAGS
 
 from fastvgan.runs.checkpoint import list_complete
+from fastvgan.training.run.scoring import Scored, Scoring
 
 
 def run(*flags, **options):
@@ -45,7 +46,8 @@ def test_a_run_leaves_what_the_readme_says(tmp_path):
         assert line in done.stdout
     scores = json.loads((folder / "evaluation.jsonl").read_text().splitlines()[-1])
     assert scores["step"] == 4
-    assert f"\nscores:     joint {scores['joint']:.1%}, digit {scores['digit']:.1%}, colour" in done.stdout
+    assert f"\nbest:       {folder / 'export' / 'best.safetensors'} (step-4)\n" in done.stdout
+    assert f"\nscores:     step-4: joint {scores['joint']:.1%}, digit {scores['digit']:.1%}, colour" in done.stdout
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["base_width"] == 2
     assert "torch" in json.loads((folder / "env.json").read_text())
     assert "240" not in (folder / "log.txt").read_text() or "digits" in (folder / "log.txt").read_text()
@@ -60,6 +62,17 @@ def test_a_run_leaves_what_the_readme_says(tmp_path):
         assert (folder / "samples" / f"step-{number:06d}.png").is_file()
     with safe_open(folder / "export" / "generator.safetensors", "pt") as file:
         assert json.loads(file.metadata()["fastvgan"])["latent"] == 4
+
+
+def test_the_best_model_and_the_last_scores_are_printed_with_the_step_of_each(tmp_path, monkeypatch):
+    found = iter([Scored({"joint": 0.75}, 1.0, []), Scored({"joint": 0.5}, 2.0, [])])
+    monkeypatch.setattr(Scoring, "measure", lambda self: next(found))
+    flags = ["--steps", "4", "--evaluate-every", "2", "--run-dir", str(tmp_path / "r")]
+    status, out, _ = call("--condition", "none", *flags)
+    printed = out.splitlines()
+    assert status == 0
+    assert f"best:       {tmp_path / 'r' / 'export' / 'best.safetensors'} (step-2)" in printed
+    assert "scores:     step-4: joint 50.0%" in printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,6 +8,14 @@ from pydantic import Field, model_validator
 from fastvgan.errors import UserError
 from fastvgan.settings import Settings
 
+# The targets of --to that a setting has an effect on.
+_TARGETS = {
+    "channels": ("shards",),
+    "codec": ("clips", "tars"),
+    "gop": ("clips", "tars"),
+    "shard_size": ("shards", "tars"),
+}
+
 
 class PrepareConfig(Settings):
     """Check a folder of clips once, and write the files that training reads."""
@@ -58,4 +66,10 @@ class PrepareConfig(Settings):
             raise UserError("--fps, --height and --width change clips; pass --to clips, --to shards or --to tars")
         if self.to == "shards" and self.height is None:
             raise UserError("--to shards writes frames of one size; pass --height and --width")
+        for name, targets in _TARGETS.items():
+            value = getattr(self, name)
+            if self.to not in targets and value != type(self).model_fields[name].default:
+                others = " or ".join(f"--to {target}" for target in targets)
+                typed = f"--{name.replace('_', '-')} {value}"
+                raise UserError(f"{typed} has no effect with --to {self.to}; leave it out, or pass {others}")
         return self

@@ -91,6 +91,7 @@ class Output:
     Attributes:
         path: the folder.
         scores: scores of the last evaluation, by name.
+        scored_step: its step, or 0.
 
     Raises:
         UserError: the folder cannot be written.
@@ -108,6 +109,7 @@ class Output:
     ):
         self._config, self._step, self._steps = config, step, steps
         self.scores: dict[str, float] = {}
+        self.scored_step = 0
         self._warn_once = WarnOnce(logger)
         next_folder = start.next_folder if start.is_new else None
         self._folder = RunFolder(start.folder, config, done, config.training.wandb, source.fingerprint, next_folder)
@@ -228,7 +230,7 @@ class Output:
         if self._scoring is None:
             raise RuntimeError("begin() comes before evaluations")
         found = self._scoring.measure()
-        self.scores = found.scores
+        self.scores, self.scored_step = found.scores, record.step
         if found.scores:
             self._folder.add_evaluation({"step": record.step, **found.scores})
             logger.info("step %d: %s", record.step, describe(found.scores))

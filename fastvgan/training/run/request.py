@@ -3,7 +3,7 @@
 import difflib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,7 @@ from fastvgan.data import IN_PYTHON
 from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 from fastvgan.runs.config import RunConfig, read_config
-from fastvgan.runs.presets import preset
+from fastvgan.runs.presets import FITTED, preset
 from fastvgan.training.run.resume import Start, find_start
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class Request(NamedTuple):
         """Whether the data is named, and is not the digits, which presets hold captions out of."""
         return self.data not in (None, _DIGITS)
 
+    @property
+    def fitted_preset(self) -> str | None:
+        """The named preset that is fitted to own clips, or None."""
+        return self.base if isinstance(self.base, str) and self.base in FITTED and self.has_own_data else None
+
 
 def find_base(request: Request) -> tuple[RunConfig, Start]:
     """Return the settings that the user's own override, and the state that the run starts from.
@@ -65,18 +70,34 @@ def find_base(request: Request) -> tuple[RunConfig, Start]:
     name = named.stem if isinstance(named, Path) else named if isinstance(named, str) else None
     name = name or Path(data or base.data.data).name.removeprefix(IN_PYTHON) or _DIGITS
     start = find_start(name, request.run_dir, request.resume, request.may_write)
-    return start.saved if start.saved and named is None else base, start
+    is_other = start.saved and (named is not None or data not in (None, start.saved.data.data))
+    if start.checkpoint is None and is_other:  # no state is there to continue, so that another run may begin
+        start = start._replace(saved=None)
+    if start.saved and named is None:
+        return start.saved, start
+    if start.saved and request.fitted_preset:  # what its clips decided when it began
+        saved = start.saved.training
+        training = {"matching_aware": saved.matching_aware, "steps": saved.steps}
+        base = base.model_copy(
+            update={
+                "model": base.model.model_copy(update={"condition": start.saved.model.condition}),
+                "training": base.training.model_copy(update=training),
+            }
+        )
+    return base, start
 
 
 def is_fitted(request: Request, start: Start) -> bool:
-    """Return whether defaults depend on the clips: for own data without settings to start from or a resumed run."""
-    return request.data not in (None, _DIGITS, _STACKED) and request.base is None and start.saved is None
+    """Return whether defaults depend on the clips: for own data without other settings to start from or a saved run."""
+    has_own_clips = request.data not in (None, _DIGITS, _STACKED)
+    return has_own_clips and (request.base is None or request.fitted_preset is not None) and start.saved is None
 
 
-def fit_to_clips(run: RunConfig, named: Collection[str]) -> "tuple[RunConfig, Listing]":
+def fit_to_clips(request: Request, run: RunConfig, named: Collection[str]) -> "tuple[RunConfig, Listing]":
     """Return the settings that suit the clips, which those that the user named override, and the clips.
 
     Args:
+        request: what the user asks for.
         run: the settings so far.
         named: names of the settings that the user gave.
 
@@ -85,12 +106,22 @@ def fit_to_clips(run: RunConfig, named: Collection[str]) -> "tuple[RunConfig, Li
     """
     from fastvgan.data import list_clips
     from fastvgan.machine.device import pick_device
-    from fastvgan.training.defaults import fit_settings
+    from fastvgan.training.defaults import fit_preset, fit_settings
 
     device = pick_device(run.training.device)  # fails before the folder is listed, which may take long
     listing = list_clips(run.data, run.model.condition if "condition" in named else None)
-    base, remarks = fit_settings(listing, run, named, device.type == "cpu")
+    if request.fitted_preset:
+        base, remarks = fit_preset(request.fitted_preset, listing.condition, len(listing.items), run, named)
+    else:
+        base, remarks = fit_settings(listing, run, named, device.type == "cpu")
     return base, listing._replace(remarks=[*remarks, *listing.remarks])
+
+
+def let_epochs_count(base: RunConfig, named: Container[str]) -> RunConfig:
+    """Return settings without a number of steps if the user named one of epochs only, which steps would override."""
+    if "epochs" not in named or "steps" in named:
+        return base
+    return base.model_copy(update={"training": base.training.model_copy(update={"steps": None})})
 
 
 def override(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -103,7 +134,7 @@ def override(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: a name is unknown or a value is not allowed.
     """
-    values = base.model_dump()
+    values = let_epochs_count(base, settings).model_dump()
     places = {
         name: values[part]
         for part, kind in RunConfig.model_fields.items()

@@ -8,7 +8,7 @@ from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.files.lock import wait_until_unlocked
 from fastvgan.models.config import ModelConfig
-from fastvgan.runs.config import RunConfig, find_differences, read_config
+from fastvgan.runs.config import RunConfig, describe_change, find_differences, read_config
 from fastvgan.runs.names import new_run, newest_run
 
 
@@ -18,7 +18,8 @@ class Start(NamedTuple):
     Attributes:
         folder: the run folder to write.
         checkpoint: the checkpoint to resume from, or None.
-        saved: the configuration of the checkpoint's run, or None.
+        saved: the configuration of the checkpoint's run, or of the run in the folder that was killed before its first
+            checkpoint; or None.
         remarks: sentences for the user, one for each newer checkpoint that is damaged and skipped among them.
         changed_data: whether to resume even if the data differ from those that the checkpoint was trained on.
         is_new: whether no run was in the folder; another may begin there before this one does.
@@ -96,9 +97,8 @@ def _start_or_continue(name: str, folder: Path | None, may_continue: bool, may_w
     if may_write:
         wait_until_unlocked(folder)
     found, remarks = _newest_good(folder) if may_continue else (None, ())
-    if found is None:
-        return Start(folder, is_new=is_new)
-    return Start(folder, found, read_config(folder / "config.yaml"), remarks)
+    saved = None if is_new and found is None else read_config(folder / "config.yaml")
+    return Start(folder, found, saved, remarks, is_new=is_new)
 
 
 def _holds_run(folder: Path) -> UserError:
@@ -116,7 +116,7 @@ def fit_to_checkpoint(start: Start, config: RunConfig, data: Fingerprint) -> tup
         data: fingerprint of the current data.
 
     Returns:
-        The configuration, and sentences for the user about changed data.
+        The configuration, and sentences for the user about what changed.
 
     Raises:
         UserError: settings differ from the checkpoint's; or the data differ, and `start` does not allow that or the
@@ -141,7 +141,7 @@ def fit_to_checkpoint(start: Start, config: RunConfig, data: Fingerprint) -> tup
         raise UserError(f"--data {name} has {misfit}; resume with the previous data, or train into another --run-dir")
     change = _change(start, read_record(start.checkpoint).data, name, data)
     model = model.model_copy(update={"text_encoder": config.model.text_encoder})  # the folder may have moved
-    return config.model_copy(update={"model": model}), change
+    return config.model_copy(update={"model": model}), (*describe_change(start.saved, config), *change)
 
 
 def _describe_text(model: ModelConfig) -> str:

@@ -123,7 +123,8 @@ def test_what_could_not_be_read_is_tried_again(few, tmp_path, monkeypatch, to, s
 @pytest.mark.parametrize("to", ["manifest", "clips", "shards", "tars"])
 def test_stopped_at_any_moment_it_goes_on_and_the_result_is_the_same(forty, tmp_path, to):
     source, _ = forty
-    flags = ["--to", to] + ([] if to == "manifest" else ["--height", "32", "--width", "32", "--shard-size", "1"])
+    flags = ["--to", to] + ([] if to == "manifest" else ["--height", "32", "--width", "32"])
+    flags += ["--shard-size", "1"] if to in ("shards", "tars") else []
     command = [sys.executable, "-m", "fastvgan.prepare", str(source)]
     run("fastvgan.prepare", source, tmp_path / "straight", *flags).check_returncode()
     for wait in (0.9, 1.1, 1.3):

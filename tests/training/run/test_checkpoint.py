@@ -51,6 +51,27 @@ def test_a_resumed_run_is_bit_identical(tmp_path, family):
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
+def test_a_run_that_no_longer_fits_into_memory_resumes_in_smaller_parts(tmp_path, monkeypatch):
+    train(tmp_path / "r", steps=2, checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "_run_step", _run_out_of_memory)
+        with pytest.raises(
+            UserError, match=r"out of memory in step 3 \(.*\); resume with --accumulate 2, .* --batch-size$"
+        ):
+            train(tmp_path / "r", resume="auto", steps=4)
+    resumed = train(tmp_path / "r", resume="auto", steps=4, accumulate=2)
+    assert resumed.done == 4 and resumed.remarks[-1].startswith(
+        "--accumulate is 2 instead of 1: the clips stay the same"
+    )
+    assert not any("--accumulate" in remark for remark in train(tmp_path / "r", "auto", steps=5, accumulate=2).remarks)
+    with pytest.raises(UserError, match=r"another configuration \(training.batch_size is 4 there and 2 here\)"):
+        train(tmp_path / "r", resume="auto", steps=6, batch_size=2)
+
+
+def _run_out_of_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_the_learning_rate_falls_at_the_end():
     assert [rate_share(done, 10, 0.5) for done in (0, 4, 5, 6, 9)] == [1, 1, 1, 0.8, 0.2]
     assert rate_share(9, 10, 0) == 1 and rate_share(0, 10, 1) == 1
