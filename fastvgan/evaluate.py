@@ -20,6 +20,7 @@ from fastvgan.metrics.detectors.flags import (
     classifier_view,
     detector_views,
 )
+from fastvgan.runs.names import DRAWN, are_same_data
 from fastvgan.settings import Seed, Settings
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _CLIPS = 960
 _REMARKS = 20  # on the data, at most: each clip may have one
-_DRAWN = ("digits", "stacked-digits")  # data that are no files
 
 
 class _OwnFlags(Settings):
@@ -186,7 +186,7 @@ def _open(
     """Return the data, the split, the source of training clips and the source of real clips to compare with."""
     assert generator.path is not None  # `load` sets it
     data = _data(generator.path, config, model, parsed.data, parsed.root)
-    if parsed.root is not None and data.data in _DRAWN:
+    if parsed.root is not None and data.data in DRAWN:
         raise UserError(f"--root {parsed.root} has no effect on {data.data}, which are drawn; leave it out")
     split = _split(parsed.split, data)
     source, reference = _sources(data, model, split)
@@ -231,27 +231,22 @@ def _data(
     """Return the data of that name and root, by default the training data of the run."""
     from fastvgan.runs.config import DataConfig
 
-    if config is not None and (name is None or _are_same(name, config.data.data)):
+    if config is not None and (name is None or are_same_data(name, config.data.data)):
         return config.data if root is None else config.data.model_copy(update={"root": root})
     if name is None and not _fits_digits(model):
         raise UserError(f"the training data of {run} are unknown without its config.yaml; pass them with --data")
-    if name is None or name in _DRAWN or config is None or config.data.data in _DRAWN:
+    if name is None or name in DRAWN or config is None or config.data.data in DRAWN:
         return DataConfig(data=name or "digits", root=root)
     # Other clips are cut as those of the run are, and all of their frames are compared with.
     changes = {"data": name, "decoder": "auto", "root": root, "share": 1.0, "test_share": 0.0}
     return config.data.model_copy(update=changes)
 
 
-def _are_same(one: str, other: str) -> bool:
-    """Return whether two values of --data name the same data, such as a folder with and without a slash at its end."""
-    return one == other or (not {one, other} & set(_DRAWN) and Path(one).resolve() == Path(other).resolve())
-
-
 def _open_training_clips(config: "RunConfig | None", data: "DataConfig", model: "ModelConfig") -> "Source | None":
     """Open the run's training clips, if `data` are other clips; return None if they are unknown or cannot be read."""
     from fastvgan.data import open_source
 
-    if config is None or config.data.data == data.data or {config.data.data, data.data} & set(_DRAWN):
+    if config is None or config.data.data == data.data or {config.data.data, data.data} & set(DRAWN):
         return None
     try:
         return open_source(config.data, model)
@@ -284,7 +279,7 @@ def _fits_digits(model: "ModelConfig") -> bool:
 
 def _split(name: str, data: "DataConfig") -> str:
     if name == "auto":
-        return "test" if data.data in _DRAWN or data.test_share else "train"
+        return "test" if data.data in DRAWN or data.test_share else "train"
     return name
 
 

@@ -10,7 +10,7 @@ import tyro
 from fastvgan.command_line import Given, log_to_terminal, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.runs.config import RunConfig
-from fastvgan.runs.effects import check_effects
+from fastvgan.runs.effects import check_effects, check_length
 from fastvgan.runs.presets import suggest_preset
 from fastvgan.settings import Settings
 from fastvgan.training.run.request import (
@@ -76,6 +76,7 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
     if not parsed.print_config:
         check_workers(parsed.run.data.workers)
     if is_fitted(request, start):
+        check_length(parsed.run, {path[-1] for path in given.values})  # before the clips are looked at
         base, listing = first(lambda: fit_to_clips(request, parsed.run, {path[-1] for path in given.values}))
         parsed = _parse(given, base)
     check_effects(parsed.run, {path[-1] for path in given.values})

@@ -111,6 +111,9 @@ def test_a_run_of_any_name_comes_first(shipped):
             ["--text", SENTENCE, "--run", "digit"],
             "--run digit does not exist; pass a run folder, a checkpoint folder, ",
         ),
+        # Neither is looked for on the Hub: runs/ may be in another folder.
+        (["--text", SENTENCE, "--run", "runs/typo"], "--run runs/typo does not exist; pass a run folder, "),
+        (["--text", SENTENCE, "--run", "models/b.safetensors"], "--run models/b.safetensors does not exist; pass "),
         (["--text", SENTENCE, "--seed", "5-3"], "--seed 5-3: the range 5-3 ends before it begins; pass 3-5"),
         (["--text", SENTENCE, "--seed", "0", "x"], "--seed 0 x: expected whole numbers of at least 0, or ranges such "),
         (["--text", SENTENCE, "--seed=-1"], "--seed -1: expected whole numbers of at least 0, or ranges such as 0-7"),

@@ -141,7 +141,7 @@ def list_clips(data: "DataConfig", condition: "Sequence[str] | None" = None) -> 
     items, remarks = make_items(require=require)
     if data.share < 1:
         chosen = choose_share(len(items), data.share, data.share_seed)
-        choice.append(f"--share {data.share:g}: training on {len(chosen):,} of {len(items):,} clips")
+        choice.append(f"--share {data.share:g}: {len(chosen):,} of {len(items):,} clips")
         items = [items[i] for i in chosen]
     _check_stride(items, data.stride)
     return Listing(items, [*choice, *remarks], tuple(condition))

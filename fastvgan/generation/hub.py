@@ -1,19 +1,11 @@
 """Downloads from the Hugging Face Hub and uploads to it; huggingface_hub is imported only here, when it is needed."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from fastvgan.errors import UserError
 from fastvgan.generation.files import CONFIG, WEIGHTS
 from fastvgan.machine.optional import require
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
-def is_hub_id(name: str) -> bool:
-    """Return whether a name has the form of a model on the Hub, "user/model"."""
-    return _HUB_ID.fullmatch(name) is not None
 
 
 def download(name: str, **options: Any) -> Path:

@@ -8,8 +8,8 @@ import torch
 from fastvgan.errors import UserError
 from fastvgan.generation.files import misfit, read_generator
 from fastvgan.generation.generator import VideoGenerator
-from fastvgan.generation.hub import download, is_hub_id
-from fastvgan.generation.shipped import SHIPPED
+from fastvgan.generation.hub import download
+from fastvgan.generation.shipped import SHIPPED, is_hub_id
 from fastvgan.machine.device import parse_device
 from fastvgan.models import ModelConfig, build_generator
 from fastvgan.models.sizes import count_min_weights

@@ -35,6 +35,7 @@ class Record(NamedTuple):
             it.
         scored_clips: number of generated clips that the score was computed from; None if unknown, as in checkpoints of
             versions that did not store it.
+        on_test_frames: whether the score compares with frames that were kept for tests.
     """
 
     step: int
@@ -43,11 +44,13 @@ class Record(NamedTuple):
     rate: float = 1.0
     data: Fingerprint | None = None
     scored_clips: int | None = None
+    on_test_frames: bool = False
 
     def is_comparable(self, other: "Record") -> bool:
-        """Whether both scores are of the same data and of equal numbers of clips, as far as that is known."""
+        """Whether both scores compare with the same clips, and as many of them, as far as that is known."""
         pairs = (self.data, other.data), (self.scored_clips, other.scored_clips)
-        return all(a is None or b is None or a == b for a, b in pairs)
+        are_same = all(a is None or b is None or a == b for a, b in pairs)
+        return are_same and self.on_test_frames == other.on_test_frames
 
     def with_data(self, data: Fingerprint) -> "Record":
         """Return the record of the next checkpoint, trained on this data, without a score on other data."""
@@ -245,6 +248,7 @@ def _read_state(path: Path) -> tuple[Record, _Written | None]:
             float(state["rate"]),
             _parse_fingerprint(state.get("data")),
             None if scored_clips is None else int(scored_clips),
+            bool(state.get("on_test_frames", False)),
         )
         if not (0 <= record.step <= _MOST_STEPS and record.setbacks >= 0 and 0 < record.rate <= 1):
             raise ValueError(f"{record} is outside the valid range")

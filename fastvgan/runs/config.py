@@ -323,11 +323,12 @@ def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
 
     The data, with their words and classes, are compared by `fastvgan.training.run.resume` instead.
     """
+    may_differ = _FREE | _OF_DATA | (set() if old.model.condition or new.model.condition else {"matching_aware"})
     found = []
     for part in ("model", "data", "training"):
         before, after = getattr(old, part).model_dump(), getattr(new, part).model_dump()
         for key in before:
-            if key not in _FREE | _OF_DATA and before[key] != after[key]:
+            if key not in may_differ and before[key] != after[key]:
                 found.append(f"{part}.{key} is {_shorten(before[key])} there and {_shorten(after[key])} here")
     return found
 
@@ -338,8 +339,8 @@ def describe_change(old: RunConfig, new: RunConfig) -> tuple[str, ...]:
     if before == after:
         return ()
     return (
-        f"--accumulate is {after} instead of {before}: the clips stay the same, batch norms now see parts of "
-        f"{new.training.batch_size // after} of them",
+        f"--accumulate is {after} instead of {before}: the clips stay the same, but batch norms and --coherence see "
+        f"parts of {new.training.batch_size // after} of them",
     )
 
 

@@ -44,14 +44,23 @@ _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
 }
 
 
+def check_length(run: RunConfig, named: Collection[str]) -> None:
+    """Check that a user who named epochs did not name steps as well.
+
+    Raises:
+        UserError: both are named.
+    """
+    if "epochs" in named and run.training.steps is not None:
+        raise UserError(f"--steps {run.training.steps} and --epochs {run.training.epochs} exclude each other; pass one")
+
+
 def check_effects(run: RunConfig, named: Collection[str]) -> None:
     """Check that each setting that a user named has an effect; those of a preset may have none.
 
     Raises:
         UserError: a setting differs from its default and has no effect with the others.
     """
-    if "epochs" in named and run.training.steps is not None:
-        raise UserError(f"--steps {run.training.steps} and --epochs {run.training.epochs} exclude each other; pass one")
+    check_length(run, named)
     for name in sorted(_NEEDS.keys() & set(named)):
         needed, has = _NEEDS[name]
         part = next(part for part in (run.model, run.data, run.training) if name in type(part).model_fields)

@@ -1,10 +1,17 @@
-"""Run folders under ./runs, found without slow imports."""
+"""Names of run folders, found under ./runs without slow imports, and of data."""
 
 from pathlib import Path
 
 from fastvgan.errors import UserError
 
 RUNS = Path("runs")
+DRAWN = ("digits", "stacked-digits")
+"""Values of --data that are no files."""
+
+
+def are_same_data(one: str, other: str) -> bool:
+    """Return whether two values of --data name the same data, such as a folder with and without a slash at its end."""
+    return one == other or (not {one, other} & set(DRAWN) and Path(one).resolve() == Path(other).resolve())
 
 
 def runs_by_age() -> list[Path]:

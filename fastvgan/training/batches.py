@@ -139,6 +139,18 @@ def with_wrong_images(inputs: Inputs) -> Inputs:
     return inputs._replace(wrong=Condition(text, label, swap_neighbours(c.image)), is_image_wrong=True)
 
 
+def advise_smaller_parts(config: RunConfig, world_size: int) -> str:
+    """Return what makes a step of a run that a device has no memory for smaller."""
+    parts = 2 * config.training.accumulate
+    halved = config.model_copy(update={"training": config.training.model_copy(update={"accumulate": parts})})
+    smaller = "use another --run-dir with a smaller --batch-size"
+    try:
+        share_of_a_batch(halved, world_size)
+    except UserError:  # the batch cannot be divided so
+        return smaller
+    return f"resume with --accumulate {parts}, or {smaller}"
+
+
 def share_of_a_batch(config: RunConfig, world_size: int) -> int:
     """Return the number of clips of a batch per process.
 

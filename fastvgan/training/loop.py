@@ -22,7 +22,7 @@ from fastvgan.runs.checkpoint import find_newest_good
 from fastvgan.runs.config import RunConfig
 from fastvgan.runs.log import BEGUN, STOPPED, TRAINED
 from fastvgan.training import determinism
-from fastvgan.training.batches import BatchMaker, share_of_a_batch
+from fastvgan.training.batches import BatchMaker, advise_smaller_parts, share_of_a_batch
 from fastvgan.training.conditions import Conditions, fit_to_source
 from fastvgan.training.feed import next_batch, read_steps
 from fastvgan.training.footprint import check_step
@@ -305,8 +305,8 @@ class TrainingLoop:
                 self._run_step(clips)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); resume "
-                f"with --accumulate {2 * training.accumulate}, or use another --run-dir with a smaller --batch-size"
+                f"{self.device} is out of memory in step {self.done + 1} ({str(error).splitlines()[0]:.200}); "
+                f"{advise_smaller_parts(self.config, self.parallel.world_size)}"
             ) from error
         self.done += 1
         self._record = self._record._replace(step=self.done, score=None)

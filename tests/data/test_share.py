@@ -58,7 +58,7 @@ def test_own_clips(clips, name):
     data = DataConfig(data=str(clips.parent / name) if name == "shards" else str(clips), workers=0)
     whole = open_source(data, MODEL)
     part = open_source(data.model_copy(update={"share": 0.3}), MODEL)
-    assert part.size == 3 and "--share 0.3: training on 3 of 10 clips" in part.remarks
+    assert part.size == 3 and "--share 0.3: 3 of 10 clips" in part.remarks
     assert whole.fingerprint == open_source(data.model_copy(update={"share": 1.0, "share_seed": 5}), MODEL).fingerprint
     assert part.fingerprint.clips == 3 and part.fingerprint.checksum != whole.fingerprint.checksum
     other = open_source(data.model_copy(update={"share": 0.3, "share_seed": 1}), MODEL)
@@ -74,7 +74,7 @@ def test_a_share_of_the_digits_is_a_share_of_their_pictures():
     """Each clip of 5% of the pictures shows one of those: at a size at which a picture lies on whole pixels."""
     source = DigitsSource(channels=1, variant=Variant(share=0.05))
     assert source.size == round(0.05 * 1287) == 64 and source.fingerprint.clips == 64
-    assert source.remarks == ("--share 0.05: training on 64 of 1,287 pictures",)
+    assert source.remarks == ("--share 0.05: 64 of 1,287 pictures",)
     assert source.captions == DigitsSource(channels=1).captions
     chosen = choose_share(1287, 0.05, 0)
     pictures = torch.from_numpy(load_digits().data[:1287][chosen])

@@ -4,6 +4,7 @@ import pytest
 from tiny import tiny
 
 from fastvgan.errors import UserError
+from fastvgan.training.batches import advise_smaller_parts
 from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.run.resume import Start
 
@@ -16,6 +17,17 @@ def begin(folder, model=None, **settings):
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, size, accumulate):
     with pytest.raises(UserError, match=f"--batch-size {size} cannot be shared by 1 processes in {accumulate} parts"):
         begin(tmp_path / "r", batch_size=size, accumulate=accumulate)
+
+
+@pytest.mark.parametrize(("settings", "parts"), [({}, 2), ({"accumulate": 2}, 4), ({"batch_size": 6}, None)])
+def test_what_needs_less_memory_is_possible(tmp_path, settings, parts):
+    """The advice is what begin() takes: half of a part, unless it would be no batch."""
+    settings = {"batch_size": 8, "diversity": 1.0, **settings}
+    advice = advise_smaller_parts(tiny(**settings), 1)
+    assert ("--accumulate" in advice) == (parts is not None) and "a smaller --batch-size" in advice
+    if parts:
+        assert f"resume with --accumulate {parts}, or " in advice
+        begin(tmp_path / "r", **settings | {"accumulate": parts})
 
 
 PAIRED = [{"diversity": 1.0}, {"feature_diversity": 1.0, "diversity": 0.0}, {"matching_aware": True}]

@@ -71,10 +71,19 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_with_its
     (tmp_path / "r" / "config.yaml").write_text(config.to_yaml())
     again = ["--run-dir", str(tmp_path / "r"), "--resume", "auto"]
     assert settings(*again) == settings(*again, "--data", "stacked-digits") == config
+    clips = config.model_copy(update={"data": config.data.model_copy(update={"data": str(tmp_path / "clips")})})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text(clips.to_yaml())
+    other = ["--run-dir", str(tmp_path / "other"), "--resume", "auto", "--data"]
+    assert settings(*other, f"{tmp_path}/./clips/").training == config.training  # the same folder
     assert settings(*again, "--batch-size", "8") == override(config, {"batch_size": 8})
     trainer = fastvgan.Trainer(run_dir=tmp_path / "r", resume="auto")
     assert (trainer.config, trainer.step, trainer.steps) == (config, 0, 3)
     assert settings(*again, "--data", "digits") == PRESETS["digits"]  # another run, which takes the folder
+    said = fastvgan.Trainer(data="digits", run_dir=tmp_path / "r", resume="auto", base_width=2).describe()
+    assert "r has no checkpoint: a new run begins there, without the settings of its config.yaml" in said
+    assert settings(*again, "--preset", "reference") == PRESETS["reference"]
+    (tmp_path / "r" / "config.yaml").write_text("")  # what a kill may leave
     assert settings(*again, "--preset", "reference") == PRESETS["reference"]
 
 

@@ -112,7 +112,7 @@ class DigitsSource(DrawnSource):
         chosen = _choose_pictures(digits, variant)
         self.remarks: Sequence[str] = ()
         if len(chosen) < len(images):
-            self.remarks = (f"--share {variant.share:g}: training on {len(chosen):,} of {len(images):,} pictures",)
+            self.remarks = (f"--share {variant.share:g}: {len(chosen):,} of {len(images):,} pictures",)
         images, digits = images[chosen], digits[chosen]
         self.size = len(images)
         self.phrasings = phrase_table(self._table, channels == 3) if variant.is_free else ()

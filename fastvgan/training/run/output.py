@@ -151,7 +151,8 @@ class Output:
         path = samples = None
         if due.evaluate:
             record = self._evaluate(record)
-        if due.save or (due.evaluate and due.save_best and self._is_best(record)):
+        is_best = due.evaluate and due.save_best and self._try_to_write(str(BEST), lambda: self._is_best(record))
+        if due.save or is_best:
             path = self._try_to_write(f"the checkpoint of step {record.step}", lambda: self._save(record))
         if due.sample:
             samples = self._try_to_write(f"samples of step {record.step}", lambda: self._sample(record.step))
@@ -237,7 +238,7 @@ class Output:
         # Early in a run the generator ignores every condition, which is no reason to warn.
         for sentence in found.warnings if 2 * record.step >= self._steps else ():
             self._warn_once(f"step {record.step}: {sentence}", kind=sentence.partition(":")[0])
-        return record._replace(score=found.choice, scored_clips=found.clips)
+        return record._replace(score=found.choice, scored_clips=found.clips, on_test_frames=found.on_test_frames)
 
     def _is_best(self, record: Record) -> bool:
         """Whether the record's score is better than that of each checkpoint it can be compared with."""

@@ -13,6 +13,7 @@ from fastvgan.data import IN_PYTHON
 from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 from fastvgan.runs.config import RunConfig, read_config
+from fastvgan.runs.names import are_same_data
 from fastvgan.runs.presets import FITTED, preset
 from fastvgan.training.run.resume import Start, find_start
 
@@ -70,9 +71,11 @@ def find_base(request: Request) -> tuple[RunConfig, Start]:
     name = named.stem if isinstance(named, Path) else named if isinstance(named, str) else None
     name = name or Path(data or base.data.data).name.removeprefix(IN_PYTHON) or _DIGITS
     start = find_start(name, request.run_dir, request.resume, request.may_write)
-    is_other = start.saved and (named is not None or data not in (None, start.saved.data.data))
-    if start.checkpoint is None and is_other:  # no state is there to continue, so that another run may begin
-        start = start._replace(saved=None)
+    has_other_data = start.saved and data is not None and not are_same_data(data, start.saved.data.data)
+    # Without a state to continue another run may begin.
+    if start.saved and start.checkpoint is None and (named is not None or has_other_data):
+        replaced = f"{start.folder} has no checkpoint: a new run begins there, without the settings of its config.yaml"
+        start = start._replace(saved=None, remarks=(*start.remarks, replaced))
     if start.saved and named is None:
         return start.saved, start
     if start.saved and request.fitted_preset:  # what its clips decided when it began

@@ -97,7 +97,9 @@ def _start_or_continue(name: str, folder: Path | None, may_continue: bool, may_w
     if may_write:
         wait_until_unlocked(folder)
     found, remarks = _newest_good(folder) if may_continue else (None, ())
-    saved = None if is_new and found is None else read_config(folder / "config.yaml")
+    # A kill may leave an empty file.
+    is_empty = is_new or (folder / "config.yaml").stat().st_size == 0
+    saved = None if is_empty and found is None else read_config(folder / "config.yaml")
     return Start(folder, found, saved, remarks, is_new=is_new)
 
 

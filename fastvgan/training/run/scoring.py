@@ -39,12 +39,14 @@ class Scored(NamedTuple):
         choice: the number that selects the best checkpoint, lower is better, or None.
         warnings: one sentence per warning.
         clips: number of generated clips that `choice` was computed from, or None.
+        on_test_frames: whether `choice` compares with frames that were kept for tests.
     """
 
     scores: dict[str, float]
     choice: float | None
     warnings: list[str]
     clips: int | None = None
+    on_test_frames: bool = False
 
 
 class Scoring:
@@ -67,7 +69,7 @@ class Scoring:
     def __init__(
         self, config: RunConfig, source: Source, step: AdversarialStep, samples: Samples, test: Source | None = None
     ):
-        self._step, self._samples = step, samples
+        self._step, self._samples, self._on_test_frames = step, samples, test is not None
         self._has_oracle = isinstance(source, DigitsSource)
         self._evaluator: Evaluator | None = None
         training = config.training
@@ -100,7 +102,8 @@ class Scoring:
         if coarse is None:
             return _skip(_NOT_FINITE)
         scores.pop("frechet", None)  # the same features of fewer clips
-        return Scored({"coarse_frechet": coarse, **scores}, coarse, warnings(scores), self._samples.count)
+        scores = {"coarse_frechet": coarse, **scores}
+        return Scored(scores, coarse, warnings(scores), self._samples.count, self._on_test_frames)
 
     def _generate(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         device = self._step.totals.device

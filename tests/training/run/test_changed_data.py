@@ -13,7 +13,10 @@ from tiny import FLAGS, Unscored, tiny
 from fastvgan.data.fingerprint import Fingerprint
 from fastvgan.errors import UserError
 from fastvgan.files.tensor_file import read_tensors
+from fastvgan.models import ModelConfig
 from fastvgan.runs.checkpoint import list_complete, read_record
+from fastvgan.runs.config import TrainingConfig, find_differences
+from fastvgan.runs.presets import PRESETS
 from fastvgan.training.batches import BatchMaker
 from fastvgan.training.feed import read_steps
 from fastvgan.training.loop import TrainingLoop
@@ -287,3 +290,12 @@ def test_a_fingerprint_comes_back_as_it_was_saved(run_copy):
     state = json.loads((run_copy / "r" / "checkpoints" / "step-4" / "state.json").read_text())
     assert state["data"].keys() == {"checksum", "clips", "captions", "classes"}
     assert Fingerprint(**state["data"]) == data_of(run_copy, 4)
+
+
+def test_what_conditions_decide_may_differ_without_any():
+    """clips-64 had no matching-aware loss once, which has no effect on its models without a condition."""
+    before = PRESETS["clips-64"].model_copy(update={"training": TrainingConfig(matching_aware=False)})
+    after = before.model_copy(update={"training": TrainingConfig(matching_aware=True)})
+    assert find_differences(before, after) == []
+    before, after = (c.model_copy(update={"model": ModelConfig(condition=("class",))}) for c in (before, after))
+    assert find_differences(before, after) == ["training.matching_aware is False there and True here"]

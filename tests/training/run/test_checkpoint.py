@@ -175,6 +175,7 @@ def test_only_scores_of_the_same_data_and_number_of_clips_are_compared(tmp_path)
         kept.append([int(name.removeprefix("step-")) for name in names(tmp_path)])
     assert kept == [[1], [2], [3], [4], [4, 5], [4, 6]]
     assert find_best(tmp_path, Record(7, data=old, scored_clips=32)) is None
+    assert find_best(tmp_path, Record(7, data=new, scored_clips=32, on_test_frames=True)) is None
     state = tmp_path / "step-4" / "state.json"
     earlier = {name: value for name, value in json.loads(state.read_text()).items() if name != "scored_clips"}
     state.write_text(json.dumps(earlier))

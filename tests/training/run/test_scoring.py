@@ -191,6 +191,16 @@ def test_a_best_score_is_saved_whatever_its_step(tmp_path, monkeypatch):
         assert best.metadata()["step"] == "6"
 
 
+def test_a_best_score_that_cannot_be_looked_up_does_not_end_training(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(output.Scoring, "measure", lambda self: Scored({}, 1.0, []))
+    monkeypatch.setattr(output, "find_best", fail)
+    train(tmp_path / "r", steps=3, checkpoint_every=100, evaluate_every=2)
+    assert "Stale file handle" in caplog.text and "training continues" in caplog.text
+
+
 def test_what_is_due_after_a_step():
     training = TrainingConfig(sample_every=2, checkpoint_every=4, evaluate_every=3)
     asked = []
