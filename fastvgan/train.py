@@ -10,11 +10,11 @@ import tyro
 from fastvgan.command_line import Given, log_to_terminal, read_flags, run_command, settings_from
 from fastvgan.errors import UserError
 from fastvgan.runs.config import RunConfig
-from fastvgan.runs.effects import check_effects, check_length
-from fastvgan.runs.presets import suggest_preset
+from fastvgan.runs.effects import check_effects
 from fastvgan.settings import Settings
 from fastvgan.training.run.request import (
     Request,
+    add_advice,
     check_workers,
     connect,
     find_base,
@@ -76,7 +76,6 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
     if not parsed.print_config:
         check_workers(parsed.run.data.workers)
     if is_fitted(request, start):
-        check_length(parsed.run, {path[-1] for path in given.values})  # before the clips are looked at
         base, listing = first(lambda: fit_to_clips(request, parsed.run, {path[-1] for path in given.values}))
         parsed = _parse(given, base)
     check_effects(parsed.run, {path[-1] for path in given.values})
@@ -87,8 +86,7 @@ def _run(given: Given, parallel: "Parallel | None") -> int:
         return 0
     if parsed.changed_data and parsed.resume is None:
         raise UserError("--changed-data needs --resume; pass --resume auto, or leave --changed-data out")
-    advice = () if request.base or start.saved else suggest_preset(parsed.run)
-    start = start._replace(changed_data=parsed.changed_data, remarks=(*start.remarks, *advice))
+    start = add_advice(request, start, parsed.run)._replace(changed_data=parsed.changed_data)
     return _train(parsed.run, start, parsed.dry_run, parallel, listing)
 
 

@@ -15,13 +15,13 @@ from fastvgan.data.source import Source
 from fastvgan.errors import UserError
 from fastvgan.runs.config import DataConfig, RunConfig
 from fastvgan.runs.effects import check_effects
-from fastvgan.runs.presets import suggest_preset
 from fastvgan.training.defaults import fit_preset, fit_settings_to_shape
 from fastvgan.training.loop import TrainingLoop
 from fastvgan.training.parallel import Parallel
 from fastvgan.training.run.callbacks import Callback, Callbacks
 from fastvgan.training.run.request import (
     Request,
+    add_advice,
     check_workers,
     connect,
     find_base,
@@ -221,8 +221,7 @@ def _plan(request: Request, data: Any, settings: dict[str, Any], parallel: Paral
         base, listing = first(lambda: fit_to_clips(request, run, settings.keys()))
         run = override(base, settings)
     check_effects(run, settings.keys())
-    advice = () if request.base or start.saved else suggest_preset(run)
-    return _Plan(run, start._replace(remarks=(*start.remarks, *advice)), listing)
+    return _Plan(run, add_advice(request, start, run), listing)
 
 
 def _plan_python(

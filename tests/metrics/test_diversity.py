@@ -53,7 +53,7 @@ class Listed:
 
 @pytest.mark.parametrize("condition", [("text",), ("class",), ("text", "class")])
 def test_clips_are_compared_with_real_ones_of_the_models_condition(condition):
-    """Of a class, whatever the captions; if no two real clips share a caption, there is nothing to compare with."""
+    """A model of classes ignores captions. A model of captions has no score unless two real clips share one."""
     source = Listed()
     size = {"frames": 4, "height": 16, "width": 16, "channels": 1}
     evaluator = Evaluator(digits_model(source, condition=condition, **size), source, source, 20)

@@ -155,6 +155,7 @@ def test_a_full_disk_is_said_and_costs_no_checkpoint(tmp_path):
         (["--nonsense", "3"], "unknown flag --nonsense"),
         (["--height", "17"], "--height 17: must be a power of two from 16 to 128"),
         (["--data", "missing-folder"], "missing-folder"),
+        (["--data", "missing-folder", "--steps", "5", "--epochs", "3"], "--steps 5 and --epochs 3 exclude each other"),
         (["--config", "missing.yaml"], "cannot read the configuration missing.yaml"),
         (["--resume", "missing"], "--resume missing: this folder does not exist"),
         (["--run-dir", "/proc/x"], "cannot write the run folder /proc/x"),

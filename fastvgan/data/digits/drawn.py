@@ -1,7 +1,7 @@
 """The base class of the sources that draw every clip from random words."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
 
@@ -21,12 +21,14 @@ class DrawnSource(ABC):
         self, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Generator[Clips, None, None]:
         """Yield batches of new clips; see `fastvgan.data.source.Source.batches`."""
+        draw_words = self._words_by(seed)
         for numbers in sample_numbers(batch_size, start, rank, world_size):
-            yield self.draw(self._draw_words(seed, numbers))
+            yield self.draw(draw_words(numbers))
 
-    def _draw_words(self, seed: int, numbers: range) -> torch.Tensor:
-        """The random words of samples, int64 (N, W)."""
-        return Draws(seed, {Purpose.CLIP: self._words})(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP]
+    def _words_by(self, seed: int) -> Callable[[range], torch.Tensor]:
+        """Return what draws the random words of numbered samples, int64 (N, W)."""
+        draws = Draws(seed, {Purpose.CLIP: self._words})
+        return lambda numbers: draws(torch.arange(numbers.start, numbers.stop))[Purpose.CLIP]
 
     @abstractmethod
     def draw(self, words: torch.Tensor, clips: torch.Tensor | None = None) -> Clips:

@@ -148,7 +148,7 @@ class DigitsSource(DrawnSource):
             seed: As for `batches`.
             numbers: Which of the clips that `batches` yields with this seed, counted from its first one.
         """
-        words = self._draw_words(seed, numbers)
+        words = self._words_by(seed)(numbers)
         is_wanted = torch.zeros(len(self.captions), dtype=torch.bool)
         is_wanted[list(captions)] = True
         return self.draw(words[is_wanted[self._captions_by(uniforms(words))]])

@@ -13,8 +13,9 @@ from fastvgan.data import IN_PYTHON
 from fastvgan.errors import UserError
 from fastvgan.machine.threads import count_processors
 from fastvgan.runs.config import RunConfig, read_config
-from fastvgan.runs.names import are_same_data
-from fastvgan.runs.presets import FITTED, preset
+from fastvgan.runs.effects import check_length
+from fastvgan.runs.names import DRAWN, are_same_data
+from fastvgan.runs.presets import FITTED, preset, suggest_preset
 from fastvgan.training.run.resume import Start, find_start
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def find_base(request: Request) -> tuple[RunConfig, Start]:
 
 def is_fitted(request: Request, start: Start) -> bool:
     """Return whether defaults depend on the clips: for own data without other settings to start from or a saved run."""
-    has_own_clips = request.data not in (None, _DIGITS, _STACKED)
+    has_own_clips = request.data is not None and request.data not in DRAWN
     return has_own_clips and (request.base is None or request.fitted_preset is not None) and start.saved is None
 
 
@@ -105,19 +106,26 @@ def fit_to_clips(request: Request, run: RunConfig, named: Collection[str]) -> "t
         named: names of the settings that the user gave.
 
     Raises:
-        UserError: the data or the device cannot be used.
+        UserError: the data or the device cannot be used, or the user named both steps and epochs.
     """
     from fastvgan.data import list_clips
     from fastvgan.machine.device import pick_device
     from fastvgan.training.defaults import fit_preset, fit_settings
 
-    device = pick_device(run.training.device)  # fails before the folder is listed, which may take long
+    check_length(run, named)  # both fail before the folder is listed, which may take long
+    device = pick_device(run.training.device)
     listing = list_clips(run.data, run.model.condition if "condition" in named else None)
     if request.fitted_preset:
         base, remarks = fit_preset(request.fitted_preset, listing.condition, len(listing.items), run, named)
     else:
         base, remarks = fit_settings(listing, run, named, device.type == "cpu")
     return base, listing._replace(remarks=[*remarks, *listing.remarks])
+
+
+def add_advice(request: Request, start: Start, run: RunConfig) -> Start:
+    """Add a remark that names the preset that was tuned for the settings, if the user started from none."""
+    advice = () if request.base or start.saved else suggest_preset(run)
+    return start._replace(remarks=(*start.remarks, *advice))
 
 
 def let_epochs_count(base: RunConfig, named: Container[str]) -> RunConfig:
